@@ -1,0 +1,38 @@
+"""Where everything lies: the one module that knows folders."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import platformdirs
+
+PACKAGE = Path(__file__).resolve().parent
+REPOSITORY = PACKAGE.parent
+PACKAGED_WEIGHTS = PACKAGE / "weights"
+
+
+def cache() -> Path:
+    """Folder of the user's cache: downloads, converted weights, the speed measurement.
+
+    ``SCELLSEG_CACHE`` overrides the platform's own place.
+    """
+    override = os.environ.get("SCELLSEG_CACHE")
+    return Path(override) if override else Path(platformdirs.user_cache_dir("scellseg"))
+
+
+def data() -> Path:
+    """Folder with one sub-folder per data set: ``SCELLSEG_DATA``, else in the cache."""
+    override = os.environ.get("SCELLSEG_DATA")
+    return Path(override) if override else cache() / "data"
+
+
+def manifests() -> Path:
+    """Folder of the data manifests: inside an installed package, else the repository's."""
+    installed = PACKAGE / "data_manifests"
+    return installed if installed.is_dir() else REPOSITORY / "data_manifests"
+
+
+def offline() -> bool:
+    """Whether ``SCELLSEG_OFFLINE`` forbids any use of the network."""
+    return os.environ.get("SCELLSEG_OFFLINE", "") not in ("", "0")
