@@ -1,0 +1,279 @@
+"""The five networks of the paper (Extended Data Fig. 1), as an Extractor and a Tasker.
+
+All share one skeleton: a residual downsampling pass, a style embedding, an upsampling pass that is
+steered by the style, and a 1 x 1 Tasker. Scellseg adds attention gates on the skips, dense units and
+a hierarchical style. Shapes below are for ``levels = (32, 64, 128, 256)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from scellseg_lib.errors import ModelError
+
+NetworkName = Literal["unet2", "unet3", "hover", "cellpose", "scellseg"]
+
+N_OUTPUTS: dict[str, int] = {"unet2": 2, "unet3": 3, "hover": 3, "cellpose": 3, "scellseg": 3}
+
+
+def _norm_relu_conv(inputs: int, outputs: int) -> nn.Sequential:
+    """BatchNorm, ReLU, 3 x 3 convolution: the paper's `brc`."""
+    return nn.Sequential(
+        nn.BatchNorm2d(inputs), nn.ReLU(inplace=True), nn.Conv2d(inputs, outputs, 3, padding=1)
+    )
+
+
+def _norm_conv(inputs: int, outputs: int) -> nn.Sequential:
+    """BatchNorm, 1 x 1 convolution: the projection around a residual unit."""
+    return nn.Sequential(nn.BatchNorm2d(inputs), nn.Conv2d(inputs, outputs, 1))
+
+
+def _conv_norm(inputs: int, outputs: int) -> nn.Sequential:
+    """Convolve 1 x 1, then BatchNorm."""
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 1), nn.BatchNorm2d(outputs))
+
+
+def _conv_norm_relu(inputs: int, outputs: int) -> nn.Sequential:
+    """Convolve 1 x 1, then BatchNorm, ReLU."""
+    return nn.Sequential(*_conv_norm(inputs, outputs), nn.ReLU(inplace=True))
+
+
+class ResidualUnit(nn.Module):
+    """Four convolutions with two residual sums; the unit of the downsampling pass."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.projection = _norm_conv(inputs, outputs)
+        self.convolutions = nn.ModuleList(
+            _norm_relu_conv(inputs if i == 0 else outputs, outputs) for i in range(4)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, inputs, H, W) -> (B, outputs, H, W)."""
+        first, second, third, fourth = self.convolutions
+        x = self.projection(x) + second(first(x))
+        return x + fourth(third(x))
+
+
+class StyledConvolution(nn.Module):
+    """`S(x) = brc(x + Linear(style))`: the style shifts every pixel of a channel alike."""
+
+    def __init__(self, channels: int, style_channels: int) -> None:
+        super().__init__()
+        self.shift = nn.Linear(style_channels, channels)
+        self.convolution = _norm_relu_conv(channels, channels)
+
+    def forward(self, x: Tensor, style: Tensor) -> Tensor:
+        """x (B, C, H, W), style (B, S) -> (B, C, H, W)."""
+        return self.convolution(x + self.shift(style)[:, :, None, None])
+
+
+class UpsamplingUnit(nn.Module):
+    """Residual unit with three style injections; the skip, where given, is added."""
+
+    def __init__(self, inputs: int, outputs: int, style_channels: int) -> None:
+        super().__init__()
+        self.projection = _norm_conv(inputs, outputs)
+        self.entry = _norm_relu_conv(inputs, outputs)
+        self.styled = nn.ModuleList(StyledConvolution(outputs, style_channels) for _ in range(3))
+
+    def forward(self, x: Tensor, skip: Tensor | None, style: Tensor) -> Tensor:
+        """x (B, inputs, H, W), skip (B, outputs, H, W) or None -> (B, outputs, H, W)."""
+        first, second, third = self.styled
+        entered = self.entry(x)
+        if skip is not None:
+            entered = entered + skip
+        x = self.projection(x) + first(entered, style)
+        return x + third(second(x, style), style)
+
+
+class AttentionGate(nn.Module):
+    """Weighs a skip by the decoder's features, and concatenates the two.
+
+    `psi = sigmoid(bn(conv(relu(cb(x) + cb(skip)))))`, one map for all channels of the skip.
+    """
+
+    def __init__(self, decoder_channels: int, skip_channels: int) -> None:
+        super().__init__()
+        hidden = skip_channels // 2
+        self.reduce = _conv_norm_relu(decoder_channels, skip_channels)
+        self.from_decoder = _conv_norm(skip_channels, hidden)
+        self.from_skip = _conv_norm(skip_channels, hidden)
+        self.psi = _conv_norm(hidden, 1)
+
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        """x (B, D, H, W), skip (B, C, H, W) -> (B, 2C, H, W): gated skip, then reduced x."""
+        x = self.reduce(x)
+        psi = torch.sigmoid(self.psi(F.relu(self.from_decoder(x) + self.from_skip(skip))))
+        return torch.cat((psi * skip, x), dim=1)
+
+
+class DownsamplingPass(nn.Module):
+    """Four residual units with 2 x 2 max-pooling between them."""
+
+    def __init__(self, levels: Sequence[int], image_channels: int = 2) -> None:
+        super().__init__()
+        self.units = nn.ModuleList(
+            ResidualUnit(inputs, outputs)
+            for inputs, outputs in zip((image_channels, *levels), levels, strict=False)
+        )
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """(B, 2, H, W) -> features of each level, shallow first; level k is H/2^k x W/2^k."""
+        features: list[Tensor] = []
+        for level, unit in enumerate(self.units):
+            x = unit(F.max_pool2d(x, 2) if level else x)
+            features.append(x)
+        return features
+
+
+class UpsamplingPass(nn.Module):
+    """Upsampling units from deep to shallow, with the gates and dense units of Scellseg."""
+
+    def __init__(
+        self, levels: Sequence[int], *, attention: bool, dense: bool, hierarchical_style: bool
+    ) -> None:
+        super().__init__()
+        deep_first = list(reversed(levels))
+        self.hierarchical_style = hierarchical_style
+        self.units = nn.ModuleList()
+        self.gates = nn.ModuleList()
+        self.dense = nn.ModuleList()
+        for i, outputs in enumerate(deep_first):
+            inputs = deep_first[max(i - 1, 0)]
+            if attention and i:
+                self.gates.append(AttentionGate(inputs, outputs))
+                inputs = 2 * outputs
+            style_channels = sum(deep_first[: i + 1]) if hierarchical_style else deep_first[0]
+            self.units.append(UpsamplingUnit(inputs, outputs, style_channels))
+            if dense:
+                self.dense.append(_conv_norm_relu(inputs + outputs, outputs))
+
+    def forward(self, features: list[Tensor], styles: list[Tensor]) -> Tensor:
+        """Features and styles, shallow first -> (B, levels[0], H, W)."""
+        skips, style = features[::-1], styles[-1]
+        x = skips[0]
+        for i, unit in enumerate(self.units):
+            skip: Tensor | None = skips[i]
+            if i:
+                x = F.interpolate(x, scale_factor=2, mode="nearest")
+                if self.hierarchical_style:
+                    style = torch.cat((style, styles[-1 - i]), dim=1)
+                if self.gates:
+                    x, skip = self.gates[i - 1](x, skip), None
+            out = unit(x, skip, style)
+            x = self.dense[i](torch.cat((x, out), dim=1)) if self.dense else out
+        return x
+
+
+def style_embedding(features: Tensor) -> Tensor:
+    """Global average of a feature map (B, C, H, W), L2-normalised -> (B, C); zeros stay zeros."""
+    return F.normalize(features.mean(dim=(2, 3)), dim=1, eps=1e-8)
+
+
+class Extractor(nn.Module):
+    """Everything before the Tasker: both passes and the style between them."""
+
+    def __init__(
+        self, levels: Sequence[int], *, attention: bool, dense: bool, hierarchical_style: bool
+    ) -> None:
+        super().__init__()
+        self.down = DownsamplingPass(levels)
+        self.up = UpsamplingPass(
+            levels, attention=attention, dense=dense, hierarchical_style=hierarchical_style
+        )
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 2, H, W) -> features (B, levels[0], H, W), deepest style (B, levels[-1])."""
+        features = self.down(x)
+        styles = [style_embedding(level) for level in features]
+        return self.up(features, styles), styles[-1]
+
+
+class Tasker(nn.Sequential):
+    """BatchNorm, ReLU, 1 x 1 convolution to the representation's outputs."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(
+            nn.BatchNorm2d(inputs), nn.ReLU(inplace=True), nn.Conv2d(inputs, outputs, 1)
+        )
+
+
+class NetworkOutput(NamedTuple):
+    """What a network gives for a batch."""
+
+    maps: Tensor
+    """(B, outputs, H, W)."""
+    style: Tensor
+    """(B, levels[-1]), the deepest style embedding, of unit length."""
+
+
+class Network(nn.Module):
+    """Extractor and Tasker; sides of the input must be multiples of ``stride``."""
+
+    def __init__(self, extractor: Extractor, tasker: Tasker, levels: Sequence[int]) -> None:
+        super().__init__()
+        self.extractor = extractor
+        self.tasker = tasker
+        self.levels = tuple(levels)
+        self.stride = 2 ** (len(levels) - 1)
+
+    def forward(self, x: Tensor) -> NetworkOutput:
+        """(B, 2, H, W) normalised images -> maps and style."""
+        features, style = self.extractor(x)
+        return NetworkOutput(self.tasker(features), style)
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Style embedding (B, levels[-1]) by the downsampling pass alone."""
+        return style_embedding(self.extractor.down(x)[-1])
+
+
+def build_network(
+    name: NetworkName,
+    levels: Sequence[int] = (32, 64, 128, 256),
+    *,
+    attention: bool | None = None,
+    dense: bool | None = None,
+    hierarchical_style: bool | None = None,
+) -> Network:
+    """Build one of the paper's five networks, or an ablation of one.
+
+    Parameters
+    ----------
+    name : {"unet2", "unet3", "hover", "cellpose", "scellseg"}
+        Which model; it sets the number of outputs (2, 3, 3, 3, 3) and the three additions.
+    levels : sequence of int
+        Channels of each level, shallow first.
+    attention, dense, hierarchical_style : bool, optional
+        Scellseg's additions (Extended Data Fig. 1); None: as the model has them.
+
+    Raises
+    ------
+    ModelError
+        For an unknown name or widths that the gates cannot halve.
+    """
+    if name not in N_OUTPUTS:
+        raise ModelError(f"there is no network {name!r}", remedy=f"Choose one of {list(N_OUTPUTS)}.")
+    if len(levels) < 2 or any(width < 2 or width % 2 for width in levels):
+        raise ModelError(
+            f"levels {tuple(levels)} do not make a network",
+            remedy="Give at least two even widths, such as (32, 64, 128, 256).",
+        )
+    whole = name == "scellseg"
+    extractor = Extractor(
+        levels,
+        attention=whole if attention is None else attention,
+        dense=whole if dense is None else dense,
+        hierarchical_style=whole if hierarchical_style is None else hierarchical_style,
+    )
+    return Network(extractor, Tasker(levels[0], N_OUTPUTS[name]), levels)
+
+
+def count_parameters(network: nn.Module) -> int:
+    """Count trainable parameters."""
+    return sum(cast(Tensor, p).numel() for p in network.parameters())
