@@ -1,0 +1,270 @@
+"""What a data set is: one validated YAML each in ``data_manifests/``.
+
+A manifest says where a data set comes from and on what terms, how its raw archives become
+images and instance masks, which files result (``NAME_img.png`` and ``NAME_masks.png``, the
+Cellpose layout), and which of them serve for what.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+import numpy as np
+import yaml
+from natsort import natsorted
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from scellseg_lib import paths
+from scellseg_lib.errors import DatasetError, ManifestError
+
+_SUBSETS = "pretraining_subsets"
+_STYLE = "contrast:"
+_Model = TypeVar("_Model", bound=BaseModel)
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+Split = Annotated[
+    str,
+    Field(pattern=r"^(shot|query|pretrain|validation|general_test|contrast:\w+|subset:\w+)$"),
+]
+Plane = Annotated[str, Field(pattern=r"^(red|green|blue|gray|none|\d+)$")]
+ConverterName = Literal["bbbc010", "livecell", "dsb2018", "cellpose"]
+
+
+class _Strict(BaseModel):
+    """Unknown fields are errors, and nothing changes once it is read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Source(_Strict):
+    """Repository the files were taken from, where they were taken from one."""
+
+    repository: str
+    commit: str
+    folder: str | None = None
+
+
+class Archive(_Strict):
+    """One file to download, or for the user to put in place where access is manual."""
+
+    url: str = Field(pattern=r"^(https?://|pip:)\S+$")
+    file: FileName
+    sha256: Sha256 | None = Field(description="Of the file; null where it is not known to us.")
+    members: str = Field("*", description="Which members are unpacked (shell wildcards).")
+
+
+class Entry(_Strict):
+    """One image and its instance masks.
+
+    ``image_sha256`` and ``masks_sha256`` are hashes of the decoded pixels (`pixel_sha256`).
+    ``shape`` and ``dtype`` are the image's; masks are uint16[H, W], 0 background, and hold
+    ``cells`` cells of the median ``diameter`` in pixels. ``source`` is what the converter finds
+    the raw files by, or, where access is manual, the place in the source.
+    """
+
+    image: FileName
+    masks: FileName
+    splits: tuple[Split, ...] = ()
+    shape: tuple[int, int] | tuple[int, int, int] | None = None
+    dtype: Literal["uint8", "uint16", "float32"] | None = None
+    image_sha256: Sha256 | None = None
+    masks_sha256: Sha256 | None = None
+    diameter: float | None = None
+    cells: Annotated[int, Field(ge=0)] | None = None
+    kind: str | None = None
+    source: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Name of the sample: the image's file name without ``_img.png``."""
+        return self.image.removesuffix("_img.png")
+
+    @property
+    def style(self) -> str | None:
+        """Contrast style, where the entry is of one."""
+        return next((s.removeprefix(_STYLE) for s in self.splits if s.startswith(_STYLE)), None)
+
+
+class Group(_Strict):
+    """Files whose names and hashes we do not know one by one, only where they come from.
+
+    ``source`` tells the converter where in the raw archives they lie; they are stored as
+    ``PREFIX`` + their own name. ``count`` is how many the publisher or the paper names.
+    ``ranges`` (first and last, both included) and ``picks`` give further splits to files whose
+    own name is such a number.
+    """
+
+    source: str
+    prefix: FileName
+    splits: tuple[Split, ...]
+    count: int | None = Field(gt=0)
+    ranges: dict[Split, tuple[int, int]] = {}
+    picks: dict[Split, tuple[int, ...]] = {}
+
+    def entries(self, folder: Path) -> Iterator[Entry]:
+        """Entries for the files of this group that lie in `folder`, in natural order."""
+        for path in natsorted(folder.glob(f"{self.prefix}*_img.png")):
+            name = path.name.removesuffix("_img.png")
+            own = name.removeprefix(self.prefix)
+            number = int(own) if own.isdigit() else -1
+            more = [s for s, (first, last) in self.ranges.items() if first <= number <= last]
+            more += [s for s, numbers in self.picks.items() if number in numbers]
+            masks = f"{name}_masks.png"
+            yield Entry(image=path.name, masks=masks, splits=(*self.splits, *more))
+
+
+class Manifest(_Strict):
+    """A data set: origin, licence, archives, converter, files and splits."""
+
+    name: str = Field(pattern=r"^[a-z0-9_]+$")
+    title: str
+    citation: str
+    licence: str
+    licence_url: str | None
+    access: Literal["open", "manual"]
+    instructions: str | None = Field(None, description="What the user does where access is manual.")
+    note: str | None = None
+    source: Source | None = None
+    archives: tuple[Archive, ...] = ()
+    converter: ConverterName | None = None
+    channels: tuple[Plane, Plane] = Field(description="The plane to segment, the nucleus plane.")
+    files: tuple[Entry, ...] = ()
+    groups: tuple[Group, ...] = ()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if bool(self.files) == bool(self.groups):
+            raise ValueError("a data set has either files or groups")
+        if self.access == "manual" and not self.instructions:
+            raise ValueError("manual access needs instructions")
+        if self.access == "open" and not (self.archives and self.converter):
+            raise ValueError("open access needs archives and a converter")
+        if self.converter and not self.archives:
+            raise ValueError("a converter needs archives")
+        names = [n for entry in self.files for n in (entry.image, entry.masks)]
+        if len(set(names)) != len(names):
+            raise ValueError("a file is named twice")
+        for entry in self.files:
+            clash = {"shot", "query"} <= set(entry.splits) or (
+                {"pretrain", "general_test"} <= set(entry.splits)
+            )
+            if clash:
+                raise ValueError(f"{entry.image} both trains and tests")
+        return self
+
+    @property
+    def folder(self) -> Path:
+        """Where the images and masks of this data set lie at rest."""
+        return paths.data() / self.name
+
+    def entries(self, folder: Path | None = None) -> tuple[Entry, ...]:
+        """All images: those listed, or, for groups, those found in `folder` (the data folder)."""
+        found = (e for group in self.groups for e in group.entries(folder or self.folder))
+        return self.files or tuple(found)
+
+
+class SubsetPart(_Strict):
+    """A data set, or those of its images that are of one kind or one contrast style."""
+
+    dataset: str
+    kind: str | None = None
+    style: str | None = None
+
+    def includes(self, entry: Entry) -> bool:
+        """Whether an entry of the data set belongs to this part."""
+        return (
+            "pretrain" in entry.splits
+            and self.kind in (None, entry.kind)
+            and self.style in (None, entry.style)
+        )
+
+
+class _Subsets(_Strict):
+    """The nested pre-training subsets, each as what it adds to the one before."""
+
+    subsets: dict[str, tuple[SubsetPart, ...]]
+
+
+def load_manifest(name: str | Path) -> Manifest:
+    """Read and check a manifest.
+
+    Parameters
+    ----------
+    name : str or Path
+        Name of a data set, or a YAML file.
+
+    Raises
+    ------
+    DatasetError
+        If no data set has that name.
+    ManifestError
+        If the file does not follow the schema; the message names each wrong field.
+    """
+    if isinstance(name, Path):
+        return _parse(name, Manifest)
+    if name not in names():
+        raise DatasetError(
+            f"no data set is called {name!r}", remedy=f"There are: {', '.join(names())}."
+        )
+    return _packaged(paths.manifests() / f"{name}.yaml")
+
+
+@cache
+def _packaged(path: Path) -> Manifest:
+    manifest = _parse(path, Manifest)
+    if manifest.name != path.stem:
+        raise ManifestError(f"the manifest is named {manifest.name!r}", where=path)
+    return manifest
+
+
+def names() -> list[str]:
+    """Names of all data sets with a manifest (files of another kind have no ``name:`` on top)."""
+    return sorted(
+        path.stem
+        for path in paths.manifests().glob("*.yaml")
+        if path.read_text(encoding="utf-8").startswith("name:")
+    )
+
+
+def pretraining_subsets() -> dict[str, tuple[SubsetPart, ...]]:
+    """The nested pre-training subsets, poorest first, each with all its parts.
+
+    They follow the principle of the paper's Sneuro to Sgeneral on the data at hand: each holds
+    all of the one before.
+    """
+    added = _parse(paths.manifests() / f"{_SUBSETS}.yaml", _Subsets).subsets
+    nested: dict[str, tuple[SubsetPart, ...]] = {}
+    so_far: tuple[SubsetPart, ...] = ()
+    for subset, parts in added.items():
+        so_far = nested[subset] = so_far + parts
+    return nested
+
+
+def pixel_sha256(pixels: np.ndarray) -> str:
+    """SHA-256 of decoded pixels as C-ordered, little-endian bytes, without the shape."""
+    little = np.ascontiguousarray(pixels, dtype=pixels.dtype.newbyteorder("<"))
+    return hashlib.sha256(little.data).hexdigest()
+
+
+def _parse(path: Path, schema: type[_Model]) -> _Model:
+    try:
+        # The C loader reads the large manifests ten times faster; it is not in every build.
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+        content: Any = yaml.load(path.read_text(encoding="utf-8"), Loader=loader)
+        return schema.model_validate(content)
+    except OSError as error:
+        raise ManifestError("the manifest cannot be read", where=path) from error
+    except yaml.YAMLError as error:
+        raise ManifestError(f"the manifest is not YAML ({error})", where=path) from error
+    except ValidationError as error:
+        wrong = "; ".join(
+            f"{'.'.join(map(str, e['loc'])) or 'manifest'}: {e['msg']}" for e in error.errors()
+        )
+        raise ManifestError(f"the manifest does not follow the schema ({wrong})", where=path) from (
+            error
+        )
