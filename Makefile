@@ -1,0 +1,63 @@
+# Needs make and a Python (3.11 or newer), nothing else. `make help` lists the targets.
+PYTHON ?= python3
+
+VENV := .venv
+RUN := $(VENV)/bin/python
+STAMP := $(VENV)/.lock-installed
+NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
+
+.DEFAULT_GOAL := help
+.PHONY: help environment figures test lint bench lock clean
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1	/' | expand -t 20
+	@echo "PYTHON=... names another interpreter (now: $(PYTHON)); pip's own settings are respected."
+
+environment: $(STAMP) ## create .venv from requirements.lock, or bring it into line with it
+
+figures: $(STAMP) ## execute all notebooks and write their figures (minutes)
+	@echo "Executing $(words $(NOTEBOOKS)) notebook(s); each takes one to five minutes on two cores."
+	@mkdir -p runs/figures
+	@set -e; for notebook in $(NOTEBOOKS); do \
+	  echo "-- $$notebook"; \
+	  executed=runs/figures/$$(basename $$notebook); \
+	  TQDM_DISABLE=1 $(RUN) -m papermill --kernel python3 --cwd notebooks --no-progress-bar $$notebook $$executed; \
+	  $(RUN) -m tests.notebooks.contract --tidy $$executed $$notebook; \
+	done
+	@echo "Done: outputs are in notebooks/ and figures/. On an unchanged tree 'git status' stays clean."
+
+test: $(STAMP) ## run the tests, then re-execute and compare the notebooks (about ten minutes)
+	@echo "Testing the library, then the notebooks: about ten minutes on two cores."
+	$(RUN) -m pytest --nbval --nbval-current-env --nbval-sanitize-with tests/notebooks/sanitize.cfg tests notebooks
+
+lint: $(STAMP) ## ruff, mypy and the notebook contract (half a minute)
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+	$(RUN) -m tests.notebooks.contract $(NOTEBOOKS)
+
+bench: $(STAMP) ## measure the speed against the peers (makes an environment for them; half an hour)
+	$(RUN) -m tests.benchmarks
+
+lock: ## write requirements.lock anew from what is installed in .venv
+	@{ sed -n '/^#/p' requirements.lock; \
+	   $(RUN) -m pip freeze --exclude-editable | grep -v ' @ ' | sed -E 's/\+(cpu|cu[0-9]+)$$//' | LC_ALL=C sort -f; } > requirements.lock.new
+	@mv requirements.lock.new requirements.lock
+	@touch $(STAMP)
+
+clean: ## remove .venv and caches (results in runs/ stay)
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis runs/figures
+	find scellseg_lib tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# An interrupted installation leaves no stamp and is taken up again; a newer lock updates what it names.
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "Python 3.11 or newer is needed, but '$(PYTHON)' is: $$($(PYTHON) --version 2>&1 || true)"; \
+	  echo "Name another: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
+	@echo "Setting up $(VENV) from requirements.lock: about three minutes and 1 GB"
+	@echo "(on Linux without pip's access to a CPU build of torch: 6 GB, since its default build carries CUDA)."
+	@test -x $(RUN) || $(PYTHON) -m venv $(VENV) || { \
+	  echo "'$(PYTHON)' cannot create environments: install its venv module (Debian: python3-venv)."; exit 1; }
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	@touch $@

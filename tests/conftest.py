@@ -1,0 +1,69 @@
+"""What all tests share: the real images, a cache of their own, two threads, no windows."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# Set before the libraries are imported that read them at import. Two threads, as on the smallest
+# machine that the project is made for; progress bars would drown the report.
+for variable in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"):
+    os.environ.setdefault(variable, "2")
+os.environ.setdefault("TQDM_DISABLE", "1")
+
+# Real images beside the checkout are used unless the user names others.
+DATA_BESIDE = Path(__file__).resolve().parents[2] / "shared" / "data"
+if DATA_BESIDE.is_dir():
+    os.environ.setdefault("SCELLSEG_DATA", str(DATA_BESIDE))
+
+# In CI with the data at hand nothing may be skipped: a skipped test there is a test that was lost.
+NO_SKIPPING = os.environ.get("CI", "") not in ("", "0", "false") and DATA_BESIDE.is_dir()
+
+
+def pytest_configure() -> None:
+    """Draw without windows; by call, as the variable would reach the notebooks' kernels too."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Folder of the real images; the test is skipped where there is none."""
+    folder = Path(os.environ.get("SCELLSEG_DATA", ""))
+    if not (folder / "index.csv").is_file():
+        pytest.skip("the real images are not here: SCELLSEG_DATA names their folder")
+    return folder
+
+
+@pytest.fixture
+def temporary_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty user cache for a test that writes one; the authors' weights stay in the real one."""
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    monkeypatch.setenv("SCELLSEG_CACHE", str(folder))
+    return folder
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """Turn a skip into a failure where nothing may be skipped."""
+    report = yield
+    allowed = hasattr(report, "wasxfail") or item.get_closest_marker("accelerator")
+    if NO_SKIPPING and report.skipped and not allowed:
+        report.outcome = "failed"
+        report.longrepr = f"skipped in CI, with the real images at hand: {report.longrepr[-1]}"
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Iterator[None]:
+    """The same for a whole module that is skipped while it is collected."""
+    report = yield
+    if NO_SKIPPING and report.outcome == "skipped":
+        report.outcome = "failed"
+        report.longrepr = f"skipped in CI, with the real images at hand: {report.longrepr[-1]}"
+    return report

@@ -1,0 +1,216 @@
+"""The notebooks keep the contract, and the checker sees each way of breaking it."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat import NotebookNode
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from tests.notebooks import contract
+
+NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_committed_notebook_keeps_the_contract(path: Path) -> None:
+    assert contract.problems(path) == []
+
+
+def code(source: str, tags: list[str] | None = None, text: str | None = None) -> NotebookNode:
+    """An executed cell; ``number`` gives the execution counts in the end."""
+    outputs = [] if text is None else [new_output("stream", name="stdout", text=text)]
+    return new_code_cell(source, metadata={"tags": tags} if tags else {}, outputs=outputs)
+
+
+def number(notebook: NotebookNode) -> NotebookNode:
+    executed = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    for i, cell in enumerate(executed, start=1):
+        cell.execution_count = i
+    return notebook
+
+
+@pytest.fixture
+def good() -> NotebookNode:
+    """A small notebook that keeps the contract."""
+    cells = [
+        new_markdown_cell(
+            "# A figure\n\nAP/mAP at 0.5; see https://example.org/a/b/c and ../data/x."
+        ),
+        code('SEED = -1\nNAMES: list = ["a", "b"]  # see figures/data/smoke', ["parameters"]),
+        code("import math\nfrom pathlib import Path"),
+        code(
+            'print(math.pi, Path("figures/data"))',
+            text="3.14 figures/data/a.csv 7/10/2 </b></td>\n",
+        ),
+    ]
+    metadata = {"kernelspec": contract.KERNEL, "language_info": contract.LANGUAGE}
+    return number(new_notebook(cells=cells, metadata=metadata))
+
+
+def check(notebook: NotebookNode, folder: Path) -> str:
+    path = folder / "notebook.ipynb"
+    nbformat.write(notebook, path)
+    return "\n".join(contract.problems(path))
+
+
+def test_good_notebook_has_no_problem(good: NotebookNode, tmp_path: Path) -> None:
+    assert check(good, tmp_path) == ""
+
+
+def test_title_is_needed(good: NotebookNode, tmp_path: Path) -> None:
+    good.cells[0].source = "A figure"
+    assert "title" in check(good, tmp_path)
+
+
+def test_frame_is_title_parameters_imports(good: NotebookNode, tmp_path: Path) -> None:
+    good.cells.insert(1, new_markdown_cell("Some words."))
+    assert "wanted are a title, the parameters, the imports" in check(good, tmp_path)
+
+
+@pytest.mark.parametrize("tagged", [[], [3], [1, 3]])
+def test_second_cell_alone_is_tagged(good: NotebookNode, tmp_path: Path, tagged: list[int]) -> None:
+    for i in (1, 3):
+        good.cells[i].metadata = NotebookNode(tags=["parameters"] if i in tagged else ["other"])
+    assert f"tagged 'parameters': {tagged}" in check(good, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "statement", ["N = 2 * 3", "N = M", 'P = Path("a")', "N: int", "print(1)", "N = [M]", "N += 1"]
+)
+def test_parameters_are_literals(good: NotebookNode, tmp_path: Path, statement: str) -> None:
+    good.cells[1].source = f"M = 1\n{statement}"
+    assert f"not NAME = LITERAL: {statement.replace(chr(34), chr(39))}" in check(good, tmp_path)
+
+
+@pytest.mark.parametrize("source", ["import math\nx = 1", "x = 1", "", "# nothing"])
+def test_third_cell_is_imports_only(good: NotebookNode, tmp_path: Path, source: str) -> None:
+    good.cells[2].source = source
+    assert "third cell is not the imports" in check(good, tmp_path)
+
+
+@pytest.mark.parametrize("statement", ["import os", "from os import path", "if 1:\n    import os"])
+def test_imports_nowhere_else(good: NotebookNode, tmp_path: Path, statement: str) -> None:
+    good.cells[3].source = statement
+    assert "import outside of the third cell" in check(good, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "definition",
+    [
+        "def f(): ...",
+        "class A: ...",
+        "async def f(): ...",
+        "if 1:\n    def f(): ...",
+        "f = lambda: 1",
+    ],
+)
+def test_no_definitions(good: NotebookNode, tmp_path: Path, definition: str) -> None:
+    good.cells[3].source = definition
+    assert "definition" in check(good, tmp_path)
+
+
+@pytest.mark.parametrize(("lines", "broken"), [(95, False), (96, True)])
+def test_less_than_a_hundred_lines(
+    good: NotebookNode, tmp_path: Path, lines: int, broken: bool
+) -> None:
+    """Parameters and imports count (four lines here), comments and empty lines do not."""
+    good.cells[3].source = "# why\n\n" + "\n".join(["x = 1"] * lines)
+    assert ("100 lines of code" in check(good, tmp_path)) is broken
+
+
+def test_outputs_are_needed(good: NotebookNode, tmp_path: Path) -> None:
+    good.cells[3].outputs = []
+    assert "no outputs" in check(good, tmp_path)
+
+
+@pytest.mark.parametrize("count", [None, 2, 7])
+def test_one_run_from_top_to_bottom(good: NotebookNode, tmp_path: Path, count: int | None) -> None:
+    good.cells[3].execution_count = count
+    assert "not executed from top to bottom" in check(good, tmp_path)
+
+
+def test_errors_are_seen(good: NotebookNode, tmp_path: Path) -> None:
+    error = new_output("error", ename="ValueError", evalue="no", traceback=["..."])
+    good.cells[3].outputs.append(error)
+    assert "holds an error: ValueError" in check(good, tmp_path)
+
+
+def test_file_is_small(good: NotebookNode, tmp_path: Path) -> None:
+    picture = new_output("display_data", data={"image/png": "A" * contract.MAX_BYTES})
+    good.cells[3].outputs.append(picture)
+    assert f"the limit is {contract.MAX_BYTES}" in check(good, tmp_path)
+
+
+# Written in parts, since no file of the project may hold such a path.
+PATHS = ["/" + "home/ada/data", "/" + "root/x.png", "C:" + "\\Users", "file:" + "//x"]
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("place", ["source", "markdown", "stream", "html"])
+def test_absolute_paths_are_seen(good: NotebookNode, tmp_path: Path, path: str, place: str) -> None:
+    if place == "source":
+        good.cells[3].source = f"x = r'{path}'"
+    elif place == "markdown":
+        good.cells[0].source += f"\nsee {path}"
+    elif place == "stream":
+        good.cells[3].outputs[0].text = f"wrote {path}\n"
+    else:
+        table = new_output("display_data", data={"text/html": f"<td>x={path}</td>"})
+        good.cells[3].outputs.append(table)
+    assert "absolute path in the" in check(good, tmp_path)
+
+
+def test_pixels_are_no_paths(good: NotebookNode, tmp_path: Path) -> None:
+    picture = new_output("display_data", data={"image/png": "iVBO =/ab/cd/ef"})
+    good.cells[3].outputs.append(picture)
+    assert check(good, tmp_path) == ""
+
+
+@pytest.mark.parametrize("source", ["host", "user"])
+def test_names_of_machine_and_user_are_seen(
+    good: NotebookNode, tmp_path: Path, source: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = {"host": "crick", "user": "adalovelace"}
+    monkeypatch.setattr(socket, "gethostname", lambda: names["host"] + ".lab.example")
+    monkeypatch.setattr(contract.getpass, "getuser", lambda: names["user"])
+    good.cells[3].outputs[0].text = f"ran as {names[source]}\n"
+    assert f"its user in the output of cell 3: {names[source]}" in check(good, tmp_path)
+
+
+def test_metadata_of_the_runner_is_seen_and_dropped(good: NotebookNode, tmp_path: Path) -> None:
+    good.metadata["papermill"] = {"duration": 1.5}
+    good.metadata["language_info"] = {"name": "python", "version": "3.99"}
+    good.cells[0].metadata["papermill"] = {"duration": 0.1}
+    good.cells[3].metadata["execution"] = {"iopub.execute_input": "now"}
+    good.cells[3].metadata["tags"] = []
+    assert "['execution', 'papermill']" in check(good, tmp_path)
+    target = tmp_path / "tidy.ipynb"
+    assert contract.main(["--tidy", str(tmp_path / "notebook.ipynb"), str(target)]) == 0
+    assert contract.problems(target) == []
+    text = target.read_text()
+    assert "3.99" not in text
+    assert '"parameters"' in text
+
+
+def test_kernel_of_the_authors_machine_is_seen(good: NotebookNode, tmp_path: Path) -> None:
+    good.metadata["kernelspec"] = {"name": "my-env", "display_name": "mine"}
+    assert "kernel is 'my-env'" in check(good, tmp_path)
+
+
+def test_code_that_does_not_parse_is_a_problem(good: NotebookNode, tmp_path: Path) -> None:
+    good.cells[3].source = "x = ("
+    assert "does not parse" in check(good, tmp_path)
+
+
+def test_command_line_names_file_and_problem(
+    good: NotebookNode, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good.cells[0].source = "no title"
+    check(good, tmp_path)
+    path = tmp_path / "notebook.ipynb"
+    assert contract.main([str(path)]) == 1
+    assert f"{path}: first cell" in capsys.readouterr().out

@@ -1,0 +1,321 @@
+"""House rules that a machine can check: pins, sizes, one way of imports, what is never there."""
+
+from __future__ import annotations
+
+import ast
+import getpass
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from functools import cache
+from graphlib import TopologicalSorter
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+ROOT = Path(__file__).resolve().parents[1]
+LIBRARY = ROOT / "scellseg_lib"
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+# DESIGN: a module imports only from modules to its left. A module that is not named here may stand
+# anywhere, as long as no circle and no way back from left to right arises through it.
+ORDER = (
+    ("errors", "paths"),
+    ("manifest",),
+    ("fetch",),
+    ("readers",),
+    ("data", "synthetic"),
+    ("augment",),
+    ("metrics", "flows"),
+    ("representation",),
+    ("network",),
+    ("model",),
+    ("segment",),
+    ("contrast", "pretrain", "finetune"),
+    ("experiment",),
+    ("stats", "claims", "embedding", "plots"),
+    ("__init__",),
+    ("widgets", "cli"),
+    ("__main__",),
+)
+MODULE_LINES, FUNCTION_LINES, LIBRARY_LINES = 400, 50, 3500
+
+
+@cache
+def tracked() -> tuple[Path, ...]:
+    """Files of the project; in an archive without git, all but what is built or fetched."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode == 0:
+        files = [ROOT / name for name in listed.stdout.split("\0") if name]
+    else:
+        built = {".venv", "runs", ".git", "__pycache__", "build", "dist"}
+        files = [p for p in ROOT.rglob("*") if not built & set(p.relative_to(ROOT).parts)]
+    return tuple(path for path in files if path.is_file())
+
+
+def texts(*suffixes: str) -> dict[str, str]:
+    """Text of the project's files with one of the suffixes (all text files without)."""
+    found = {}
+    for path in tracked():
+        content = path.read_bytes()
+        if b"\0" not in content and (not suffixes or path.suffix in suffixes):
+            found[path.relative_to(ROOT).as_posix()] = content.decode()
+    return found
+
+
+def modules() -> list[Path]:
+    return sorted(LIBRARY.rglob("*.py"))
+
+
+# --- the lock, the conda environment and pyproject.toml name the same set --------------------
+
+
+def pins() -> dict[str, Version]:
+    """The lock: canonical name -> version."""
+    lines = (ROOT / "requirements.lock").read_text().splitlines()
+    found = {}
+    for line in lines:
+        if line and not line.startswith("#"):
+            name, version = line.split("==")
+            found[canonicalize_name(name)] = Version(version)
+    return found
+
+
+def requirements() -> list[Requirement]:
+    extras = PROJECT["optional-dependencies"].values()
+    listed = [*PROJECT["dependencies"], *(line for extra in extras for line in extra)]
+    return [Requirement(line) for line in listed]
+
+
+def test_lock_satisfies_pyproject() -> None:
+    lock = pins()
+    unmet = [
+        str(requirement)
+        for requirement in requirements()
+        if lock.get(canonicalize_name(requirement.name)) not in requirement.specifier
+    ]
+    assert unmet == []
+
+
+def test_lock_pins_torch_without_its_build() -> None:
+    assert str(pins()["torch"]) == "2.13.0"
+    assert [str(version) for version in pins().values() if version.local] == []
+
+
+def test_lock_is_the_whole_set_and_no_more() -> None:
+    """Follow the requirements of the installed packages, as a Linux machine reads them."""
+    linux = {"sys_platform": "linux", "platform_system": "Linux", "os_name": "posix"}
+    lock, seen = pins(), set()
+    open_ = [(requirement, "") for requirement in requirements()]
+    while open_:
+        requirement, parent = open_.pop()
+        name = canonicalize_name(requirement.name)
+        # What torch's CUDA build brings is pinned by torch and differs between its builds.
+        if parent == "torch" and name not in lock:
+            continue
+        for extra in requirement.extras | {""}:
+            if (name, extra) in seen:
+                continue
+            seen.add((name, extra))
+            try:
+                needs = metadata.requires(name) or []
+            except metadata.PackageNotFoundError:
+                continue  # needed on Linux, but this machine is none: the lock must still name it
+            for need in map(Requirement, needs):
+                if need.marker is None or need.marker.evaluate({**linux, "extra": extra}):
+                    open_.append((need, name))
+    reached = {name for name, _ in seen}
+    assert sorted(reached - set(lock)) == [], "missing: install it and `make lock`"
+    assert sorted(set(lock) - reached) == [], "nothing needs it: uninstall it and `make lock`"
+
+
+def test_conda_installs_the_lock() -> None:
+    """Conda brings Python and pip alone; everything else comes from the lock and nowhere else."""
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    python, pip, from_pip = environment["dependencies"]
+    assert pip == "pip"
+    assert (
+        Version(python.removeprefix("python="))
+        in Requirement("python" + PROJECT["requires-python"]).specifier
+    )
+    assert from_pip == {"pip": ["-r requirements.lock", "-e ."]}
+
+
+def test_version_is_one() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    newest = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), flags=re.MULTILINE)
+    assert newest is not None
+    assert {citation["version"], newest[1], PROJECT["version"]} == {PROJECT["version"]}
+
+
+# --- sizes and imports -----------------------------------------------------------------------
+
+
+def test_modules_and_functions_are_short() -> None:
+    long = []
+    for path in modules():
+        text = path.read_text()
+        lines = text.count("\n")
+        if lines >= MODULE_LINES:
+            long.append(f"{path.name}: {lines} lines")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                # The docstring is read apart from the code.
+                start = node.body[1].lineno if ast.get_docstring(node) and node.body[1:] else None
+                length = (node.end_lineno or 0) - (start or node.lineno) + 1
+                if length >= FUNCTION_LINES:
+                    long.append(f"{path.name}: {node.name} has {length} lines")
+    assert long == []
+
+
+def test_library_is_thin() -> None:
+    thin = [path for path in modules() if "widgets" not in path.parts]
+    assert sum(path.read_text().count("\n") for path in thin) < LIBRARY_LINES
+
+
+def unit(path: Path) -> str:
+    """Name in ORDER: a package such as representation/ counts as one."""
+    return path.relative_to(LIBRARY).parts[0].removesuffix(".py")
+
+
+def imports(path: Path, names: set[str]) -> set[str]:
+    """Units of the library that a module imports, at its top or inside a function."""
+    package = ("scellseg_lib", *path.relative_to(LIBRARY).parent.parts)
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            targets = [alias.name.split(".") for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = list(package[: len(package) + 1 - node.level]) if node.level else []
+            base += node.module.split(".") if node.module else []
+            targets = [[*base, alias.name] for alias in node.names]
+        else:
+            continue
+        for top, *rest in targets:
+            if top == "scellseg_lib":
+                # `from scellseg_lib import X` is the façade unless X is a module.
+                found.add(rest[0] if rest and rest[0] in names else "__init__")
+    return found - {unit(path)}
+
+
+def test_imports_go_one_way() -> None:
+    names = {unit(path) for path in modules()}
+    graph: dict[str, set[str]] = {name: set() for name in names}
+    for path in modules():
+        graph[unit(path)] |= imports(path, names)
+    # A circle raises CycleError, whose message names it.
+    reached: dict[str, set[str]] = {}
+    for name in TopologicalSorter(graph).static_order():
+        reached[name] = graph[name].union(*(reached[other] for other in graph[name]))
+    layer = {name: i for i, layer in enumerate(ORDER) for name in layer}
+    backwards = [
+        f"{name} imports {other}, directly or through others"
+        for name in sorted(names & set(layer))
+        for other in sorted(reached[name] & set(layer))
+        if layer[other] > layer[name]
+    ]
+    assert backwards == []
+
+
+# --- what is never there ---------------------------------------------------------------------
+
+
+def test_no_names_that_say_nothing() -> None:
+    empty = re.compile(r"(utils?|helpers?|misc|common)\.py|.*\.(pkl|pickle|pyc)|\.DS_Store")
+    assert [path.name for path in tracked() if empty.fullmatch(path.name)] == []
+
+
+# Each pattern is written so that it does not match itself.
+NEVER = {
+    "host of a package registry": (
+        r"(py[p]i\.org|python[h]osted\.org|npm[j]s\.|deb\.deb[i]an\.|anaconda\.[o]rg)",
+        (),
+    ),
+    "path of a machine": (
+        r"(?<![\w:/.<>~-])/(?:home|Users|root|mnt|media|scratch|workspace|work)/\w|\b[A-Z]:\\\w",
+        (),
+    ),
+    "unpickling": (
+        r"(import [p]ickle|[p]ickle\.load|allow_[p]ickle *= *True|weights_only *= *[F]alse)",
+        (".py", ".ipynb"),
+    ),
+    "unfinished work": (r"\b(TO[D]O|FIX[M]E|X[X]X|NotImplemented[E]rror)\b", (".py", ".ipynb")),
+}
+
+
+@pytest.mark.parametrize("what", NEVER)
+def test_never_there(what: str) -> None:
+    pattern, suffixes = NEVER[what]
+    assert {
+        name: match.group()
+        for name, text in texts(*suffixes).items()
+        if (match := re.search(pattern, text, flags=re.IGNORECASE))
+    } == {}
+
+
+def test_no_path_of_this_machine() -> None:
+    private = {str(ROOT.parent) + os.sep, str(Path.home()) + os.sep}
+    if getpass.getuser() != "root":
+        private.add(getpass.getuser() + "@")
+    found = {(n, p) for n, text in texts().items() for p in private if len(p) > 2 and p in text}
+    assert found == set()
+
+
+# --- the ways in -----------------------------------------------------------------------------
+
+
+def test_hooks_download_nothing() -> None:
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    assert [repository["repo"] for repository in hooks] == ["local"]
+    assert {hook["language"] for hook in hooks[0]["hooks"]} == {"system"}
+
+
+def test_ci_can_be_run() -> None:
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)
+
+
+def test_help_lists_every_target() -> None:
+    text = (ROOT / "Makefile").read_text()
+    phony = re.search(r"^\.PHONY: (.*)$", text, flags=re.MULTILINE)
+    assert phony is not None
+    assert set(re.findall(r"^([a-z]+):.*## ", text, flags=re.MULTILINE)) == set(phony[1].split())
+
+
+def run_skipping_test(checkout: Path, data: bool, marks: str, ci: str) -> int:
+    """Exit code of pytest on a checkout that holds our conftest.py and one skipped test."""
+    (checkout / "tests").mkdir(parents=True)
+    shutil.copy(ROOT / "tests" / "conftest.py", checkout / "tests")
+    if data:
+        (checkout.parent / "shared" / "data").mkdir(parents=True)
+    test = f"import pytest\n{marks}\ndef test_lost(): pytest.skip('no reason')\n"
+    (checkout / "tests" / "test_lost.py").write_text(test)
+    (checkout / "pytest.ini").write_text("[pytest]\nmarkers = accelerator\n")
+    environment = {**os.environ, "CI": ci}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests"]
+    return subprocess.run(command, cwd=checkout, env=environment, capture_output=True).returncode
+
+
+@pytest.mark.parametrize(
+    ("data", "marks", "ci", "code"),
+    [
+        (True, "", "true", 1),
+        (True, "@pytest.mark.accelerator", "true", 0),
+        (True, "", "", 0),
+        (False, "", "true", 0),
+        (True, "pytest.skip('all', allow_module_level=True)", "true", 2),
+        (True, "@pytest.mark.xfail", "true", 1),
+        (True, "@pytest.mark.xfail(run=False)", "true", 0),
+    ],
+)
+def test_skip_fails_in_ci_with_data(
+    tmp_path: Path, data: bool, marks: str, ci: str, code: int
+) -> None:
+    assert run_skipping_test(tmp_path / "checkout", data, marks, ci) == code
