@@ -75,8 +75,8 @@ def phase(rng: np.random.Generator, shape: Shape) -> Planes:
         patches.append(cell)
         grain = granules[cell.window] * (1 + 0.5 * fine[cell.window])
         dome = np.sqrt(np.clip(1 - cell.level**2, 0, 1))
-        height = rng.uniform(1.2, 3.0) if tall else rng.uniform(0.25, 0.5)
-        body = height * dome + 0.55 * cell.soft(2.0, 1.0)
+        height = rng.uniform(2.2, 5.2) if tall else rng.uniform(0.15, 0.5)
+        body = height * dome + 0.7 * cell.soft(2.0, 1.0)
         body += cell.soft(3.0, 2.0) * (0.13 * grain + 0.45 * (grain > 2.1) - 0.6 * (grain < -2.3))
         thickness[cell.window] += body
         thickness[nucleus.window] += nucleus.soft(2.0) * 0.12 + nucleus.rim(1.0) * 0.18
@@ -84,8 +84,8 @@ def phase(rng: np.random.Generator, shape: Shape) -> Planes:
             spot = outline(rng, shape, y + dy, x + dx, rng.uniform(1.5, 2.6))
             if spot is not None:
                 thickness[spot.window] += 0.45 * spot.soft(1.5)
-    passed = thickness - 0.55 * blur(thickness, 6) - 0.45 * blur(thickness, 16)
-    signal = -np.sin(1.15 * np.clip(passed, -1.37, 4.0))
+    passed = thickness - 0.5 * blur(thickness, 5) - 0.42 * blur(thickness, 14)
+    signal = -np.sin(np.clip(1.5 * passed, -1.57, 4.2))
     contrast = np.where(signal > 0, 24_000, 15_000) * signal
     light = 31_800 * (1 + 0.012 * field(rng, shape, 90)) + contrast
     plane = camera(rng, light, gain=4.0, read=220, sigma=0.8)
@@ -100,7 +100,7 @@ def mito(rng: np.random.Generator, shape: Shape) -> Planes:
     """
     number = int(0.8 * shape[0] * shape[1] / (np.pi * 36**2))
     radii = np.sort(36 * np.exp(0.15 * rng.standard_normal(number)))[::-1]
-    places = scatter(rng, shape, radii, 0.82, _clusters(rng, shape, 80, 0.75))
+    places = scatter(rng, shape, radii, 0.74, _clusters(rng, shape, 80, 0.7))
     patches, starts = [], []
     haze, nuclei = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
     chromatin = field(rng, shape, 1.6) + field(rng, shape, 4)
@@ -141,7 +141,7 @@ def mito(rng: np.random.Generator, shape: Shape) -> Planes:
 class Style:
     """How the cells of a two-channel fluorescent style look; lengths in px, light in counts.
 
-    `filled` is the part of the image in which cells may lie, `count` their number in half a megapixel
+    `filled` is the part of the image in which cells may lie, `count` their number per megapixel
     (lowest, highest), `rim`, `inner`, `streaks` and `glow` the weights of the bright edge, of the
     body, of radial streaks and of the light that gathers at the nucleus.
     """
@@ -169,20 +169,20 @@ class Style:
 
 STYLES = {
     "Kc167": Style(
-        16, 0.12, (420, 780), 0.86, 0.6, 1.2, 0.06, (0, 2), 0.3, 9.0, 0.55, 1.5, 0.45, 0.5, 0.05,
-        15_000, (900, 600), 0.25, 0.12,
+        16, 0.12, (420, 780), 0.8, 0.55, 1.2, 0.06, (0, 2), 0.35, 8.6, 0.42, 2.0, 0.5, 0.4, 0.05,
+        17_500, (700, 500), 0.22, 0.1,
     ),
     "macrophagocyte": Style(
-        25, 0.25, (170, 330), 0.72, 0.75, 1.5, 0.13, (0, 5), 0.5, 10.5, 0.42, 1.6, 0.42, 0.6, 0.25,
-        17_500, (900, 350), 0.3, 0.1,
+        26.5, 0.25, (150, 330), 0.7, 0.7, 1.5, 0.13, (0, 5), 0.5, 10.5, 0.4, 1.6, 0.5, 0.5, 0.3,
+        17_000, (500, 300), 0.3, 0.08,
     ),
     "neurocyte": Style(
-        16.5, 0.28, (150, 380), 0.9, 0.8, 1.5, 0.07, (3, 8), 1.1, 9.0, 0.1, 1.0, 0.35, 0.45, 0.75,
-        11_000, (650, 2200), 0.04, 0.06,
+        16.5, 0.3, (90, 380), 0.9, 0.9, 1.5, 0.07, (1, 7), 1.5, 8.8, 0.08, 1.0, 0.36, 0.35, 0.65,
+        11_000, (550, 2000), 0.03, 0.03,
     ),
     "style2": Style(
-        7.1, 0.18, (620, 1000), 1.3, 0.9, 1.4, 0.1, (0, 3), 0.45, 4.2, 0.35, 1.3, 0.8, 0.5, 0.0,
-        11_500, (1650, 2150), 0.25, 0.25,
+        7.3, 0.22, (480, 960), 1.2, 0.95, 1.7, 0.08, (0, 2), 0.6, 4.2, 0.3, 1.4, 0.9, 0.2, 0.0,
+        9_500, (1450, 2050), 0.2, 0.1,
     ),
 }  # fmt: skip
 
@@ -192,36 +192,35 @@ def _paint(
     style: Style,
     cell: Patch,
     nucleus: Patch,
-    planes: Planes,
+    layers: tuple[Planes, Planes],
     grains: Planes,
 ) -> None:
-    """Add the light of one cell to the planes (cytoplasm, nucleus)."""
-    cytoplasm, nuclei = planes
+    """Add the light of one cell to a layer (sharp, out of focus) of planes (cytoplasm, nucleus)."""
     fine, coarse = grains[0][cell.window], grains[1][cell.window]
-    blurred = rng.random() < style.defocus
-    width = rng.uniform(3.5, 7.0) if blurred else 1.5
-    bright = float(np.exp(0.38 * rng.standard_normal())) * (0.6 if blurred else 1.0)
+    cytoplasm, nuclei = layers[int(rng.random() < style.defocus)]
+    bright = float(np.exp(0.38 * rng.standard_normal()))
     patchy = np.clip(0.75 + 0.6 * ring_noise(rng, 6), 0.05, 2.5)[cell.ray]
     streaks = (0.6 * ring_noise(rng, 1.2) + 0.4 * ring_noise(rng, 3))[cell.ray]
-    body = cell.soft(width, 0.5)
-    texture = np.clip(1 + 0.14 * fine + 0.28 * coarse, 0.15, None)
+    body = cell.soft(1.5, 0.5)
+    texture = np.clip(1 + 0.1 * fine + 0.26 * coarse, 0.15, None)
     streaky = np.clip(1 + style.streaks * streaks * np.clip(cell.level, 0, 1.2), 0.1, None)
     light = style.inner * body * texture * streaky
-    if not blurred:
-        light += style.rim * 1.6 * cell.rim(style.rim_width, 1.5) * patchy * texture
-        light += 0.25 * style.rim * cell.rim(1.2, -2.0) * np.clip(streaks, 0, None)
+    light += style.rim * 1.6 * cell.rim(style.rim_width, 1.5) * patchy * texture
+    light += 0.25 * style.rim * cell.rim(1.2, -2.0) * np.clip(streaks, 0, None)
     near = np.hypot(
         np.arange(cell.window[0].start, cell.window[0].stop)[:, None] - nucleus.y,
         np.arange(cell.window[1].start, cell.window[1].stop)[None] - nucleus.x,
     )
     light += style.glow * 1.6 * body * np.exp(-near / (1.1 * nucleus.radius)) * texture
     cytoplasm[cell.window] += bright * light
-    kernel = nucleus.soft(max(width, 2.0))
+    kernel = nucleus.soft(2.2)
     cytoplasm[nucleus.window] *= 1 - (0.45 if style.glow == 0 else 0.15) * kernel
     chromatin = np.clip(
         1 + 0.2 * grains[0][nucleus.window] + 0.22 * grains[1][nucleus.window], 0.1, 2
     )
     shine = float(np.clip(np.exp(0.3 * rng.standard_normal()), 0.4, 2)) * kernel * chromatin
+    if style.glow == 0:  # neurons of the brain: a pale nucleus with bright nucleoli
+        shine = 0.35 * shine + 0.9 * shine * (grains[1][nucleus.window] > 1.1)
     nuclei[nucleus.window] += shine
     cytoplasm[nucleus.window] += style.bleed * 0.8 * shine
     nuclei[cell.window] += style.bleed * 0.25 * bright * light
@@ -230,12 +229,12 @@ def _paint(
 def fluorescent(rng: np.random.Generator, shape: Shape, name: str) -> Planes:
     """Cells of a two-channel style: image float32[2, H, W] (cytoplasm, nucleus), labels int32."""
     style = STYLES[name]
-    number = max(2, int(rng.uniform(*style.count) * 2e-6 * shape[0] * shape[1]))
+    number = max(2, int(rng.uniform(*style.count) * 1e-6 * shape[0] * shape[1]))
     radii = np.sort(style.radius * np.exp(style.spread * rng.standard_normal(number)))[::-1]
     ground = _clusters(rng, shape, 3.5 * style.radius, style.filled)
     places = scatter(rng, shape, radii, style.spacing, ground)
     grains = (field(rng, shape, 0.9), field(rng, shape, 0.16 * style.radius + 0.6))
-    planes = (np.zeros(shape, np.float32), np.zeros(shape, np.float32))
+    sharp, soft = np.zeros((2, 2, *shape), np.float32)
     patches = []
     for y, x, radius in places:
         cell = outline(
@@ -254,13 +253,14 @@ def fluorescent(rng: np.random.Generator, shape: Shape, name: str) -> Planes:
         nucleus = _nucleus(rng, shape, cell, style.nucleus, 0.08 * radius)
         if nucleus is not None:
             patches.append(cell)
-            _paint(rng, style, cell, nucleus, planes, grains)
+            _paint(rng, style, cell, nucleus, ((sharp[0], sharp[1]), (soft[0], soft[1])), grains)
     if name == "style2":
-        _glia(rng, shape, planes)
+        _glia(rng, shape, (sharp[0], sharp[1]))
+    planes = [sharp[i] + 0.8 * blur(soft[i], 0.14 * style.radius + 0.8) for i in (0, 1)]
     labels = clean(assign(patches, shape), 0.15 * style.radius**2 * np.pi)
     haze = 0.10 * blur(planes[0], 12) + 0.06 * blur(planes[0], 4)
     first = style.dark[0] + style.light * (planes[0] + haze)
-    second = style.dark[1] + 1.45 * style.light * (planes[1] + 0.05 * blur(planes[1], 8))
+    second = style.dark[1] + 1.45 * style.light * (planes[1] + 0.09 * blur(planes[1], 8))
     image = [camera(rng, light, gain=14.0, read=60, sigma=0.8) for light in (first, second)]
     return np.stack(image), labels
 

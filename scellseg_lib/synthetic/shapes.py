@@ -89,8 +89,8 @@ def outline(
 ) -> Patch | None:
     """Random star-shaped outline of area ``pi * radius ** 2`` around (y, x).
 
-    `elongation` is the ratio of the axes, `rough` the SD of the outline's waves, `spikes` the number
-    of processes, `spike_length` (radii) and `spike_width` (rad) their mean size.
+    `elongation` is the ratio of the axes, `rough` the SD of the outline's waves, `spikes` the
+    number of processes, `spike_length` (radii) and `spike_width` (rad) their mean size.
     Returns None when nothing of it lies in the image.
     """
     theta = np.arange(RAYS) * (2 * np.pi / RAYS)
@@ -149,7 +149,7 @@ def scatter(
 
 
 def assign(patches: Sequence[Patch], shape: Shape, reach: float = 1.0) -> np.ndarray:
-    """Label each pixel by the outline that it is deepest in (`level` below `reach`): int32[H, W]."""
+    """Label pixels by the outline that they are deepest in (`level` below `reach`): int32[H, W]."""
     best = np.full(shape, reach, np.float32)
     labels = np.zeros(shape, np.int32)
     for number, patch in enumerate(patches, 1):
@@ -207,13 +207,20 @@ def blur(plane: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def camera(
-    rng: np.random.Generator, light: np.ndarray, *, gain: float, read: float, sigma: float = 0.7
+    rng: np.random.Generator,
+    light: np.ndarray,
+    *,
+    gain: float,
+    read: float,
+    sigma: float = 0.7,
+    bias: float = 0.0,
 ) -> np.ndarray:
-    """Expose `light` (counts): blur by the lens, photon noise (`gain` counts per photon), read noise.
+    """Expose `light` (counts): blur by the lens, then photon noise and read noise.
 
-    Returns float32[H, W], whole counts of 16 bits.
+    `gain` is counts per photon, `read` the SD of the read noise (counts), `sigma` the blur (px),
+    `bias` the counts without light. Returns float32[H, W], whole counts of 16 bits.
     """
     counts = blur(light, sigma)
-    spread = np.sqrt(gain * np.maximum(counts, 0) + read**2)
+    spread = np.sqrt(gain * np.maximum(counts - bias, 0) + read**2)
     counts = counts + spread * rng.standard_normal(counts.shape).astype(np.float32)
     return np.clip(np.rint(counts), 0, 65535).astype(np.float32)

@@ -39,12 +39,12 @@ def _ducts(rng: np.random.Generator, shape: Shape) -> np.ndarray:
 
 def cytomembrane(rng: np.random.Generator, shape: Shape) -> Planes:
     """Gland tissue with stained cell membranes: image float32[2, H, W], labels int32[H, W]."""
-    number = int(1.5 * shape[0] * shape[1] / (np.pi * 15.5**2))
-    radii = np.sort(15.5 * np.exp(0.18 * rng.standard_normal(number)))[::-1]
+    number = int(1.5 * shape[0] * shape[1] / (np.pi * 14.5**2))
+    radii = np.sort(14.5 * np.exp(0.24 * rng.standard_normal(number)))[::-1]
     empty = _ducts(rng, shape)
     places = scatter(rng, shape, radii, 0.8, 1.0 - empty)
     cells = [
-        outline(rng, shape, y, x, radius, elongation=rng.uniform(1, 1.5), rough=0.04)
+        outline(rng, shape, y, x, radius, elongation=rng.uniform(1, 1.8), rough=0.07)
         for y, x, radius in places
     ]
     patches = [cell for cell in cells if cell is not None]
@@ -57,22 +57,25 @@ def cytomembrane(rng: np.random.Generator, shape: Shape) -> Planes:
     away = cv2.distanceTransform((~wall).astype(np.uint8), cv2.DIST_L2, 5)
     own = np.exp(0.3 * rng.standard_normal(labels.max() + 1)).astype(np.float32)
     own[0] = 0
-    patchy = np.exp(0.75 * field(rng, shape, 5) + 0.3 * field(rng, shape, 25))
-    dots = np.maximum(field(rng, shape, 1.1) - 1.3, 0)
-    line = np.exp(-0.5 * (away / 1.0) ** 2)
-    lumps = np.maximum(field(rng, shape, 16) - 1.9, 0) * (1 + 0.3 * field(rng, shape, 3))
-    inner = own[labels] * (1 + 0.22 * field(rng, shape, 2.2)) * (0.75 + 0.35 * np.exp(-away / 4))
+    patchy = np.exp(0.75 * field(rng, shape, 3.5) + 0.35 * field(rng, shape, 25) - 0.2)
+    dots = np.maximum(field(rng, shape, 1.2) - 1.0, 0)
+    line = np.exp(-0.5 * (away / 1.1) ** 2)
+    lumps = np.maximum(field(rng, shape, 14) - 1.6, 0) ** 1.3 * (1 + 0.3 * field(rng, shape, 3))
+    inner = (
+        own[labels]
+        * (1 + 0.2 * field(rng, shape, 1.2) + 0.2 * field(rng, shape, 3))
+        * (0.75 + 0.35 * np.exp(-away / 4))
+    )
     centre = 1 - 0.45 / (1 + np.exp(-(away - 8.5)))
     body = labels > 0
     depth = np.clip(1 + 0.3 * field(rng, shape, 60), 0.3, None)
     light = depth * (
         4400 * inner * centre
         + 7200 * line * patchy
-        + 5200 * dots * patchy * np.exp(-away / 2.5) * body
+        + 5200 * dots * patchy * np.exp(-away / 5) * body
         + 9000 * lumps * (0.3 + 0.7 * body)
     )
     light += 0.10 * blur(light, 9)
-    labels = clean(np.where(line > 0.9, labels, labels), 120)
     return _grey(camera(rng, 420 + light, gain=26.0, read=60, sigma=0.75)), labels
 
 
@@ -83,12 +86,12 @@ def style1(rng: np.random.Generator, shape: Shape) -> Planes:
     number = max(2, int(per_area * shape[0] * shape[1]))
     places = scatter(rng, shape, 11.6 * np.exp(0.1 * rng.standard_normal(number)), 1.02)
     neuropil = field(rng, shape, 1.8) + 0.8 * field(rng, shape, 4)
-    light = np.exp(0.10 * neuropil + 0.07 * field(rng, shape, 0.8))
+    light = np.exp(0.09 * neuropil + 0.05 * field(rng, shape, 12))
     points = np.column_stack([rng.random((500, 2)) * shape, rng.uniform(0.1, 1, 500) ** 2])
-    light += 0.55 * blur(strokes(rng, shape, points, 10, 3, 0.4), 1.0)
+    light += 0.6 * blur(strokes(rng, shape, points, 12, 3, 0.4), 1.2)
     holes = np.zeros(shape, np.float32)
     starts = rng.random((4, 2)) * shape
-    holes += blur(strokes(rng, shape, np.column_stack([starts, np.ones(4)]), 70, 11, 0.15), 3)
+    holes += blur(strokes(rng, shape, np.column_stack([starts, np.ones(4)]), 90, 13, 0.15), 4)
     patches = []
     for y, x, radius in places:
         cell = outline(rng, shape, y, x, radius, elongation=rng.uniform(1, 1.35), rough=0.05)
@@ -109,7 +112,7 @@ def style1(rng: np.random.Generator, shape: Shape) -> Planes:
     light *= 1 - 0.8 * np.clip(holes, 0, 1)
     light *= np.clip(1 + 0.33 * field(rng, shape, 130), 0.25, None)
     level = rng.uniform(4200, 13_000)
-    plane = camera(rng, 500 + level * light, gain=12.0, read=60, sigma=1.1)
+    plane = camera(rng, 500 + level * light, gain=3.0, read=40, sigma=1.2)
     return _grey(plane), clean(assign(patches, shape), 80)
 
 
@@ -135,9 +138,9 @@ def style3(rng: np.random.Generator, shape: Shape) -> Planes:
         facing = np.clip(
             level * (np.sin(theta) * sun[0] + np.cos(theta) * sun[1]) + up * sun[2], 0, 1
         )
-        shine = np.clip((facing - 0.93) / 0.07, 0, 1) ** 3 * rng.uniform(0, 0.35)
-        tone = float(np.clip(rng.normal(0.5, 0.14), 0.18, 0.85))
-        mottle = np.clip(1 + rng.uniform(0.05, 0.16) * skin[window], 0.4, 1.6)
+        shine = np.clip((facing - 0.93) / 0.07, 0, 1) ** 3 * rng.uniform(0.05, 0.6)
+        tone = float(np.clip(rng.normal(0.6, 0.24), 0.15, 1.2))
+        mottle = np.clip(1 + rng.uniform(0.06, 0.2) * skin[window], 0.4, 1.6)
         shade = tone * (0.22 + 0.95 * facing) * (0.55 + 0.45 * up**0.5) * mottle + shine
         if rng.random() < 0.3:
             _stalk(rng, shade, ball.level)
@@ -147,7 +150,7 @@ def style3(rng: np.random.Generator, shape: Shape) -> Planes:
     stems = np.column_stack([rng.random((14, 2)) * shape, rng.uniform(0.3, 0.9, 14)])
     light = np.maximum(light, strokes(rng, shape, stems, 1.1 * size, 3, 0.2) * 0.8)
     counts = 62_000 * (1 - np.exp(-1.25 * light))
-    plane = camera(rng, counts, gain=45.0, read=350, sigma=0.65)
+    plane = camera(rng, counts, gain=18.0, read=200, sigma=0.65)
     return _grey(plane), clean(labels, 0.10 * np.pi * size**2)
 
 

@@ -17,8 +17,9 @@ def _stop(rng: np.random.Generator, shape: Shape) -> np.ndarray:
     y = np.abs(np.arange(shape[0]) - centre[0])[:, None]
     x = np.abs(np.arange(shape[1]) - centre[1])[None]
     bow = half + 0.01 * half * (1 - (np.minimum(y, x) / half) ** 2)
-    corner = 1.16 * half - np.sqrt((y - 0.0) ** 2 + x**2) * 0.93 - 0.035 * (y + x) + 0.13 * half
-    return np.minimum(bow - np.maximum(y, x), corner).astype(np.float32)
+    corner = 1.19 * half - 0.6 * (y + x) / np.sqrt(2) - 0.4 * np.sqrt(y**2 + x**2)
+    sides = np.exp(-np.stack([bow - y + 0 * x, bow - x + 0 * y, corner]) / 5.0)
+    return (-5.0 * np.log(sides.sum(0))).astype(np.float32)
 
 
 def _midline(rng: np.random.Generator, length: float) -> np.ndarray:
@@ -42,21 +43,25 @@ def _midline(rng: np.random.Generator, length: float) -> np.ndarray:
 def _half_width(rng: np.random.Generator) -> np.ndarray:
     """Half-width along the worm, px: blunt head, longer tapering tail."""
     s = np.linspace(0, 1, POINTS)
-    widest = rng.normal(5.9, 0.35)
-    head = np.clip(s / rng.uniform(0.3, 0.42), 0, 1)
-    tail = np.clip((1 - s) / rng.uniform(0.4, 0.5), 0, 1)
-    return 0.5 + widest * np.sin(head * np.pi / 2) ** 0.75 * np.sin(tail * np.pi / 2) ** 0.9
+    widest = rng.normal(5.5, 0.3)
+    head = 0.55 + 0.45 * np.sin(np.clip(s / rng.uniform(0.3, 0.42), 0, 1) * np.pi / 2)
+    head *= np.sqrt(np.clip(s / 0.05, 0, 1))
+    tail = np.sin(np.clip((1 - s) / rng.uniform(0.4, 0.5), 0, 1) * np.pi / 2)
+    return 0.6 + widest * head * tail**0.85
 
 
 def _render(
-    rng: np.random.Generator, shape: Shape, centre: np.ndarray
+    rng: np.random.Generator, stop: np.ndarray, centre: np.ndarray
 ) -> tuple[tuple[slice, slice], np.ndarray, np.ndarray] | None:
-    """One worm: window, mask bool[h, w], transmission float[h, w]; None when it leaves the image."""
+    """One worm: window, mask bool[h, w], transmission float[h, w]; None outside the well."""
     line = _midline(rng, rng.normal(112, 8)) + centre
     half = _half_width(rng)
     low, high = np.floor(line.min(0) - 14).astype(int), np.ceil(line.max(0) + 14).astype(int)
     grain, stretch = rng.standard_normal((POINTS + 8, 25)), rng.standard_normal(POINTS)
-    if (low < 0).any() or (high >= shape).any():
+    if (low < 0).any() or (high >= stop.shape).any():
+        return None
+    at = np.rint(line).astype(int)
+    if (stop[at[:, 0], at[:, 1]] < half + 3).any():
         return None
     y, x = np.mgrid[low[0] : high[0], low[1] : high[1]]
     away = (y[..., None] - line[:, 0]) ** 2 + (x[..., None] - line[:, 1]) ** 2
@@ -72,10 +77,10 @@ def _render(
         texture / texture.std(), [near + 4.0, across * 1.4 + 12], order=1, mode="nearest"
     )
     along = ndimage.gaussian_filter1d(stretch, 6)[near] / 0.22
-    thick = np.clip(half[near] / 5.9, 0, 1)
+    thick = np.clip(half[near] / 5.5, 0, 1)
     body = 1 / (1 + np.exp(-np.clip((depth - 0.6) / 0.45, -30, 30)))
     gut = np.exp(-0.5 * (across / (0.55 * half[near])) ** 2)
-    absorb = 0.30 + 0.12 * thick + thick * gut * (0.15 + 0.05 * along) + 0.085 * texture * thick
+    absorb = 0.27 + 0.2 * thick + thick * gut * (0.2 + 0.06 * along) + 0.095 * texture * thick
     absorb += 0.13 * np.exp(-0.5 * ((depth - 0.9) / 0.6) ** 2)
     light_line = 0.20 * np.exp(-0.5 * ((depth - 2.2) / 0.6) ** 2) * (0.5 + 0.5 * np.sign(side))
     halo = 0.05 * np.exp(-np.maximum(-depth, 0) / 1.6) - 0.02 * np.exp(
@@ -122,18 +127,18 @@ def worms(rng: np.random.Generator, shape: Shape) -> tuple[np.ndarray, np.ndarra
     inside = 1 / (1 + np.exp(-np.clip(stop / 0.55, -30, 30)))
     y = np.arange(shape[0])[:, None] / shape[0] - rng.normal(0.53, 0.02)
     x = np.arange(shape[1])[None] / shape[1] - rng.normal(0.545, 0.02)
-    lamp = rng.normal(2900, 60) / (1 + 4.0 * y**2 + 5.2 * x**2)
+    lamp = rng.normal(2900, 60) / (1 + 5.6 * y**2 + 7.0 * x**2)
     transmission = _debris(rng, shape)
     labels, areas = np.zeros(shape, np.int32), {}
     wanted = max(1, round(rng.integers(11, 18) * float((stop > 0).sum()) / 160_000))
     for _ in range(40 * wanted):
         if len(areas) == wanted:
             break
-        worm = _render(rng, shape, rng.uniform(0, 1, 2) * shape)
+        worm = _render(rng, stop, rng.uniform(0, 1, 2) * shape)
         if worm is None:
             continue
         window, mask, through = worm
-        if stop[window][mask].min() < 3 or not _fits(labels, areas, window, mask):
+        if not _fits(labels, areas, window, mask):
             continue
         number = len(areas) + 1
         smaller = [other for other, area in areas.items() if area < mask.sum()]
@@ -145,5 +150,5 @@ def worms(rng: np.random.Generator, shape: Shape) -> tuple[np.ndarray, np.ndarra
         )
     glow = 34 * np.exp(np.minimum(stop, 0) / 9) + 40 * np.exp(np.minimum(stop, 0) / 90)
     light = 96 + glow + inside * lamp * transmission
-    plane = camera(rng, light, gain=0.16, read=2.6, sigma=0.75)
+    plane = camera(rng, light, gain=0.16, read=2.6, sigma=0.75, bias=96)
     return np.stack([plane, np.zeros_like(plane)]), labels
