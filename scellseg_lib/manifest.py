@@ -7,13 +7,11 @@ Cellpose layout), and which of them serve for what.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-import numpy as np
 import yaml
 from natsort import natsorted
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -61,7 +59,8 @@ class Archive(_Strict):
 class Entry(_Strict):
     """One image and its instance masks.
 
-    ``image_sha256`` and ``masks_sha256`` are hashes of the decoded pixels (`pixel_sha256`).
+    ``image_sha256`` and ``masks_sha256`` are hashes of the decoded pixels, by
+    `readers.pixel_hash`; null where they are not known to us.
     ``shape`` and ``dtype`` are the image's; masks are uint16[H, W], 0 background, and hold
     ``cells`` cells of the median ``diameter`` in pixels. ``source`` is what the converter finds
     the raw files by, or, where access is manual, the place in the source.
@@ -243,12 +242,6 @@ def pretraining_subsets() -> dict[str, tuple[SubsetPart, ...]]:
     for subset, parts in added.items():
         so_far = nested[subset] = so_far + parts
     return nested
-
-
-def pixel_sha256(pixels: np.ndarray) -> str:
-    """SHA-256 of decoded pixels as C-ordered, little-endian bytes, without the shape."""
-    little = np.ascontiguousarray(pixels, dtype=pixels.dtype.newbyteorder("<"))
-    return hashlib.sha256(little.data).hexdigest()
 
 
 def _parse(path: Path, schema: type[_Model]) -> _Model:
