@@ -289,33 +289,45 @@ def test_help_lists_every_target() -> None:
     assert set(re.findall(r"^([a-z]+):.*## ", text, flags=re.MULTILINE)) == set(phony[1].split())
 
 
-def run_skipping_test(checkout: Path, data: bool, marks: str, ci: str) -> int:
-    """Exit code of pytest on a checkout that holds our conftest.py and one skipped test."""
-    (checkout / "tests").mkdir(parents=True)
-    shutil.copy(ROOT / "tests" / "conftest.py", checkout / "tests")
-    if data:
-        (checkout.parent / "shared" / "data").mkdir(parents=True)
-    test = f"import pytest\n{marks}\ndef test_lost(): pytest.skip('no reason')\n"
-    (checkout / "tests" / "test_lost.py").write_text(test)
-    (checkout / "pytest.ini").write_text("[pytest]\nmarkers = accelerator\n")
-    environment = {**os.environ, "CI": ci}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests"]
-    return subprocess.run(command, cwd=checkout, env=environment, capture_output=True).returncode
+LOST = """
+import pytest
+
+def test_lost(): pytest.skip("no reason")
+
+@pytest.mark.accelerator
+def test_accelerator(): pytest.skip("no accelerator")
+
+@pytest.mark.xfail(run=False)
+def test_known(): ...
+"""
 
 
 @pytest.mark.parametrize(
-    ("data", "marks", "ci", "code"),
+    ("data", "ci", "failed"),
     [
-        (True, "", "true", 1),
-        (True, "@pytest.mark.accelerator", "true", 0),
-        (True, "", "", 0),
-        (False, "", "true", 0),
-        (True, "pytest.skip('all', allow_module_level=True)", "true", 2),
-        (True, "@pytest.mark.xfail", "true", 1),
-        (True, "@pytest.mark.xfail(run=False)", "true", 0),
+        (True, "true", {"ERROR tests/test_module.py", "FAILED tests/test_lost.py::test_lost"}),
+        (True, "", set()),
+        (False, "true", set()),
     ],
 )
-def test_skip_fails_in_ci_with_data(
-    tmp_path: Path, data: bool, marks: str, ci: str, code: int
-) -> None:
-    assert run_skipping_test(tmp_path / "checkout", data, marks, ci) == code
+def test_skip_fails_in_ci_with_data(tmp_path: Path, data: bool, ci: str, failed: set[str]) -> None:
+    """Run pytest on a checkout that holds our conftest.py and tests that are skipped."""
+    checkout = tmp_path / "checkout"
+    (checkout / "tests").mkdir(parents=True)
+    if data:
+        (tmp_path / "shared" / "data").mkdir(parents=True)
+    shutil.copy(ROOT / "tests" / "conftest.py", checkout / "tests")
+    (checkout / "tests" / "test_lost.py").write_text(LOST)
+    module = "import pytest\npytest.skip('all of it', allow_module_level=True)\n"
+    (checkout / "tests" / "test_module.py").write_text(module)
+    (checkout / "pytest.ini").write_text("[pytest]\nmarkers = accelerator\n")
+    report = subprocess.run(
+        [sys.executable, "-m", "pytest", "-rfE", "--continue-on-collection-errors", "tests"],
+        cwd=checkout,
+        env={**os.environ, "CI": ci, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert set(re.findall(r"^(?:FAILED|ERROR) [\w/.:]+", report.stdout, re.MULTILINE)) == failed
+    assert report.returncode == bool(failed)
+    assert "1 xfailed" in report.stdout
