@@ -1,0 +1,402 @@
+"""Data sets as sequences of samples, from a manifest, a folder or the embedded images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import overload
+
+import cv2
+import numpy as np
+from natsort import natsorted
+
+from scellseg_lib import folders, manifest, readers
+from scellseg_lib.errors import DatasetError, ImageError
+
+MINIMAL_RANGE = 1e-3
+"""A plane whose 1st and 99th percentiles are closer than this holds nothing to normalise."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """One image, read when first needed and kept, and its instance masks where they are known.
+
+    Attributes
+    ----------
+    name : str
+    read_image : callable
+        Gives float32[2, H, W]: raw intensities of the plane to segment, and of the nuclei or 0.
+    read_masks : callable or None
+        Gives int32[H, W]: 0 background, cells 1 to n without gaps. None: unlabelled.
+    split : str
+        What it serves for: ``"shot"``, ``"query"``, ``"pretrain"``, ``"general_test"``,
+        ``"contrast:STYLE"``; several are joined by ``+``.
+    style : str or None
+        Contrast style.
+    """
+
+    name: str
+    read_image: Callable[[], np.ndarray]
+    read_masks: Callable[[], np.ndarray] | None = None
+    split: str = ""
+    style: str | None = None
+
+    @cached_property
+    def image(self) -> np.ndarray:
+        """The two planes, float32[2, H, W], raw intensities."""
+        image = np.ascontiguousarray(self.read_image(), np.float32)
+        if image.ndim != 3 or len(image) != 2:
+            raise ImageError(
+                f"an image has the shape (2, H, W), this one {image.shape}", where=self.name
+            )
+        if "masks" in self.__dict__:
+            _check_size(image, self.masks.shape, "its masks", self.name)
+        return image
+
+    @cached_property
+    def masks(self) -> np.ndarray:
+        """Instance masks, int32[H, W].
+
+        Raises
+        ------
+        DatasetError
+            If the sample is unlabelled.
+        ImageError
+            If they are not of the image's size (seen when both have been read).
+        """
+        if self.read_masks is None:
+            raise DatasetError(
+                "the image has no masks", where=self.name, remedy="Annotate it, or leave it out."
+            )
+        masks = np.ascontiguousarray(self.read_masks(), np.int32)
+        if "image" in self.__dict__:
+            _check_size(self.image, masks.shape, "its masks", self.name)
+        return masks
+
+    @cached_property
+    def diameter(self) -> float:
+        """Median over the cells of ``2 * sqrt(area / pi)``, in pixels; nan without cells."""
+        areas = np.bincount(self.masks.ravel())[1:]
+        areas = areas[areas > 0]
+        return float(np.median(2 * np.sqrt(areas / np.pi))) if areas.size else float("nan")
+
+    def without_masks(self) -> Sample:
+        """Same image, as an unlabelled sample."""
+        return replace(self, read_masks=None)
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset(Sequence[Sample]):
+    """Immutable sequence of samples; a slice is a Dataset too.
+
+    Attributes
+    ----------
+    name, title, licence : str
+    samples : tuple of Sample
+    channels : (str, str)
+        Which planes of the files the two planes of an image are, e.g. ``("green", "red")``.
+    """
+
+    name: str
+    title: str
+    licence: str
+    samples: tuple[Sample, ...]
+    channels: tuple[str, str] = ("gray", "none")
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Dataset: ...
+
+    def __getitem__(self, index: int | slice) -> Sample | Dataset:
+        if isinstance(index, slice):
+            return replace(self, samples=self.samples[index])
+        return self.samples[index]
+
+    def split(self, name: str) -> Dataset:
+        """Samples that serve for `name`; ``"contrast:STYLE"`` gives those of a style.
+
+        Raises
+        ------
+        DatasetError
+            If there are none.
+        """
+        chosen = tuple(sample for sample in self.samples if name in sample.split.split("+"))
+        if not chosen:
+            there = natsorted({part for s in self.samples for part in s.split.split("+")} - {""})
+            raise DatasetError(
+                f"data set {self.name!r} has no images for {name!r}",
+                remedy=f"It has: {', '.join(there)}." if there else "Its images have no splits.",
+            )
+        return replace(self, samples=chosen)
+
+    @property
+    def shot(self) -> Dataset:
+        """Pool from which the labelled shots are drawn."""
+        return self.split("shot")
+
+    @property
+    def query(self) -> Dataset:
+        """Images to be segmented; their masks are for scoring only."""
+        return self.split("query")
+
+    @property
+    def pretrain(self) -> Dataset:
+        """Images for pre-training."""
+        return self.split("pretrain")
+
+    @property
+    def general_test(self) -> Dataset:
+        """Images for testing pre-trained models, never for training."""
+        return self.split("general_test")
+
+    def styles(self) -> dict[str, Dataset]:
+        """Samples of each contrast style, in the order in which the styles appear."""
+        names = dict.fromkeys(sample.style for sample in self.samples if sample.style)
+        return {
+            name: replace(self, samples=tuple(s for s in self.samples if s.style == name))
+            for name in names
+        }
+
+    def shots(self, n: int, seed: int = 0) -> Dataset:
+        """Draw shots from the pool without replacement.
+
+        They are the first `n` of a permutation by ``np.random.default_rng(seed)``: the shots of a
+        smaller `n` are among those of a larger one.
+
+        Raises
+        ------
+        DatasetError
+            If the pool holds fewer than `n`, or `n` is less than 1.
+        """
+        pool = self.shot
+        if not 1 <= n <= len(pool):
+            raise DatasetError(
+                f"{n} shots were asked for, the pool of data set {self.name!r} holds {len(pool)}",
+                remedy=f"Ask for 1 to {len(pool)}.",
+            )
+        order = np.random.default_rng(seed).permutation(len(pool))[:n]
+        return replace(self, samples=tuple(pool[int(i)] for i in order))
+
+    def without_masks(self) -> Dataset:
+        """Same images, all unlabelled."""
+        return replace(self, samples=tuple(sample.without_masks() for sample in self.samples))
+
+    @property
+    def diameter(self) -> float:
+        """Mean over the samples of their diameters, in pixels; images without cells are left out.
+
+        nan where no image has cells.
+        """
+        diameters = [d for d in (sample.diameter for sample in self.samples) if not np.isnan(d)]
+        return float(np.mean(diameters)) if diameters else float("nan")
+
+
+def load_dataset(name_or_folder: str | Path) -> Dataset:
+    """Load a data set by name, or from a folder.
+
+    Only the list of files is read here; images are read when they are used.
+
+    Parameters
+    ----------
+    name_or_folder : str or Path
+        Name of a manifest, ``"synthetic"`` or another name of `synthetic.dataset`, or a folder
+        (see `load_folder`). A string that is a name is never taken for a folder.
+
+    Raises
+    ------
+    DatasetError
+        If there is neither such a name nor such a folder, or files of the data set are absent.
+    """
+    name = str(name_or_folder)
+    if isinstance(name_or_folder, str):
+        if name in manifest.names():
+            return _load_manifest_set(name)
+        if name.startswith("synthetic"):
+            from scellseg_lib import synthetic  # it imports this module
+
+            return synthetic.dataset(name)
+    if Path(name).is_dir():
+        return load_folder(name)
+    raise DatasetError(
+        f"{name!r} is neither a data set nor a folder",
+        remedy=f"Data sets: {', '.join([*manifest.names(), 'synthetic'])}.",
+    )
+
+
+def load_pretraining_subset(name: str) -> list[Dataset]:
+    """Images of one of the nested pre-training subsets, as one Dataset for each source.
+
+    `name` is a key of `manifest.pretraining_subsets`, such as ``"general"``; DatasetError if there
+    is no such subset, or files are absent.
+    """
+    subsets = manifest.pretraining_subsets()
+    if name not in subsets:
+        raise DatasetError(
+            f"no pre-training subset is called {name!r}", remedy=f"There are: {', '.join(subsets)}."
+        )
+    return [
+        _load_manifest_set(source, tuple(p for p in subsets[name] if p.dataset == source))
+        for source in dict.fromkeys(part.dataset for part in subsets[name])
+    ]
+
+
+def _load_manifest_set(name: str, parts: tuple[manifest.SubsetPart, ...] = ()) -> Dataset:
+    """Samples of a manifest in its order; only those that one of `parts` includes, if given."""
+    card = manifest.load_manifest(name)
+    folder = card.folder
+    entries = [e for e in card.entries() if not parts or any(p.includes(e) for p in parts)]
+    absent = [f for e in entries for f in (e.image, e.masks) if not (folder / f).is_file()]
+    if absent or not entries:
+        count = f"{len(absent)} of its files ({absent[0]}, ...)" if entries else "all its files"
+        raise DatasetError(
+            f"data set {name!r} lacks {count}",
+            where=folder,
+            remedy=f"Get it with `scellseg data fetch {name}`, or set SCELLSEG_DATA to the folder "
+            f"that holds {name}/.",
+        )
+    samples = tuple(
+        Sample(
+            entry.name,
+            partial(_read_listed, folder / entry.image, card.channels, entry.shape),
+            partial(readers.read_masks, folder / entry.masks),
+            "+".join(entry.splits),
+            entry.style,
+        )
+        for entry in entries
+    )
+    return Dataset(name, card.title, card.licence, samples, card.channels)
+
+
+def _read_listed(
+    path: Path, channels: tuple[str, str], shape: tuple[int, ...] | None
+) -> np.ndarray:
+    """Read an image that a manifest lists, which must be of the size that it says."""
+    image = readers.read_image(path, channels=channels)
+    if shape is not None:
+        _check_size(image, shape[:2], "the manifest", path)
+    return image
+
+
+def _check_size(image: np.ndarray, wanted: tuple[int, ...], whose: str, where: str | Path) -> None:
+    """Raise ImageError unless a float32[2, H, W] image is of the height and width `wanted`."""
+    if image.shape[1:] != wanted:
+        height, width = image.shape[1:]
+        raise ImageError(
+            f"the image is of {height} x {width} px, {whose} of {wanted[0]} x {wanted[1]} px",
+            where=where,
+            remedy="Get or export the files again: the sizes must agree.",
+        )
+
+
+def load_folder(
+    folder: str | Path,
+    channels: tuple[str, str] = ("gray", "none"),
+    *,
+    axes: str | None = None,
+) -> Dataset:
+    """Load a folder of images and masks, in natural order of their names.
+
+    The layouts and which files count are described in `folders.find_samples`.
+
+    Parameters
+    ----------
+    folder : str or Path
+    channels : (str, str)
+        The plane to segment and the nucleus plane, see `readers.select_planes`.
+    axes : str, optional
+        Meaning of the axes of the TIFF images where they do not say so, see `readers.read_pixels`.
+
+    Raises
+    ------
+    DatasetError
+        As `folders.find_samples`.
+    """
+    folder = Path(folder).resolve()
+    samples = tuple(
+        Sample(
+            found.name,
+            partial(readers.read_image, found.image, channels=channels, axes=axes),
+            None if found.masks is None else partial(readers.read_masks, found.masks),
+            found.split,
+        )
+        for found in folders.find_samples(folder)
+    )
+    return Dataset(folder.name, folder.name, "", samples, channels)
+
+
+def normalise(image: np.ndarray) -> np.ndarray:
+    """Map the 1st to 99th percentile of each plane to 0..1, without clipping.
+
+    A plane whose range is under 1e-3, a constant one above all, becomes zeros (the released code
+    divides by it).
+
+    Parameters
+    ----------
+    image : float32[2, H, W]
+
+    Returns
+    -------
+    float32[2, H, W]
+    """
+    normalised = np.zeros(image.shape, np.float32)
+    for plane, out in zip(image, normalised, strict=True):
+        low, high = np.percentile(plane, (1, 99))
+        if high - low >= MINIMAL_RANGE:
+            out[:] = (plane - low) / (high - low)
+    return normalised
+
+
+def resize(image: np.ndarray, scale: float | tuple[int, int]) -> np.ndarray:
+    """Resize by bilinear interpolation, or by area averages under half the size.
+
+    Parameters
+    ----------
+    image : float32[C, H, W]
+    scale : float or (int, int)
+        A factor, or the height and width wanted.
+
+    Returns
+    -------
+    float32[C, height, width]
+        A side is at least 1 px.
+    """
+    height, width = _size(image.shape[1:], scale)
+    shrunk = height < 0.5 * image.shape[1]
+    method = cv2.INTER_AREA if shrunk else cv2.INTER_LINEAR
+    planes = [cv2.resize(plane, (width, height), interpolation=method) for plane in image]
+    return np.stack(planes).astype(np.float32, copy=False)
+
+
+def resize_masks(masks: np.ndarray, scale: float | tuple[int, int]) -> np.ndarray:
+    """Resize labels to the nearest pixel's.
+
+    Pixel centres are aligned as in `resize` (OpenCV's plain nearest neighbour shifts by up to half
+    a pixel).
+
+    Parameters
+    ----------
+    masks : int32[H, W]
+    scale : float or (int, int)
+        A factor, or the height and width wanted.
+
+    Returns
+    -------
+    int32[height, width]
+        A cell may vanish when shrunk: labels are not renumbered.
+    """
+    height, width = _size(masks.shape, scale)
+    return cv2.resize(masks, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+
+
+def _size(shape: tuple[int, ...], scale: float | tuple[int, int]) -> tuple[int, int]:
+    """Height and width after resizing."""
+    if isinstance(scale, tuple):
+        return scale
+    return max(1, round(shape[0] * scale)), max(1, round(shape[1] * scale))
