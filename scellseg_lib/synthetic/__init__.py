@@ -35,6 +35,7 @@ KINDS = tuple(_MAKERS)
 STYLES = KINDS[3:]
 _TWO_PLANES = ("mito", "Kc167", "macrophagocyte", "neurocyte", "style2")
 _SETS = {
+    "synthetic": "worms",  # the default
     "synthetic_worms": "worms",
     "synthetic_phase": "phase",
     "synthetic_mito": "mito",
@@ -116,7 +117,8 @@ def dataset(
     Parameters
     ----------
     name : str
-        "synthetic_worms", "synthetic_phase" or "synthetic_mito" (splits "shot" and "query"),
+        "synthetic_worms" (also plain "synthetic"), "synthetic_phase" or "synthetic_mito" (splits
+        "shot" and "query"),
         "synthetic_contrast" (splits "contrast:STYLE", five images of each of the seven styles), or
         "synthetic_pretrain" (split "pretrain", all kinds in turn).
     n_shot, n_query, n_pretrain : int

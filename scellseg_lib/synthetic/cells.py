@@ -10,6 +10,7 @@ from scellseg_lib.synthetic.shapes import (
     Patch,
     Shape,
     assign,
+    bends,
     blur,
     camera,
     clean,
@@ -31,13 +32,18 @@ def _clusters(rng: np.random.Generator, shape: Shape, scale: float, filled: floa
 
 
 def _nucleus(
-    rng: np.random.Generator, shape: Shape, cell: Patch, radius: float, stray: float, **form: float
+    rng: np.random.Generator,
+    shape: Shape,
+    cell: Patch,
+    radius: float,
+    stray: float,
+    warp: np.ndarray | None = None,
 ) -> Patch | None:
     """Outline of a nucleus of mean `radius` px, off the cell's centre by `stray` px (SD)."""
     dy, dx = rng.normal(0, stray, 2)
-    size = radius * float(np.clip(rng.normal(1, 0.12), 0.6, 1.5))
+    size = min(radius * float(np.clip(rng.normal(1, 0.12), 0.6, 1.5)), 0.72 * cell.core)
     return outline(
-        rng, shape, cell.y + dy, cell.x + dx, size, elongation=rng.uniform(1, 1.5), **form
+        rng, shape, cell.y + dy, cell.x + dx, size, elongation=rng.uniform(1, 1.5), warp=warp
     )
 
 
@@ -49,12 +55,12 @@ def phase(rng: np.random.Generator, shape: Shape) -> Planes:
     round thick cells, the bright ring, as in a real one.
     """
     area = shape[0] * shape[1]
-    number = int(rng.uniform(0.24, 0.42) * area / (np.pi * 20**2))
+    number = int(rng.uniform(0.3, 0.5) * area / (np.pi * 20**2))
     radii = np.sort(20 * np.exp(0.13 * rng.standard_normal(number)))[::-1]
     places = scatter(rng, shape, radii, 0.83, _clusters(rng, shape, 55, 0.45))
     fine, granules = field(rng, shape, 1.1), field(rng, shape, 1.7)
     thickness = 0.035 * fine + 0.05 * field(rng, shape, 40)
-    patches = []
+    warp, patches = bends(rng, shape, 20), []
     for y, x, radius in places:
         tall = rng.random() < 0.5
         cell = outline(
@@ -63,21 +69,26 @@ def phase(rng: np.random.Generator, shape: Shape) -> Planes:
             y,
             x,
             radius * (0.9 if tall else 1.0),
-            elongation=rng.uniform(1.0, 1.2) if tall else rng.uniform(1.1, 2.2),
+            elongation=rng.uniform(1.0, 1.2) if tall else rng.uniform(1.2, 2.8),
             rough=0.04 if tall else 0.1,
             spikes=0 if tall else int(rng.integers(0, 4)),
-            spike_length=0.6,
+            spike_length=1.0,
             spike_width=0.2,
+            warp=None if tall else warp,
         )
-        nucleus = None if cell is None else _nucleus(rng, shape, cell, 0.42 * radius, 2.0)
+        nucleus = (
+            None
+            if cell is None
+            else _nucleus(rng, shape, cell, 0.42 * radius, 2.0, None if tall else warp)
+        )
         if cell is None or nucleus is None:
             continue
         patches.append(cell)
         grain = granules[cell.window] * (1 + 0.5 * fine[cell.window])
         dome = np.sqrt(np.clip(1 - cell.level**2, 0, 1))
-        height = rng.uniform(2.2, 5.2) if tall else rng.uniform(0.15, 0.5)
-        body = height * dome + 0.7 * cell.soft(2.0, 1.0)
-        body += cell.soft(3.0, 2.0) * (0.13 * grain + 0.45 * (grain > 2.1) - 0.6 * (grain < -2.3))
+        height = rng.uniform(2.4, 5.5) if tall else rng.uniform(0.1, 0.45)
+        body = height * dome + 0.6 * cell.soft(2.0, 1.0)
+        body += cell.soft(3.0, 2.0) * (0.12 * grain + 0.3 * (grain > 2.2) - 0.4 * (grain < -2.5))
         thickness[cell.window] += body
         thickness[nucleus.window] += nucleus.soft(2.0) * 0.12 + nucleus.rim(1.0) * 0.18
         for dy, dx in rng.normal(0, 0.2 * radius, (int(rng.integers(1, 4)), 2)):
@@ -85,7 +96,11 @@ def phase(rng: np.random.Generator, shape: Shape) -> Planes:
             if spot is not None:
                 thickness[spot.window] += 0.45 * spot.soft(1.5)
     passed = thickness - 0.5 * blur(thickness, 5) - 0.42 * blur(thickness, 14)
-    signal = -np.sin(np.clip(1.5 * passed, -1.57, 4.2))
+    angle = np.clip(1.5 * passed, -1.57, None)
+    # Thick cells wrap faster than the blurs model: their middle is grey to bright, not black.
+    thick = np.clip(angle - 1.3, 0, None)
+    angle = np.where(thick > 0, 1.3 + 2.5 * (1 - np.exp(-0.72 * thick)), angle)
+    signal = -np.sin(angle) + 0.08 * granules * np.clip(thickness, 0, 1)
     contrast = np.where(signal > 0, 24_000, 15_000) * signal
     light = 31_800 * (1 + 0.012 * field(rng, shape, 90)) + contrast
     plane = camera(rng, light, gain=4.0, read=220, sigma=0.8)
@@ -155,6 +170,7 @@ class Style:
     rough: float
     spikes: tuple[int, int]
     spike_length: float
+    spike_width: float
     nucleus: float
     rim: float
     rim_width: float
@@ -169,20 +185,20 @@ class Style:
 
 STYLES = {
     "Kc167": Style(
-        16, 0.12, (420, 780), 0.8, 0.55, 1.2, 0.06, (0, 2), 0.35, 8.6, 0.42, 2.0, 0.5, 0.4, 0.05,
-        17_500, (700, 500), 0.22, 0.1,
+        16, 0.12, (420, 780), 0.8, 0.6, 1.2, 0.06, (0, 2), 0.4, 0.12, 9.0, 0.42, 2.0, 0.5, 0.4,
+        0.05, 17_000, (700, 500), 0.22, 0.08,
     ),
     "macrophagocyte": Style(
-        26.5, 0.25, (150, 330), 0.7, 0.7, 1.5, 0.13, (0, 5), 0.5, 10.5, 0.4, 1.6, 0.5, 0.5, 0.3,
-        17_000, (500, 300), 0.3, 0.08,
+        27, 0.24, (170, 330), 0.7, 0.7, 1.5, 0.12, (0, 5), 0.6, 0.14, 11.0, 0.38, 1.7, 0.5, 0.6,
+        0.3, 17_000, (500, 300), 0.3, 0.08,
     ),
     "neurocyte": Style(
-        16.5, 0.3, (90, 380), 0.9, 0.9, 1.5, 0.07, (1, 7), 1.5, 8.8, 0.08, 1.0, 0.36, 0.35, 0.65,
-        11_000, (550, 2000), 0.03, 0.03,
+        17, 0.26, (100, 380), 0.9, 0.9, 1.5, 0.06, (1, 6), 1.5, 0.17, 8.8, 0.06, 1.0, 0.38, 0.35,
+        0.75, 11_500, (550, 2000), 0.03, 0.02,
     ),
     "style2": Style(
-        7.3, 0.22, (480, 960), 1.2, 0.95, 1.7, 0.08, (0, 2), 0.6, 4.2, 0.3, 1.4, 0.9, 0.2, 0.0,
-        9_500, (1450, 2050), 0.2, 0.1,
+        7.4, 0.16, (560, 1050), 1.2, 0.95, 1.4, 0.07, (0, 2), 0.5, 0.25, 4.4, 0.25, 1.4, 1.0, 0.2,
+        0.0, 9_500, (1450, 2050), 0.2, 0.04,
     ),
 }  # fmt: skip
 
@@ -200,10 +216,10 @@ def _paint(
     cytoplasm, nuclei = layers[int(rng.random() < style.defocus)]
     bright = float(np.exp(0.38 * rng.standard_normal()))
     patchy = np.clip(0.75 + 0.6 * ring_noise(rng, 6), 0.05, 2.5)[cell.ray]
-    streaks = (0.6 * ring_noise(rng, 1.2) + 0.4 * ring_noise(rng, 3))[cell.ray]
+    streaks = (0.6 * ring_noise(rng, 1 + 35 / cell.radius) + 0.4 * ring_noise(rng, 6))[cell.ray]
     body = cell.soft(1.5, 0.5)
     texture = np.clip(1 + 0.1 * fine + 0.26 * coarse, 0.15, None)
-    streaky = np.clip(1 + style.streaks * streaks * np.clip(cell.level, 0, 1.2), 0.1, None)
+    streaky = np.clip(1 + style.streaks * streaks * np.clip(cell.level, 0, 1.2) ** 2, 0.1, None)
     light = style.inner * body * texture * streaky
     light += style.rim * 1.6 * cell.rim(style.rim_width, 1.5) * patchy * texture
     light += 0.25 * style.rim * cell.rim(1.2, -2.0) * np.clip(streaks, 0, None)
@@ -214,7 +230,7 @@ def _paint(
     light += style.glow * 1.6 * body * np.exp(-near / (1.1 * nucleus.radius)) * texture
     cytoplasm[cell.window] += bright * light
     kernel = nucleus.soft(2.2)
-    cytoplasm[nucleus.window] *= 1 - (0.45 if style.glow == 0 else 0.15) * kernel
+    cytoplasm[nucleus.window] *= 1 - (0.65 if style.glow == 0 else 0.3) * kernel
     chromatin = np.clip(
         1 + 0.2 * grains[0][nucleus.window] + 0.22 * grains[1][nucleus.window], 0.1, 2
     )
@@ -234,6 +250,8 @@ def fluorescent(rng: np.random.Generator, shape: Shape, name: str) -> Planes:
     ground = _clusters(rng, shape, 3.5 * style.radius, style.filled)
     places = scatter(rng, shape, radii, style.spacing, ground)
     grains = (field(rng, shape, 0.9), field(rng, shape, 0.16 * style.radius + 0.6))
+    # Kc167 cells are round; the others are not.
+    warp = None if name == "Kc167" else bends(rng, shape, style.radius)
     sharp, soft = np.zeros((2, 2, *shape), np.float32)
     patches = []
     for y, x, radius in places:
@@ -247,10 +265,12 @@ def fluorescent(rng: np.random.Generator, shape: Shape, name: str) -> Planes:
             rough=style.rough,
             spikes=int(rng.integers(style.spikes[0], style.spikes[1] + 1)),
             spike_length=style.spike_length,
+            spike_width=style.spike_width,
+            warp=warp,
         )
         if cell is None:
             continue
-        nucleus = _nucleus(rng, shape, cell, style.nucleus, 0.08 * radius)
+        nucleus = _nucleus(rng, shape, cell, style.nucleus, 0.05 * radius, warp)
         if nucleus is not None:
             patches.append(cell)
             _paint(rng, style, cell, nucleus, ((sharp[0], sharp[1]), (soft[0], soft[1])), grains)

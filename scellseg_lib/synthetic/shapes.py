@@ -23,13 +23,19 @@ def field(rng: np.random.Generator, shape: Shape, sigma: float) -> np.ndarray:
     """Smooth Gaussian random field, float32[H, W], mean 0 and SD 1, blurred by `sigma` px."""
     step = max(1, int(sigma / 2))
     coarse = (shape[0] // step + 3, shape[1] // step + 3)
-    noise = rng.standard_normal(coarse).astype(np.float32)
+    noise: np.ndarray = rng.standard_normal(coarse).astype(np.float32)
     noise = cv2.GaussianBlur(noise, (0, 0), sigma / step, borderType=cv2.BORDER_REFLECT)
     if step > 1:
         size = (coarse[1] * step, coarse[0] * step)
         noise = cv2.resize(noise, size, interpolation=cv2.INTER_CUBIC)
     noise = noise[: shape[0], : shape[1]]
     return (noise - noise.mean()) / max(float(noise.std()), 1e-6)
+
+
+def bends(rng: np.random.Generator, shape: Shape, radius: float) -> np.ndarray:
+    """Smooth displacement for `outline`, float32[2, H, W] px, for cells of `radius` px."""
+    pair = [field(rng, shape, 0.7 * radius) for _ in range(2)]
+    return np.stack(pair) * np.float32(0.2 * radius)
 
 
 def ring_noise(rng: np.random.Generator, sigma: float) -> np.ndarray:
@@ -54,6 +60,8 @@ class Patch:
         Index of the ray, for `ring_noise`.
     y, x, radius : float
         Centre and radius of the disc of equal area, px.
+    core : float
+        Radius of the body without its processes, px.
     """
 
     window: tuple[slice, slice]
@@ -63,6 +71,7 @@ class Patch:
     y: float
     x: float
     radius: float
+    core: float
 
     def soft(self, width: float, inset: float = 0.0) -> np.ndarray:
         """Body with an edge blurred over `width` px, `inset` px inside the outline: 0 to 1."""
@@ -86,11 +95,13 @@ def outline(
     spikes: int = 0,
     spike_length: float = 1.0,
     spike_width: float = 0.12,
+    warp: np.ndarray | None = None,
 ) -> Patch | None:
     """Random star-shaped outline of area ``pi * radius ** 2`` around (y, x).
 
     `elongation` is the ratio of the axes, `rough` the SD of the outline's waves, `spikes` the
-    number of processes, `spike_length` (radii) and `spike_width` (rad) their mean size.
+    number of processes, `spike_length` (radii) and `spike_width` (rad) their mean size;
+    `warp`, float32[2, H, W] in px, bends the whole image plane, so that processes are not straight.
     Returns None when nothing of it lies in the image.
     """
     theta = np.arange(RAYS) * (2 * np.pi / RAYS)
@@ -110,11 +121,15 @@ def outline(
         return None
     dy = (np.arange(top, bottom) - y)[:, None].astype(np.float32)
     dx = (np.arange(left, right) - x)[None].astype(np.float32)
+    if warp is not None:
+        dy = dy + warp[0, top:bottom, left:right]
+        dx = dx + warp[1, top:bottom, left:right]
     ray = np.rint(np.arctan2(dy, dx) * (RAYS / (2 * np.pi))).astype(np.int64) % RAYS
     local = radii.astype(np.float32)[ray]
     distance = np.sqrt(dy * dy + dx * dx)
     window = (slice(top, bottom), slice(left, right))
-    return Patch(window, distance / local, local - distance, ray, y, x, radius)
+    core = float(np.quantile(radii, 0.1))
+    return Patch(window, distance / local, local - distance, ray, y, x, radius, core)
 
 
 def scatter(

@@ -33,7 +33,7 @@ def _ducts(rng: np.random.Generator, shape: Shape) -> np.ndarray:
     width = 0.05 + 0.05 * np.abs(field(rng, shape, 30))
     slope = np.hypot(*np.gradient(ground)) * 75
     clefts = np.abs(ground - rng.normal(0, 0.4)) < width * (0.3 + slope)
-    outside = field(rng, shape, 110) < rng.uniform(-3.0, -1.0)
+    outside = field(rng, shape, 110) < rng.uniform(-2.4, -0.7)
     return clefts | outside
 
 
@@ -48,7 +48,7 @@ def cytomembrane(rng: np.random.Generator, shape: Shape) -> Planes:
         for y, x, radius in places
     ]
     patches = [cell for cell in cells if cell is not None]
-    labels = assign(patches, shape, 1.28)
+    labels = assign(patches, shape, 1.2)
     labels[empty] = 0
     labels = clean(labels, 120)
     wall = np.zeros(shape, bool)
@@ -90,8 +90,8 @@ def style1(rng: np.random.Generator, shape: Shape) -> Planes:
     points = np.column_stack([rng.random((500, 2)) * shape, rng.uniform(0.1, 1, 500) ** 2])
     light += 0.6 * blur(strokes(rng, shape, points, 12, 3, 0.4), 1.2)
     holes = np.zeros(shape, np.float32)
-    starts = rng.random((4, 2)) * shape
-    holes += blur(strokes(rng, shape, np.column_stack([starts, np.ones(4)]), 90, 13, 0.15), 4)
+    starts = rng.random((3, 2)) * shape
+    holes += blur(strokes(rng, shape, np.column_stack([starts, np.ones(3)]), 90, 13, 0.3), 4)
     patches = []
     for y, x, radius in places:
         cell = outline(rng, shape, y, x, radius, elongation=rng.uniform(1, 1.35), rough=0.05)

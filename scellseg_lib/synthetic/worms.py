@@ -72,7 +72,7 @@ def _render(
     depth = half[near] - distance
     across = np.sign(side) * distance
     # Texture lives in the worm's own coordinates, so that gut and gonad run along the body.
-    texture = ndimage.gaussian_filter(grain, (1.5, 0.9), mode="nearest")
+    texture = ndimage.gaussian_filter(grain, (1.3, 1.3), mode="nearest")
     texture = ndimage.map_coordinates(
         texture / texture.std(), [near + 4.0, across * 1.4 + 12], order=1, mode="nearest"
     )
@@ -80,7 +80,7 @@ def _render(
     thick = np.clip(half[near] / 5.5, 0, 1)
     body = 1 / (1 + np.exp(-np.clip((depth - 0.6) / 0.45, -30, 30)))
     gut = np.exp(-0.5 * (across / (0.55 * half[near])) ** 2)
-    absorb = 0.27 + 0.2 * thick + thick * gut * (0.2 + 0.06 * along) + 0.095 * texture * thick
+    absorb = 0.28 + 0.2 * thick + thick * gut * (0.22 + 0.08 * along) + 0.095 * texture * thick
     absorb += 0.13 * np.exp(-0.5 * ((depth - 0.9) / 0.6) ** 2)
     light_line = 0.20 * np.exp(-0.5 * ((depth - 2.2) / 0.6) ** 2) * (0.5 + 0.5 * np.sign(side))
     halo = 0.05 * np.exp(-np.maximum(-depth, 0) / 1.6) - 0.02 * np.exp(
@@ -113,8 +113,8 @@ def _debris(rng: np.random.Generator, shape: Shape) -> np.ndarray:
     specks = np.zeros(shape, np.float32)
     for y, x, size in scatter(rng, shape, rng.uniform(0.6, 1.6, 30), 1.0):
         row, col = min(max(int(y), 0), shape[0] - 2), min(max(int(x), 0), shape[1] - 2)
-        specks[row : row + 2, col : col + int(1 + size)] = 0.35 * size
-    smudges = np.maximum(field(rng, shape, 7) - 2.6, 0) * 0.09
+        specks[row : row + 2, col : col + int(1 + size)] = 0.5 * size
+    smudges = np.maximum(field(rng, shape, 7) - 2.4, 0) * 0.13
     return 1 - np.clip(blur(specks, 0.8) + smudges, 0, 0.7)
 
 
@@ -129,7 +129,8 @@ def worms(rng: np.random.Generator, shape: Shape) -> tuple[np.ndarray, np.ndarra
     x = np.arange(shape[1])[None] / shape[1] - rng.normal(0.545, 0.02)
     lamp = rng.normal(2900, 60) / (1 + 5.6 * y**2 + 7.0 * x**2)
     transmission = _debris(rng, shape)
-    labels, areas = np.zeros(shape, np.int32), {}
+    labels = np.zeros(shape, np.int32)
+    areas: dict[int, int] = {}
     wanted = max(1, round(rng.integers(11, 18) * float((stop > 0).sum()) / 160_000))
     for _ in range(40 * wanted):
         if len(areas) == wanted:
