@@ -1,0 +1,168 @@
+"""Random patches: image and masks are warped together, targets are computed afterwards.
+
+The released code rotates flow maps (and in pre-training leaves the vectors as they were); with fast
+flows there is no reason to (METHOD section 2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from scellseg_lib.data import Sample, normalise, resize, resize_masks
+from scellseg_lib.errors import TrainingError
+from scellseg_lib.representation import Representation
+
+PATCH = 224
+"""Side of a training patch, pixels."""
+MEAN_DIAMETER = 30.0
+"""To which diameter cells are scaled, pixels."""
+MARGIN = 32
+"""Targets are computed with this margin, so that a cell cut by the edge keeps its centre."""
+CROP_SIDES = (156, 290)
+"""Crop side of query and contrast patches at the 30-px scale, both ends included."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A normalised image and its masks, with the factor that brings it to the 30-px scale."""
+
+    image: np.ndarray
+    masks: np.ndarray | None
+    scale: float
+
+
+def prepare(samples: Sequence[Sample], diameter: float | None = None) -> list[Source]:
+    """Normalise the images and find their scale.
+
+    Parameters
+    ----------
+    samples : sequence of Sample
+    diameter : float, optional
+        Of the cells, in pixels, for all images; None: that of each image's own masks (the mean of
+        the others' for an image without cells).
+
+    Raises
+    ------
+    TrainingError
+        If no image has cells.
+    """
+    if diameter is None:
+        own = [sample.diameter for sample in samples]
+        if np.isnan(own).all():
+            raise TrainingError(
+                "no image has an annotated cell", remedy="Annotate at least one cell."
+            )
+        diameters = np.where(np.isnan(own), np.nanmean(own), own)
+    else:
+        diameters = np.full(len(samples), diameter)
+    return [
+        _source(sample, MEAN_DIAMETER / float(d), with_masks=diameter is None)
+        for sample, d in zip(samples, diameters, strict=True)
+    ]
+
+
+def _source(sample: Sample, scale: float, *, with_masks: bool) -> Source:
+    image, masks = normalise(sample.image), sample.masks if with_masks else None
+    if scale < 0.5:  # a bilinear warp would skip pixels: average first
+        shape = tuple(max(round(side * scale), 1) for side in image.shape[1:])
+        image = resize(image, shape)
+        masks = resize_masks(masks, shape) if masks is not None else None
+        scale = 1.0
+    return Source(image, masks, scale)
+
+
+def _affine(
+    rng: np.random.Generator, shape: tuple[int, int], scale: float, *, flip: bool
+) -> np.ndarray:
+    """Draw a matrix float64[2, 3] from image to patch: rotation, `scale` and translation."""
+    angle = rng.uniform(0, 2 * np.pi)
+    room = np.maximum(np.array(shape[::-1]) * scale - PATCH, 0)
+    offset = (rng.uniform(size=2) - 0.5) * room
+    cos, sin = scale * np.cos(angle), scale * np.sin(angle)
+    linear = np.array([[cos, -sin], [sin, cos]]) @ np.diag([-1.0 if flip else 1.0, 1.0])
+    middle = (np.array(shape[::-1]) - 1) / 2
+    return np.column_stack((linear, (PATCH - 1) / 2 + offset - linear @ middle))
+
+
+def _warp_image(image: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    planes = [cv2.warpAffine(plane, matrix, (PATCH, PATCH), flags=cv2.INTER_LINEAR) for plane in image]
+    return np.stack(planes)
+
+
+def labelled_batch(
+    sources: Sequence[Source],
+    representation: Representation,
+    rng: np.random.Generator,
+    size: int = 8,
+    indices: Sequence[int] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Draw augmented patches with their targets (METHOD section 3).
+
+    Horizontal flip with probability 0.5, rotation U(0, 2 pi), scale U(0.75, 1.25), translation.
+
+    Parameters
+    ----------
+    sources : sequence of Source
+    representation : Representation
+        Which computes the targets.
+    rng : numpy.random.Generator
+    size : int
+        Patches, from sources drawn with replacement.
+    indices : sequence of int, optional
+        Which sources instead.
+
+    Returns
+    -------
+    images : float32 (size, 2, 224, 224)
+    targets : float32 (size, K, 224, 224)
+    """
+    chosen = rng.integers(len(sources), size=size) if indices is None else indices
+    images, targets = [], []
+    side = PATCH + 2 * MARGIN
+    for index in chosen:
+        source = sources[index]
+        assert source.masks is not None
+        scale = source.scale * rng.uniform(0.75, 1.25)
+        flip = rng.uniform() < 0.5
+        matrix = _affine(rng, source.masks.shape, scale, flip=flip)
+        images.append(_warp_image(source.image, matrix))
+        wide = matrix + np.array([[0, 0, MARGIN], [0, 0, MARGIN]])
+        warped = cv2.warpAffine(
+            source.masks.astype(np.float32), wide, (side, side), flags=cv2.INTER_NEAREST
+        )
+        encoded = representation.targets(warped.astype(np.int32))
+        targets.append(encoded[:, MARGIN:-MARGIN, MARGIN:-MARGIN])
+    return torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(targets))
+
+
+def unlabelled_batch(
+    sources: Sequence[Source], rng: np.random.Generator, side: int, size: int = 8
+) -> Tensor:
+    """Draw query or contrast patches: crops of a common side, rotated, as 224 x 224.
+
+    Parameters
+    ----------
+    sources : sequence of Source
+    rng : numpy.random.Generator
+    side : int
+        Of the crop, pixels of the 30-px scale.
+    size : int
+        Patches, from sources drawn with replacement.
+
+    Returns
+    -------
+    float32 (size, 2, 224, 224)
+    """
+    patches = []
+    for index in rng.integers(len(sources), size=size):
+        source = sources[index]
+        scale = source.scale * PATCH / side
+        matrix = _affine(rng, source.image.shape[1:], scale, flip=False)
+        patches.append(_warp_image(source.image, matrix))
+    return torch.from_numpy(np.stack(patches))

@@ -1,0 +1,388 @@
+"""Masks to flows and flows to masks: compiled, parallel over cells and pixels.
+
+A cell is encoded as the direction in which heat that is fed at its centre would flow back to it
+(METHOD section 2; Stringer et al. 2021). Following that field from every cell pixel gathers a
+cell's pixels at one sink, which tells touching cells apart.
+
+Flows are (dy, dx) in pixels per step, of unit length inside cells.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from scellseg_lib.errors import ScellsegError
+
+Labels = NDArray[np.int32]
+Field = NDArray[np.float32]
+
+MAX_FRACTION = 0.4
+"""A mask over this fraction of the image is the background, and dropped."""
+_SEED_COUNT = 10
+"""A sink must gather more pixels than this (Cellpose's value)."""
+_SPREAD_COUNT = 2
+"""A pixel of the histogram joins its sink when more pixels than this end there."""
+_PAD = 20
+_BLOCK = 64
+
+
+def masks_to_flows(masks: Labels, *, centre: Literal["median", "mean"] = "median") -> Field:
+    """Encode instances as unit flows of simulated diffusion (Methods, "Representation").
+
+    Heat 1 is added at the centre each step, then each pixel takes the mean of its 9 neighbours in
+    the cell, ``2 * (height + width)`` steps of the bounding box; the flow is the normalised
+    gradient.
+
+    Parameters
+    ----------
+    masks : int32[H, W]
+        Instance labels, 0 is background; need not be contiguous.
+    centre : {"median", "mean"}
+        The centre is the cell's pixel nearest to the median (the paper) or mean (Cellpose 3.1)
+        position. "mean" also takes the 16 extra steps of Cellpose 3.1.
+
+    Returns
+    -------
+    float32[2, H, W]
+        (dy, dx), unit length inside cells (0 where a cell has no gradient), 0 outside.
+    """
+    if centre not in ("median", "mean"):
+        raise ScellsegError(f"centre={centre!r} is unknown", remedy="Use 'median' or 'mean'.")
+    masks = np.ascontiguousarray(masks, dtype=np.int32)
+    flows = np.zeros((2, *masks.shape), np.float32)
+    boxes = _bounding_boxes(masks)
+    if len(boxes):
+        extra_steps = 16 if centre == "mean" else 0
+        # Large cells first and dealt out evenly: threads end together.
+        area = (boxes[:, 2] - boxes[:, 1]) * (boxes[:, 4] - boxes[:, 3])
+        dealt = boxes[np.argsort(-area, kind="stable")]
+        _diffuse_cells(masks, dealt, centre == "mean", extra_steps, numba.get_num_threads(), flows)
+    return flows
+
+
+def flows_to_masks(
+    flows: Field,
+    cell_logit: Field,
+    *,
+    cell_threshold: float = 0.5,
+    flow_threshold: float = 0.4,
+    n_steps: int = 200,
+    min_size: int = 35,
+) -> Labels:
+    """Decode instances by following flows from every cell pixel to its sink (METHOD section 5).
+
+    Parameters
+    ----------
+    flows : float32[2, H, W]
+        (dy, dx) of unit scale: the representation has divided the network's output by 5.
+    cell_logit : float32[H, W]
+        Logit of being in a cell.
+    cell_threshold : float
+        Pixels with a logit above it move.
+    flow_threshold : float
+        Masks whose mean squared difference between given flow and the flow of the mask itself
+        exceeds it are dropped; 0 keeps all.
+    n_steps : int
+        Euler steps of at most one pixel.
+    min_size : int
+        Masks of fewer pixels are dropped.
+
+    Returns
+    -------
+    int32[H, W]
+        Labels 1..n in raster order of their first pixel.
+    """
+    flows = np.asarray(flows, np.float32)
+    foreground = np.asarray(cell_logit) > cell_threshold
+    if flows.shape != (2, *foreground.shape):
+        raise ScellsegError(
+            f"flows of shape {flows.shape} do not fit a map of shape {foreground.shape}",
+            remedy="Give flows as [2, H, W] and the cell logit as [H, W].",
+        )
+    masks = np.zeros(foreground.shape, np.int32)
+    ys, xs = np.nonzero(foreground)
+    if len(ys) == 0:
+        return masks
+    field = np.zeros((foreground.shape[0] + 1, foreground.shape[1] + 1, 2), np.float32)
+    field[:-1, :-1] = np.moveaxis(flows * foreground, 0, -1)
+    ends = _follow(field, ys, xs, n_steps)
+    masks[ys, xs] = _label_sinks(ends, foreground.shape)
+    masks = _drop_large(masks)
+    if flow_threshold > 0:
+        masks = _drop_inconsistent(masks, flows, flow_threshold)
+    return tidy(masks, min_size)
+
+
+def flow_errors(masks: Labels, flows: Field) -> NDArray[np.float64]:
+    """Mean squared difference of given flows to those of each mask; index is the label."""
+    difference = ((masks_to_flows(masks) - flows) ** 2).sum(axis=0)
+    labels = masks.ravel()
+    counts = np.bincount(labels)
+    return np.bincount(labels, weights=difference.ravel()) / np.maximum(counts, 1)
+
+
+def tidy(masks: Labels, min_size: int) -> Labels:
+    """Fill holes, drop masks under ``min_size`` pixels, relabel 1..n in raster order."""
+    masks = np.array(masks, np.int32, order="C")
+    boxes = _bounding_boxes(masks)
+    if len(boxes):
+        _fill_holes(masks, boxes)
+    counts = np.bincount(masks.ravel())
+    keep = counts >= max(min_size, 1)
+    keep[0] = False
+    return relabel(np.where(keep[masks], masks, 0))
+
+
+def relabel(masks: Labels) -> Labels:
+    """Give labels 1..n in raster order of each mask's first pixel."""
+    out = np.array(masks, np.int32, order="C")
+    _relabel_in_place(out.reshape(-1), np.zeros(int(out.max(initial=0)) + 1, np.int32))
+    return out
+
+
+def _drop_large(masks: Labels) -> Labels:
+    counts = np.bincount(masks.ravel())
+    counts[0] = 0
+    return np.where((counts <= MAX_FRACTION * masks.size)[masks], masks, 0).astype(np.int32)
+
+
+def _drop_inconsistent(masks: Labels, flows: Field, threshold: float) -> Labels:
+    keep = flow_errors(masks, flows) <= threshold
+    return np.where(keep[masks], masks, 0).astype(np.int32)
+
+
+def _label_sinks(ends: NDArray[np.int32], shape: tuple[int, int]) -> Labels:
+    """Label the end points int32[n, 2] by the peak of their histogram that they fell to."""
+    height, width = shape[0] + 2 * _PAD, shape[1] + 2 * _PAD
+    flat = (ends[:, 0] + _PAD) * width + ends[:, 1] + _PAD
+    counts = np.bincount(flat, minlength=height * width).reshape(height, width)
+    peaks = _find_peaks(counts)
+    # The largest first; a later, smaller sink takes the pixels that both claim.
+    order = np.argsort(-counts[peaks[:, 0], peaks[:, 1]], kind="stable")
+    return _spread(counts, peaks[order]).reshape(-1)[flat]
+
+
+@numba.njit(cache=True)
+def _relabel_in_place(labels, new):  # type: ignore[no-untyped-def]
+    n = 0
+    for i in range(labels.size):
+        old = labels[i]
+        if old > 0:
+            if new[old] == 0:
+                n += 1
+                new[old] = n
+            labels[i] = new[old]
+
+
+@numba.njit(cache=True)
+def _bounding_boxes(masks):  # type: ignore[no-untyped-def]
+    """Rows of (label, first row, end row, first column, end column), labels ascending."""
+    height, width = masks.shape
+    n = 0
+    for y in range(height):
+        for x in range(width):
+            n = max(n, masks[y, x])
+    boxes = np.empty((n + 1, 5), np.int32)
+    for label in range(n + 1):
+        boxes[label] = np.array((label, height, 0, width, 0), np.int32)
+    for y in range(height):
+        for x in range(width):
+            label = masks[y, x]
+            if label > 0:
+                box = boxes[label]
+                box[1] = min(box[1], y)
+                box[2] = y + 1
+                box[3] = min(box[3], x)
+                box[4] = max(box[4], x + 1)
+    return boxes[(boxes[:, 2] > 0) & (boxes[:, 0] > 0)]
+
+
+@numba.njit(cache=True)
+def _median_of_counts(counts, total):  # type: ignore[no-untyped-def]
+    """Median of the integers 0, 1, .. that occur ``counts`` times."""
+    low, high, seen = -1, -1, 0
+    for value in range(counts.size):
+        seen += counts[value]
+        if low < 0 and seen > (total - 1) // 2:
+            low = value
+        if high < 0 and seen > total // 2:
+            high = value
+    return 0.5 * (low + high)
+
+
+@numba.njit(cache=True)
+def _centre(cell, use_mean):  # type: ignore[no-untyped-def]
+    """Pixel of a cell (bool[h, w]) nearest to its median or mean position."""
+    rows, columns = np.zeros(cell.shape[0], np.int64), np.zeros(cell.shape[1], np.int64)
+    for y in range(cell.shape[0]):
+        for x in range(cell.shape[1]):
+            rows[y] += cell[y, x]
+            columns[x] += cell[y, x]
+    total = rows.sum()
+    if use_mean:
+        cy = (rows * np.arange(rows.size)).sum() / total
+        cx = (columns * np.arange(columns.size)).sum() / total
+    else:
+        cy, cx = _median_of_counts(rows, total), _median_of_counts(columns, total)
+    best, by, bx = np.inf, 0, 0
+    for y in range(cell.shape[0]):
+        for x in range(cell.shape[1]):
+            if cell[y, x]:
+                distance = (y - cy) ** 2 + (x - cx) ** 2
+                if distance < best:
+                    best, by, bx = distance, y, x
+    return by, bx
+
+
+@numba.njit(cache=True, fastmath=True)
+def _diffuse(cell, cy, cx, n_steps):  # type: ignore[no-untyped-def]
+    """Heat float64[h + 2, w + 2] of a cell after ``n_steps``, with a border of zeros."""
+    height, width = cell.shape
+    weight = np.zeros((height + 2, width + 2))
+    first, end = np.full(height + 2, width + 2), np.zeros(height + 2, np.int64)
+    for y in range(height):
+        for x in range(width):
+            if cell[y, x]:
+                weight[y + 1, x + 1] = 1.0 / 9.0
+                first[y + 1] = min(first[y + 1], x + 1)
+                end[y + 1] = x + 2
+    heat, after = np.zeros_like(weight), np.zeros_like(weight)
+    column = np.empty(width + 2)
+    for step in range(n_steps):
+        heat[cy + 1, cx + 1] += 1.0
+        # Heat spreads a pixel a step: rows that it cannot have reached stay zero.
+        for y in range(max(1, cy - step), min(height, cy + 2 + step) + 1):
+            low, high = first[y], end[y]
+            above, here, below = heat[y - 1], heat[y], heat[y + 1]
+            for x in range(low - 1, high + 1):
+                column[x] = above[x] + here[x] + below[x]
+            out, w = after[y], weight[y]
+            for x in range(low, high):
+                out[x] = (column[x - 1] + column[x] + column[x + 1]) * w[x]
+        heat, after = after, heat
+    return heat
+
+
+@numba.njit(cache=True, parallel=True)
+def _diffuse_cells(masks, boxes, use_mean, extra_steps, n_threads, flows):  # type: ignore[no-untyped-def]
+    for thread in numba.prange(n_threads):
+        for i in range(thread, len(boxes), n_threads):
+            label, top, bottom, left, right = boxes[i]
+            cell = masks[top:bottom, left:right] == label
+            cy, cx = _centre(cell, use_mean)
+            heat = _diffuse(cell, cy, cx, 2 * (cell.shape[0] + cell.shape[1]) + extra_steps)
+            for y in range(cell.shape[0]):
+                for x in range(cell.shape[1]):
+                    if cell[y, x]:
+                        dy = heat[y + 2, x + 1] - heat[y, x + 1]
+                        dx = heat[y + 1, x + 2] - heat[y + 1, x]
+                        # hypot keeps the tiny heat at the tips of long cells from underflowing.
+                        length = np.hypot(dy, dx)
+                        if length > 0:
+                            flows[0, top + y, left + x] = dy / length
+                            flows[1, top + y, left + x] = dx / length
+
+
+@numba.njit(cache=True, parallel=True, error_model="numpy")
+def _follow(field, ys, xs, n_steps):  # type: ignore[no-untyped-def]
+    """End pixels int32[n, 2] of points moved along field[H + 1, W + 1, 2], looked up bilinearly.
+
+    The last row and column of the field are padding. A step waits for the look-up before it, so
+    points advance in blocks of independent chains: 2.6 times faster than one after another.
+    """
+    bottom, right = np.float32(field.shape[0] - 2), np.float32(field.shape[1] - 2)
+    stride = np.int64(2 * field.shape[1])
+    flat = field.reshape(-1)
+    ends = np.empty((len(ys), 2), np.int32)
+    for block in numba.prange((len(ys) + _BLOCK - 1) // _BLOCK):
+        start = block * _BLOCK
+        n = min(_BLOCK, len(ys) - start)
+        y, x = np.zeros(_BLOCK, np.float32), np.zeros(_BLOCK, np.float32)
+        for k in range(n):
+            y[k], x[k] = ys[start + k], xs[start + k]
+        for _ in range(n_steps):
+            for k in range(_BLOCK):
+                row, column = np.int32(y[k]), np.int32(x[k])
+                fy, fx = y[k] - np.float32(row), x[k] - np.float32(column)
+                gy, gx = np.float32(1) - fy, np.float32(1) - fx
+                a, b, c, d = gy * gx, gy * fx, fy * gx, fy * fx
+                i = row * stride + 2 * column
+                j = i + stride
+                dy = a * flat[i] + b * flat[i + 2] + c * flat[j] + d * flat[j + 2]
+                dx = a * flat[i + 1] + b * flat[i + 3] + c * flat[j + 1] + d * flat[j + 3]
+                y[k] = min(max(y[k] + dy, np.float32(0)), bottom)
+                x[k] = min(max(x[k] + dx, np.float32(0)), right)
+        for k in range(n):
+            ends[start + k, 0], ends[start + k, 1] = np.int32(y[k]), np.int32(x[k])
+    return ends
+
+
+@numba.njit(cache=True)
+def _find_peaks(counts):  # type: ignore[no-untyped-def]
+    """Pixels int64[n, 2] that hold the maximum of their 5 x 5 window and enough end points."""
+    height, width = counts.shape
+    peaks = []
+    for y in range(_PAD, height - _PAD):
+        for x in range(_PAD, width - _PAD):
+            if counts[y, x] > _SEED_COUNT:
+                window = counts[y - 2 : y + 3, x - 2 : x + 3]
+                if counts[y, x] == window.max():
+                    peaks.append((y, x))
+    out = np.empty((len(peaks), 2), np.int64)
+    for i in range(len(peaks)):
+        out[i, 0], out[i, 1] = peaks[i]
+    return out
+
+
+@numba.njit(cache=True)
+def _spread(counts, peaks):  # type: ignore[no-untyped-def]
+    """Grow each peak five times by a pixel, within its 11 x 11 window, where points end."""
+    sinks = np.zeros(counts.shape, np.int32)
+    for label in range(len(peaks)):
+        py, px = peaks[label]
+        grown = np.zeros((13, 13), np.bool_)
+        grown[6, 6] = True
+        for _ in range(5):
+            before = grown.copy()
+            for y in range(1, 12):
+                for x in range(1, 12):
+                    if counts[py + y - 6, px + x - 6] > _SPREAD_COUNT:
+                        grown[y, x] = before[y - 1 : y + 2, x - 1 : x + 2].any()
+        for y in range(1, 12):
+            for x in range(1, 12):
+                if grown[y, x]:
+                    sinks[py + y - 6, px + x - 6] = label + 1
+    return sinks
+
+
+@numba.njit(cache=True)
+def _fill_holes(masks, boxes):  # type: ignore[no-untyped-def]
+    """Give background that a mask encloses (4-connected) to the mask, in place."""
+    for i in range(len(boxes)):
+        label, top, bottom, left, right = boxes[i]
+        height, width = bottom - top, right - left
+        if height < 3 or width < 3:
+            continue
+        outside = np.zeros((height + 2, width + 2), np.bool_)
+        outside[1:-1, 1:-1] = masks[top:bottom, left:right] == label
+        stack = np.empty((height + 2) * (width + 2), np.int64)
+        n = 1
+        stack[0] = 0
+        outside[0, 0] = True
+        while n:
+            n -= 1
+            y, x = divmod(stack[n], width + 2)
+            for step in range(4):
+                v, u = y + (step == 0) - (step == 1), x + (step == 2) - (step == 3)
+                if 0 <= v < height + 2 and 0 <= u < width + 2 and not outside[v, u]:
+                    outside[v, u] = True
+                    stack[n] = v * (width + 2) + u
+                    n += 1
+        for y in range(height):
+            for x in range(width):
+                if not outside[y + 1, x + 1] and masks[top + y, left + x] == 0:
+                    masks[top + y, left + x] = label

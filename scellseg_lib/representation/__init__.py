@@ -1,0 +1,47 @@
+"""Instance representations: how masks become what a network learns, and come back.
+
+Each has the same three verbs, ``targets(masks)``, ``loss(output, targets)`` and
+``masks(output, decoding)``; a new one registers itself with `register`.
+"""
+
+from __future__ import annotations
+
+from scellseg_lib.errors import ModelError
+from scellseg_lib.representation.base import Decoding, Representation
+from scellseg_lib.representation.flow import Flow
+from scellseg_lib.representation.hover import HoVer
+from scellseg_lib.representation.semantic import UNet2, UNet3, search_thresholds
+
+__all__ = ["Decoding", "Representation", "get", "names", "register", "search_thresholds"]
+
+_REGISTERED: dict[str, Representation] = {}
+
+
+def register(representation: Representation) -> None:
+    """Make a representation known by its name; a name in use is replaced."""
+    _REGISTERED[representation.name] = representation
+
+
+def get(name: str) -> Representation:
+    """Return the representation of that name.
+
+    Raises
+    ------
+    ModelError
+        If none is registered under it.
+    """
+    if name not in _REGISTERED:
+        raise ModelError(
+            f"there is no representation {name!r}",
+            remedy=f"Choose one of {', '.join(names())}, or register it.",
+        )
+    return _REGISTERED[name]
+
+
+def names() -> list[str]:
+    """Return the names of all registered representations."""
+    return sorted(_REGISTERED)
+
+
+for _representation in (Flow(), HoVer(), UNet2(), UNet3()):
+    register(_representation)

@@ -1,0 +1,53 @@
+"""Cellpose's and Scellseg's representation: the flow to each cell's centre, and the foreground."""
+
+from __future__ import annotations
+
+import numpy as np
+from torch import Tensor
+from torch.nn import functional as F
+
+from scellseg_lib.flows import flows_to_masks, masks_to_flows
+from scellseg_lib.representation.base import Decoding
+
+FLOW_SCALE = 5.0
+"""The network learns 5 times the unit flow (Eq. 1)."""
+
+
+def field_loss(output: Tensor, targets: Tensor) -> Tensor:
+    """Eq. 1: ``BCE(logit, foreground) + 0.5 * MSE(field, 5 * target field)``, means over pixels.
+
+    Parameters
+    ----------
+    output, targets : (B, 3, H, W)
+        y and x of the field, then the logit or the foreground.
+    """
+    field = F.mse_loss(output[:, :2], FLOW_SCALE * targets[:, :2])
+    return F.binary_cross_entropy_with_logits(output[:, 2], targets[:, 2]) + 0.5 * field
+
+
+class Flow:
+    """Unit flow of simulated diffusion from the centre, and the foreground."""
+
+    name = "flow"
+    n_outputs = 3
+    vector = True
+    resamples = True
+
+    def targets(self, masks: np.ndarray) -> np.ndarray:
+        """int32[H, W] -> float32[3, H, W]: dy, dx, foreground."""
+        return np.concatenate((masks_to_flows(masks), (masks > 0)[None].astype(np.float32)))
+
+    def loss(self, output: Tensor, targets: Tensor) -> Tensor:
+        """Eq. 1."""
+        return field_loss(output, targets)
+
+    def masks(self, output: np.ndarray, decoding: Decoding) -> np.ndarray:
+        """float32[3, H, W] -> int32[H, W] by gradient tracking."""
+        return flows_to_masks(
+            output[:2] / FLOW_SCALE,
+            output[2],
+            cell_threshold=decoding.cell_threshold,
+            flow_threshold=decoding.flow_threshold,
+            n_steps=decoding.n_steps,
+            min_size=decoding.min_size,
+        )
