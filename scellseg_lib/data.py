@@ -190,10 +190,7 @@ class Dataset(Sequence[Sample]):
 
     @property
     def diameter(self) -> float:
-        """Mean over the samples of their diameters, in pixels; images without cells are left out.
-
-        nan where no image has cells.
-        """
+        """Mean of the samples' diameters, in pixels, images without cells left out; else nan."""
         diameters = [d for d in (sample.diameter for sample in self.samples) if not np.isnan(d)]
         return float(np.mean(diameters)) if diameters else float("nan")
 
@@ -207,26 +204,25 @@ def load_dataset(name_or_folder: str | Path) -> Dataset:
     ----------
     name_or_folder : str or Path
         Name of a manifest, ``"synthetic"`` or another name of `synthetic.dataset`, or a folder
-        (see `load_folder`). A string that is a name is never taken for a folder.
+        (see `load_folder`); a folder of such a name is meant by a Path only.
 
     Raises
     ------
     DatasetError
         If there is neither such a name nor such a folder, or files of the data set are absent.
     """
-    name = str(name_or_folder)
-    if isinstance(name_or_folder, str):
-        if name in manifest.names():
-            return _load_manifest_set(name)
-        if name.startswith("synthetic"):
-            from scellseg_lib import synthetic  # it imports this module
+    from scellseg_lib import synthetic  # it imports this module
 
-            return synthetic.dataset(name)
-    if Path(name).is_dir():
-        return load_folder(name)
+    names = [*manifest.names(), *synthetic.NAMES]
+    if name_or_folder in synthetic.NAMES:
+        return synthetic.dataset(str(name_or_folder))
+    if name_or_folder in names:
+        return _load_manifest_set(str(name_or_folder))
+    if Path(name_or_folder).is_dir():
+        return load_folder(name_or_folder)
     raise DatasetError(
-        f"{name!r} is neither a data set nor a folder",
-        remedy=f"Data sets: {', '.join([*manifest.names(), 'synthetic'])}.",
+        f"{str(name_or_folder)!r} is neither a data set nor a folder",
+        remedy=f"Data sets: {', '.join(names)}.",
     )
 
 
