@@ -31,7 +31,7 @@ State = Literal["ok", "missing", "different", "present, no hash published here"]
 ATTEMPTS = 5
 PATIENCE = 1.0  # seconds before the second attempt; doubled for each further one
 TIMEOUT = 30.0  # seconds without a byte
-_CHUNK = 1 << 18
+CHUNK = 1 << 16  # bytes; what a cut connection can lose
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -305,7 +305,7 @@ def _stream(url: str, file: Path) -> None:
             disable=None,
         )
         with bar, file.open("ab" if have else "wb") as out:
-            for chunk in answer.iter_content(_CHUNK):
+            for chunk in answer.iter_content(CHUNK):
                 out.write(chunk)
                 bar.update(len(chunk))
     if total is not None and file.stat().st_size != total:
