@@ -97,14 +97,16 @@ def _cached(kind: str, seed: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
     return image(kind, seed)
 
 
-def _sample(kind: str, seed: tuple[int, ...], split: str, style: str | None = None) -> Sample:
+def _sample(kind: str, role: str, seed: tuple[int, int]) -> Sample:
     from scellseg_lib.data import Sample  # data.load_dataset imports this package
 
+    words = (_STREAMS[role], *seed)
+    style = kind if role == "contrast" else None
     return Sample(
-        name=f"{kind}_{split.partition(':')[0]}_{seed[-1]:03d}",
-        read_image=lambda: _cached(kind, seed)[0].copy(),
-        read_masks=lambda: _cached(kind, seed)[1].copy(),
-        split=split,
+        name=f"{kind}_{role}_{seed[1]:03d}",
+        read_image=lambda: _cached(kind, words)[0].copy(),
+        read_masks=lambda: _cached(kind, words)[1].copy(),
+        split=f"contrast:{style}" if style else role,
         style=style,
     )
 
@@ -139,27 +141,17 @@ def dataset(
         )
     kind = _SETS[name]
     if name == "synthetic_contrast":
-        samples = [
-            _sample(style, (_STREAMS["contrast"], seed, i), f"contrast:{style}", style)
-            for style in STYLES
-            for i in range(5)
-        ]
+        wanted = [(style, "contrast", i) for style in STYLES for i in range(5)]
     elif name == "synthetic_pretrain":
-        samples = [
-            _sample(KINDS[i % len(KINDS)], (_STREAMS["pretrain"], seed, i), "pretrain")
-            for i in range(n_pretrain)
-        ]
+        wanted = [(KINDS[i % len(KINDS)], "pretrain", i) for i in range(n_pretrain)]
     else:
-        samples = [
-            _sample(kind, (_STREAMS[split], seed, i), split)
-            for split, n in (("shot", n_shot), ("query", n_query))
-            for i in range(n)
-        ]
+        wanted = [(kind, "shot", i) for i in range(n_shot)]
+        wanted += [(kind, "query", i) for i in range(n_query)]
     two = not kind or kind in _TWO_PLANES
     return Dataset(
         name=name,
         title=f"Synthetic {name.removeprefix('synthetic_')} images",
-        licence="CC0-1.0",
-        samples=tuple(samples),
+        licence="BSD-3-Clause",
+        samples=tuple(_sample(each, role, (seed, i)) for each, role, i in wanted),
         channels=("0", "1") if two else ("gray", "none"),
     )

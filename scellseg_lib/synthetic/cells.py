@@ -47,6 +47,17 @@ def _nucleus(
     )
 
 
+def _phase_contrast(thickness: np.ndarray, granules: np.ndarray) -> np.ndarray:
+    """Light above the background, counts, that a phase microscope makes of optical thickness."""
+    passed = thickness - 0.5 * blur(thickness, 5) - 0.42 * blur(thickness, 14)
+    angle = np.clip(1.5 * passed, -1.57, None)
+    # Thick cells wrap faster than the blurs model: their middle is grey to bright, not black.
+    thick = np.clip(angle - 1.3, 0, None)
+    angle = np.where(thick > 0, 1.3 + 2.5 * (1 - np.exp(-0.72 * thick)), angle)
+    signal = -np.sin(angle) + 0.08 * granules * np.clip(thickness, 0, 1)
+    return np.where(signal > 0, 24_000, 15_000) * signal
+
+
 def phase(rng: np.random.Generator, shape: Shape) -> Planes:
     """Phase contrast: image float32[2, H, W] (second plane zeros), labels int32[H, W].
 
@@ -55,8 +66,8 @@ def phase(rng: np.random.Generator, shape: Shape) -> Planes:
     round thick cells, the bright ring, as in a real one.
     """
     area = shape[0] * shape[1]
-    number = int(rng.uniform(0.3, 0.5) * area / (np.pi * 20**2))
-    radii = np.sort(20 * np.exp(0.13 * rng.standard_normal(number)))[::-1]
+    number = int(rng.uniform(0.3, 0.48) * area / (np.pi * 21.8**2))
+    radii = np.sort(21.8 * np.exp(0.13 * rng.standard_normal(number)))[::-1]
     places = scatter(rng, shape, radii, 0.83, _clusters(rng, shape, 55, 0.45))
     fine, granules = field(rng, shape, 1.1), field(rng, shape, 1.7)
     thickness = 0.035 * fine + 0.05 * field(rng, shape, 40)
@@ -95,14 +106,7 @@ def phase(rng: np.random.Generator, shape: Shape) -> Planes:
             spot = outline(rng, shape, y + dy, x + dx, rng.uniform(1.5, 2.6))
             if spot is not None:
                 thickness[spot.window] += 0.45 * spot.soft(1.5)
-    passed = thickness - 0.5 * blur(thickness, 5) - 0.42 * blur(thickness, 14)
-    angle = np.clip(1.5 * passed, -1.57, None)
-    # Thick cells wrap faster than the blurs model: their middle is grey to bright, not black.
-    thick = np.clip(angle - 1.3, 0, None)
-    angle = np.where(thick > 0, 1.3 + 2.5 * (1 - np.exp(-0.72 * thick)), angle)
-    signal = -np.sin(angle) + 0.08 * granules * np.clip(thickness, 0, 1)
-    contrast = np.where(signal > 0, 24_000, 15_000) * signal
-    light = 31_800 * (1 + 0.012 * field(rng, shape, 90)) + contrast
+    light = 31_800 * (1 + 0.012 * field(rng, shape, 90)) + _phase_contrast(thickness, granules)
     plane = camera(rng, light, gain=4.0, read=220, sigma=0.8)
     labels = clean(assign(patches, shape), 60)
     return np.stack([plane, np.zeros_like(plane)]), labels
@@ -181,24 +185,25 @@ class Style:
     dark: tuple[float, float]
     defocus: float
     bleed: float
+    lens: float
 
 
 STYLES = {
     "Kc167": Style(
-        16, 0.12, (420, 780), 0.8, 0.6, 1.2, 0.06, (0, 2), 0.4, 0.12, 9.0, 0.42, 2.0, 0.5, 0.4,
-        0.05, 17_000, (700, 500), 0.22, 0.08,
+        16.6, 0.12, (500, 850), 0.74, 0.68, 1.2, 0.06, (0, 2), 0.4, 0.12, 9.0, 0.42, 2.0, 0.5,
+        0.4, 0.05, 17_000, (700, 500), 0.22, 0.08, 0.8,
     ),
     "macrophagocyte": Style(
-        27, 0.24, (170, 330), 0.7, 0.7, 1.5, 0.12, (0, 5), 0.6, 0.14, 11.0, 0.38, 1.7, 0.5, 0.6,
-        0.3, 17_000, (500, 300), 0.3, 0.08,
+        27, 0.22, (160, 320), 0.82, 0.75, 1.5, 0.12, (0, 5), 0.6, 0.14, 11.0, 0.38, 1.7, 0.5,
+        0.6, 0.3, 19_500, (500, 300), 0.3, 0.08, 0.8,
     ),
     "neurocyte": Style(
-        17, 0.26, (100, 380), 0.9, 0.9, 1.5, 0.06, (1, 6), 1.5, 0.17, 8.8, 0.06, 1.0, 0.38, 0.35,
-        0.75, 11_500, (550, 2000), 0.03, 0.02,
+        17, 0.26, (100, 380), 0.9, 0.9, 1.5, 0.06, (1, 6), 1.5, 0.17, 8.8, 0.15, 0.9, 0.38,
+        0.7, 0.75, 13_000, (550, 2000), 0.03, 0.02, 0.5,
     ),
     "style2": Style(
-        7.4, 0.16, (560, 1050), 1.2, 0.95, 1.4, 0.07, (0, 2), 0.5, 0.25, 4.4, 0.25, 1.4, 1.0, 0.2,
-        0.0, 9_500, (1450, 2050), 0.2, 0.04,
+        7.3, 0.16, (560, 1050), 1.0, 0.95, 1.4, 0.07, (0, 2), 0.5, 0.25, 4.4, 0.25, 1.4, 1.0,
+        0.2, 0.0, 11_500, (1450, 2050), 0.2, 0.04, 0.7,
     ),
 }  # fmt: skip
 
@@ -214,7 +219,7 @@ def _paint(
     """Add the light of one cell to a layer (sharp, out of focus) of planes (cytoplasm, nucleus)."""
     fine, coarse = grains[0][cell.window], grains[1][cell.window]
     cytoplasm, nuclei = layers[int(rng.random() < style.defocus)]
-    bright = float(np.exp(0.38 * rng.standard_normal()))
+    bright = float(np.exp((0.65 if style.glow == 0 else 0.38) * rng.standard_normal()))
     patchy = np.clip(0.75 + 0.6 * ring_noise(rng, 6), 0.05, 2.5)[cell.ray]
     streaks = (0.6 * ring_noise(rng, 1 + 35 / cell.radius) + 0.4 * ring_noise(rng, 6))[cell.ray]
     body = cell.soft(1.5, 0.5)
@@ -279,9 +284,10 @@ def fluorescent(rng: np.random.Generator, shape: Shape, name: str) -> Planes:
     planes = [sharp[i] + 0.8 * blur(soft[i], 0.14 * style.radius + 0.8) for i in (0, 1)]
     labels = clean(assign(patches, shape), 0.15 * style.radius**2 * np.pi)
     haze = 0.10 * blur(planes[0], 12) + 0.06 * blur(planes[0], 4)
-    first = style.dark[0] + style.light * (planes[0] + haze)
+    uneven = 1 + 0.12 * field(rng, shape, 90)
+    first = style.dark[0] * uneven + style.light * (planes[0] + haze)
     second = style.dark[1] + 1.45 * style.light * (planes[1] + 0.09 * blur(planes[1], 8))
-    image = [camera(rng, light, gain=14.0, read=60, sigma=0.8) for light in (first, second)]
+    image = [camera(rng, light, gain=14.0, read=60, sigma=style.lens) for light in (first, second)]
     return np.stack(image), labels
 
 

@@ -33,7 +33,7 @@ def _ducts(rng: np.random.Generator, shape: Shape) -> np.ndarray:
     width = 0.05 + 0.05 * np.abs(field(rng, shape, 30))
     slope = np.hypot(*np.gradient(ground)) * 75
     clefts = np.abs(ground - rng.normal(0, 0.4)) < width * (0.3 + slope)
-    outside = field(rng, shape, 110) < rng.uniform(-2.4, -0.7)
+    outside = field(rng, shape, 110) < rng.uniform(-1.9, -0.4)
     return clefts | outside
 
 
@@ -70,10 +70,10 @@ def cytomembrane(rng: np.random.Generator, shape: Shape) -> Planes:
     body = labels > 0
     depth = np.clip(1 + 0.3 * field(rng, shape, 60), 0.3, None)
     light = depth * (
-        4400 * inner * centre
-        + 7200 * line * patchy
-        + 5200 * dots * patchy * np.exp(-away / 5) * body
-        + 9000 * lumps * (0.3 + 0.7 * body)
+        4000 * inner * centre
+        + 5400 * line * patchy
+        + 3600 * dots * patchy * np.exp(-away / 5) * body
+        + 8000 * lumps * (0.3 + 0.7 * body)
     )
     light += 0.10 * blur(light, 9)
     return _grey(camera(rng, 420 + light, gain=26.0, read=60, sigma=0.75)), labels
@@ -124,7 +124,7 @@ def style3(rng: np.random.Generator, shape: Shape) -> Planes:
     places = scatter(rng, shape, radii, 0.62)
     sun = np.array([rng.normal(-0.45, 0.2), rng.normal(0, 0.3), 0.8])
     sun /= np.linalg.norm(sun)
-    skin = 0.6 * field(rng, shape, 1.0) + field(rng, shape, 4) + 0.8 * field(rng, shape, 11)
+    skin = field(rng, shape, 0.9) + field(rng, shape, 4) + 0.8 * field(rng, shape, 11)
     light = np.full(shape, 0.05, np.float32) * (1 + 0.3 * field(rng, shape, 3))
     labels = np.zeros(shape, np.int32)
     for number, (y, x, radius) in enumerate(places[rng.permutation(len(places))], 1):
@@ -146,10 +146,12 @@ def style3(rng: np.random.Generator, shape: Shape) -> Planes:
             _stalk(rng, shade, ball.level)
         body = ball.soft(0.9)
         light[window] = light[window] * (1 - body) + shade * body
-        labels[window][level < 1] = number
+        # As in the real annotation, a thin unlabelled seam parts fruits that touch.
+        labels[window][level < 1] = 0
+        labels[window][ball.depth > 0.6] = number
     stems = np.column_stack([rng.random((14, 2)) * shape, rng.uniform(0.3, 0.9, 14)])
     light = np.maximum(light, strokes(rng, shape, stems, 1.1 * size, 3, 0.2) * 0.8)
-    counts = 62_000 * (1 - np.exp(-1.25 * light))
+    counts = 62_000 * (1 - np.exp(-1.55 * light))
     plane = camera(rng, counts, gain=18.0, read=200, sigma=0.65)
     return _grey(plane), clean(labels, 0.10 * np.pi * size**2)
 

@@ -127,7 +127,7 @@ def worms(rng: np.random.Generator, shape: Shape) -> tuple[np.ndarray, np.ndarra
     inside = 1 / (1 + np.exp(-np.clip(stop / 0.55, -30, 30)))
     y = np.arange(shape[0])[:, None] / shape[0] - rng.normal(0.53, 0.02)
     x = np.arange(shape[1])[None] / shape[1] - rng.normal(0.545, 0.02)
-    lamp = rng.normal(2900, 60) / (1 + 5.6 * y**2 + 7.0 * x**2)
+    lamp = rng.normal(2790, 60) / (1 + 5.6 * y**2 + 7.0 * x**2)
     transmission = _debris(rng, shape)
     labels = np.zeros(shape, np.int32)
     areas: dict[int, int] = {}
