@@ -65,8 +65,7 @@ def phase(rng: np.random.Generator, shape: Shape) -> Planes:
     passes the low frequencies) through a sine, which makes the bright halo, the grey body and, in
     round thick cells, the bright ring, as in a real one.
     """
-    area = shape[0] * shape[1]
-    number = int(rng.uniform(0.3, 0.48) * area / (np.pi * 21.8**2))
+    number = int(rng.uniform(0.3, 0.48) * shape[0] * shape[1] / (np.pi * 21.8**2))
     radii = np.sort(21.8 * np.exp(0.13 * rng.standard_normal(number)))[::-1]
     places = scatter(rng, shape, radii, 0.83, _clusters(rng, shape, 55, 0.45))
     fine, granules = field(rng, shape, 1.1), field(rng, shape, 1.7)
@@ -74,6 +73,7 @@ def phase(rng: np.random.Generator, shape: Shape) -> Planes:
     warp, patches = bends(rng, shape, 20), []
     for y, x, radius in places:
         tall = rng.random() < 0.5
+        bent = None if tall else warp
         cell = outline(
             rng,
             shape,
@@ -85,13 +85,9 @@ def phase(rng: np.random.Generator, shape: Shape) -> Planes:
             spikes=0 if tall else int(rng.integers(0, 4)),
             spike_length=1.0,
             spike_width=0.2,
-            warp=None if tall else warp,
+            warp=bent,
         )
-        nucleus = (
-            None
-            if cell is None
-            else _nucleus(rng, shape, cell, 0.42 * radius, 2.0, None if tall else warp)
-        )
+        nucleus = None if cell is None else _nucleus(rng, shape, cell, 0.42 * radius, 2.0, bent)
         if cell is None or nucleus is None:
             continue
         patches.append(cell)
@@ -108,8 +104,7 @@ def phase(rng: np.random.Generator, shape: Shape) -> Planes:
                 thickness[spot.window] += 0.45 * spot.soft(1.5)
     light = 31_800 * (1 + 0.012 * field(rng, shape, 90)) + _phase_contrast(thickness, granules)
     plane = camera(rng, light, gain=4.0, read=220, sigma=0.8)
-    labels = clean(assign(patches, shape), 60)
-    return np.stack([plane, np.zeros_like(plane)]), labels
+    return np.stack([plane, np.zeros_like(plane)]), clean(assign(patches, shape), 60)
 
 
 def mito(rng: np.random.Generator, shape: Shape) -> Planes:
