@@ -91,7 +91,9 @@ def _affine(
 
 
 def _warp_image(image: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    planes = [cv2.warpAffine(plane, matrix, (PATCH, PATCH), flags=cv2.INTER_LINEAR) for plane in image]
+    planes = [
+        cv2.warpAffine(plane, matrix, (PATCH, PATCH), flags=cv2.INTER_LINEAR) for plane in image
+    ]
     return np.stack(planes)
 
 

@@ -258,7 +258,9 @@ def build_network(
         For an unknown name or widths that the gates cannot halve.
     """
     if name not in N_OUTPUTS:
-        raise ModelError(f"there is no network {name!r}", remedy=f"Choose one of {list(N_OUTPUTS)}.")
+        raise ModelError(
+            f"there is no network {name!r}", remedy=f"Choose one of {list(N_OUTPUTS)}."
+        )
     if len(levels) < 2 or any(width < 2 or width % 2 for width in levels):
         raise ModelError(
             f"levels {tuple(levels)} do not make a network",

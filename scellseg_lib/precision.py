@@ -75,7 +75,7 @@ def keep_memory() -> None:
 
 
 def choose(device: torch.device, levels: tuple[int, ...]) -> Precision:
-    """Return the fastest way to train on this machine, from the cache or by measuring (10 s).
+    """Return the fastest way to train on this machine, from the cache or by measuring (some 10 s).
 
     Parameters
     ----------
@@ -105,7 +105,7 @@ def measure(device: torch.device, levels: tuple[int, ...]) -> dict[Precision, fl
     for precision in CANDIDATES:
         if precision.dtype == "fp32" or bf16_pays:
             network = precision.place(build_network("scellseg", levels), device)
-            images = precision.batch(torch.zeros(2, 2, 224, 224), device)
+            images = precision.batch(torch.zeros(2, 2, 112, 112), device)
             seconds[precision] = min(_step_seconds(network, images, precision) for _ in range(3))
     return seconds
 

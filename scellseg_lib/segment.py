@@ -1,0 +1,287 @@
+"""From images to masks: one network pass at the 30-px scale, then dynamics (METHOD section 5)."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from scellseg_lib import precision as precision_module
+from scellseg_lib.augment import MEAN_DIAMETER
+from scellseg_lib.data import Sample, normalise, resize, resize_masks
+from scellseg_lib.errors import ImageError
+from scellseg_lib.model import Card, Model
+from scellseg_lib.precision import Precision
+from scellseg_lib.progress import progress_bar
+from scellseg_lib.representation import Decoding, Representation
+from scellseg_lib.representation.flow import FLOW_SCALE
+from scellseg_lib.tiles import TiledImage
+
+FLIPS: tuple[tuple[int, ...], ...] = ((), (0,), (1,), (0, 1))
+"""Axes (y 0, x 1) along which test-time flips turn an image."""
+
+
+class FarFromModel(UserWarning):
+    """An image's scale or style is far from what the model has seen."""
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What the network says of one image, before any threshold."""
+
+    name: str
+    maps: np.ndarray
+    """float32[K, h, w], at the 30-px scale."""
+    style: np.ndarray
+    """float32[S], of unit length."""
+    shape: tuple[int, int]
+    """Height and width of the image."""
+    diameter: float
+    """That the image was scaled by, in its pixels."""
+
+
+@dataclass(frozen=True, eq=False)
+class Cells:
+    """A segmented image.
+
+    Attributes
+    ----------
+    name : str
+    masks : int32[H, W]
+        Labels 1..n, 0 is background.
+    prediction : Prediction
+        Kept, so that `decode` with other thresholds needs no network.
+    """
+
+    name: str
+    masks: np.ndarray
+    prediction: Prediction
+
+    @property
+    def style(self) -> np.ndarray:
+        """Style embedding, float32[S], of unit length."""
+        return self.prediction.style
+
+    @property
+    def flows(self) -> np.ndarray:
+        """First two maps at unit scale, float32[2, h, w], at the 30-px scale."""
+        return self.prediction.maps[:2] / FLOW_SCALE
+
+
+def segment(
+    model: Model,
+    images: Sequence[Sample | np.ndarray],
+    *,
+    diameter: float | None = None,
+    cell_threshold: float | None = None,
+    flow_threshold: float | None = None,
+    min_size: int | None = None,
+    resample: bool = True,
+    flips: bool = False,
+    batch_size: int = 8,
+    precision: Precision | None = None,
+    progress: bool = True,
+) -> list[Cells]:
+    """Segment images.
+
+    Parameters
+    ----------
+    model : Model
+    images : sequence of Sample or array
+        Arrays are float or integer [H, W] or [2, H, W] (to segment, nucleus).
+    diameter : float, optional
+        Of the cells, in pixels of the images; None: the model's own.
+    cell_threshold, flow_threshold, min_size : optional
+        See `Decoding`; None: the model's. ``min_size`` counts pixels of the 30-px scale.
+    resample : bool
+        Run the dynamics at the image's own size. The paper's protocol is False.
+    flips : bool
+        Average the maps over the four flips (four times the work).
+    batch_size : int
+        Tiles in a batch; tiles of all images are pooled.
+    precision : Precision, optional
+        None: what pays on this machine.
+    progress : bool
+        Show a bar where somebody looks.
+
+    Returns
+    -------
+    list of Cells
+
+    Warns
+    -----
+    FarFromModel
+        When the masks' diameters differ from the given one by more than a factor of two, or an
+        image's style lies far from the training images'.
+    """
+    changed = {
+        name: value
+        for name, value in (
+            ("cell_threshold", cell_threshold),
+            ("flow_threshold", flow_threshold),
+            ("min_size", min_size),
+        )
+        if value is not None
+    }
+    decoding = replace(model.card.decoding, **changed)  # type: ignore[arg-type]
+    cells = []
+    predictions = predict(
+        model, images, diameter=diameter, flips=flips, batch_size=batch_size, precision=precision
+    )
+    for prediction in progress_bar(predictions, len(images), "segment", shown=progress):
+        masks = decode(prediction, model.representation, decoding, resample=resample)
+        _warn_if_far(prediction, masks, model.card)
+        cells.append(Cells(prediction.name, masks, prediction))
+    return cells
+
+
+def predict(
+    model: Model,
+    images: Sequence[Sample | np.ndarray],
+    *,
+    diameter: float | None = None,
+    flips: bool = False,
+    batch_size: int = 8,
+    precision: Precision | None = None,
+) -> Iterator[Prediction]:
+    """Run the network over images; see `segment`. Yields one Prediction an image, in order."""
+    device = model.device
+    precision_module.keep_memory()
+    precision = precision or precision_module.choose(device, model.network.levels)
+    diameter = diameter or model.card.diameter
+    network = precision.place(model.network, device).eval()
+    turns = FLIPS if flips else FLIPS[:1]
+
+    waiting: list[tuple[Sample, TiledImage]] = []
+    pool: list[tuple[TiledImage, int, np.ndarray]] = []
+
+    def run(part: list[tuple[TiledImage, int, np.ndarray]]) -> None:
+        batch = torch.from_numpy(np.stack([tile for _, _, tile in part]))
+        maps, styles = _forward(network, batch, model.representation, turns, precision, device)
+        for (owner, index, _), tile_maps, style in zip(part, maps, styles, strict=True):
+            owner.add(index, tile_maps, style)
+
+    for number, image in enumerate(images):
+        sample = as_sample(image, number)
+        scaled = resize(normalise(sample.image), MEAN_DIAMETER / diameter)
+        tiled = TiledImage(scaled, model.network.stride)
+        if pool and pool[0][0].sides != tiled.sides:
+            run(pool)
+            pool = []
+        waiting.append((sample, tiled))
+        pool.extend((tiled, index, tile) for index, tile in enumerate(tiled.tiles()))
+        while len(pool) >= batch_size or (pool and number == len(images) - 1):
+            run(pool[:batch_size])
+            pool = pool[batch_size:]
+        while waiting and not waiting[0][1].missing:
+            done, its_tiles = waiting.pop(0)
+            shape = (done.image.shape[1], done.image.shape[2])
+            maps, style = its_tiles.maps(), its_tiles.style()
+            yield Prediction(done.name, maps, style, shape, diameter)
+
+
+def decode(
+    prediction: Prediction,
+    representation: Representation,
+    decoding: Decoding,
+    *,
+    resample: bool = True,
+) -> np.ndarray:
+    """Turn maps into masks of the image's size, int32[H, W]; needs no network.
+
+    With ``resample`` the maps are resized first and the dynamics run at the image's own scale, with
+    steps and sizes to match (HoVer always decodes at 30 px a cell, for which its filters are made).
+    """
+    if resample and representation.resamples:
+        enlarged = prediction.diameter / MEAN_DIAMETER
+        decoding = replace(
+            decoding,
+            n_steps=max(round(decoding.n_steps * enlarged), 1),
+            min_size=max(round(decoding.min_size * enlarged**2), 1),
+        )
+        return representation.masks(resize(prediction.maps, prediction.shape), decoding)
+    return resize_masks(representation.masks(prediction.maps, decoding), prediction.shape)
+
+
+def as_sample(image: Sample | np.ndarray, number: int) -> Sample:
+    """Wrap an array [H, W] or [2, H, W] as a sample.
+
+    Raises
+    ------
+    ImageError
+        For another shape, or values that are not numbers.
+    """
+    if isinstance(image, Sample):
+        return image
+    planes = np.asarray(image)
+    if planes.ndim == 2:
+        planes = np.stack((planes, np.zeros_like(planes)))
+    if planes.ndim != 3 or len(planes) != 2 or 0 in planes.shape:
+        raise ImageError(
+            f"an image of shape {np.shape(image)} cannot be segmented",
+            where=f"image {number}",
+            remedy="Give [H, W], or [2, H, W] with the plane to segment and the nuclei.",
+        )
+    if not np.isfinite(planes).all():
+        raise ImageError("an image holds NaN or infinity", where=f"image {number}")
+    return Sample(str(number), lambda: planes.astype(np.float32))
+
+
+@torch.inference_mode()
+def _forward(
+    network: torch.nn.Module,
+    tiles: torch.Tensor,
+    representation: Representation,
+    turns: Sequence[tuple[int, ...]],
+    precision: Precision,
+    device: torch.device,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Maps (B, K, h, w) and styles (B, S), means over the flips; flipped vectors turn back."""
+    maps, styles = None, None
+    for axes in turns:
+        image_axes = [axis + 2 for axis in axes]
+        with precision.autocast(device):
+            output = network(precision.batch(torch.flip(tiles, image_axes), device))
+        turned = torch.flip(output.maps.float(), image_axes)
+        if representation.vector:
+            for axis in axes:
+                turned[:, axis] = -turned[:, axis]
+        maps = turned if maps is None else maps + turned
+        styles = output.style.float() if styles is None else styles + output.style.float()
+    assert maps is not None and styles is not None
+    return (maps / len(turns)).cpu().numpy(), (styles / len(turns)).cpu().numpy()
+
+
+def style_distance(style: np.ndarray, card: Card) -> float:
+    """Distance of a style to the nearest of the training styles, in units of their radius.
+
+    0 where the model has not stored any.
+    """
+    if not card.styles or card.style_radius <= 0:
+        return 0.0
+    gaps = np.linalg.norm(np.array(card.styles) - style, axis=1)
+    return float(gaps.min() / card.style_radius)
+
+
+def _warn_if_far(prediction: Prediction, masks: np.ndarray, card: Card) -> None:
+    areas = np.bincount(masks.ravel())[1:]
+    if areas.size >= 5:
+        found = float(np.median(2 * np.sqrt(areas / np.pi)))
+        if not 0.5 <= found / prediction.diameter <= 2:
+            warnings.warn(
+                f"{prediction.name}: the masks' median diameter is {found:.0f} px, the image was "
+                f"scaled for {prediction.diameter:.0f} px. Give diameter={found:.0f}.",
+                FarFromModel,
+                stacklevel=3,
+            )
+    distance = style_distance(prediction.style, card)
+    if distance > 2:
+        warnings.warn(
+            f"{prediction.name}: its style is {distance:.1f} times as far from the training images' "
+            "as these are from each other. Fine-tune on a few images like it.",
+            FarFromModel,
+            stacklevel=3,
+        )

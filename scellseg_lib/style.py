@@ -1,0 +1,47 @@
+"""What styles a model has seen: a few centres of the training images' embeddings, in its card."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from scipy.cluster.vq import kmeans2
+
+from scellseg_lib.augment import MEAN_DIAMETER
+from scellseg_lib.data import Sample, normalise, resize
+from scellseg_lib.model import Model
+from scellseg_lib.tiles import TiledImage
+
+MAX_CENTRES = 16
+
+
+@torch.inference_mode()
+def embed(model: Model, sample: Sample, diameter: float) -> np.ndarray:
+    """Style of an image by the downsampling pass alone, float32[S], of unit length.
+
+    Parameters
+    ----------
+    model : Model
+    sample : Sample
+    diameter : float
+        Of its cells, pixels.
+    """
+    model.network.eval()
+    scaled = resize(normalise(sample.image), MEAN_DIAMETER / diameter)
+    tiles = np.stack(list(TiledImage(scaled, model.network.stride).tiles()))
+    batches = torch.from_numpy(tiles).split(8)
+    styles = torch.cat([model.network.embed(batch.to(model.device)) for batch in batches])
+    style = styles.float().sum(dim=0).cpu().numpy()
+    return style / max(float(np.linalg.norm(style)), 1e-8)
+
+
+def remember_styles(model: Model, samples: Sequence[Sample]) -> None:
+    """Store the styles of labelled training images in the card, for the warning of `segment`."""
+    labelled = [sample for sample in samples if not np.isnan(sample.diameter)]
+    styles = np.stack([embed(model, sample, sample.diameter) for sample in labelled])
+    n_centres = min(MAX_CENTRES, max(1, len(styles) // 4))
+    centres, _ = kmeans2(styles.astype(np.float64), n_centres, seed=0, minit="++")
+    gaps = np.linalg.norm(styles[:, None] - centres[None], axis=2).min(axis=1)
+    update = {"styles": np.round(centres, 4).tolist(), "style_radius": float(gaps.max())}
+    model.card = model.card.model_copy(update=update)

@@ -1,0 +1,92 @@
+"""Cut images into tiles that fit the network, and blend the tiles' maps again."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from functools import cache
+
+import numpy as np
+
+TILE = 224
+"""Side of a tile, pixels of the 30-px scale (METHOD section 5)."""
+OVERLAP = 0.1
+"""Least overlap of neighbouring tiles, as a share of the side."""
+
+
+def starts(length: int, side: int = TILE) -> list[int]:
+    """First pixels of the fewest evenly spaced tiles that cover ``length`` and overlap enough."""
+    if length <= side:
+        return [0]
+    n = math.ceil((length - side) / (side * (1 - OVERLAP))) + 1
+    return [round(i * (length - side) / (n - 1)) for i in range(n)]
+
+
+def side_for(length: int, stride: int) -> int:
+    """Side of the tiles for an image's side: 224, or less for a small image."""
+    return min(TILE, math.ceil(length / stride) * stride)
+
+
+@cache
+def taper(height: int, width: int) -> np.ndarray:
+    """Weight float32[height, width] of a tile: 1 in the middle, smoothly less to the edges."""
+
+    def profile(side: int) -> np.ndarray:
+        distance = np.abs(np.arange(side) - (side - 1) / 2)
+        return 1 / (1 + np.exp((distance - (side / 2 - 20)) / 7.5))
+
+    return np.outer(profile(height), profile(width)).astype(np.float32)
+
+
+class TiledImage:
+    """One image's tiles going out and its maps coming in.
+
+    Parameters
+    ----------
+    image : float32[2, h, w]
+        Normalised, at the network's scale.
+    stride : int
+        The tiles' sides are multiples of it.
+    """
+
+    def __init__(self, image: np.ndarray, stride: int) -> None:
+        self.shape = image.shape[1:]
+        sides = [side_for(length, stride) for length in self.shape]
+        room = [max(side - length, 0) for side, length in zip(sides, self.shape, strict=True)]
+        self.image = np.pad(image, ((0, 0), (0, room[0]), (0, room[1])))
+        self.sides = (sides[0], sides[1])
+        rows, columns = (
+            starts(length, side)
+            for length, side in zip(self.image.shape[1:], self.sides, strict=True)
+        )
+        self.corners = [(y, x) for y in rows for x in columns]
+        self.missing = len(self.corners)
+        self._sum: np.ndarray | None = None
+        self._weight = np.zeros(self.image.shape[1:], np.float32)
+        self._style = 0.0
+
+    def tiles(self) -> Iterator[np.ndarray]:
+        """Tiles float32[2, side, side], in the order of ``corners``."""
+        for y, x in self.corners:
+            yield self.image[:, y : y + self.sides[0], x : x + self.sides[1]]
+
+    def add(self, index: int, maps: np.ndarray, style: np.ndarray) -> None:
+        """Blend in the maps float32[K, side, side] and style of tile ``index``."""
+        if self._sum is None:
+            self._sum = np.zeros((len(maps), *self.image.shape[1:]), np.float32)
+        y, x = self.corners[index]
+        weight = taper(*self.sides)
+        self._sum[:, y : y + self.sides[0], x : x + self.sides[1]] += maps * weight
+        self._weight[y : y + self.sides[0], x : x + self.sides[1]] += weight
+        self._style = self._style + style
+        self.missing -= 1
+
+    def maps(self) -> np.ndarray:
+        """Blended maps float32[K, h, w], once no tile is missing."""
+        assert self._sum is not None and not self.missing
+        return (self._sum / self._weight)[:, : self.shape[0], : self.shape[1]]
+
+    def style(self) -> np.ndarray:
+        """Mean style of the tiles, of unit length, float32[S]."""
+        style = np.asarray(self._style, np.float32)
+        return style / max(float(np.linalg.norm(style)), 1e-8)

@@ -1,0 +1,83 @@
+"""Pre-train the packaged weights: ``python -m scellseg_lib.weights scellseg --width half``.
+
+The run keeps its checkpoint under the repository's ``runs/`` and goes on from it. It learns from
+images whose source states its terms and from synthetic ones, never from an evaluation set.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from dataclasses import replace
+
+from scellseg_lib import paths, synthetic
+from scellseg_lib.checkpoint import Progress
+from scellseg_lib.data import Dataset, load_dataset
+from scellseg_lib.manifest import load_manifest
+from scellseg_lib.model import Model, packaged_name
+from scellseg_lib.network import N_OUTPUTS
+from scellseg_lib.pretrain import PretrainRecipe, pretrain
+from scellseg_lib.progress import bar
+
+WIDTHS = {"half": (16, 32, 64, 128), "full": (32, 64, 128, 256)}
+N_SYNTHETIC = 60
+
+
+def training_data() -> list[Dataset]:
+    """Images that the packaged weights learn from."""
+    colour = {e.name for e in load_manifest("dsb2018").entries() if e.kind == "colour"}
+    bowl = load_dataset("dsb2018").pretrain
+    return [
+        load_dataset("cellpose_contrast35"),
+        replace(bowl, samples=tuple(sample for sample in bowl if sample.name in colour)),
+        load_dataset("hepg2_nuclei").pretrain,
+        synthetic.dataset("synthetic_pretrain", n_pretrain=N_SYNTHETIC),
+    ]
+
+
+def train(name: str, width: str, steps: int) -> Model:
+    """Pre-train one model; resumes from ``runs/pretrain/``."""
+    levels = WIDTHS[width]
+    stem = packaged_name(name, levels).removesuffix(".safetensors")
+    recipe = PretrainRecipe(optimiser="adam", learning_rate=2e-3, steps=steps, schedule="onecycle")
+    progress = bar(steps, f"pretrain {stem}")
+
+    def show(done: Progress) -> None:
+        progress.update(done.step - progress.n)
+        if done.validation_loss is not None:
+            print(f"{stem} step {done.step}: validation {done.validation_loss:.4f}", flush=True)
+
+    return pretrain(
+        name,  # type: ignore[arg-type]
+        training_data(),
+        levels=levels,
+        recipe=recipe,
+        checkpoint=paths.REPOSITORY / "runs" / "pretrain" / f"{stem}.safetensors",
+        callback=show,
+    )
+
+
+def write_log(model: Model, stem: str) -> None:
+    """Write the losses of a run beside the weights, as CSV."""
+    with (paths.PACKAGED_WEIGHTS / f"{stem}_log.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, ["step", "loss", "validation_loss"], lineterminator="\n")
+        writer.writeheader()
+        for entry in model.log:
+            writer.writerow({k: round(v, 5) for k, v in entry.items()})
+
+
+def main() -> None:
+    """Train and save as the command line asks."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("name", choices=sorted(N_OUTPUTS))
+    parser.add_argument("--width", choices=sorted(WIDTHS), default="half")
+    parser.add_argument("--steps", type=int, default=1500)
+    asked = parser.parse_args()
+    model = train(asked.name, asked.width, asked.steps)
+    stem = packaged_name(asked.name, WIDTHS[asked.width]).removesuffix(".safetensors")
+    model.save(paths.PACKAGED_WEIGHTS / f"{stem}.safetensors", half=True)
+    write_log(model, stem)
+
+
+if __name__ == "__main__":
+    main()
