@@ -1,0 +1,381 @@
+"""How well predicted cells agree with true ones: AP, mAP and AJI from one overlap computation.
+
+``AP(t) = TP / (TP + FP + FN)`` at an IoU threshold ``t``, per image, then averaged over images.
+It is **not** the COCO average precision: nothing is ranked by confidence. Thresholds are decimals,
+compared with ``>=`` in whole numbers of pixels: an IoU of exactly one half passes 0.5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numba import njit
+from scipy.optimize import linear_sum_assignment
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from scellseg_lib.errors import MetricError
+
+if TYPE_CHECKING:
+    from scellseg_lib.data import Sample
+
+THRESHOLDS = (0.50, 0.55, 0.60, 0.65, 0.70, 0.75, 0.80, 0.85, 0.90, 0.95)
+"""The ten IoU thresholds of mAP and mAJI."""
+
+_DECIMALS = 10**6  # thresholds are exact decimals of at most six places
+
+
+@dataclass(frozen=True, eq=False)
+class Overlap:
+    """Which objects of two label images share pixels; memory linear in pixels and objects.
+
+    Attributes
+    ----------
+    labels : (int64[n_true], int64[n_predicted])
+        The labels present, true and predicted, ascending, without background.
+    areas : (int64[n_true], int64[n_predicted])
+        Their pixels.
+    index : (int64[n_pairs], int64[n_pairs])
+        The pairs that share pixels, as positions in the arrays above, ordered.
+    intersection, union, iou : int64[n_pairs], int64[n_pairs], float64[n_pairs]
+        Pixels of both objects of a pair, of either, and their ratio.
+    """
+
+    labels: tuple[np.ndarray, np.ndarray]
+    areas: tuple[np.ndarray, np.ndarray]
+    index: tuple[np.ndarray, np.ndarray]
+    intersection: np.ndarray
+    union: np.ndarray
+    iou: np.ndarray
+
+
+class Scores(NamedTuple):
+    """All scores of one image; the arrays hold one value per threshold."""
+
+    thresholds: np.ndarray
+    ap: np.ndarray
+    tp: np.ndarray
+    fp: np.ndarray
+    fn: np.ndarray
+    aji: np.ndarray
+    aji_standard: float
+
+
+class ObjectMatches(NamedTuple):
+    """What became of each object at one threshold.
+
+    Attributes
+    ----------
+    objects : DataFrame
+        One row per object: ``side`` ("true" or "predicted"), ``label``, ``area`` (pixels),
+        ``outcome`` ("TP", "FN" or "FP"), ``partner`` (the label it is matched to, 0 if none) and
+        ``iou`` (with its partner; without one, the best with any object of the other image).
+    tp, fp, fn : int
+        Counts; a true positive has a row on both sides and counts once.
+    """
+
+    objects: pd.DataFrame
+    tp: int
+    fp: int
+    fn: int
+
+
+def overlap(true: np.ndarray, predicted: np.ndarray) -> Overlap:
+    """Find all pairs of objects that share pixels.
+
+    Parameters
+    ----------
+    true, predicted : int[H, W]
+        Label images, 0 is background; labels need not be contiguous.
+
+    Raises
+    ------
+    MetricError
+        For different shapes, labels that are not integers, or negative labels.
+    """
+    if np.shape(true) != np.shape(predicted):
+        raise MetricError(
+            f"the true labels are {np.shape(true)} pixels, the predicted {np.shape(predicted)}",
+            remedy="Resize the prediction to the image (nearest neighbour) before scoring it.",
+        )
+    true, predicted = _checked(true, "true"), _checked(predicted, "predicted")
+    starts = _run_starts(true, predicted)
+    length = np.diff(starts, append=true.size)
+    sides = [_objects(side[starts].astype(np.int64), length) for side in (true, predicted)]
+    labels, areas, position = zip(*sides, strict=True)
+    both = (position[0] >= 0) & (position[1] >= 0)
+    key = position[0][both] * len(labels[1]) + position[1][both]
+    pairs, which = np.unique(key, return_inverse=True)
+    t, p = np.divmod(pairs, max(len(labels[1]), 1))
+    shared = np.bincount(which, length[both], len(pairs)).astype(np.int64)
+    union = areas[0][t] + areas[1][p] - shared
+    return Overlap(labels, areas, (t, p), shared, union, shared / union)
+
+
+def match(true: np.ndarray, predicted: np.ndarray, threshold: float = 0.5) -> ObjectMatches:
+    """Match objects one to one at a threshold and say what became of each.
+
+    Above 0.5 a match is unique. At 0.5 and below, as many objects as possible are matched, and
+    among such matchings that of the largest summed IoU is taken.
+
+    Parameters
+    ----------
+    true, predicted : int[H, W]
+        Label images, 0 is background.
+    threshold : float
+        The least IoU of a match, above 0 and at most 1; rounded to six decimals.
+    """
+    found = overlap(true, predicted)
+    matched = _matches(found, *_exact([threshold]))
+    frames = []
+    for side, (name, missed) in enumerate((("true", "FN"), ("predicted", "FP"))):
+        index, (own, other) = found.index[side], (side, 1 - side)
+        partner, iou = np.zeros(len(found.labels[own]), np.int64), np.zeros(len(found.labels[own]))
+        np.maximum.at(iou, index, found.iou)
+        iou[index[matched]] = found.iou[matched]
+        partner[index[matched]] = found.labels[other][found.index[other][matched]]
+        outcome = np.where(partner > 0, "TP", missed)
+        columns = {"label": found.labels[own], "area": found.areas[own], "outcome": outcome}
+        frames.append(pd.DataFrame({"side": name, **columns, "partner": partner, "iou": iou}))
+    tp, (n_true, n_predicted) = len(matched), map(len, found.labels)
+    return ObjectMatches(pd.concat(frames, ignore_index=True), tp, n_predicted - tp, n_true - tp)
+
+
+def scores(
+    true: np.ndarray, predicted: np.ndarray, thresholds: Sequence[float] | np.ndarray = THRESHOLDS
+) -> Scores:
+    """Compute AP with its counts, AJI(t) and the standard AJI of one image.
+
+    Empty truth against an empty prediction scores 1 throughout (the released code gives NaN).
+
+    Parameters
+    ----------
+    true, predicted : int[H, W]
+        Label images, 0 is background.
+    thresholds : sequence of float
+        IoU thresholds above 0 and at most 1, compared with ``>=``; rounded to six decimals.
+    """
+    found = overlap(true, predicted)
+    exact = _exact(thresholds)
+    matched = [_matches(found, threshold) for threshold in exact]
+    tp = np.array([len(pairs) for pairs in matched], np.int64)
+    fn, fp = (len(labels) - tp for labels in found.labels)
+    shared = np.array([found.intersection[pairs].sum() for pairs in matched], np.int64)
+    covered = found.areas[0].sum() + found.areas[1].sum() - shared
+    ap, aji = _ratio(tp, tp + fp + fn), _ratio(shared, covered)
+    return Scores(exact / _DECIMALS, ap, tp, fp, fn, aji, _standard_aji(found))
+
+
+def average_precision(
+    true: np.ndarray, predicted: np.ndarray, thresholds: Sequence[float] | np.ndarray = THRESHOLDS
+) -> np.ndarray:
+    """Average precision of one image, float64[n_thresholds]; parameters as in `scores`."""
+    return scores(true, predicted, thresholds).ap
+
+
+def mean_average_precision(true: np.ndarray, predicted: np.ndarray) -> float:
+    """Mean of the average precision over the thresholds 0.50, 0.55 .. 0.95."""
+    return float(scores(true, predicted).ap.mean())
+
+
+def aggregated_jaccard_index(
+    true: np.ndarray, predicted: np.ndarray, threshold: float | None = None
+) -> float:
+    """Aggregated Jaccard index of one image.
+
+    Without a threshold, the standard index (Kumar et al. 2017): each true cell is joined by the
+    prediction of best IoU (ties to the lower label; a prediction may serve twice), intersections
+    and unions are summed, and true cells that touch no prediction and predictions never used add
+    to the union. With a threshold ``t``, ``AJI(t)``, of which the paper's mAJI (Eq. 5) is the
+    mean: only one-to-one matches of IoU >= t join, all other areas add to the union.
+
+    Parameters
+    ----------
+    true, predicted : int[H, W]
+        Label images, 0 is background. Empty against empty gives 1.
+    threshold : float, optional
+        IoU threshold above 0 and at most 1; ``None`` for the standard index.
+    """
+    if threshold is None:
+        return _standard_aji(overlap(true, predicted))
+    return float(scores(true, predicted, [threshold]).aji[0])
+
+
+def mean_aggregated_jaccard_index(true: np.ndarray, predicted: np.ndarray) -> float:
+    """Mean of ``AJI(t)`` over the thresholds 0.50, 0.55 .. 0.95 (the paper's mAJI, Eq. 5)."""
+    return float(scores(true, predicted).aji.mean())
+
+
+def evaluate(
+    predictions: Sequence[np.ndarray],
+    truths: Sequence[Sample | np.ndarray],
+    thresholds: Sequence[float] | np.ndarray = THRESHOLDS,
+) -> pd.DataFrame:
+    """Score many images.
+
+    Parameters
+    ----------
+    predictions : sequence of int[H, W]
+        One label image per picture.
+    truths : sequence of Sample or int[H, W]
+        In the same order. A sample names its rows; a bare label image is named by its position.
+    thresholds : sequence of float
+        IoU thresholds, as in `scores`.
+
+    Returns
+    -------
+    DataFrame
+        One row per image and threshold: ``image``, ``threshold``, ``ap``, ``tp``, ``fp``, ``fn``,
+        ``aji`` (AJI at this threshold) and ``aji_standard`` (the same on all rows of an image).
+    """
+    if len(predictions) != len(truths):
+        raise MetricError(
+            f"there are {len(predictions)} predictions for {len(truths)} true label images",
+            remedy="Give one prediction per image, in the same order.",
+        )
+    frames = []
+    for position, (predicted, truth) in enumerate(zip(predictions, truths, strict=True)):
+        if isinstance(truth, np.ndarray):
+            name, true = str(position), truth
+        else:
+            name, true = truth.name, truth.masks
+        try:
+            result = scores(true, predicted, thresholds)
+        except MetricError as error:
+            raise MetricError(error.what, where=f"image {name}", remedy=error.remedy) from error
+        columns = dict(zip(("threshold", *result._fields[1:]), result, strict=True))
+        frames.append(pd.DataFrame({"image": name, **columns}))
+    if not frames:
+        raise MetricError("there is no image to score", remedy="Give at least one.")
+    return pd.concat(frames, ignore_index=True)
+
+
+def summary(frame: pd.DataFrame) -> dict[str, float]:
+    """Reduce the frame of `evaluate` to the paper's numbers: means over images.
+
+    Returns
+    -------
+    dict
+        ``ap50``, ``ap75``, ``map`` and ``maji``; the last two are means over the ten thresholds.
+
+    Raises
+    ------
+    MetricError
+        If one of the ten thresholds is missing from the frame.
+    """
+    ten = [f"{threshold:.6f}" for threshold in THRESHOLDS]
+    means = frame.groupby(frame["threshold"].map("{:.6f}".format))[["ap", "aji"]].mean()
+    if missing := [threshold for threshold in ten if threshold not in means.index]:
+        raise MetricError(
+            f"the scores lack the thresholds {', '.join(missing)}",
+            remedy="Call evaluate with its default thresholds.",
+        )
+    ap, maji = means.loc[ten, "ap"].to_numpy(), float(means.loc[ten, "aji"].to_numpy().mean())
+    ap50, ap75 = (float(ap[THRESHOLDS.index(threshold)]) for threshold in (0.5, 0.75))
+    return {"ap50": ap50, "ap75": ap75, "map": float(ap.mean()), "maji": maji}
+
+
+def _exact(thresholds: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Thresholds in millionths, int64: 0.1 + 0.2 and 0.3 are the same threshold."""
+    values = np.asarray(thresholds, np.float64)
+    exact = np.rint(values * _DECIMALS)
+    if values.ndim != 1 or not np.all((exact >= 1) & (exact <= _DECIMALS)):
+        raise MetricError(
+            f"{thresholds} is not a sequence of IoU thresholds",
+            remedy="Give numbers above 0 and at most 1, such as [0.5, 0.75].",
+        )
+    return exact.astype(np.int64)
+
+
+def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """Part of the whole; nothing of nothing is all of it, so that empty images score 1."""
+    return np.where(whole == 0, 1.0, part / np.maximum(whole, 1))
+
+
+def _checked(labels: np.ndarray, side: str) -> np.ndarray:
+    """Labels as a flat array, once they are known to be whole and not negative."""
+    labels = np.asarray(labels)
+    if labels.dtype.kind not in "iu":
+        raise MetricError(
+            f"the {side} labels are of type {labels.dtype}, not whole numbers",
+            remedy="Label the cells 1, 2, .. on background 0 and convert with .astype('int32').",
+        )
+    if labels.size and (lowest := int(labels.min())) < 0:
+        raise MetricError(
+            f"the {side} labels hold the negative value {lowest}",
+            remedy="Background is 0 and cells are positive; set ignored pixels to 0.",
+        )
+    return labels.ravel()
+
+
+@njit(cache=True)
+def _run_starts(true: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """First pixel of each run of pixels that are alike in both images; runs are few."""
+    starts = np.empty(true.size, np.int64)  # memory that is never written costs nothing
+    n = last = 0
+    for i in range(true.size):
+        if n == 0 or true[i] != true[last] or predicted[i] != predicted[last]:
+            starts[n] = last = i
+            n += 1
+    return starts[:n].copy()
+
+
+def _objects(labels: np.ndarray, length: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Labels present, their areas, and each run's object (-1: background)."""
+    highest = int(labels.max(initial=0))
+    if highest > 4 * len(labels):  # a table by label would not be linear in the pixels
+        present, labels = np.unique(np.append(labels, 0), return_inverse=True)
+        labels = labels[:-1]
+    else:
+        present = np.arange(highest + 1)
+    areas = np.bincount(labels, length, minlength=len(present)).astype(np.int64)
+    areas[0] = 0
+    position = np.where(areas > 0, np.cumsum(areas > 0), 0) - 1
+    return present[areas > 0], areas[areas > 0], position[labels]
+
+
+def _matches(found: Overlap, threshold: int) -> np.ndarray:
+    """Positions of the pairs that are matched one to one at a threshold in millionths."""
+    pairs = np.flatnonzero(found.intersection * _DECIMALS >= threshold * found.union)
+    if 2 * threshold > _DECIMALS or not pairs.size:  # above 0.5 no two pairs share an object
+        return pairs
+    t, p = found.index[0][pairs], found.index[1][pairs]
+    alone = (np.bincount(t)[t] == 1) & (np.bincount(p)[p] == 1)
+    if alone.all():
+        return pairs
+    return np.sort(np.concatenate([pairs[alone], _assigned(found, pairs[~alone])]))
+
+
+def _assigned(found: Overlap, pairs: np.ndarray) -> np.ndarray:
+    """Most pairs without a common object, then the largest summed IoU, group by group."""
+    t, p = found.index[0][pairs], found.index[1][pairs]
+    n_true, n_all = len(found.labels[0]), len(found.labels[0]) + len(found.labels[1])
+    graph = coo_array((np.ones(len(pairs)), (t, n_true + p)), shape=(n_all, n_all))
+    group = connected_components(graph, directed=False)[1][t]
+    order = np.argsort(group, kind="stable")
+    kept = []
+    for members in np.split(order, np.flatnonzero(np.diff(group[order])) + 1):
+        row, column = (np.unique(side[members], return_inverse=True)[1] for side in (t, p))
+        gain = np.zeros((row.max() + 1, column.max() + 1))
+        pair = np.zeros(gain.shape, np.int64)
+        # The summed IoU of a matching never outweighs one more pair.
+        gain[row, column] = 1 + found.iou[pairs[members]] / (2 * min(gain.shape))
+        pair[row, column] = pairs[members]
+        chosen = linear_sum_assignment(gain, maximize=True)
+        kept.append(pair[chosen][gain[chosen] > 0])
+    return np.concatenate(kept)
+
+
+def _standard_aji(found: Overlap) -> float:
+    """Standard aggregated Jaccard index (Kumar et al. 2017, algorithm 1)."""
+    t, p = found.index
+    order = np.lexsort((p, -found.iou, t))
+    best = order[np.unique(t[order], return_index=True)[1]]
+    union = found.union[best].sum()
+    for areas, joined in zip(found.areas, (t[best], p[best]), strict=True):
+        union += np.delete(areas, joined).sum()
+    return float(_ratio(found.intersection[best].sum(), union))

@@ -1,0 +1,14 @@
+"""How fast the library is beside Cellpose 3.1.1.2, and how closely the two agree.
+
+``python -m tests.benchmarks`` runs all benchmarks, ``python -m tests.benchmarks metrics`` one.
+Each prints the seconds of both sides, their ratio and the agreement; nothing here is timed by the
+test suite, since a busy machine would fail it.
+
+- `peer` makes the environment of the peer under ``runs/peer`` (git-ignored, once, some hundred
+  megabytes) and runs scripts in it; arrays travel as ``.npz`` without pickles.
+- `peer_side` holds those scripts: they see Cellpose and not this library.
+- `clock` takes the time on both sides alike. Both sides have two threads.
+- `label_pairs` draws the random label images, also for ``tests/test_metrics.py``.
+- ``bench_*`` are the benchmarks. ``python -m tests.benchmarks.bench_metrics --record`` rewrites
+  ``tests/data/cellpose_counts.csv``, the peer's counts that every test run compares with.
+"""

@@ -1,0 +1,118 @@
+"""Masks to flows and back on the 35 contrast images, against Cellpose on the CPU.
+
+Both sides decode the same flows: exact ones, and the same with smooth noise, which stands for a
+network's output. Both filter masks by flow error and by size, as they do by default.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numba
+import numpy as np
+
+from scellseg_lib import metrics, paths
+from scellseg_lib.flows import flows_to_masks, masks_to_flows
+from tests.benchmarks.clock import THREADS, report, seconds
+from tests.benchmarks.peer import run_peer
+
+CELL_THRESHOLD, MIN_SIZE, REPEATS = 0.5, 35, 3
+NOISE = {"exact": 0.0, "noisy": 0.6}
+
+
+def contrast_masks() -> list[np.ndarray]:
+    """Label images int32[H, W] of the contrast images, or an error that says what is missing."""
+    folder = paths.data() / "cellpose_contrast35"
+    files = sorted(folder.glob("*_masks.png"))
+    if len(files) != 35:
+        raise SystemExit(f"{folder} holds {len(files)} of 35 masks; set SCELLSEG_DATA.")
+    return [_read(file) for file in files]
+
+
+def _read(file: Path) -> np.ndarray:
+    return np.ascontiguousarray(cv2.imread(str(file), cv2.IMREAD_UNCHANGED), np.int32)
+
+
+def network_like(
+    masks: np.ndarray, noise: float, generator: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Unit flows float32[2, H, W] with smooth noise, and the logit float32[H, W] of the cells."""
+    disturbance = generator.standard_normal((2, *masks.shape)).astype(np.float32)
+    disturbance = np.stack([cv2.GaussianBlur(plane, (0, 0), 2) for plane in disturbance])
+    flows = masks_to_flows(masks) + noise * disturbance / disturbance.std()
+    return flows.astype(np.float32), np.where(masks > 0, 5, -5).astype(np.float32)
+
+
+def cosine(ours: np.ndarray, theirs: np.ndarray, masks: np.ndarray) -> tuple[float, float]:
+    """Mean cosine over the cell pixels where both flows have a direction, and their share."""
+    both = (masks > 0) & (np.hypot(*ours) > 0.5) & (np.hypot(*theirs) > 0.5)
+    return float((ours * theirs).sum(axis=0)[both].mean()), float(both.sum() / (masks > 0).sum())
+
+
+def numbered(**images: list[np.ndarray]) -> dict[str, np.ndarray]:
+    """One named array per image, with the number of repeats: what the peer is given."""
+    arrays = {f"{name}_{k}": image for name, all_ in images.items() for k, image in enumerate(all_)}
+    return arrays | {"repeats": np.array(REPEATS)}
+
+
+def encode(masks: list[np.ndarray]) -> None:
+    """Compare masks to flows."""
+
+    def ours() -> list[np.ndarray]:
+        return [masks_to_flows(labels, centre="mean") for labels in masks]
+
+    answer = run_peer("encode", numbered(masks=masks))
+    report("masks_to_flows, 35 images", seconds(ours, REPEATS), float(answer["seconds"]))
+    _print_cosines(ours(), [answer[f"flows_{k}"] for k in range(len(masks))], masks)
+
+
+def decode(masks: list[np.ndarray], name: str, noise: float) -> None:
+    """Compare flows to masks."""
+    generator = np.random.default_rng(0)
+    given = [network_like(labels, noise, generator) for labels in masks]
+
+    def ours() -> list[np.ndarray]:
+        decoded = partial(flows_to_masks, cell_threshold=CELL_THRESHOLD, min_size=MIN_SIZE)
+        return [decoded(*pair) for pair in given]
+
+    flows, logits = map(list, zip(*given, strict=True))
+    settings = {"threshold": np.array(CELL_THRESHOLD), "min_size": np.array(MIN_SIZE)}
+    answer = run_peer("decode", numbered(flows=flows, logit=logits) | settings)
+    report(f"flows_to_masks, {name} flows", seconds(ours, REPEATS), float(answer["seconds"]))
+    _print_scores(ours(), [answer[f"masks_{k}"] for k in range(len(masks))], masks)
+
+
+def main() -> None:
+    """Time both directions on two threads and print the agreement."""
+    numba.set_num_threads(THREADS)
+    masks = contrast_masks()
+    encode(masks)
+    for name, noise in NOISE.items():
+        decode(masks, name, noise)
+
+
+def _print_cosines(
+    ours: list[np.ndarray], theirs: list[np.ndarray], masks: list[np.ndarray]
+) -> None:
+    values = np.array([cosine(*of_image) for of_image in zip(ours, theirs, masks, strict=True)])
+    mean, covered = values.mean(axis=0)
+    print(
+        f"  mean cosine {mean:.5f}, worst image {values[:, 0].min():.5f}; {covered:.2%} of pixels"
+    )
+
+
+def _print_scores(
+    ours: list[np.ndarray], theirs: list[np.ndarray], masks: list[np.ndarray]
+) -> None:
+    comparisons = {"ours against truth": (ours, masks), "peer against truth": (theirs, masks)}
+    for name, (predictions, truths) in (
+        comparisons | {"ours against peer": (ours, theirs)}
+    ).items():
+        found = metrics.summary(metrics.evaluate(predictions, truths))
+        print(f"  {name}: AP@0.5 {found['ap50']:.4f}, mAP {found['map']:.4f}")
+
+
+if __name__ == "__main__":
+    main()

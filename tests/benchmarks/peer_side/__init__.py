@@ -1,0 +1,1 @@
+"""What runs in the peer's environment: scripts with ``main(inputs) -> outputs``."""

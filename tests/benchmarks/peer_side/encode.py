@@ -1,0 +1,20 @@
+"""Cellpose's flows of label images, and the time for all of them."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from cellpose.dynamics import masks_to_flows
+
+from tests.benchmarks.clock import seconds
+
+
+def main(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Take ``masks_0`` .. int32[H, W] and ``repeats``; return ``flows_0`` .. and ``seconds``."""
+    masks = [inputs[f"masks_{k}"] for k in range(len(inputs) - 1)]
+
+    def encode() -> list[np.ndarray]:
+        return [masks_to_flows(labels, device=torch.device("cpu")) for labels in masks]
+
+    outputs = {f"flows_{k}": flows for k, flows in enumerate(encode())}
+    return outputs | {"seconds": np.array(seconds(encode, int(inputs["repeats"])))}

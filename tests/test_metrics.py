@@ -1,0 +1,311 @@
+"""Scores against arithmetic, against plain Python, and against what Cellpose counted."""
+
+from __future__ import annotations
+
+import csv
+import tracemalloc
+from dataclasses import dataclass
+from itertools import permutations
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from scellseg_lib import metrics
+from scellseg_lib.errors import MetricError
+from tests.benchmarks.label_pairs import disc_grid, random_pair
+
+CELLPOSE = Path(__file__).parent / "data" / "cellpose_counts.csv"
+
+
+def strip(*spans: tuple[int, int, int], width: int = 40) -> np.ndarray:
+    """Label image of one row: (start, stop, label) spans."""
+    labels = np.zeros((1, width), np.int32)
+    for start, stop, label in spans:
+        labels[0, start:stop] = label
+    return labels
+
+
+def iou_of(true: np.ndarray, predicted: np.ndarray) -> float:
+    """IoU of images of one object each."""
+    (iou,) = metrics.overlap(true, predicted).iou
+    return float(iou)
+
+
+@pytest.mark.parametrize(("side", "shift"), [(20, 1), (20, 5), (30, 10), (16, 15)])
+def test_shifted_rectangles_have_the_iou_of_arithmetic(side: int, shift: int) -> None:
+    true, predicted = np.zeros((2, 64, 64), np.int32)
+    true[4:14, 4 : 4 + side] = 1
+    predicted[4:14, 4 + shift : 4 + shift + side] = 1
+    assert iou_of(true, predicted) == (side - shift) / (side + shift)
+
+
+@pytest.mark.parametrize("distance", [5, 40, 90, 150])
+def test_shifted_discs_have_the_iou_of_the_lens(distance: int) -> None:
+    radius = 100
+    y, x = np.ogrid[-160:160, -160:320]
+    true = (y * y + x * x <= radius**2).astype(np.int32)
+    predicted = (y * y + (x - distance) ** 2 <= radius**2).astype(np.int32)
+    lens = 2 * radius**2 * np.arccos(distance / (2 * radius))
+    lens -= distance / 2 * np.sqrt(4 * radius**2 - distance**2)
+    assert iou_of(true, predicted) == pytest.approx(lens / (2 * np.pi * radius**2 - lens), abs=2e-3)
+
+
+@pytest.mark.parametrize("percent", range(50, 100, 5))
+def test_an_iou_equal_to_the_threshold_passes_and_one_pixel_less_does_not(percent: int) -> None:
+    true = strip((0, 100, 1), width=200)
+    threshold = percent / 100
+    for shared, expected in ((percent, 1.0), (percent - 1, 0.0)):
+        ap = metrics.average_precision(true, strip((0, shared, 1), width=200), [threshold])
+        assert ap.tolist() == [expected]
+
+
+def test_thresholds_are_decimals_however_they_were_computed() -> None:
+    accumulated = np.arange(0.5, 1, 0.05)
+    assert accumulated[2] > 0.6  # this is what a floating-point comparison trips over
+    true, predicted = strip((0, 10, 1)), strip((0, 6, 1))
+    ap = metrics.average_precision(true, predicted, accumulated)
+    np.testing.assert_array_equal(ap, [1, 1, 1, 0, 0, 0, 0, 0, 0, 0])
+    assert metrics.scores(true, predicted, accumulated).thresholds.tolist() == list(
+        metrics.THRESHOLDS
+    )
+
+
+def test_of_two_exact_halves_one_is_matched() -> None:
+    true, halves = strip((0, 20, 7)), strip((0, 10, 3), (10, 20, 9))
+    for pair in ((true, halves), (halves, true)):
+        result = metrics.scores(*pair, [0.5, 0.55])
+        assert result.tp.tolist() == [1, 0]
+        assert (result.fp + result.fn).tolist() == [1, 3]
+        assert result.ap.tolist() == [0.5, 0.0]
+        assert result.aji.tolist() == [10 / 30, 0.0]
+
+
+def test_below_one_half_as_many_as_possible_are_matched() -> None:
+    true = strip((0, 10, 1), (10, 20, 2))
+    predicted = strip((0, 4, 1), (4, 14, 2))  # IoUs: 1-1 0.4, 1-2 6/14, 2-2 0.25
+    assert metrics.scores(true, predicted, [0.25, 0.4, 0.42]).tp.tolist() == [2, 1, 1]
+    objects = metrics.match(true, predicted, 0.25).objects
+    assert objects["partner"].tolist() == [1, 2, 1, 2]
+    assert metrics.match(true, predicted, 0.4).objects["partner"].tolist() == [2, 0, 0, 1]
+
+
+def test_empty_against_empty_is_perfect_and_one_sided_emptiness_is_nothing() -> None:
+    nothing, something = strip(), strip((0, 10, 1))
+    for true, predicted, score in (
+        (nothing, nothing, 1.0),
+        (nothing, something, 0.0),
+        (something, nothing, 0.0),
+    ):
+        assert metrics.average_precision(true, predicted, [0.5, 0.9]).tolist() == [score] * 2
+        assert metrics.mean_average_precision(true, predicted) == score
+        assert metrics.aggregated_jaccard_index(true, predicted) == score
+        assert metrics.aggregated_jaccard_index(true, predicted, 0.5) == score
+        assert metrics.mean_aggregated_jaccard_index(true, predicted) == score
+    no_pixels = np.zeros((0, 5), np.int32)
+    assert metrics.mean_average_precision(no_pixels, no_pixels) == 1.0
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32, np.int64, np.uint64])
+def test_labels_need_not_be_contiguous_nor_of_one_type(dtype: type) -> None:
+    true, predicted = disc_grid(30, seed=2)
+    table = np.random.default_rng(0).permutation(np.arange(1, 250))[:30]
+    gaps = np.append(0, table).astype(dtype)[predicted]
+    assert_same_scores(metrics.scores(true, gaps), metrics.scores(true, predicted))
+    large = np.where(predicted > 0, predicted + np.int64(2**40), 0)
+    assert_same_scores(metrics.scores(large, true), metrics.scores(predicted, true))
+
+
+def assert_same_scores(one: metrics.Scores, other: metrics.Scores) -> None:
+    for name, a, b in zip(one._fields, one, other, strict=True):
+        np.testing.assert_array_equal(a, b, err_msg=name)
+
+
+def test_fortran_order_and_views_score_alike() -> None:
+    true, predicted = disc_grid(20, seed=3)
+    assert_same_scores(
+        metrics.scores(np.asfortranarray(true), predicted), metrics.scores(true, predicted)
+    )
+    assert_same_scores(
+        metrics.scores(true[::2, ::-1], predicted[::2, ::-1]),
+        metrics.scores(true[::2, ::-1].copy(), predicted[::2, ::-1].copy()),
+    )
+
+
+def test_standard_aji_by_hand() -> None:
+    # Prediction 1 serves true cells 1 and 2; prediction 2 is never used; cell 3 touches nothing.
+    true = strip((0, 10, 1), (10, 14, 2), (20, 25, 3))
+    predicted = strip((0, 14, 1), (30, 33, 2))
+    assert metrics.aggregated_jaccard_index(true, predicted) == (10 + 4) / (14 + 14 + 5 + 3)
+    assert metrics.aggregated_jaccard_index(true, predicted, 0.5) == 10 / (14 + 4 + 5 + 3)
+    assert metrics.aggregated_jaccard_index(true, predicted, 0.75) == 0
+
+
+@pytest.mark.parametrize(("small", "large", "aji"), [(3, 8, 2 / (8 + 9)), (8, 3, 3 / (12 + 4))])
+def test_standard_aji_gives_ties_to_the_lower_label(small: int, large: int, aji: float) -> None:
+    predicted = strip((8, 12, small), (13, 22, large))  # IoU 2/8 and 3/12
+    assert metrics.aggregated_jaccard_index(strip((10, 16, 1)), predicted) == aji
+
+
+def plain_standard_aji(true: np.ndarray, predicted: np.ndarray) -> float:
+    """Kumar's algorithm, written as in the paper, over sets of pixels."""
+    cells = {label: set(np.flatnonzero(true == label)) for label in np.unique(true) if label}
+    guesses = {
+        label: set(np.flatnonzero(predicted == label)) for label in np.unique(predicted) if label
+    }
+    intersection = union = 0
+    used = set()
+    for cell in cells.values():
+        touching = [(len(cell & g) / len(cell | g), -k) for k, g in guesses.items() if cell & g]
+        if not touching:
+            union += len(cell)
+            continue
+        best = -max(touching)[1]
+        intersection += len(cell & guesses[best])
+        union += len(cell | guesses[best])
+        used.add(best)
+    union += sum(len(guess) for label, guess in guesses.items() if label not in used)
+    return intersection / union if union else 1.0
+
+
+def test_standard_aji_equals_the_published_algorithm() -> None:
+    for seed in range(60):
+        pair = random_pair(seed)
+        assert metrics.aggregated_jaccard_index(*pair) == plain_standard_aji(*pair), seed
+
+
+def test_counts_equal_those_of_cellpose() -> None:
+    with CELLPOSE.open(newline="") as file:
+        rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+    thresholds = sorted({row["threshold"] for row in rows})
+    assert len(rows) >= 30 * len(thresholds)
+    for seed in sorted({int(row["pair"]) for row in rows}):
+        expected = sorted((r for r in rows if r["pair"] == seed), key=lambda r: r["threshold"])
+        result = metrics.scores(*random_pair(seed), thresholds)
+        for name in ("tp", "fp", "fn"):
+            counted = [row[name] for row in expected]
+            assert getattr(result, name).tolist() == counted, f"{name} of pair {seed}"
+
+
+def test_the_recorded_pairs_hold_what_is_hard() -> None:
+    pairs = [random_pair(seed) for seed in range(48)]
+    ties = [np.sum(2 * o.intersection == o.union) for o in (metrics.overlap(*p) for p in pairs)]
+    assert sum(ties) > 10
+    empty = {(not np.any(true), not np.any(predicted)) for true, predicted in pairs}
+    assert {(True, True), (False, False)} < empty
+
+
+def most_matches(true: np.ndarray, predicted: np.ndarray, threshold: float) -> int:
+    """Largest one-to-one matching by trying all of them; for few objects."""
+    found = metrics.overlap(true, predicted)
+    allowed = {
+        (int(t), int(p))
+        for t, p, iou in zip(*found.index, found.iou, strict=True)
+        if iou >= threshold
+    }
+    n_true, n_predicted = map(len, found.labels)
+    columns = list(range(n_predicted)) + [-1] * n_true
+    return max(
+        sum((t, p) in allowed for t, p in enumerate(order))
+        for order in set(permutations(columns, n_true))
+    )
+
+
+@settings(deadline=None)  # the first call compiles
+@given(st.lists(st.integers(0, 3), min_size=24, max_size=24), st.integers(0, 2**32 - 1))
+def test_matching_is_the_largest_and_symmetric(cells: list[int], seed: int) -> None:
+    true = np.array(cells).reshape(4, 6)
+    predicted = np.random.default_rng(seed).integers(0, 4, (4, 6))
+    thresholds = [0.05, 0.1, 0.2, 0.3, 0.5, 0.7]
+    one, other = (
+        metrics.scores(*pair, thresholds) for pair in ((true, predicted), (predicted, true))
+    )
+    assert one.tp.tolist() == [most_matches(true, predicted, t) for t in thresholds]
+    np.testing.assert_array_equal(one.fp, other.fn)
+    np.testing.assert_allclose(one.aji, other.aji, rtol=1e-12)
+    assert np.all(np.diff(one.ap) <= 0)
+
+
+def test_records_say_what_became_of_each_object() -> None:
+    true = strip((0, 10, 4), (12, 20, 2), (30, 34, 9))
+    predicted = strip((1, 10, 6), (12, 15, 5), (36, 40, 8))
+    result = metrics.match(true, predicted, 0.5)
+    assert (result.tp, result.fp, result.fn) == (1, 2, 2)
+    assert result.objects.to_dict("list") == {
+        "side": ["true"] * 3 + ["predicted"] * 3,
+        "label": [2, 4, 9, 5, 6, 8],
+        "area": [8, 10, 4, 3, 9, 4],
+        "outcome": ["FN", "TP", "FN", "FP", "TP", "FP"],
+        "partner": [0, 6, 0, 0, 4, 0],
+        "iou": [3 / 8, 0.9, 0.0, 3 / 8, 0.9, 0.0],
+    }
+
+
+def test_memory_grows_with_pixels_and_not_with_pairs() -> None:
+    true = np.arange(1, 160_001, dtype=np.int32).reshape(400, 400)  # a dense table: 200 GB
+    metrics.overlap(true[:2], true[:2])
+    tracemalloc.start()
+    ap = metrics.mean_average_precision(true, true[::-1])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert ap == 1.0
+    assert peak < 1000 * true.size
+
+
+@pytest.mark.parametrize(
+    ("true", "predicted", "words"),
+    [
+        (np.zeros((4, 5), int), np.zeros((5, 4), int), r"\(4, 5\).*\(5, 4\).*nearest"),
+        (np.zeros((4, 5)), np.zeros((4, 5), int), "true labels.*float64.*astype"),
+        (np.zeros((4, 5), int), np.zeros((4, 5), bool), "predicted labels.*bool.*Label the cells"),
+        (np.zeros((4, 5), int), np.full((4, 5), -1), "predicted labels.*-1.*Background is 0"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(
+    true: np.ndarray, predicted: np.ndarray, words: str
+) -> None:
+    with pytest.raises(MetricError, match=words):
+        metrics.mean_average_precision(true, predicted)
+    with pytest.raises(MetricError, match=f"^image 1: .*{words}"):
+        metrics.evaluate([strip(), predicted], [strip(), true])
+
+
+@pytest.mark.parametrize("thresholds", [[0.0], [1.1], [-0.5], [np.nan], 0.5, [[0.5]]])
+def test_thresholds_outside_their_range_are_refused(thresholds: object) -> None:
+    with pytest.raises(MetricError, match="above 0 and at most 1"):
+        metrics.average_precision(strip(), strip(), thresholds)  # type: ignore[arg-type]
+
+
+@dataclass
+class Named:
+    """What evaluate reads of a sample."""
+
+    name: str
+    masks: np.ndarray
+
+
+def test_evaluate_is_tidy_and_its_summary_averages_over_images() -> None:
+    perfect, half = strip((0, 10, 1)), strip((0, 6, 1))
+    frame = metrics.evaluate([perfect, half], [Named("B05", perfect), Named("C19", perfect)])
+    assert list(frame) == ["image", "threshold", "ap", "tp", "fp", "fn", "aji", "aji_standard"]
+    assert frame["image"].tolist() == ["B05"] * 10 + ["C19"] * 10
+    assert frame["threshold"].tolist() == list(metrics.THRESHOLDS) * 2
+    second = frame[frame["image"] == "C19"]
+    assert second["tp"].tolist() == [1, 1, 1] + [0] * 7
+    assert set(second["aji_standard"]) == {0.6}
+    assert metrics.summary(frame) == pytest.approx(
+        {"ap50": 1.0, "ap75": 0.5, "map": (1 + 0.3) / 2, "maji": (1 + 0.3 * 0.6) / 2}
+    )
+
+
+def test_evaluate_takes_bare_labels_and_a_summary_needs_its_thresholds() -> None:
+    frame = metrics.evaluate([strip((0, 10, 1))], [strip((0, 10, 3))], [0.5, 0.75])
+    assert frame["image"].tolist() == ["0", "0"]
+    with pytest.raises(MetricError, match=r"lack the thresholds 0\.55.*default thresholds"):
+        metrics.summary(frame)
+    with pytest.raises(MetricError, match="2 predictions for 1"):
+        metrics.evaluate([strip(), strip()], [strip()])
+    with pytest.raises(MetricError, match="no image"):
+        metrics.evaluate([], [])
