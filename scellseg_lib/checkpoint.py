@@ -58,7 +58,7 @@ class Checkpoint:
         optimiser: torch.optim.Optimizer,
         log: list[dict[str, float]],
     ) -> None:
-        """Write the state after ``step`` steps; an earlier file stays until the new one is whole."""
+        """Write the state after ``step`` steps; the earlier file stays until this is whole."""
         tensors: dict[str, Tensor] = {}
         for prefix, module in modules.items():
             for key, value in module.state_dict().items():

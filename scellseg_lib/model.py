@@ -201,7 +201,7 @@ def load_model(
     if name not in N_OUTPUTS:
         raise ModelError(
             f"there is no model {name!r}",
-            remedy=f"Choose one of {', '.join(N_OUTPUTS)}, or give the path of a .safetensors file.",
+            remedy=f"Choose one of {', '.join(N_OUTPUTS)}, or give a .safetensors file.",
         )
     if weights == "released":
         return _load_released(name)

@@ -131,7 +131,7 @@ def pretrain(
         "precision": asdict(precision),
     }
     saved = Checkpoint(checkpoint, identity) if checkpoint else None
-    modules = {"network": model.network}
+    modules: dict[str, torch.nn.Module] = {"network": model.network}
     step, log = saved.resume(modules, optimiser) if saved else (0, [])
     start = time.monotonic()
     model.network.train()
@@ -233,7 +233,7 @@ def _step(
     optimiser.zero_grad(set_to_none=True)
     loss.backward()
     optimiser.step()
-    return float(loss)
+    return float(loss.detach())
 
 
 def _complete_card(

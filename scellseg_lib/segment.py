@@ -251,7 +251,8 @@ def _forward(
                 turned[:, axis] = -turned[:, axis]
         maps = turned if maps is None else maps + turned
         styles = output.style.float() if styles is None else styles + output.style.float()
-    assert maps is not None and styles is not None
+    assert maps is not None
+    assert styles is not None
     return (maps / len(turns)).cpu().numpy(), (styles / len(turns)).cpu().numpy()
 
 
@@ -280,8 +281,8 @@ def _warn_if_far(prediction: Prediction, masks: np.ndarray, card: Card) -> None:
     distance = style_distance(prediction.style, card)
     if distance > 2:
         warnings.warn(
-            f"{prediction.name}: its style is {distance:.1f} times as far from the training images' "
-            "as these are from each other. Fine-tune on a few images like it.",
+            f"{prediction.name}: its style is {distance:.1f} times as far from the training "
+            "images' as these are from each other. Fine-tune on a few images like it.",
             FarFromModel,
             stacklevel=3,
         )

@@ -63,7 +63,7 @@ class TiledImage:
         self.missing = len(self.corners)
         self._sum: np.ndarray | None = None
         self._weight = np.zeros(self.image.shape[1:], np.float32)
-        self._style = 0.0
+        self._style: np.ndarray | float = 0.0
 
     def tiles(self) -> Iterator[np.ndarray]:
         """Tiles float32[2, side, side], in the order of ``corners``."""
@@ -83,7 +83,7 @@ class TiledImage:
 
     def maps(self) -> np.ndarray:
         """Blended maps float32[K, h, w], once no tile is missing."""
-        assert self._sum is not None and not self.missing
+        assert self._sum is not None
         return (self._sum / self._weight)[:, : self.shape[0], : self.shape[1]]
 
     def style(self) -> np.ndarray:

@@ -14,7 +14,7 @@ class Decoding:
     """Settings of the step from maps to masks; a representation reads those that it needs."""
 
     cell_threshold: float = 0.5
-    """Logit above which a pixel is cell (flow, HoVer). The released scripts have 0.5, Cellpose 0."""
+    """Logit above which a pixel is cell (flow, HoVer): the released scripts' 0.5, Cellpose's 0."""
     flow_threshold: float = 0.4
     """Largest flow error of a mask (flow)."""
     n_steps: int = 200

@@ -44,7 +44,7 @@ class Flow:
     def masks(self, output: np.ndarray, decoding: Decoding) -> np.ndarray:
         """float32[3, H, W] -> int32[H, W] by gradient tracking."""
         return flows_to_masks(
-            output[:2] / FLOW_SCALE,
+            np.asarray(output[:2] / FLOW_SCALE, np.float32),
             output[2],
             cell_threshold=decoding.cell_threshold,
             flow_threshold=decoding.flow_threshold,

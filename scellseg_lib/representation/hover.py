@@ -45,10 +45,16 @@ def distance_maps(masks: np.ndarray) -> np.ndarray:
 
 
 def _edges(field: np.ndarray, along_y: bool) -> np.ndarray:
-    """0..1, high where a distance map jumps back from the end of a cell to the start of the next."""
-    scaled = cv2.normalize(field, None, 0, 1, cv2.NORM_MINMAX, cv2.CV_32F)
+    """0..1, high where a distance map jumps from the end of a cell to the start of the next."""
+    scaled = _min_max(field)
     slope = cv2.Sobel(scaled, cv2.CV_64F, int(not along_y), int(along_y), ksize=SOBEL_SIZE)
-    return 1 - cv2.normalize(slope, None, 0, 1, cv2.NORM_MINMAX, cv2.CV_32F)
+    return 1 - _min_max(slope)
+
+
+def _min_max(field: np.ndarray) -> np.ndarray:
+    """Map to 0..1; a constant field becomes zeros."""
+    low = field.min()
+    return ((field - low) / max(field.max() - low, 1e-12)).astype(np.float32)
 
 
 class HoVer:

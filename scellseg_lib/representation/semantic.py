@@ -1,6 +1,6 @@
 """U-Net2 and U-Net3: classes of pixels; instances are connected components.
 
-The released code fixes the thresholds' search on shots squashed to 224 x 224; here it is done on the
+The released code searches the thresholds on shots squashed to 224 x 224; here it is done on the
 shots at their true scale (METHOD section 2).
 """
 

@@ -1,0 +1,32 @@
+"""Scellseg: style-aware cell instance segmentation by pre-training and contrastive fine-tuning.
+
+Five verbs do the whole job::
+
+    worms = scellseg.load_dataset("bbbc010_elegans")
+    model = scellseg.load_model("scellseg")
+    tuned = scellseg.finetune(model, worms.shots(8, seed=0), queries=worms.query)
+    cells = scellseg.segment(tuned, worms.query)
+    scores = scellseg.evaluate(cells, worms.query)
+"""
+
+from scellseg_lib.data import Dataset, Sample, load_dataset
+from scellseg_lib.errors import ScellsegError
+from scellseg_lib.finetune import finetune
+from scellseg_lib.metrics import evaluate
+from scellseg_lib.model import Model, load_model
+from scellseg_lib.pretrain import PretrainRecipe, pretrain
+from scellseg_lib.segment import segment
+
+__all__ = [
+    "Dataset",
+    "Model",
+    "PretrainRecipe",
+    "Sample",
+    "ScellsegError",
+    "evaluate",
+    "finetune",
+    "load_dataset",
+    "load_model",
+    "pretrain",
+    "segment",
+]

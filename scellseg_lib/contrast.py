@@ -1,0 +1,121 @@
+"""The contrastive term of fine-tuning (Eq. 2-3): styles of shots like queries', unlike contrasts'.
+
+``L = L_seg + sigmoid(alpha) * S(shot, query) / (S(shot, contrast) + 1e-5)``, with S the sum of the
+mean squared differences of all pairs of style embeddings.
+
+*Measured*: the gradient of a learnt alpha is always positive, so it falls whatever the data: a
+schedule, not a balance. Hence the options "fixed" and "scheduled".
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from scellseg_lib.augment import CROP_SIDES, Source, unlabelled_batch
+from scellseg_lib.network import Network
+from scellseg_lib.precision import Precision
+
+INITIAL_ALPHA = 0.2
+ALPHA_RATE = 0.1
+"""Learning rate of a learnt alpha, scheduled with the others."""
+
+AlphaMode = Literal["learnt", "fixed", "scheduled"]
+StatisticsMode = Literal["mixed", "shot"]
+
+
+def pair_distance(a: Tensor, b: Tensor) -> Tensor:
+    """S: sum over all pairs of the mean squared difference; (n, S), (m, S) -> scalar."""
+    return (a[:, None] - b[None]).square().mean(dim=2).sum()
+
+
+class ContrastiveTerm(nn.Module):
+    """Draws query and contrast patches and compares their styles with the shots'.
+
+    Parameters
+    ----------
+    queries : sequence of Source
+        Unlabelled.
+    contrast : sequence of sequences of Source
+        One for each style; one style serves a step.
+    alpha_mode : {"learnt", "fixed", "scheduled"}
+        The paper's learnt alpha; alpha 0.2 throughout; or the weight going from sigmoid(0.2) to 0
+        as a cosine.
+    statistics : {"mixed", "shot"}
+        Whether BatchNorm's running statistics see query and contrast patches too (the released
+        code) or shots only.
+    """
+
+    def __init__(
+        self,
+        queries: Sequence[Source],
+        contrast: Sequence[Sequence[Source]],
+        *,
+        alpha_mode: AlphaMode = "learnt",
+        statistics: StatisticsMode = "mixed",
+    ) -> None:
+        super().__init__()
+        self.queries, self.contrast = queries, contrast
+        self.alpha_mode, self.statistics = alpha_mode, statistics
+        self.alpha = nn.Parameter(torch.tensor(INITIAL_ALPHA), alpha_mode == "learnt")
+
+    def weight(self, done: float) -> Tensor:
+        """Weight of the term after a share ``done`` of the steps."""
+        weight = torch.sigmoid(self.alpha)
+        if self.alpha_mode == "scheduled":
+            return weight * 0.5 * (1 + math.cos(math.pi * done))
+        return weight
+
+    def batches(self, rng: np.random.Generator, size: int) -> tuple[Tensor, Tensor]:
+        """Draw query and contrast patches with a crop side of their own common draw."""
+        side = int(rng.integers(CROP_SIDES[0], CROP_SIDES[1] + 1))
+        style = self.contrast[int(rng.integers(len(self.contrast)))]
+        return unlabelled_batch(self.queries, rng, side, size), unlabelled_batch(
+            style, rng, side, size
+        )
+
+    def forward(
+        self,
+        network: Network,
+        shot_style: Tensor,
+        rng: np.random.Generator,
+        done: float,
+        precision: Precision,
+    ) -> Tensor:
+        """Term of a step; ``shot_style`` (n, S) comes from the step's pass over the shots.
+
+        Queries and contrasts take the downsampling pass only, one after the other.
+        """
+        device = shot_style.device
+        with _statistics(network, update=self.statistics == "mixed"):
+            styles = []
+            for images in self.batches(rng, len(shot_style)):
+                with precision.autocast(device):
+                    styles.append(network.embed(precision.batch(images, device)).float())
+        query, contrast = styles
+        shot = shot_style.float()
+        ratio = pair_distance(shot, query) / (pair_distance(shot, contrast) + 1e-5)
+        return self.weight(done) * ratio
+
+
+@contextmanager
+def _statistics(network: nn.Module, *, update: bool) -> Iterator[None]:
+    """Within, BatchNorm leaves its running statistics alone unless ``update``."""
+    if update:
+        yield
+        return
+    layers = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.momentum = 0.0
+    try:
+        yield
+    finally:
+        for layer, momentum in zip(layers, momenta, strict=True):
+            layer.momentum = momentum

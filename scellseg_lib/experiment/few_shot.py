@@ -1,0 +1,126 @@
+"""Few-shot transfer to one data set, scored on its query images (the paper's Fig. 2c, 8 shots)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pandas as pd
+
+from scellseg_lib.data import Dataset
+from scellseg_lib.finetune import finetune
+from scellseg_lib.metrics import evaluate
+from scellseg_lib.model import Model, load_model
+from scellseg_lib.segment import decode, predict
+
+CELL_THRESHOLDS = (0.5, 0.0)
+"""Of the released scripts, and of Cellpose."""
+PROTOCOLS = {"paper": False, "best": True}
+"""Decoding at the 30-px scale, or at full size with the maps averaged over the flips."""
+KEYS = ["model", "weights", "strategy", "seed"]
+
+
+@dataclass(frozen=True)
+class FewShot:
+    """One run: which model is tuned how, by which shots."""
+
+    model: str
+    weights: str
+    strategy: str
+    """"direct" (not tuned), "classic" or "contrastive"."""
+    seed: int = 0
+    n_shots: int = 8
+    steps: int = 100
+
+
+def run(
+    trial: FewShot, data: Dataset, *, checkpoint: Path | None = None, model: Model | None = None
+) -> pd.DataFrame:
+    """Tune, segment the query images by each protocol, and score.
+
+    Parameters
+    ----------
+    trial : FewShot
+    data : Dataset
+        With the splits "shot" and "query". Fine-tuning gets the query images without masks.
+    checkpoint : path, optional
+        For fine-tuning to resume from.
+    model : Model, optional
+        Instead of loading ``trial.model``.
+
+    Returns
+    -------
+    DataFrame
+        One row for each protocol, cell threshold, image and IoU threshold.
+    """
+    model = model or load_model(trial.model, trial.weights)
+    shots = data.shots(trial.n_shots, trial.seed)
+    if trial.strategy == "direct":
+        model.card = model.card.model_copy(update={"diameter": shots.diameter})
+    else:
+        model = finetune(
+            model,
+            shots,
+            queries=data.query.without_masks(),
+            strategy=trial.strategy,
+            steps=trial.steps,
+            seed=trial.seed,
+            checkpoint=checkpoint,
+        )
+    frames = []
+    for protocol, best in PROTOCOLS.items():
+        predictions = list(predict(model, data.query.without_masks(), flips=best))
+        for threshold in CELL_THRESHOLDS:
+            decoding = replace(model.card.decoding, cell_threshold=threshold)
+            masks = [
+                decode(prediction, model.representation, decoding, resample=best)
+                for prediction in predictions
+            ]
+            frame = evaluate(masks, data.query)
+            frames.append(frame.assign(protocol=protocol, cell_threshold=threshold))
+    result = pd.concat(frames, ignore_index=True)
+    for key in KEYS:
+        result[key] = getattr(trial, key)
+    return result
+
+
+def run_missing(
+    trials: Sequence[FewShot], data: Dataset, results: Path, scratch: Path
+) -> pd.DataFrame:
+    """Run the trials that a results file lacks, adding each to it as it ends.
+
+    Parameters
+    ----------
+    trials : sequence of FewShot
+    data : Dataset
+    results : path
+        CSV; replaced whole, so that a kill loses at most the trial that was running.
+    scratch : path
+        Folder for checkpoints, by which that trial resumes.
+    """
+    frame = pd.read_csv(results) if results.is_file() else pd.DataFrame(columns=KEYS)
+    for trial in trials:
+        key = [getattr(trial, name) for name in KEYS]
+        if (frame[KEYS] == key).all(axis=1).any():
+            continue
+        checkpoint = scratch / ("_".join(map(str, key)) + ".safetensors")
+        added = run(trial, data, checkpoint=checkpoint)
+        frame = pd.concat([frame, added], ignore_index=True) if len(frame) else added
+        results.parent.mkdir(parents=True, exist_ok=True)
+        whole = results.with_name(f".{results.name}.{os.getpid()}")
+        frame.round(6).to_csv(whole, index=False)
+        whole.replace(results)
+    return frame
+
+
+def table(frame: pd.DataFrame) -> pd.DataFrame:
+    """Mean over images of AP@0.5, AP@0.75, mAP and mAJI; one row a run and protocol."""
+    groups = [*KEYS, "protocol", "cell_threshold"]
+    rows = []
+    for key, part in frame.groupby(groups, sort=False):
+        at = part.groupby("threshold")["ap"].mean()
+        scores = {"ap50": at[0.5], "ap75": at[0.75], "map": at.mean(), "maji": part["aji"].mean()}
+        rows.append(dict(zip(groups, key, strict=True)) | scores)
+    return pd.DataFrame(rows)

@@ -1,0 +1,332 @@
+"""Fine-tuning on a few annotated images, classic and contrastive (METHOD section 3)."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from scellseg_lib import precision as precision_module
+from scellseg_lib.augment import Source, labelled_batch, prepare
+from scellseg_lib.checkpoint import Callback, Checkpoint, Progress
+from scellseg_lib.contrast import ALPHA_RATE, AlphaMode, ContrastiveTerm, StatisticsMode
+from scellseg_lib.data import Dataset, Sample, load_dataset, resize_masks
+from scellseg_lib.errors import DatasetError, TrainingError
+from scellseg_lib.model import Model, TrainingData, library_versions
+from scellseg_lib.precision import Precision
+from scellseg_lib.progress import bar
+from scellseg_lib.representation import Decoding, search_thresholds
+from scellseg_lib.representation.semantic import UNet2, UNet3
+from scellseg_lib.segment import predict
+from scellseg_lib.style import remember_styles
+
+Layers = Literal["all", "downsampling_fixed", "extractor_fixed"]
+Schedule = Literal["halvings", "cosine"]
+CONTRAST_SETS = ("cellpose_contrast35", "synthetic_contrast")
+"""Contrast images by default: the paper's where they are at hand, else synthetic ones."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What identifies a fine-tuning beside its images; see `finetune`."""
+
+    strategy: str = "contrastive"
+    steps: int = 100
+    learning_rate: float = 1e-3
+    schedule: Schedule = "halvings"
+    batch_size: int = 8
+    layers: Layers = "all"
+    alpha: AlphaMode = "learnt"
+    statistics: StatisticsMode = "mixed"
+    seed: int = 0
+
+    def rate(self, step: int) -> float:
+        """Share of the learning rate at a step: halved after every quarter, or a cosine."""
+        if self.schedule == "cosine":
+            return 0.5 * (1 + math.cos(math.pi * step / self.steps))
+        return 0.5 ** (step * 4 // self.steps)
+
+
+Strategy = Callable[[list[Source], list[list[Source]], Options], nn.Module | None]
+"""From query and contrast sources and options to the extra term of the loss, called as
+`ContrastiveTerm.forward`; its parameters are learnt too. None: no extra term."""
+
+_STRATEGIES: dict[str, Strategy] = {}
+
+
+def register_strategy(name: str, strategy: Strategy) -> None:
+    """Make a strategy known by its name; a name in use is replaced."""
+    _STRATEGIES[name] = strategy
+
+
+register_strategy("classic", lambda queries, contrast, options: None)
+register_strategy(
+    "contrastive",
+    lambda queries, contrast, options: ContrastiveTerm(
+        queries, contrast, alpha_mode=options.alpha, statistics=options.statistics
+    ),
+)
+
+
+def finetune(
+    model: Model,
+    shots: Sequence[Sample],
+    queries: Sequence[Sample] | None = None,
+    strategy: str = "contrastive",
+    *,
+    contrast: Dataset | None = None,
+    steps: int = 100,
+    learning_rate: float = 1e-3,
+    schedule: Schedule = "halvings",
+    batch_size: int = 8,
+    layers: Layers = "all",
+    alpha: AlphaMode = "learnt",
+    statistics: StatisticsMode = "mixed",
+    seed: int = 0,
+    precision: Precision | None = None,
+    device: torch.device | None = None,
+    checkpoint: str | Path | None = None,
+    checkpoint_every: int = 10,
+    callback: Callback | None = None,
+) -> Model:
+    """Fit a trained model to a few annotated images.
+
+    Parameters
+    ----------
+    model : Model
+        Left as it is; the tuned one is a copy.
+    shots : sequence of Sample
+        Annotated images. The mean of their diameters becomes the tuned model's.
+    queries : sequence of Sample, optional
+        The images to be segmented, whose masks are never looked at: contrastive fine-tuning is then
+        transductive, as the paper's. None: the shots serve as queries, the inductive variant.
+    strategy : str
+        "contrastive" (Eq. 2-3), "classic", or one that was registered.
+    contrast : Dataset, optional
+        Images of several styles. None: the paper's 35 where they are at hand, else synthetic ones;
+        the tuned model's card says which.
+    steps : int
+        Optimiser steps; the paper's "100 epochs".
+    learning_rate : float
+        Of Adam.
+    schedule : {"halvings", "cosine"}
+        Halved after every quarter of the steps (the paper), or down to 0 as a cosine.
+    batch_size : int
+        Patches a step, drawn with replacement.
+    layers : {"all", "downsampling_fixed", "extractor_fixed"}
+        What is learnt (Extended Data Fig. 8); fixed parts keep weights and BatchNorm statistics.
+    alpha, statistics
+        See `ContrastiveTerm`.
+    seed : int
+        Of the patches.
+    precision : Precision, optional
+        None: what pays on this machine; recorded in the card.
+    device : torch.device, optional
+    checkpoint : path, optional
+        Written every ``checkpoint_every`` steps; a run that finds it goes on from there; removed at
+        the end.
+    callback : callable, optional
+        Gets a `Progress` after each step.
+
+    Returns
+    -------
+    Model
+
+    Raises
+    ------
+    TrainingError
+        Without shots, without an annotated cell, for an unknown strategy, for a loss that is no
+        longer a number, or with a checkpoint of another run.
+    """
+    options = Options(
+        strategy, steps, learning_rate, schedule, batch_size, layers, alpha, statistics, seed
+    )
+    _check(options, shots)
+    device = device or model.device
+    precision_module.keep_memory()
+    precision = precision or precision_module.choose(device, model.network.levels)
+    tuned = model.copy()
+    precision.place(tuned.network, device)
+    sources = prepare(shots)
+    diameter = float(np.nanmean([sample.diameter for sample in shots]))
+    needs_contrast = strategy != "classic"
+    contrasts = (contrast or _default_contrast()) if needs_contrast else None
+    term = _STRATEGIES[strategy](
+        prepare([s.without_masks() for s in queries or shots], diameter) if needs_contrast else [],
+        [prepare(style.without_masks(), style.diameter) for style in contrasts.styles().values()]
+        if contrasts
+        else [],
+        options,
+    )
+    run = _Run(tuned, sources, term, options, precision, device)
+    identity = asdict(options) | {
+        "precision": asdict(precision),
+        "weights": weights_hash(model.network),
+        "shots": [sample.name for sample in shots],
+        "queries": [sample.name for sample in queries or []],
+        "contrast": contrasts.name if contrasts else None,
+    }
+    saved = Checkpoint(checkpoint, identity) if checkpoint else None
+    tuned.log = run.train(saved, checkpoint_every, callback)
+    if saved:
+        saved.remove()
+    _complete_card(tuned, model, shots, diameter, identity)
+    return tuned
+
+
+def _check(options: Options, shots: Sequence[Sample]) -> None:
+    if options.strategy not in _STRATEGIES:
+        raise TrainingError(
+            f"there is no strategy {options.strategy!r}",
+            remedy=f"Choose one of {', '.join(_STRATEGIES)}, or register it.",
+        )
+    if options.layers not in ("all", "downsampling_fixed", "extractor_fixed"):
+        raise TrainingError(
+            f"layers={options.layers!r} is unknown",
+            remedy="Use 'all', 'downsampling_fixed' or 'extractor_fixed'.",
+        )
+    if not len(shots):
+        raise TrainingError("there are no shots", remedy="Annotate at least one image.")
+    if options.steps < 1:
+        raise TrainingError(f"{options.steps} steps are none", remedy="Ask for 1 or more.")
+
+
+def _default_contrast() -> Dataset:
+    for name in CONTRAST_SETS[:-1]:
+        try:
+            return load_dataset(name)
+        except DatasetError:  # not at hand: the synthetic styles stand in, and the card says so
+            continue
+    return load_dataset(CONTRAST_SETS[-1])
+
+
+def weights_hash(network: nn.Module) -> str:
+    """SHA-256 over all weights and statistics, in the order of their names."""
+    digest = hashlib.sha256()
+    for name, value in sorted(network.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+class _Run:
+    """One fine-tuning: the loop and what it needs."""
+
+    def __init__(
+        self,
+        model: Model,
+        sources: list[Source],
+        term: nn.Module | None,
+        options: Options,
+        precision: Precision,
+        device: torch.device,
+    ) -> None:
+        self.model, self.sources, self.term = model, sources, term
+        self.options, self.precision, self.device = options, precision, device
+        extractor = model.network.extractor
+        fixed = {"all": [], "downsampling_fixed": [extractor.down], "extractor_fixed": [extractor]}
+        self.fixed: list[nn.Module] = fixed[options.layers]  # type: ignore[assignment]
+        for part in self.fixed:
+            part.requires_grad_(False)
+        groups = [{"params": list(model.network.parameters()), "base": options.learning_rate}]
+        if term is not None:
+            term.to(device)
+            groups.append({"params": list(term.parameters()), "base": ALPHA_RATE})
+        self.optimiser = torch.optim.Adam(groups)
+
+    def train(
+        self, saved: Checkpoint | None, every: int, callback: Callback | None
+    ) -> list[dict[str, float]]:
+        """Run to the end; returns the log of losses."""
+        modules: dict[str, nn.Module] = {"network": self.model.network}
+        if self.term is not None:
+            modules["term"] = self.term
+        step, log = saved.resume(modules, self.optimiser) if saved else (0, [])
+        progress = bar(self.options.steps, "fine-tune")
+        progress.update(step)
+        self.model.network.train()
+        for part in self.fixed:
+            part.eval()
+        while step < self.options.steps:
+            for group in self.optimiser.param_groups:
+                group["lr"] = group["base"] * self.options.rate(step)
+            losses = self._step(step)
+            step += 1
+            log.append({"step": step} | losses)
+            if saved and step % every == 0 and step < self.options.steps:
+                saved.save(step, modules, self.optimiser, log)
+            progress.update()
+            if callback:
+                callback(Progress(step, self.options.steps, losses))
+        progress.close()
+        self.model.network.requires_grad_(True).eval()
+        return log
+
+    def _step(self, step: int) -> dict[str, float]:
+        options = self.options
+        rng = np.random.default_rng((options.seed, step))
+        representation = self.model.representation
+        images, targets = labelled_batch(self.sources, representation, rng, options.batch_size)
+        with self.precision.autocast(self.device):
+            output = self.model.network(self.precision.batch(images, self.device))
+        segmentation = representation.loss(output.maps.float(), targets.to(self.device))
+        loss: Tensor = segmentation
+        losses = {"segmentation": float(segmentation.detach())}
+        if self.term is not None:
+            # Numbers of their own: the shots' patches are the same for every strategy.
+            rng = np.random.default_rng((options.seed, step, 1))
+            extra = self.term(
+                self.model.network, output.style, rng, step / options.steps, self.precision
+            )
+            loss = loss + extra
+            losses["contrast"] = float(extra.detach())
+        losses["loss"] = float(loss.detach())
+        if not math.isfinite(losses["loss"]):
+            raise TrainingError(
+                f"the loss is {losses['loss']} at step {step + 1}",
+                remedy="Lower the learning rate, and check the images for odd intensities.",
+            )
+        self.optimiser.zero_grad(set_to_none=True)
+        if loss.requires_grad:
+            loss.backward()
+            self.optimiser.step()
+        return losses
+
+
+def _complete_card(
+    tuned: Model, model: Model, shots: Sequence[Sample], diameter: float, identity: dict
+) -> None:
+    name, licence = getattr(shots, "name", "images"), getattr(shots, "licence", "")
+    shot_data = TrainingData(name=name, images=len(shots), licence=licence)
+    tuned.card = model.card.model_copy(
+        update={
+            "diameter": round(diameter, 2),
+            "origin": f"fine-tuned by the Scellseg notebooks from: {model.card.origin}",
+            "training_data": [*model.card.training_data, shot_data],
+            "recipe": identity,
+            "scores": {},
+            "versions": library_versions(),
+        }
+    )
+    remember_styles(tuned, shots)
+    if isinstance(tuned.representation, UNet2 | UNet3):
+        tuned.card = tuned.card.model_copy(update={"decoding": _tune_thresholds(tuned, shots)})
+
+
+def _tune_thresholds(model: Model, shots: Sequence[Sample]) -> Decoding:
+    """Thresholds of a U-Net, searched on the shots at the 30-px scale."""
+    predictions = list(predict(model, shots, diameter=model.card.diameter))
+    truths = [
+        resize_masks(sample.masks, prediction.maps.shape[1:])
+        for sample, prediction in zip(shots, predictions, strict=True)
+    ]
+    assert isinstance(model.representation, UNet2 | UNet3)
+    outputs = [prediction.maps for prediction in predictions]
+    return search_thresholds(model.representation, outputs, truths, model.card.decoding)
