@@ -35,6 +35,16 @@ class FewShot:
     steps: int = 100
 
 
+def trials(weights: str, seeds: Sequence[int] = (0, 1, 2)) -> list[FewShot]:
+    """All runs of the table, those of the first seed first."""
+    tuned = [("scellseg", "classic"), ("scellseg", "contrastive"), ("cellpose", "classic")]
+    models = ("scellseg", "cellpose")
+    direct = [FewShot(model, weights, "direct") for model in models]
+    return direct + [
+        FewShot(model, weights, strategy, seed) for seed in seeds for model, strategy in tuned
+    ]
+
+
 def run(
     trial: FewShot, data: Dataset, *, checkpoint: Path | None = None, model: Model | None = None
 ) -> pd.DataFrame:

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from scellseg_lib.errors import DatasetError, ImageError
+from scellseg_lib.samples import Dataset, Sample
 from scellseg_lib.synthetic.cells import fluorescent, mito, phase
 from scellseg_lib.synthetic.shapes import Shape
 from scellseg_lib.synthetic.tissue import cytomembrane, style1, style3
 from scellseg_lib.synthetic.worms import worms
-
-if TYPE_CHECKING:
-    from scellseg_lib.data import Dataset, Sample
 
 Maker = Callable[[np.random.Generator, Shape], tuple[np.ndarray, np.ndarray]]
 
@@ -98,8 +95,6 @@ def _cached(kind: str, seed: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _sample(kind: str, role: str, seed: tuple[int, int]) -> Sample:
-    from scellseg_lib.data import Sample  # data.load_dataset imports this package
-
     words = (_STREAMS[role], *seed)
     style = kind if role == "contrast" else None
     return Sample(
@@ -133,8 +128,6 @@ def dataset(
     DatasetError
         If there is no set of that name.
     """
-    from scellseg_lib.data import Dataset
-
     if name not in _SETS:
         raise DatasetError(
             f"there is no synthetic set {name!r}", remedy=f"Use one of {', '.join(NAMES)}."

@@ -1,0 +1,276 @@
+"""A sample is an image with its masks, a data set a sequence of samples; pixels made comparable."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import overload
+
+import cv2
+import numpy as np
+from natsort import natsorted
+
+from scellseg_lib.errors import DatasetError, ImageError
+
+MINIMAL_RANGE = 1e-3
+"""A plane whose 1st and 99th percentiles are closer than this holds nothing to normalise."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """One image, read when first needed and kept, and its instance masks where they are known.
+
+    Attributes
+    ----------
+    name : str
+    read_image : callable
+        Gives float32[2, H, W]: raw intensities of the plane to segment, and of the nuclei or 0.
+    read_masks : callable or None
+        Gives int32[H, W]: 0 background, cells 1 to n without gaps. None: unlabelled.
+    split : str
+        What it serves for: ``"shot"``, ``"query"``, ``"pretrain"``, ``"general_test"``,
+        ``"contrast:STYLE"``; several are joined by ``+``.
+    style : str or None
+        Contrast style.
+    """
+
+    name: str
+    read_image: Callable[[], np.ndarray]
+    read_masks: Callable[[], np.ndarray] | None = None
+    split: str = ""
+    style: str | None = None
+
+    @cached_property
+    def image(self) -> np.ndarray:
+        """The two planes, float32[2, H, W], raw intensities."""
+        image = np.ascontiguousarray(self.read_image(), np.float32)
+        if image.ndim != 3 or len(image) != 2:
+            raise ImageError(
+                f"an image has the shape (2, H, W), this one {image.shape}", where=self.name
+            )
+        if "masks" in self.__dict__:
+            check_size(image, self.masks.shape, "its masks", self.name)
+        return image
+
+    @cached_property
+    def masks(self) -> np.ndarray:
+        """Instance masks, int32[H, W].
+
+        Raises
+        ------
+        DatasetError
+            If the sample is unlabelled.
+        ImageError
+            If they are not of the image's size (seen when both have been read).
+        """
+        if self.read_masks is None:
+            raise DatasetError(
+                "the image has no masks", where=self.name, remedy="Annotate it, or leave it out."
+            )
+        masks = np.ascontiguousarray(self.read_masks(), np.int32)
+        if "image" in self.__dict__:
+            check_size(self.image, masks.shape, "its masks", self.name)
+        return masks
+
+    @cached_property
+    def diameter(self) -> float:
+        """Median over the cells of ``2 * sqrt(area / pi)``, in pixels; nan without cells."""
+        areas = np.bincount(self.masks.ravel())[1:]
+        areas = areas[areas > 0]
+        return float(np.median(2 * np.sqrt(areas / np.pi))) if areas.size else float("nan")
+
+    def without_masks(self) -> Sample:
+        """Same image, as an unlabelled sample."""
+        return replace(self, read_masks=None)
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset(Sequence[Sample]):
+    """Immutable sequence of samples; a slice is a Dataset too.
+
+    Attributes
+    ----------
+    name, title, licence : str
+    samples : tuple of Sample
+    channels : (str, str)
+        Which planes of the files the two planes of an image are, e.g. ``("green", "red")``.
+    """
+
+    name: str
+    title: str
+    licence: str
+    samples: tuple[Sample, ...]
+    channels: tuple[str, str] = ("gray", "none")
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Dataset: ...
+
+    def __getitem__(self, index: int | slice) -> Sample | Dataset:
+        if isinstance(index, slice):
+            return replace(self, samples=self.samples[index])
+        return self.samples[index]
+
+    def split(self, name: str) -> Dataset:
+        """Samples that serve for `name`; ``"contrast:STYLE"`` gives those of a style.
+
+        Raises
+        ------
+        DatasetError
+            If there are none.
+        """
+        chosen = tuple(sample for sample in self.samples if name in sample.split.split("+"))
+        if not chosen:
+            there = natsorted({part for s in self.samples for part in s.split.split("+")} - {""})
+            raise DatasetError(
+                f"data set {self.name!r} has no images for {name!r}",
+                remedy=f"It has: {', '.join(there)}." if there else "Its images have no splits.",
+            )
+        return replace(self, samples=chosen)
+
+    @property
+    def shot(self) -> Dataset:
+        """Pool from which the labelled shots are drawn."""
+        return self.split("shot")
+
+    @property
+    def query(self) -> Dataset:
+        """Images to be segmented; their masks are for scoring only."""
+        return self.split("query")
+
+    @property
+    def pretrain(self) -> Dataset:
+        """Images for pre-training."""
+        return self.split("pretrain")
+
+    @property
+    def general_test(self) -> Dataset:
+        """Images for testing pre-trained models, never for training."""
+        return self.split("general_test")
+
+    def styles(self) -> dict[str, Dataset]:
+        """Samples of each contrast style, in the order in which the styles appear."""
+        names = dict.fromkeys(sample.style for sample in self.samples if sample.style)
+        return {
+            name: replace(self, samples=tuple(s for s in self.samples if s.style == name))
+            for name in names
+        }
+
+    def shots(self, n: int, seed: int = 0) -> Dataset:
+        """Draw shots from the pool without replacement.
+
+        They are the first `n` of a permutation by ``np.random.default_rng(seed)``: the shots of a
+        smaller `n` are among those of a larger one.
+
+        Raises
+        ------
+        DatasetError
+            If the pool holds fewer than `n`, or `n` is less than 1.
+        """
+        pool = self.shot
+        if not 1 <= n <= len(pool):
+            raise DatasetError(
+                f"{n} shots were asked for, the pool of data set {self.name!r} holds {len(pool)}",
+                remedy=f"Ask for 1 to {len(pool)}.",
+            )
+        order = np.random.default_rng(seed).permutation(len(pool))[:n]
+        return replace(self, samples=tuple(pool[int(i)] for i in order))
+
+    def without_masks(self) -> Dataset:
+        """Same images, all unlabelled."""
+        return replace(self, samples=tuple(sample.without_masks() for sample in self.samples))
+
+    @property
+    def diameter(self) -> float:
+        """Mean of the samples' diameters, in pixels, images without cells left out; else nan."""
+        diameters = [d for d in (sample.diameter for sample in self.samples) if not np.isnan(d)]
+        return float(np.mean(diameters)) if diameters else float("nan")
+
+
+def check_size(image: np.ndarray, wanted: tuple[int, ...], whose: str, where: str | Path) -> None:
+    """Raise ImageError unless a float32[2, H, W] image is of the height and width `wanted`."""
+    if image.shape[1:] != wanted:
+        height, width = image.shape[1:]
+        raise ImageError(
+            f"the image is of {height} x {width} px, {whose} of {wanted[0]} x {wanted[1]} px",
+            where=where,
+            remedy="Get or export the files again: the sizes must agree.",
+        )
+
+
+def normalise(image: np.ndarray) -> np.ndarray:
+    """Map the 1st to 99th percentile of each plane to 0..1, without clipping.
+
+    A plane whose range is under 1e-3, a constant one above all, becomes zeros (the released code
+    divides by it).
+
+    Parameters
+    ----------
+    image : float32[2, H, W]
+
+    Returns
+    -------
+    float32[2, H, W]
+    """
+    normalised = np.zeros(image.shape, np.float32)
+    for plane, out in zip(image, normalised, strict=True):
+        low, high = np.percentile(plane, (1, 99))
+        if high - low >= MINIMAL_RANGE:
+            out[:] = (plane - low) / (high - low)
+    return normalised
+
+
+def resize(image: np.ndarray, scale: float | tuple[int, int]) -> np.ndarray:
+    """Resize by bilinear interpolation, or by area averages under half the size.
+
+    Parameters
+    ----------
+    image : float32[C, H, W]
+    scale : float or (int, int)
+        A factor, or the height and width wanted.
+
+    Returns
+    -------
+    float32[C, height, width]
+        A side is at least 1 px.
+    """
+    height, width = _size(image.shape[1:], scale)
+    shrunk = height < 0.5 * image.shape[1]
+    method = cv2.INTER_AREA if shrunk else cv2.INTER_LINEAR
+    planes = [cv2.resize(plane, (width, height), interpolation=method) for plane in image]
+    return np.stack(planes).astype(np.float32, copy=False)
+
+
+def resize_masks(masks: np.ndarray, scale: float | tuple[int, int]) -> np.ndarray:
+    """Resize labels to the nearest pixel's.
+
+    Pixel centres are aligned as in `resize` (OpenCV's plain nearest neighbour shifts by up to half
+    a pixel).
+
+    Parameters
+    ----------
+    masks : int32[H, W]
+    scale : float or (int, int)
+        A factor, or the height and width wanted.
+
+    Returns
+    -------
+    int32[height, width]
+        A cell may vanish when shrunk: labels are not renumbered.
+    """
+    height, width = _size(masks.shape, scale)
+    return cv2.resize(masks, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+
+
+def _size(shape: tuple[int, ...], scale: float | tuple[int, int]) -> tuple[int, int]:
+    """Height and width after resizing."""
+    if isinstance(scale, tuple):
+        return scale
+    return max(1, round(shape[0] * scale)), max(1, round(shape[1] * scale))
