@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable
+from typing import TypeVar
+
+import numpy as np
 
 THREADS = 2
+Result = TypeVar("Result")
 
 
-def seconds(work: Callable[[], object], repeats: int = 5) -> float:
-    """Median wall-clock seconds of a call, after one that is not counted (it compiles)."""
-    work()
+def timed(work: Callable[[], Result], repeats: int = 3) -> tuple[Result, np.ndarray]:
+    """Call once uncounted (it compiles), then some times more.
+
+    Returns the first call's result and the least wall-clock and processor seconds, float64[2].
+    Processor seconds, of all threads together, hardly depend on what else the machine does.
+    """
+    result = work()
     taken = []
     for _ in range(repeats):
-        start = time.perf_counter()
+        wall, processor = time.perf_counter(), time.process_time()
         work()
-        taken.append(time.perf_counter() - start)
-    return statistics.median(taken)
+        taken.append((time.perf_counter() - wall, time.process_time() - processor))
+    return result, np.min(taken, axis=0)
 
 
-def report(what: str, ours: float, peer: float) -> None:
+def report(what: str, ours: np.ndarray, peer: np.ndarray) -> None:
     """Print the seconds of both sides and how many times faster this library is."""
-    print(f"{what:<44} ours {ours:9.4f} s   peer {peer:9.4f} s   ratio {peer / ours:7.1f}")
+    print(what)
+    for name, mine, theirs in zip(("wall clock", "processor"), ours, peer, strict=True):
+        print(f"  {name}: ours {mine:.4f} s, peer {theirs:.4f} s, ratio {theirs / mine:.1f}")
