@@ -211,7 +211,7 @@ def mean_aggregated_jaccard_index(true: np.ndarray, predicted: np.ndarray) -> fl
 
 
 def evaluate(
-    predictions: Sequence[np.ndarray],
+    predictions: Sequence[Any],
     truths: Sequence[Sample | np.ndarray],
     thresholds: Sequence[float] | np.ndarray = THRESHOLDS,
 ) -> pd.DataFrame:
@@ -219,8 +219,8 @@ def evaluate(
 
     Parameters
     ----------
-    predictions : sequence of int[H, W]
-        One label image per picture.
+    predictions : sequence of int[H, W], or of objects with such ``masks``
+        One per picture.
     truths : sequence of Sample or int[H, W]
         In the same order. A sample names its rows; a bare label image is named by its position.
     thresholds : sequence of float
@@ -244,7 +244,7 @@ def evaluate(
         else:
             name, true = truth.name, truth.masks
         try:
-            result = scores(true, predicted, thresholds)
+            result = scores(true, getattr(predicted, "masks", predicted), thresholds)
         except MetricError as error:
             raise MetricError(error.what, where=f"image {name}", remedy=error.remedy) from error
         columns = dict(zip(("threshold", *result._fields[1:]), result, strict=True))

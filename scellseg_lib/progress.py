@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Iterator
+from functools import cache
+from pathlib import Path
 from typing import TypeVar
 
 from tqdm.auto import tqdm
@@ -15,14 +17,23 @@ T = TypeVar("T")
 def watched() -> bool:
     """Whether a bar would be seen: not under papermill, nbval or with the output in a file.
 
-    ``SCELLSEG_PROGRESS`` set to 0 or 1 decides instead.
+    ``TQDM_DISABLE`` silences it everywhere.
     """
-    wish = os.environ.get("SCELLSEG_PROGRESS")
-    if wish is not None:
-        return wish != "0"
-    if "PAPERMILL_INPUT_PATH" in os.environ:
+    if os.environ.get("TQDM_DISABLE", "") not in ("", "0"):
         return False
-    return "ipykernel" in sys.modules or sys.stderr.isatty()
+    if "ipykernel" in sys.modules:
+        return not _run_by_machine()
+    return sys.stderr.isatty()
+
+
+@cache
+def _run_by_machine() -> bool:
+    """Whether this kernel was started by a program that executes notebooks unseen."""
+    import psutil  # comes with ipykernel
+
+    runner = psutil.Process(os.getppid())
+    words = {Path(word).name for word in runner.cmdline()} | {runner.name()}
+    return any(name in word for word in words for name in ("papermill", "pytest", "nbconvert"))
 
 
 def progress_bar(

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import argparse
 
-from tests.benchmarks import bench_flows, bench_metrics
+from tests.benchmarks import bench_flows, bench_metrics, bench_segment, bench_training
 
-BENCHMARKS = {"metrics": bench_metrics.main, "flows": bench_flows.main}
+BENCHMARKS = {
+    "metrics": bench_metrics.main,
+    "flows": bench_flows.main,
+    "segment": bench_segment.main,
+    "training": bench_training.main,
+}
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)

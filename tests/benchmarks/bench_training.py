@@ -1,0 +1,89 @@
+"""A training step at full width against the released implementation's algorithm.
+
+The released way: float32, planes apart, a full decoder also for query and contrast patches, and the
+C library's default memory. Each side runs in a process of its own, since how a process keeps its
+memory cannot be taken back; the sides take turns.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+
+import numpy as np
+import torch
+
+from scellseg_lib.augment import labelled_batch, prepare
+from scellseg_lib.contrast import ContrastiveTerm, pair_distance
+from scellseg_lib.data import load_dataset
+from scellseg_lib.model import new_model
+from scellseg_lib.precision import Precision, choose, keep_memory
+from tests.benchmarks.clock import THREADS
+
+LEVELS = (32, 64, 128, 256)
+STEPS = 2
+
+
+def side(name: str, strategy: str) -> dict[str, float]:
+    """Seconds of a step and of its data, on this side; the first step is not counted."""
+    torch.set_num_threads(THREADS)
+    device = torch.device("cpu")
+    ours = name == "ours"
+    precision = choose(device, LEVELS) if ours else Precision()
+    if ours:
+        keep_memory()
+    model = new_model("scellseg", LEVELS)
+    precision.place(model.network, device).train()
+    worms = load_dataset("synthetic_worms")
+    shots = prepare(worms.shots(2))
+    styles = [prepare(style) for style in load_dataset("synthetic_contrast").styles().values()]
+    term = ContrastiveTerm(prepare(worms.query[:2], 36.0), styles)
+    optimiser = torch.optim.Adam([*model.network.parameters(), *term.parameters()])
+    whole, data = [], []
+    for step in range(STEPS + 1):
+        start = time.perf_counter()
+        rng = np.random.default_rng(step)
+        images, targets = labelled_batch(shots, model.representation, rng)
+        data.append(time.perf_counter() - start)
+        with precision.autocast(device):
+            output = model.network(precision.batch(images, device))
+        loss = model.representation.loss(output.maps.float(), targets)
+        if strategy == "contrastive" and ours:
+            loss = loss + term(model.network, output.style, rng, 0.0, precision)
+        elif strategy == "contrastive":
+            query, contrast = (model.network(batch).style for batch in term.batches(rng, 8))
+            ratio = pair_distance(output.style, query)
+            loss = loss + term.weight(0.0) * ratio / (pair_distance(output.style, contrast) + 1e-5)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        whole.append(time.perf_counter() - start)
+    return {"step": min(whole[1:]), "data": min(data[1:])}
+
+
+def measure(name: str, strategy: str) -> dict[str, float]:
+    """Run one side in a process of its own."""
+    command = [sys.executable, "-m", "tests.benchmarks.bench_training", name, strategy]
+    answer = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return json.loads(answer.splitlines()[-1])
+
+
+def main() -> None:
+    """Print seconds and ratio of a classic and a contrastive step."""
+    for strategy in ("classic", "contrastive"):
+        runs = [(measure("ours", strategy), measure("released", strategy)) for _ in range(2)]
+        ours = min(run[0]["step"] for run in runs)
+        released = min(run[1]["step"] for run in runs)
+        share = min(run[0]["data"] for run in runs) / ours
+        print(f"{strategy} step, full width, batch 8, {THREADS} threads")
+        print(f"  ours {ours:.2f} s, released way {released:.2f} s, ratio {released / ours:.2f}")
+        print(f"  data preparation {share:.1%} of our step")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) == 3:
+        print(json.dumps(side(sys.argv[1], sys.argv[2])))
+    else:
+        main()
