@@ -108,7 +108,9 @@ def flows_to_masks(
     if len(ys) == 0:
         return masks
     field = np.zeros((foreground.shape[0] + 1, foreground.shape[1] + 1, 2), np.float32)
-    field[:-1, :-1] = np.moveaxis(flows * foreground, 0, -1)
+    # What is no number would move points out of the image, and the compiled look-up with them.
+    moving = np.where(foreground & np.isfinite(flows), flows, 0)
+    field[:-1, :-1] = np.moveaxis(moving, 0, -1)
     ends = _follow(field, ys, xs, n_steps)
     masks[ys, xs] = _label_sinks(ends, foreground.shape)
     masks = _drop_large(masks)
