@@ -337,7 +337,14 @@ def _load_cellpose(name: str, path: Path) -> Model:
             where=path,
             remedy="Only plain state dicts are loaded; nothing else is unpickled.",
         ) from error
-    diameter = float(stored.get("diam_labels", stored.get("diam_mean", torch.tensor(30.0))))
+    if not isinstance(stored, dict) or not all(isinstance(v, Tensor) for v in stored.values()):
+        raise ModelError(
+            "the file holds something else than named tensors",
+            where=path,
+            remedy="Give the state dict of a Cellpose 1 to 3 network.",
+        )
+    stated = stored.get("diam_labels", stored.get("diam_mean"))
+    diameter = 30.0 if stated is None else float(stated)
     tensors = {
         released.rename(key): value for key, value in stored.items() if not key.startswith("diam_")
     }
