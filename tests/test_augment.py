@@ -1,0 +1,186 @@
+"""Patches: image and masks warped alike, targets computed afterwards, scale and draws as told."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from scellseg_lib import augment, representation
+from scellseg_lib.augment import CROP_SIDES, PATCH, Source, labelled_batch, prepare
+from scellseg_lib.augment import unlabelled_batch as unlabelled
+from scellseg_lib.data import Sample
+from scellseg_lib.errors import DatasetError, TrainingError
+
+FLOW = representation.get("flow")
+
+
+def disc_image(diameter: float, side: int = 200, n: int = 4) -> tuple[np.ndarray, np.ndarray]:
+    """Bright discs of a diameter on a grid: image float32[2, H, W] and masks."""
+    masks = np.zeros((side, side), np.int32)
+    y, x = np.ogrid[:side, :side]
+    for i in range(n):
+        cy, cx = (side / 4 + side / 2 * (i // 2), side / 4 + side / 2 * (i % 2))
+        masks[(y - cy) ** 2 + (x - cx) ** 2 < (diameter / 2) ** 2] = i + 1
+    image = np.stack((masks > 0, np.zeros_like(masks))).astype(np.float32) * 1000
+    return image, masks
+
+
+def sample(diameter: float, **options) -> Sample:
+    image, masks = disc_image(diameter, **options)
+    return Sample("discs", lambda: image, lambda: masks)
+
+
+def rng(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def test_each_image_is_brought_to_30_px_by_its_own_masks_and_normalised():
+    small, large = prepare([sample(20), sample(40)])
+    assert small.scale == pytest.approx(1.5, rel=0.02)
+    assert large.scale == pytest.approx(0.75, rel=0.02)
+    assert set(np.unique(small.image)) == {0, 1}
+    assert not small.image[1].any()
+
+
+def test_an_image_without_cells_takes_the_mean_of_the_others():
+    nothing = Sample("empty", lambda: disc_image(20)[0], lambda: np.zeros((200, 200), np.int32))
+    sources = prepare([sample(20), nothing, sample(40)])
+    assert 30 / sources[1].scale == pytest.approx(30, rel=0.02)
+    assert not sources[1].masks.any()
+    with pytest.raises(TrainingError, match="no image has an annotated cell"):
+        prepare([nothing])
+
+
+def test_masks_are_not_looked_at_where_a_diameter_is_given():
+    def forbidden() -> np.ndarray:
+        raise AssertionError("the masks were read")
+
+    image, _ = disc_image(24)
+    (source,) = prepare([Sample("query", lambda: image, forbidden)], diameter=24)
+    assert source.masks is None
+    assert source.scale == 30 / 24
+    with pytest.raises(DatasetError, match="no masks"):
+        prepare([Sample("query", lambda: image)])
+
+
+def test_large_cells_are_averaged_down_first():
+    (source,) = prepare([sample(100, side=400)])
+    assert source.scale == 1
+    assert source.image.shape[1:] == source.masks.shape
+    assert source.masks.shape[0] == pytest.approx(120, abs=2)
+    assert np.sqrt((source.masks > 0).sum() / np.pi) == pytest.approx(30, rel=0.03)  # four discs
+    assert set(np.unique(source.masks)) == {0, 1, 2, 3, 4}
+
+
+def test_batches_have_the_shapes_of_the_paper():
+    images, targets = labelled_batch(prepare([sample(30)]), FLOW, rng(), size=3)
+    assert images.shape == (3, 2, 224, 224)
+    assert targets.shape == (3, 3, 224, 224)
+    assert images.dtype == targets.dtype == torch.float32
+    classes = labelled_batch(prepare([sample(30)]), representation.get("unet3"), rng(), size=2)[1]
+    assert classes.shape == (2, 1, 224, 224)
+
+
+def test_targets_lie_where_the_image_shows_cells():
+    images, targets = labelled_batch(prepare([sample(24), sample(44)]), FLOW, rng(), size=12)
+    shown, expected = images[:, 0].numpy() > 0.5, targets[:, 2].numpy() > 0.5
+    assert expected.mean() > 0.02
+    # Bilinear image, nearest masks: they differ on the outlines only.
+    assert (shown & expected).sum() / (shown | expected).sum() > 0.95
+
+
+def test_targets_are_those_of_the_warped_masks():
+    """Vectors are right after a rotation: they point to the middle of the disc that is seen."""
+    _, targets = labelled_batch(prepare([sample(40, n=1)]), FLOW, rng(3), size=12)
+    cosines = []
+    for dy, dx, cell in targets.numpy():
+        ys, xs = np.nonzero(cell)
+        inside = len(ys) and min(ys.min(), xs.min(), 223 - ys.max(), 223 - xs.max()) > 0
+        if inside:
+            towards = np.stack((ys.mean() - ys, xs.mean() - xs))
+            distance = np.hypot(*towards)
+            dot = (dy[ys, xs] * towards[0] + dx[ys, xs] * towards[1])[distance > 2]
+            cosines.append((dot / distance[distance > 2]).mean())
+    assert len(cosines) >= 3
+    assert min(cosines) > 0.98
+
+
+def test_a_cell_cut_by_the_edge_keeps_its_centre():
+    _, targets = labelled_batch(prepare([sample(30, side=700)]), FLOW, rng(0), size=40)
+    outwards = 0
+    for dy, _, cell in targets.numpy():
+        top = (cell[0] > 0) & (dy[0] < -0.9)  # the flow leaves the patch: the centre is outside
+        outwards += int(top.any())
+    assert outwards
+
+
+def test_scale_is_drawn_from_075_to_125_and_angles_from_the_whole_circle():
+    (source,) = prepare([sample(30, side=100, n=1)])
+    drawn = []
+    original = augment._affine
+    try:
+        augment._affine = lambda *a, **k: drawn.append(original(*a, **k)) or drawn[-1]
+        labelled_batch([source], FLOW, rng(), size=80)
+    finally:
+        augment._affine = original
+    linear = np.array(drawn)[:, :, :2] / source.scale
+    determinant = np.linalg.det(linear)
+    scale = np.sqrt(np.abs(determinant))
+    assert 0.75 <= scale.min() < 0.8
+    assert 1.2 < scale.max() <= 1.25
+    assert 25 < (determinant < 0).sum() < 55  # flipped with probability 0.5
+    angle = np.degrees(np.arctan2(linear[:, 1, 1], -linear[:, 0, 1]))
+    assert np.histogram(angle, bins=4, range=(-180, 180))[0].min() >= 8
+
+
+def test_the_same_numbers_give_the_same_patches_and_others_others():
+    sources = prepare([sample(20), sample(30)])
+    first, again, other = (labelled_batch(sources, FLOW, rng(seed), 4) for seed in (1, 1, 2))
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not torch.equal(first[0], other[0])
+
+
+def test_given_indices_are_taken_and_others_drawn_with_replacement():
+    blank = Source(np.zeros((2, 50, 50), np.float32), np.zeros((50, 50), np.int32), 1.0)
+    full = Source(np.ones((2, 500, 500), np.float32), np.zeros((500, 500), np.int32), 1.0)
+    images, _ = labelled_batch([blank, full], FLOW, rng(), indices=[1, 0, 1])
+    assert images.amax(dim=(1, 2, 3)).tolist() == [1, 0, 1]
+    drawn, _ = labelled_batch([blank, full], FLOW, rng(), size=16)
+    assert 2 < (drawn.amax(dim=(1, 2, 3)) > 0).sum() < 14
+
+
+def test_translations_reach_the_whole_of_a_large_image():
+    image = np.zeros((2, 900, 900), np.float32)
+    image[0] = np.linspace(0, 1, 900)
+    source = Source(image, np.zeros((900, 900), np.int32), 1.0)
+    images, _ = labelled_batch([source], FLOW, rng(), size=60)
+    middle = images[:, 0, 112, 112].numpy()
+    assert middle.min() < 0.25
+    assert middle.max() > 0.75
+
+
+@pytest.mark.parametrize("side", CROP_SIDES)
+def test_crops_show_their_side_of_the_30_px_scale(side: int):
+    assert CROP_SIDES == (156, 290)
+    sources = prepare([sample(60, side=300, n=1)], diameter=60)  # half the size at the 30-px scale
+    patches = unlabelled(sources, rng(), side, size=40)
+    assert patches.shape == (40, 2, PATCH, PATCH)
+    area = int((patches[:, 0] > 0.5).sum(dim=(1, 2)).max())
+    assert 2 * np.sqrt(area / np.pi) == pytest.approx(30 * PATCH / side, rel=0.05)
+
+
+def test_crops_are_not_flipped():
+    # An L turns into itself by rotation, never into its mirror image.
+    image = np.zeros((2, 60, 60), np.float32)
+    image[0, 10:50, 10:14] = 1
+    image[0, 46:50, 10:30] = 2
+    patches = unlabelled([Source(image, None, 2.0)], rng(), PATCH, size=12)
+    for patch in patches[:, 0].numpy():
+        (ly, lx), (sy, sx) = (
+            np.mean(np.nonzero((patch > low) & (patch < high)), axis=1)
+            for low, high in ((0.8, 1.2), (1.8, 2.2))
+        )
+        middle = np.array([111.5, 111.5])
+        cross = (ly - middle[0]) * (sx - middle[1]) - (lx - middle[1]) * (sy - middle[0])
+        assert cross > 0

@@ -1,0 +1,143 @@
+"""The contrastive term (Eq. 2-3) against plain sums, and its options."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from scellseg_lib.augment import CROP_SIDES, Source
+from scellseg_lib.contrast import ContrastiveTerm, pair_distance
+from scellseg_lib.network import build_network
+from scellseg_lib.precision import Precision
+
+TINY = (4, 8, 16, 32)
+
+
+def sources(value: float, n: int = 2) -> list[Source]:
+    rng = np.random.default_rng(int(value * 10))
+    return [
+        Source((value + rng.normal(0, 0.3, (2, 80, 80))).astype(np.float32), None, 1.0)
+        for _ in range(n)
+    ]
+
+
+def term(**options) -> ContrastiveTerm:
+    return ContrastiveTerm(sources(1), [sources(2), sources(3)], **options)
+
+
+def styles(n: int, seed: int) -> torch.Tensor:
+    drawn = torch.randn(n, 32, generator=torch.Generator().manual_seed(seed))
+    return nn.functional.normalize(drawn, dim=1)
+
+
+def double_loop(a: torch.Tensor, b: torch.Tensor) -> float:
+    return sum(float(((x - y) ** 2).mean()) for x in a for y in b)
+
+
+@pytest.mark.parametrize(("n", "m"), [(8, 8), (1, 1), (3, 5)])
+def test_the_distance_is_the_sum_over_all_pairs(n: int, m: int):
+    a, b = styles(n, 0), styles(m, 1)
+    assert float(pair_distance(a, b)) == pytest.approx(double_loop(a, b), rel=1e-5)
+    assert float(pair_distance(a, a[:1].expand(n, -1))) >= 0
+
+
+def test_equal_styles_are_at_no_distance():
+    same = styles(1, 0).expand(8, -1)
+    assert float(pair_distance(same, same)) == 0
+
+
+def test_the_term_is_that_of_equation_2():
+    network = build_network("scellseg", TINY).eval()
+    contrastive, shot = term(), styles(2, 2)
+    value = contrastive(network, shot, np.random.default_rng(5), 0.5, Precision())
+    query, contrast = contrastive.batches(np.random.default_rng(5), 2)
+    with torch.no_grad():
+        near, far = (double_loop(shot, network.embed(x)) for x in (query, contrast))
+    expected = 1 / (1 + np.exp(-0.2)) * near / (far + 1e-5)
+    assert float(value.detach()) == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_contrast_like_the_shots_does_not_divide_by_zero():
+    class Constant(nn.Module):
+        def embed(self, images: torch.Tensor) -> torch.Tensor:
+            return torch.ones(len(images), 4) / 2
+
+    value = term()(Constant(), torch.ones(8, 4) / 2, np.random.default_rng(0), 0.0, Precision())
+    assert float(value.detach()) == 0
+    half = torch.ones(8, 4) / 2 + 0.1
+    near = 64 * 0.01
+    value = term()(Constant(), half, np.random.default_rng(0), 0.0, Precision())
+    assert float(value.detach()) == pytest.approx(0.54983 * near / (near + 1e-5), rel=1e-4)
+
+
+def test_gradients_reach_all_three_styles_and_alpha():
+    seen: list[torch.Tensor] = []
+
+    class Recorded(nn.Module):
+        def embed(self, images: torch.Tensor) -> torch.Tensor:
+            seen.append(styles(len(images), len(seen) + 7).requires_grad_())
+            return seen[-1]
+
+    contrastive, shot = term(), styles(8, 0).requires_grad_()
+    contrastive(Recorded(), shot, np.random.default_rng(0), 0.0, Precision()).backward()
+    for each in (shot, *seen):
+        assert each.grad.abs().sum() > 0
+    assert len(seen) == 2
+    # Towards the queries' mean, away from the contrasts': a step downhill does both.
+    for each, sign in ((seen[0], 1), (seen[1], -1)):
+        moved = each.detach() - 0.01 * each.grad / each.grad.norm()
+        shot_now = shot.detach()
+        change = pair_distance(shot_now, moved) - pair_distance(shot_now, each.detach())
+        assert sign * float(change) < 0
+    assert contrastive.alpha.grad > 0  # always: hence the collapse that METHOD.md reports
+
+
+def test_alpha_is_learnt_fixed_or_scheduled():
+    weights = {
+        mode: [float(term(alpha_mode=mode).weight(d).detach()) for d in (0, 0.5, 1)]
+        for mode in ("learnt", "fixed", "scheduled")
+    }
+    start = 1 / (1 + np.exp(-0.2))
+    np.testing.assert_allclose(weights["learnt"], [start] * 3, rtol=1e-6)
+    np.testing.assert_allclose(weights["fixed"], [start] * 3, rtol=1e-6)
+    np.testing.assert_allclose(weights["scheduled"], [start, start / 2, 0], atol=1e-7)
+    assert [term(alpha_mode=m).alpha.requires_grad for m in weights] == [True, False, False]
+
+
+def test_one_style_and_one_crop_side_serve_a_step(monkeypatch):
+    drawn = []
+
+    def recorded(chosen, rng, side, size):
+        drawn.append((chosen, side, size))
+        return torch.zeros(0)
+
+    monkeypatch.setattr("scellseg_lib.contrast.unlabelled_batch", recorded)
+    contrastive = term()
+    for step in range(200):
+        contrastive.batches(np.random.default_rng((0, step)), 8)
+    queries, contrasts = drawn[::2], drawn[1::2]
+    assert all(chosen is contrastive.queries for chosen, _, _ in queries)
+    by_style = [sum(c is style for c, _, _ in contrasts) for style in contrastive.contrast]
+    assert sum(by_style) == 200
+    assert min(by_style) > 60
+    sides = [side for _, side, _ in queries]
+    assert sides == [side for _, side, _ in contrasts]
+    assert CROP_SIDES[0] <= min(sides) < CROP_SIDES[0] + 8
+    assert CROP_SIDES[1] - 8 < max(sides) <= CROP_SIDES[1]
+
+
+@pytest.mark.parametrize("mode", ["mixed", "shot"])
+def test_statistics_see_queries_and_contrasts_or_not(mode: str):
+    network = build_network("scellseg", TINY).train()
+    before = {k: v.clone() for k, v in network.state_dict().items() if "running" in k}
+    momenta = [m.momentum for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+    term(statistics=mode)(network, styles(2, 0), np.random.default_rng(0), 0.0, Precision())
+    after = network.state_dict()
+    changed = {k for k, v in before.items() if not torch.equal(v, after[k])}
+    if mode == "shot":
+        assert not changed
+    else:
+        assert changed == {k for k in before if k.startswith("extractor.down.")}
+    assert [m.momentum for m in network.modules() if isinstance(m, nn.BatchNorm2d)] == momenta

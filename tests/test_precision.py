@@ -1,0 +1,114 @@
+"""The choice of precision: measured once for a machine and a width, and only where it can pay."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from scellseg_lib import precision
+from scellseg_lib.precision import CANDIDATES, Precision
+
+# Taken before a fixture of the other tests puts a constant in its place.
+CHOOSE = precision.choose
+CPU = torch.device("cpu")
+TINY = (4, 8)
+
+
+@pytest.fixture
+def measured(monkeypatch, temporary_cache) -> list[tuple[int, ...]]:
+    """Widths for which a measurement was made; channels-last bf16 is given out as the fastest."""
+    widths: list[tuple[int, ...]] = []
+
+    def measure(device, levels):
+        widths.append(levels)
+        return {p: 1.0 + i for i, p in enumerate(reversed(CANDIDATES))}
+
+    monkeypatch.setattr(precision, "measure", measure)
+    return widths
+
+
+def test_it_is_measured_once_for_each_width(measured, temporary_cache):
+    for _ in range(3):
+        assert CHOOSE(CPU, TINY) == Precision("bf16", channels_last=True)
+    assert measured == [TINY]
+    CHOOSE(CPU, (4, 16))
+    assert measured == [TINY, (4, 16)]
+    CHOOSE(CPU, TINY)
+    assert len(measured) == 2
+    stored = json.loads((temporary_cache / "precision.json").read_text())
+    assert len(stored) == 2
+    assert {file.name for file in temporary_cache.iterdir()} == {"precision.json"}
+
+
+def test_another_number_of_threads_is_another_machine(measured, monkeypatch):
+    CHOOSE(CPU, TINY)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 97)
+    CHOOSE(CPU, TINY)
+    assert len(measured) == 2
+
+
+def test_the_fastest_is_chosen(monkeypatch, temporary_cache):
+    seconds = dict(zip(CANDIDATES, (3.0, 1.0, 2.0, 4.0), strict=True))
+    monkeypatch.setattr(precision, "measure", lambda *_: seconds)
+    assert CHOOSE(CPU, TINY) == Precision("fp32", channels_last=True)
+
+
+@pytest.mark.parametrize(("bf16_seconds", "n"), [(10.0, 2), (0.1, 4)])
+def test_bf16_is_measured_only_where_one_convolution_says_it_pays(monkeypatch, bf16_seconds, n):
+    monkeypatch.setattr(
+        precision,
+        "_convolution_seconds",
+        lambda device, dtype: bf16_seconds if dtype == "bf16" else 1.0,
+    )
+    tried = []
+    monkeypatch.setattr(
+        precision, "_step_seconds", lambda network, images, p: tried.append(p) or 1.0
+    )
+    found = precision.measure(CPU, TINY)
+    assert list(found) == list(CANDIDATES[:n])
+    assert {p.dtype for p in tried} == ({"fp32"} if n == 2 else {"fp32", "bf16"})
+
+
+def test_a_step_is_forward_and_backward_in_the_precision():
+    layer = nn.Conv2d(2, 4, 3, padding=1)
+    seen: list[torch.dtype] = []
+    layer.register_forward_hook(lambda _, __, output: seen.append(output.dtype))
+    for dtype in ("fp32", "bf16"):
+        assert precision._step_seconds(layer, torch.rand(1, 2, 8, 8), Precision(dtype)) > 0
+    assert seen == [torch.float32, torch.bfloat16]
+    assert layer.weight.grad is not None
+    assert layer.weight.dtype == torch.float32
+
+
+def test_the_layout_changes_no_number():
+    layer = nn.Conv2d(2, 4, 3, padding=1).double()
+    images = torch.rand(1, 2, 9, 7).double()
+    expected = layer(images)
+    last = Precision(channels_last=True)
+    assert last.batch(images, CPU).is_contiguous(memory_format=torch.channels_last)
+    placed = last.place(layer, CPU)
+    assert placed.weight.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(placed(last.batch(images, CPU)), expected)
+    assert Precision().place(layer, CPU).weight.is_contiguous()
+
+
+def test_keeping_memory_does_no_harm_and_is_done_once():
+    precision.keep_memory.cache_clear()
+    precision.keep_memory()
+    precision.keep_memory()
+    assert precision.keep_memory.cache_info().misses == 1
+    large = [torch.rand(1 << 20) for _ in range(8)]
+    total = float(torch.stack(large).sum())
+    del large
+    assert 0.45 < total / (8 << 20) < 0.55
+
+
+def test_other_c_libraries_are_left_alone(monkeypatch):
+    monkeypatch.setattr(precision.platform, "libc_ver", lambda: ("musl", "1.2"))
+    monkeypatch.setattr(precision.ctypes, "CDLL", lambda _: pytest.fail("mallopt is glibc's"))
+    precision.keep_memory.cache_clear()
+    precision.keep_memory()
+    precision.keep_memory.cache_clear()

@@ -1,0 +1,88 @@
+"""Tiles: they cover, they overlap, and what comes back blended is what went out."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from scellseg_lib.tiles import OVERLAP, TILE, TiledImage, side_for, starts, taper
+
+
+@given(st.integers(1, 5000))
+def test_tiles_cover_a_side_and_overlap_by_a_tenth(length: int):
+    first = starts(length)
+    assert first[0] == 0
+    if length <= TILE:
+        assert first == [0]
+        return
+    assert first[-1] + TILE == length
+    overlaps = TILE - np.diff(first)
+    # Starts are whole pixels, so one overlap may fall short of the tenth by a pixel.
+    assert overlaps.min() >= OVERLAP * TILE - 1
+    assert np.ptp(overlaps) <= 1
+    # With one tile fewer the overlap would be too small.
+    n = len(first) - 1
+    assert n == 1 or n * TILE - (n - 1) * OVERLAP * TILE < length
+
+
+@given(st.integers(1, 1000), st.sampled_from([2, 8, 16]))
+def test_sides_fit_the_network(length: int, stride: int):
+    side = side_for(length, stride)
+    assert side % stride == 0
+    assert side <= TILE
+    assert side >= min(length, TILE)
+    assert side - length < stride
+
+
+def test_the_taper_is_high_in_the_middle_and_never_zero():
+    weight = taper(224, 96)
+    assert weight.shape == (224, 96)
+    np.testing.assert_allclose(weight, weight[::-1, ::-1])
+    assert weight.max() == weight[112, 48] > 0.9
+    assert weight.min() == weight[0, 0] > 0
+    assert (np.diff(weight[112, :48]) >= 0).all()
+    assert taper(8, 8).min() > 0
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 500), st.integers(1, 500), st.randoms(use_true_random=False))
+def test_what_comes_back_is_what_went_out(height: int, width: int, random):
+    image = np.random.default_rng(random.randrange(2**32)).normal(size=(2, height, width))
+    tiled = TiledImage(image.astype(np.float32), stride=8)
+    tiles = list(tiled.tiles())
+    assert {tile.shape for tile in tiles} == {(2, *tiled.sides)}
+    order = list(range(len(tiles)))
+    random.shuffle(order)
+    for index in order:
+        assert tiled.missing
+        tiled.add(index, tiles[index], np.array([3.0, 4.0], np.float32))
+    assert tiled.missing == 0
+    np.testing.assert_allclose(tiled.maps(), image, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(tiled.style(), [0.6, 0.8], rtol=1e-6)
+
+
+def test_a_seam_is_blended():
+    tiled = TiledImage(np.zeros((2, 200, 400), np.float32), 8)
+    assert tiled.corners == [(0, 0), (0, 176)]
+    for index in range(2):
+        tiled.add(index, np.full((1, *tiled.sides), index, np.float32), np.zeros(4))
+    row = tiled.maps()[0, 100]
+    assert (row[:176] == 0).all()
+    assert (row[224:] == 1).all()
+    assert (np.diff(row) >= 0).all()
+    assert np.diff(row).max() < 0.1
+    assert row[200] == pytest.approx(0.5, abs=0.05)
+
+
+def test_padding_is_cut_off_again_and_is_zero():
+    tiled = TiledImage(np.ones((2, 13, 300), np.float32), 8)
+    assert tiled.sides == (16, 224)
+    first = next(tiled.tiles())
+    assert (first[:, 13:] == 0).all()
+    assert (first[:, :13] == 1).all()
+    for index, tile in enumerate(tiled.tiles()):
+        tiled.add(index, tile, np.zeros(4))
+    assert tiled.maps().shape == (2, 13, 300)
+    assert (tiled.style() == 0).all()  # styles that are all zero stay so
