@@ -19,7 +19,7 @@ from tests.benchmarks.clock import THREADS, report, timed
 from tests.benchmarks.peer import run_peer
 
 CELL_THRESHOLD, MIN_SIZE, REPEATS = 0.5, 35, 2
-NOISE = {"exact": 0.0, "noisy": 0.6}
+NOISE = {"exact": 0.0, "noisy": 0.3}
 
 
 def contrast_masks() -> list[np.ndarray]:
