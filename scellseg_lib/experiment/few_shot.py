@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -123,6 +124,11 @@ def run_missing(
         frame.round(6).to_csv(whole, index=False)
         whole.replace(results)
     return frame
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a results file, for the origin of what is drawn from it."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def table(frame: pd.DataFrame) -> pd.DataFrame:
