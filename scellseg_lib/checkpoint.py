@@ -6,6 +6,7 @@ and a resumed run ends with the weights of one that was never stopped.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable
@@ -34,6 +35,15 @@ class Progress:
 
 
 Callback = Callable[[Progress], None]
+
+
+def weights_hash(network: nn.Module) -> str:
+    """SHA-256 over all weights and statistics, in the order of their names."""
+    digest = hashlib.sha256()
+    for name, value in sorted(network.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 class Checkpoint:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 
 from scellseg_lib import precision as precision_module
 from scellseg_lib.augment import Source, labelled_batch, prepare
-from scellseg_lib.checkpoint import Callback, Checkpoint, Progress
+from scellseg_lib.checkpoint import Callback, Checkpoint, Progress, weights_hash
 from scellseg_lib.contrast import ALPHA_RATE, AlphaMode, ContrastiveTerm, StatisticsMode
 from scellseg_lib.data import Dataset, Sample, load_dataset, resize_masks
 from scellseg_lib.errors import DatasetError, TrainingError
@@ -178,6 +177,9 @@ def finetune(
     if saved:
         saved.remove()
     _complete_card(tuned, model, shots, diameter, identity)
+    if isinstance(tuned.representation, UNet2 | UNet3):
+        decoding = _tune_thresholds(tuned, shots, precision)
+        tuned.card = tuned.card.model_copy(update={"decoding": decoding})
     return tuned
 
 
@@ -205,15 +207,6 @@ def _default_contrast() -> Dataset:
         except DatasetError:  # not at hand: the synthetic styles stand in, and the card says so
             continue
     return load_dataset(CONTRAST_SETS[-1])
-
-
-def weights_hash(network: nn.Module) -> str:
-    """SHA-256 over all weights and statistics, in the order of their names."""
-    digest = hashlib.sha256()
-    for name, value in sorted(network.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 class _Run:
@@ -316,13 +309,11 @@ def _complete_card(
         }
     )
     remember_styles(tuned, shots)
-    if isinstance(tuned.representation, UNet2 | UNet3):
-        tuned.card = tuned.card.model_copy(update={"decoding": _tune_thresholds(tuned, shots)})
 
 
-def _tune_thresholds(model: Model, shots: Sequence[Sample]) -> Decoding:
+def _tune_thresholds(model: Model, shots: Sequence[Sample], precision: Precision) -> Decoding:
     """Thresholds of a U-Net, searched on the shots at the 30-px scale."""
-    predictions = list(predict(model, shots, diameter=model.card.diameter))
+    predictions = list(predict(model, shots, precision=precision))
     truths = [
         resize_masks(sample.masks, prediction.maps.shape[1:])
         for sample, prediction in zip(shots, predictions, strict=True)

@@ -14,7 +14,7 @@ import torch
 
 from scellseg_lib import precision as precision_module
 from scellseg_lib.augment import Source, labelled_batch, prepare
-from scellseg_lib.checkpoint import Callback, Checkpoint, Progress
+from scellseg_lib.checkpoint import Callback, Checkpoint, Progress, weights_hash
 from scellseg_lib.data import Dataset
 from scellseg_lib.errors import TrainingError
 from scellseg_lib.model import Model, TrainingData, library_versions, new_model
@@ -50,13 +50,12 @@ class PretrainRecipe:
 
     def rate(self, step: int, n_steps: int) -> float:
         """Learning rate of a step."""
-        done = step / n_steps
         if self.schedule == "onecycle":
-            rise = 0.15
+            done, rise = step / n_steps, 0.15
             if done < rise:
                 return self.learning_rate * (0.04 + 0.96 * done / rise)
             return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (done - rise) / (1 - rise)))
-        epoch = 500 * done
+        epoch = 500 * step / n_steps
         halvings = max(0, math.floor((epoch - 400) / 10))
         return self.learning_rate * min(epoch / 10, 1.0) * 0.5**halvings
 
@@ -110,7 +109,8 @@ def pretrain(
     Raises
     ------
     TrainingError
-        Without images, with fewer than 8 of them, or with a checkpoint of another run.
+        With fewer than 8 images, for a loss that is no longer a number, or with a checkpoint of
+        another run.
     """
     recipe = recipe or paper_recipe(name)
     device = device or precision_module.default_device()
@@ -129,6 +129,7 @@ def pretrain(
         "seed": seed,
         "data": [(data.name, len(data)) for data in datasets],
         "precision": asdict(precision),
+        "initial": weights_hash(initial.network) if initial else None,
     }
     saved = Checkpoint(checkpoint, identity) if checkpoint else None
     modules: dict[str, torch.nn.Module] = {"network": model.network}
@@ -142,6 +143,10 @@ def pretrain(
         rng = np.random.default_rng((seed, step))
         loss = _step(model, optimiser, training, indices, rng, precision, device)
         step += 1
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"the loss is {loss} at step {step}", remedy="Lower the learning rate."
+            )
         validated = None
         if validation and (step % validate_every == 0 or step == n_steps):
             validated = validation_loss(model, validation, seed, precision, device)
