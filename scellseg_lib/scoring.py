@@ -1,0 +1,78 @@
+"""Folders of label files against each other: paired by name, scored, laid out as a table."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+
+from scellseg_lib import readers
+from scellseg_lib.data import Sample
+from scellseg_lib.errors import DatasetError
+from scellseg_lib.metrics import evaluate, summary
+from scellseg_lib.progress import progress_bar
+
+Pair = tuple[str, Path, Path]
+"""Name, predicted labels, true labels."""
+
+
+def pair_labels(predicted: Path, true: Path) -> list[Pair]:
+    """Label files of the same name, ``NAME_masks.*`` or ``NAME.*``, in two folders.
+
+    Two files are a pair whatever their names.
+
+    Raises
+    ------
+    DatasetError
+        If a file has no partner; all such are listed.
+    """
+    if predicted.is_file() and true.is_file():
+        return [(_name(predicted), predicted, true)]
+    ours, theirs = _labels(predicted), _labels(true)
+    alone = [str(ours.get(name, theirs.get(name))) for name in sorted(ours.keys() ^ theirs.keys())]
+    if alone or not ours:
+        raise DatasetError(
+            f"label files without a partner: {', '.join(alone)}" if alone else "no label files",
+            where=f"{predicted} and {true}",
+            remedy="Each NAME_masks.* needs a NAME_masks.* or NAME.* on the other side.",
+        )
+    return [(name, ours[name], theirs[name]) for name in ours]
+
+
+def score_files(pairs: list[Pair]) -> pd.DataFrame:
+    """Score label files, one pair in memory at a time; the frame of `evaluate`."""
+    frames = []
+    for name, predicted, true in progress_bar(pairs, len(pairs), "evaluate"):
+        truth = Sample(name, partial(readers.read_image, true), partial(readers.read_masks, true))
+        frames.append(evaluate([readers.read_masks(predicted)], [truth]))
+    return pd.concat(frames, ignore_index=True)
+
+
+def score_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """One row for each image, and their mean: AP@0.5, AP@0.75, mAP, mAJI and the standard AJI."""
+    rows = {
+        name: [*summary(part).values(), part["aji_standard"].iloc[0]]
+        for name, part in frame.groupby("image", sort=False)
+    }
+    table = pd.DataFrame(rows, index=["AP@0.5", "AP@0.75", "mAP", "mAJI", "AJI"]).T
+    table.loc[f"mean (n = {len(rows)})"] = table.mean()
+    return table
+
+
+def _labels(place: Path) -> dict[str, Path]:
+    """Label files by name; where some are called ``*_masks``, the others are images."""
+    files = sorted(place.iterdir()) if place.is_dir() else [place]
+    files = [f for f in files if f.suffix.lower() in readers.SUFFIXES and f.name[0] != "."]
+    files = [file for file in files if file.stem.endswith("_masks")] or files
+    names = [_name(file) for file in files]
+    twice = [f.name for f, name in zip(files, names, strict=True) if names.count(name) > 1]
+    if twice:
+        raise DatasetError(
+            f"files of the same name: {', '.join(twice)}", where=place, remedy="Keep one of each."
+        )
+    return dict(zip(names, files, strict=True))
+
+
+def _name(file: Path) -> str:
+    return file.stem.removesuffix(".ome").removesuffix("_masks")

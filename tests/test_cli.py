@@ -1,0 +1,442 @@
+"""The command line: what a biologist types, what lies on the disk afterwards, what goes wrong."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import scellseg_lib as scellseg
+from scellseg_lib import batch, cli, doctor, readers, synthetic
+from scellseg_lib.data import Dataset, Sample
+from scellseg_lib.finetune import weights_hash
+from scellseg_lib.metrics import average_precision, mean_aggregated_jaccard_index
+from scellseg_lib.model import new_model
+from scellseg_lib.precision import Precision
+
+FINETUNE = import_module("scellseg_lib.finetune")
+LEVELS = (4, 8, 16, 32)
+THRESHOLDS = {"cell_threshold": -1.0, "flow_threshold": 0.0, "diameter": 60.0}
+"""With these an untrained network finds cells of a kind."""
+OPTIONS = ["--cell-threshold", "-1", "--flow-threshold", "0", "--diameter", "60"]
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Float32 without measuring what is fastest (some 10 s), on one thread, as images are tiny."""
+    monkeypatch.setattr("scellseg_lib.precision.choose", lambda device, levels: Precision())
+    monkeypatch.setattr(cli, "default_device", lambda: torch.device("cpu"))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def model_file(tmp_path_factory: pytest.TempPathFactory) -> str:
+    model = new_model("scellseg", LEVELS)
+    model.card = model.card.model_copy(update={"channels": ("gray", "none")})
+    return str(model.save(tmp_path_factory.mktemp("model") / "tiny.safetensors"))
+
+
+def picture(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Image of 8 bits and its masks."""
+    image, masks = synthetic.image("Kc167", seed, (200, 200))
+    return cv2.normalize(image[0], np.zeros(0), 0, 255, cv2.NORM_MINMAX).astype(np.uint8), masks
+
+
+@pytest.fixture
+def plate(tmp_path: Path) -> Path:
+    """Three images without masks."""
+    folder = tmp_path / "plate"
+    folder.mkdir()
+    for seed, name in enumerate("ABC"):
+        cv2.imwrite(str(folder / f"{name}.png"), picture(seed)[0])
+    return folder
+
+
+def run(*arguments: str | Path) -> Any:
+    """Result of a command, whatever its exit code; never a traceback."""
+    result = CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    assert "Traceback" not in result.output
+    return result
+
+
+def done(*arguments: str | Path) -> str:
+    """Output of a command that succeeds."""
+    result = run(*arguments)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+# --- segment ---------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore::scellseg_lib.segment.FarFromModel")
+def test_masks_are_those_of_the_library(plate: Path, model_file: str) -> None:
+    out = done("segment", plate, "--model", model_file, *OPTIONS)
+    model = scellseg.load_model(model_file)
+    images = [readers.read_image(plate / f"{name}.png") for name in "ABC"]
+    expected = [cells.masks for cells in scellseg.segment(model, images, **THRESHOLDS)]
+    assert sum(masks.max() for masks in expected) > 5
+    for name, masks in zip("ABC", expected, strict=True):
+        written = readers.read_masks(plate / "segmented" / f"{name}_masks.tif")
+        np.testing.assert_array_equal(written, masks)
+    assert f"3 images segmented, {sum(masks.max() for masks in expected)} cells" in out
+
+
+def test_one_bad_file_is_reported_and_the_rest_segmented(plate: Path, model_file: str) -> None:
+    whole = (plate / "B.png").read_bytes()
+    (plate / "B.png").write_bytes(whole[: len(whole) // 2])
+    command = ("segment", plate, "--model", model_file, "--output", plate / "out", *OPTIONS)
+    first = run(*command)
+    assert first.exit_code == 1
+    assert "1 of 3 images failed" in first.stderr
+    assert str(plate / "B.png") in first.stderr
+    kept = files(plate / "out")
+    assert list(kept) == ["A_masks.tif", "C_masks.tif"]
+
+    (plate / "B.png").write_bytes(whole)
+    assert "1 images segmented" in (out := done(*command))
+    assert "2 already done" in out
+    assert kept.items() < files(plate / "out").items()
+
+
+def test_nothing_is_overwritten_unless_asked(plate: Path, model_file: str) -> None:
+    command = ("segment", plate / "A.png", "--model", model_file, "--format", "png")
+    done(*command, *OPTIONS)
+    before = files(plate / "segmented")
+    other = (*command, *OPTIONS, "--cell-threshold", "1000")
+    assert "0 images segmented" in done(*other)
+    assert files(plate / "segmented") == before
+    assert "1 images segmented, 0 cells" in done(*other, "--overwrite")
+    assert not readers.read_masks(plate / "segmented" / "A_masks.png").any()
+
+
+def test_interrupted_run_goes_on(
+    plate: Path, model_file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ("segment", plate, "--model", model_file, *OPTIONS, "--output")
+    done(*command, plate / "whole")
+    original, calls = batch.segment, []
+
+    def interrupted(*arguments: Any, **options: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(batch, "GROUP", 1)
+    monkeypatch.setattr(batch, "segment", interrupted)
+    stopped = run(*command, plate / "parts")
+    assert stopped.exit_code == 130
+    assert "the same command goes on" in stopped.stderr
+    assert list(files(plate / "parts")) == ["A_masks.tif"]
+    assert "2 images segmented" in done(*command, plate / "parts")
+    assert files(plate / "parts") == files(plate / "whole")
+
+
+def test_shots_and_queries_of_one_name_are_kept_apart(tmp_path: Path, model_file: str) -> None:
+    for seed, part in enumerate(("shot", "query")):
+        (tmp_path / "set" / part).mkdir(parents=True)
+        cv2.imwrite(str(tmp_path / "set" / part / "A_img.png"), picture(seed)[0])
+    (tmp_path / "set" / "shot" / "A_masks.png").write_bytes(b"never read")
+    done("segment", tmp_path / "set", "--model", model_file, "--output", tmp_path / "out")
+    assert list(files(tmp_path / "out")) == ["query/A_masks.tif", "shot/A_masks.tif"]
+
+
+def test_annotations_are_safe_from_outputs(plate: Path, model_file: str) -> None:
+    readers.write_labels(plate / "A_masks.tif", np.eye(200, dtype=np.int32))
+    before = files(plate)
+    result = run("segment", plate, "--model", model_file, "--output", plate, "--overwrite")
+    assert result.exit_code == 1
+    assert "annotations" in result.stderr
+    assert files(plate) == before
+
+
+def test_previews_are_drawn_later_without_the_network(
+    plate: Path, model_file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ("segment", plate / "A.png", "--model", model_file, *OPTIONS)
+    done(*command)
+    masks = files(plate / "segmented")
+    monkeypatch.setattr(batch, "segment", None)
+    done(*command, "--preview")
+    after = files(plate / "segmented")
+    overlay = after.pop("A_overlay.png")
+    assert after == masks
+    blue, green, red = cv2.imdecode(np.frombuffer(overlay, np.uint8), cv2.IMREAD_COLOR).T
+    assert ((red > 200) & (green < 60) & (blue < 60)).sum() > 100
+
+
+@pytest.mark.filterwarnings("ignore::scellseg_lib.segment.FarFromModel")
+def test_channels_are_the_models_unless_named(tmp_path: Path) -> None:
+    planes = [picture(seed)[0] for seed in range(3)]
+    cv2.imwrite(str(tmp_path / "rgb.png"), np.dstack(planes))  # blue, green, red
+    model = new_model("scellseg", LEVELS)
+    model.card = model.card.model_copy(update={"channels": ("green", "red")})
+    file = model.save(tmp_path / "green.safetensors")
+    found = {}
+    for name, options in (("own", []), ("same", ["green,red"]), ("other", ["2"])):
+        chosen = [part for option in options for part in ("--channels", option)]
+        arguments = ("--model", file, *OPTIONS, *chosen, "--output", tmp_path / name)
+        done("segment", tmp_path / "rgb.png", *arguments)
+        found[name] = readers.read_masks(tmp_path / name / "rgb_masks.tif")
+    image = np.stack(planes[1:]).astype(np.float32)
+    expected = scellseg.segment(model, [image], **THRESHOLDS)[0].masks
+    np.testing.assert_array_equal(found["own"], expected)
+    np.testing.assert_array_equal(found["same"], expected)
+    assert not np.array_equal(found["other"], expected)
+
+
+def test_doubts_are_told_without_code(plate: Path, model_file: str) -> None:
+    result = run("segment", plate / "A.png", "--model", model_file, *OPTIONS)
+    (line,) = result.stderr.splitlines()
+    assert re.fullmatch(r"Warning: A\.png: the masks' median diameter is \d+ px, .*", line)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["segment", "nowhere"], 2, "does not exist"),
+        (["segment", ".", "--diameter", "0"], 2, "diameter"),
+        (["segment", "{plate}", "--model", "{model}", "--channels", "mauve"], 2, "green,red"),
+        (["segment", "{plate}", "--model", "{model}", "--weights", "released"], 2, "weights"),
+        (["segment", "{plate}", "--format", "jpg"], 2, "jpg"),
+        (["segment", "{plate}", "--model", "cellposer"], 1, "there is no model 'cellposer'"),
+        (["segment", "{plate}", "--model", "lost.safetensors"], 1, "no such file"),
+        (["finetune", "{plate}", "--model", "{model}"], 1, "no images for 'shot'"),
+        (["finetune", "{plate}", "--output", "model.pt"], 2, ".safetensors"),
+        (["finetune", "{plate}", "--strategy", "magic"], 2, "magic"),
+        (["data", "fetch", "nothing"], 1, "no data set is called 'nothing'"),
+        (["data", "fetch", "cellpose"], 1, "cannot be downloaded automatically"),
+        (["models", "fetch"], 1, "SCELLSEG_OFFLINE"),
+        (["segmnet", "x"], 2, "segmnet"),
+    ],
+)
+def test_what_goes_wrong_is_said_in_one_message(
+    arguments: list[str],
+    code: int,
+    message: str,
+    plate: Path,
+    model_file: str,
+    temporary_cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SCELLSEG_OFFLINE", "1")
+    monkeypatch.setenv("SCELLSEG_DATA", str(temporary_cache / "data"))
+    result = run(*(text.format(plate=plate, model=model_file) for text in arguments))
+    assert result.exit_code == code, result.output
+    assert message in result.stderr
+    assert result.stdout == ""
+
+
+# --- finetune --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fine-tuning with one patch a step, checkpoints after each, and two contrast images."""
+    styles = [
+        Sample(name, lambda n=n: synthetic.image("Kc167", n, (200, 200))[0],
+               lambda n=n: synthetic.image("Kc167", n, (200, 200))[1], style=name)
+        for n, name in enumerate(("one", "two"))
+    ]  # fmt: skip
+    contrast = Dataset("two styles", "", "", tuple(styles))
+    options = {"checkpoint_every": 1, "batch_size": 1, "contrast": contrast}
+    monkeypatch.setattr(scellseg, "finetune", partial(scellseg.finetune, **options))
+
+
+@pytest.fixture
+def annotated(tmp_path: Path) -> Path:
+    """Scellseg layout; the masks of the query images are not even readable."""
+    folder = tmp_path / "worms"
+    for seed, part in enumerate(("shot", "query")):
+        (folder / part).mkdir(parents=True)
+        image, masks = picture(seed)
+        cv2.imwrite(str(folder / part / f"{seed}_img.png"), image)
+        readers.write_labels(folder / part / f"{seed}_masks.png", masks)
+    (folder / "query" / "1_masks.png").write_bytes(b"not to be looked at")
+    return folder
+
+
+@pytest.mark.usefixtures("small_steps")
+def test_killed_finetuning_goes_on_to_the_same_model(
+    annotated: Path, model_file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ("finetune", annotated, "--model", model_file, "--steps", "3", "--output")
+    said = done(*command, annotated / "whole.safetensors")
+    assert "tuned on 1 annotated and 1 unlabelled images" in said
+
+    original = FINETUNE._Run._step
+
+    def killed(run: Any, step: int) -> Any:
+        if step == 2:
+            raise KeyboardInterrupt
+        return original(run, step)
+
+    part = annotated / "part.safetensors"
+    with monkeypatch.context() as patch:
+        patch.setattr(FINETUNE._Run, "_step", killed)
+        assert run(*command, part).exit_code == 130
+    assert (annotated / "part.checkpoint").is_file()
+    assert not part.exists()
+
+    begun: list[int] = []
+
+    def counted(run: Any, step: int) -> Any:
+        begun.append(step)
+        return original(run, step)
+
+    monkeypatch.setattr(FINETUNE._Run, "_step", counted)
+    done(*command, part)
+    assert begun == [2]
+    assert not (annotated / "part.checkpoint").exists()
+    whole, resumed = (
+        scellseg.load_model(annotated / f"{name}.safetensors") for name in ("whole", "part")
+    )
+    assert weights_hash(whole.network) == weights_hash(resumed.network)
+    assert weights_hash(whole.network) != weights_hash(scellseg.load_model(model_file).network)
+    assert whole.card == resumed.card
+    assert whole.card.recipe["queries"] == ["1"]
+
+
+@pytest.mark.usefixtures("small_steps")
+def test_finetuning_options_are_kept_in_the_card(annotated: Path, model_file: str) -> None:
+    file = annotated / "tuned.safetensors"
+    options = ["--strategy", "classic", "--steps", "1", "--seed", "7", "--schedule", "cosine"]
+    options += ["--layers", "extractor_fixed", "--channels", "0", "--output", str(file)]
+    done("finetune", annotated, "--model", model_file, *options)
+    card = scellseg.load_model(file).card
+    expected = {"strategy": "classic", "steps": 1, "seed": 7, "schedule": "cosine"}
+    assert expected.items() <= card.recipe.items()
+    assert card.recipe["layers"] == "extractor_fixed"
+    assert card.channels == ("0", "none")
+    cells = np.unique(picture(0)[1], return_counts=True)[1][1:]
+    assert card.diameter == pytest.approx(np.median(2 * np.sqrt(cells / np.pi)), abs=0.01)
+
+    before = file.read_bytes()
+    again = run("finetune", annotated, "--model", model_file, *options)
+    assert (again.exit_code, file.read_bytes()) == (1, before)
+    assert "--overwrite" in again.stderr
+
+
+# --- evaluate --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def scored(tmp_path: Path) -> tuple[Path, Path]:
+    """Predictions and truths of two images: one right, one with a cell too few."""
+    truth = np.zeros((40, 40), np.int32)
+    truth[2:12, 2:12], truth[20:30, 20:30] = 1, 2
+    pred, true = tmp_path / "pred", tmp_path / "true"
+    pred.mkdir()
+    true.mkdir()
+    readers.write_labels(true / "A_masks.png", truth)
+    readers.write_labels(true / "B_masks.png", truth)
+    cv2.imwrite(str(true / "A_img.png"), truth)
+    readers.write_labels(pred / "A_masks.tif", truth * 5)
+    readers.write_labels(pred / "B_masks.tif", np.where(truth == 2, 0, truth))
+    (pred / "A_overlay.png").write_bytes(b"no labels")
+    return pred, true
+
+
+def test_scores_by_arithmetic(scored: tuple[Path, Path], tmp_path: Path) -> None:
+    lines = done("evaluate", *scored, "--csv", tmp_path / "scores.csv").splitlines()
+    assert lines[0].split() == ["AP@0.5", "AP@0.75", "mAP", "mAJI", "AJI"]
+    assert lines[1].split() == ["A", *["1.000"] * 5]
+    assert lines[2].split() == ["B", *["0.500"] * 5]
+    assert lines[3].split() == ["mean", "(n", "=", "2)", *["0.750"] * 5]
+    frame = pd.read_csv(tmp_path / "scores.csv")
+    assert len(frame) == 20
+    counts = frame[frame["image"] == "B"][["tp", "fp", "fn"]].drop_duplicates()
+    assert counts.to_numpy().tolist() == [[1, 0, 1]]
+
+
+def test_each_column_is_its_score(tmp_path: Path) -> None:
+    """Shifted cells, whose five scores differ."""
+    truth = picture(0)[1]
+    shifted = np.roll(np.where(truth % 5 == 0, 0, truth), 4, axis=0)
+    for name, masks in (("x", shifted), ("y", truth)):
+        readers.write_labels(tmp_path / f"{name}.tif", masks)
+    values = done("evaluate", tmp_path / "x.tif", tmp_path / "y.tif").splitlines()[1].split()[1:]
+    ap50, ap75 = average_precision(truth, shifted, [0.5, 0.75])
+    assert float(values[0]) == pytest.approx(ap50, abs=6e-4)
+    assert float(values[1]) == pytest.approx(ap75, abs=6e-4)
+    maji = mean_aggregated_jaccard_index(truth, shifted)
+    assert float(values[3]) == pytest.approx(maji, abs=6e-4)
+    assert len(set(values)) == 5
+
+
+def test_files_without_a_partner_are_listed(scored: tuple[Path, Path]) -> None:
+    pred, true = scored
+    (pred / "B_masks.tif").rename(pred / "D_masks.tif")
+    result = run("evaluate", pred, true)
+    assert result.exit_code == 1
+    assert str(pred / "D_masks.tif") in result.stderr
+    assert str(true / "B_masks.png") in result.stderr
+    assert "A_masks" not in result.stderr
+
+
+def test_another_size_names_the_image(scored: tuple[Path, Path]) -> None:
+    readers.write_labels(scored[0] / "B_masks.tif", np.zeros((40, 41), np.int32))
+    result = run("evaluate", *scored)
+    assert result.exit_code == 1
+    assert "image B" in result.stderr
+
+
+# --- data, models, doctor, help --------------------------------------------------------------
+
+
+def test_data_commands(temporary_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SCELLSEG_DATA", str(temporary_cache))
+    assert done("data", "path", "dsb2018").strip() == str(temporary_cache / "dsb2018")
+    assert re.search(r"^bbbc010_elegans +0 of +49 here +open +CC BY", done("data", "list"), re.M)
+    verified = run("data", "verify", "bbbc010_elegans")
+    assert verified.exit_code == 1
+    assert "98 missing" in verified.stdout
+
+
+def test_models_list_says_what_is_not_fetched(temporary_cache: Path) -> None:
+    assert done("models", "list").count("not fetched yet") == 2
+
+
+def test_doctor(temporary_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "LEVELS", LEVELS)
+    lines = done("doctor").splitlines()
+    assert f"torch {torch.__version__}" in lines[1]
+    assert sum(": ok, " in re.sub(" +", " ", line) for line in lines) == 3
+    monkeypatch.setattr(doctor, "flows_to_masks", lambda flows, logit: np.zeros_like(logit, int))
+    broken = run("doctor")
+    assert broken.exit_code == 1
+    assert re.search(r"flows and back: +FAILED, AP@0.5 = 0.00", broken.stdout)
+
+
+@pytest.mark.parametrize(
+    "command", ["segment", "finetune", "evaluate", "doctor", "data fetch", "models fetch"]
+)
+def test_examples_in_the_help_use_its_options(command: str) -> None:
+    text = done(*command.split(), "--help")
+    examples = re.findall(rf"^ +scellseg {command} (.*)$", text, re.M)
+    assert examples or command in ("doctor", "models fetch")
+    for option in re.findall(r"--[\w-]+", " ".join(examples)):
+        assert re.search(rf"^  {option}\b", text, re.M), option
