@@ -83,11 +83,11 @@ def segment_files(
     ``read`` gives float32[2, H, W] of an image file. ``overlays`` draws those that are missing,
     also of masks that were there before. The other settings are those of `segment`.
     """
-    todo = [job for job in jobs if overwrite or not job.masks.exists()]
-    outcome = Outcome(already=len(jobs) - len(todo))
-    with bar(len(todo), "segment", "image") as progress:
-        for start in range(0, len(todo), GROUP):
-            group = todo[start : start + GROUP]
+    remaining = [job for job in jobs if overwrite or not job.masks.exists()]
+    outcome = Outcome(already=len(jobs) - len(remaining))
+    with bar(len(remaining), "segment", "image") as progress:
+        for start in range(0, len(remaining), GROUP):
+            group = remaining[start : start + GROUP]
             # Read here, so that a bad file stops neither the others nor the pooled tiles.
             good = list(_readable(group, read, outcome))
             samples = [sample for _, sample in good]
