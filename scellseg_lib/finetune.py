@@ -301,6 +301,7 @@ def _complete_card(
     tuned.card = model.card.model_copy(
         update={
             "diameter": round(diameter, 2),
+            "channels": getattr(shots, "channels", model.card.channels),
             "origin": f"fine-tuned by the Scellseg notebooks from: {model.card.origin}",
             "training_data": [*model.card.training_data, shot_data],
             "recipe": identity,

@@ -143,10 +143,6 @@ def pretrain(
         rng = np.random.default_rng((seed, step))
         loss = _step(model, optimiser, training, indices, rng, precision, device)
         step += 1
-        if not math.isfinite(loss):
-            raise TrainingError(
-                f"the loss is {loss} at step {step}", remedy="Lower the learning rate."
-            )
         validated = None
         if validation and (step % validate_every == 0 or step == n_steps):
             validated = validation_loss(model, validation, seed, precision, device)
@@ -235,10 +231,13 @@ def _step(
     with precision.autocast(device):
         maps = model.network(precision.batch(images, device)).maps
     loss = model.representation.loss(maps.float(), targets.to(device))
+    value = float(loss.detach())
+    if not math.isfinite(value):
+        raise TrainingError(f"the loss is {value}", remedy="Lower the learning rate.")
     optimiser.zero_grad(set_to_none=True)
     loss.backward()
     optimiser.step()
-    return float(loss.detach())
+    return value
 
 
 def _complete_card(
