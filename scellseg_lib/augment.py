@@ -6,6 +6,7 @@ flows there is no reason to (METHOD section 2).
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -65,6 +66,16 @@ def prepare(samples: Sequence[Sample], diameter: float | None = None) -> list[So
         _source(sample, MEAN_DIAMETER / float(d), with_masks=diameter is None)
         for sample, d in zip(samples, diameters, strict=True)
     ]
+
+
+def sources_hash(sources: Sequence[Source]) -> str:
+    """SHA-256 of what is learnt from: pixels, masks and scales."""
+    digest = hashlib.sha256()
+    for source in sources:
+        digest.update(source.image.tobytes())
+        digest.update(b"" if source.masks is None else source.masks.tobytes())
+        digest.update(repr(source.scale).encode())
+    return digest.hexdigest()
 
 
 def _source(sample: Sample, scale: float, *, with_masks: bool) -> Source:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from scellseg_lib.errors import TrainingError
+from scellseg_lib.precision import Precision
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,32 @@ def weights_hash(network: nn.Module) -> str:
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
+
+
+def kept_precision(path: str | Path | None) -> Precision | None:
+    """Precision of the run that a checkpoint is of, which its resumption keeps."""
+    if path is None or not Path(path).is_file():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            return Precision(**json.loads(file.metadata()["run"])["identity"]["precision"])
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError):
+        return None  # `resume` will say what is wrong with the file
+
+
+def check_choices(asked: dict[str, tuple[str, Collection[str]]]) -> None:
+    """Refuse options that are none of their choices; from a name to (value, choices).
+
+    Raises
+    ------
+    TrainingError
+        For the first that is unknown.
+    """
+    for name, (value, choices) in asked.items():
+        if value not in choices:
+            raise TrainingError(
+                f"{name}={value!r} is unknown", remedy=f"Choose one of {', '.join(choices)}."
+            )
 
 
 class Checkpoint:

@@ -19,7 +19,6 @@ from scellseg_lib.data import load_folder
 from scellseg_lib.errors import ScellsegError, TrainingError
 from scellseg_lib.finetune import Layers, Schedule
 from scellseg_lib.model import Model, packaged
-from scellseg_lib.precision import default_device
 
 CHANNELS = re.compile(r"(red|green|blue|gray|\d+)(,(red|green|blue|gray|none|\d+))?")
 
@@ -314,9 +313,7 @@ def _load(name: str, weights: str | None) -> Model:
     """Model of the two options, on the fastest device."""
     if weights and name.endswith(".safetensors"):
         raise typer.BadParameter("the model's file has its own weights", param_hint="--weights")
-    model = scellseg.load_model(name, weights or "packaged")
-    model.network.to(default_device())
-    return model
+    return scellseg.load_model(name, weights or "packaged")
 
 
 def _planes(wanted: str | None, name: str, model: Model) -> tuple[str, str]:

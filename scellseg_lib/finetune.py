@@ -6,15 +6,22 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from scellseg_lib import precision as precision_module
-from scellseg_lib.augment import Source, labelled_batch, prepare
-from scellseg_lib.checkpoint import Callback, Checkpoint, Progress, weights_hash
+from scellseg_lib.augment import Source, labelled_batch, prepare, sources_hash
+from scellseg_lib.checkpoint import (
+    Callback,
+    Checkpoint,
+    Progress,
+    check_choices,
+    kept_precision,
+    weights_hash,
+)
 from scellseg_lib.contrast import ALPHA_RATE, AlphaMode, ContrastiveTerm, StatisticsMode
 from scellseg_lib.data import Dataset, Sample, load_dataset, resize_masks
 from scellseg_lib.errors import DatasetError, TrainingError
@@ -45,6 +52,18 @@ class Options:
     alpha: AlphaMode = "learnt"
     statistics: StatisticsMode = "mixed"
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        known: dict[str, Any] = {
+            "strategy": _STRATEGIES,
+            "schedule": get_args(Schedule),
+            "layers": get_args(Layers),
+            "alpha": get_args(AlphaMode),
+            "statistics": get_args(StatisticsMode),
+        }
+        check_choices({name: (getattr(self, name), choices) for name, choices in known.items()})
+        if self.steps < 1:
+            raise TrainingError(f"{self.steps} steps are none", remedy="Ask for 1 or more.")
 
     def rate(self, step: int) -> float:
         """Share of the learning rate at a step: halved after every quarter, or a cosine."""
@@ -126,7 +145,7 @@ def finetune(
     seed : int
         Of the patches.
     precision : Precision, optional
-        None: what pays on this machine; recorded in the card.
+        None: that of the checkpoint, else what pays on this machine; recorded in the card.
     device : torch.device, optional
     checkpoint : path, optional
         Written every ``checkpoint_every`` steps; a run that finds it goes on from there; removed at
@@ -147,9 +166,11 @@ def finetune(
     options = Options(
         strategy, steps, learning_rate, schedule, batch_size, layers, alpha, statistics, seed
     )
-    _check(options, shots)
+    if not len(shots):
+        raise TrainingError("there are no shots", remedy="Annotate at least one image.")
     device = device or model.device
     precision_module.keep_memory()
+    precision = precision or kept_precision(checkpoint)
     precision = precision or precision_module.choose(device, model.network.levels)
     tuned = model.copy()
     precision.place(tuned.network, device)
@@ -157,6 +178,11 @@ def finetune(
     diameter = float(np.nanmean([sample.diameter for sample in shots]))
     needs_contrast = strategy != "classic"
     contrasts = (contrast or _default_contrast()) if needs_contrast else None
+    if contrasts is not None and not contrasts.styles():
+        raise TrainingError(
+            f"the contrast images {contrasts.name!r} have no styles",
+            remedy="Give samples a style each, or leave contrast= to its default.",
+        )
     term = _STRATEGIES[strategy](
         prepare([s.without_masks() for s in queries or shots], diameter) if needs_contrast else [],
         [prepare(style.without_masks(), style.diameter) for style in contrasts.styles().values()]
@@ -169,6 +195,7 @@ def finetune(
         "precision": asdict(precision),
         "weights": weights_hash(model.network),
         "shots": [sample.name for sample in shots],
+        "pixels": sources_hash(sources),
         "queries": [sample.name for sample in queries or []],
         "contrast": contrasts.name if contrasts else None,
     }
@@ -181,23 +208,6 @@ def finetune(
         decoding = _tune_thresholds(tuned, shots, precision)
         tuned.card = tuned.card.model_copy(update={"decoding": decoding})
     return tuned
-
-
-def _check(options: Options, shots: Sequence[Sample]) -> None:
-    if options.strategy not in _STRATEGIES:
-        raise TrainingError(
-            f"there is no strategy {options.strategy!r}",
-            remedy=f"Choose one of {', '.join(_STRATEGIES)}, or register it.",
-        )
-    if options.layers not in ("all", "downsampling_fixed", "extractor_fixed"):
-        raise TrainingError(
-            f"layers={options.layers!r} is unknown",
-            remedy="Use 'all', 'downsampling_fixed' or 'extractor_fixed'.",
-        )
-    if not len(shots):
-        raise TrainingError("there are no shots", remedy="Annotate at least one image.")
-    if options.steps < 1:
-        raise TrainingError(f"{options.steps} steps are none", remedy="Ask for 1 or more.")
 
 
 def _default_contrast() -> Dataset:

@@ -22,6 +22,7 @@ from torch import Tensor
 from scellseg_lib import paths, released, representation
 from scellseg_lib.errors import ModelError
 from scellseg_lib.network import N_OUTPUTS, Network, build_network
+from scellseg_lib.precision import default_device
 from scellseg_lib.representation import Decoding, Representation
 
 REPRESENTATIONS = dict.fromkeys(("cellpose", "scellseg"), "flow") | {
@@ -176,6 +177,7 @@ def load_model(
     weights: Literal["packaged", "released"] | str | Path = "packaged",
     *,
     levels: tuple[int, ...] | None = None,
+    device: torch.device | None = None,
 ) -> Model:
     """Load a trained model.
 
@@ -189,12 +191,20 @@ def load_model(
         Cellpose v1-v3 weights of the ``cyto`` type (for ``name="cellpose"``).
     levels : tuple of int, optional
         Which width of the packaged weights; None: full where there is one, else half.
+    device : torch.device, optional
+        None: the GPU where there is one, else the CPU.
 
     Raises
     ------
     ModelError
         When there are no such weights, or they do not fit; nothing is put in their place.
     """
+    model = _find(name, weights, levels)
+    model.network.to(device or default_device())
+    return model
+
+
+def _find(name: str | Path, weights: str | Path, levels: tuple[int, ...] | None) -> Model:
     if Path(name).suffix == ".safetensors":
         return _load_file(Path(name))
     name = str(name)
@@ -343,7 +353,13 @@ def _load_cellpose(name: str, path: Path) -> Model:
             where=path,
             remedy="Give the state dict of a Cellpose 1 to 3 network.",
         )
-    stated = stored.get("diam_labels", stored.get("diam_mean"))
+    scale, stated = stored.get("diam_mean"), stored.get("diam_labels")
+    if scale is not None and float(scale) != 30:
+        raise ModelError(
+            f"the network is made for cells of {float(scale):g} px, ours for 30 px",
+            where=path,
+            remedy="Use weights of the `cyto` type; those of `nuclei` have another scale.",
+        )
     diameter = 30.0 if stated is None else float(stated)
     tensors = {
         released.rename(key): value for key, value in stored.items() if not key.startswith("diam_")
@@ -353,6 +369,7 @@ def _load_cellpose(name: str, path: Path) -> Model:
         representation="flow",
         diameter=diameter,
         channels=("green", "red"),
+        decoding=Decoding(cell_threshold=0.0),
         origin=f"official Cellpose weights, {path.name}",
         licence="see the Cellpose release",
         versions=library_versions(),

@@ -13,8 +13,15 @@ import numpy as np
 import torch
 
 from scellseg_lib import precision as precision_module
-from scellseg_lib.augment import Source, labelled_batch, prepare
-from scellseg_lib.checkpoint import Callback, Checkpoint, Progress, weights_hash
+from scellseg_lib.augment import Source, labelled_batch, prepare, sources_hash
+from scellseg_lib.checkpoint import (
+    Callback,
+    Checkpoint,
+    Progress,
+    check_choices,
+    kept_precision,
+    weights_hash,
+)
 from scellseg_lib.data import Dataset
 from scellseg_lib.errors import TrainingError
 from scellseg_lib.model import Model, TrainingData, library_versions, new_model
@@ -43,6 +50,14 @@ class PretrainRecipe:
     schedule: Literal["paper", "onecycle"] = "paper"
     """"paper": 10 epochs of warm-up, halved every 10 epochs from epoch 410 of 500 on (shares of the
     whole for another length). "onecycle": up over 15 % of the steps, then down to 0 as a cosine."""
+
+    def __post_init__(self) -> None:
+        check_choices(
+            {
+                "optimiser": (self.optimiser, ("sgd", "adam")),
+                "schedule": (self.schedule, ("paper", "onecycle")),
+            }
+        )
 
     def n_steps(self, n_images: int) -> int:
         """Optimiser steps for a number of training images."""
@@ -92,7 +107,7 @@ def pretrain(
     seed : int
         Of the weights and the patches.
     precision : Precision, optional
-        None: what pays on this machine.
+        None: that of the checkpoint, else what pays on this machine.
     device : torch.device, optional
     checkpoint : path, optional
         Written every ``checkpoint_every`` steps; a run that finds it goes on from there.
@@ -115,8 +130,9 @@ def pretrain(
     recipe = recipe or paper_recipe(name)
     device = device or precision_module.default_device()
     precision_module.keep_memory()
+    precision = precision or kept_precision(checkpoint)
     precision = precision or precision_module.choose(device, levels)
-    model = initial.copy() if initial else new_model(name, levels, seed=seed)
+    model = _start(name, levels, seed, initial)
     training, validation = _split([source for data in datasets for source in prepare(data)])
     n_steps = recipe.n_steps(len(training))
 
@@ -128,6 +144,7 @@ def pretrain(
         "recipe": asdict(recipe),
         "seed": seed,
         "data": [(data.name, len(data)) for data in datasets],
+        "pixels": sources_hash([*training, *validation]),
         "precision": asdict(precision),
         "initial": weights_hash(initial.network) if initial else None,
     }
@@ -159,6 +176,18 @@ def pretrain(
     _complete_card(model, datasets, identity | {"seconds": round(time.monotonic() - start)}, log)
     remember_styles(model, [sample for data in datasets for sample in data])
     return model
+
+
+def _start(name: str, levels: tuple[int, ...], seed: int, initial: Model | None) -> Model:
+    if initial is None:
+        return new_model(name, levels, seed=seed)
+    card = initial.card
+    if (card.architecture, tuple(card.levels)) != (name, tuple(levels)):
+        raise TrainingError(
+            f"the initial weights are of a {card.architecture} with levels {card.levels}",
+            remedy="Give the same name and levels.",
+        )
+    return initial.copy()
 
 
 def paper_recipe(name: str) -> PretrainRecipe:
@@ -249,9 +278,11 @@ def _complete_card(
     validated = [entry for entry in log if "validation_loss" in entry]
     model.card = model.card.model_copy(
         update={
-            "origin": "pre-trained by the Scellseg notebooks",
+            "origin": "pre-trained by the Scellseg notebooks"
+            + (f" from: {model.card.origin}" if model.card.origin else ""),
             "channels": datasets[0].channels,
-            "training_data": [
+            "training_data": model.card.training_data
+            + [
                 TrainingData(name=data.name, images=len(data), licence=data.licence)
                 for data in datasets
             ],

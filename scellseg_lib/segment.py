@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -148,10 +149,17 @@ def predict(
     precision: Precision | None = None,
 ) -> Iterator[Prediction]:
     """Run the network over images; see `segment`. Yields one Prediction an image, in order."""
+    if isinstance(images, np.ndarray | Sample):
+        raise ImageError("one image was given", remedy="Give a list of images: [image].")
+    if diameter is not None and not 0 < diameter < math.inf:
+        raise ImageError(
+            f"a diameter of {diameter} px is none",
+            remedy="Give that of the cells, or None for the model's.",
+        )
     device = model.device
     precision_module.keep_memory()
     precision = precision or precision_module.choose(device, model.network.levels)
-    diameter = diameter or model.card.diameter
+    diameter = model.card.diameter if diameter is None else diameter
     network = precision.place(model.network, device).eval()
     turns = FLIPS if flips else FLIPS[:1]
 

@@ -20,81 +20,89 @@ CELL_THRESHOLDS = (0.5, 0.0)
 """Of the released scripts, and of Cellpose."""
 PROTOCOLS = {"paper": False, "best": True}
 """Decoding at the 30-px scale, or at full size with the maps averaged over the flips."""
-KEYS = ["model", "weights", "strategy", "seed"]
+KEYS = ["model", "weights", "strategy", "seed", "protocol"]
 
 
 @dataclass(frozen=True)
 class FewShot:
-    """One run: which model is tuned how, by which shots."""
+    """One run: which model is tuned how, by which shots, and how its maps are decoded."""
 
     model: str
     weights: str
     strategy: str
     """"direct" (not tuned), "classic" or "contrastive"."""
     seed: int = 0
+    protocol: str = "paper"
     n_shots: int = 8
     steps: int = 100
 
 
 def trials(weights: str, seeds: Sequence[int] = (0, 1, 2)) -> list[FewShot]:
-    """All runs of the table, those of the first seed first."""
+    """All runs of the table: the paper's protocol first, and the first seed first."""
     tuned = [("scellseg", "classic"), ("scellseg", "contrastive"), ("cellpose", "classic")]
-    models = ("scellseg", "cellpose")
-    direct = [FewShot(model, weights, "direct") for model in models]
-    return direct + [
-        FewShot(model, weights, strategy, seed) for seed in seeds for model, strategy in tuned
+    direct = [("scellseg", "direct"), ("cellpose", "direct")]
+    return [
+        FewShot(model, weights, strategy, seed, protocol)
+        for protocol in PROTOCOLS
+        for seed in seeds
+        for model, strategy in (direct + tuned if seed == seeds[0] else tuned)
     ]
 
 
-def run(
-    trial: FewShot, data: Dataset, *, checkpoint: Path | None = None, model: Model | None = None
-) -> pd.DataFrame:
-    """Tune, segment the query images by each protocol, and score.
+def tune(trial: FewShot, data: Dataset, scratch: Path) -> Model:
+    """Model of a trial, fine-tuned unless an earlier trial has left it in ``scratch``.
+
+    Fine-tuning gets the query images without masks, and resumes from its checkpoint there.
+    """
+    kept = scratch / f"{trial.model}_{trial.weights}_{trial.strategy}_{trial.seed}.safetensors"
+    if kept.is_file():
+        return load_model(kept)
+    model = load_model(trial.model, trial.weights)
+    shots = data.shots(trial.n_shots, trial.seed)
+    if trial.strategy == "direct":
+        model.card = model.card.model_copy(update={"diameter": shots.diameter})
+        return model
+    tuned = finetune(
+        model,
+        shots,
+        queries=data.query.without_masks(),
+        strategy=trial.strategy,
+        steps=trial.steps,
+        seed=trial.seed,
+        checkpoint=kept.with_suffix(".checkpoint"),
+    )
+    tuned.save(kept)
+    return tuned
+
+
+def run(trial: FewShot, data: Dataset, scratch: Path) -> pd.DataFrame:
+    """Tune, segment the query images, and score.
 
     Parameters
     ----------
     trial : FewShot
     data : Dataset
-        With the splits "shot" and "query". Fine-tuning gets the query images without masks.
-    checkpoint : path, optional
-        For fine-tuning to resume from.
-    model : Model, optional
-        Instead of loading ``trial.model``.
+        With the splits "shot" and "query".
+    scratch : path
+        Folder for tuned models and checkpoints.
 
     Returns
     -------
     DataFrame
-        One row for each protocol, cell threshold, image and IoU threshold.
+        One row for each cell threshold, image and IoU threshold.
     """
-    model = model or load_model(trial.model, trial.weights)
-    shots = data.shots(trial.n_shots, trial.seed)
-    if trial.strategy == "direct":
-        model.card = model.card.model_copy(update={"diameter": shots.diameter})
-    else:
-        model = finetune(
-            model,
-            shots,
-            queries=data.query.without_masks(),
-            strategy=trial.strategy,
-            steps=trial.steps,
-            seed=trial.seed,
-            checkpoint=checkpoint,
-        )
+    model, best = tune(trial, data, scratch), PROTOCOLS[trial.protocol]
+    predictions = list(predict(model, data.query.without_masks(), flips=best))
     frames = []
-    for protocol, best in PROTOCOLS.items():
-        predictions = list(predict(model, data.query.without_masks(), flips=best))
-        for threshold in CELL_THRESHOLDS:
-            decoding = replace(model.card.decoding, cell_threshold=threshold)
-            masks = [
-                decode(prediction, model.representation, decoding, resample=best)
-                for prediction in predictions
-            ]
-            frame = evaluate(masks, data.query)
-            frames.append(frame.assign(protocol=protocol, cell_threshold=threshold))
-    result = pd.concat(frames, ignore_index=True)
-    for key in KEYS:
-        result[key] = getattr(trial, key)
-    return result
+    for threshold in CELL_THRESHOLDS:
+        decoding = replace(model.card.decoding, cell_threshold=threshold)
+        masks = [
+            decode(prediction, model.representation, decoding, resample=best)
+            for prediction in predictions
+        ]
+        frames.append(evaluate(masks, data.query).assign(cell_threshold=threshold))
+    keys = {key: getattr(trial, key) for key in KEYS}
+    return pd.concat(frames, ignore_index=True).assign(**keys)
 
 
 def run_missing(
@@ -109,15 +117,13 @@ def run_missing(
     results : path
         CSV; replaced whole, so that a kill loses at most the trial that was running.
     scratch : path
-        Folder for checkpoints, by which that trial resumes.
+        See `run`.
     """
     frame = pd.read_csv(results) if results.is_file() else pd.DataFrame(columns=KEYS)
     for trial in trials:
-        key = [getattr(trial, name) for name in KEYS]
-        if (frame[KEYS] == key).all(axis=1).any():
+        if (frame[KEYS] == [getattr(trial, key) for key in KEYS]).all(axis=1).any():
             continue
-        checkpoint = scratch / ("_".join(map(str, key)) + ".safetensors")
-        added = run(trial, data, checkpoint=checkpoint)
+        added = run(trial, data, scratch)
         frame = pd.concat([frame, added], ignore_index=True) if len(frame) else added
         results.parent.mkdir(parents=True, exist_ok=True)
         whole = results.with_name(f".{results.name}.{os.getpid()}")
@@ -133,7 +139,7 @@ def file_hash(path: Path) -> str:
 
 def table(frame: pd.DataFrame) -> pd.DataFrame:
     """Mean over images of AP@0.5, AP@0.75, mAP and mAJI; one row a run and protocol."""
-    groups = [*KEYS, "protocol", "cell_threshold"]
+    groups = [*KEYS, "cell_threshold"]
     rows = []
     for key, part in frame.groupby(groups, sort=False):
         at = part.groupby("threshold")["ap"].mean()

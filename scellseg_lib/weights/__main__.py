@@ -15,7 +15,7 @@ from scellseg_lib.checkpoint import Progress
 from scellseg_lib.data import Dataset, load_dataset
 from scellseg_lib.manifest import load_manifest
 from scellseg_lib.metrics import evaluate, summary
-from scellseg_lib.model import Model, packaged_name
+from scellseg_lib.model import Model, load_model, packaged_name
 from scellseg_lib.network import N_OUTPUTS
 from scellseg_lib.pretrain import PretrainRecipe, pretrain
 from scellseg_lib.progress import bar
@@ -96,11 +96,16 @@ def main() -> None:
     asked = parser.parse_args()
     model = train(asked.name, asked.width, asked.steps)
     stem = packaged_name(asked.name, WIDTHS[asked.width]).removesuffix(".safetensors")
-    scores = model.card.scores | general_test_scores(model)
-    model.card = model.card.model_copy(update={"scores": scores})
-    print(scores)
-    model.save(paths.PACKAGED_WEIGHTS / f"{stem}.safetensors", half=True)
+    file = paths.PACKAGED_WEIGHTS / f"{stem}.safetensors"
     write_log(model, stem)
+    licence = "research only, see LICENSE-WEIGHTS.md"
+    model.card = model.card.model_copy(update={"licence": licence})
+    model.save(file, half=True)
+    shipped = load_model(file)  # what is scored is what is shipped: weights of 16 bits
+    scores = shipped.card.scores | general_test_scores(shipped)
+    shipped.card = shipped.card.model_copy(update={"scores": scores})
+    shipped.save(file, half=True)
+    print(scores)
 
 
 if __name__ == "__main__":
