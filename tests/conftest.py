@@ -13,6 +13,9 @@ import pytest
 for variable in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"):
     os.environ.setdefault(variable, "2")
 os.environ.setdefault("TQDM_DISABLE", "1")
+# Threads that wait for each other asleep: awake they take the cores from what they wait for, and a
+# training step beside two other busy programs on two cores is ten times slower (measured).
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 # Real images beside the checkout are used unless the user names others.
 DATA_BESIDE = Path(__file__).resolve().parents[2] / "shared" / "data"
