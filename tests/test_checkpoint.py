@@ -1,0 +1,255 @@
+"""A run killed at any step and resumed ends with the weights of one that never stopped."""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import sys
+import time
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from scellseg_lib import augment
+from scellseg_lib import checkpoint as module
+from scellseg_lib.checkpoint import Checkpoint
+from scellseg_lib.errors import TrainingError
+from scellseg_lib.model import Model
+from tests import tiny
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True)
+def small_patches(monkeypatch):
+    monkeypatch.setattr(augment, "PATCH", tiny.PATCH)
+
+
+class Killed(Exception):
+    """The plug is pulled."""
+
+
+@cache
+def uninterrupted(kind: str) -> Model:
+    return tiny.run(kind)
+
+
+def assert_same(a: Model, b: Model) -> None:
+    first, second = a.network.state_dict(), b.network.state_dict()
+    assert [key for key, value in first.items() if not torch.equal(value, second[key])] == []
+    assert a.log == b.log
+
+
+def kill_at(step: int):
+    def callback(progress):
+        if progress.step >= step:
+            raise Killed
+
+    return callback
+
+
+@pytest.mark.parametrize("kind", tiny.KINDS)
+def test_a_run_killed_at_every_step_ends_as_one_that_was_not(kind: str, tmp_path):
+    file = tmp_path / "run.safetensors"
+    for step in range(1, tiny.STEPS):
+        with pytest.raises(Killed):
+            tiny.run(kind, file, kill_at(step))
+        assert file.is_file()
+    seen = []
+    resumed = tiny.run(kind, file, lambda progress: seen.append(progress.step))
+    assert seen == [tiny.STEPS]  # one step only was left to do
+    assert_same(resumed, uninterrupted(kind))
+    assert len(resumed.log) == tiny.STEPS
+
+
+def test_steps_since_the_last_checkpoint_are_done_again(tmp_path):
+    file = tmp_path / "run.safetensors"
+    with pytest.raises(Killed):
+        tiny.run("contrastive", file, kill_at(3), every=2)
+    seen = []
+    resumed = tiny.run("contrastive", file, lambda progress: seen.append(progress.step), every=2)
+    assert seen == [3, 4]
+    assert_same(resumed, uninterrupted("contrastive"))
+
+
+@pytest.mark.parametrize("kind", tiny.KINDS)
+def test_a_process_killed_at_a_random_moment_can_be_resumed(kind: str, tmp_path):
+    file = tmp_path / "run.safetensors"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.tiny", kind, str(file)],
+        cwd=REPOSITORY,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        deadline = time.monotonic() + 300
+        while not file.is_file() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(random.uniform(0, 3))
+    finally:
+        process.kill()
+        _, errors = process.communicate()
+    assert process.returncode == -signal.SIGKILL, errors.decode()
+    assert file.is_file()
+    seen = []
+    resumed = tiny.run(kind, file, lambda progress: seen.append(progress.step))
+    assert 0 < len(seen) < tiny.STEPS
+    assert_same(resumed, uninterrupted(kind))
+
+
+def test_a_finished_fine_tuning_leaves_no_checkpoint_a_pretraining_does(tmp_path):
+    for kind, left in (("classic", []), ("pretrain", ["run.safetensors"])):
+        tiny.run(kind, tmp_path / "run.safetensors")
+        assert [file.name for file in tmp_path.iterdir()] == left
+    seen = []
+    finished = tiny.run("pretrain", tmp_path / "run.safetensors", seen.append)
+    assert seen == []
+    assert_same(finished, uninterrupted("pretrain"))
+
+
+# The file itself
+
+
+def linear(seed: int = 0) -> nn.Sequential:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+
+
+def stepped(network: nn.Module, optimiser: torch.optim.Optimizer, n: int = 1) -> None:
+    for i in range(n):
+        optimiser.zero_grad()
+        network(torch.arange(12.0).reshape(4, 3) + i).square().sum().backward()
+        optimiser.step()
+
+
+OPTIMISERS = {
+    "sgd": lambda p: torch.optim.SGD(p, lr=0.01, momentum=0.9),
+    "adam": lambda p: torch.optim.Adam(p, lr=0.01),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMISERS)
+def test_weights_statistics_and_optimiser_come_back(name: str, tmp_path):
+    network = linear()
+    optimiser = OPTIMISERS[name](network.parameters())
+    stepped(network, optimiser, 3)
+    file = Checkpoint(tmp_path / "deeper" / "c.safetensors", {"levels": (1, 2)})
+    file.save(3, {"network": network}, optimiser, [{"step": 3, "loss": 0.1 + 0.2}])
+
+    other = linear(seed=1)
+    fresh = OPTIMISERS[name](other.parameters())
+    assert file.resume({"network": other}, fresh) == (3, [{"step": 3, "loss": 0.1 + 0.2}])
+    stepped(network, optimiser)
+    stepped(other, fresh)
+    for key, value in network.state_dict().items():
+        assert torch.equal(value, other.state_dict()[key]), key
+
+
+def test_parts_that_are_not_learnt_have_no_state(tmp_path):
+    network = linear()
+    network[0].requires_grad_(False)
+    optimiser = OPTIMISERS["adam"](network.parameters())
+    stepped(network, optimiser, 2)
+    file = Checkpoint(tmp_path / "c.safetensors", {})
+    file.save(2, {"network": network}, optimiser, [])
+    fresh = OPTIMISERS["adam"](network.parameters())
+    file.resume({"network": network}, fresh)
+    assert fresh.state_dict()["state"].keys() == {2, 3}
+
+
+def saved(path: Path, **identity) -> tuple[nn.Module, torch.optim.Optimizer]:
+    network = linear()
+    optimiser = OPTIMISERS["sgd"](network.parameters())
+    stepped(network, optimiser)
+    Checkpoint(path, identity).save(1, {"network": network}, optimiser, [])
+    return network, optimiser
+
+
+def test_no_file_is_a_new_run(tmp_path):
+    network, optimiser = saved(tmp_path / "other.safetensors")
+    found = Checkpoint(tmp_path / "none.safetensors", {}).resume({"network": network}, optimiser)
+    assert found == (0, [])
+
+
+@pytest.mark.parametrize("keep", [0, 7, 200, -1])
+def test_a_damaged_file_is_refused(tmp_path, keep: int):
+    path = tmp_path / "c.safetensors"
+    network, optimiser = saved(path)
+    path.write_bytes(path.read_bytes()[:keep])
+    before = {k: v.clone() for k, v in network.state_dict().items()}
+    with pytest.raises(TrainingError, match=r"cannot be read.*Delete it to start anew") as caught:
+        Checkpoint(path, {}).resume({"network": network}, optimiser)
+    assert str(path) in str(caught.value)
+    assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
+
+
+def test_weights_are_no_checkpoint(tmp_path):
+    path = uninterrupted("classic").save(tmp_path / "model.safetensors")
+    network, optimiser = saved(tmp_path / "c.safetensors")
+    with pytest.raises(TrainingError, match="cannot be read"):
+        Checkpoint(path, {}).resume({"network": network}, optimiser)
+
+
+def test_the_checkpoint_of_another_run_is_refused_in_words(tmp_path):
+    path = tmp_path / "c.safetensors"
+    network, optimiser = saved(path, seed=0, levels=(4, 8), gone=1)
+    before = {k: v.clone() for k, v in network.state_dict().items()}
+    with pytest.raises(TrainingError) as caught:
+        Checkpoint(path, {"seed": 1, "levels": (4, 8), "new": "x"}).resume(
+            {"network": linear(3)}, optimiser
+        )
+    message = str(caught.value)
+    assert "of another run: gone: 1 there, None asked for; " in message
+    assert "new: None there, x asked for; seed: 0 there, 1 asked for" in message
+    assert "levels" not in message
+    assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"seed": 1}, "seed: 0 there, 1 asked for"),
+        ({"steps": 5}, "steps: 4 there, 5 asked for"),
+        ({"learning_rate": 0.5}, "learning_rate: 0.001 there, 0.5 asked for"),
+        ({"strategy": "contrastive"}, "strategy: classic there, contrastive asked for"),
+        ({"model": tiny.new_model("scellseg", tiny.LEVELS, seed=9)}, "weights: "),
+        ({"precision": tiny.Precision(channels_last=True)}, "precision: .*channels_last"),
+    ],
+)
+def test_a_fine_tuning_does_not_go_on_from_another(tmp_path, changed, words: str):
+    options = {"checkpoint": tmp_path / "c.safetensors", "checkpoint_every": 1}
+    with pytest.raises(Killed):
+        tiny.tune("classic", callback=kill_at(1), **options)
+    with pytest.raises(TrainingError, match=words):
+        tiny.tune(changed.pop("strategy", "classic"), **options, **changed)
+
+
+def test_a_pretraining_does_not_go_on_from_another(tmp_path):
+    options = {"checkpoint": tmp_path / "c.safetensors", "checkpoint_every": 1}
+    with pytest.raises(Killed):
+        tiny.train(callback=kill_at(1), **options)
+    for changed, words in (
+        ({"seed": 1}, "seed"),
+        ({"levels": (4, 8)}, "levels"),
+        ({"initial": uninterrupted("pretrain")}, "initial: None there"),
+    ):
+        with pytest.raises(TrainingError, match=f"another run: {words}"):
+            tiny.train(**options, **changed)
+
+
+def test_the_earlier_file_stays_until_the_new_one_is_whole(tmp_path, monkeypatch):
+    path = tmp_path / "c.safetensors"
+    network, optimiser = saved(path)
+    before = path.read_bytes()
+
+    def cut_short(tensors: dict[str, Tensor], file: Path, metadata: dict[str, str]) -> None:
+        Path(file).write_bytes(b"half")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(module, "save_file", cut_short)
+    with pytest.raises(OSError, match="no space"):
+        Checkpoint(path, {}).save(2, {"network": network}, optimiser, [])
+    assert path.read_bytes() == before

@@ -1,0 +1,97 @@
+"""Training runs of a second, for the tests of what training does; also a command to be killed.
+
+``python -m tests.tiny KIND CHECKPOINT`` runs slowly enough to be killed on the way.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scellseg_lib import augment, synthetic
+from scellseg_lib.data import Dataset, Sample
+from scellseg_lib.finetune import finetune
+from scellseg_lib.model import Model, new_model
+from scellseg_lib.precision import Precision
+from scellseg_lib.pretrain import PretrainRecipe, pretrain
+
+LEVELS = (4, 8, 16, 32)
+STEPS = 4
+PATCH = 64
+"""Side of a patch instead of 224: a twelfth of the work. Tests patch `augment.PATCH` with it."""
+KINDS = ("classic", "contrastive", "pretrain")
+
+
+@cache
+def worm(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    return synthetic.image("worms", seed, (200, 200))
+
+
+def worms(n: int, first: int = 0) -> Dataset:
+    """A few small images of worms."""
+    samples = tuple(
+        Sample(f"worm{i}", lambda i=i: worm(i)[0], lambda i=i: worm(i)[1], "shot")
+        for i in range(first, first + n)
+    )
+    return Dataset("worms", "Worms", "CC0-1.0", samples)
+
+
+def contrast() -> Dataset:
+    """Two styles of two images: smooth and rough, with a square cell each."""
+
+    def picture(i: int) -> np.ndarray:
+        noise = np.random.default_rng(i).normal(size=(2, 100, 100)).astype(np.float32)
+        return noise if i % 2 else np.cumsum(noise, axis=2)
+
+    def square() -> np.ndarray:
+        masks = np.zeros((100, 100), np.int32)
+        masks[40:66, 40:66] = 1
+        return masks
+
+    samples = tuple(
+        Sample(f"c{i}", lambda i=i: picture(i), square, style=("smooth", "rough")[i % 2])
+        for i in range(4)
+    )
+    return Dataset("tiny_contrast", "Two styles", "CC0-1.0", samples)
+
+
+def tune(strategy: str = "classic", model: Model | None = None, **options: Any) -> Model:
+    """Fine-tune a tiny model on two worms."""
+    settings: dict[str, Any] = {
+        "steps": STEPS,
+        "batch_size": 2,
+        "queries": worms(2, 5).without_masks(),
+        "contrast": contrast(),
+        "precision": Precision(),
+    }
+    model = model or new_model("scellseg", LEVELS)
+    return finetune(model, worms(2), strategy=strategy, **settings | options)
+
+
+def train(name: str = "scellseg", **options: Any) -> Model:
+    """Pre-train a tiny model on nine worms."""
+    settings: dict[str, Any] = {
+        "levels": LEVELS,
+        "recipe": PretrainRecipe(steps=STEPS, batch_size=2, learning_rate=0.02),
+        "precision": Precision(),
+    }
+    return pretrain(name, [worms(9)], **settings | options)  # type: ignore[arg-type]
+
+
+def run(
+    kind: str, checkpoint: Path | None = None, callback: Callable | None = None, every: int = 1
+) -> Model:
+    """Run one of `KINDS`."""
+    options = {"checkpoint": checkpoint, "checkpoint_every": every, "callback": callback}
+    return train(**options) if kind == "pretrain" else tune(kind, **options)
+
+
+if __name__ == "__main__":
+    augment.PATCH = PATCH
+    run(sys.argv[1], Path(sys.argv[2]), lambda _: time.sleep(1.5))
