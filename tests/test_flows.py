@@ -144,7 +144,7 @@ def test_flows_turn_with_the_masks():
 
 
 def test_an_unknown_centre_is_an_error():
-    with pytest.raises(ScellsegError, match="'middle' is unknown.*Use 'median' or 'mean'"):
+    with pytest.raises(ScellsegError, match=r"'middle' is unknown.*Use 'median' or 'mean'"):
         masks_to_flows(two_discs(), centre="middle")  # type: ignore[arg-type]
 
 

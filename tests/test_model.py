@@ -162,7 +162,7 @@ def test_a_missing_file(tmp_path):
 def test_a_damaged_file(model, tmp_path, keep: int):
     path = model.save(tmp_path / "m.safetensors")
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(ModelError, match="damaged or not safetensors.*Get it again"):
+    with pytest.raises(ModelError, match=r"damaged or not safetensors.*Get it again"):
         load_model(path)
 
 
@@ -206,18 +206,18 @@ def test_a_missing_tensor(model, tmp_path):
     path = model.save(tmp_path / "m.safetensors")
     tensors = load_file(path)
     del tensors["tasker.2.bias"]
-    with pytest.raises(ModelError, match="1 tensors are missing, the first: tasker.2.bias"):
+    with pytest.raises(ModelError, match=r"1 tensors are missing, the first: tasker.2.bias"):
         load_model(rewrite(path, tensors))
 
 
 def test_a_file_of_another_model(model, tmp_path):
     path = model.save(tmp_path / "m.safetensors")
-    with pytest.raises(ModelError, match="holds a scellseg, not a cellpose.*'scellseg'"):
+    with pytest.raises(ModelError, match=r"holds a scellseg, not a cellpose.*'scellseg'"):
         load_model("cellpose", weights=path)
 
 
 def test_an_unknown_name():
-    with pytest.raises(ModelError, match="no model 'stardist'.*unet2, unet3, hover"):
+    with pytest.raises(ModelError, match=r"no model 'stardist'.*unet2, unet3, hover"):
         load_model("stardist")
 
 
@@ -232,7 +232,7 @@ def test_a_representation_that_does_not_fit_the_network():
 def test_packaged_weights_are_found_by_width_the_full_first(tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "PACKAGED_WEIGHTS", tmp_path)
     half, full = (16, 32, 64, 128), (32, 64, 128, 256)
-    with pytest.raises(ModelError, match="no packaged weights of 'unet2'.*Packaged are: none"):
+    with pytest.raises(ModelError, match=r"no packaged weights of 'unet2'.*Packaged are: none"):
         load_model("unet2")
     for width in (half, full):
         new_model("unet2", width).save(tmp_path / packaged_name("unet2", width))

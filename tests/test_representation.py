@@ -60,7 +60,7 @@ def test_the_four_are_registered_and_a_fifth_can_be():
 
 
 def test_an_unknown_one_is_an_error_that_names_those_there_are():
-    with pytest.raises(ModelError, match="'stars'.*flow, hover, unet2, unet3"):
+    with pytest.raises(ModelError, match=r"'stars'.*flow, hover, unet2, unet3"):
         representation.get("stars")
 
 
