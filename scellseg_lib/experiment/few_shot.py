@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import pandas as pd
 
+from scellseg_lib.checkpoint import weights_hash
 from scellseg_lib.data import Dataset
 from scellseg_lib.finetune import finetune
 from scellseg_lib.metrics import evaluate
 from scellseg_lib.model import Model, load_model
+from scellseg_lib.precision import choose
 from scellseg_lib.segment import decode, predict
 
 CELL_THRESHOLDS = (0.5, 0.0)
 """Of the released scripts, and of Cellpose."""
 PROTOCOLS = {"paper": False, "best": True}
 """Decoding at the 30-px scale, or at full size with the maps averaged over the flips."""
-KEYS = ["model", "weights", "strategy", "seed", "protocol"]
+KEYS = ["data", "model", "weights", "strategy", "seed", "n_shots", "steps", "protocol"]
+"""What tells runs apart, beside the hash of the weights that they start from."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,7 @@ class FewShot:
     protocol: str = "paper"
     n_shots: int = 8
     steps: int = 100
+    data: str = "bbbc010_elegans"
 
 
 def trials(weights: str, seeds: Sequence[int] = (0, 1, 2)) -> list[FewShot]:
@@ -49,15 +54,16 @@ def trials(weights: str, seeds: Sequence[int] = (0, 1, 2)) -> list[FewShot]:
     ]
 
 
-def tune(trial: FewShot, data: Dataset, scratch: Path) -> Model:
+def tune(trial: FewShot, model: Model, data: Dataset, scratch: Path) -> Model:
     """Model of a trial, fine-tuned unless an earlier trial has left it in ``scratch``.
 
     Fine-tuning gets the query images without masks, and resumes from its checkpoint there.
     """
-    kept = scratch / f"{trial.model}_{trial.weights}_{trial.strategy}_{trial.seed}.safetensors"
+    identity = asdict(replace(trial, protocol="")) | {"weights": weights_hash(model.network)}
+    key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
+    kept = scratch / f"{trial.model}_{trial.strategy}_{trial.seed}_{key}.safetensors"
     if kept.is_file():
         return load_model(kept)
-    model = load_model(trial.model, trial.weights)
     shots = data.shots(trial.n_shots, trial.seed)
     if trial.strategy == "direct":
         model.card = model.card.model_copy(update={"diameter": shots.diameter})
@@ -75,12 +81,14 @@ def tune(trial: FewShot, data: Dataset, scratch: Path) -> Model:
     return tuned
 
 
-def run(trial: FewShot, data: Dataset, scratch: Path) -> pd.DataFrame:
+def run(trial: FewShot, model: Model, data: Dataset, scratch: Path) -> pd.DataFrame:
     """Tune, segment the query images, and score.
 
     Parameters
     ----------
     trial : FewShot
+    model : Model
+        That the trial starts from.
     data : Dataset
         With the splits "shot" and "query".
     scratch : path
@@ -91,8 +99,10 @@ def run(trial: FewShot, data: Dataset, scratch: Path) -> pd.DataFrame:
     DataFrame
         One row for each cell threshold, image and IoU threshold.
     """
-    model, best = tune(trial, data, scratch), PROTOCOLS[trial.protocol]
-    predictions = list(predict(model, data.query.without_masks(), flips=best))
+    origin = {"weights_sha256": weights_hash(model.network)}
+    model, best = tune(trial, model, data, scratch), PROTOCOLS[trial.protocol]
+    precision = choose(model.device, model.network.levels)
+    predictions = list(predict(model, data.query.without_masks(), flips=best, precision=precision))
     frames = []
     for threshold in CELL_THRESHOLDS:
         decoding = replace(model.card.decoding, cell_threshold=threshold)
@@ -101,8 +111,8 @@ def run(trial: FewShot, data: Dataset, scratch: Path) -> pd.DataFrame:
             for prediction in predictions
         ]
         frames.append(evaluate(masks, data.query).assign(cell_threshold=threshold))
-    keys = {key: getattr(trial, key) for key in KEYS}
-    return pd.concat(frames, ignore_index=True).assign(**keys)
+    origin |= {key: getattr(trial, key) for key in KEYS} | {"precision": precision.dtype}
+    return pd.concat(frames, ignore_index=True).assign(**origin)
 
 
 def run_missing(
@@ -119,11 +129,14 @@ def run_missing(
     scratch : path
         See `run`.
     """
-    frame = pd.read_csv(results) if results.is_file() else pd.DataFrame(columns=KEYS)
+    columns = [*KEYS, "weights_sha256"]
+    frame = pd.read_csv(results) if results.is_file() else pd.DataFrame(columns=columns)
     for trial in trials:
-        if (frame[KEYS] == [getattr(trial, key) for key in KEYS]).all(axis=1).any():
+        model = load_model(trial.model, trial.weights)
+        key = [getattr(trial, name) for name in KEYS] + [weights_hash(model.network)]
+        if (frame[columns] == key).all(axis=1).any():
             continue
-        added = run(trial, data, scratch)
+        added = run(trial, model, data, scratch)
         frame = pd.concat([frame, added], ignore_index=True) if len(frame) else added
         results.parent.mkdir(parents=True, exist_ok=True)
         whole = results.with_name(f".{results.name}.{os.getpid()}")
