@@ -35,7 +35,7 @@ OPTIONS = ["--cell-threshold", "-1", "--flow-threshold", "0", "--diameter", "60"
 def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Float32 without measuring what is fastest (some 10 s), on one thread, as images are tiny."""
     monkeypatch.setattr("scellseg_lib.precision.choose", lambda device, levels: Precision())
-    monkeypatch.setattr(cli, "default_device", lambda: torch.device("cpu"))
+    monkeypatch.setattr("scellseg_lib.model.default_device", lambda: torch.device("cpu"))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
