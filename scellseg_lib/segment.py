@@ -128,6 +128,7 @@ def segment(
         if value is not None
     }
     decoding = replace(model.card.decoding, **changed)  # type: ignore[arg-type]
+    _check(images, diameter)
     cells = []
     predictions = predict(
         model, images, diameter=diameter, flips=flips, batch_size=batch_size, precision=precision
@@ -149,13 +150,7 @@ def predict(
     precision: Precision | None = None,
 ) -> Iterator[Prediction]:
     """Run the network over images; see `segment`. Yields one Prediction an image, in order."""
-    if isinstance(images, np.ndarray | Sample):
-        raise ImageError("one image was given", remedy="Give a list of images: [image].")
-    if diameter is not None and not 0 < diameter < math.inf:
-        raise ImageError(
-            f"a diameter of {diameter} px is none",
-            remedy="Give that of the cells, or None for the model's.",
-        )
+    _check(images, diameter)
     device = model.device
     precision_module.keep_memory()
     precision = precision or precision_module.choose(device, model.network.levels)
@@ -212,6 +207,16 @@ def decode(
         )
         return representation.masks(resize(prediction.maps, prediction.shape), decoding)
     return resize_masks(representation.masks(prediction.maps, decoding), prediction.shape)
+
+
+def _check(images: Sequence[Sample | np.ndarray], diameter: float | None) -> None:
+    if isinstance(images, np.ndarray | Sample):
+        raise ImageError("one image was given", remedy="Give a list of images: [image].")
+    if diameter is not None and not 0 < diameter < math.inf:
+        raise ImageError(
+            f"a diameter of {diameter} px is none",
+            remedy="Give that of the cells, or None for the model's.",
+        )
 
 
 def as_sample(image: Sample | np.ndarray, number: int) -> Sample:

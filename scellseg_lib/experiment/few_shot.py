@@ -66,8 +66,7 @@ def tune(trial: FewShot, model: Model, data: Dataset, scratch: Path) -> Model:
         return load_model(kept)
     shots = data.shots(trial.n_shots, trial.seed)
     if trial.strategy == "direct":
-        model.card = model.card.model_copy(update={"diameter": shots.diameter})
-        return model
+        return replace(model, card=model.card.model_copy(update={"diameter": shots.diameter}))
     tuned = finetune(
         model,
         shots,
