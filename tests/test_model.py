@@ -264,7 +264,7 @@ def cellpose_file(path: Path, **more) -> dict:
     ("more", "diameter"),
     [
         ({"diam_mean": torch.tensor([30.0]), "diam_labels": torch.tensor([21.7])}, 21.7),
-        ({"diam_mean": torch.tensor([17.0])}, 17.0),
+        ({"diam_mean": torch.tensor([30.0])}, 30.0),
         ({}, 30.0),
     ],
 )
@@ -274,12 +274,19 @@ def test_official_cellpose_weights_load(tmp_path, more, diameter: float):
     assert model.card.diameter == pytest.approx(diameter)
     assert model.representation.name == "flow"
     assert "cyto2torch_0" in model.card.origin
+    assert model.card.decoding.cell_threshold == 0  # Cellpose's own
     images = torch.rand(2, 2, 40, 32, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         ours = model.network.eval()(images)
     maps, style = functional_network.forward(state, images)
     torch.testing.assert_close(ours.maps, maps, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(ours.style, style, rtol=1e-4, atol=1e-5)
+
+
+def test_official_weights_of_another_scale_are_refused(tmp_path):
+    cellpose_file(tmp_path / "nuclei", diam_mean=torch.tensor([17.0]))
+    with pytest.raises(ModelError, match=r"made for cells of 17 px, ours for 30 px.*`cyto`"):
+        load_model("cellpose", weights=tmp_path / "nuclei")
 
 
 def test_official_weights_are_a_cellpose(tmp_path):
