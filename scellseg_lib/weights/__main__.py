@@ -98,14 +98,11 @@ def main() -> None:
     stem = packaged_name(asked.name, WIDTHS[asked.width]).removesuffix(".safetensors")
     file = paths.PACKAGED_WEIGHTS / f"{stem}.safetensors"
     write_log(model, stem)
-    licence = "research only, see LICENSE-WEIGHTS.md"
-    model.card = model.card.model_copy(update={"licence": licence})
+    model.card.licence = "research only, see LICENSE-WEIGHTS.md"
     model.save(file, half=True)
     shipped = load_model(file)  # what is scored is what is shipped: weights of 16 bits
-    scores = shipped.card.scores | general_test_scores(shipped)
-    shipped.card = shipped.card.model_copy(update={"scores": scores})
+    shipped.card.scores |= general_test_scores(shipped)
     shipped.save(file, half=True)
-    print(scores)
 
 
 if __name__ == "__main__":
