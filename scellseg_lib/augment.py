@@ -91,14 +91,18 @@ def _source(sample: Sample, scale: float, *, with_masks: bool) -> Source:
 def _affine(
     rng: np.random.Generator, shape: tuple[int, int], scale: float, *, flip: bool
 ) -> np.ndarray:
-    """Draw a matrix float64[2, 3] from image to patch: rotation, `scale` and translation."""
+    """Draw a matrix float64[2, 3] from image to patch: rotation, `scale` and translation.
+
+    The middle of the patch is drawn along the image's own axes, so that the patch lies on the
+    image whatever the angle (the released code shifts after rotating, and off long images).
+    """
     angle = rng.uniform(0, 2 * np.pi)
-    room = np.maximum(np.array(shape[::-1]) * scale - PATCH, 0)
-    offset = (rng.uniform(size=2) - 0.5) * room
+    size = np.array(shape[::-1])
+    room = np.maximum(size - PATCH / scale, 0)
+    middle = (size - 1) / 2 + (rng.uniform(size=2) - 0.5) * room
     cos, sin = scale * np.cos(angle), scale * np.sin(angle)
     linear = np.array([[cos, -sin], [sin, cos]]) @ np.diag([-1.0 if flip else 1.0, 1.0])
-    middle = (np.array(shape[::-1]) - 1) / 2
-    return np.column_stack((linear, (PATCH - 1) / 2 + offset - linear @ middle))
+    return np.column_stack((linear, (PATCH - 1) / 2 - linear @ middle))
 
 
 def _warp_image(image: np.ndarray, matrix: np.ndarray) -> np.ndarray:

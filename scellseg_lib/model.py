@@ -34,7 +34,7 @@ REPRESENTATIONS = dict.fromkeys(("cellpose", "scellseg"), "flow") | {
 class TrainingData(BaseModel):
     """What a model has learnt from."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
     images: int

@@ -103,7 +103,9 @@ def pretrain(
     recipe : PretrainRecipe, optional
         None: the paper's for this model.
     initial : Model, optional
-        Start from its weights rather than from random ones.
+        Start from its weights rather than from random ones, where name and shape agree: all those
+        of the same model, those of the extractor of one with the same units (a U-Net from a
+        Cellpose), those of the downsampling pass of any with the same levels.
     seed : int
         Of the weights and the patches.
     precision : Precision, optional
@@ -124,8 +126,8 @@ def pretrain(
     Raises
     ------
     TrainingError
-        With fewer than 8 images, for a loss that is no longer a number, or with a checkpoint of
-        another run.
+        With fewer than 8 images, for a loss that is no longer a number, with initial weights of
+        other levels, or with a checkpoint of another run.
     """
     recipe = recipe or paper_recipe(name)
     device = device or precision_module.default_device()
@@ -182,12 +184,28 @@ def _start(name: str, levels: tuple[int, ...], seed: int, initial: Model | None)
     if initial is None:
         return new_model(name, levels, seed=seed)
     card = initial.card
-    if (card.architecture, tuple(card.levels)) != (name, tuple(levels)):
+    if (card.architecture, tuple(card.levels)) == (name, tuple(levels)):
+        return initial.copy()
+    if tuple(card.levels) != tuple(levels):
         raise TrainingError(
-            f"the initial weights are of a {card.architecture} with levels {card.levels}",
-            remedy="Give the same name and levels.",
+            f"the initial weights are of levels {tuple(card.levels)}, not {tuple(levels)}",
+            remedy="Give initial weights of the same levels.",
         )
-    return initial.copy()
+    model = new_model(name, levels, seed=seed)
+    weights = model.network.state_dict()
+    fitting = {
+        key: value
+        for key, value in initial.network.state_dict().items()
+        if key in weights and weights[key].shape == value.shape
+    }
+    model.network.load_state_dict(weights | fitting)
+    model.card = model.card.model_copy(
+        update={
+            "origin": f"{card.architecture}, {card.origin}",
+            "training_data": card.training_data,
+        }
+    )
+    return model
 
 
 def paper_recipe(name: str) -> PretrainRecipe:
@@ -276,16 +294,15 @@ def _complete_card(
     log: list[dict[str, float]],
 ) -> None:
     validated = [entry for entry in log if "validation_loss" in entry]
+    learnt = [
+        TrainingData(name=data.name, images=len(data), licence=data.licence) for data in datasets
+    ]
     model.card = model.card.model_copy(
         update={
             "origin": "pre-trained by the Scellseg notebooks"
             + (f" from: {model.card.origin}" if model.card.origin else ""),
             "channels": datasets[0].channels,
-            "training_data": model.card.training_data
-            + [
-                TrainingData(name=data.name, images=len(data), licence=data.licence)
-                for data in datasets
-            ],
+            "training_data": list(dict.fromkeys([*model.card.training_data, *learnt])),
             "recipe": recipe,
             "scores": {"validation_loss": validated[-1]["validation_loss"]} if validated else {},
             "versions": library_versions(),

@@ -107,7 +107,7 @@ def test_targets_are_those_of_the_warped_masks():
 
 
 def test_a_cell_cut_by_the_edge_keeps_its_centre():
-    _, targets = labelled_batch(prepare([sample(30, side=700)]), FLOW, rng(0), size=40)
+    _, targets = labelled_batch(prepare([sample(30, side=700)]), FLOW, rng(0), size=120)
     outwards = 0
     for dy, _, cell in targets.numpy():
         top = (cell[0] > 0) & (dy[0] < -0.9)  # the flow leaves the patch: the centre is outside
@@ -158,6 +158,14 @@ def test_translations_reach_the_whole_of_a_large_image():
     middle = images[:, 0, 112, 112].numpy()
     assert middle.min() < 0.25
     assert middle.max() > 0.75
+
+
+def test_patches_of_a_long_image_lie_on_it():
+    source = Source(np.ones((2, 300, 1200), np.float32), np.zeros((300, 1200), np.int32), 1.0)
+    images, _ = labelled_batch([source], FLOW, rng(), size=60)
+    shown = (images[:, 0] > 0.5).float().mean(dim=(1, 2))
+    assert (images[:, 0, 112, 112] > 0.5).all()  # the middle of each patch is a place of the image
+    assert shown.min() > 0.6
 
 
 @pytest.mark.parametrize("side", CROP_SIDES)

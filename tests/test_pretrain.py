@@ -182,8 +182,21 @@ def test_a_run_can_start_from_a_model_that_it_leaves_alone():
         assert torch.equal(weights[name], parameter)
     for name, value in untouched.network.state_dict().items():
         assert torch.equal(initial.network.state_dict()[name], value)
-    with pytest.raises(TrainingError, match=r"initial weights are of a scellseg"):
-        tiny.train("cellpose", initial=initial)
+    with pytest.raises(TrainingError, match=r"initial weights are of levels \(4, 8, 16, 32\)"):
+        tiny.train(levels=(4, 8), initial=initial)
+
+
+def test_a_run_takes_what_fits_from_another_model():
+    initial = new_model("cellpose", tiny.LEVELS, seed=8)
+    recipe = PretrainRecipe(steps=1, batch_size=1, learning_rate=0.0, weight_decay=0.0)
+    weights = dict(tiny.train("unet2", initial=initial, recipe=recipe).network.named_parameters())
+    taken = {
+        name
+        for name, parameter in initial.network.named_parameters()
+        if name in weights and torch.equal(weights[name], parameter)
+    }
+    assert {name for name in weights if name.startswith("extractor")} <= taken
+    assert "tasker.2.weight" not in taken
 
 
 def test_the_seed_decides():

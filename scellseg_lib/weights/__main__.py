@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import io
 from dataclasses import replace
 
 from scellseg_lib import paths, synthetic
@@ -41,8 +42,8 @@ def training_data() -> list[Dataset]:
     ]
 
 
-def train(name: str, width: str, steps: int) -> Model:
-    """Pre-train one model; resumes from ``runs/pretrain/``."""
+def train(name: str, width: str, steps: int, initial: Model | None = None) -> Model:
+    """Pre-train one model, from another's weights where given; resumes from ``runs/pretrain/``."""
     levels = WIDTHS[width]
     stem = packaged_name(name, levels).removesuffix(".safetensors")
     recipe = PretrainRecipe(optimiser="adam", learning_rate=2e-3, steps=steps, schedule="onecycle")
@@ -58,6 +59,7 @@ def train(name: str, width: str, steps: int) -> Model:
         training_data(),
         levels=levels,
         recipe=recipe,
+        initial=initial,
         checkpoint=paths.REPOSITORY / "runs" / "pretrain" / f"{stem}.safetensors",
         callback=show,
     )
@@ -78,13 +80,17 @@ def general_test_scores(model: Model) -> dict[str, float]:
     return scores
 
 
-def write_log(model: Model, stem: str) -> None:
-    """Write the losses of a run beside the weights, as CSV."""
-    with (paths.PACKAGED_WEIGHTS / f"{stem}_log.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, ["step", "loss", "validation_loss"], lineterminator="\n")
+def write_log(model: Model, stem: str, before: str = "") -> None:
+    """Write the losses of a run beside the weights, below those of the run that it went on from."""
+    file = io.StringIO(newline="")
+    writer = csv.DictWriter(file, ["step", "loss", "validation_loss"], lineterminator="\n")
+    if not before:
         writer.writeheader()
-        for entry in model.log:
-            writer.writerow({k: round(v, 5) for k, v in entry.items()})
+    done = int(before.splitlines()[-1].split(",")[0]) if before else 0
+    for entry in model.log:
+        row = {k: round(v, 5) for k, v in entry.items()}
+        writer.writerow(row | {"step": done + int(entry["step"])})
+    (paths.PACKAGED_WEIGHTS / f"{stem}_log.csv").write_text(before + file.getvalue())
 
 
 def main() -> None:
@@ -93,13 +99,20 @@ def main() -> None:
     parser.add_argument("name", choices=sorted(N_OUTPUTS))
     parser.add_argument("--width", choices=sorted(WIDTHS), default="half")
     parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument(
+        "--initial", help="packaged model of the same width to start from; its own name: go on"
+    )
     asked = parser.parse_args()
-    model = train(asked.name, asked.width, asked.steps)
-    stem = packaged_name(asked.name, WIDTHS[asked.width]).removesuffix(".safetensors")
-    file = paths.PACKAGED_WEIGHTS / f"{stem}.safetensors"
-    write_log(model, stem)
+    folder, levels = paths.PACKAGED_WEIGHTS, WIDTHS[asked.width]
+    stem = packaged_name(asked.name, levels).removesuffix(".safetensors")
+    goes_on = asked.initial == asked.name
+    before = (folder / f"{stem}_log.csv").read_text() if goes_on else ""
+    initial = load_model(folder / packaged_name(asked.initial, levels)) if asked.initial else None
+    model = train(asked.name, asked.width, asked.steps, initial)
+    file = folder / f"{stem}.safetensors"
     model.card.licence = "research only, see LICENSE-WEIGHTS.md"
     model.save(file, half=True)
+    write_log(model, stem, before)
     shipped = load_model(file)  # what is scored is what is shipped: weights of 16 bits
     shipped.card.scores |= general_test_scores(shipped)
     shipped.save(file, half=True)
