@@ -12,6 +12,9 @@ TILE = 224
 """Side of a tile, pixels of the 30-px scale (METHOD section 5)."""
 OVERLAP = 0.1
 """Least overlap of neighbouring tiles, as a share of the side."""
+EDGE = 8
+"""Least width of the black border around an image (Cellpose's). Without it the network takes the
+image's edge for that of a patch, beyond which cells go on, and loses the cells there."""
 
 
 def starts(length: int, side: int = TILE) -> list[int]:
@@ -22,9 +25,10 @@ def starts(length: int, side: int = TILE) -> list[int]:
     return [round(i * (length - side) / (n - 1)) for i in range(n)]
 
 
-def side_for(length: int, stride: int) -> int:
-    """Side of the tiles for an image's side: 224, or less for a small image."""
-    return min(TILE, math.ceil(length / stride) * stride)
+def padding(length: int, stride: int) -> tuple[int, int]:
+    """Pixels before and after ``length`` that make up the border and a multiple of two strides."""
+    missing = -(length + 2 * EDGE) % (2 * stride)
+    return EDGE + missing // 2, EDGE + missing - missing // 2
 
 
 @cache
@@ -51,10 +55,10 @@ class TiledImage:
 
     def __init__(self, image: np.ndarray, stride: int) -> None:
         self.shape = image.shape[1:]
-        sides = [side_for(length, stride) for length in self.shape]
-        room = [max(side - length, 0) for side, length in zip(sides, self.shape, strict=True)]
-        self.image = np.pad(image, ((0, 0), (0, room[0]), (0, room[1])))
-        self.sides = (sides[0], sides[1])
+        self._pads = [padding(length, stride) for length in self.shape]
+        self.image = np.pad(image, ((0, 0), *self._pads))
+        height, width = self.image.shape[1:]
+        self.sides = (min(TILE, height), min(TILE, width))
         rows, columns = (
             starts(length, side)
             for length, side in zip(self.image.shape[1:], self.sides, strict=True)
@@ -84,7 +88,8 @@ class TiledImage:
     def maps(self) -> np.ndarray:
         """Blended maps float32[K, h, w], once no tile is missing."""
         assert self._sum is not None
-        return (self._sum / self._weight)[:, : self.shape[0], : self.shape[1]]
+        (top, bottom), (left, right) = self._pads
+        return (self._sum / self._weight)[:, top:-bottom, left:-right]
 
     def style(self) -> np.ndarray:
         """Mean style of the tiles, of unit length, float32[S]."""

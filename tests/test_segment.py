@@ -131,16 +131,16 @@ def test_pooled_tiles_give_the_maps_of_one_image_at_a_time(model):
 
 
 def test_batches_are_as_large_as_asked_for():
-    made, image = oracle(discs())
+    made, image = oracle(discs(n=4))
     sizes = []
     made.network.register_forward_pre_hook(lambda _, images: sizes.append(len(images[0])))
-    # 220 px is one tile an image, so seven images are seven tiles.
+    # 176 px is one tile an image, so seven images are seven tiles.
     list(predict(made, [image] * 7, batch_size=3, precision=FP32))
     assert sizes == [3, 3, 1]
 
 
 def test_images_are_given_out_as_soon_as_they_are_done():
-    made, image = oracle(discs())
+    made, image = oracle(discs(n=4))
     taken = []
 
     class Watched(list):

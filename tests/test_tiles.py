@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scellseg_lib.tiles import OVERLAP, TILE, TiledImage, side_for, starts, taper
+from scellseg_lib.tiles import EDGE, OVERLAP, TILE, TiledImage, padding, starts, taper
 
 
 @given(st.integers(1, 5000))
@@ -28,12 +28,12 @@ def test_tiles_cover_a_side_and_overlap_by_a_tenth(length: int):
 
 
 @given(st.integers(1, 1000), st.sampled_from([2, 8, 16]))
-def test_sides_fit_the_network(length: int, stride: int):
-    side = side_for(length, stride)
-    assert side % stride == 0
-    assert side <= TILE
-    assert side >= min(length, TILE)
-    assert side - length < stride
+def test_padded_sides_fit_the_network(length: int, stride: int):
+    before, after = padding(length, stride)
+    assert (before + length + after) % (2 * stride) == 0
+    assert min(before, after) >= EDGE
+    assert 0 <= after - before <= 1
+    assert before + after < 2 * EDGE + 2 * stride
 
 
 def test_the_taper_is_high_in_the_middle_and_never_zero():
@@ -64,25 +64,28 @@ def test_what_comes_back_is_what_went_out(height: int, width: int, random):
 
 
 def test_a_seam_is_blended():
-    tiled = TiledImage(np.zeros((2, 200, 400), np.float32), 8)
+    tiled = TiledImage(np.zeros((2, 200, 384), np.float32), 8)
     assert tiled.corners == [(0, 0), (0, 176)]
     for index in range(2):
         tiled.add(index, np.full((1, *tiled.sides), index, np.float32), np.zeros(4))
     row = tiled.maps()[0, 100]
-    assert (row[:176] == 0).all()
-    assert (row[224:] == 1).all()
+    assert (row[: 176 - EDGE] == 0).all()
+    assert (row[224 - EDGE :] == 1).all()
     assert (np.diff(row) >= 0).all()
     assert np.diff(row).max() < 0.1
-    assert row[200] == pytest.approx(0.5, abs=0.05)
+    assert row[200 - EDGE] == pytest.approx(0.5, abs=0.05)
 
 
-def test_padding_is_cut_off_again_and_is_zero():
+def test_the_border_is_cut_off_again_and_is_black():
     tiled = TiledImage(np.ones((2, 13, 300), np.float32), 8)
-    assert tiled.sides == (16, 224)
+    assert tiled.sides == (32, 224)
     first = next(tiled.tiles())
-    assert (first[:, 13:] == 0).all()
-    assert (first[:, :13] == 1).all()
+    assert (first[:, :9] == 0).all()  # 13 rows in 32: 9 before, 10 after
+    assert (first[:, 22:] == 0).all()
+    assert (first[:, 9:22, 8:] == 1).all()
+    assert (first[:, :, :8] == 0).all()
     for index, tile in enumerate(tiled.tiles()):
         tiled.add(index, tile, np.zeros(4))
     assert tiled.maps().shape == (2, 13, 300)
+    np.testing.assert_allclose(tiled.maps(), 1, rtol=1e-6)
     assert (tiled.style() == 0).all()  # styles that are all zero stay so
