@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -25,6 +26,8 @@ MEAN_DIAMETER = 30.0
 """To which diameter cells are scaled, pixels."""
 MARGIN = 32
 """Targets are computed with this margin, so that a cell cut by the edge keeps its centre."""
+KEPT = 64
+"""Unlabelled images kept in memory: 2 GB of 2048 x 2048 pixels."""
 CROP_SIDES = (156, 290)
 """Crop side of query and contrast patches at the 30-px scale, both ends included."""
 
@@ -38,32 +41,47 @@ class Source:
     scale: float
 
 
-def prepare(samples: Sequence[Sample], diameter: float | None = None) -> list[Source]:
+class UnlabelledSources(Sequence[Source]):
+    """Images without their masks, read when a patch is drawn; the latest ``KEPT`` stay in memory."""
+
+    def __init__(self, samples: Sequence[Sample], diameter: float) -> None:
+        self.samples, self.scale = samples, MEAN_DIAMETER / diameter
+        self._read = lru_cache(maxsize=KEPT)(self._prepare)
+
+    def _prepare(self, index: int) -> Source:
+        # A sample keeps what it has read: this one is forgotten with its pixels.
+        return _source(self.samples[index].without_masks(), self.scale, with_masks=False)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> Source:  # type: ignore[override]
+        return self._read(index)
+
+
+def prepare(samples: Sequence[Sample], diameter: float | None = None) -> Sequence[Source]:
     """Normalise the images and find their scale.
 
     Parameters
     ----------
     samples : sequence of Sample
     diameter : float, optional
-        Of the cells, in pixels, for all images; None: that of each image's own masks (the mean of
-        the others' for an image without cells).
+        Of the cells, in pixels, for all images, which then are `UnlabelledSources`; None: that of
+        each image's own masks (the mean of the others' for an image without cells).
 
     Raises
     ------
     TrainingError
         If no image has cells.
     """
-    if diameter is None:
-        own = [sample.diameter for sample in samples]
-        if np.isnan(own).all():
-            raise TrainingError(
-                "no image has an annotated cell", remedy="Annotate at least one cell."
-            )
-        diameters = np.where(np.isnan(own), np.nanmean(own), own)
-    else:
-        diameters = np.full(len(samples), diameter)
+    if diameter is not None:
+        return UnlabelledSources(samples, diameter)
+    own = [sample.diameter for sample in samples]
+    if np.isnan(own).all():
+        raise TrainingError("no image has an annotated cell", remedy="Annotate at least one cell.")
+    diameters = np.where(np.isnan(own), np.nanmean(own), own)
     return [
-        _source(sample, MEAN_DIAMETER / float(d), with_masks=diameter is None)
+        _source(sample, MEAN_DIAMETER / float(d), with_masks=True)
         for sample, d in zip(samples, diameters, strict=True)
     ]
 

@@ -72,7 +72,7 @@ class Options:
         return 0.5 ** (step * 4 // self.steps)
 
 
-Strategy = Callable[[list[Source], list[list[Source]], Options], nn.Module | None]
+Strategy = Callable[[Sequence[Source], list[Sequence[Source]], Options], nn.Module | None]
 """From query and contrast sources and options to the extra term of the loss, called as
 `ContrastiveTerm.forward`; its parameters are learnt too. None: no extra term."""
 
@@ -149,7 +149,7 @@ def finetune(
     device : torch.device, optional
     checkpoint : path, optional
         Written every ``checkpoint_every`` steps; a run that finds it goes on from there; removed at
-        the end.
+        the end. It knows the shots by their pixels, query and contrast images by name.
     callback : callable, optional
         Gets a `Progress` after each step.
 
@@ -184,8 +184,8 @@ def finetune(
             remedy="Give samples a style each, or leave contrast= to its default.",
         )
     term = _STRATEGIES[strategy](
-        prepare([s.without_masks() for s in queries or shots], diameter) if needs_contrast else [],
-        [prepare(style.without_masks(), style.diameter) for style in contrasts.styles().values()]
+        prepare(queries or shots, diameter) if needs_contrast else [],
+        [prepare(style, style.diameter) for style in contrasts.styles().values()]
         if contrasts
         else [],
         options,
@@ -225,7 +225,7 @@ class _Run:
     def __init__(
         self,
         model: Model,
-        sources: list[Source],
+        sources: Sequence[Source],
         term: nn.Module | None,
         options: Options,
         precision: Precision,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -153,7 +152,6 @@ def pretrain(
     saved = Checkpoint(checkpoint, identity) if checkpoint else None
     modules: dict[str, torch.nn.Module] = {"network": model.network}
     step, log = saved.resume(modules, optimiser) if saved else (0, [])
-    start = time.monotonic()
     model.network.train()
     while step < n_steps:
         for group in optimiser.param_groups:
@@ -175,7 +173,7 @@ def pretrain(
 
     model.network.eval()
     model.log = log
-    _complete_card(model, datasets, identity | {"seconds": round(time.monotonic() - start)}, log)
+    _complete_card(model, datasets, identity, log)
     remember_styles(model, [sample for data in datasets for sample in data])
     return model
 

@@ -96,8 +96,6 @@ def test_sets_without_a_stated_licence_say_so() -> None:
         "deepcell_nuclei",
         "deepcell_phase",
         "hela_phase_nuclei",
-        "hepg2_nuclei",
-        "huh7_nuclei",
         "mito",
         "raw264_fluo",
         "tcell_if",
