@@ -1,1 +1,1 @@
-"""Experiments of the paper: trials, where their results are kept, and how they are run."""
+"""Experiments: a trial says all of one run, the store keeps its scores, `run` computes it."""

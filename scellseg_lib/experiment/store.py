@@ -1,0 +1,137 @@
+"""Results of trials: a CSV of scores and a JSON of origin each, named by the trial's key.
+
+A result is written once and whole: the CSV first, the JSON last, each by a rename. A trial is there
+when its JSON is, so that a kill at any moment leaves nothing that is half a result.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from scellseg_lib.errors import DatasetError
+from scellseg_lib.metrics import THRESHOLDS
+
+_PERCENT = [round(100 * float(threshold)) for threshold in THRESHOLDS]
+
+
+class Store:
+    """A folder of results.
+
+    Parameters
+    ----------
+    folder : path
+        Made when the first result comes.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+
+    def __contains__(self, key: str) -> bool:
+        return (self.folder / f"{key}.json").is_file()
+
+    def put(self, key: str, scores: pd.DataFrame, origin: Mapping[str, Any]) -> None:
+        """Keep the scores of a trial.
+
+        Parameters
+        ----------
+        key : str
+        scores : DataFrame
+            As `metrics.evaluate` gives at its default thresholds, with a column
+            ``cell_threshold``.
+        origin : mapping
+            The trial's identity under ``"trial"``, and what else should be known of the run.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._write(f"{key}.csv", lambda file: _wide(scores).to_csv(file, index=False))
+        text = json.dumps(dict(origin), indent=1, sort_keys=True) + "\n"
+        self._write(f"{key}.json", lambda file: file.write_text(text))
+
+    def origin(self, key: str) -> dict[str, Any]:
+        """What is known of a trial's run."""
+        return self._read(f"{key}.json", lambda file: json.loads(file.read_text()))
+
+    def frame(self, **wanted: Any) -> pd.DataFrame:
+        """Scores of all trials whose fields have the values ``wanted``.
+
+        Returns
+        -------
+        DataFrame
+            One row for each trial, cell threshold, image and IoU threshold: ``image``,
+            ``threshold``, ``ap``, ``tp``, ``fp``, ``fn``, ``aji``, ``aji_standard``,
+            ``cell_threshold``, the trial's fields, and its ``key``. Sorted by what is asked for in
+            a trial, not by when it was computed.
+
+        Raises
+        ------
+        DatasetError
+            If a file is damaged, or no trial fits.
+        """
+        frames = []
+        for file in sorted(self.folder.glob("*.json")):
+            trial = self.origin(file.stem)["trial"]
+            if all(trial[name] == value for name, value in wanted.items()):
+                scores = self._read(f"{file.stem}.csv", lambda csv: _long(pd.read_csv(csv)))
+                fields = {k: v for k, v in trial.items() if not isinstance(v, list)}
+                fields |= {"n_shots": len(trial["shots"]), "key": file.stem}
+                frames.append(scores.assign(**fields))
+        if not frames:
+            raise DatasetError(
+                f"there is no result of {wanted or 'any trial'}",
+                where=self.folder,
+                remedy="Run the trials first (compute=True in a notebook).",
+            )
+        order = ["data", "weights", "protocol", "model", "strategy", "n_shots", "seed"]
+        return pd.concat(frames).sort_values(order, kind="stable", ignore_index=True)
+
+    def _read(self, name: str, read: Callable[[Path], Any]) -> Any:
+        try:
+            return read(self.folder / name)
+        except (OSError, ValueError, KeyError) as error:
+            raise DatasetError(
+                f"a result cannot be read ({error})",
+                where=self.folder / name,
+                remedy="Delete the trial's two files; it is computed again.",
+            ) from error
+
+    def _write(self, name: str, write: Callable[[Path], Any]) -> None:
+        scratch = self.folder / f".{name}.{os.getpid()}"
+        write(scratch)
+        scratch.replace(self.folder / name)
+
+
+def _wide(scores: pd.DataFrame) -> pd.DataFrame:
+    """One row an image and cell threshold: a third of the bytes of one row an IoU threshold."""
+    images = scores.assign(percent=(100 * scores["threshold"]).round().astype(int))
+    index = ["cell_threshold", "image"]
+    tables = images.pivot(index=index, columns="percent", values=["tp", "aji"])
+    first = images.groupby(index)[["tp", "fp", "fn", "aji_standard"]].first()
+    columns: dict[str, Any] = {
+        "n_true": first["tp"] + first["fn"],
+        "n_predicted": first["tp"] + first["fp"],
+        "aji_standard": first["aji_standard"].round(6),
+    }
+    columns |= {f"tp_{p}": tables["tp"][p].astype(int) for p in _PERCENT}
+    columns |= {f"aji_{p}": tables["aji"][p].round(6) for p in _PERCENT}
+    return pd.DataFrame(columns).reset_index()
+
+
+def _long(images: pd.DataFrame) -> pd.DataFrame:
+    """Rows of `metrics.evaluate` from those of `_wide`."""
+    parts = []
+    for threshold, percent in zip(THRESHOLDS, _PERCENT, strict=True):
+        tp = images[f"tp_{percent}"]
+        fp, fn = images["n_predicted"] - tp, images["n_true"] - tp
+        total = tp + fp + fn
+        ap = np.where(total > 0, tp / np.maximum(total, 1), 1.0)
+        part = images[["cell_threshold", "image", "aji_standard"]].assign(
+            threshold=round(float(threshold), 2), ap=ap, tp=tp, fp=fp, fn=fn
+        )
+        parts.append(part.assign(aji=images[f"aji_{percent}"]))
+    return pd.concat(parts, ignore_index=True)
