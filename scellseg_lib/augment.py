@@ -42,7 +42,7 @@ class Source:
 
 
 class UnlabelledSources(Sequence[Source]):
-    """Images without their masks, read when a patch is drawn; the latest ``KEPT`` stay in memory."""
+    """Images without masks, read when a patch is drawn; the latest ``KEPT`` stay in memory."""
 
     def __init__(self, samples: Sequence[Sample], diameter: float) -> None:
         self.samples, self.scale = samples, MEAN_DIAMETER / diameter

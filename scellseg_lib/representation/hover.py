@@ -1,7 +1,9 @@
 """HoVer-Net's representation: vertical and horizontal distance to the centre of mass.
 
 The released code swaps the axes of the Sobel filters, cuts edges at 0.6 and ignores the probability
-threshold (METHOD section 2: AP@0.5 on perfect maps 0.48 against 0.97 here). This is the fair one.
+threshold. With these mended, perfect maps of the 35 contrast images give AP@0.5 0.923: long cells
+fall into pieces. Small markers are therefore dropped, and pieces between which the maps do not jump
+are joined: 0.961. This is the fair baseline.
 """
 
 from __future__ import annotations
@@ -9,6 +11,8 @@ from __future__ import annotations
 import cv2
 import numpy as np
 from scipy import ndimage
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from skimage.segmentation import watershed
 from torch import Tensor
 
@@ -17,7 +21,13 @@ from scellseg_lib.representation.base import Decoding
 from scellseg_lib.representation.flow import field_loss
 
 SOBEL_SIZE = 21
-EDGE_THRESHOLD = 0.4
+EDGE_THRESHOLD = 0.37
+"""Markers are where the edges are weaker."""
+MARKER_SIZE = 20
+"""Pixels that a marker needs."""
+JUMP = 0.12
+"""Pieces are joined when the maps differ by less, from pixel to pixel, along their border. Within a
+cell of 30 px it is about 0.07; 0.12 also keeps neighbours apart in maps blurred by 2 px."""
 
 
 def distance_maps(masks: np.ndarray) -> np.ndarray:
@@ -57,6 +67,55 @@ def _min_max(field: np.ndarray) -> np.ndarray:
     return ((field - low) / max(field.max() - low, 1e-12)).astype(np.float32)
 
 
+def _markers(inside: np.ndarray, foreground: np.ndarray) -> np.ndarray:
+    """Label the parts of ``inside`` that are large enough, and whole regions that have none."""
+    labels, n = ndimage.label(inside)
+    small = np.bincount(labels.ravel()) < MARKER_SIZE
+    markers = np.where(small[labels], 0, labels)
+    regions, n_regions = ndimage.label(foreground)
+    empty = np.bincount(regions[markers > 0], minlength=n_regions + 1) == 0
+    return np.where(foreground & empty[regions], n + regions, markers).astype(np.int32)
+
+
+def _pairs(plane: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
+    """Every pixel but the last, and the next one along the axis."""
+    rows, columns = (slice(None, -1), slice(1, None)), (slice(None), slice(None))
+    (here, after), (also, too) = (rows, columns) if axis == 0 else (columns, rows)
+    return plane[here, also], plane[after, too]
+
+
+def _jumps(vertical: np.ndarray, horizontal: np.ndarray, foreground: np.ndarray) -> np.ndarray:
+    """Largest difference of the maps between neighbouring pixels, within a pixel's reach."""
+    jumps = np.zeros(foreground.shape, np.float32)
+    for axis in (0, 1):
+        steps = [after - here for here, after in (_pairs(v, axis) for v in (vertical, horizontal))]
+        size = np.hypot(*steps) * np.logical_and(*_pairs(foreground, axis))
+        for end in _pairs(jumps, axis):
+            np.maximum(end, size, out=end)
+    return cv2.dilate(jumps, np.ones((3, 3), np.uint8))
+
+
+def _join(pieces: np.ndarray, jumps: np.ndarray) -> np.ndarray:
+    """Give pieces one label whose common border has a mean jump under ``JUMP``."""
+    n, first, second, sizes = int(pieces.max()) + 1, [], [], []
+    for axis in (0, 1):
+        a, b = _pairs(pieces, axis)
+        border = (a != b) & (a > 0) & (b > 0)
+        first.append(np.minimum(a, b)[border])
+        second.append(np.maximum(a, b)[border])
+        sizes.append(np.maximum(*_pairs(jumps, axis))[border])
+    index = np.concatenate(first).astype(np.int64), np.concatenate(second).astype(np.int64)
+    totals, counts = (
+        coo_array((values, index), shape=(n, n)).tocsr()
+        for values in (np.concatenate(sizes), np.ones(len(index[0])))
+    )
+    totals.data /= counts.data
+    totals.data = (totals.data < JUMP).astype(np.float32)
+    totals.eliminate_zeros()
+    joined = connected_components(totals, directed=False)[1]
+    return np.where(pieces > 0, joined[pieces] + 1, 0).astype(np.int32)
+
+
 class HoVer:
     """Distance maps and foreground; decoded by a marker-controlled watershed."""
 
@@ -84,7 +143,6 @@ class HoVer:
         edges = np.maximum(_edges(vertical, True), _edges(horizontal, False)) * foreground
         energy = -cv2.GaussianBlur((1 - edges) * foreground, (3, 3), 0)
         inside = ndimage.binary_fill_holes(foreground & (edges < EDGE_THRESHOLD))
-        opened = ndimage.binary_opening(inside, np.ones((3, 3), bool))
-        markers, _ = ndimage.label(opened)
-        cells = watershed(energy, markers.astype(np.int32), mask=foreground)
-        return tidy(cells.astype(np.int32), decoding.min_size)
+        pieces = watershed(energy, _markers(inside, foreground), mask=foreground)
+        jumps = _jumps(vertical, horizontal, foreground)
+        return tidy(_join(pieces.astype(np.int32), jumps), decoding.min_size)
