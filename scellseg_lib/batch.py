@@ -54,7 +54,7 @@ def plan(source: Path, output: Path, suffix: str) -> list[Job]:
     if source.is_dir():
         found = [(sample.image, sample.name) for sample in folders.find_samples(source)]
     else:
-        found = [(source, source.stem.removesuffix(".ome").removesuffix("_img"))]
+        found = [(source, folders.plain_name(source).removesuffix("_img"))]
         source = source.parent
     jobs = []
     for image, name in found:
@@ -112,7 +112,7 @@ def _readable(
     for job in jobs:
         try:
             sample = Sample(job.image.name, partial(read, job.image))
-            assert sample.image.size  # read now, and kept
+            _ = sample.image  # read now, and kept
         except ScellsegError as error:
             outcome.failed[job.image] = str(error)
             continue

@@ -7,7 +7,6 @@ one `Picture` for each image that it finds there, in natural order of their name
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -21,8 +20,6 @@ from skimage.draw import polygon
 
 from scellseg_lib import readers
 from scellseg_lib.errors import DatasetError, ImageError
-
-_WELL = re.compile(r"_([A-P]\d\d)_w2_")  # w2 is the bright field, w1 the fluorescence
 
 
 class Picture(NamedTuple):
@@ -78,13 +75,12 @@ def bbbc010(raw: RawFiles, source: str) -> Iterator[Picture]:
         A well such as ``"B05"``, or a pattern of wells.
     """
     for path in raw.find(f"*_{source}_w2_*.tif"):
-        well = _WELL.search(path.name)
-        if well is None:
-            raise DatasetError("the file name does not name a well", where=path)
+        # The well stands before w2, which is the bright field; w1 is the fluorescence.
+        well = path.name.partition("_w2_")[0].rpartition("_")[2]
         image = readers.read_pixels(path)
-        worms = [_layer(p, image) for p in raw.find(f"{well[1]}_*_ground_truth.png")]
+        worms = [_layer(p, image) for p in raw.find(f"{well}_*_ground_truth.png")]
         worms.sort(key=np.count_nonzero, reverse=True)
-        yield Picture(well[1], image, paint(worms, image.shape[:2]))
+        yield Picture(well, image, paint(worms, image.shape[:2]))
 
 
 def dsb2018(raw: RawFiles, source: str) -> Iterator[Picture]:
@@ -124,9 +120,8 @@ def livecell(raw: RawFiles, source: str) -> Iterator[Picture]:
     (path,) = raw.find(source)[:1]
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        notes = content[
-            "annotations"
-        ]  # a list in COCO, keyed by id in LIVECell's single-cell files
+        # A list in COCO, keyed by id in LIVECell's single-cell files.
+        notes = content["annotations"]
         segments: dict[int, list[Any]] = {image["id"]: [] for image in content["images"]}
         for note in notes.values() if isinstance(notes, dict) else notes:
             if not note.get("iscrowd"):
@@ -158,12 +153,8 @@ def cellpose(raw: RawFiles, source: str) -> Iterator[Picture]:
         yield Picture(name, readers.read_pixels(path), _as_labels(labels, path))
 
 
-CONVERTERS: dict[str, Callable[[RawFiles, str], Iterator[Picture]]] = {
-    "bbbc010": bbbc010,
-    "dsb2018": dsb2018,
-    "livecell": livecell,
-    "cellpose": cellpose,
-}
+Converter = Callable[[RawFiles, str], Iterator[Picture]]
+CONVERTERS = {"bbbc010": bbbc010, "dsb2018": dsb2018, "livecell": livecell, "cellpose": cellpose}
 """By the names that manifests use."""
 
 
@@ -182,8 +173,7 @@ def paint(cells: Sequence[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
     uint16[H, W]
     """
     labels = np.zeros(shape, np.int64)
-    areas = [int(np.count_nonzero(cell)) for cell in cells]
-    for k in sorted(range(len(cells)), key=lambda k: -areas[k]):
+    for k in sorted(range(len(cells)), key=lambda k: -np.count_nonzero(cells[k])):
         labels[cells[k]] = k + 1
     return _as_labels(labels)
 
@@ -218,11 +208,8 @@ def rasterise(segment: Any, shape: tuple[int, ...]) -> np.ndarray:
     runs = counts if isinstance(counts, list) else _decode_counts(counts)
     if tuple(segment["size"]) != tuple(shape) or sum(runs) != mask.size or min(runs) < 0:
         raise DatasetError(f"run lengths for {segment['size']} do not fill an image of {shape}")
-    ends = np.cumsum(runs)
-    columns = mask.T.reshape(-1)  # a copy: COCO runs down the columns
-    for start, end in zip(ends[::2], ends[1::2], strict=False):
-        columns[start:end] = True
-    return columns.reshape(shape[::-1]).T
+    # The first run is outside the cell; COCO runs down the columns.
+    return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(shape[::-1]).T
 
 
 def _decode_counts(text: str) -> list[int]:
@@ -250,18 +237,14 @@ def write_picture(picture: Picture, image_path: Path, masks_path: Path) -> None:
     Raises
     ------
     ImageError
-        If the image is not one that a PNG holds whole: uint8 or uint16, one plane or three.
+        If the image is not one that a PNG holds whole (uint8 or uint16, one plane or three), or
+        not of the size of its masks.
     """
-    image = picture.image
-    if image.dtype not in (np.uint8, np.uint16) or image.shape[2:] not in ((), (3,)):
+    image, size = picture.image, picture.masks.shape
+    if image.dtype not in (np.uint8, np.uint16) or image.shape not in (size, (*size, 3)):
         raise ImageError(
-            f"the image is {image.dtype}{list(image.shape)}, a PNG holds uint8 or uint16 with one "
-            "plane or three",
-            where=picture.name,
-        )
-    if image.shape[:2] != picture.masks.shape:
-        raise ImageError(
-            f"the image has the size {image.shape[:2]}, its masks {picture.masks.shape}",
+            f"the image is {image.dtype}{list(image.shape)}, its masks are {list(size)}; a PNG "
+            "holds uint8 or uint16 with one plane or three, of the size of the masks",
             where=picture.name,
         )
     image_path.write_bytes(imagecodecs.png_encode(np.ascontiguousarray(image)))

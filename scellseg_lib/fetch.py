@@ -1,5 +1,6 @@
 """Data sets from their publishers: downloaded, verified, unpacked and converted.
 
+`download` gets any one file, also for `released`: nothing else in the library downloads.
 Archives stay in ``CACHE/downloads/NAME``; images and masks go to ``DATA/NAME``, whole or not at
 all. ``SCELLSEG_DATA`` says where DATA is, ``SCELLSEG_OFFLINE=1`` forbids any use of the network.
 """
@@ -7,15 +8,19 @@ all. ``SCELLSEG_DATA`` says where DATA is, ``SCELLSEG_OFFLINE=1`` forbids any us
 from __future__ import annotations
 
 import errno
+import shutil
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import pooch
 import requests
@@ -32,7 +37,6 @@ ATTEMPTS = 5
 PATIENCE = 1.0  # seconds before the second attempt; doubled for each further one
 TIMEOUT = 30.0  # seconds without a byte
 CHUNK = 1 << 16  # bytes; what a cut connection can lose
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Finding(NamedTuple):
@@ -113,10 +117,11 @@ def fetch(name: str) -> Path:
     card = load_manifest(name)
     if _report(card, card.folder).complete:
         return card.folder
+    if card.converter is None:
+        raise _by_hand(card)
+    converter, total = convert.CONVERTERS[card.converter], len(card.files) or None
     with _storing(card.folder):
         archives = [_obtain(card, archive) for archive in card.archives]
-        if not archives:
-            raise _by_hand(card)
         card.folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=card.folder.parent) as work:
             raw, made = Path(work, "raw"), Path(work, "made")
@@ -125,24 +130,73 @@ def fetch(name: str) -> Path:
                 _unpack_or_drop(card, archive, file, raw / Path(archive.file).stem)
             made.mkdir()
             try:
-                _convert(card, convert.RawFiles.under(raw), made)
+                pictures = _pictures(card, converter, convert.RawFiles.under(raw))
+                for picture, *files in tqdm(pictures, f"Converting {name}", total, disable=None):
+                    convert.write_picture(picture, *(made / file for file in files))
+                report = _report(card, made)
+                if not report.complete:
+                    raise DatasetError(f"not what the manifest promises:\n{report}\nNone is kept")
             except (DatasetError, ImageError) as error:
                 raise FetchError(
                     f"the archives of {name} do not hold what they should: {error.what}",
                     where=_downloads(card),
                     remedy="The publisher may have changed the files; please report it.",
                 ) from error
-            report = _report(card, made)
-            if not report.complete:
-                raise FetchError(
-                    f"what came is not what the manifest promises:\n{report}\nNothing was kept",
-                    where=card.folder,
-                    remedy="The publisher may have changed the files; please report it.",
-                )
             card.folder.mkdir(exist_ok=True)
             for file in made.iterdir():
                 file.replace(card.folder / file.name)
     return card.folder
+
+
+def download(url: str, file: Path, sha256: str | None = None, session: Any = requests) -> Path:
+    """Get one file, whole or not at all, unless it is there already.
+
+    A cut connection is taken up where it broke, and a busy server asked again, a few times.
+
+    Parameters
+    ----------
+    url : str
+        ``http:`` or ``https:``; what ``file:`` names is copied.
+    file : Path
+        Where it goes; folders are made.
+    sha256 : str, optional
+        What the file must have; without it, any file of that name counts.
+    session : requests.Session, optional
+        For settings of the connection, such as which certificates to trust.
+
+    Returns
+    -------
+    Path
+        The file.
+
+    Raises
+    ------
+    FetchError
+        If the network is forbidden, the server refuses (404 and its like, at once) or cannot be
+        reached, or what came is another file.
+    """
+    if paths.offline() and not is_whole(file, sha256):
+        raise FetchError(
+            f"there is no whole {file.name} here, and SCELLSEG_OFFLINE forbids the network",
+            where=url,
+            remedy=f"Unset SCELLSEG_OFFLINE, or put the file into {file.parent}.",
+        )
+    pooch.get_logger().setLevel("WARNING")
+    known = f"sha256:{sha256}" if sha256 else None
+    try:
+        pooch.retrieve(url, known, file.name, file.parent, downloader=partial(_receive, session))
+    except ValueError as error:  # how pooch says that the hash is wrong
+        raise FetchError(
+            f"what came does not have the SHA-256 {sha256}",
+            where=url,
+            remedy="Try again later; the publisher may have replaced the file.",
+        ) from error
+    return file
+
+
+def is_whole(file: Path, sha256: str | None) -> bool:
+    """Whether a file is there, with the hash that it must have where one is known."""
+    return file.is_file() and (sha256 is None or pooch.file_hash(str(file)) == sha256)
 
 
 def _by_hand(card: Manifest) -> FetchError:
@@ -172,138 +226,104 @@ def _report(card: Manifest, folder: Path) -> Report:
 
 def _check(entry: Entry, folder: Path) -> Iterator[Finding]:
     """Findings on the image and the masks of one entry."""
-    expected = (
-        (entry.image, entry.image_sha256, entry.shape, entry.dtype),
-        (entry.masks, entry.masks_sha256, entry.shape and entry.shape[:2], "uint16"),
-    )
-    for file, sha256, shape, dtype in expected:
-        if not (folder / file).is_file():
-            yield Finding(file, "missing")
-            continue
-        try:
-            pixels = readers.read_pixels(folder / file)
-        except ImageError as error:
-            yield Finding(file, "different", error.what)
-            continue
-        if shape is not None and (pixels.shape != shape or pixels.dtype != dtype):
-            detail = f"{pixels.dtype} {pixels.shape} instead of {dtype} {shape}"
-            yield Finding(file, "different", detail)
-        elif sha256 is None:
-            yield Finding(file, "present, no hash published here")
-        elif readers.pixel_hash(pixels) != sha256:
-            yield Finding(file, "different", "its pixels")
-        else:
-            yield Finding(file, "ok")
+    size = entry.shape and entry.shape[:2]
+    yield _compare(folder / entry.image, entry.image_sha256, entry.shape, entry.dtype)
+    yield _compare(folder / entry.masks, entry.masks_sha256, size, "uint16")
 
 
-def _convert(card: Manifest, raw: convert.RawFiles, made: Path) -> None:
-    """Write all pictures of a data set to the folder `made`."""
-    if card.converter is None:
-        raise _by_hand(card)
-    converter = convert.CONVERTERS[card.converter]
-    for entry in tqdm(card.files, desc=f"Converting {card.name}", disable=None, leave=False):
-        pictures = list(converter(raw, entry.source or entry.name))
-        if len(pictures) != 1:
-            raise FetchError(f"{len(pictures)} raw images match {entry.name}", where=raw.folder)
-        convert.write_picture(pictures[0], made / entry.image, made / entry.masks)
+def _compare(
+    file: Path, sha256: str | None, shape: tuple[int, ...] | None, dtype: str | None
+) -> Finding:
+    """What is known of one file, against what its manifest promises."""
+    if not file.is_file():
+        return Finding(file.name, "missing")
+    try:
+        pixels = readers.read_pixels(file)
+    except ImageError as error:
+        return Finding(file.name, "different", error.what)
+    if shape is not None and (pixels.shape != shape or pixels.dtype != dtype):
+        detail = f"{pixels.dtype} {pixels.shape} instead of {dtype} {shape}"
+        return Finding(file.name, "different", detail)
+    if sha256 is None:
+        return Finding(file.name, "present, no hash published here")
+    same = readers.pixel_hash(pixels) == sha256
+    return Finding(file.name, "ok") if same else Finding(file.name, "different", "its pixels")
+
+
+def _pictures(
+    card: Manifest, converter: convert.Converter, raw: convert.RawFiles
+) -> Iterator[tuple[convert.Picture, str, str]]:
+    """All pictures of a data set, each with the names of its image file and its masks file."""
+    for entry in card.files:
+        found = list(converter(raw, entry.source or entry.name))
+        if len(found) != 1:
+            raise DatasetError(f"{len(found)} raw images match {entry.name}")
+        yield found[0], entry.image, entry.masks
     for group in card.groups:
-        pictures_of = converter(raw, group.source)
-        for picture in tqdm(pictures_of, desc=f"Converting {group.source}", disable=None):
-            stem = made / f"{group.prefix}{picture.name}"
-            convert.write_picture(picture, Path(f"{stem}_img.png"), Path(f"{stem}_masks.png"))
+        for picture in converter(raw, group.source):
+            name = f"{group.prefix}{picture.name}"
+            yield picture, f"{name}_img.png", f"{name}_masks.png"
 
 
 def _obtain(card: Manifest, archive: Archive) -> Path:
     """Path of a downloaded archive, which has the promised hash where one is known."""
-    file = _downloads(card) / archive.file
-    known = f"sha256:{archive.sha256}" if archive.sha256 else None
     if archive.url.startswith("pip:"):
         return _from_package(archive)
-    if file.is_file() and (known is None or pooch.file_hash(str(file)) == archive.sha256):
-        return file
-    if card.access == "manual":
+    file = _downloads(card) / archive.file
+    if card.access == "manual" and not is_whole(file, archive.sha256):
         raise _by_hand(card)
-    if paths.offline():
-        raise FetchError(
-            f"the data set {card.name} is not complete here, and SCELLSEG_OFFLINE forbids the "
-            "network",
-            where=archive.url,
-            remedy=f"Unset SCELLSEG_OFFLINE, or put the file into {file.parent}.",
-        )
-    pooch.get_logger().setLevel("WARNING")
-    try:
-        pooch.retrieve(archive.url, known, archive.file, file.parent, downloader=_download)
-    except ValueError as error:  # how pooch says that the hash is wrong
-        raise FetchError(
-            f"what came does not have the SHA-256 {archive.sha256}",
-            where=archive.url,
-            remedy="Try again later; the publisher may have replaced the file.",
-        ) from error
-    return file
+    return download(archive.url, file, archive.sha256)
 
 
 def _from_package(archive: Archive) -> Path:
-    """The authors' source archive, which the module of their weights gets and checks."""
-    # Late: only this data set needs it, and it brings torch.
+    """The authors' source archive, which the module of their weights finds and checks."""
+    # Late, since that module downloads through this one.
     released: Any = import_module("scellseg_lib.released")
     try:
         file = Path(released.source_archive())
     except ScellsegError as error:
         raise FetchError(error.what, where=error.where, remedy=error.remedy) from error
-    if archive.sha256 and pooch.file_hash(str(file)) != archive.sha256:
+    if not is_whole(file, archive.sha256):
         raise FetchError(f"this is not the archive with SHA-256 {archive.sha256}", where=file)
     return file
 
 
-def _download(url: str, output: str, _: Any) -> None:
-    """Pooch's downloader: a cut connection is taken up where it broke, a few times.
-
-    Raises
-    ------
-    FetchError
-        If the server refuses (404 and its like, at once) or cannot be reached.
-    """
-    file, reason = Path(output), ""
+def _receive(session: Any, url: str, output: str, _: Any) -> None:
+    """Pooch's downloader: fill `output`, going on where it ends after each failure."""
+    if url.startswith("file:"):
+        shutil.copyfile(url2pathname(urlsplit(url).path), output)
+        return
+    file = Path(output)
     for attempt in range(ATTEMPTS):
-        if attempt:
-            time.sleep(PATIENCE * 2 ** (attempt - 1))
+        time.sleep(PATIENCE * (2**attempt // 2))  # none before the first
         try:
-            _stream(url, file)
+            _append(session, url, file)
             return
-        except requests.HTTPError as error:
-            status = error.response.status_code if error.response is not None else 0
-            reason = f"the server answers {error}"
-            if status < 500 and status not in (408, 416, 429):
-                break
+        except requests.RequestException as error:
+            # No answer at all is like that of a server which is down.
+            status = getattr(error.response, "status_code", 503)
             if status == 416:  # what we hold is not the beginning of what is there now
                 file.write_bytes(b"")
-        except requests.RequestException as error:
-            reason = f"the connection fails ({error})"
-    raise FetchError(
-        f"the download failed: {reason}",
-        where=url,
-        remedy="Check the connection and try again; the publisher may have moved the file.",
-    )
+            refused = status < 500 and status not in (408, 416, 429)
+            if refused or attempt == ATTEMPTS - 1:
+                raise FetchError(
+                    f"the download failed ({error})",
+                    where=url,
+                    remedy="Check the connection and try again; the file may have moved.",
+                ) from error
 
 
-def _stream(url: str, file: Path) -> None:
+def _append(session: Any, url: str, file: Path) -> None:
     """Append to `file` what is missing of it; start anew where the server cannot resume."""
     have = file.stat().st_size
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
-    with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as answer:
+    with session.get(url, headers=headers, stream=True, timeout=TIMEOUT) as answer:
         answer.raise_for_status()
-        if answer.status_code != 206:
+        if answer.status_code != requests.codes.partial_content:
             have = 0
-        length = answer.headers.get("Content-Length")
+        length, name = answer.headers.get("Content-Length"), url.rpartition("/")[2]
         total = have + int(length) if length else None
-        bar = tqdm(
-            desc=url.rpartition("/")[2],
-            total=total,
-            initial=have,
-            unit="B",
-            unit_scale=True,
-            disable=None,
-        )
+        bar = tqdm(desc=name, total=total, initial=have, unit="B", unit_scale=True, disable=None)
         with bar, file.open("ab" if have else "wb") as out:
             for chunk in answer.iter_content(CHUNK):
                 out.write(chunk)
@@ -320,9 +340,7 @@ def _unpack_or_drop(card: Manifest, archive: Archive, file: Path, folder: Path) 
         if card.access == "open":
             file.unlink(missing_ok=True)
         raise FetchError(
-            f"the archive is damaged ({error})",
-            where=file,
-            remedy="Fetch it again." if card.access == "open" else "Download it again.",
+            f"the archive is damaged ({error})", where=file, remedy="Download it again."
         ) from error
 
 
@@ -332,15 +350,12 @@ def _storing(where: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in _FULL:
-            raise FetchError(
-                "the disk is full",
-                where=error.filename or where,
-                remedy="Free some space, or set SCELLSEG_DATA and SCELLSEG_CACHE to folders on "
-                "another disk. Nothing half-written was kept.",
-            ) from error
-        raise FetchError(
-            f"the files cannot be stored ({error.strerror or error})",
-            where=error.filename or where,
-            remedy="Set SCELLSEG_DATA and SCELLSEG_CACHE to folders that you may write to.",
-        ) from error
+        what = f"the files cannot be stored ({error.strerror or error})"
+        remedy = "Set SCELLSEG_DATA and SCELLSEG_CACHE to folders that you may write to."
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            what = "the disk is full"
+            remedy = (
+                "Free some space, or set SCELLSEG_DATA and SCELLSEG_CACHE to folders on another "
+                "disk. Nothing half-written was kept."
+            )
+        raise FetchError(what, where=error.filename or where, remedy=remedy) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,10 +37,8 @@ def find_samples(folder: Path) -> list[FoundSample]:
     """
     if not folder.is_dir():
         raise DatasetError("there is no such folder", where=folder)
-    parts = [name for name in ("shot", "query") if (folder / name).is_dir()]
-    found = [sample for name in parts for sample in _pair(folder / name, name)]
-    if not parts:
-        found = _pair(folder, None)
+    parts = [part for part in ("shot", "query") if (folder / part).is_dir()] or [""]
+    found = [sample for part in parts for sample in _pair(folder / part, part)]
     bare = [sample.image.name for sample in found if sample.split == "shot" and not sample.masks]
     if bare:
         raise DatasetError(
@@ -56,18 +55,11 @@ def find_samples(folder: Path) -> list[FoundSample]:
     return found
 
 
-def _pair(folder: Path, split: str | None) -> list[FoundSample]:
+def _pair(folder: Path, split: str) -> list[FoundSample]:
     """Images of one folder with their masks; without a `split`, the masks decide on it."""
-    files = [
-        path
-        for path in natsorted(folder.iterdir(), key=lambda path: path.name)
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
-    ]
-    images = [path for path in files if _plain(path).endswith("_img")]
-    images = images or [path for path in files if not _plain(path).endswith(("_masks", "_flows"))]
-    by_name = _by_name(images, folder)
-    masks = _by_name([path for path in files if _plain(path).endswith("_masks")], folder)
-    orphans = [path.name for name, path in masks.items() if name not in by_name]
+    masks = files_by_name(folder, "(.*)_masks")
+    images = files_by_name(folder, "(.*)_img") or files_by_name(folder, "(.*)(?<!_masks|_flows)")
+    orphans = [path.name for name, path in masks.items() if name not in images]
     if orphans:
         raise DatasetError(
             f"masks without an image: {', '.join(orphans)}",
@@ -76,21 +68,39 @@ def _pair(folder: Path, split: str | None) -> list[FoundSample]:
         )
     return [
         FoundSample(name, path, masks.get(name), split or ("shot" if name in masks else "query"))
-        for name, path in by_name.items()
+        for name, path in images.items()
     ]
 
 
-def _by_name(files: list[Path], folder: Path) -> dict[str, Path]:
-    """Files by the name of their sample, each of which may occur once."""
-    names = [_plain(path).removesuffix("_img").removesuffix("_masks") for path in files]
-    twice = [path.name for path, name in zip(files, names, strict=True) if names.count(name) > 1]
+def files_by_name(folder: Path, pattern: str) -> dict[str, Path]:
+    """Image files of a folder by the names of their samples, in natural order of the files.
+
+    Parameters
+    ----------
+    folder : Path
+        Hidden files in it are left alone.
+    pattern : str
+        Regular expression for the whole `plain_name` of the files that count; its group is the
+        name of the sample.
+
+    Raises
+    ------
+    DatasetError
+        If two files have the same name.
+    """
+    found: dict[str, list[Path]] = {}
+    for path in natsorted(folder.iterdir(), key=lambda path: path.name):
+        match = re.fullmatch(pattern, plain_name(path), re.DOTALL)
+        if match and path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
+            found.setdefault(match[1], []).append(path)
+    twice = [path.name for files in found.values() for path in files if len(files) > 1]
     if twice:
         raise DatasetError(
             f"files of the same name: {', '.join(twice)}", where=folder, remedy="Keep one of each."
         )
-    return dict(zip(names, files, strict=True))
+    return {name: path for name, (path,) in found.items()}
 
 
-def _plain(path: Path) -> str:
+def plain_name(path: Path) -> str:
     """File name without its ending, of which .ome.tif is one."""
     return path.stem.removesuffix(".ome")

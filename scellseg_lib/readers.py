@@ -8,11 +8,8 @@ the meaning of the pages of a plain TIFF, is asked for and never guessed.
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 
@@ -64,25 +61,30 @@ def read_pixels(
     """
     path = Path(path)
     signature = _signature(path)
-    if signature in _TIFF:
-        with _decoding(path):
+    try:
+        if signature in _TIFF:
             pixels = tiff.read_tiff(path, axes, page)
-    elif signature == _PNG:
-        pixels = _read_png(path)
-    elif signature.startswith(_JPEG):
-        pixels = _read_jpeg(path)
-    else:
+        elif signature == _PNG:
+            pixels = imagecodecs.png_decode(path.read_bytes())
+            if pixels.shape[2:] in ((2,), (4,)):  # the last is alpha by PNG's definition
+                pixels = pixels[..., :-1]
+        elif signature.startswith(_JPEG):
+            pixels = _decode_jpeg(path.read_bytes())
+        else:
+            raise ImageError("this is not a PNG, TIFF or JPEG file", remedy="Export it as TIFF.")
+        if pixels.size == 0:
+            raise ImageError(f"the image has no pixels (shape {pixels.shape})")
+        if pixels.dtype.kind not in "buif":
+            remedy = "Export it as integers or real floats."
+            raise ImageError(f"pixels of type {pixels.dtype} are not supported", remedy=remedy)
+    except ImageError as error:
+        raise ImageError(error.what, where=path, remedy=error.remedy) from None
+    except Exception as error:  # decoders raise a dozen types of their own
         raise ImageError(
-            "this is not a PNG, TIFF or JPEG file", where=path, remedy="Export it as TIFF."
-        )
-    if pixels.size == 0:
-        raise ImageError(f"the image has no pixels (shape {pixels.shape})", where=path)
-    if pixels.dtype.kind not in "buif":
-        raise ImageError(
-            f"pixels of type {pixels.dtype} are not supported",
-            where=path,
-            remedy="Export it as integers or real floats.",
-        )
+            f"the file is damaged or of an unsupported kind ({error})", where=path, remedy=_DAMAGED
+        ) from error
+    if pixels.shape[2:] == (1,):
+        pixels = pixels[..., 0]
     return pixels.astype(np.uint8) if pixels.dtype.kind == "b" else pixels
 
 
@@ -154,7 +156,7 @@ def select_planes(
             where=where,
             remedy='Give two names, such as ("gray", "none") or ("green", "red").',
         )
-    stack = pixels[..., None] if pixels.ndim == 2 else pixels
+    stack = np.atleast_3d(pixels)
     with np.errstate(over="ignore"):  # what overflows is counted below
         image = np.stack([_plane(stack, name, where) for name in channels])
     bad = int(np.count_nonzero(~np.isfinite(image)))
@@ -255,7 +257,8 @@ def write_labels(path: str | PathLike[str], masks: np.ndarray) -> None:
     Parameters
     ----------
     path : path
-        ``.png`` gives a 16-bit PNG; ``.tif`` or ``.tiff`` a TIFF, of 32 bits where 16 are too few.
+        ``.png`` gives a 16-bit PNG; ``.tif`` or ``.tiff`` a TIFF, of 32 or 64 bits where 16 are
+        too few.
     masks : integers, [H, W]
         Written as they are, without renumbering.
 
@@ -271,20 +274,18 @@ def write_labels(path: str | PathLike[str], masks: np.ndarray) -> None:
             f"shape {masks.shape}",
             where=path,
         )
-    deep = int(masks.max()) > np.iinfo(np.uint16).max
-    if path.suffix.lower() == ".png" and not deep:
-        data = imagecodecs.png_encode(np.ascontiguousarray(masks, np.uint16))
-    elif path.suffix.lower() in (".tif", ".tiff"):
-        stream = io.BytesIO()
-        labels = masks.astype(np.uint32 if deep else np.uint16)
-        tifffile.imwrite(stream, labels, compression="zlib", photometric="minisblack")
-        data = stream.getvalue()
-    else:
+    suffix, depth = path.suffix.lower(), np.promote_types("u2", np.min_scalar_type(masks.max()))
+    deep = depth != np.uint16
+    if suffix not in (".tif", ".tiff") and (deep or suffix != ".png"):
         what = "a PNG holds labels up to 65535" if deep else "labels are written as PNG or TIFF"
         raise ImageError(what, where=path, remedy="Name the file .tif.")
+    labels = np.ascontiguousarray(masks, depth)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        part.write_bytes(data)
+        if suffix == ".png":
+            part.write_bytes(imagecodecs.png_encode(labels))
+        else:
+            tifffile.imwrite(part, labels, compression="zlib", photometric="minisblack")
         part.replace(path)
     except OSError as error:
         raise ImageError(f"the file cannot be written ({error.strerror})", where=path) from error
@@ -308,8 +309,8 @@ def _plane(stack: np.ndarray, name: str, where: str | PathLike[str] | None) -> n
         return np.zeros(stack.shape[:2], np.float32)
     if name == "gray":
         return stack.mean(axis=2, dtype=np.float64).astype(np.float32)
-    index = int(name) if name.isascii() and name.isdigit() else _COLOURS.get(name)
-    if index is None or index >= count:
+    index = int(name) if name.isascii() and name.isdigit() else _COLOURS.get(name, count)
+    if index >= count:
         raise ImageError(
             f"channel {name!r} was asked for, the image has {count}",
             where=where,
@@ -332,36 +333,12 @@ def _signature(path: Path) -> bytes:
     return signature
 
 
-@contextmanager
-def _decoding(path: Path) -> Iterator[None]:
-    """Turn whatever a decoder raises on a damaged file into an ImageError."""
-    try:
-        yield
-    except ImageError:
-        raise
-    except Exception as error:  # decoders raise a dozen types of their own
-        raise ImageError(
-            f"the file is damaged or of an unsupported kind ({error})", where=path, remedy=_DAMAGED
-        ) from error
-
-
-def _read_png(path: Path) -> np.ndarray:
-    """Decode to [H, W] or [H, W, C], without alpha."""
-    with _decoding(path):
-        pixels: np.ndarray = imagecodecs.png_decode(path.read_bytes())
-    if pixels.ndim == 3 and pixels.shape[2] in (2, 4):  # the last is alpha by PNG's definition
-        pixels = pixels[..., :-1]
-    return pixels[..., 0] if pixels.shape[2:] == (1,) else pixels
-
-
-def _read_jpeg(path: Path) -> np.ndarray:
-    """Decode to [H, W] or [H, W, 3]."""
-    data = path.read_bytes()
+def _decode_jpeg(data: bytes) -> np.ndarray:
+    """Decode to [H, W] or [H, W, 3]; ImageError, without the file's name, where that fails."""
     # The decoder fills what is missing with grey: only the end marker shows a cut file.
     if data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
-        raise ImageError("the file is cut off", where=path, remedy=_DAMAGED)
-    with _decoding(path):
-        pixels: np.ndarray = imagecodecs.jpeg8_decode(data)
-    if pixels.ndim == 3 and pixels.shape[2] == 4:
-        raise ImageError("CMYK colours are not intensities", where=path, remedy="Export as RGB.")
+        raise ImageError("the file is cut off", remedy=_DAMAGED)
+    pixels: np.ndarray = imagecodecs.jpeg8_decode(data)
+    if pixels.shape[2:] == (4,):
+        raise ImageError("CMYK colours are not intensities", remedy="Export as RGB.")
     return pixels

@@ -13,30 +13,25 @@ import hashlib
 import io
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tarfile
-import time
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from html.parser import HTMLParser
 from importlib import import_module
 from pathlib import Path
 from urllib.parse import unquote, urljoin, urlsplit
 from urllib.request import url2pathname
-from uuid import uuid4
 
-import pooch
 import requests
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from tqdm.auto import tqdm
 
-from scellseg_lib import paths
-from scellseg_lib.errors import ModelError
+from scellseg_lib import fetch, paths
+from scellseg_lib.errors import ModelError, ScellsegError
 
 ARCHIVE = "scellseg-0.1.8.tar.gz"
 ARCHIVE_SHA256 = "084c5f1b12d0d97f0c3d0880ae579c1b7c4f7dea2203486bd11ba4c640a92d3c"
@@ -47,13 +42,11 @@ WEIGHTS_SHA256 = {
 }
 """The released state dicts that our networks can hold."""
 
+_DOWN = r"downsample\.down\.res_down_(\d)\."
 _UP = r"upsample\.up\.res_up_(\d)\."
 KEYS = (
-    (r"downsample\.down\.res_down_(\d)\.proj\.", "extractor.down.units.{0}.projection."),
-    (
-        r"downsample\.down\.res_down_(\d)\.conv\.conv_(\d)\.",
-        "extractor.down.units.{0}.convolutions.{1}.",
-    ),
+    (_DOWN + r"proj\.", "extractor.down.units.{0}.projection."),
+    (_DOWN + r"conv\.conv_(\d)\.", "extractor.down.units.{0}.convolutions.{1}."),
     (_UP + r"proj\.", "extractor.up.units.{deep}.projection."),
     (_UP + r"conv\.conv_0\.", "extractor.up.units.{deep}.entry."),
     (_UP + r"conv\.conv_(\d)\.conv\.", "extractor.up.units.{deep}.styled.{styled}.convolution."),
@@ -68,9 +61,6 @@ KEYS = (
 )
 """Beginnings of their keys and of ours; our upsampling pass counts levels from the deepest."""
 
-_ATTEMPTS = 5
-_TIMEOUT = (15, 60)  # seconds to connect, and between two pieces
-_PATIENCE = 1.0  # seconds before the second attempt; doubled for each further one
 _ACCEPT = "application/vnd.pypi.simple.v1+json, text/html;q=0.5"
 
 
@@ -87,10 +77,8 @@ def rename(key: str) -> str:
         if found := re.match(pattern, bare):
             numbers = [int(group) for group in found.groups()] or [0]
             level, last = numbers[0], numbers[-1]
-            return (
-                ours.format(*numbers, deep=3 - level, gate=2 - level, styled=last - 1)
-                + bare[found.end() :]
-            )
+            start = ours.format(*numbers, deep=3 - level, gate=2 - level, styled=last - 1)
+            return start + bare[found.end() :]
     raise ModelError(
         f"the tensor {key!r} belongs to none of the paper's networks",
         remedy="Give the state dict of a Scellseg or Cellpose network.",
@@ -116,12 +104,13 @@ def state_dict(name: str) -> dict[str, Tensor]:
     origin = {"sha256": expected, "archive": ARCHIVE, "keys": _sha256(repr(KEYS).encode())}
     if (state := _read_cached(cached, origin)) is not None:
         return state
-    theirs = torch.load(
-        io.BytesIO(_member(source_archive(), name, expected)), weights_only=True, map_location="cpu"
-    )
+    content = _member(source_archive(), name, expected)
+    theirs = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
     state = {rename(key): tensor.clone() for key, tensor in theirs.items()}
-    with _replacing(cached) as temporary:
-        save_file(state, temporary, metadata=origin)
+    with tempfile.TemporaryDirectory(dir=cached.parent) as folder:
+        whole = Path(folder, cached.name)
+        save_file(state, whole, metadata=origin)
+        whole.replace(cached)
     return state
 
 
@@ -144,34 +133,23 @@ def source_archive() -> Path:
         When it cannot be had, with what each place answered.
     """
     archive = paths.cache() / "released" / ARCHIVE
-    if archive.is_file() and pooch.file_hash(str(archive)) == ARCHIVE_SHA256:
+    if fetch.is_whole(archive, ARCHIVE_SHA256):
         return archive
-    by_hand = f"or put {ARCHIVE} (SHA-256 {ARCHIVE_SHA256}) there yourself."
-    if paths.offline():
-        raise ModelError(
-            "no whole copy of the authors' archive is here, and SCELLSEG_OFFLINE is set",
-            where=archive,
-            remedy=f"Unset SCELLSEG_OFFLINE and run `scellseg models fetch`, {by_hand}",
-        )
     failures: list[str] = []
     settings = _pip_settings()
-    with requests.Session() as session, _replacing(archive) as part:
+    with requests.Session() as session:
         session.verify = settings.get("cert") or True
         for page in _pages(settings, failures):
             try:
-                url = _find(page, session)
-                _fetch(url, part, session)
-            except (OSError, ValueError, KeyError, ModelError) as error:
-                failures.append(f"{_public(page)}: {_public(str(error))}")
-                continue
-            break
-        else:
-            raise ModelError(
-                "the authors' archive cannot be had: " + "; ".join(failures),
-                where=archive,
-                remedy=f"Check the connection and `pip config list`, {by_hand}",
-            )
-    return archive
+                return fetch.download(_find(page, session), archive, ARCHIVE_SHA256, session)
+            except (OSError, ValueError, KeyError, ScellsegError) as error:
+                failures.append(_public(f"{page}: {getattr(error, 'what', error)}"))
+    raise ModelError(
+        "the authors' archive cannot be had: " + "; ".join(failures),
+        where=archive,
+        remedy=f"Check the connection and `pip config list`, or put {ARCHIVE} "
+        f"(SHA-256 {ARCHIVE_SHA256}) there yourself.",
+    )
 
 
 def _expected_hash(name: str) -> str:
@@ -221,15 +199,12 @@ def _member(archive: Path, name: str, expected: str) -> bytes:
 
 def _pip_settings() -> dict[str, str]:
     """What pip's files say, and over them the environment; empty values count as unset."""
-    listing = subprocess.run(
-        [sys.executable, "-P", "-m", "pip", "config", "list"],
-        capture_output=True,
-        text=True,
-        check=False,
-    ).stdout
-    entries = re.findall(r"^(global|install|download)\.([\w-]+)=(.*)$", listing, re.MULTILINE)
-    entries.sort(key=lambda entry: ("global", "install", "download").index(entry[0]))
-    settings = {option: str(ast.literal_eval(value)) for _, option, value in entries}
+    command = [sys.executable, "-P", "-m", "pip", "config", "list"]
+    listing = subprocess.run(command, capture_output=True, text=True).stdout
+    settings = {}
+    for section in ("global", "install", "download"):
+        for option, value in re.findall(rf"^{section}\.([\w-]+)=(.*)$", listing, re.MULTILINE):
+            settings[option] = str(ast.literal_eval(value))
     for variable, value in os.environ.items():
         if variable.startswith("PIP_") and value:
             settings[variable.removeprefix("PIP_").lower().replace("_", "-")] = value
@@ -237,7 +212,12 @@ def _pip_settings() -> dict[str, str]:
 
 
 def _pages(settings: dict[str, str], failures: list[str]) -> Iterator[str]:
-    """Folders and pages that may list the archive."""
+    """Folders and pages that may list the archive; why there are none goes to `failures`."""
+    if paths.offline():
+        failures.append(
+            "SCELLSEG_OFFLINE forbids the network (unset it and run `scellseg models fetch`)"
+        )
+        return
     yield from settings.get("find-links", "").split()
     if settings.get("no-index", "").lower() in ("1", "true", "yes", "on"):
         failures.append("pip is configured with no-index")
@@ -260,12 +240,13 @@ def _public_index() -> str:
 
 
 class _Links(HTMLParser):
-    """The links of a page of the simple index."""
+    """The links of a page of the simple index, as full addresses in ``urls``."""
 
-    def __init__(self, base: str) -> None:
+    def __init__(self, html: str, base: str) -> None:
         super().__init__()
         self.base = base
         self.urls: list[str] = []
+        self.feed(html)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         href = dict(attrs).get("href")
@@ -275,88 +256,27 @@ class _Links(HTMLParser):
             self.urls.append(urljoin(self.base, href))
 
 
-def _local(place: str) -> Path | None:
-    """Path of a place that is not on the web."""
-    scheme = urlsplit(place).scheme
-    if scheme in ("http", "https"):
-        return None
-    return Path(url2pathname(urlsplit(place).path) if scheme == "file" else place).expanduser()
-
-
 def _find(page: str, session: requests.Session) -> str:
     """Address of the archive on a page of links or in a folder."""
-    folder = _local(page)
-    if folder is None:
-        answer = session.get(page, headers={"Accept": _ACCEPT}, timeout=_TIMEOUT)
+    parts = urlsplit(page)
+    if parts.scheme in ("http", "https"):
+        answer = session.get(page, headers={"Accept": _ACCEPT}, timeout=fetch.TIMEOUT)
         answer.raise_for_status()
         if "json" in answer.headers.get("Content-Type", ""):
             urls = [urljoin(answer.url, file["url"]) for file in answer.json()["files"]]
         else:
-            urls = _hrefs(answer.text, answer.url)
-    elif (listing := folder / "index.html" if folder.is_dir() else folder).is_file():
-        urls = _hrefs(listing.read_text("utf-8"), listing.resolve().as_uri())
+            urls = _Links(answer.text, answer.url).urls
     else:
-        urls = [file.resolve().as_uri() for file in folder.iterdir()]
+        folder = Path(url2pathname(parts.path) if parts.scheme == "file" else page).expanduser()
+        listing = folder / "index.html" if folder.is_dir() else folder
+        if listing.is_file():
+            urls = _Links(listing.read_text("utf-8"), listing.resolve().as_uri()).urls
+        else:
+            urls = [file.resolve().as_uri() for file in folder.iterdir()]
     for url in urls:
         if unquote(urlsplit(url).path).rpartition("/")[2] == ARCHIVE:
             return url.partition("#")[0]
     raise ModelError(f"lists no {ARCHIVE}")
-
-
-def _hrefs(html: str, base: str) -> list[str]:
-    links = _Links(base)
-    links.feed(html)
-    return links.urls
-
-
-def _fetch(url: str, part: Path, session: requests.Session) -> None:
-    """Bring the archive to ``part``, going on where the connection was cut, and check it."""
-    part.write_bytes(b"")
-    for attempt in range(_ATTEMPTS):
-        try:
-            if (local := _local(url)) is not None:
-                shutil.copyfile(local, part)
-            else:
-                _receive(url, part, session)
-            break
-        except requests.RequestException as error:
-            refused = error.response is not None and error.response.status_code < 500
-            if refused or attempt == _ATTEMPTS - 1:
-                raise
-            time.sleep(_PATIENCE * 2**attempt)
-    if (found := pooch.file_hash(str(part))) != ARCHIVE_SHA256:
-        raise ModelError(f"sent an archive with SHA-256 {found} instead of {ARCHIVE_SHA256}")
-
-
-def _receive(url: str, part: Path, session: requests.Session) -> None:
-    """One request for what ``part`` still lacks; a server that cannot resume starts again."""
-    have = part.stat().st_size
-    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
-    with session.get(url, headers=headers, stream=True, timeout=_TIMEOUT) as answer:
-        answer.raise_for_status()
-        resumed = answer.status_code == requests.codes.partial_content
-        total = int(answer.headers.get("Content-Length", 0)) + have * resumed
-        with (
-            part.open("ab" if resumed else "wb") as file,
-            tqdm(
-                total=total or None, initial=have * resumed, unit="B", unit_scale=True, desc=ARCHIVE
-            ) as bar,
-        ):
-            for chunk in answer.iter_content(1 << 20):
-                file.write(chunk)
-                bar.update(len(chunk))
-
-
-@contextmanager
-def _replacing(target: Path) -> Iterator[Path]:
-    """Temporary file beside ``target`` that takes its place when all went well."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{uuid4().hex}")
-    try:
-        yield temporary
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _public(text: str) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from scellseg_lib import readers
+from scellseg_lib import folders, readers
 from scellseg_lib.data import Sample
 from scellseg_lib.errors import DatasetError
 from scellseg_lib.metrics import evaluate, summary
@@ -62,17 +62,10 @@ def score_table(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _labels(place: Path) -> dict[str, Path]:
     """Label files by name; where some are called ``*_masks``, the others are images."""
-    files = sorted(place.iterdir()) if place.is_dir() else [place]
-    files = [f for f in files if f.suffix.lower() in readers.SUFFIXES and f.name[0] != "."]
-    files = [file for file in files if file.stem.endswith("_masks")] or files
-    names = [_name(file) for file in files]
-    twice = [f.name for f, name in zip(files, names, strict=True) if names.count(name) > 1]
-    if twice:
-        raise DatasetError(
-            f"files of the same name: {', '.join(twice)}", where=place, remedy="Keep one of each."
-        )
-    return dict(zip(names, files, strict=True))
+    if not place.is_dir():
+        return {_name(place): place}
+    return folders.files_by_name(place, "(.*)_masks") or folders.files_by_name(place, "(.*)")
 
 
 def _name(file: Path) -> str:
-    return file.stem.removesuffix(".ome").removesuffix("_masks")
+    return folders.plain_name(file).removesuffix("_masks")

@@ -19,30 +19,27 @@ def read_tiff(path: Path, axes: str | None, page: int | None) -> np.ndarray:
     Returns
     -------
     ndarray, [H, W] or [H, W, C]
+        C may be 1, where a second sample was alpha.
 
     Raises
     ------
     ImageError
-        If the file holds more than one 2D image, or leaves open what its axes are.
+        If the file holds more than one 2D image, or leaves open what its axes are; without the
+        file's name, which `readers` adds.
     """
     pixels, named, extra_samples = _content(path, page)
     axes = named if axes is None else axes.upper()
     if len(axes) != pixels.ndim or not set("YX") <= set(axes) or len(set(axes)) != len(axes):
         raise ImageError(
             f"axes {axes!r} do not name the axes of an image of shape {pixels.shape}",
-            where=path,
             remedy='Give one letter for each, such as axes="CYX".',
         )
-    lengths = dict(zip(axes, pixels.shape, strict=True))
-    _refuse_stack(lengths, path)
-    kept = "YX" + "".join(axis for axis in axes if axis in "CS" and lengths[axis] > 1)
-    left = [axis for axis in axes if axis in kept]
-    pixels = pixels.squeeze(tuple(place for place, axis in enumerate(axes) if axis not in kept))
-    pixels = pixels.transpose([left.index(axis) for axis in kept])
-    alpha = sum(sample in _ALPHA for sample in extra_samples) if kept == "YXS" else 0
-    if alpha:
-        pixels = pixels[:, :, : lengths["S"] - alpha]
-    return pixels[:, :, 0] if pixels.shape[2:] == (1,) else pixels
+    channels = _channel_axis(dict(zip(axes, pixels.shape, strict=True)))
+    single = "".join(axis for axis in axes if axis not in "YX" + channels)
+    pixels = pixels.transpose([axes.index(axis) for axis in single + "YX" + channels])
+    pixels = pixels[(0,) * len(single)]
+    alpha = sum(sample in _ALPHA for sample in extra_samples) if channels == "S" else 0
+    return pixels[:, :, :-alpha] if alpha else pixels
 
 
 def _content(path: Path, page: int | None) -> tuple[Any, str, tuple[int, ...]]:
@@ -50,38 +47,35 @@ def _content(path: Path, page: int | None) -> tuple[Any, str, tuple[int, ...]]:
     with tifffile.TiffFile(path) as tiff:
         count = len(tiff.pages)
         if page is not None and not 0 <= page < count:
-            raise ImageError(f"there is no page {page}, the file has {count}", where=path)
+            raise ImageError(f"there is no page {page}, the file has {count}")
         if page is None and len(tiff.series) != 1:
             shapes = ", ".join(str(series.shape) for series in tiff.series)
             raise ImageError(
                 f"the file holds {len(tiff.series)} images ({shapes})",
-                where=path,
                 remedy=f"Give page=, 0 to {count - 1}, or save the image as a file of its own.",
             )
         chosen: Any = tiff.series[0] if page is None else tiff.pages[page]
         if page is None and any(part is None for part in chosen.pages):
             raise ImageError(
                 "parts of the image are missing",
-                where=path,
                 remedy="Put the files that belong to it into the same folder.",
             )
-        return chosen.asarray(), chosen.axes, tuple(map(int, tiff.pages.first.extrasamples))
+        return chosen.asarray(), chosen.axes, tuple(map(int, chosen.keyframe.extrasamples))
 
 
-def _refuse_stack(lengths: dict[str, int], path: Path) -> None:
-    """Raise ImageError unless the axes are those of one 2D image."""
+def _channel_axis(lengths: dict[str, int]) -> str:
+    """The axis of an image's channels, if it has one; ImageError unless it is one 2D image."""
     size = " x ".join(f"{axis} {length}" for axis, length in lengths.items())
-    long = {axis for axis, length in lengths.items() if length > 1 and axis not in "YX"}
-    if long & {"Z", "T"}:
+    long = [axis for axis, length in lengths.items() if length > 1 and axis not in "YX"]
+    if "Z" in long or "T" in long:
         kind = "z-stack" if "Z" in long else "time series"
         raise ImageError(
             f"a 2D image is needed, this is a {kind} ({size})",
-            where=path,
             remedy="Give page= for one of its planes, or save that plane as a file of its own.",
         )
-    if len(long) > 1 or not long <= {"C", "S"}:
+    if long not in ([], ["C"], ["S"]):
         raise ImageError(
             f"the file does not say what its pages are ({size})",
-            where=path,
             remedy='Say axes="CYX" if they are channels, or give page= for one of them.',
         )
+    return "".join(long)

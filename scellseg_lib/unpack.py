@@ -8,12 +8,11 @@ import stat
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from fnmatch import fnmatchcase
 from functools import partial
-from pathlib import Path, PurePosixPath
-from typing import IO, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from tqdm.auto import tqdm
 
@@ -36,7 +35,7 @@ class _Member(NamedTuple):
     name: str
     size: int
     plain: bool  # neither link nor device
-    open: Callable[[], IO[bytes] | None]
+    open: Callable[[], Any]
 
 
 def unpack(archive: Path, folder: Path, members: str = "*") -> None:
@@ -57,12 +56,14 @@ def unpack(archive: Path, folder: Path, members: str = "*") -> None:
         If the archive is unsafe, or larger than the free disk space.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    if not (zipfile.is_zipfile(archive) or tarfile.is_tarfile(archive)):
+    zipped = zipfile.is_zipfile(archive)
+    if not zipped and not tarfile.is_tarfile(archive):
         if archive.suffix in (".zip", ".gz", ".tar", ".tgz"):
             raise zipfile.BadZipFile("it is not an archive at all")
         shutil.copyfile(archive, folder / archive.name)
         return
-    with _listed(archive) as listed:
+    with zipfile.ZipFile(archive) if zipped else tarfile.open(archive) as opened:
+        listed = _files(opened)
         for member in listed:
             if not member.plain or not _stays_inside(member.name):
                 raise FetchError(
@@ -81,37 +82,23 @@ def unpack(archive: Path, folder: Path, members: str = "*") -> None:
         for member in tqdm(wanted, desc=f"Unpacking {archive.name}", disable=None, leave=False):
             target = folder / member.name
             target.parent.mkdir(parents=True, exist_ok=True)
-            source = member.open()
-            if source is not None:
-                with source, target.open("wb") as out:
-                    shutil.copyfileobj(source, out)
+            with member.open() as source, target.open("wb") as out:
+                shutil.copyfileobj(source, out)
 
 
-@contextmanager
-def _listed(archive: Path) -> Iterator[list[_Member]]:
-    """The files of an open archive; folders are left out."""
-    if zipfile.is_zipfile(archive):
-        with zipfile.ZipFile(archive) as opened:
-            infos = [info for info in opened.infolist() if not info.is_dir()]
-            yield [
-                _Member(
-                    i.filename,
-                    i.file_size,
-                    stat.S_IFMT(i.external_attr >> 16) in (0, stat.S_IFREG),
-                    partial(opened.open, i),
-                )
-                for i in infos
-            ]
-    else:
-        with tarfile.open(archive) as tar:
-            yield [
-                _Member(i.name, i.size, i.isfile(), partial(tar.extractfile, i))
-                for i in tar.getmembers()
-                if not i.isdir()
-            ]
+def _files(opened: zipfile.ZipFile | tarfile.TarFile) -> list[_Member]:
+    """All that an archive holds but folders."""
+    if isinstance(opened, tarfile.TarFile):
+        tarred = [i for i in opened if not i.isdir()]
+        return [_Member(i.name, i.size, i.isfile(), partial(opened.extractfile, i)) for i in tarred]
+    zipped = [i for i in opened.infolist() if not i.is_dir()]
+    kinds = [stat.S_IFMT(i.external_attr >> 16) for i in zipped]  # 0 if it was not made on Unix
+    return [
+        _Member(i.filename, i.file_size, kind in (0, stat.S_IFREG), partial(opened.open, i))
+        for i, kind in zip(zipped, kinds, strict=True)
+    ]
 
 
 def _stays_inside(name: str) -> bool:
     """Whether a member's name is relative and never climbs, on Windows too."""
-    parts = PurePosixPath(name).parts
-    return not (name.startswith("/") or "\\" in name or ".." in parts or ":" in name)
+    return not (name.startswith("/") or "\\" in name or ":" in name or ".." in name.split("/"))

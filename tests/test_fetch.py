@@ -203,7 +203,7 @@ def test_a_beginning_longer_than_the_file_is_thrown_away(home: Path, server: Ser
     server.files["/a.zip"] = GOOD
     part = home / "part"
     part.write_bytes(GOOD + b"of another file")
-    fetch._download(f"{server.url}/a.zip", str(part), None)
+    fetch._receive(fetch.requests, f"{server.url}/a.zip", str(part), None)
     assert [wanted for _, wanted in server.requests] == [f"bytes={len(GOOD) + 15}-", None]
     assert part.read_bytes() == GOOD
 

@@ -179,6 +179,14 @@ def test_alpha_is_dropped(tmp_path: Path) -> None:
     )
 
 
+def test_alpha_of_a_page_is_dropped_whatever_the_first_page_is(tmp_path: Path) -> None:
+    colour = noise((20, 30, 4), "uint8")
+    with tifffile.TiffWriter(tmp_path / "a.tif") as tiff:
+        tiff.write(noise((20, 30), "uint8"))
+        tiff.write(colour, photometric="rgb", extrasamples=["unassalpha"])
+    np.testing.assert_array_equal(readers.read_pixels(tmp_path / "a.tif", page=1), colour[..., :3])
+
+
 def test_fourth_channel_of_a_microscope_is_kept(tmp_path: Path) -> None:
     pixels = noise((4, 20, 30), "uint16")
     path = write(tmp_path / "a.tif", pixels, imagej=True, metadata={"axes": "CYX"})
@@ -371,8 +379,9 @@ def test_many_labels_need_a_tiff(tmp_path: Path) -> None:
     masks = np.array([[0, 65536], [1, 2]])
     with pytest.raises(ImageError, match=r"up to 65535.*\.tif"):
         readers.write_labels(tmp_path / "a.png", masks)
-    readers.write_labels(tmp_path / "a.tif", masks)
-    assert readers.read_pixels(tmp_path / "a.tif").tolist() == masks.tolist()
+    for many in (masks, masks + 2**32):
+        readers.write_labels(tmp_path / "a.tif", many)
+        assert readers.read_pixels(tmp_path / "a.tif").tolist() == many.tolist()
 
 
 @pytest.mark.parametrize(

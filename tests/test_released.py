@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from scellseg_lib import released
+from scellseg_lib import fetch, released
 from scellseg_lib.errors import ModelError
 from scellseg_lib.network import build_network
 from tests import functional_network
@@ -161,7 +161,7 @@ def cache(temporary_cache, monkeypatch) -> Path:
     """An empty cache, no waiting, and settings of pip that lead nowhere."""
     monkeypatch.delenv("SCELLSEG_OFFLINE", raising=False)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(released, "_PATIENCE", 0.0)
+    monkeypatch.setattr(fetch, "PATIENCE", 0.0)
     configure(monkeypatch, no_index="1")
     return temporary_cache / "released"
 
@@ -271,7 +271,7 @@ def test_archive_that_cannot_be_had_is_an_error(index, cache, spoil, says, downl
     assert "pip config list" in str(caught.value)
     assert released.ARCHIVE_SHA256 in str(caught.value)
     assert len(index.ranges) == downloads
-    assert list(cache.iterdir()) == []
+    assert list(cache.glob("*")) == []
 
 
 def test_offline_is_an_error_that_says_so(index, monkeypatch):
