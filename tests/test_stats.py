@@ -1,0 +1,431 @@
+"""Statistics against R on committed tables, against arithmetic, and on data that break them."""
+
+from __future__ import annotations
+
+import runpy
+import shutil
+import subprocess
+from collections.abc import Callable
+from functools import cache
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats as distributions
+from statsmodels.stats.anova import AnovaRM
+
+from scellseg_lib import stats
+from scellseg_lib.errors import ScellsegError
+
+FOLDER = Path(__file__).parent / "data" / "stats"
+SHOTS = (1, 2, 3, 4, 6, 8, 10)
+Answers = dict[tuple[str, str], float]
+
+
+def read(name: str) -> pd.DataFrame:
+    return pd.read_csv(FOLDER / f"{name}.csv")
+
+
+@cache
+def reference() -> dict[str, Answers]:
+    """Analysis -> (item, quantity) -> value, as R said."""
+    answers: dict[str, Answers] = {}
+    for analysis, item, quantity, value in read("reference").itertuples(index=False):
+        answers.setdefault(analysis, {})[item, quantity] = value
+    return answers
+
+
+def hyperbola_answers(method: str) -> Answers:
+    data = read("shots").query("method == @method")
+    fit = stats.fit_hyperbola(data["shots"], data["ap"])
+    answers: Answers = {
+        ("bmax", "estimate"): fit.bmax,
+        ("kd", "estimate"): fit.kd,
+        ("bmax", "standard_error"): fit.standard_errors[0],
+        ("kd", "standard_error"): fit.standard_errors[1],
+        ("bmax,kd", "covariance"): fit.covariance[0, 1],
+        ("r", "estimate"): fit.r,
+    }
+    for x in (0.5, 1, 5, 20):
+        answers[str(x), "lower"], answers[str(x), "upper"] = fit.confidence_band(x)
+    return answers
+
+
+def anova_answers(name: str, design: str) -> Answers:
+    data = read(name)
+    if design == "":
+        table = stats.two_way_anova(data, "ap", ["method", "shots"])
+    elif design == "matched":
+        table = stats.two_way_rm_anova(data, "ap", ["model", "threshold"], None, "state")
+    else:
+        table = stats.two_way_rm_anova(data, "ap", ["threshold"], "model", "state")
+    return {(item, name): table.loc[item, name] for item in table.index for name in table}
+
+
+def sidak_answers(name: str, design: str) -> Answers:
+    matched = design == "matched"
+    table = stats.sidak_comparisons(read(name), "ap", "model", "threshold", "state", matched)
+    table["satterthwaite_standard_error"] = table["standard_error"]
+    answers = {}
+    for _, row in table.iterrows():
+        item = f"{row['threshold']} {row['first']} - {row['second']}"
+        answers |= {(item, column): row[column] for column in table.columns[3:]}
+    return answers
+
+
+@pytest.mark.parametrize("analysis", sorted(reference()))
+def test_equal_to_r(analysis: str):
+    if analysis.startswith("hyperbola"):
+        ours = hyperbola_answers(analysis.removeprefix("hyperbola "))
+    else:
+        name, _, design = analysis.removeprefix("sidak ").partition(" ")
+        ours = (sidak_answers if analysis.startswith("sidak") else anova_answers)(name, design)
+    expected = reference()[analysis]
+    found = {key: ours[key] for key in expected}
+    # Covariances hang on derivatives at a minimum that either program finds to some seven digits.
+    precision = 1e-6 if analysis.startswith("hyperbola") else 1e-8
+    assert found == pytest.approx(expected, rel=precision, abs=0)
+
+
+def test_reference_holds_every_analysis_and_comparison():
+    sizes = {analysis: len(answers) for analysis, answers in reference().items()}
+    designs = product(("two_models", "three_models"), ("matched", "unmatched"))
+    names = [*map(" ".join, designs), "three_models_unequal unmatched"]
+    assert sorted(sizes) == sorted(
+        ["hyperbola Scellseg-CFT", "hyperbola Cellpose-FT", "shots", "shots_unequal"]
+        + names
+        + [f"sidak {name}" for name in names]
+    )
+    assert sizes["sidak two_models matched"] == 10 * 10
+    assert sizes["sidak three_models unmatched"] == 15 * 10
+    assert sizes["two_models unmatched"] == 3 * 6 + 2 * 2
+
+
+def test_reference_is_what_its_tables_are_made_of():
+    for name, table in runpy.run_path(str(FOLDER / "generate.py"))["tables"]().items():
+        assert (FOLDER / name).read_text() == table.to_csv(index=False)
+
+
+def r_is_here() -> bool:
+    if shutil.which("Rscript") is None:
+        return False
+    ask = 'find.package(c("emmeans", "car"))'
+    return subprocess.run(["Rscript", "--vanilla", "-e", ask], capture_output=True).returncode == 0
+
+
+if r_is_here():  # R is no requirement: where it is missing, there is nothing to test
+
+    def test_reference_is_what_r_says(tmp_path: Path):
+        command = ["Rscript", "--vanilla", "reference.R", str(tmp_path)]
+        subprocess.run(command, cwd=FOLDER, check=True, timeout=300)
+        fresh, committed = pd.read_csv(tmp_path / "reference.csv"), read("reference")
+        pd.testing.assert_frame_equal(fresh, committed, rtol=1e-6, atol=0)
+
+
+# --- hyperbola -------------------------------------------------------------------------------
+
+
+def test_hyperbola_without_noise():
+    x = np.repeat(SHOTS, 2)
+    fit = stats.fit_hyperbola(x, 0.9 * x / (1.5 + x))
+    assert (fit.bmax, fit.kd, fit.r) == pytest.approx((0.9, 1.5, 1))
+    assert fit.standard_errors == pytest.approx((0, 0), abs=1e-9)
+    value, error = fit.shots_for_95_percent
+    assert value == pytest.approx(28.5)
+    assert error == pytest.approx(0, abs=1e-8)
+    assert fit.predict([0, value]) == pytest.approx([0, 0.95 * 0.9])
+    assert fit.confidence_band(np.array([[0, 1.5]]))[1] == pytest.approx(np.array([[0, 0.45]]))
+
+
+def test_shots_for_95_percent_have_19_times_the_error_of_kd():
+    x = np.repeat(SHOTS, 3)
+    y = 0.9 * x / (0.7 + x) + np.random.default_rng(0).normal(0, 0.02, len(x))
+    fit = stats.fit_hyperbola(x, y)
+    assert fit.shots_for_95_percent == pytest.approx(
+        (19 * fit.kd, 19 * fit.covariance[1, 1] ** 0.5)
+    )
+    assert fit.predict(fit.shots_for_95_percent[0]) == pytest.approx(0.95 * fit.bmax)
+
+
+def test_band_covers_the_curve():
+    """Of 400 experiments 95 % of the bands hold the true height (4 standard errors: 4.4 %)."""
+    generator, x = np.random.default_rng(1), np.repeat(SHOTS, 4)
+    hits = 0
+    for _ in range(400):
+        fit = stats.fit_hyperbola(x, 0.9 * x / (0.7 + x) + generator.normal(0, 0.03, len(x)))
+        lower, upper = fit.confidence_band(2)
+        hits += bool(lower < 0.9 * 2 / 2.7 < upper)
+    assert abs(hits / 400 - 0.95) < 0.044
+
+
+def test_hyperbola_uses_replicates_not_means():
+    x, y = [1, 1, 2, 4, 8], [0.3, 0.5, 0.6, 0.7, 0.8]
+    of_means = stats.fit_hyperbola(np.array([1, 2, 4, 8]), np.array([0.4, 0.6, 0.7, 0.8]))
+    fit = stats.fit_hyperbola(np.array(x), np.array(y))
+    assert abs(fit.kd - of_means.kd) > 0.005
+    assert fit.n_points == 5
+
+
+@pytest.mark.parametrize("rise", [0.0, -0.004])
+def test_scores_that_do_not_rise_have_kd_about_zero(rise: float):
+    x = np.repeat(SHOTS, 3)
+    y = 0.9 + rise * x + np.random.default_rng(3).normal(0, 0.002, len(x))
+    assert abs(stats.fit_hyperbola(x, y).kd) < 0.06
+
+
+def test_curve_worse_than_the_mean_has_no_r():
+    x = np.array([0, 0, 1, 2, 4, 8])
+    assert np.isnan(stats.fit_hyperbola(x, np.array([0.8, 0.9, 0.6, 0.7, 0.6, 0.7])).r)
+
+
+X = np.array(SHOTS, float)
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "message"),
+    [
+        (X[:2], X[:2], "2 points, 2 positive x: too few"),
+        ([2, 2, 2], [0.5, 0.6, 0.7], "3 points, 1 positive x"),
+        ([0, 0, 2], [0.0, 0.0, 0.7], "1 positive x"),
+        ([], [], "0 points"),
+        (X, X[:-1], r"x is \(7,\), y \(6,\)"),
+        (X, np.where(X == 3, np.nan, X), "missing values"),
+        (np.where(X == 3, np.inf, X), X, "missing values"),
+        (X - 2, X, "negative numbers of shots"),
+        (X, np.full(7, 0.5), "the same at all x"),
+        (X, 0.05 * X, "no plateau"),
+        (X, X**2, "no plateau"),
+    ],
+)
+def test_no_hyperbola(x, y, message: str):
+    with pytest.raises(ScellsegError, match=message):
+        stats.fit_hyperbola(x, y)
+
+
+def test_fit_that_does_not_converge(monkeypatch: pytest.MonkeyPatch):
+    original = stats.curve_fit
+    monkeypatch.setattr(stats, "curve_fit", lambda *a, **k: original(*a, **k, maxfev=2))
+    with pytest.raises(ScellsegError, match=r"does not converge\. Look at the data"):
+        stats.fit_hyperbola(X, 0.9 * X / (5 + X) + 0.01 * (-1) ** np.arange(7))
+
+
+# --- analyses of variance --------------------------------------------------------------------
+
+
+def scores(models: int = 2, states: int = 4, thresholds: int = 3, seed: int = 0) -> pd.DataFrame:
+    cells = product("abc"[:models], range(states), np.linspace(0.5, 0.9, thresholds).round(2))
+    frame = pd.DataFrame(cells, columns=["model", "state", "threshold"])
+    return frame.assign(ap=np.random.default_rng(seed).normal(size=len(frame)))
+
+
+def independent(frame: pd.DataFrame) -> pd.DataFrame:
+    return stats.two_way_anova(frame, "ap", ["model", "threshold"])
+
+
+def within(frame: pd.DataFrame) -> pd.DataFrame:
+    return stats.two_way_rm_anova(frame, "ap", ["model", "threshold"], None, "state")
+
+
+def mixed(frame: pd.DataFrame) -> pd.DataFrame:
+    return stats.two_way_rm_anova(frame, "ap", ["threshold"], "model", "state")
+
+
+def matched(frame: pd.DataFrame) -> pd.DataFrame:
+    return stats.sidak_comparisons(frame, "ap", "model", "threshold", "state", True)
+
+
+def unmatched(frame: pd.DataFrame) -> pd.DataFrame:
+    return stats.sidak_comparisons(frame, "ap", "model", "threshold", "state", False)
+
+
+REPEATED = [within, mixed, matched, unmatched]
+ALL = [independent, *REPEATED]
+
+
+def test_within_is_statsmodels_own():
+    frame = scores(models=3, states=5, thresholds=4)
+    theirs = AnovaRM(frame, "ap", "state", ["model", "threshold"]).fit().anova_table
+    ours = within(frame)
+    assert ours.index.tolist() == theirs.index.tolist()
+    assert ours[["F", "df", "error_df", "p"]].to_numpy() == pytest.approx(theirs.to_numpy())
+
+
+def test_sums_of_squares_add_up():
+    frame = scores(models=3)
+    total = ((frame["ap"] - frame["ap"].mean()) ** 2).sum()
+    table = mixed(frame)
+    errors = table["error_sum_of_squares"].iloc[[0, 1]].sum()
+    assert table["sum_of_squares"].sum() + errors == pytest.approx(total)
+    table = within(frame)
+    subjects = 9 * ((frame.groupby("state")["ap"].mean() - frame["ap"].mean()) ** 2).sum()
+    errors = table["error_sum_of_squares"].sum()
+    assert table["sum_of_squares"].sum() + errors + subjects == pytest.approx(total)
+
+
+def test_epsilon_within_its_bounds():
+    """One contrast has epsilon 1, two subjects give its lower bound, sphericity gives 1."""
+    table = within(scores(states=2, thresholds=4))
+    assert table["epsilon"].to_numpy() == pytest.approx([1, 1 / 3, 1 / 3])
+    table = mixed(scores(states=1000))
+    assert table["epsilon"].to_numpy() == pytest.approx([1, 1, 1], abs=0.02)
+    corrected = distributions.f.sf(table["F"], *(table[["df", "error_df"]].T.to_numpy()))
+    assert table["p"].to_numpy() == pytest.approx(corrected)
+
+
+def test_subjects_are_nested_whatever_their_names():
+    """State 0 of two models is two subjects: naming them apart changes nothing."""
+    frame = scores()
+    apart = frame.assign(state=frame["model"] + frame["state"].astype(str))
+    pd.testing.assert_frame_equal(mixed(frame), mixed(apart))
+    pd.testing.assert_frame_equal(unmatched(frame), unmatched(apart))
+    with pytest.raises(
+        ScellsegError, match=r"state a0, model b, threshold 0\.5 was observed 0 times"
+    ):
+        within(apart)
+
+
+def test_models_may_differ_in_their_subjects():
+    frame = scores(states=5).query("model == 'a' or state < 2")
+    assert mixed(frame).loc["model", "error_df"] == 5 + 2 - 2
+    table = unmatched(frame)
+    variance = frame.groupby(["model", "threshold"])["ap"].var().unstack(0)
+    pooled = (4 * variance["a"] + variance["b"]).sum() / (3 * 5)
+    assert table["standard_error"].to_numpy() == pytest.approx((pooled * (1 / 5 + 1 / 2)) ** 0.5)
+    assert table["df"].tolist() == [3 * 5] * 3
+
+
+def test_one_subject_more_in_one_model_is_enough():
+    frame = scores(states=2).query("model == 'a' or state == 0")
+    assert mixed(frame).loc["model", "error_df"] == 1
+
+
+@pytest.mark.parametrize("analysis", ALL)
+def test_order_and_types_do_not_matter(analysis: Callable[[pd.DataFrame], pd.DataFrame]):
+    frame = scores()
+    shuffled = frame.sample(frac=1, random_state=0).assign(unused=np.nan)
+    shuffled["model"] = pd.Categorical(shuffled["model"], ["a", "b", "absent"])
+    pd.testing.assert_frame_equal(analysis(frame), analysis(shuffled))
+
+
+@pytest.mark.parametrize("analysis", ALL)
+def test_bad_tables(analysis: Callable[[pd.DataFrame], pd.DataFrame]):
+    frame = scores()
+    for bad, message in (
+        (frame.assign(ap=frame["ap"].where(frame.index != 3)), "1 of 24 rows hold missing"),
+        (frame.assign(ap=np.inf), "24 of 24 rows hold missing or infinite"),
+        (frame.assign(model=frame["model"].where(frame.index > 1)), "2 of 24 rows hold missing"),
+        (frame.assign(ap="high"), "ap is not a column of numbers"),
+        (frame.rename(columns={"threshold": "iou"}), r"are not \d columns of the table. It has"),
+        (frame.query("model == 'a'"), "fewer than two levels of model"),
+        (frame.query("threshold == 0.5"), "fewer than two levels of threshold"),
+        (frame[:0], "fewer than two levels of"),
+    ):
+        with pytest.raises(ScellsegError, match=message):
+            analysis(bad)
+
+
+@pytest.mark.parametrize("analysis", REPEATED)
+def test_each_subject_once_in_each_cell(analysis: Callable[[pd.DataFrame], pd.DataFrame]):
+    frame = scores()
+    who = r"state 1, model a" if analysis in (within, matched) else r"model/state a/1"
+    with pytest.raises(ScellsegError, match=f"{who}, threshold 0.7 was observed 0 times. Compute"):
+        analysis(frame.drop(index=4))
+    with pytest.raises(ScellsegError, match=f"{who}, threshold 0.7 was observed several times"):
+        analysis(pd.concat([frame, frame.loc[[4]]]))
+    with pytest.raises(ScellsegError, match=r"0\.9 was observed 0 times"):  # by all of a model
+        analysis(frame.query("model == 'a' or threshold < 0.8"))
+
+
+@pytest.mark.parametrize("analysis", REPEATED)
+def test_one_subject(analysis: Callable[[pd.DataFrame], pd.DataFrame]):
+    where = "" if analysis in (within, matched) else " in each model"
+    with pytest.raises(ScellsegError, match=f"a single state{where}. Run more random states"):
+        analysis(scores(states=1))
+
+
+def test_independent_observations_need_full_cells_and_one_repeat():
+    frame = scores()
+    with pytest.raises(ScellsegError, match=r"no observation of model b, threshold 0\.9"):
+        independent(frame.query("model == 'a' or threshold < 0.8"))
+    with pytest.raises(ScellsegError, match="each cell of model:threshold was observed once"):
+        independent(scores(states=1))
+    assert independent(frame[:-3])["error_df"].tolist() == [21 - 6] * 3
+    frame = pd.concat([scores(states=1), scores(states=1)[:1] * 2]).assign(model=[*"aaabbba"])
+    frame["threshold"] = [0.5, 0.7, 0.9, 0.5, 0.7, 0.9, 0.5]
+    assert independent(frame)["error_df"].tolist() == [1] * 3
+
+
+@pytest.mark.parametrize("analysis", [independent, within, mixed])
+def test_nothing_random(analysis: Callable[[pd.DataFrame], pd.DataFrame]):
+    frame = scores().assign(ap=lambda f: 0.1 + 0.2 * (f["model"] == "a"))
+    table = analysis(frame)
+    assert table["error_sum_of_squares"].tolist() == [0, 0, 0]
+    assert table["F"].loc["model"] == np.inf
+    assert table["p"].loc["model"] == 0
+    assert table[["F", "p"]].loc[["threshold", "model:threshold"]].isna().all(axis=None)
+    assert analysis(frame.assign(ap=1 / 3))[["F", "p"]].isna().all(axis=None)
+
+
+@pytest.mark.parametrize("analysis", [matched, unmatched])
+def test_no_comparison_without_variance(analysis: Callable[[pd.DataFrame], pd.DataFrame]):
+    table = analysis(
+        scores().assign(ap=lambda f: 0.3 - 0.1 * ((f["model"] == "a") & (f["threshold"] > 0.6)))
+    )
+    assert table["difference"].tolist() == pytest.approx([0, -0.1, -0.1])
+    assert table["p_adjusted"].tolist() == pytest.approx([np.nan, 0, 0], nan_ok=True)
+
+
+def test_designs_are_two_factors():
+    frame = scores()
+    for names, between in ((["threshold"], None), ([], "model"), (["model", "threshold"], "state")):
+        with pytest.raises(ScellsegError, match="not two factors"):
+            stats.two_way_rm_anova(frame, "ap", names, between, "state")
+    with pytest.raises(ScellsegError, match="not two factors"):
+        stats.two_way_anova(frame, "ap", ["model"])
+    with pytest.raises(ScellsegError, match="are not 4 columns"):
+        stats.two_way_rm_anova(frame, "ap", ["model", "model"], None, "state")
+
+
+# --- Sidak -----------------------------------------------------------------------------------
+
+
+def test_matched_pairs_by_hand():
+    """The mean of the paired differences' variances over thresholds, with b (n - 1) df."""
+    frame = scores(states=6)
+    wide = frame.pivot(index=["state", "threshold"], columns="model", values="ap")
+    differences = (wide["a"] - wide["b"]).unstack()
+    t = differences.mean() / np.sqrt(differences.var().mean() / 6)
+    p = 2 * distributions.t.sf(t.abs(), 3 * 5)
+    table = matched(frame)
+    assert table["t"].to_numpy() == pytest.approx(t.to_numpy())
+    assert table["p"].to_numpy() == pytest.approx(p)
+    assert table["p_adjusted"].to_numpy() == pytest.approx(1 - (1 - p) ** 3)
+
+
+def test_family_is_all_pairs_at_all_levels():
+    table = unmatched(scores(models=3))
+    assert len(table) == 3 * 3
+    assert table["threshold"].tolist() == [0.5] * 3 + [0.7] * 3 + [0.9] * 3
+    assert (table["first"] + table["second"]).tolist() == ["ab", "ac", "bc"] * 3
+    adjusted = 1 - (1 - table["p"]) ** 9
+    assert table["p_adjusted"].to_numpy() == pytest.approx(adjusted.to_numpy())
+
+
+def test_difference_follows_the_order_of_categories():
+    frame = scores()
+    turned = frame.assign(model=pd.Categorical(frame["model"], ["b", "a"]))
+    one, other = matched(frame), matched(turned)
+    assert other["first"].tolist() == ["b"] * 3
+    assert other["difference"].to_numpy() == pytest.approx(-one["difference"].to_numpy())
+    assert other["p_adjusted"].to_numpy() == pytest.approx(one["p_adjusted"].to_numpy())
+
+
+def test_satterthwaite_lies_between_the_df_of_its_parts():
+    for analysis, anova in ((matched, within), (unmatched, mixed)):
+        frame = scores(states=8)
+        table, errors = analysis(frame), anova(frame)["error_df"].loc[["model", "model:threshold"]]
+        assert (
+            errors.min() <= table["satterthwaite_df"].iloc[0] <= errors.sum() == table["df"].iloc[0]
+        )
