@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from scellseg_lib import metrics, released
+from scellseg_lib.augment import MEAN_DIAMETER
 from scellseg_lib.data import load_dataset
 from scellseg_lib.model import load_model
 from scellseg_lib.segment import Cells, segment
@@ -43,10 +44,13 @@ def main() -> None:
     answer = run_peer("segment", inputs)
 
     def ours() -> list[Cells]:
-        options = {"cell_threshold": 0.0, "min_size": 15, "progress": False}
-        return [
-            segment(model, [sample], diameter=sample.diameter, **options)[0] for sample in samples
-        ]
+        options = {"cell_threshold": 0.0, "progress": False}
+        found = []
+        for sample in samples:
+            # Cellpose counts 15 px at full size, this library at the 30-px scale.
+            least = 15 * (MEAN_DIAMETER / sample.diameter) ** 2
+            found += segment(model, [sample], diameter=sample.diameter, min_size=least, **options)
+        return found
 
     cells, taken = timed(ours, 1)
     report(f"segmentation of {N_IMAGES} images", taken, answer["seconds"])
