@@ -111,8 +111,8 @@ def _affine(
 ) -> np.ndarray:
     """Draw a matrix float64[2, 3] from image to patch: rotation, `scale` and translation.
 
-    The middle of the patch is drawn along the image's own axes, so that the patch lies on the
-    image whatever the angle (the released code shifts after rotating, and off long images).
+    The patch's middle is drawn along the image's own axes, so that it lies on the image whatever
+    the angle (the released code shifts after rotating, and off long images).
     """
     angle = rng.uniform(0, 2 * np.pi)
     size = np.array(shape[::-1])

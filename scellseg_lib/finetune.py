@@ -162,6 +162,8 @@ def finetune(
     TrainingError
         Without shots, without an annotated cell, for an unknown strategy, for a loss that is no
         longer a number, or with a checkpoint of another run.
+    ImageError
+        For a query image that cannot be read, at the step that draws it.
     """
     options = Options(
         strategy, steps, learning_rate, schedule, batch_size, layers, alpha, statistics, seed

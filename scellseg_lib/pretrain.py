@@ -102,9 +102,9 @@ def pretrain(
     recipe : PretrainRecipe, optional
         None: the paper's for this model.
     initial : Model, optional
-        Start from its weights rather than from random ones, where name and shape agree: all those
-        of the same model, those of the extractor of one with the same units (a U-Net from a
-        Cellpose), those of the downsampling pass of any with the same levels.
+        Start from its weights rather than from random ones: all those of the same model; of
+        another, with the same levels, those of the extractor whose names and shapes agree (the
+        whole of it for a U-Net from a Cellpose, the downsampling pass for a Scellseg).
     seed : int
         Of the weights and the patches.
     precision : Precision, optional
@@ -194,7 +194,7 @@ def _start(name: str, levels: tuple[int, ...], seed: int, initial: Model | None)
     fitting = {
         key: value
         for key, value in initial.network.state_dict().items()
-        if key in weights and weights[key].shape == value.shape
+        if key in weights and weights[key].shape == value.shape and not key.startswith("tasker")
     }
     model.network.load_state_dict(weights | fitting)
     model.card = model.card.model_copy(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
+import ast
+import hashlib
 import itertools
 import multiprocessing
 import random
@@ -15,12 +16,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scellseg_lib import augment, precision
+from scellseg_lib import augment, paths, precision
+from scellseg_lib.checkpoint import weights_hash
 from scellseg_lib.data import Dataset, Sample
 from scellseg_lib.errors import DatasetError
 from scellseg_lib.experiment import grid, run
 from scellseg_lib.experiment.store import Store
-from scellseg_lib.experiment.trial import Trial, key
+from scellseg_lib.experiment.trial import METHOD_SOURCES, Trial, key
 from scellseg_lib.metrics import evaluate
 from scellseg_lib.model import new_model
 from scellseg_lib.precision import Precision
@@ -33,8 +35,6 @@ def data(monkeypatch) -> Dataset:
     monkeypatch.setattr(augment, "PATCH", tiny.PATCH)
     monkeypatch.setattr(precision, "choose", lambda *_: Precision())
     monkeypatch.setattr(run, "choose", lambda *_: Precision())
-    finetuning = importlib.import_module("scellseg_lib.finetune")
-    monkeypatch.setattr(finetuning, "_default_contrast", tiny.contrast)
     query = tuple(Sample(s.name, s.read_image, s.read_masks, "query") for s in tiny.worms(2, 5))
     worms = Dataset("worms", "Worms", "", tiny.worms(3).samples + query)
     load = run.load_model
@@ -43,26 +43,25 @@ def data(monkeypatch) -> Dataset:
         "load_model",
         lambda name, *weights, levels=None: new_model(name, levels) if weights else load(name),
     )
-    monkeypatch.setattr(run, "load_dataset", lambda name: worms)
+    monkeypatch.setattr(run, "load_dataset", {"worms": worms, "two": tiny.contrast()}.get)
     return worms
 
 
 def trial(strategy: str = "classic", **options) -> Trial:
     settings = {"shots": ("worm0", "worm1"), "steps": 1, "levels": tiny.LEVELS}
+    settings["contrast"] = "two" if strategy == "contrastive" else ""
     return Trial("worms", "scellseg", "packaged", strategy, **settings | options)
 
 
 def identity(each: Trial, data: Dataset) -> dict:
-    return each.identity(data, "weights")
+    return each.identity(data, tiny.contrast() if each.contrast else None, "weights")
 
 
-def scores(ap: float = 0.5, images: tuple[str, ...] = ("a", "b")) -> pd.DataFrame:
-    """Scores of made-up pictures: ``ap`` of four cells are found."""
+def scores(ap: float = 0.5) -> pd.DataFrame:
+    """Scores of two pictures of four cells: ``ap`` of them are found in one, all in the other."""
     true = np.kron([[1, 2], [3, 4]], np.ones((4, 4), int)).astype(np.int32)
     found = np.where(true <= round(4 * ap), true, 0)
-    frame = evaluate([found] * len(images), [true] * len(images))
-    names = dict(zip(map(str, range(len(images))), images, strict=True))
-    return frame.assign(image=frame["image"].map(names), cell_threshold=0.5)
+    return evaluate([found, true], [true, true]).assign(cell_threshold=0.5)
 
 
 def test_every_tuning_has_each_protocol_and_state(data):
@@ -84,16 +83,18 @@ def test_what_decides_the_scores_decides_the_key(data):
     others = {"seed": 1, "steps": 2, "strategy": "direct", "protocol": "best", "precision": "bf16"}
     others |= {"shots": ("worm1", "worm0"), "options": (("layers", "all"),)}
     names += [key(identity(replace(base, **{k: v}), data)) for k, v in others.items()]
-    names.append(key(base.identity(data, "other weights")))
+    names.append(key(base.identity(data, None, "other weights")))
+    names.append(key(base.identity(data, tiny.contrast(), "weights")))
     darker = [Sample(s.name, lambda s=s: s.image / 2, s.read_masks, s.split) for s in data]
     names.append(key(identity(base, replace(data, samples=tuple(darker)))))
-    assert len(set(names)) == len(names) == 10
+    assert len(set(names)) == len(names) == 11
     assert names[0] == key(identity(trial(), data))
 
 
 @pytest.mark.parametrize("strategy", ["direct", "classic", "contrastive"])
 def test_a_trial_scores_each_query_at_each_threshold(strategy: str, data, tmp_path):
-    frame = run.run(trial(strategy), new_model("scellseg", tiny.LEVELS), data, tmp_path)
+    start = new_model("scellseg", tiny.LEVELS)
+    frame = run.run(trial(strategy), start, data, tiny.contrast(), tmp_path)
     assert len(frame) == 2 * 2 * 10  # cell thresholds, images, IoU thresholds
     assert set(frame["cell_threshold"]) == {0.5, 0.0}
     assert set(frame["image"]) == {"worm5", "worm6"}
@@ -111,7 +112,9 @@ def test_fine_tuning_gets_the_shots_the_options_and_queries_without_masks(
 
     monkeypatch.setattr(run, "finetune", finetune)
     options = {"shots": ("worm2", "worm0"), "seed": 4, "options": (("alpha", "fixed"),)}
-    run.run(trial("contrastive", **options), new_model("scellseg", tiny.LEVELS), data, tmp_path)
+    start, contrast = new_model("scellseg", tiny.LEVELS), tiny.contrast()
+    run.run(trial("contrastive", **options), start, data, contrast, tmp_path)
+    assert given["contrast"] is contrast
     assert given["shots"] == ["worm2", "worm0"]
     assert [s.name for s in given["queries"]] == ["worm5", "worm6"]
     assert [s.read_masks for s in given["queries"]] == [None, None]
@@ -121,7 +124,7 @@ def test_fine_tuning_gets_the_shots_the_options_and_queries_without_masks(
 
 def test_a_direct_model_takes_the_diameter_of_the_shots(data, tmp_path):
     start = new_model("scellseg", tiny.LEVELS)
-    model = run.tune(trial("direct"), start, data, tmp_path)
+    model = run.tune(trial("direct"), start, data, None, tmp_path)
     assert model.card.diameter == trial().shot_samples(data).diameter
     assert start.card.diameter == 30  # the model given is left alone
 
@@ -143,7 +146,7 @@ def test_protocols_decode_as_their_names_say(data, tmp_path, monkeypatch):
     for protocol, expected in (("paper", {False}), ("best", {True})):
         seen.clear()
         each = trial("direct", protocol=protocol)
-        run.run(each, new_model("scellseg", tiny.LEVELS), data, tmp_path)
+        run.run(each, new_model("scellseg", tiny.LEVELS), data, None, tmp_path)
         assert set(seen) == expected
         assert len(seen) == 5
 
@@ -154,7 +157,7 @@ def test_a_tuned_model_serves_both_protocols(data, tmp_path, monkeypatch):
     monkeypatch.setattr(run, "finetune", lambda *a, **k: calls.append(1) or finetune(*a, **k))
     start = new_model("scellseg", tiny.LEVELS)
     first, again, other, longer = (
-        run.tune(each, model, data, tmp_path)
+        run.tune(each, model, data, None, tmp_path)
         for each, model in (
             (trial(), start),
             (trial(protocol="best"), start),
@@ -252,7 +255,7 @@ def test_a_store_that_is_killed_at_any_moment_holds_whole_results(tmp_path):
         assert process.exitcode == -signal.SIGKILL
     frame = Store(tmp_path).frame()
     sizes = frame.groupby("key").size()
-    assert len(sizes) == len(list(tmp_path.glob("*.json"))) > 20
+    assert len(sizes) == len(list(tmp_path.glob("*.json"))) >= 20
     assert (sizes == 20).all()
     seeds = sorted(frame["seed"].unique())
     assert seeds == list(range(len(seeds)))  # no result was lost, none put twice under a new name
@@ -260,10 +263,10 @@ def test_a_store_that_is_killed_at_any_moment_holds_whole_results(tmp_path):
 
 def _put_for_ever(folder: Path, began) -> None:
     store, frame = Store(folder), scores()
-    began.set()
     for seed in itertools.count():
         if f"trial{seed}" not in store:
             store.put(f"trial{seed}", frame, {"trial": asdict(trial(seed=seed))})
+            began.set()
 
 
 def test_the_table_is_the_mean_over_images(data, tmp_path):
@@ -273,5 +276,61 @@ def test_the_table_is_the_mean_over_images(data, tmp_path):
         store.put(str(seed), scores(ap), {"trial": identity(trial(strategy, seed=seed), data)})
     found = run.table(store.frame())
     assert found["seed"].tolist() == [0, 1]
-    np.testing.assert_allclose(found["ap50"], [0.25, 0.75])
-    np.testing.assert_allclose(found["map"], [0.25, 0.75])
+    for name in ("ap50", "ap75", "map", "maji"):  # the mean of (ap, 1) of two images
+        np.testing.assert_allclose(found[name], [0.625, 0.875])
+
+
+def test_trials_that_differ_in_anything_stay_apart(data, tmp_path):
+    store = Store(tmp_path)
+    for steps in (100, 300):
+        store.put(str(steps), scores(), {"trial": identity(trial(steps=steps), data)})
+    assert run.table(store.frame())["key"].tolist() == ["100", "300"]
+    assert store.frame(steps=300, n_shots=2, levels=tiny.LEVELS)["key"].unique() == ["300"]
+    with pytest.raises(DatasetError, match=r"have no \['stepz'\]"):
+        store.frame(stepz=300)
+
+
+def test_a_killed_tuning_goes_on_in_the_layout_that_it_began_with(data, tmp_path, monkeypatch):
+    whole = run.tune(trial(steps=3), new_model("scellseg", tiny.LEVELS), data, None, tmp_path / "a")
+    finetune = run.finetune
+
+    def killed(*arguments, **options):
+        def stop(progress):
+            if progress.step == 2:
+                raise KeyboardInterrupt
+
+        return finetune(*arguments, checkpoint_every=1, callback=stop, **options)
+
+    monkeypatch.setattr(run, "finetune", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run.tune(trial(steps=3), new_model("scellseg", tiny.LEVELS), data, None, tmp_path / "b")
+    monkeypatch.setattr(run, "finetune", finetune)
+    monkeypatch.setattr(run, "choose", lambda *_: Precision(channels_last=True))
+    model = run.tune(trial(steps=3), new_model("scellseg", tiny.LEVELS), data, None, tmp_path / "b")
+    assert weights_hash(model.network) == weights_hash(whole.network)
+    assert model.card.recipe["precision"] == {"dtype": "fp32", "channels_last": False}
+
+
+METHOD = ("samples", "augment", "tiles", "flows", "network", "finetune", "contrast", "segment")
+METHOD += ("metrics", "representation/base", "representation/flow", "representation/hover")
+METHOD += ("representation/semantic",)
+
+
+def test_the_method_has_not_changed_under_its_version():
+    """Blank lines, comments and docstrings aside.
+
+    When it fails: raise `METHOD_VERSION` if the change moves any score, then write the new hash.
+    """
+    digest = hashlib.sha256()
+    for name in METHOD:
+        source = (paths.PACKAGE / f"{name}.py").read_text()
+        said = {
+            line
+            for node in ast.walk(ast.parse(source))
+            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+            for line in range(node.lineno, (node.end_lineno or 0) + 1)
+        }
+        for number, line in enumerate(source.splitlines(), start=1):
+            if number not in said and (code := line.partition("  # ")[0].strip()):
+                digest.update(b"" if code.startswith("#") else code.encode())
+    assert digest.hexdigest()[:16] == METHOD_SOURCES

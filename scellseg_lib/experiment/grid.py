@@ -9,6 +9,8 @@ from scellseg_lib.experiment.trial import PROTOCOLS, Trial
 
 TUNED = (("scellseg", "classic"), ("scellseg", "contrastive"), ("cellpose", "classic"))
 """Scellseg-FT, Scellseg-CFT and Cellpose-FT."""
+CONTRAST = "cellpose_contrast35"
+"""The paper's contrast images."""
 
 
 def few_shot(
@@ -49,6 +51,7 @@ def few_shot(
             steps=0 if strategy == "direct" else 100,
             levels=levels,
             protocol=protocol,
+            contrast=CONTRAST if strategy == "contrastive" else "",
         )
         for protocol in protocols
         for state in states

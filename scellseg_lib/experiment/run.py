@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from scellseg_lib import paths
-from scellseg_lib.checkpoint import weights_hash
+from scellseg_lib.checkpoint import kept_precision, weights_hash
 from scellseg_lib.data import Dataset, load_dataset
 from scellseg_lib.experiment.store import Store
 from scellseg_lib.experiment.trial import PROTOCOLS, Trial, key
@@ -27,7 +27,9 @@ CELL_THRESHOLDS = (0.5, 0.0)
 """Of the released scripts, and of Cellpose."""
 
 
-def run(trial: Trial, model: Model, data: Dataset, scratch: Path) -> pd.DataFrame:
+def run(
+    trial: Trial, model: Model, data: Dataset, contrast: Dataset | None, scratch: Path
+) -> pd.DataFrame:
     """Tune, segment and score.
 
     Parameters
@@ -35,7 +37,7 @@ def run(trial: Trial, model: Model, data: Dataset, scratch: Path) -> pd.DataFram
     trial : Trial
     model : Model
         That the trial starts from.
-    data : Dataset
+    data, contrast : Dataset
         That the trial names.
     scratch : path
         Folder for tuned models and checkpoints, from which a killed run goes on.
@@ -45,7 +47,7 @@ def run(trial: Trial, model: Model, data: Dataset, scratch: Path) -> pd.DataFram
     DataFrame
         One row for each cell threshold, image and IoU threshold, see `metrics.evaluate`.
     """
-    tuned, best = tune(trial, model, data, scratch), PROTOCOLS[trial.protocol]
+    tuned, best = tune(trial, model, data, contrast, scratch), PROTOCOLS[trial.protocol]
     images, precision = data.split(trial.split), _precision(trial, model)
     unlabelled = images.without_masks()
     predictions = list(predict(tuned, unlabelled, flips=best, precision=precision))
@@ -60,7 +62,9 @@ def run(trial: Trial, model: Model, data: Dataset, scratch: Path) -> pd.DataFram
     return pd.concat(frames, ignore_index=True)
 
 
-def tune(trial: Trial, model: Model, data: Dataset, scratch: Path) -> Model:
+def tune(
+    trial: Trial, model: Model, data: Dataset, contrast: Dataset | None, scratch: Path
+) -> Model:
     """Model of a trial, fine-tuned unless an earlier trial has left it in ``scratch``.
 
     Fine-tuning gets the images to be segmented without masks, and goes on from its checkpoint.
@@ -68,9 +72,9 @@ def tune(trial: Trial, model: Model, data: Dataset, scratch: Path) -> Model:
     shots = trial.shot_samples(data)
     if trial.strategy == "direct":
         return replace(model, card=model.card.model_copy(update={"diameter": shots.diameter}))
-    name = key(trial.tuning().identity(data, weights_hash(model.network)))
+    name = key(trial.tuning().identity(data, contrast, weights_hash(model.network)))
     kept = scratch / f"{trial.model}_{trial.strategy}_{trial.n_shots}_{trial.seed}_{name}"
-    file = kept.with_suffix(".safetensors")
+    file, checkpoint = kept.with_suffix(".safetensors"), kept.with_suffix(".checkpoint")
     if file.is_file():
         return load_model(file)
     tuned = finetune(
@@ -78,10 +82,12 @@ def tune(trial: Trial, model: Model, data: Dataset, scratch: Path) -> Model:
         shots,
         queries=data.split(trial.split).without_masks(),
         strategy=trial.strategy,
+        contrast=contrast,
         steps=trial.steps,
         seed=trial.seed,
-        precision=_precision(trial, model),
-        checkpoint=kept.with_suffix(".checkpoint"),
+        # A run that was killed goes on as it began, whatever layout is fast here and now.
+        precision=kept_precision(checkpoint) or _precision(trial, model),
+        checkpoint=checkpoint,
         **dict(trial.options),
     )
     tuned.save(file)
@@ -113,30 +119,26 @@ def run_missing(
         Keys of the trials, those not computed for want of time left out.
     """
     began, keys = time.monotonic(), []
-    datasets = {name: load_dataset(name) for name in {trial.data for trial in trials}}
+    names = {trial.data for trial in trials} | {trial.contrast for trial in trials} - {""}
+    datasets = {name: load_dataset(name) for name in sorted(names)}
     for trial in progress_bar(trials, len(trials), "trials", unit="trial"):
         model = load_model(trial.model, trial.weights, levels=trial.levels)  # type: ignore[arg-type]
-        data = datasets[trial.data]
-        identity = trial.identity(data, weights_hash(model.network))
+        data, contrast = datasets[trial.data], datasets.get(trial.contrast)
+        identity = trial.identity(data, contrast, weights_hash(model.network))
         name = key(identity)
         if name not in store:
             if limit_seconds is not None and time.monotonic() - began > limit_seconds:
                 break
-            start = time.monotonic()
-            scores = run(trial, model, data, scratch)
-            store.put(name, scores, origin(identity, time.monotonic() - start))
+            known, start = origin(identity), time.monotonic()
+            scores = run(trial, model, data, contrast, scratch)
+            store.put(name, scores, known | {"seconds": round(time.monotonic() - start)})
         keys.append(name)
     return keys
 
 
-def origin(identity: dict[str, Any], seconds: float) -> dict[str, Any]:
-    """What another needs to repeat a trial: identity, versions, commit; and how long it took."""
-    return {
-        "trial": identity,
-        "versions": library_versions(),
-        "commit": _commit(),
-        "seconds": round(seconds),
-    }
+def origin(identity: dict[str, Any]) -> dict[str, Any]:
+    """What another needs to repeat a trial: its identity, versions, and the commit at its start."""
+    return {"trial": identity, "versions": library_versions(), "commit": _commit()}
 
 
 def _precision(trial: Trial, model: Model) -> Precision:
@@ -145,22 +147,28 @@ def _precision(trial: Trial, model: Model) -> Precision:
 
 
 def _commit() -> str | None:
-    """Commit of the code, where it is a clone."""
-    command = ["git", "-C", str(paths.REPOSITORY), "rev-parse", "HEAD"]
+    """Commit of the code, where it is a clone, with a mark if tracked files differ from it."""
+    git = ["git", "-C", str(paths.REPOSITORY)]
+    commands = [*git, "rev-parse", "HEAD"], [*git, "status", "--porcelain", "-uno"]
     try:
-        answer = subprocess.run(command, capture_output=True, text=True, check=True)
+        commit, changes = (
+            subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+            for command in commands
+        )
     except (OSError, subprocess.CalledProcessError):
         return None
-    return answer.stdout.strip()
+    return commit + (" and changes" if changes else "")
 
 
 def table(frame: pd.DataFrame) -> pd.DataFrame:
-    """Mean over images of AP@0.5, AP@0.75, mAP and mAJI of each trial and cell threshold."""
+    """Mean over images of AP@0.5, AP@0.75, mAP and mAJI; one row a trial and cell threshold."""
     fields = ["data", "weights", "protocol", "model", "strategy", "n_shots", "seed"]
     rows = []
-    for values, part in frame.groupby([*fields, "cell_threshold"], sort=False):
+    for (_, threshold), part in frame.groupby(["key", "cell_threshold"], sort=False):
         at = part.groupby("threshold")[["ap", "aji"]].mean()
-        scores = {"ap50": at["ap"][0.5], "ap75": at["ap"][0.75]}
-        scores |= {"map": at["ap"].mean(), "maji": at["aji"].mean()}
-        rows.append(dict(zip([*fields, "cell_threshold"], values, strict=True)) | scores)
+        rows.append(
+            part.iloc[0][["key", *fields]].to_dict()
+            | {"cell_threshold": threshold, "ap50": at["ap"][0.5], "ap75": at["ap"][0.75]}
+            | {"map": at["ap"].mean(), "maji": at["aji"].mean()}
+        )
     return pd.DataFrame(rows)

@@ -58,7 +58,7 @@ class Store:
         return self._read(f"{key}.json", lambda file: json.loads(file.read_text()))
 
     def frame(self, **wanted: Any) -> pd.DataFrame:
-        """Scores of all trials whose fields have the values ``wanted``.
+        """Scores of all trials whose fields have the values ``wanted``; lists are tuples here.
 
         Returns
         -------
@@ -71,16 +71,21 @@ class Store:
         Raises
         ------
         DatasetError
-            If a file is damaged, or no trial fits.
+            If a file is damaged, a field unknown, or no trial fits.
         """
         frames = []
         for file in sorted(self.folder.glob("*.json")):
             trial = self.origin(file.stem)["trial"]
-            if all(trial[name] == value for name, value in wanted.items()):
-                scores = self._read(f"{file.stem}.csv", lambda csv: _long(pd.read_csv(csv)))
-                fields = {k: v for k, v in trial.items() if not isinstance(v, list)}
-                fields |= {"n_shots": len(trial["shots"]), "key": file.stem}
-                frames.append(scores.assign(**fields))
+            trial |= {"n_shots": len(trial["shots"]), "key": file.stem}
+            fields = {name: _frozen(value) for name, value in trial.items()}
+            if unknown := wanted.keys() - fields.keys():
+                raise DatasetError(
+                    f"trials have no {sorted(unknown)}", remedy=f"They have {sorted(fields)}."
+                )
+            if all(fields[name] == value for name, value in wanted.items()):
+                scores = self._read(f"{file.stem}.csv", _read_scores)
+                columns = {name: [value] * len(scores) for name, value in fields.items()}
+                frames.append(scores.assign(**columns))
         if not frames:
             raise DatasetError(
                 f"there is no result of {wanted or 'any trial'}",
@@ -104,6 +109,14 @@ class Store:
         scratch = self.folder / f".{name}.{os.getpid()}"
         write(scratch)
         scratch.replace(self.folder / name)
+
+
+def _read_scores(file: Path) -> pd.DataFrame:
+    return _long(pd.read_csv(file, dtype={"image": str}))  # an image may be named "000"
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
 
 def _wide(scores: pd.DataFrame) -> pd.DataFrame:

@@ -12,6 +12,9 @@ from scellseg_lib.data import Dataset, Sample
 
 METHOD_VERSION = 1
 """Raised when a change of the code changes scores: trials of another version are other trials."""
+METHOD_SOURCES = "b6172522ac0b718b"
+"""Hash of the code that decides scores; a test says when it is another and the version may have to
+be raised."""
 PROTOCOLS = {"paper": False, "best": True}
 """Decoding at the 30-px scale, or at full size with the maps averaged over the flips."""
 
@@ -40,6 +43,8 @@ class Trial:
     """Images that are segmented and scored."""
     protocol: str = "paper"
     """One of `PROTOCOLS`."""
+    contrast: str = ""
+    """Name of the contrast images; none for a strategy without."""
     precision: str = "fp32"
     """Numeric type of the network: "fp32" or "bf16"."""
 
@@ -48,17 +53,19 @@ class Trial:
         """Number of shots."""
         return len(self.shots)
 
-    def identity(self, data: Dataset, weights_sha256: str) -> dict[str, Any]:
+    def identity(
+        self, data: Dataset, contrast: Dataset | None, weights_sha256: str
+    ) -> dict[str, Any]:
         """What the scores depend on: the trial, the pixels, the weights and the method.
 
         Parameters
         ----------
-        data : Dataset
-            That ``data`` names.
+        data, contrast : Dataset
+            That ``data`` and ``contrast`` name.
         weights_sha256 : str
             Of the weights that the trial starts from, see `checkpoint.weights_hash`.
         """
-        needed = [*self.shot_samples(data), *data.split(self.split)]
+        needed = [*self.shot_samples(data), *data.split(self.split), *(contrast or ())]
         return asdict(self) | {
             "method": METHOD_VERSION,
             "pixels": _pixels_hash(needed),

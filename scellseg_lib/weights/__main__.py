@@ -10,6 +10,7 @@ import argparse
 import csv
 import io
 from dataclasses import replace
+from pathlib import Path
 
 from scellseg_lib import paths, synthetic
 from scellseg_lib.checkpoint import Progress
@@ -42,6 +43,11 @@ def training_data() -> list[Dataset]:
     ]
 
 
+def checkpoint_of(stem: str) -> Path:
+    """Checkpoint of a model's run, until its weights are saved."""
+    return paths.REPOSITORY / "runs" / "pretrain" / f"{stem}.safetensors"
+
+
 def train(name: str, width: str, steps: int, initial: Model | None = None) -> Model:
     """Pre-train one model, from another's weights where given; resumes from ``runs/pretrain/``."""
     levels = WIDTHS[width]
@@ -60,7 +66,7 @@ def train(name: str, width: str, steps: int, initial: Model | None = None) -> Mo
         levels=levels,
         recipe=recipe,
         initial=initial,
-        checkpoint=paths.REPOSITORY / "runs" / "pretrain" / f"{stem}.safetensors",
+        checkpoint=checkpoint_of(stem),
         callback=show,
     )
 
@@ -116,6 +122,7 @@ def main() -> None:
     shipped = load_model(file)  # what is scored is what is shipped: weights of 16 bits
     shipped.card.scores |= general_test_scores(shipped)
     shipped.save(file, half=True)
+    checkpoint_of(stem).unlink()
 
 
 if __name__ == "__main__":
