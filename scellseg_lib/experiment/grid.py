@@ -21,6 +21,7 @@ def few_shot(
     states: Sequence[int] = (0, 1, 2),
     levels: tuple[int, ...] = (32, 64, 128, 256),
     protocols: Sequence[str] = tuple(PROTOCOLS),
+    precision: str = "fp32",
 ) -> list[Trial]:
     """Transfer to one data set, directly and tuned on a few shots (Fig. 2c at one number of shots).
 
@@ -38,6 +39,8 @@ def few_shot(
         Widths of the networks.
     protocols : sequence of str
         See `trial.PROTOCOLS`.
+    precision : {"fp32", "bf16"}
+        Numeric type of the networks; "bf16" where the machine has instructions for it.
     """
     direct = (("scellseg", "direct"), ("cellpose", "direct"))
     return [
@@ -52,6 +55,7 @@ def few_shot(
             levels=levels,
             protocol=protocol,
             contrast=CONTRAST if strategy == "contrastive" else "",
+            precision=precision,
         )
         for protocol in protocols
         for state in states
