@@ -1,6 +1,5 @@
 """Data sets from their publishers: downloaded, verified, unpacked and converted.
 
-`download` gets any one file, also for `released`: nothing else in the library downloads.
 Archives stay in ``CACHE/downloads/NAME``; images and masks go to ``DATA/NAME``, whole or not at
 all. ``SCELLSEG_DATA`` says where DATA is, ``SCELLSEG_OFFLINE=1`` forbids any use of the network.
 """
@@ -8,35 +7,23 @@ all. ``SCELLSEG_DATA`` says where DATA is, ``SCELLSEG_OFFLINE=1`` forbids any us
 from __future__ import annotations
 
 import errno
-import shutil
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
-from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
+from typing import Literal, NamedTuple
 
-import pooch
-import requests
 from tqdm.auto import tqdm
 
-from scellseg_lib import convert, paths, readers
+from scellseg_lib import convert, paths, readers, released
+from scellseg_lib.download import download, is_whole
 from scellseg_lib.errors import DatasetError, FetchError, ImageError, ScellsegError
 from scellseg_lib.manifest import Archive, Entry, Manifest, load_manifest
 from scellseg_lib.unpack import DAMAGED, unpack
 
 State = Literal["ok", "missing", "different", "present, no hash published here"]
-
-ATTEMPTS = 5
-PATIENCE = 1.0  # seconds before the second attempt; doubled for each further one
-TIMEOUT = 30.0  # seconds without a byte
-CHUNK = 1 << 16  # bytes; what a cut connection can lose
 
 
 class Finding(NamedTuple):
@@ -148,57 +135,6 @@ def fetch(name: str) -> Path:
     return card.folder
 
 
-def download(url: str, file: Path, sha256: str | None = None, session: Any = requests) -> Path:
-    """Get one file, whole or not at all, unless it is there already.
-
-    A cut connection is taken up where it broke, and a busy server asked again, a few times.
-
-    Parameters
-    ----------
-    url : str
-        ``http:`` or ``https:``; what ``file:`` names is copied.
-    file : Path
-        Where it goes; folders are made.
-    sha256 : str, optional
-        What the file must have; without it, any file of that name counts.
-    session : requests.Session, optional
-        For settings of the connection, such as which certificates to trust.
-
-    Returns
-    -------
-    Path
-        The file.
-
-    Raises
-    ------
-    FetchError
-        If the network is forbidden, the server refuses (404 and its like, at once) or cannot be
-        reached, or what came is another file.
-    """
-    if paths.offline() and not is_whole(file, sha256):
-        raise FetchError(
-            f"there is no whole {file.name} here, and SCELLSEG_OFFLINE forbids the network",
-            where=url,
-            remedy=f"Unset SCELLSEG_OFFLINE, or put the file into {file.parent}.",
-        )
-    pooch.get_logger().setLevel("WARNING")
-    known = f"sha256:{sha256}" if sha256 else None
-    try:
-        pooch.retrieve(url, known, file.name, file.parent, downloader=partial(_receive, session))
-    except ValueError as error:  # how pooch says that the hash is wrong
-        raise FetchError(
-            f"what came does not have the SHA-256 {sha256}",
-            where=url,
-            remedy="Try again later; the publisher may have replaced the file.",
-        ) from error
-    return file
-
-
-def is_whole(file: Path, sha256: str | None) -> bool:
-    """Whether a file is there, with the hash that it must have where one is known."""
-    return file.is_file() and (sha256 is None or pooch.file_hash(str(file)) == sha256)
-
-
 def _by_hand(card: Manifest) -> FetchError:
     """The error of a data set that cannot be fetched without the user's help."""
     into = f" Put the archives into {_downloads(card)}." if card.archives else ""
@@ -277,59 +213,13 @@ def _obtain(card: Manifest, archive: Archive) -> Path:
 
 def _from_package(archive: Archive) -> Path:
     """The authors' source archive, which the module of their weights finds and checks."""
-    # Late, since that module downloads through this one.
-    released: Any = import_module("scellseg_lib.released")
     try:
-        file = Path(released.source_archive())
+        file = released.source_archive()
     except ScellsegError as error:
         raise FetchError(error.what, where=error.where, remedy=error.remedy) from error
     if not is_whole(file, archive.sha256):
         raise FetchError(f"this is not the archive with SHA-256 {archive.sha256}", where=file)
     return file
-
-
-def _receive(session: Any, url: str, output: str, _: Any) -> None:
-    """Pooch's downloader: fill `output`, going on where it ends after each failure."""
-    if url.startswith("file:"):
-        shutil.copyfile(url2pathname(urlsplit(url).path), output)
-        return
-    file = Path(output)
-    for attempt in range(ATTEMPTS):
-        time.sleep(PATIENCE * (2**attempt // 2))  # none before the first
-        try:
-            _append(session, url, file)
-            return
-        except requests.RequestException as error:
-            # No answer at all is like that of a server which is down.
-            status = getattr(error.response, "status_code", 503)
-            if status == 416:  # what we hold is not the beginning of what is there now
-                file.write_bytes(b"")
-            refused = status < 500 and status not in (408, 416, 429)
-            if refused or attempt == ATTEMPTS - 1:
-                raise FetchError(
-                    f"the download failed ({error})",
-                    where=url,
-                    remedy="Check the connection and try again; the file may have moved.",
-                ) from error
-
-
-def _append(session: Any, url: str, file: Path) -> None:
-    """Append to `file` what is missing of it; start anew where the server cannot resume."""
-    have = file.stat().st_size
-    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
-    with session.get(url, headers=headers, stream=True, timeout=TIMEOUT) as answer:
-        answer.raise_for_status()
-        if answer.status_code != requests.codes.partial_content:
-            have = 0
-        length, name = answer.headers.get("Content-Length"), url.rpartition("/")[2]
-        total = have + int(length) if length else None
-        bar = tqdm(desc=name, total=total, initial=have, unit="B", unit_scale=True, disable=None)
-        with bar, file.open("ab" if have else "wb") as out:
-            for chunk in answer.iter_content(CHUNK):
-                out.write(chunk)
-                bar.update(len(chunk))
-    if total is not None and file.stat().st_size != total:
-        raise requests.ConnectionError(f"{file.stat().st_size} of {total} bytes came")
 
 
 def _unpack_or_drop(card: Manifest, archive: Archive, file: Path, folder: Path) -> None:

@@ -30,7 +30,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from scellseg_lib import fetch, paths
+from scellseg_lib import paths
+from scellseg_lib.download import TIMEOUT, download, is_whole
 from scellseg_lib.errors import ModelError, ScellsegError
 
 ARCHIVE = "scellseg-0.1.8.tar.gz"
@@ -133,7 +134,7 @@ def source_archive() -> Path:
         When it cannot be had, with what each place answered.
     """
     archive = paths.cache() / "released" / ARCHIVE
-    if fetch.is_whole(archive, ARCHIVE_SHA256):
+    if is_whole(archive, ARCHIVE_SHA256):
         return archive
     failures: list[str] = []
     settings = _pip_settings()
@@ -141,7 +142,7 @@ def source_archive() -> Path:
         session.verify = settings.get("cert") or True
         for page in _pages(settings, failures):
             try:
-                return fetch.download(_find(page, session), archive, ARCHIVE_SHA256, session)
+                return download(_find(page, session), archive, ARCHIVE_SHA256, session)
             except (OSError, ValueError, KeyError, ScellsegError) as error:
                 failures.append(_public(f"{page}: {getattr(error, 'what', error)}"))
     raise ModelError(
@@ -260,7 +261,7 @@ def _find(page: str, session: requests.Session) -> str:
     """Address of the archive on a page of links or in a folder."""
     parts = urlsplit(page)
     if parts.scheme in ("http", "https"):
-        answer = session.get(page, headers={"Accept": _ACCEPT}, timeout=fetch.TIMEOUT)
+        answer = session.get(page, headers={"Accept": _ACCEPT}, timeout=TIMEOUT)
         answer.raise_for_status()
         if "json" in answer.headers.get("Content-Type", ""):
             urls = [urljoin(answer.url, file["url"]) for file in answer.json()["files"]]

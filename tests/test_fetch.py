@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 import yaml
 
-from scellseg_lib import fetch, manifest, paths, readers, unpack
+from scellseg_lib import download, fetch, manifest, paths, readers, released, unpack
 from scellseg_lib.errors import DatasetError, FetchError, ModelError
 
 IMAGE = np.random.default_rng(0).integers(0, 60_000, (40, 50), dtype=np.uint16)
@@ -88,7 +88,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("SCELLSEG_DATA", str(tmp_path / "data"))
     monkeypatch.delenv("SCELLSEG_OFFLINE", raising=False)
     monkeypatch.setattr(paths, "manifests", lambda: tmp_path / "manifests")
-    monkeypatch.setattr(fetch, "PATIENCE", 0.0)
+    monkeypatch.setattr(download, "PATIENCE", 0.0)
     manifest._packaged.cache_clear()
     return tmp_path
 
@@ -192,7 +192,7 @@ def test_offline_never_touches_the_network(
 def test_cut_connection_is_taken_up_again(
     ranges: bool, home: Path, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fetch, "CHUNK", 250)
+    monkeypatch.setattr(download, "CHUNK", 250)
     server.files["/a.zip"], server.ranges, server.cut_after = GOOD, ranges, 1000
     fetch.fetch(describe(home, f"{server.url}/a.zip"))
     assert server.requests == [("/a.zip", None), ("/a.zip", "bytes=1000-")]
@@ -203,7 +203,7 @@ def test_a_beginning_longer_than_the_file_is_thrown_away(home: Path, server: Ser
     server.files["/a.zip"] = GOOD
     part = home / "part"
     part.write_bytes(GOOD + b"of another file")
-    fetch._receive(fetch.requests, f"{server.url}/a.zip", str(part), None)
+    download._receive(download.requests, f"{server.url}/a.zip", str(part), None)
     assert [wanted for _, wanted in server.requests] == [f"bytes={len(GOOD) + 15}-", None]
     assert part.read_bytes() == GOOD
 
@@ -218,7 +218,7 @@ def test_a_server_that_stays_busy_is_given_up(home: Path, server: Server) -> Non
     server.files["/a.zip"], server.busy = GOOD, 99
     with pytest.raises(FetchError, match="503"):
         fetch.fetch(describe(home, f"{server.url}/a.zip"))
-    assert len(server.requests) == fetch.ATTEMPTS
+    assert len(server.requests) == download.ATTEMPTS
     assert leftovers(home) == []
 
 
@@ -371,17 +371,15 @@ def test_the_package_scheme_goes_through_the_module_of_the_weights(
             info = tarfile.TarInfo(f"package-1/assets/cells/{stem}.png")
             info.size = len(content)
             tar.addfile(info, io.BytesIO(content))
-    fake = types.ModuleType("scellseg_lib.released")
-    fake.source_archive = lambda: source  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "scellseg_lib.released", fake)
-    name = describe(home, "pip:package==1", sha256=fetch.pooch.file_hash(str(source)))
+    monkeypatch.setattr(released, "source_archive", lambda: source)
+    name = describe(home, "pip:package==1", sha256=download.pooch.file_hash(str(source)))
     fetch.fetch(name)
     assert fetch.verify(name).complete
 
     def unreachable() -> Path:
         raise ModelError("the index does not answer", remedy="Try later.")
 
-    fake.source_archive = unreachable  # type: ignore[attr-defined]
+    monkeypatch.setattr(released, "source_archive", unreachable)
     (fetch.path(name) / "a_img.png").unlink()
     with pytest.raises(FetchError, match=r"the index does not answer\. Try later\."):
         fetch.fetch(name)

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from scellseg_lib import fetch, released
+from scellseg_lib import download, released
 from scellseg_lib.errors import ModelError
 from scellseg_lib.network import build_network
 from tests import functional_network
@@ -161,7 +161,7 @@ def cache(temporary_cache, monkeypatch) -> Path:
     """An empty cache, no waiting, and settings of pip that lead nowhere."""
     monkeypatch.delenv("SCELLSEG_OFFLINE", raising=False)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(fetch, "PATIENCE", 0.0)
+    monkeypatch.setattr(download, "PATIENCE", 0.0)
     configure(monkeypatch, no_index="1")
     return temporary_cache / "released"
 
