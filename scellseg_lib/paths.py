@@ -33,6 +33,22 @@ def manifests() -> Path:
     return installed if installed.is_dir() else REPOSITORY / "data_manifests"
 
 
+def profiles() -> Path:
+    """Folder of the experiments' profiles: inside an installed package, else the repository's."""
+    installed = PACKAGE / "profiles"
+    return installed if installed.is_dir() else REPOSITORY / "notebooks" / "profiles"
+
+
+def results(profile: str) -> Path:
+    """Folder of the committed results of a profile."""
+    return REPOSITORY / "figures" / "data" / profile
+
+
+def runs() -> Path:
+    """Folder of what long runs keep to go on from: checkpoints, tuned models; never committed."""
+    return REPOSITORY / "runs"
+
+
 def offline() -> bool:
     """Whether ``SCELLSEG_OFFLINE`` forbids any use of the network."""
     return os.environ.get("SCELLSEG_OFFLINE", "") not in ("", "0")

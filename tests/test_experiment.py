@@ -20,12 +20,13 @@ from scellseg_lib import augment, paths, precision
 from scellseg_lib.checkpoint import weights_hash
 from scellseg_lib.data import Dataset, Sample
 from scellseg_lib.errors import DatasetError
-from scellseg_lib.experiment import grid, run
+from scellseg_lib.experiment import run
 from scellseg_lib.experiment.store import Store
-from scellseg_lib.experiment.trial import METHOD_SOURCES, Trial, key
+from scellseg_lib.experiment.trial import METHOD_SOURCES, PROTOCOLS, Trial, key
 from scellseg_lib.metrics import evaluate
 from scellseg_lib.model import new_model
 from scellseg_lib.precision import Precision
+from scellseg_lib.pretrain import PretrainRecipe
 from tests import tiny
 
 
@@ -43,7 +44,7 @@ def data(monkeypatch) -> Dataset:
         "load_model",
         lambda name, *weights, levels=None: new_model(name, levels) if weights else load(name),
     )
-    monkeypatch.setattr(run, "load_dataset", {"worms": worms, "two": tiny.contrast()}.get)
+    monkeypatch.setattr(run, "_images", {"worms": worms, "two": tiny.contrast()}.__getitem__)
     return worms
 
 
@@ -53,8 +54,16 @@ def trial(strategy: str = "classic", **options) -> Trial:
     return Trial("worms", "scellseg", "packaged", strategy, **settings | options)
 
 
+def images(data: Dataset) -> dict[str, Dataset]:
+    return {"worms": data, "two": tiny.contrast()}
+
+
 def identity(each: Trial, data: Dataset) -> dict:
-    return each.identity(data, tiny.contrast() if each.contrast else None, "weights")
+    return each.identity(images(data), "weights")
+
+
+def place(folder: Path) -> run.Place:
+    return run.Place(Store(folder / "store"), folder)
 
 
 def scores(ap: float = 0.5) -> pd.DataFrame:
@@ -64,37 +73,25 @@ def scores(ap: float = 0.5) -> pd.DataFrame:
     return evaluate([found, true], [true, true]).assign(cell_threshold=0.5)
 
 
-def test_every_tuning_has_each_protocol_and_state(data):
-    found = grid.few_shot(data, "released", n_shots=2, states=(0, 1))
-    assert len(found) == len(set(found)) == 2 * (2 + 2 * 3)
-    tuned = {t for t in found if t.strategy != "direct"}
-    assert {t.protocol for t in tuned} == {"paper", "best"}
-    assert {t.seed for t in tuned} == {0, 1}
-    assert {t.seed for t in found if t.strategy == "direct"} == {0}
-    assert {(t.n_shots, t.weights) for t in found} == {(2, "released")}
-    for state in (0, 1):  # the shots of a state are the same for all models
-        drawn = tuple(sample.name for sample in data.shots(2, state))
-        assert {t.shots for t in found if t.seed == state} == {drawn}
-
-
 def test_what_decides_the_scores_decides_the_key(data):
     base = trial()
     names = [key(identity(base, data))]
     others = {"seed": 1, "steps": 2, "strategy": "direct", "protocol": "best", "precision": "bf16"}
     others |= {"shots": ("worm1", "worm0"), "options": (("layers", "all"),)}
     names += [key(identity(replace(base, **{k: v}), data)) for k, v in others.items()]
-    names.append(key(base.identity(data, None, "other weights")))
-    names.append(key(base.identity(data, tiny.contrast(), "weights")))
+    others = {"split": "held_out", "queries": "shot", "contrast": "two", "tested_on": "worms"}
+    names += [key(identity(replace(base, **{k: v}), data)) for k, v in others.items()]
+    names.append(key(base.identity(images(data), "other weights")))
     darker = [Sample(s.name, lambda s=s: s.image / 2, s.read_masks, s.split) for s in data]
     names.append(key(identity(base, replace(data, samples=tuple(darker)))))
-    assert len(set(names)) == len(names) == 11
+    assert len(set(names)) == len(names) == 14
     assert names[0] == key(identity(trial(), data))
 
 
 @pytest.mark.parametrize("strategy", ["direct", "classic", "contrastive"])
 def test_a_trial_scores_each_query_at_each_threshold(strategy: str, data, tmp_path):
     start = new_model("scellseg", tiny.LEVELS)
-    frame = run.run(trial(strategy), start, data, tiny.contrast(), tmp_path)
+    frame = run.run(trial(strategy), start, images(data), tmp_path)
     assert len(frame) == 2 * 2 * 10  # cell thresholds, images, IoU thresholds
     assert set(frame["cell_threshold"]) == {0.5, 0.0}
     assert set(frame["image"]) == {"worm5", "worm6"}
@@ -112,9 +109,9 @@ def test_fine_tuning_gets_the_shots_the_options_and_queries_without_masks(
 
     monkeypatch.setattr(run, "finetune", finetune)
     options = {"shots": ("worm2", "worm0"), "seed": 4, "options": (("alpha", "fixed"),)}
-    start, contrast = new_model("scellseg", tiny.LEVELS), tiny.contrast()
-    run.run(trial("contrastive", **options), start, data, contrast, tmp_path)
-    assert given["contrast"] is contrast
+    start, known = new_model("scellseg", tiny.LEVELS), images(data)
+    run.run(trial("contrastive", **options), start, known, tmp_path)
+    assert given["contrast"] is known["two"]
     assert given["shots"] == ["worm2", "worm0"]
     assert [s.name for s in given["queries"]] == ["worm5", "worm6"]
     assert [s.read_masks for s in given["queries"]] == [None, None]
@@ -124,8 +121,8 @@ def test_fine_tuning_gets_the_shots_the_options_and_queries_without_masks(
 
 def test_a_direct_model_takes_the_diameter_of_the_shots(data, tmp_path):
     start = new_model("scellseg", tiny.LEVELS)
-    model = run.tune(trial("direct"), start, data, None, tmp_path)
-    assert model.card.diameter == trial().shot_samples(data).diameter
+    model = run.tune(trial("direct"), start, images(data), tmp_path)
+    assert model.card.diameter == trial().shot_samples(images(data)).diameter
     assert start.card.diameter == 30  # the model given is left alone
 
 
@@ -143,12 +140,12 @@ def test_protocols_decode_as_their_names_say(data, tmp_path, monkeypatch):
 
     monkeypatch.setattr(run, "predict", watched_predict)
     monkeypatch.setattr(run, "decode", watched_decode)
-    for protocol, expected in (("paper", {False}), ("best", {True})):
+    for protocol, (resample, flips) in PROTOCOLS.items():
         seen.clear()
         each = trial("direct", protocol=protocol)
-        run.run(each, new_model("scellseg", tiny.LEVELS), data, None, tmp_path)
-        assert set(seen) == expected
-        assert len(seen) == 5
+        run.run(each, new_model("scellseg", tiny.LEVELS), images(data), tmp_path)
+        assert seen == [flips, *[resample] * 4]  # two images at two thresholds
+    assert [*PROTOCOLS] == ["paper", "flips", "resample", "best"]
 
 
 def test_a_tuned_model_serves_both_protocols(data, tmp_path, monkeypatch):
@@ -157,7 +154,7 @@ def test_a_tuned_model_serves_both_protocols(data, tmp_path, monkeypatch):
     monkeypatch.setattr(run, "finetune", lambda *a, **k: calls.append(1) or finetune(*a, **k))
     start = new_model("scellseg", tiny.LEVELS)
     first, again, other, longer = (
-        run.tune(each, model, data, None, tmp_path)
+        run.tune(each, model, images(data), tmp_path)
         for each, model in (
             (trial(), start),
             (trial(protocol="best"), start),
@@ -182,23 +179,88 @@ def test_trials_that_are_there_are_not_run_again(data, tmp_path, monkeypatch):
         return real(each, *arguments)
 
     monkeypatch.setattr(run, "run", counted)
-    store = Store(tmp_path / "deeper" / "trials")
+    here = run.Place(Store(tmp_path / "deeper" / "trials"), tmp_path)
     wanted = [trial("direct", seed=s, protocol=p) for s in (0, 1) for p in ("paper", "best")]
     with pytest.raises(KeyboardInterrupt):
-        run.run_missing(wanted, store, tmp_path)
+        run.run_missing(wanted, here)
     assert done == wanted[:2]  # both are kept, though the third was cut off
-    assert len(store.frame()) == 2 * 40
+    assert len(here.store.frame()) == 2 * 40
+    assert set(here.store.seconds()) == set(done)
     done.clear()
-    keys = run.run_missing(wanted, store, tmp_path)
+    outcome = run.run_missing(wanted, here)
     assert done == wanted[2:]
-    frame = store.frame()
-    assert set(frame["key"]) == set(keys)
+    assert (outcome.computed, outcome.failed) == (2, {})
+    frame = here.store.frame()
+    assert set(frame["key"]) == set(outcome.keys)
     assert not frame.duplicated(["key", "cell_threshold", "image", "threshold"]).any()
-    before = {file.name: file.read_bytes() for file in store.folder.iterdir()}
+    before = {file.name: file.read_bytes() for file in here.store.folder.iterdir()}
     assert len(before) == 2 * 4
-    assert run.run_missing(wanted, store, tmp_path) == keys
-    assert {file.name: file.read_bytes() for file in store.folder.iterdir()} == before
-    assert run.run_missing([trial(seed=9)], store, tmp_path, limit_seconds=0.0) == []
+    again = run.run_missing(wanted, here)
+    assert (again.keys, again.computed) == (outcome.keys, 0)
+    assert {file.name: file.read_bytes() for file in here.store.folder.iterdir()} == before
+    late = run.run_missing([trial(seed=9)], here, limit_seconds=-1.0)
+    assert (late.keys, late.failed) == ([], {})
+
+
+def test_a_trial_that_fails_is_named_and_stops_no_other(data, tmp_path):
+    poisoned, sound = trial("direct", shots=("no such image",)), trial("direct")
+    outcome = run.run_missing([poisoned, sound], place(tmp_path))
+    assert list(outcome.failed) == [poisoned]
+    assert "no such image" in outcome.failed[poisoned]
+    assert (len(outcome.keys), outcome.computed) == (1, 1)
+
+
+def test_held_out_images_are_those_of_the_pool_that_are_no_shots(data):
+    tested = trial(split="held_out").tested(images(data))
+    assert [sample.name for sample in tested] == ["worm2"]
+
+
+def test_images_of_another_set_are_scaled_by_their_own_cells(data, monkeypatch):
+    sizes = {"narrow": 30.0, "wide": 40.0, "empty": float("nan")}
+    monkeypatch.setattr(Sample, "diameter", property(lambda sample: sizes[sample.name]))
+    seen = []
+
+    def watched(model, samples, *, diameter, **options):
+        seen.append((samples[0].name, samples[0].read_masks, diameter))
+        return iter(())
+
+    monkeypatch.setattr(run, "predict", watched)
+    samples = tuple(Sample(name, data[0].read_image, split="query") for name in sizes)
+    other, each = replace(data, samples=samples), trial("direct", tested_on="other")
+    list(run._predictions(each, new_model("scellseg", tiny.LEVELS), other))
+    # One without cells is taken at the mean of the others.
+    assert seen == [("narrow", None, 30.0), ("wide", None, 40.0), ("empty", None, 35.0)]
+    assert each.tested({"worms": data, "other": other}).samples == samples
+
+
+def test_inductive_queries_come_from_the_pool(data):
+    queries = trial("contrastive", queries="shot").query_samples(images(data))
+    assert [s.name for s in queries] == ["worm0", "worm1", "worm2"]
+    assert [s.read_masks for s in queries] == [None] * 3
+
+
+def test_one_tuned_model_serves_all_scorings():
+    tuned = {t.tuning() for t in (trial(protocol=p, tested_on=x) for p in PROTOCOLS for x in "ab")}
+    assert len(tuned) == 1
+
+
+def test_a_model_of_a_subset_is_pretrained_once(data, tmp_path, monkeypatch):
+    calls = []
+
+    def pretrain(name, datasets, **options):
+        calls.append((name, datasets, options["recipe"]))
+        options["checkpoint"].touch()
+        return new_model(name, options["levels"])
+
+    monkeypatch.setattr(run, "pretrain", pretrain)
+    monkeypatch.setattr(run, "load_pretraining_subset", lambda name: f"images of {name}")
+    recipe = PretrainRecipe(steps=3)
+    here = run.Place(Store(tmp_path / "store"), tmp_path, recipe)
+    each = replace(trial("direct"), weights="subset:micro")
+    first, again = run.start(each, here), run.start(each, here)
+    assert calls == [("scellseg", "images of micro", recipe)]
+    assert weights_hash(first.network) == weights_hash(again.network)
+    assert not list(tmp_path.glob("*.checkpoint"))
 
 
 def test_what_is_kept_comes_back(data, tmp_path):
@@ -291,7 +353,8 @@ def test_trials_that_differ_in_anything_stay_apart(data, tmp_path):
 
 
 def test_a_killed_tuning_goes_on_in_the_layout_that_it_began_with(data, tmp_path, monkeypatch):
-    whole = run.tune(trial(steps=3), new_model("scellseg", tiny.LEVELS), data, None, tmp_path / "a")
+    start, known = new_model("scellseg", tiny.LEVELS), images(data)
+    whole = run.tune(trial(steps=3), start, known, tmp_path / "a")
     finetune = run.finetune
 
     def killed(*arguments, **options):
@@ -303,10 +366,12 @@ def test_a_killed_tuning_goes_on_in_the_layout_that_it_began_with(data, tmp_path
 
     monkeypatch.setattr(run, "finetune", killed)
     with pytest.raises(KeyboardInterrupt):
-        run.tune(trial(steps=3), new_model("scellseg", tiny.LEVELS), data, None, tmp_path / "b")
+        run.tune(trial(steps=3), start, known, tmp_path / "b")
     monkeypatch.setattr(run, "finetune", finetune)
     monkeypatch.setattr(run, "choose", lambda *_: Precision(channels_last=True))
-    model = run.tune(trial(steps=3), new_model("scellseg", tiny.LEVELS), data, None, tmp_path / "b")
+    model = run.tune(
+        trial(steps=3), new_model("scellseg", tiny.LEVELS), images(data), tmp_path / "b"
+    )
     assert weights_hash(model.network) == weights_hash(whole.network)
     assert model.card.recipe["precision"] == {"dtype": "fp32", "channels_last": False}
 

@@ -4,32 +4,150 @@ from __future__ import annotations
 
 import subprocess
 import time
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from scellseg_lib import paths
 from scellseg_lib.checkpoint import kept_precision, weights_hash
-from scellseg_lib.data import Dataset, load_dataset
+from scellseg_lib.data import Dataset, load_dataset, load_pretraining_subset
 from scellseg_lib.experiment.store import Store
 from scellseg_lib.experiment.trial import PROTOCOLS, Trial, key
 from scellseg_lib.finetune import finetune
 from scellseg_lib.metrics import evaluate
-from scellseg_lib.model import Model, library_versions, load_model
+from scellseg_lib.model import Model, library_versions, load_model, new_model
 from scellseg_lib.precision import Precision, choose
+from scellseg_lib.pretrain import PretrainRecipe, pretrain
 from scellseg_lib.progress import progress_bar
-from scellseg_lib.segment import decode, predict
+from scellseg_lib.segment import Prediction, decode, predict
 
 CELL_THRESHOLDS = (0.5, 0.0)
 """Of the released scripts, and of Cellpose."""
 
 
-def run(
-    trial: Trial, model: Model, data: Dataset, contrast: Dataset | None, scratch: Path
-) -> pd.DataFrame:
+@dataclass
+class Outcome:
+    """What became of trials."""
+
+    keys: list[str] = field(default_factory=list)
+    """Of those whose results are in the store now."""
+    computed: int = 0
+    """How many of these were not there before."""
+    failed: dict[Trial, str] = field(default_factory=dict)
+    """Why the others have none; those not begun for want of time are in neither."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where trials are computed and kept.
+
+    Parameters
+    ----------
+    store : Store
+        Gets each result as soon as it is there.
+    scratch : path
+        Folder for tuned and pre-trained models and for checkpoints, from which a killed run goes
+        on.
+    pretraining : PretrainRecipe, optional
+        How models of the trials whose weights are ``"subset:NAME"`` are pre-trained; None: by the
+        paper's recipe.
+    """
+
+    store: Store
+    scratch: Path
+    pretraining: PretrainRecipe | None = None
+
+
+def run_missing(
+    trials: Sequence[Trial], place: Place, *, limit_seconds: float | None = None
+) -> Outcome:
+    """Compute the trials that a store lacks, in their order; one that fails stops no other.
+
+    Parameters
+    ----------
+    trials : sequence of Trial
+    place : Place
+    limit_seconds : float, optional
+        No trial is begun after this time.
+
+    Returns
+    -------
+    Outcome
+    """
+    began = time.monotonic()
+
+    def in_time() -> Iterator[Trial]:
+        for trial in trials:
+            if limit_seconds is None or time.monotonic() - began <= limit_seconds:
+                yield trial
+
+    return gather(
+        progress_bar(in_time(), len(trials), "trials", unit="trial"),
+        lambda trial: compute(trial, place),
+    )
+
+
+def gather(trials: Iterable[Trial], computed: Callable[[Trial], tuple[str, bool]]) -> Outcome:
+    """Collect what `compute` says of each trial, or why it failed."""
+    outcome = Outcome()
+    for trial in trials:
+        try:
+            name, new = computed(trial)
+        except Exception as error:
+            outcome.failed[trial] = str(error) or type(error).__name__
+        else:
+            outcome.keys.append(name)
+            outcome.computed += new
+    return outcome
+
+
+def compute(trial: Trial, place: Place) -> tuple[str, bool]:
+    """Compute one trial unless the store has it; returns its key, and whether it is new."""
+    images = {name: _images(name) for name in trial.needs}
+    model = start(trial, place)
+    identity = trial.identity(images, weights_hash(model.network))
+    name = key(identity)
+    if name in place.store:
+        return name, False
+    known, began = origin(identity), time.monotonic()
+    scores = run(trial, model, images, place.scratch)
+    place.store.put(name, scores, known | {"seconds": round(time.monotonic() - began)})
+    return name, True
+
+
+@lru_cache(maxsize=8)
+def _images(name: str) -> Dataset:
+    """Data set whose pixels stay in memory for the next trial."""
+    return load_dataset(name)
+
+
+def start(trial: Trial, place: Place) -> Model:
+    """Model that a trial starts from; one of a subset is pre-trained where that is not done yet."""
+    if trial.weights == "untrained":
+        return new_model(trial.model, trial.levels)
+    if not trial.weights.startswith("subset:"):
+        return load_model(trial.model, trial.weights, levels=trial.levels)
+    subset = trial.weights.removeprefix("subset:")
+    file = place.scratch / f"{trial.model}_{trial.levels[0]}_{subset}.safetensors"
+    if not file.is_file():
+        model = pretrain(
+            trial.model,  # type: ignore[arg-type]
+            load_pretraining_subset(subset),
+            levels=trial.levels,
+            recipe=place.pretraining,
+            checkpoint=file.with_suffix(".checkpoint"),
+        )
+        model.save(file)
+        file.with_suffix(".checkpoint").unlink()
+    return load_model(file)
+
+
+def run(trial: Trial, model: Model, images: Mapping[str, Dataset], scratch: Path) -> pd.DataFrame:
     """Tune, segment and score.
 
     Parameters
@@ -37,42 +155,57 @@ def run(
     trial : Trial
     model : Model
         That the trial starts from.
-    data, contrast : Dataset
-        That the trial names.
+    images : mapping of str to Dataset
+        Those of `Trial.needs`.
     scratch : path
-        Folder for tuned models and checkpoints, from which a killed run goes on.
+        See `Place`.
 
     Returns
     -------
     DataFrame
         One row for each cell threshold, image and IoU threshold, see `metrics.evaluate`.
     """
-    tuned, best = tune(trial, model, data, contrast, scratch), PROTOCOLS[trial.protocol]
-    images, precision = data.split(trial.split), _precision(trial, model)
-    unlabelled = images.without_masks()
-    predictions = list(predict(tuned, unlabelled, flips=best, precision=precision))
+    tuned, protocol = tune(trial, model, images, scratch), PROTOCOLS[trial.protocol]
+    tested = trial.tested(images)
+    predictions = list(_predictions(trial, tuned, tested))
     frames = []
     for threshold in CELL_THRESHOLDS:
         decoding = replace(tuned.card.decoding, cell_threshold=threshold)
         masks = [
-            decode(prediction, tuned.representation, decoding, resample=best)
+            decode(prediction, tuned.representation, decoding, resample=protocol.resample)
             for prediction in predictions
         ]
-        frames.append(evaluate(masks, images).assign(cell_threshold=threshold))
+        frames.append(evaluate(masks, tested).assign(cell_threshold=threshold))
     return pd.concat(frames, ignore_index=True)
 
 
-def tune(
-    trial: Trial, model: Model, data: Dataset, contrast: Dataset | None, scratch: Path
-) -> Model:
+def _predictions(trial: Trial, model: Model, tested: Dataset) -> Iterator[Prediction]:
+    """Of all images at the model's diameter, or of each at its own true one.
+
+    An image of another set that has no cells is taken at the mean of that set's others.
+    """
+    options: dict[str, Any] = {
+        "flips": PROTOCOLS[trial.protocol].flips,
+        "precision": _precision(trial, model),
+    }
+    if not trial.tested_on:
+        yield from predict(model, tested.without_masks(), **options)
+        return
+    usual = tested.diameter
+    for sample in tested:
+        diameter = usual if np.isnan(sample.diameter) else sample.diameter
+        yield from predict(model, [sample.without_masks()], diameter=diameter, **options)
+
+
+def tune(trial: Trial, model: Model, images: Mapping[str, Dataset], scratch: Path) -> Model:
     """Model of a trial, fine-tuned unless an earlier trial has left it in ``scratch``.
 
     Fine-tuning gets the images to be segmented without masks, and goes on from its checkpoint.
     """
-    shots = trial.shot_samples(data)
+    shots = trial.shot_samples(images)
     if trial.strategy == "direct":
         return replace(model, card=model.card.model_copy(update={"diameter": shots.diameter}))
-    name = key(trial.tuning().identity(data, contrast, weights_hash(model.network)))
+    name = key(trial.tuning().identity(images, weights_hash(model.network)))
     kept = scratch / f"{trial.model}_{trial.strategy}_{trial.n_shots}_{trial.seed}_{name}"
     file, checkpoint = kept.with_suffix(".safetensors"), kept.with_suffix(".checkpoint")
     if file.is_file():
@@ -80,9 +213,9 @@ def tune(
     tuned = finetune(
         model,
         shots,
-        queries=data.split(trial.split).without_masks(),
+        queries=trial.query_samples(images),
         strategy=trial.strategy,
-        contrast=contrast,
+        contrast=images.get(trial.contrast),
         steps=trial.steps,
         seed=trial.seed,
         # A run that was killed goes on as it began, whatever layout is fast here and now.
@@ -92,48 +225,6 @@ def tune(
     )
     tuned.save(file)
     return tuned
-
-
-def run_missing(
-    trials: Sequence[Trial],
-    store: Store,
-    scratch: Path,
-    *,
-    limit_seconds: float | None = None,
-) -> list[str]:
-    """Compute the trials that a store lacks, in their order.
-
-    Parameters
-    ----------
-    trials : sequence of Trial
-    store : Store
-        Gets each result as soon as it is there.
-    scratch : path
-        See `run`.
-    limit_seconds : float, optional
-        No trial is begun after this time.
-
-    Returns
-    -------
-    list of str
-        Keys of the trials, those not computed for want of time left out.
-    """
-    began, keys = time.monotonic(), []
-    names = {trial.data for trial in trials} | {trial.contrast for trial in trials} - {""}
-    datasets = {name: load_dataset(name) for name in sorted(names)}
-    for trial in progress_bar(trials, len(trials), "trials", unit="trial"):
-        model = load_model(trial.model, trial.weights, levels=trial.levels)  # type: ignore[arg-type]
-        data, contrast = datasets[trial.data], datasets.get(trial.contrast)
-        identity = trial.identity(data, contrast, weights_hash(model.network))
-        name = key(identity)
-        if name not in store:
-            if limit_seconds is not None and time.monotonic() - began > limit_seconds:
-                break
-            known, start = origin(identity), time.monotonic()
-            scores = run(trial, model, data, contrast, scratch)
-            store.put(name, scores, known | {"seconds": round(time.monotonic() - start)})
-        keys.append(name)
-    return keys
 
 
 def origin(identity: dict[str, Any]) -> dict[str, Any]:

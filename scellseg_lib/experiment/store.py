@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from scellseg_lib.errors import DatasetError
+from scellseg_lib.experiment.trial import ADDED, METHOD_VERSION, Trial
 from scellseg_lib.metrics import THRESHOLDS
 
 _PERCENT = [round(100 * float(threshold)) for threshold in THRESHOLDS]
@@ -57,6 +59,22 @@ class Store:
         """What is known of a trial's run."""
         return self._read(f"{key}.json", lambda file: json.loads(file.read_text()))
 
+    def seconds(self) -> dict[Trial, float]:
+        """Trials of this version of the method that are there, with the seconds that each took.
+
+        Nothing but the trial itself is compared: neither images nor weights need be at hand.
+        """
+        found = {}
+        for file in sorted(self.folder.glob("*.json")):
+            origin = self.origin(file.stem)
+            said = {name: _frozen(value) for name, value in origin["trial"].items()}
+            if said["method"] == METHOD_VERSION:
+                known = {
+                    field.name: said[field.name] for field in fields(Trial) if field.name in said
+                }
+                found[Trial(**known)] = float(origin.get("seconds", "nan"))
+        return found
+
     def frame(self, **wanted: Any) -> pd.DataFrame:
         """Scores of all trials whose fields have the values ``wanted``; lists are tuples here.
 
@@ -75,16 +93,16 @@ class Store:
         """
         frames = []
         for file in sorted(self.folder.glob("*.json")):
-            trial = self.origin(file.stem)["trial"]
+            trial = ADDED | self.origin(file.stem)["trial"]
             trial |= {"n_shots": len(trial["shots"]), "key": file.stem}
-            fields = {name: _frozen(value) for name, value in trial.items()}
-            if unknown := wanted.keys() - fields.keys():
+            said = {name: _frozen(value) for name, value in trial.items()}
+            if unknown := wanted.keys() - said.keys():
                 raise DatasetError(
-                    f"trials have no {sorted(unknown)}", remedy=f"They have {sorted(fields)}."
+                    f"trials have no {sorted(unknown)}", remedy=f"They have {sorted(said)}."
                 )
-            if all(fields[name] == value for name, value in wanted.items()):
+            if all(said[name] == value for name, value in wanted.items()):
                 scores = self._read(f"{file.stem}.csv", _read_scores)
-                columns = {name: [value] * len(scores) for name, value in fields.items()}
+                columns = {name: [value] * len(scores) for name, value in said.items()}
                 frames.append(scores.assign(**columns))
         if not frames:
             raise DatasetError(

@@ -1,0 +1,168 @@
+"""Which trials the experiments consist of, at which profile, and what a sweep still lacks."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from scellseg_lib import paths
+from scellseg_lib.data import load_dataset
+from scellseg_lib.errors import ScellsegError
+from scellseg_lib.experiment import grid, profile, shots, sweep
+from scellseg_lib.experiment.profile import load_profile
+from scellseg_lib.experiment.store import Store
+from scellseg_lib.experiment.trial import Trial
+from tests.test_experiment import scores
+
+RELEASED = load_profile("released")
+
+
+def test_each_state_has_the_same_shots_for_all_models():
+    found = grid.shot_scale(RELEASED)
+    plan = RELEASED.data["bbbc010_elegans"]
+    assert len(found) == len(set(found))
+    mine = [trial for trial in found if trial.data == "bbbc010_elegans"]
+    assert len(mine) == 3 * len(plan.shots) * len(plan.states)
+    drawn = {(t.n_shots, t.seed): set() for t in mine}
+    for trial in mine:
+        drawn[trial.n_shots, trial.seed].add(trial.shots)
+    assert {len(sets) for sets in drawn.values()} == {1}
+    for (n, state), (one,) in drawn.items():  # those of a smaller number are among the larger's
+        assert set(one) <= set(*drawn[10, state])
+        assert len(set(one)) == n
+
+
+def test_transferability_has_each_model_of_the_profile_directly_and_tuned():
+    found = grid.transferability(load_profile("smoke"))
+    pairs = {(t.model, t.strategy) for t in found}
+    models = {"unet2", "unet3", "hover", "cellpose", "scellseg"}
+    expected = {(model, way) for model in models for way in ("direct", "classic")}
+    assert pairs == expected | {("scellseg", "contrastive")}
+    assert {t.steps for t in found if t.strategy == "direct"} == {0}
+    assert {t.seed for t in found if t.strategy == "direct"} == {0}
+    assert {t.contrast for t in found if t.strategy == "classic"} == {""}
+    assert {t.contrast for t in found if t.strategy == "contrastive"} == {"synthetic_contrast"}
+
+
+def test_generalization_scores_the_models_that_transferability_tunes():
+    tuned = {t.tuning() for t in grid.transferability(RELEASED) if t.strategy != "direct"}
+    general = [t for t in grid.generalization(RELEASED) if t.strategy != "direct"]
+    assert {t.tuning() for t in general} <= tuned
+    assert {(t.tested_on, t.split) for t in general} == {
+        (name, "general_test") for name in RELEASED.general_test
+    }
+
+
+def test_longer_training_never_sees_a_query_image():
+    found = grid.longer_training(RELEASED)
+    assert {(t.split, t.contrast) for t in found} == {("held_out", "")}
+    pools = {"bbbc010_elegans": 10, "t98g_phase": 10, "hela_phase_nuclei": 12}
+    assert all(t.n_shots < pools[t.data] for t in found)
+    assert {(t.steps, t.options) for t in found} == {
+        (steps, (("schedule", schedule),)) for steps in grid.STEPS for schedule in grid.SCHEDULES
+    }
+
+
+@pytest.mark.parametrize("name", grid.EXPERIMENTS)
+def test_an_experiment_has_trials_where_its_profile_has_what_it_needs(name: str):
+    found = grid.EXPERIMENTS[name](load_profile("cpu"))
+    assert found
+    assert len(found) == len(set(found))
+
+
+def test_states_come_one_after_the_other():
+    found = grid.ordered([*grid.layers(RELEASED), *grid.shot_scale(RELEASED)] * 2)
+    states = [trial.seed for trial in found]
+    assert states == sorted(states)
+    assert len(found) == len(set(found))
+
+
+def test_the_profile_of_the_paper_is_the_papers():
+    paper = load_profile("paper")
+    claims = yaml.safe_load((paths.manifests() / "paper_claims.yaml").read_text())
+    assert {name: list(plan.shots) for name, plan in paper.data.items()} == claims["shot_levels"]
+    assert {len(plan.states) for plan in paper.data.values()} == {claims["repeats"]}
+    assert (paper.levels, paper.steps) == ((32, 64, 128, 256), 100)
+    assert paper.pretraining is None  # the paper's recipe
+    assert len(paper.models) == 5
+
+
+@pytest.mark.real_data
+def test_the_table_of_shots_is_what_data_sets_draw(real_data: Path):
+    table = pd.read_csv(paths.manifests() / "shots.csv", dtype={"images": str})
+    names = list(dict.fromkeys(table["data"]))
+    assert names == list(RELEASED.data)
+    drawn = pd.concat([shots.draw(load_dataset(name), 10) for name in names])
+    pd.testing.assert_frame_equal(table, drawn.reset_index(drop=True))
+
+
+def test_shots_of_a_set_that_is_not_here_are_open(monkeypatch, tmp_path):
+    monkeypatch.setenv("SCELLSEG_DATA", str(tmp_path))
+    assert shots.shots("mito", 2, 3) == ("shot 1 of state 3", "shot 2 of state 3")
+    assert shots.shots("bbbc010_elegans", 2, 0) == ("B04", "A05")  # from the table
+    assert len(shots.shots("synthetic_worms", 2, 0)) == 2
+
+
+def test_a_profile_is_narrowed_to_what_is_asked_for():
+    some = RELEASED.narrowed(data=["t98g_phase"], states=[5], shots=[3, 2], models=["scellseg"])
+    assert some.models == ("scellseg",)
+    assert {n: (p.shots, p.states) for n, p in some.data.items()} == {"t98g_phase": ((2, 3), (5,))}
+    assert RELEASED.narrowed() == RELEASED
+
+
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [({"data": ["mito"]}, "no data set 'mito'"), ({"models": ["unet"]}, r"models\.0")],
+)
+def test_what_a_profile_cannot_have_is_refused(choice: dict, message: str):
+    with pytest.raises(ScellsegError, match=message):
+        RELEASED.narrowed(**choice)
+
+
+def test_a_mistyped_profile_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "profiles", lambda: tmp_path)
+    text = (paths.REPOSITORY / "notebooks" / "profiles" / "smoke.yaml").read_text()
+    (tmp_path / "mine.yaml").write_text(text.replace("steps:", "stepz:"))
+    with pytest.raises(ScellsegError, match=r"mine\.yaml: this is no profile: stepz"):
+        load_profile("mine")
+    with pytest.raises(ScellsegError, match=r"no profile 'other'.*There are: mine"):
+        load_profile("other")
+    assert profile.names() == ["mine"]
+
+
+# --- what a sweep lacks ----------------------------------------------------------------------
+
+
+def kept(store: Store, trial: Trial, seconds: float) -> None:
+    known = {"trial": trial.__dict__ | {"method": 1}, "seconds": seconds}
+    store.put(f"{trial.model}{trial.seed}", scores(), known)
+
+
+def test_a_plan_counts_what_is_missing_and_learns_how_long_it_takes(tmp_path, monkeypatch):
+    monkeypatch.setattr(sweep, "measure", lambda *_: {"one": 0.5})
+    store, mine = Store(tmp_path), RELEASED.narrowed(data=["bbbc010_elegans"], shots=[10])
+    every = sweep.plan(["shot_scale"], mine, store)
+    assert (every.n_trials, len(every.missing)) == (9, 9)
+    first, second, third = every.missing[:3]
+    step = 16 * 0.5
+    assert sweep.estimate(first, {}) == pytest.approx(step * (100 + 10))
+    assert sweep.estimate(second, {}) == pytest.approx(step * (180 + 10))
+    assert sweep.estimate(replace(first, protocol="best"), {}) == pytest.approx(step * (100 + 40))
+    kept(store, first, 50.0)
+    kept(store, third, 30.0)
+    then = sweep.plan(["shot_scale"], mine, store)
+    assert (then.n_trials, len(then.missing)) == (9, 7)
+    # Two of each kind that is known, three contrastive ones of which nothing is known.
+    assert then.seconds == pytest.approx(2 * 50 + 2 * 30 + 3 * step * 190)
+    assert not {first, third} & set(then.missing)
+
+
+def test_an_unknown_experiment_is_refused(tmp_path):
+    with pytest.raises(ScellsegError, match=r"no experiment 'shots'.*shot_scale"):
+        sweep.plan(["shots"], RELEASED, Store(tmp_path))
+    every = sweep.plan(["all"], load_profile("paper"), Store(tmp_path))
+    assert every.n_trials == len(every.missing) > 900
