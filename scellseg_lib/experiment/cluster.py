@@ -12,6 +12,9 @@ from scellseg_lib.experiment.run import Outcome, Place
 from scellseg_lib.experiment.trial import Trial
 from scellseg_lib.progress import progress_bar
 
+PATIENCE = 20
+"""Seconds in which a scheduler has to answer."""
+
 
 def run_on_cluster(trials: Sequence[Trial], place: Place, address: str) -> Outcome:
     """Compute the trials that a store lacks on a Dask cluster, one at a time a worker.
@@ -78,7 +81,7 @@ def _client(address: str) -> Iterator[Any]:
             yield client
         return
     try:
-        client = Client(address, timeout=20)
+        client = Client(address, timeout=PATIENCE)
     except (OSError, ValueError) as error:
         raise ScellsegError(
             f"no scheduler answers ({error})",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,27 @@ class Store:
     def origin(self, key: str) -> dict[str, Any]:
         """What is known of a trial's run."""
         return self._read(f"{key}.json", lambda file: json.loads(file.read_text()))
+
+    def provenance(self, keys: Iterable[str]) -> dict[str, Any]:
+        """Say briefly where results come from, for the file of origin of a figure.
+
+        Returns
+        -------
+        dict
+            ``trials``: key, commit and hashes of images and weights of each; ``versions``: of the
+            packages, each set once; ``method``: versions of the method.
+        """
+        trials, versions, methods = {}, [], set()
+        for key in dict.fromkeys(keys):
+            origin = self.origin(key)
+            said = origin["trial"]
+            trials[key] = {"commit": origin["commit"]} | {
+                name: said[name][:16] for name in ("pixels", "weights_sha256")
+            }
+            methods.add(said["method"])
+            if origin["versions"] not in versions:
+                versions.append(origin["versions"])
+        return {"trials": trials, "versions": versions, "method": sorted(methods)}
 
     def seconds(self) -> dict[Trial, float]:
         """Trials of this version of the method that are there, with the seconds that each took.

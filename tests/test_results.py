@@ -1,0 +1,87 @@
+"""The committed results are those of this code, these images and these weights."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from scellseg_lib import paths
+from scellseg_lib.checkpoint import weights_hash
+from scellseg_lib.data import Dataset, load_dataset
+from scellseg_lib.errors import ModelError
+from scellseg_lib.experiment import run
+from scellseg_lib.experiment.store import Store, _frozen
+from scellseg_lib.experiment.trial import Trial, key
+from scellseg_lib.model import Model, load_model
+
+FOLDERS = sorted((paths.REPOSITORY / "figures" / "data").glob("*/trials"))
+RESULTS = [(folder, file.stem) for folder in FOLDERS for file in sorted(folder.glob("*.json"))]
+
+
+def trial_of(folder: Path, name: str) -> Trial:
+    said = Store(folder).origin(name)["trial"]
+    names = {field.name for field in fields(Trial)} & said.keys()
+    return Trial(**{field: _frozen(said[field]) for field in names})
+
+
+@cache
+def images(name: str) -> Dataset:
+    return load_dataset(name)
+
+
+@cache
+def model(name: str, weights: str, levels: tuple[int, ...]) -> Model:
+    try:
+        return load_model(name, weights, levels=levels)
+    except ModelError as error:
+        pytest.skip(str(error))
+
+
+def test_there_are_results():
+    assert len(RESULTS) >= 3
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"), RESULTS, ids=lambda value: getattr(value, "stem", value)
+)
+def test_a_result_is_whole(folder: Path, name: str):
+    store, trial = Store(folder), trial_of(folder, name)
+    scores = store._read(f"{name}.csv", lambda file: file.read_text()).splitlines()[1:]
+    n_images = {"bbbc010_elegans": 39, "t98g_phase": 13, "hela_phase_nuclei": 20}[trial.data]
+    assert len(scores) == 2 * n_images
+    origin = store.origin(name)
+    assert len(origin["commit"]) == 40  # of a clean tree
+    assert origin["versions"]["torch"]
+
+
+@pytest.mark.real_data
+@pytest.mark.released_weights
+@pytest.mark.parametrize(
+    ("folder", "name"), RESULTS, ids=lambda value: getattr(value, "stem", value)
+)
+def test_a_result_is_named_by_these_images_and_weights(folder: Path, name: str, real_data: Path):
+    trial = trial_of(folder, name)
+    known = {each: images(each) for each in trial.needs}
+    start = model(trial.model, trial.weights, trial.levels)
+    assert key(trial.identity(known, weights_hash(start.network))) == name
+
+
+@pytest.mark.real_data
+@pytest.mark.released_weights
+def test_a_committed_trial_comes_out_again(real_data: Path, tmp_path: Path):
+    """Four images of the untuned model; other processors round otherwise, so nearly the same."""
+    store = Store(paths.results("released") / "trials")
+    committed = store.frame(strategy="direct", model="scellseg", precision="fp32")
+    trial = trial_of(store.folder, committed["key"][0])
+    data = images(trial.data)
+    chosen = tuple(sample for sample in data if sample.split == "shot") + data.query.samples[:4]
+    start = model(trial.model, trial.weights, trial.levels)
+    again = run.run(trial, start, {trial.data: replace(data, samples=chosen)}, tmp_path)
+    both = again.merge(committed, on=["image", "cell_threshold", "threshold"])
+    assert len(both) == len(again) == 4 * 2 * 10
+    difference = (both["ap_x"] - both["ap_y"]).abs()
+    assert difference.mean() < 0.005
+    assert both["ap_y"].mean() > 0.1  # there is something to compare
