@@ -76,7 +76,7 @@ def test_workers_that_are_killed_lose_no_trial(tmp_path: Path):
         outcome = cluster.run_on_cluster(wanted, Place(store, tmp_path), "local:2")
     assert len(killed) == 2
     assert (outcome.failed, len(set(outcome.keys))) == ({}, 4)
-    assert set(store.seconds()) == set(wanted)
+    assert set(store.trials()) == set(wanted)
     assert not list(store.folder.glob(".*"))  # nothing half-written
     here = Store(store.folder)  # the same store and the same keys in this process
     again = run.run_missing(wanted, Place(here, tmp_path))
@@ -90,7 +90,7 @@ def test_a_poisoned_trial_is_named_and_stops_nothing(tmp_path: Path):
     assert set(outcome.failed) == {deadly, wrong}
     assert "worker" in outcome.failed[deadly]
     assert "none" in outcome.failed[wrong]
-    assert set(store.seconds()) == {sound}
+    assert set(store.trials()) == {sound}
 
 
 @pytest.mark.parametrize(

@@ -185,7 +185,7 @@ def test_trials_that_are_there_are_not_run_again(data, tmp_path, monkeypatch):
         run.run_missing(wanted, here)
     assert done == wanted[:2]  # both are kept, though the third was cut off
     assert len(here.store.frame()) == 2 * 40
-    assert set(here.store.seconds()) == set(done)
+    assert set(here.store.trials()) == set(done)
     done.clear()
     outcome = run.run_missing(wanted, here)
     assert done == wanted[2:]

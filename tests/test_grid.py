@@ -166,3 +166,34 @@ def test_an_unknown_experiment_is_refused(tmp_path):
         sweep.plan(["shots"], RELEASED, Store(tmp_path))
     every = sweep.plan(["all"], load_profile("paper"), Store(tmp_path))
     assert every.n_trials == len(every.missing) > 900
+
+
+# --- parameters of the notebooks -------------------------------------------------------------
+
+
+def namespace(**changes) -> dict:
+    """What a notebook holds after its imports: parameters, modules, and what IPython puts in."""
+    return profile.PARAMETERS | {"In": [""], "Out": {}, "_oh": {}, "paths": paths} | changes
+
+
+def test_a_notebook_gets_the_profile_that_its_parameters_ask_for():
+    found = profile.figure_profile(namespace(PROFILE="smoke", STATES=[1]))
+    assert found.name == "smoke"
+    assert {plan.states for plan in found.data.values()} == {(1,)}
+    assert profile.figure_profile(namespace()) == RELEASED
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"STATE": [1]}, r"no parameter STATE\. Did you mean STATES\?"),
+        ({"profile": "smoke"}, r"no parameter profile\. Did you mean PROFILE\?"),
+        ({"QUITE_ELSE": 3}, r"no parameter QUITE_ELSE\. It has: PROFILE, DATA"),
+        ({"STATES": 1}, r"the parameter STATES is 1\. Give a value like \[\]"),
+        ({"COMPUTE": "yes"}, r"COMPUTE is 'yes'\. Give a value like False"),
+        ({"PROFILE": "fast"}, r"no profile 'fast'\. There are: cpu, paper"),
+    ],
+)
+def test_a_wrong_parameter_is_refused_in_words(wrong: dict, message: str):
+    with pytest.raises(ScellsegError, match=message):
+        profile.figure_profile(namespace(**wrong))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -13,18 +13,12 @@ from scellseg_lib.checkpoint import weights_hash
 from scellseg_lib.data import Dataset, load_dataset
 from scellseg_lib.errors import ModelError
 from scellseg_lib.experiment import run
-from scellseg_lib.experiment.store import Store, _frozen
-from scellseg_lib.experiment.trial import Trial, key
+from scellseg_lib.experiment.store import Store, trial_of
+from scellseg_lib.experiment.trial import key
 from scellseg_lib.model import Model, load_model
 
 FOLDERS = sorted((paths.REPOSITORY / "figures" / "data").glob("*/trials"))
 RESULTS = [(folder, file.stem) for folder in FOLDERS for file in sorted(folder.glob("*.json"))]
-
-
-def trial_of(folder: Path, name: str) -> Trial:
-    said = Store(folder).origin(name)["trial"]
-    names = {field.name for field in fields(Trial)} & said.keys()
-    return Trial(**{field: _frozen(said[field]) for field in names})
 
 
 @cache
@@ -48,7 +42,7 @@ def test_there_are_results():
     ("folder", "name"), RESULTS, ids=lambda value: getattr(value, "stem", value)
 )
 def test_a_result_is_whole(folder: Path, name: str):
-    store, trial = Store(folder), trial_of(folder, name)
+    store, trial = Store(folder), trial_of(Store(folder).origin(name))
     scores = store._read(f"{name}.csv", lambda file: file.read_text()).splitlines()[1:]
     n_images = {"bbbc010_elegans": 39, "t98g_phase": 13, "hela_phase_nuclei": 20}[trial.data]
     assert len(scores) == 2 * n_images
@@ -63,7 +57,7 @@ def test_a_result_is_whole(folder: Path, name: str):
     ("folder", "name"), RESULTS, ids=lambda value: getattr(value, "stem", value)
 )
 def test_a_result_is_named_by_these_images_and_weights(folder: Path, name: str, real_data: Path):
-    trial = trial_of(folder, name)
+    trial = trial_of(Store(folder).origin(name))
     known = {each: images(each) for each in trial.needs}
     start = model(trial.model, trial.weights, trial.levels)
     assert key(trial.identity(known, weights_hash(start.network))) == name
@@ -75,7 +69,7 @@ def test_a_committed_trial_comes_out_again(real_data: Path, tmp_path: Path):
     """Four images of the untuned model; other processors round otherwise, so nearly the same."""
     store = Store(paths.results("released") / "trials")
     committed = store.frame(strategy="direct", model="scellseg", precision="fp32")
-    trial = trial_of(store.folder, committed["key"][0])
+    trial = trial_of(store.origin(committed["key"][0]))
     data = images(trial.data)
     chosen = tuple(sample for sample in data if sample.split == "shot") + data.query.samples[:4]
     start = model(trial.model, trial.weights, trial.levels)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any, Literal
 
 import yaml
@@ -92,6 +93,62 @@ def load_profile(name: str) -> Profile:
             f"there is no profile {name!r}", where=file, remedy=f"There are: {', '.join(names())}."
         )
     return _validated({"name": name} | yaml.safe_load(file.read_text()), str(file))
+
+
+PARAMETERS: dict[str, Any] = {
+    "PROFILE": "released",
+    "DATA": [],
+    "MODELS": [],
+    "STATES": [],
+    "SHOTS": [],
+    "COMPUTE": False,
+}
+"""Parameters of a figure's notebook, with values of their types; empty: as the profile has it."""
+
+
+def check_parameters(namespace: Mapping[str, Any], known: Mapping[str, Any]) -> None:
+    """Refuse parameters that a notebook does not have, or of another type; papermill only warns.
+
+    Parameters
+    ----------
+    namespace : mapping
+        ``globals()`` of the notebook, right after its imports.
+    known : mapping
+        Names of its parameters with a value of their type.
+
+    Raises
+    ------
+    ScellsegError
+        With the nearest known name.
+    """
+    literals = {
+        name: value
+        for name, value in namespace.items()
+        if isinstance(value, str | int | float | list | dict | tuple | None)
+        and not name.startswith("_")
+        and name not in ("In", "Out")
+    }
+    for name, value in literals.items():
+        if name not in known:
+            near = get_close_matches(name.upper(), known, 1)
+            raise ScellsegError(
+                f"the notebook has no parameter {name}",
+                remedy=f"Did you mean {near[0]}?" if near else f"It has: {', '.join(known)}.",
+            )
+        if type(value) is not type(known[name]):
+            raise ScellsegError(
+                f"the parameter {name} is {value!r}",
+                remedy=f"Give a value like {known[name]!r}.",
+            )
+
+
+def figure_profile(namespace: Mapping[str, Any]) -> Profile:
+    """Check the parameters of a figure's notebook, `PARAMETERS`, and return what they ask for."""
+    check_parameters(namespace, PARAMETERS)
+    asked = {name: namespace[name] for name in PARAMETERS}
+    return load_profile(asked["PROFILE"]).narrowed(
+        data=asked["DATA"], models=asked["MODELS"], states=asked["STATES"], shots=asked["SHOTS"]
+    )
 
 
 def _known(wanted: Sequence[str], there: Mapping[str, Any]) -> Sequence[str]:

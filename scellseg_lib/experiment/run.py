@@ -16,6 +16,8 @@ import pandas as pd
 from scellseg_lib import paths
 from scellseg_lib.checkpoint import kept_precision, weights_hash
 from scellseg_lib.data import Dataset, load_dataset, load_pretraining_subset
+from scellseg_lib.errors import ScellsegError
+from scellseg_lib.experiment.profile import Profile
 from scellseg_lib.experiment.store import Store
 from scellseg_lib.experiment.trial import PROTOCOLS, Trial, key
 from scellseg_lib.finetune import finetune
@@ -61,6 +63,48 @@ class Place:
     store: Store
     scratch: Path
     pretraining: PretrainRecipe | None = None
+
+
+def place_of(profile: Profile) -> Place:
+    """Where the trials of a profile are kept: committed results, and ``runs/`` beside them."""
+    store = Store(paths.results(profile.name) / "trials")
+    return Place(store, paths.runs() / "trials", profile.pretraining)
+
+
+def results(
+    trials: Sequence[Trial], profile: Profile, *, compute_missing: bool = False
+) -> pd.DataFrame:
+    """Scores of those of some trials that there are, computed first where that is asked for.
+
+    Parameters
+    ----------
+    trials : sequence of Trial
+        Of an experiment, see `grid`.
+    profile : Profile
+    compute_missing : bool
+
+    Returns
+    -------
+    DataFrame
+        As `Store.frame` gives.
+
+    Raises
+    ------
+    ScellsegError
+        When a trial that was to be computed fails.
+    DatasetError
+        When there is none of the trials.
+    """
+    place = place_of(profile)
+    if compute_missing:
+        failed = run_missing(trials, place).failed
+        for trial, reason in failed.items():
+            raise ScellsegError(
+                f"{len(failed)} of {len(trials)} trials failed, the first of them {trial.model} on "
+                f"{trial.data}",
+                remedy=f"Mend this first: {reason}",
+            )
+    return place.store.frame(among=set(trials))
 
 
 def run_missing(

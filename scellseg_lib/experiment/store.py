@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -80,24 +80,27 @@ class Store:
                 versions.append(origin["versions"])
         return {"trials": trials, "versions": versions, "method": sorted(methods)}
 
-    def seconds(self) -> dict[Trial, float]:
-        """Trials of this version of the method that are there, with the seconds that each took.
+    def trials(self) -> dict[Trial, dict[str, Any]]:
+        """Trials of this version of the method that are there, each with its origin and ``key``.
 
         Nothing but the trial itself is compared: neither images nor weights need be at hand.
         """
         found = {}
         for file in sorted(self.folder.glob("*.json")):
-            origin = self.origin(file.stem)
-            said = {name: _frozen(value) for name, value in origin["trial"].items()}
-            if said["method"] == METHOD_VERSION:
-                known = {
-                    field.name: said[field.name] for field in fields(Trial) if field.name in said
-                }
-                found[Trial(**known)] = float(origin.get("seconds", "nan"))
+            origin = self.origin(file.stem) | {"key": file.stem}
+            if origin["trial"]["method"] == METHOD_VERSION:
+                found[trial_of(origin)] = origin
         return found
 
-    def frame(self, **wanted: Any) -> pd.DataFrame:
-        """Scores of all trials whose fields have the values ``wanted``; lists are tuples here.
+    def frame(self, among: Collection[Trial] | None = None, **wanted: Any) -> pd.DataFrame:
+        """Scores of trials.
+
+        Parameters
+        ----------
+        among : collection of Trial, optional
+            None: all that are there.
+        **wanted
+            Values that fields of the trials must have; lists are tuples here.
 
         Returns
         -------
@@ -114,22 +117,25 @@ class Store:
         """
         frames = []
         for file in sorted(self.folder.glob("*.json")):
-            trial = ADDED | self.origin(file.stem)["trial"]
+            origin = self.origin(file.stem)
+            trial = ADDED | origin["trial"]
             trial |= {"n_shots": len(trial["shots"]), "key": file.stem}
             said = {name: _frozen(value) for name, value in trial.items()}
             if unknown := wanted.keys() - said.keys():
                 raise DatasetError(
                     f"trials have no {sorted(unknown)}", remedy=f"They have {sorted(said)}."
                 )
-            if all(said[name] == value for name, value in wanted.items()):
+            fits = all(said[name] == value for name, value in wanted.items())
+            if fits and (among is None or trial_of(origin) in among):
                 scores = self._read(f"{file.stem}.csv", _read_scores)
                 columns = {name: [value] * len(scores) for name, value in said.items()}
                 frames.append(scores.assign(**columns))
         if not frames:
+            what = f"the {len(among)} trials asked for" if among is not None else "any trial"
             raise DatasetError(
-                f"there is no result of {wanted or 'any trial'}",
+                f"there is no result of {wanted or what}",
                 where=self.folder,
-                remedy="Run the trials first (compute=True in a notebook).",
+                remedy="Run the trials first (COMPUTE = True in a notebook, or `scellseg sweep`).",
             )
         order = ["data", "weights", "protocol", "model", "strategy", "n_shots", "seed"]
         return pd.concat(frames).sort_values(order, kind="stable", ignore_index=True)
@@ -148,6 +154,13 @@ class Store:
         scratch = self.folder / f".{name}.{os.getpid()}"
         write(scratch)
         scratch.replace(self.folder / name)
+
+
+def trial_of(origin: Mapping[str, Any]) -> Trial:
+    """Trial that a file of origin tells of."""
+    said = origin["trial"]
+    names = {field.name for field in fields(Trial)} & said.keys()
+    return Trial(**{name: _frozen(said[name]) for name in names})
 
 
 def _read_scores(file: Path) -> pd.DataFrame:

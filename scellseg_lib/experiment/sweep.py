@@ -55,7 +55,7 @@ def plan(experiments: Sequence[str], profile: Profile, store: Store) -> Plan:
             remedy=f"There are: all, {', '.join(EXPERIMENTS)}.",
         )
     trials = ordered(trial for name in names for trial in EXPERIMENTS[name](profile))
-    taken = store.seconds()
+    taken = {trial: origin.get("seconds", np.nan) for trial, origin in store.trials().items()}
     missing = [trial for trial in trials if trial not in taken]
     return Plan(missing, len(trials), sum(estimate(trial, taken) for trial in missing))
 
