@@ -12,7 +12,7 @@ import tarfile
 import time
 import types
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -318,10 +318,10 @@ def test_two_at_once_fetch_a_file_once(home: Path, server: Server) -> None:
         )
         until(lambda: bool(server.requests))
         time.sleep(0.3)  # in which the second would ask too
-        assert not (first.done() or second.done())
+        asked = len(server.requests)
         server.go_on.set()
+    assert asked == len(server.requests) == 1
     assert first.result().read_bytes() == second.result().read_bytes() == GOOD
-    assert len(server.requests) == 1
     assert files_under(home) == ["a.zip"]
 
 
@@ -542,6 +542,24 @@ def test_verify_tells_missing_damaged_and_changed_files_apart(home: Path, server
     # Another container with the same pixels is the same.
     (folder / "a_masks.png").write_bytes(imagecodecs.tiff_encode(MASKS))
     assert [f.state for f in fetch.verify(name).findings] == ["different", "ok"]
+
+
+def test_a_bar_counts_the_images_that_are_checked(
+    home: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bars = []
+
+    def bar(items: Sequence[Any], total: int, label: str) -> Iterator[Any]:
+        seen = list(items)
+        bars.append((label, total, len(seen)))
+        yield from seen
+
+    server.files["/a.zip"] = GOOD
+    name = describe(home, f"{server.url}/a.zip")
+    fetch.fetch(name)
+    monkeypatch.setattr(fetch, "progress_bar", bar)
+    assert fetch.verify(name).complete
+    assert bars == [(f"Checking {name}", 1, 1)]
 
 
 def test_an_unknown_data_set_is_an_error() -> None:
