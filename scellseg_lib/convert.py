@@ -21,6 +21,8 @@ from skimage.draw import polygon
 from scellseg_lib import readers
 from scellseg_lib.errors import DatasetError, ImageError
 
+_AGAIN = "Get the raw files from their publisher again; these are damaged or of another version."
+
 
 class Picture(NamedTuple):
     """An image as stored, uint8 or uint16 [H, W] or [H, W, 3], and its masks, uint16[H, W]."""
@@ -128,7 +130,9 @@ def livecell(raw: RawFiles, source: str) -> Iterator[Picture]:
                 segments[note["image_id"]].append(note["segmentation"])
         names = {image["id"]: Path(image["file_name"]).name for image in content["images"]}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DatasetError(f"this is not COCO JSON ({error!r})", where=path) from error
+        raise DatasetError(
+            f"this is not COCO JSON ({error!r})", where=path, remedy=_AGAIN
+        ) from error
     for number in natsorted(names, key=names.__getitem__):
         image = readers.read_pixels(raw.find(names[number])[0])
         shape = image.shape[:2]
@@ -207,7 +211,8 @@ def rasterise(segment: Any, shape: tuple[int, ...]) -> np.ndarray:
     counts = segment["counts"]
     runs = counts if isinstance(counts, list) else _decode_counts(counts)
     if tuple(segment["size"]) != tuple(shape) or sum(runs) != mask.size or min(runs) < 0:
-        raise DatasetError(f"run lengths for {segment['size']} do not fill an image of {shape}")
+        what = f"run lengths for {segment['size']} do not fill an image of {shape}"
+        raise DatasetError(what, remedy=_AGAIN)
     # The first run is outside the cell; COCO runs down the columns.
     return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(shape[::-1]).T
 
@@ -246,6 +251,7 @@ def write_picture(picture: Picture, image_path: Path, masks_path: Path) -> None:
             f"the image is {image.dtype}{list(image.shape)}, its masks are {list(size)}; a PNG "
             "holds uint8 or uint16 with one plane or three, of the size of the masks",
             where=picture.name,
+            remedy="Convert the image first.",
         )
     image_path.write_bytes(imagecodecs.png_encode(np.ascontiguousarray(image)))
     masks_path.write_bytes(imagecodecs.png_encode(np.ascontiguousarray(picture.masks)))
@@ -256,12 +262,17 @@ def _layer(path: Path, image: np.ndarray) -> np.ndarray:
     pixels = readers.read_pixels(path)
     layer: np.ndarray = pixels.reshape(*pixels.shape[:2], -1).max(axis=2) > 0
     if layer.shape != image.shape[:2]:
-        raise ImageError(f"the mask is {layer.shape}, its image {image.shape[:2]}", where=path)
+        what = f"the mask is {layer.shape}, its image {image.shape[:2]}"
+        raise ImageError(what, where=path, remedy=_AGAIN)
     return layer
 
 
 def _as_labels(labels: np.ndarray, where: Path | None = None) -> np.ndarray:
     """The same labels as uint16, if they fit."""
     if labels.max(initial=0) > np.iinfo(np.uint16).max:
-        raise ImageError(f"{labels.max()} cells are more than a 16-bit PNG holds", where=where)
+        raise ImageError(
+            f"the highest label, {labels.max()}, is more than a 16-bit PNG holds",
+            where=where,
+            remedy="Cut the image into smaller ones, or number its cells from 1.",
+        )
     return labels.astype(np.uint16)

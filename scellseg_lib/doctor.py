@@ -53,7 +53,10 @@ def facts() -> Iterator[tuple[str, str]]:
 
 
 def self_test() -> Iterator[Check]:
-    """Yield the outcome of each part: about ten seconds on two cores."""
+    """Yield the outcome of each part: some five seconds on two cores.
+
+    The first time, numba compiles (ten seconds more) and the speed is measured; both are cached.
+    """
     device = precision.default_device()
     chosen = precision.choose(device, LEVELS)
     image, masks = synthetic.image("Kc167", 0, (256, 256))

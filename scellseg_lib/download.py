@@ -1,10 +1,15 @@
-"""One file from the network, whole or not at all; nothing else in the library downloads."""
+"""One file from the network, whole or not at all; nothing else in the library downloads.
+
+What has come lies in ``NAME.part`` beside the file, where a run that is killed leaves it and the
+next goes on.
+"""
 
 from __future__ import annotations
 
 import shutil
 import time
-from functools import partial
+from contextlib import suppress
+from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -12,10 +17,12 @@ from urllib.request import url2pathname
 
 import pooch
 import requests
+from filelock import FileLock
 from tqdm.auto import tqdm
 
 from scellseg_lib import paths
 from scellseg_lib.errors import FetchError
+from scellseg_lib.progress import watched
 
 ATTEMPTS = 5
 PATIENCE = 1.0  # seconds before the second attempt; doubled for each further one
@@ -26,7 +33,8 @@ CHUNK = 1 << 16  # bytes; what a cut connection can lose
 def download(url: str, file: Path, sha256: str | None = None, session: Any = requests) -> Path:
     """Get one file, whole or not at all, unless it is there already.
 
-    A cut connection is taken up where it broke, and a busy server asked again, a few times.
+    A cut connection is taken up where it broke, by this run or the next, and a busy server asked
+    again, a few times. A second process that wants the same file waits for the first.
 
     Parameters
     ----------
@@ -50,22 +58,31 @@ def download(url: str, file: Path, sha256: str | None = None, session: Any = req
         If the network is forbidden, the server refuses (404 and its like, at once) or cannot be
         reached, or what came is another file.
     """
-    if paths.offline() and not is_whole(file, sha256):
+    if is_whole(file, sha256):
+        return file
+    if paths.offline():
         raise FetchError(
             f"there is no whole {file.name} here, and SCELLSEG_OFFLINE forbids the network",
             where=url,
             remedy=f"Unset SCELLSEG_OFFLINE, or put the file into {file.parent}.",
         )
-    pooch.get_logger().setLevel("WARNING")
-    known = f"sha256:{sha256}" if sha256 else None
-    try:
-        pooch.retrieve(url, known, file.name, file.parent, downloader=partial(_receive, session))
-    except ValueError as error:  # how pooch says that the hash is wrong
-        raise FetchError(
-            f"what came does not have the SHA-256 {sha256}",
-            where=url,
-            remedy="Try again later; the publisher may have replaced the file.",
-        ) from error
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_name(f"{file.name}.part")
+    lock = Path(f"{part}.lock")
+    # The system frees the lock of a process that was killed.
+    with FileLock(lock):
+        try:
+            if not is_whole(file, sha256):  # now that nobody else is at it
+                _receive_whole(session, url, part, sha256)
+                part.replace(file)
+        except OSError:  # such as a full disk
+            part.unlink(missing_ok=True)
+            raise
+        finally:
+            if part.is_file() and not part.stat().st_size:
+                part.unlink()
+            with suppress(OSError):  # Windows lets nobody delete a file in use; there the lock does
+                lock.unlink()
     return file
 
 
@@ -74,45 +91,68 @@ def is_whole(file: Path, sha256: str | None) -> bool:
     return file.is_file() and (sha256 is None or pooch.file_hash(str(file)) == sha256)
 
 
-def _receive(session: Any, url: str, output: str, _: Any) -> None:
-    """Pooch's downloader: fill `output`, going on where it ends after each failure."""
-    if url.startswith("file:"):
-        shutil.copyfile(url2pathname(urlsplit(url).path), output)
+def _receive_whole(session: Any, url: str, part: Path, sha256: str | None) -> None:
+    """Fill `part` and check it; if an earlier run began it wrongly, once more from the start."""
+    resumed = part.is_file()
+    _receive(session, url, part)
+    if is_whole(part, sha256):
         return
-    file = Path(output)
+    part.unlink()
+    if not resumed:
+        raise FetchError(
+            f"what came does not have the SHA-256 {sha256}",
+            where=url,
+            remedy="Try again later; the publisher may have replaced the file.",
+        )
+    _receive_whole(session, url, part, sha256)
+
+
+def _receive(session: Any, url: str, part: Path) -> None:
+    """Fill `part`, going on where it ends, now and after each failure."""
+    if url.startswith("file:"):
+        shutil.copyfile(url2pathname(urlsplit(url).path), part)
+        return
     for attempt in range(ATTEMPTS):
         time.sleep(PATIENCE * (2**attempt // 2))  # none before the first
         try:
-            _append(session, url, file)
+            _append(session, url, part)
             return
         except requests.RequestException as error:
             # No answer at all is like that of a server which is down.
             status = getattr(error.response, "status_code", 503)
-            if status == 416:  # what we hold is not the beginning of what is there now
-                file.write_bytes(b"")
-            refused = status < 500 and status not in (408, 416, 429)
+            if status in (412, 416):  # what we hold is not the beginning of what is there now
+                part.unlink(missing_ok=True)
+            refused = status < 500 and status not in (408, 412, 416, 429)
             if refused or attempt == ATTEMPTS - 1:
                 raise FetchError(
                     f"the download failed ({error})",
                     where=url,
-                    remedy="Check the connection and try again; the file may have moved.",
+                    remedy="Check the connection and try again: it goes on where it broke. The "
+                    "file may have moved.",
                 ) from error
 
 
-def _append(session: Any, url: str, file: Path) -> None:
-    """Append to `file` what is missing of it; start anew where the server cannot resume."""
-    have = file.stat().st_size
-    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
+def _append(session: Any, url: str, part: Path) -> None:
+    """Append to `part` what is missing of it; start anew where the server cannot resume."""
+    have = part.stat().st_size if part.is_file() else 0
+    headers = {"Accept-Encoding": "identity"}
+    if have:
+        # No hash may be known that would tell the beginning of one version from the end of another.
+        unchanged = formatdate(part.stat().st_mtime, usegmt=True)
+        headers |= {"Range": f"bytes={have}-", "If-Unmodified-Since": unchanged}
     with session.get(url, headers=headers, stream=True, timeout=TIMEOUT) as answer:
+        if have and answer.headers.get("Content-Range") == f"bytes */{have}":
+            return  # nothing is missing
         answer.raise_for_status()
         if answer.status_code != requests.codes.partial_content:
             have = 0
         length, name = answer.headers.get("Content-Length"), url.rpartition("/")[2]
         total = have + int(length) if length else None
-        bar = tqdm(desc=name, total=total, initial=have, unit="B", unit_scale=True, disable=None)
-        with bar, file.open("ab" if have else "wb") as out:
+        silent = not watched()
+        bar = tqdm(desc=name, total=total, initial=have, unit="B", unit_scale=True, disable=silent)
+        with bar, part.open("ab" if have else "wb") as out:
             for chunk in answer.iter_content(CHUNK):
                 out.write(chunk)
                 bar.update(len(chunk))
-    if total is not None and file.stat().st_size != total:
-        raise requests.ConnectionError(f"{file.stat().st_size} of {total} bytes came")
+    if total is not None and part.stat().st_size != total:
+        raise requests.ConnectionError(f"{part.stat().st_size} of {total} bytes came")

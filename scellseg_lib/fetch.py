@@ -21,7 +21,10 @@ from scellseg_lib import convert, paths, readers, released
 from scellseg_lib.download import download, is_whole
 from scellseg_lib.errors import DatasetError, FetchError, ImageError, ScellsegError
 from scellseg_lib.manifest import Archive, Entry, Manifest, load_manifest
+from scellseg_lib.progress import progress_bar, watched
 from scellseg_lib.unpack import DAMAGED, unpack
+
+_CHANGED = "The publisher may have changed the files; please report it."
 
 State = Literal["ok", "missing", "different", "present, no hash published here"]
 
@@ -118,16 +121,18 @@ def fetch(name: str) -> Path:
             made.mkdir()
             try:
                 pictures = _pictures(card, converter, convert.RawFiles.under(raw))
-                for picture, *files in tqdm(pictures, f"Converting {name}", total, disable=None):
+                silent = not watched()
+                for picture, *files in tqdm(pictures, f"Converting {name}", total, disable=silent):
                     convert.write_picture(picture, *(made / file for file in files))
                 report = _report(card, made)
                 if not report.complete:
-                    raise DatasetError(f"not what the manifest promises:\n{report}\nNone is kept")
+                    what = f"not what the manifest promises:\n{report}\nNone is kept"
+                    raise DatasetError(what, remedy=_CHANGED)
             except (DatasetError, ImageError) as error:
                 raise FetchError(
                     f"the archives of {name} do not hold what they should: {error.what}",
                     where=_downloads(card),
-                    remedy="The publisher may have changed the files; please report it.",
+                    remedy=_CHANGED,
                 ) from error
             card.folder.mkdir(exist_ok=True)
             for file in made.iterdir():
@@ -151,7 +156,9 @@ def _downloads(card: Manifest) -> Path:
 
 def _report(card: Manifest, folder: Path) -> Report:
     """Compare the files in `folder` with a manifest."""
-    findings = [f for entry in card.entries(folder) for f in _check(entry, folder)]
+    entries = card.entries(folder)
+    shown = progress_bar(entries, len(entries), f"Checking {card.name}")
+    findings = [finding for entry in shown for finding in _check(entry, folder)]
     for group in card.groups:
         found = sum(1 for _ in group.entries(folder))
         if found < (group.count or 1):
@@ -193,7 +200,7 @@ def _pictures(
     for entry in card.files:
         found = list(converter(raw, entry.source or entry.name))
         if len(found) != 1:
-            raise DatasetError(f"{len(found)} raw images match {entry.name}")
+            raise DatasetError(f"{len(found)} raw images match {entry.name}", remedy=_CHANGED)
         yield found[0], entry.image, entry.masks
     for group in card.groups:
         for picture in converter(raw, group.source):
@@ -218,7 +225,11 @@ def _from_package(archive: Archive) -> Path:
     except ScellsegError as error:
         raise FetchError(error.what, where=error.where, remedy=error.remedy) from error
     if not is_whole(file, archive.sha256):
-        raise FetchError(f"this is not the archive with SHA-256 {archive.sha256}", where=file)
+        raise FetchError(
+            f"this is not the archive with SHA-256 {archive.sha256}",
+            where=file,
+            remedy="Delete it and try again; if it comes again, the manifest is wrong.",
+        )
     return file
 
 

@@ -84,12 +84,12 @@ def flows_to_masks(
     cell_threshold : float
         Pixels with a logit above it move.
     flow_threshold : float
-        Masks whose mean squared difference between given flow and the flow of the mask itself
-        exceeds it are dropped; 0 keeps all.
+        Masks are dropped whose own flow differs more from the given one (mean squared); 0: none.
     n_steps : int
         Euler steps of at most one pixel.
     min_size : int
-        Masks of fewer pixels are dropped.
+        Masks of fewer pixels are dropped, and so are true cells that small: perfect flows of the
+        35 contrast images give AP@0.5 0.991 at 35 and 0.998 at 15.
 
     Returns
     -------

@@ -217,7 +217,11 @@ def load_manifest(name: str | Path) -> Manifest:
 def _packaged(path: Path) -> Manifest:
     manifest = _parse(path, Manifest)
     if manifest.name != path.stem:
-        raise ManifestError(f"the manifest is named {manifest.name!r}", where=path)
+        raise ManifestError(
+            f"the manifest is named {manifest.name!r}",
+            where=path,
+            remedy="Give the file and its field `name` the same name.",
+        )
     return manifest
 
 
@@ -251,13 +255,18 @@ def _parse(path: Path, schema: type[_Model]) -> _Model:
         content: Any = yaml.load(path.read_text(encoding="utf-8"), Loader=loader)
         return schema.model_validate(content)
     except OSError as error:
-        raise ManifestError("the manifest cannot be read", where=path) from error
+        remedy = "Check that the file is there and that you may read it."
+        raise ManifestError("the manifest cannot be read", where=path, remedy=remedy) from error
     except yaml.YAMLError as error:
-        raise ManifestError(f"the manifest is not YAML ({error})", where=path) from error
+        raise ManifestError(
+            f"the manifest is not YAML ({error})", where=path, remedy="Mend the line that it names."
+        ) from error
     except ValidationError as error:
         wrong = "; ".join(
             f"{'.'.join(map(str, e['loc'])) or 'manifest'}: {e['msg']}" for e in error.errors()
         )
-        raise ManifestError(f"the manifest does not follow the schema ({wrong})", where=path) from (
-            error
-        )
+        raise ManifestError(
+            f"the manifest does not follow the schema ({wrong})",
+            where=path,
+            remedy="Mend the fields named; scellseg_lib/manifest.py says what each holds.",
+        ) from error

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 THRESHOLDS = (0.50, 0.55, 0.60, 0.65, 0.70, 0.75, 0.80, 0.85, 0.90, 0.95)
 """The ten IoU thresholds of mAP and mAJI."""
-
 _DECIMALS = 10**6  # thresholds are exact decimals of at most six places
 
 
@@ -35,10 +34,8 @@ class Overlap:
 
     Attributes
     ----------
-    labels : (int64[n_true], int64[n_predicted])
-        The labels present, true and predicted, ascending, without background.
-    areas : (int64[n_true], int64[n_predicted])
-        Their pixels.
+    labels, areas : (int64[n_true], int64[n_predicted]) each
+        The labels present, true and predicted, ascending, without background, and their pixels.
     index : (int64[n_pairs], int64[n_pairs])
         The pairs that share pixels, as positions in the arrays above, ordered.
     intersection, union, iou : int64[n_pairs], int64[n_pairs], float64[n_pairs]
@@ -54,7 +51,7 @@ class Overlap:
 
 
 class Scores(NamedTuple):
-    """All scores of one image; the arrays hold one value per threshold."""
+    """All scores of one image; the arrays are float64 (counts int64), one value per threshold."""
 
     thresholds: np.ndarray
     ap: np.ndarray
@@ -92,16 +89,19 @@ def overlap(true: np.ndarray, predicted: np.ndarray) -> Overlap:
     true, predicted : int[H, W]
         Label images, 0 is background; labels need not be contiguous.
 
+    Returns
+    -------
+    Overlap
+
     Raises
     ------
     MetricError
         For different shapes, labels that are not integers, or negative labels.
     """
     if np.shape(true) != np.shape(predicted):
-        raise MetricError(
-            f"the true labels are {np.shape(true)} pixels, the predicted {np.shape(predicted)}",
-            remedy="Resize the prediction to the image (nearest neighbour) before scoring it.",
-        )
+        what = f"the true labels are {np.shape(true)} pixels, the predicted {np.shape(predicted)}"
+        remedy = "Resize the prediction to the image (nearest neighbour) before scoring it."
+        raise MetricError(what, remedy=remedy)
     true, predicted = _checked(true, "true"), _checked(predicted, "predicted")
     starts = _run_starts(true, predicted)
     length = np.diff(starts, append=true.size)
@@ -128,6 +128,15 @@ def match(true: np.ndarray, predicted: np.ndarray, threshold: float = 0.5) -> Ob
         Label images, 0 is background.
     threshold : float
         The least IoU of a match, above 0 and at most 1; rounded to six decimals.
+
+    Returns
+    -------
+    ObjectMatches
+
+    Raises
+    ------
+    MetricError
+        For another threshold, and as `overlap`.
     """
     found = overlap(true, predicted)
     matched = _matches(found, *_exact([threshold]))
@@ -158,6 +167,15 @@ def scores(
         Label images, 0 is background.
     thresholds : sequence of float
         IoU thresholds above 0 and at most 1, compared with ``>=``; rounded to six decimals.
+
+    Returns
+    -------
+    Scores
+
+    Raises
+    ------
+    MetricError
+        For other thresholds, and as `overlap`.
     """
     found = overlap(true, predicted)
     exact = _exact(thresholds)
@@ -188,10 +206,10 @@ def aggregated_jaccard_index(
     """Aggregated Jaccard index of one image.
 
     Without a threshold, the standard index (Kumar et al. 2017): each true cell is joined by the
-    prediction of best IoU (ties to the lower label; a prediction may serve twice), intersections
-    and unions are summed, and true cells that touch no prediction and predictions never used add
-    to the union. With a threshold ``t``, ``AJI(t)``, of which the paper's mAJI (Eq. 5) is the
-    mean: only one-to-one matches of IoU >= t join, all other areas add to the union.
+    prediction of best IoU (ties to the lower label; one may serve twice), intersections and unions
+    are summed, and cells that touch none and predictions never used add to the union. With a
+    threshold ``t``, ``AJI(t)``, whose mean is the paper's mAJI (Eq. 5): only one-to-one matches of
+    IoU >= t join, all other areas add to the union.
 
     Parameters
     ----------
@@ -199,6 +217,15 @@ def aggregated_jaccard_index(
         Label images, 0 is background. Empty against empty gives 1.
     threshold : float, optional
         IoU threshold above 0 and at most 1; ``None`` for the standard index.
+
+    Returns
+    -------
+    float
+
+    Raises
+    ------
+    MetricError
+        For another threshold, and as `overlap`.
     """
     if threshold is None:
         return _standard_aji(overlap(true, predicted))
@@ -233,16 +260,13 @@ def evaluate(
         ``aji`` (AJI at this threshold) and ``aji_standard`` (the same on all rows of an image).
     """
     if len(predictions) != len(truths):
-        raise MetricError(
-            f"there are {len(predictions)} predictions for {len(truths)} true label images",
-            remedy="Give one prediction per image, in the same order.",
-        )
+        what = f"there are {len(predictions)} predictions for {len(truths)} true label images"
+        raise MetricError(what, remedy="Give one prediction per image, in the same order.")
     frames = []
     for position, (predicted, truth) in enumerate(zip(predictions, truths, strict=True)):
-        if isinstance(truth, np.ndarray):
-            name, true = str(position), truth
-        else:
-            name, true = truth.name, truth.masks
+        name, true = (
+            (str(position), truth) if isinstance(truth, np.ndarray) else (truth.name, truth.masks)
+        )
         try:
             result = scores(true, getattr(predicted, "masks", predicted), thresholds)
         except MetricError as error:
@@ -270,10 +294,8 @@ def summary(frame: pd.DataFrame) -> dict[str, float]:
     ten = [f"{threshold:.6f}" for threshold in THRESHOLDS]
     means = frame.groupby(frame["threshold"].map("{:.6f}".format))[["ap", "aji"]].mean()
     if missing := [threshold for threshold in ten if threshold not in means.index]:
-        raise MetricError(
-            f"the scores lack the thresholds {', '.join(missing)}",
-            remedy="Call evaluate with its default thresholds.",
-        )
+        what = f"the scores lack the thresholds {', '.join(missing)}"
+        raise MetricError(what, remedy="Call evaluate with its default thresholds.")
     ap, maji = means.loc[ten, "ap"].to_numpy(), float(means.loc[ten, "aji"].to_numpy().mean())
     ap50, ap75 = (float(ap[THRESHOLDS.index(threshold)]) for threshold in (0.5, 0.75))
     return {"ap50": ap50, "ap75": ap75, "map": float(ap.mean()), "maji": maji}
@@ -284,10 +306,8 @@ def _exact(thresholds: Sequence[float] | np.ndarray) -> np.ndarray:
     values = np.asarray(thresholds, np.float64)
     exact = np.rint(values * _DECIMALS)
     if values.ndim != 1 or not np.all((exact >= 1) & (exact <= _DECIMALS)):
-        raise MetricError(
-            f"{thresholds} is not a sequence of IoU thresholds",
-            remedy="Give numbers above 0 and at most 1, such as [0.5, 0.75].",
-        )
+        what = f"{thresholds} is not a sequence of IoU thresholds"
+        raise MetricError(what, remedy="Give numbers above 0 and at most 1, such as [0.5, 0.75].")
     return exact.astype(np.int64)
 
 
@@ -300,15 +320,13 @@ def _checked(labels: np.ndarray, side: str) -> np.ndarray:
     """Labels as a flat array, once they are known to be whole and not negative."""
     labels = np.asarray(labels)
     if labels.dtype.kind not in "iu":
-        raise MetricError(
-            f"the {side} labels are of type {labels.dtype}, not whole numbers",
-            remedy="Label the cells 1, 2, .. on background 0 and convert with .astype('int32').",
-        )
+        what = f"the {side} labels are of type {labels.dtype}, not whole numbers"
+        remedy = "Label the cells 1, 2, .. on background 0 and convert with .astype('int32')."
+        raise MetricError(what, remedy=remedy)
     if labels.size and (lowest := int(labels.min())) < 0:
-        raise MetricError(
-            f"the {side} labels hold the negative value {lowest}",
-            remedy="Background is 0 and cells are positive; set ignored pixels to 0.",
-        )
+        what = f"the {side} labels hold the negative value {lowest}"
+        remedy = "Background is 0 and cells are positive; set ignored pixels to 0."
+        raise MetricError(what, remedy=remedy)
     return labels.ravel()
 
 

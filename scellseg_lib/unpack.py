@@ -14,9 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tqdm.auto import tqdm
-
 from scellseg_lib.errors import FetchError
+from scellseg_lib.progress import progress_bar
 
 DAMAGED = (
     zipfile.BadZipFile,
@@ -79,7 +78,8 @@ def unpack(archive: Path, folder: Path, members: str = "*") -> None:
                 where=folder,
                 remedy="Free some space, or set SCELLSEG_DATA to a folder on another disk.",
             )
-        for member in tqdm(wanted, desc=f"Unpacking {archive.name}", disable=None, leave=False):
+        label = f"Unpacking {archive.name}"
+        for member in progress_bar(wanted, len(wanted), label, unit="file"):
             target = folder / member.name
             target.parent.mkdir(parents=True, exist_ok=True)
             with member.open() as source, target.open("wb") as out:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import stat
 import subprocess
 import sys
 import tarfile
+import time
 import types
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 import imagecodecs
@@ -37,6 +42,8 @@ class Server:
     files: dict[str, bytes] = field(default_factory=dict)
     ranges: bool = True
     cut_after: int | None = None  # bytes of the first answer, after which the connection is cut
+    go_on: Event | None = None  # what it waits for instead of cutting
+    modified: float = 0.0  # when its files were, in seconds since 1970
     busy: int = 0  # answers of 503 before it serves
     requests: list[tuple[str, str | None]] = field(default_factory=list)
 
@@ -55,8 +62,15 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
                 self.send_error(503 if content is not None else 404)
                 return
             start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted else 0
+            since = self.headers.get("If-Unmodified-Since")
+            if since and parsedate_to_datetime(since).timestamp() < state.modified:
+                self.send_error(412)
+                return
             if start and state.ranges and start >= len(content):
-                self.send_error(416)
+                self.send_response(416)
+                self.send_header("Content-Range", f"bytes */{len(content)}")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
                 return
             start = start if state.ranges else 0
             self.send_response(206 if start else 200)
@@ -65,6 +79,10 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
             cut = state.cut_after
             state.cut_after = None
             self.wfile.write(content[start:][:cut])
+            if cut and state.go_on is not None:
+                state.go_on.wait(60)
+                with suppress(OSError):  # nobody listens if the other side was killed
+                    self.wfile.write(content[start:][cut:])
 
         def log_message(self, format: str, *args: Any) -> None:
             """Keep the test's output clean."""
@@ -199,13 +217,112 @@ def test_cut_connection_is_taken_up_again(
     assert next((home / "cache").rglob("a.zip")).read_bytes() == GOOD
 
 
+def begun(home: Path, content: bytes) -> Path:
+    """A file to download, of which an earlier run left a part."""
+    (home / "a.zip.part").write_bytes(content)
+    return home / "a.zip"
+
+
 def test_a_beginning_longer_than_the_file_is_thrown_away(home: Path, server: Server) -> None:
     server.files["/a.zip"] = GOOD
-    part = home / "part"
-    part.write_bytes(GOOD + b"of another file")
-    download._receive(download.requests, f"{server.url}/a.zip", str(part), None)
+    file = begun(home, GOOD + b"of another file")
+    download.download(f"{server.url}/a.zip", file)
     assert [wanted for _, wanted in server.requests] == [f"bytes={len(GOOD) + 15}-", None]
-    assert part.read_bytes() == GOOD
+    assert file.read_bytes() == GOOD
+    assert files_under(home) == ["a.zip"]
+
+
+def test_a_part_that_lacks_nothing_is_not_fetched_again(home: Path, server: Server) -> None:
+    server.files["/a.zip"] = GOOD
+    file = begun(home, GOOD)
+    download.download(f"{server.url}/a.zip", file)
+    assert [wanted for _, wanted in server.requests] == [f"bytes={len(GOOD)}-"]
+    assert file.read_bytes() == GOOD
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_beginning_of_another_file_is_found_out(
+    replaced: bool, home: Path, server: Server
+) -> None:
+    """By its hash, or, where none is known, because the file has changed since."""
+    server.files["/a.zip"], server.modified = GOOD, time.time() + 9 if replaced else 0.0
+    file = begun(home, bytes(300))
+    known = None if replaced else hashlib.sha256(GOOD).hexdigest()
+    download.download(f"{server.url}/a.zip", file, known)
+    assert [wanted for _, wanted in server.requests] == ["bytes=300-", None]
+    assert file.read_bytes() == GOOD
+
+
+def test_a_wrong_file_is_fetched_anew_once(home: Path, server: Server) -> None:
+    server.files["/a.zip"] = GOOD
+    with pytest.raises(FetchError, match="does not have the SHA-256 0000"):
+        download.download(f"{server.url}/a.zip", begun(home, GOOD[:300]), "0" * 64)
+    assert [wanted for _, wanted in server.requests] == ["bytes=300-", None]
+    assert files_under(home) == []
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from scellseg_lib.download import download
+download(sys.argv[1], Path(sys.argv[2]))
+"""
+
+
+def until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_a_killed_download_goes_on_where_it_was(home: Path, server: Server) -> None:
+    content = np.random.default_rng(0).bytes(4 * download.CHUNK)
+    server.files["/a.zip"], server.go_on = content, Event()
+    server.cut_after = 2 * download.CHUNK + 1000
+    url, file, part = f"{server.url}/a.zip", home / "a.zip", home / "a.zip.part"
+    child = subprocess.Popen([sys.executable, "-c", KILLED, url, str(file)])
+    try:
+        until(lambda: part.is_file() and part.stat().st_size == 2 * download.CHUNK)
+    finally:
+        child.kill()
+        child.wait()
+        server.go_on.set()
+    assert not file.exists()
+    download.download(url, file)
+    assert server.requests == [("/a.zip", None), ("/a.zip", f"bytes={2 * download.CHUNK}-")]
+    assert file.read_bytes() == content
+    assert files_under(home) == ["a.zip"]
+
+
+def test_what_a_bad_line_let_through_is_kept_for_the_next_run(
+    home: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download, "CHUNK", 250)
+    monkeypatch.setattr(download, "ATTEMPTS", 1)
+    server.files["/a.zip"], server.cut_after = GOOD, 1000
+    name = describe(home, f"{server.url}/a.zip")
+    with pytest.raises(FetchError, match="goes on where it broke"):
+        fetch.fetch(name)
+    assert leftovers(home) == [f"downloads/{name}/a.zip.part"]
+    fetch.fetch(name)
+    assert server.requests[1:] == [("/a.zip", "bytes=1000-")]
+
+
+def test_two_at_once_fetch_a_file_once(home: Path, server: Server) -> None:
+    server.files["/a.zip"], server.go_on, server.cut_after = GOOD, Event(), 500
+    file = home / "a.zip"
+    with ThreadPoolExecutor(2) as pool:
+        first, second = (
+            pool.submit(download.download, f"{server.url}/a.zip", file) for _ in range(2)
+        )
+        until(lambda: bool(server.requests))
+        time.sleep(0.3)  # in which the second would ask too
+        asked = len(server.requests)
+        server.go_on.set()
+    assert asked == len(server.requests) == 1
+    assert first.result().read_bytes() == second.result().read_bytes() == GOOD
+    assert files_under(home) == ["a.zip"]
 
 
 def test_a_busy_server_is_asked_again(home: Path, server: Server) -> None:
@@ -425,6 +542,24 @@ def test_verify_tells_missing_damaged_and_changed_files_apart(home: Path, server
     # Another container with the same pixels is the same.
     (folder / "a_masks.png").write_bytes(imagecodecs.tiff_encode(MASKS))
     assert [f.state for f in fetch.verify(name).findings] == ["different", "ok"]
+
+
+def test_a_bar_counts_the_images_that_are_checked(
+    home: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bars = []
+
+    def bar(items: Sequence[Any], total: int, label: str) -> Iterator[Any]:
+        seen = list(items)
+        bars.append((label, total, len(seen)))
+        yield from seen
+
+    server.files["/a.zip"] = GOOD
+    name = describe(home, f"{server.url}/a.zip")
+    fetch.fetch(name)
+    monkeypatch.setattr(fetch, "progress_bar", bar)
+    assert fetch.verify(name).complete
+    assert bars == [(f"Checking {name}", 1, 1)]
 
 
 def test_an_unknown_data_set_is_an_error() -> None:

@@ -249,6 +249,37 @@ def test_imports_go_one_way() -> None:
     assert backwards == []
 
 
+# --- errors ----------------------------------------------------------------------------------
+
+# Raised for a function of the same module, which tells the user what to do.
+CAUGHT_WITHIN = {
+    # source_archive gathers what each place answered, and gives one remedy for them all.
+    "released.py: ModelError(f'lists no {ARCHIVE}')",
+}
+
+
+def last_name(node: ast.AST) -> str:
+    """What a name or an attribute ends in."""
+    return node.id if isinstance(node, ast.Name) else getattr(node, "attr", "")
+
+
+def test_every_error_says_what_to_do() -> None:
+    """Each is made with a remedy, be it one that a helper or a caught error passes on."""
+    nodes = [(p.name, node) for p in modules() for node in ast.walk(ast.parse(p.read_text()))]
+    ours = {n.name for _, n in nodes if isinstance(n, ast.ClassDef) and n.name.endswith("Error")}
+    assert "ScellsegError" in ours
+    silent = set()
+    for name, node in nodes:
+        if isinstance(node, ast.Raise) and node.exc is not None and last_name(node.exc) in ours:
+            silent.add(f"{name}: {ast.unparse(node)}")
+        elif isinstance(node, ast.Call) and last_name(node.func) in ours:
+            given = [keyword.value for keyword in node.keywords if keyword.arg == "remedy"]
+            if not given or (isinstance(given[0], ast.Constant) and not given[0].value):
+                silent.add(f"{name}: {ast.unparse(node)}")
+    assert sorted(silent - CAUGHT_WITHIN) == []
+    assert silent >= CAUGHT_WITHIN, "take out what is no longer there"
+
+
 # --- what is never there ---------------------------------------------------------------------
 
 
