@@ -212,7 +212,7 @@ METHOD |= {"metrics", "progress", "errors", "paths", "__init__"}
 def test_library_is_thin() -> None:
     """The widgets and the picture generator, which nothing of the method needs, stand aside."""
     sizes = {path: code_lines(path.read_text()) for path in modules()}
-    assert METHOD <= {unit(path) for path in sizes}
+    assert {unit(path) for path in sizes} >= METHOD
     assert sum(n for path, n in sizes.items() if unit(path) in METHOD) < METHOD_LINES
     thin = sum(n for path, n in sizes.items() if unit(path) not in ("widgets", "synthetic"))
     assert thin < LIBRARY_LINES
