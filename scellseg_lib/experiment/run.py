@@ -273,7 +273,7 @@ def tune(trial: Trial, model: Model, images: Mapping[str, Dataset], scratch: Pat
 
 def origin(identity: dict[str, Any]) -> dict[str, Any]:
     """What another needs to repeat a trial: its identity, versions, and the commit at its start."""
-    return {"trial": identity, "versions": library_versions(), "commit": _commit()}
+    return {"trial": identity, "versions": library_versions(), "commit": commit()}
 
 
 def _precision(trial: Trial, model: Model) -> Precision:
@@ -281,7 +281,7 @@ def _precision(trial: Trial, model: Model) -> Precision:
     return replace(choose(model.device, model.network.levels), dtype=trial.precision)
 
 
-def _commit() -> str | None:
+def commit() -> str | None:
     """Commit of the code, where it is a clone, with a mark if tracked files differ from it."""
     git = ["git", "-C", str(paths.REPOSITORY)]
     commands = [*git, "rev-parse", "HEAD"], [*git, "status", "--porcelain", "-uno"]

@@ -7,7 +7,6 @@ when its JSON is, so that a kill at any moment leaves nothing that is half a res
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from scellseg_lib import paths
 from scellseg_lib.errors import DatasetError
 from scellseg_lib.experiment.trial import ADDED, METHOD_VERSION, Trial
 from scellseg_lib.metrics import THRESHOLDS
@@ -51,9 +51,10 @@ class Store:
             The trial's identity under ``"trial"``, and what else should be known of the run.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._write(f"{key}.csv", lambda file: _wide(scores).to_csv(file, index=False))
-        text = json.dumps(dict(origin), indent=1, sort_keys=True) + "\n"
-        self._write(f"{key}.json", lambda file: file.write_text(text))
+        with paths.whole(self.folder / f"{key}.csv") as file:
+            _wide(scores).to_csv(file, index=False)
+        with paths.whole(self.folder / f"{key}.json") as file:
+            file.write_text(json.dumps(dict(origin), indent=1, sort_keys=True) + "\n")
 
     def origin(self, key: str) -> dict[str, Any]:
         """What is known of a trial's run."""
@@ -149,11 +150,6 @@ class Store:
                 where=self.folder / name,
                 remedy="Delete the trial's two files; it is computed again.",
             ) from error
-
-    def _write(self, name: str, write: Callable[[Path], Any]) -> None:
-        scratch = self.folder / f".{name}.{os.getpid()}"
-        write(scratch)
-        scratch.replace(self.folder / name)
 
 
 def trial_of(origin: Mapping[str, Any]) -> Trial:
