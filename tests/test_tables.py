@@ -39,7 +39,12 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
     with paths.whole(file) as scratch:
         scratch.write_text("whole")
         assert not file.exists()
-    with pytest.raises(OSError, match="full"), paths.whole(file) as scratch:
-        scratch.write_text("half")
-        raise OSError("the disk is full")
+
+    def half() -> None:
+        with paths.whole(file) as scratch:
+            scratch.write_text("half")
+            raise OSError("the disk is full")
+
+    with pytest.raises(OSError, match="full"):
+        half()
     assert [(f.name, f.read_text()) for f in tmp_path.iterdir()] == [("one.txt", "whole")]
