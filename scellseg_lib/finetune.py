@@ -303,9 +303,10 @@ def _complete_card(
         update={
             "diameter": round(diameter, 2),
             "channels": getattr(shots, "channels", model.card.channels),
-            "origin": f"fine-tuned by the Scellseg notebooks from: {model.card.origin}",
+            "origin": f"fine-tuned by the Scellseg notebooks, {len(tuned.log)} steps; "
+            f"started from: {model.card.origin}",
             "training_data": [*model.card.training_data, shot_data],
-            "recipe": identity,
+            "recipe": identity | {"initial": model.card.recipe},
             "scores": {},
             "versions": library_versions(),
         }

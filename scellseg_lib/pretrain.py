@@ -170,7 +170,7 @@ def pretrain(
 
     model.network.eval()
     model.log = steps.log
-    _complete_card(model, datasets, identity, model.log)
+    _complete_card(model, datasets, identity, initial)
     remember_styles(model, samples)
     return model
 
@@ -283,22 +283,20 @@ def _step(
 
 
 def _complete_card(
-    model: Model,
-    datasets: Sequence[Dataset],
-    recipe: dict[str, Any],
-    log: list[dict[str, float]],
+    model: Model, datasets: Sequence[Dataset], identity: dict[str, Any], initial: Model | None
 ) -> None:
-    validated = [entry for entry in log if "validation_loss" in entry]
+    validated = [entry for entry in model.log if "validation_loss" in entry]
     learnt = [
         TrainingData(name=data.name, images=len(data), licence=data.licence) for data in datasets
     ]
+    earlier = {"weights": identity["initial"], "recipe": initial.card.recipe} if initial else None
     model.card = model.card.model_copy(
         update={
-            "origin": "pre-trained by the Scellseg notebooks"
-            + (f" from: {model.card.origin}" if model.card.origin else ""),
+            "origin": f"pre-trained by the Scellseg notebooks, {len(model.log)} steps"
+            + (f"; started from: {model.card.origin}" if model.card.origin else ""),
             "channels": datasets[0].channels,
             "training_data": list(dict.fromkeys([*model.card.training_data, *learnt])),
-            "recipe": recipe,
+            "recipe": identity | {"initial": earlier},
             "scores": {"validation_loss": validated[-1]["validation_loss"]} if validated else {},
             "versions": library_versions(),
         }
