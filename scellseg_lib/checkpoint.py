@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import torch
@@ -19,8 +19,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from scellseg_lib.atomic import whole
 from scellseg_lib.errors import TrainingError
 from scellseg_lib.precision import Precision
+from scellseg_lib.progress import bar
+
+SAVE_EVERY = 30.0
+"""Seconds between checkpoints: what a kill can cost."""
 
 
 @dataclass(frozen=True)
@@ -88,32 +93,30 @@ class Checkpoint:
         self.path = Path(path)
         self.identity = json.loads(json.dumps(identity, sort_keys=True, default=str))
 
-    def save(
-        self,
-        step: int,
-        modules: dict[str, nn.Module],
-        optimiser: torch.optim.Optimizer,
-        log: list[dict[str, float]],
-    ) -> None:
-        """Write the state after ``step`` steps; the earlier file stays until this is whole."""
-        tensors: dict[str, Tensor] = {}
-        for prefix, module in modules.items():
-            for key, value in module.state_dict().items():
-                tensors[f"{prefix}/{key}"] = value.detach().cpu().contiguous().clone()
-        for index, state in optimiser.state_dict()["state"].items():
-            for key, value in state.items():
-                if isinstance(value, Tensor):
-                    tensors[f"optimiser/{index}/{key}"] = value.detach().cpu().contiguous().clone()
-        meta = {"identity": self.identity, "step": step, "log": log}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        save_file(tensors, scratch, metadata={"run": json.dumps(meta)})
-        scratch.replace(self.path)
+    def save(self, tensors: dict[str, Tensor], log: list[dict[str, float]]) -> None:
+        """Write a `snapshot` after the steps of a log; the earlier file stays until this is whole.
+
+        Raises
+        ------
+        TrainingError
+            If it cannot be written.
+        """
+        meta = {"identity": self.identity, "step": len(log), "log": log}
+        stored = {key: value.cpu().contiguous() for key, value in tensors.items()}
+        try:
+            with whole(self.path) as scratch:
+                save_file(stored, scratch, metadata={"run": json.dumps(meta)})
+        except (OSError, SafetensorError) as error:
+            raise TrainingError(
+                f"the checkpoint cannot be written ({error})",
+                where=self.path,
+                remedy="Make room, or give another folder; the same call goes on from the last.",
+            ) from error
 
     def resume(
         self, modules: dict[str, nn.Module], optimiser: torch.optim.Optimizer
-    ) -> tuple[int, list[dict[str, float]]]:
-        """Restore the state; returns (steps done, log), or (0, []) where there is no file.
+    ) -> list[dict[str, float]]:
+        """Restore the state; returns the log of the steps done, none where there is no file.
 
         Raises
         ------
@@ -121,7 +124,7 @@ class Checkpoint:
             If the file is damaged or of another run.
         """
         if not self.path.is_file():
-            return 0, []
+            return []
         try:
             with safe_open(self.path, framework="pt") as file:
                 meta = json.loads((file.metadata() or {})["run"])
@@ -145,7 +148,7 @@ class Checkpoint:
                 state.setdefault(int(index), {})[name] = value
         groups = optimiser.state_dict()["param_groups"]
         optimiser.load_state_dict({"state": state, "param_groups": groups})
-        return meta["step"], meta["log"]
+        return meta["log"]
 
     def _check(self, found: dict[str, Any]) -> None:
         differing = [
@@ -160,6 +163,84 @@ class Checkpoint:
                 remedy="Give another file, or delete it to start anew.",
             )
 
-    def remove(self) -> None:
-        """Delete the file of a finished run."""
-        self.path.unlink(missing_ok=True)
+
+def snapshot(modules: dict[str, nn.Module], optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Copy all state of a run, on its device."""
+    states = {prefix: module.state_dict() for prefix, module in modules.items()}
+    for index, state in optimiser.state_dict()["state"].items():
+        states[f"optimiser/{index}"] = state
+    return {
+        f"{prefix}/{key}": value.detach().clone()
+        for prefix, state in states.items()
+        for key, value in state.items()
+        if isinstance(value, Tensor)
+    }
+
+
+@dataclass
+class Steps:
+    """The steps of a run: logged, told to the callback and shown with the time left.
+
+    Iterate over it within ``with``, and call `finish` after each step. With a checkpoint the run
+    goes on where that ends; it is written every ``SAVE_EVERY`` seconds, after the last step and at
+    a KeyboardInterrupt, and left to who saves the model.
+
+    Parameters
+    ----------
+    n_steps : int
+    label : str
+        Of the bar.
+    modules, optimiser
+        All that the steps change.
+    saved : Checkpoint, optional
+    callback : callable, optional
+        Gets a `Progress` after each step.
+
+    Attributes
+    ----------
+    log : list of dict
+        ``step``, the losses, and ``validation_loss`` where it was measured.
+    """
+
+    n_steps: int
+    label: str
+    modules: dict[str, nn.Module]
+    optimiser: torch.optim.Optimizer
+    saved: Checkpoint | None
+    callback: Callback | None
+
+    def __post_init__(self) -> None:
+        self.log = self.saved.resume(self.modules, self.optimiser) if self.saved else []
+        self.unsaved: tuple[int, dict[str, Tensor]] | None = None
+        self.saved_at = monotonic()
+        self.bar = bar(self.n_steps, self.label, initial=len(self.log), delay=0)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(len(self.log), self.n_steps))
+
+    def finish(self, losses: dict[str, float], validation_loss: float | None = None) -> None:
+        """Note what a step came to."""
+        done = len(self.log) + 1
+        validated = {} if validation_loss is None else {"validation_loss": validation_loss}
+        self.log.append({"step": done} | losses | validated)
+        if self.saved:  # a copy, since an interrupt may come in the middle of the next step
+            self.unsaved = done, snapshot(self.modules, self.optimiser)
+        if done == self.n_steps or monotonic() - self.saved_at >= SAVE_EVERY:
+            self._save()
+        self.bar.update()
+        if self.callback:
+            self.callback(Progress(done, self.n_steps, losses, validation_loss))
+
+    def _save(self) -> None:
+        if self.saved and self.unsaved:
+            done, tensors = self.unsaved
+            self.saved.save(tensors, self.log[:done])
+            self.unsaved, self.saved_at = None, monotonic()
+
+    def __enter__(self) -> Steps:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.bar.close()
+        if kind is KeyboardInterrupt:
+            self._save()

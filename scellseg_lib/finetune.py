@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from scellseg_lib import precision as precision_module
 from scellseg_lib.augment import Source, labelled_batch, prepare, sources_hash
+from scellseg_lib.card import TrainingData, library_versions
 from scellseg_lib.checkpoint import (
     Callback,
     Checkpoint,
-    Progress,
+    Steps,
     check_choices,
     kept_precision,
     weights_hash,
@@ -25,9 +26,9 @@ from scellseg_lib.checkpoint import (
 from scellseg_lib.contrast import ALPHA_RATE, AlphaMode, ContrastiveTerm, StatisticsMode
 from scellseg_lib.data import Dataset, Sample, load_dataset, resize_masks
 from scellseg_lib.errors import DatasetError, TrainingError
-from scellseg_lib.model import Model, TrainingData, library_versions
+from scellseg_lib.model import Model
 from scellseg_lib.precision import Precision
-from scellseg_lib.progress import bar
+from scellseg_lib.progress import progress_bar
 from scellseg_lib.representation import Decoding, search_thresholds
 from scellseg_lib.representation.semantic import UNet2, UNet3
 from scellseg_lib.segment import predict
@@ -111,7 +112,6 @@ def finetune(
     precision: Precision | None = None,
     device: torch.device | None = None,
     checkpoint: str | Path | None = None,
-    checkpoint_every: int = 10,
     callback: Callback | None = None,
 ) -> Model:
     """Fit a trained model to a few annotated images.
@@ -148,8 +148,10 @@ def finetune(
         None: that of the checkpoint, else what pays on this machine; recorded in the card.
     device : torch.device, optional
     checkpoint : path, optional
-        Written every ``checkpoint_every`` steps; a run that finds it goes on from there; removed at
-        the end. It knows the shots by their pixels, query and contrast images by name.
+        Written every half minute, at a KeyboardInterrupt and after the last step; a run that finds
+        it goes on from there. It is left behind, so that nothing is lost before the model is saved:
+        then remove it (``checkpoint.unlink(missing_ok=True)``). It knows the shots by their pixels,
+        query and contrast images by name.
     callback : callable, optional
         Gets a `Progress` after each step.
 
@@ -161,7 +163,7 @@ def finetune(
     ------
     TrainingError
         Without shots, without an annotated cell, for an unknown strategy, for a loss that is no
-        longer a number, or with a checkpoint of another run.
+        longer a number, with a checkpoint of another run, or one that cannot be written.
     ImageError
         For a query image that cannot be read, at the step that draws it.
     """
@@ -202,9 +204,7 @@ def finetune(
         "contrast": contrasts.name if contrasts else None,
     }
     saved = Checkpoint(checkpoint, identity) if checkpoint else None
-    tuned.log = run.train(saved, checkpoint_every, callback)
-    if saved:
-        saved.remove()
+    tuned.log = run.train(saved, callback)
     _complete_card(tuned, model, shots, diameter, identity)
     if isinstance(tuned.representation, UNet2 | UNet3):
         decoding = _tune_thresholds(tuned, shots, precision)
@@ -246,33 +246,22 @@ class _Run:
             groups.append({"params": list(term.parameters()), "base": ALPHA_RATE})
         self.optimiser = torch.optim.Adam(groups)
 
-    def train(
-        self, saved: Checkpoint | None, every: int, callback: Callback | None
-    ) -> list[dict[str, float]]:
+    def train(self, saved: Checkpoint | None, callback: Callback | None) -> list[dict[str, float]]:
         """Run to the end; returns the log of losses."""
         modules: dict[str, nn.Module] = {"network": self.model.network}
         if self.term is not None:
             modules["term"] = self.term
-        step, log = saved.resume(modules, self.optimiser) if saved else (0, [])
-        progress = bar(self.options.steps, "fine-tune")
-        progress.update(step)
-        self.model.network.train()
-        for part in self.fixed:
-            part.eval()
-        while step < self.options.steps:
-            for group in self.optimiser.param_groups:
-                group["lr"] = group["base"] * self.options.rate(step)
-            losses = self._step(step)
-            step += 1
-            log.append({"step": step} | losses)
-            if saved and step % every == 0 and step < self.options.steps:
-                saved.save(step, modules, self.optimiser, log)
-            progress.update()
-            if callback:
-                callback(Progress(step, self.options.steps, losses))
-        progress.close()
+        n_steps = self.options.steps
+        with Steps(n_steps, "fine-tune", modules, self.optimiser, saved, callback) as steps:
+            self.model.network.train()
+            for part in self.fixed:
+                part.eval()
+            for step in steps:
+                for group in self.optimiser.param_groups:
+                    group["lr"] = group["base"] * self.options.rate(step)
+                steps.finish(self._step(step))
         self.model.network.requires_grad_(True).eval()
-        return log
+        return steps.log
 
     def _step(self, step: int) -> dict[str, float]:
         options = self.options
@@ -314,9 +303,10 @@ def _complete_card(
         update={
             "diameter": round(diameter, 2),
             "channels": getattr(shots, "channels", model.card.channels),
-            "origin": f"fine-tuned by the Scellseg notebooks from: {model.card.origin}",
+            "origin": f"fine-tuned by the Scellseg notebooks, {len(tuned.log)} steps; "
+            f"started from: {model.card.origin}",
             "training_data": [*model.card.training_data, shot_data],
-            "recipe": identity,
+            "recipe": identity | {"initial": model.card.recipe},
             "scores": {},
             "versions": library_versions(),
         }
@@ -326,7 +316,8 @@ def _complete_card(
 
 def _tune_thresholds(model: Model, shots: Sequence[Sample], precision: Precision) -> Decoding:
     """Thresholds of a U-Net, searched on the shots at the 30-px scale."""
-    predictions = list(predict(model, shots, precision=precision))
+    maps = predict(model, shots, precision=precision)
+    predictions = list(progress_bar(maps, len(shots), "thresholds"))
     truths = [
         resize_masks(sample.masks, prediction.maps.shape[1:])
         for sample, prediction in zip(shots, predictions, strict=True)

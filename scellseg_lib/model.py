@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import io
-import json
-import os
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
-from pickle import UnpicklingError
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from scellseg_lib import paths, released, representation
+from scellseg_lib import official, paths, released, representation
+from scellseg_lib.atomic import whole
+from scellseg_lib.card import Card, TrainingData, is_card, library_versions
 from scellseg_lib.errors import ModelError
 from scellseg_lib.network import N_OUTPUTS, Network, build_network
 from scellseg_lib.precision import default_device
@@ -29,49 +26,6 @@ REPRESENTATIONS = dict.fromkeys(("cellpose", "scellseg"), "flow") | {
     name: name for name in ("unet2", "unet3", "hover")
 }
 """The representation of each of the paper's five models."""
-
-
-class TrainingData(BaseModel):
-    """What a model has learnt from."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    name: str
-    images: int
-    licence: str
-
-
-class Card(BaseModel):
-    """Where a model comes from and how it is used."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    architecture: str
-    levels: tuple[int, ...] = (32, 64, 128, 256)
-    attention: bool | None = None
-    dense: bool | None = None
-    hierarchical_style: bool | None = None
-    representation: str
-    diameter: float = 30.0
-    """Default diameter of the cells in an image, pixels."""
-    channels: tuple[str, str] = ("gray", "none")
-    """Planes that training images had (to segment, nucleus); not binding."""
-    origin: str = ""
-    licence: str = ""
-    training_data: list[TrainingData] = []
-    recipe: dict[str, Any] = {}
-    decoding: Decoding = Decoding()
-    styles: list[list[float]] = []
-    """Centres of the style embeddings of the training images."""
-    style_radius: float = 0.0
-    """Largest distance of a training image's style to the nearest centre."""
-    scores: dict[str, float] = {}
-    versions: dict[str, str] = {}
-
-
-def library_versions() -> dict[str, str]:
-    """Versions of what determines a model's numbers."""
-    return {name: version(name) for name in ("scellseg-notebooks", "torch", "numpy")}
 
 
 @dataclass(eq=False)
@@ -111,10 +65,16 @@ class Model:
         half : bool
             Store weights as float16 (half the size; running statistics stay float32).
 
+        Returns
+        -------
+        Path
+            The ``.safetensors``.
+
         Raises
         ------
         ModelError
-            For another suffix.
+            For another suffix, where a ``NAME.json`` lies that is no card of a model, and where the
+            files cannot be written.
         """
         path = Path(path)
         if path.suffix != ".safetensors":
@@ -126,12 +86,24 @@ class Model:
             shrinks = half and value.is_floating_point() and "running" not in name
             tensors[name] = value.detach().cpu().to(torch.float16 if shrinks else value.dtype)
             tensors[name] = tensors[name].contiguous()
-        card = self.card.model_dump_json(indent=2)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = path.with_name(f".{path.name}.{os.getpid()}")
-        save_file(tensors, scratch, metadata={"card": card})
-        scratch.replace(path)
-        path.with_suffix(".json").write_text(card + "\n")
+        card, beside = self.card.model_dump_json(indent=2), path.with_suffix(".json")
+        if beside.exists() and not path.exists() and not is_card(beside):
+            raise ModelError(
+                "this file is no model's card, and would be replaced by one",
+                where=beside,
+                remedy="Give the model another name, or move the file.",
+            )
+        try:
+            with whole(path) as scratch:
+                save_file(tensors, scratch, metadata={"card": card})
+            with whole(beside) as scratch:
+                scratch.write_text(card + "\n", encoding="utf-8")
+        except (OSError, SafetensorError) as error:
+            raise ModelError(
+                f"the model cannot be written ({error})",
+                where=path,
+                remedy="Give a folder that can be written to and has room.",
+            ) from error
         return path
 
 
@@ -142,7 +114,29 @@ def new_model(
     representation_name: str | None = None,
     seed: int = 0,
 ) -> Model:
-    """Return an untrained model; its weights depend on the seed alone."""
+    """Return an untrained model.
+
+    Parameters
+    ----------
+    name : str
+        One of the five models.
+    levels : tuple of int
+        Widths.
+    representation_name : str, optional
+        None: the model's own.
+    seed : int
+        On which alone the weights depend.
+
+    Returns
+    -------
+    Model
+        On the CPU.
+
+    Raises
+    ------
+    ModelError
+        For an unknown name, levels that make no network, or a representation that does not fit.
+    """
     card = Card(
         architecture=name,
         levels=levels,
@@ -194,6 +188,10 @@ def load_model(
     device : torch.device, optional
         None: the GPU where there is one, else the CPU.
 
+    Returns
+    -------
+    Model
+
     Raises
     ------
     ModelError
@@ -206,7 +204,7 @@ def load_model(
 
 def _find(name: str | Path, weights: str | Path, levels: tuple[int, ...] | None) -> Model:
     if Path(name).suffix == ".safetensors":
-        return _load_file(Path(name))
+        return _load_file(_existing(Path(name)))
     name = str(name)
     if name not in N_OUTPUTS:
         raise ModelError(
@@ -217,7 +215,7 @@ def _find(name: str | Path, weights: str | Path, levels: tuple[int, ...] | None)
         return _load_released(name)
     if weights == "packaged":
         return _load_packaged(name, levels)
-    path = Path(weights)
+    path = _existing(Path(weights))
     if path.suffix == ".safetensors":
         model = _load_file(path)
         if model.card.architecture != name:
@@ -228,6 +226,16 @@ def _find(name: str | Path, weights: str | Path, levels: tuple[int, ...] | None)
             )
         return model
     return _load_cellpose(name, path)
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise ModelError(
+            "this is a folder" if path.is_dir() else "no such file",
+            where=path,
+            remedy='Check the path: weights are "packaged", "released" or a file.',
+        )
+    return path
 
 
 def packaged() -> list[Path]:
@@ -254,8 +262,6 @@ def _load_packaged(name: str, levels: tuple[int, ...] | None) -> Model:
 
 
 def _load_file(path: Path) -> Model:
-    if not path.is_file():
-        raise ModelError("no such file", where=path, remedy="Check the path.")
     try:
         with safe_open(path, framework="pt") as file:
             card_text = (file.metadata() or {}).get("card")
@@ -271,9 +277,11 @@ def _load_file(path: Path) -> Model:
             remedy="Load files that Model.save has written.",
         )
     try:
-        card = Card.model_validate(json.loads(card_text))
-    except (ValidationError, json.JSONDecodeError) as error:
-        raise ModelError(f"the model card is not valid: {error}", where=path) from error
+        card = Card.model_validate_json(card_text)
+    except ValidationError as error:
+        raise ModelError(
+            f"the model card is not valid: {error}", where=path, remedy="Get the file again."
+        ) from error
     model = _assemble(card)
     fill(model.network, tensors, where=path)
     return model
@@ -285,7 +293,7 @@ def fill(network: Network, tensors: Mapping[str, Tensor], *, where: Path | str) 
     Raises
     ------
     ModelError
-        For missing, unknown or differently shaped tensors.
+        For missing, unknown or differently shaped tensors, and values that are no numbers.
     """
     own = network.state_dict()
     missing = [key for key in own if key not in tensors]
@@ -295,12 +303,14 @@ def fill(network: Network, tensors: Mapping[str, Tensor], *, where: Path | str) 
         for key in own
         if key in tensors and tensors[key].shape != own[key].shape
     ]
+    spoilt = [key for key in own if key in tensors and not tensors[key].isfinite().all()]
     problems = [
         f"{len(found)} {what}, the first: {found[0]}"
         for what, found in (
             ("tensors are missing", missing),
             ("are unknown", unknown),
             ("have another shape", shapes),
+            ("hold NaN or infinity", spoilt),
         )
         if found
     ]
@@ -308,7 +318,7 @@ def fill(network: Network, tensors: Mapping[str, Tensor], *, where: Path | str) 
         raise ModelError(
             "the weights do not fit the network: " + "; ".join(problems),
             where=where,
-            remedy="Check the model's name, its levels and its additions.",
+            remedy="Check the model's name, its levels and its additions, or get the file again.",
         )
     network.load_state_dict({key: value.to(own[key].dtype) for key, value in tensors.items()})
 
@@ -330,40 +340,13 @@ def _load_released(name: str) -> Model:
 
 
 def _load_cellpose(name: str, path: Path) -> Model:
-    """Official Cellpose v1-v3 weights: torch's safe loader, other key names, else the same net."""
     if name != "cellpose":
         raise ModelError(
             f"{path.suffix or 'a file without suffix'} is no file of ours",
             where=path,
             remedy="Official Cellpose weights load with load_model('cellpose', weights=PATH).",
         )
-    try:
-        stored = torch.load(io.BytesIO(path.read_bytes()), map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise ModelError("no such file", where=path, remedy="Check the path.") from error
-    except (UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise ModelError(
-            f"torch's safe loader refuses the file ({error})",
-            where=path,
-            remedy="Only plain state dicts are loaded; nothing else is unpickled.",
-        ) from error
-    if not isinstance(stored, dict) or not all(isinstance(v, Tensor) for v in stored.values()):
-        raise ModelError(
-            "the file holds something else than named tensors",
-            where=path,
-            remedy="Give the state dict of a Cellpose 1 to 3 network.",
-        )
-    scale, stated = stored.get("diam_mean"), stored.get("diam_labels")
-    if scale is not None and float(scale) != 30:
-        raise ModelError(
-            f"the network is made for cells of {float(scale):g} px, ours for 30 px",
-            where=path,
-            remedy="Use weights of the `cyto` type; those of `nuclei` have another scale.",
-        )
-    diameter = 30.0 if stated is None else float(stated)
-    tensors = {
-        released.rename(key): value for key, value in stored.items() if not key.startswith("diam_")
-    }
+    tensors, diameter = official.read(path)
     card = Card(
         architecture="cellpose",
         representation="flow",

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import ctypes
 import json
-import os
 import platform
 import time
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass
 from functools import cache
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from scellseg_lib import paths
+from scellseg_lib.atomic import whole
 from scellseg_lib.network import build_network
+from scellseg_lib.progress import say
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class Precision:
 CANDIDATES = tuple(
     Precision(dtype, channels_last) for dtype in ("fp32", "bf16") for channels_last in (False, True)
 )
+CPU_INFO = Path("/proc/cpuinfo")
 
 
 def default_device() -> torch.device:
@@ -77,6 +80,8 @@ def keep_memory() -> None:
 def choose(device: torch.device, levels: tuple[int, ...]) -> Precision:
     """Return the fastest way to train on this machine, from the cache or by measuring (some 10 s).
 
+    A cache that is damaged or cannot be written to counts as none: it is measured each time.
+
     Parameters
     ----------
     device : torch.device
@@ -86,16 +91,23 @@ def choose(device: torch.device, levels: tuple[int, ...]) -> Precision:
     keep_memory()
     file = paths.cache() / "precision.json"
     key = _machine_key(device, levels)
-    known = json.loads(file.read_text()) if file.is_file() else {}
+    known = _known(file)
     if key not in known:
+        say("Measuring how this machine computes fastest: some 10 s, once.")
         seconds = measure(device, levels)
-        fastest = min(seconds, key=lambda precision: seconds[precision])
-        known[key] = asdict(fastest)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        scratch = file.with_suffix(f".{os.getpid()}.tmp")
-        scratch.write_text(json.dumps(known, indent=2))
-        scratch.replace(file)
-    return Precision(**known[key])
+        known[key] = min(seconds, key=lambda precision: seconds[precision])
+        with suppress(OSError), whole(file) as scratch:
+            scratch.write_text(json.dumps({k: asdict(v) for k, v in known.items()}, indent=2))
+    return known[key]
+
+
+def _known(file: Path) -> dict[str, Precision]:
+    """What was measured earlier; nothing where the file is absent or damaged."""
+    try:
+        known = {key: Precision(**value) for key, value in json.loads(file.read_text()).items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
+    return {key: precision for key, precision in known.items() if precision in CANDIDATES}
 
 
 def measure(device: torch.device, levels: tuple[int, ...]) -> dict[Precision, float]:
@@ -135,7 +147,19 @@ def _synchronise(device: torch.device) -> None:
 
 
 def _machine_key(device: torch.device, levels: tuple[int, ...]) -> str:
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     capability = torch.backends.cpu.get_cpu_capability() if device.type == "cpu" else ""
     parts = (device.type, name, capability, torch.get_num_threads(), torch.__version__, levels)
     return " ".join(map(str, parts))
+
+
+def _processor() -> str:
+    """Name of the processor's model and its instructions for bfloat16, as the caches are shared."""
+    try:
+        lines = CPU_INFO.read_text().splitlines()
+    except OSError:  # no Linux
+        return f"{platform.machine()} {platform.processor()}"
+    facts = {key.strip(): value for key, _, value in (line.partition(":") for line in lines)}
+    words = f"{facts.get('flags')} {facts.get('Features')}".split()  # of x86, of ARM
+    able = sorted(word for word in words if "bf16" in word or "amx" in word)
+    return " ".join([platform.machine(), facts.get("model name", "").strip(), *able])

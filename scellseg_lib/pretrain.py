@@ -13,19 +13,21 @@ import torch
 
 from scellseg_lib import precision as precision_module
 from scellseg_lib.augment import Source, labelled_batch, prepare, sources_hash
+from scellseg_lib.card import TrainingData, library_versions
 from scellseg_lib.checkpoint import (
     Callback,
     Checkpoint,
-    Progress,
+    Steps,
     check_choices,
     kept_precision,
     weights_hash,
 )
 from scellseg_lib.data import Dataset
 from scellseg_lib.errors import TrainingError
-from scellseg_lib.model import Model, TrainingData, library_versions, new_model
+from scellseg_lib.model import Model, new_model
 from scellseg_lib.network import NetworkName
 from scellseg_lib.precision import Precision
+from scellseg_lib.progress import progress_bar
 from scellseg_lib.style import remember_styles
 
 VALIDATE_EVERY = 8
@@ -85,7 +87,6 @@ def pretrain(
     precision: Precision | None = None,
     device: torch.device | None = None,
     checkpoint: str | Path | None = None,
-    checkpoint_every: int = 50,
     validate_every: int = 100,
     callback: Callback | None = None,
 ) -> Model:
@@ -111,7 +112,7 @@ def pretrain(
         None: that of the checkpoint, else what pays on this machine.
     device : torch.device, optional
     checkpoint : path, optional
-        Written every ``checkpoint_every`` steps; a run that finds it goes on from there.
+        Written and left behind as that of `finetune`: a run that finds it goes on from there.
     validate_every : int
         Steps between measurements of the validation loss; the model returned is the last.
     callback : callable, optional
@@ -126,7 +127,7 @@ def pretrain(
     ------
     TrainingError
         With fewer than 8 images, for a loss that is no longer a number, with initial weights of
-        other levels, or with a checkpoint of another run.
+        other levels, with a checkpoint of another run, or one that cannot be written.
     """
     recipe = recipe or paper_recipe(name)
     device = device or precision_module.default_device()
@@ -134,6 +135,9 @@ def pretrain(
     precision = precision or kept_precision(checkpoint)
     precision = precision or precision_module.choose(device, levels)
     model = _start(name, levels, seed, initial)
+    samples = [sample for data in datasets for sample in data]
+    for sample in progress_bar(samples, len(samples), "read"):
+        _ = sample.image, sample.diameter  # kept by the sample
     training, validation = _split([source for data in datasets for source in prepare(data)])
     n_steps = recipe.n_steps(len(training))
 
@@ -151,30 +155,23 @@ def pretrain(
     }
     saved = Checkpoint(checkpoint, identity) if checkpoint else None
     modules: dict[str, torch.nn.Module] = {"network": model.network}
-    step, log = saved.resume(modules, optimiser) if saved else (0, [])
-    model.network.train()
-    while step < n_steps:
-        for group in optimiser.param_groups:
-            group["lr"] = recipe.rate(step, n_steps)
-        indices = epoch_batch(len(training), recipe.batch_size, step, seed)
-        rng = np.random.default_rng((seed, step))
-        loss = _step(model, optimiser, training, indices, rng, precision, device)
-        step += 1
-        validated = None
-        if validation and (step % validate_every == 0 or step == n_steps):
-            validated = validation_loss(model, validation, seed, precision, device)
-        log.append(
-            {"step": step, "loss": loss} | ({"validation_loss": validated} if validated else {})
-        )
-        if saved and (step % checkpoint_every == 0 or step == n_steps):
-            saved.save(step, modules, optimiser, log)
-        if callback:
-            callback(Progress(step, n_steps, {"loss": loss}, validated))
+    with Steps(n_steps, f"pre-train {name}", modules, optimiser, saved, callback) as steps:
+        model.network.train()
+        for step in steps:
+            for group in optimiser.param_groups:
+                group["lr"] = recipe.rate(step, n_steps)
+            indices = epoch_batch(len(training), recipe.batch_size, step, seed)
+            rng = np.random.default_rng((seed, step))
+            loss = _step(model, optimiser, training, indices, rng, precision, device)
+            validated = None
+            if validation and ((step + 1) % validate_every == 0 or step + 1 == n_steps):
+                validated = validation_loss(model, validation, seed, precision, device)
+            steps.finish({"loss": loss}, validated)
 
     model.network.eval()
-    model.log = log
-    _complete_card(model, datasets, identity, log)
-    remember_styles(model, [sample for data in datasets for sample in data])
+    model.log = steps.log
+    _complete_card(model, datasets, identity, initial)
+    remember_styles(model, samples)
     return model
 
 
@@ -286,22 +283,20 @@ def _step(
 
 
 def _complete_card(
-    model: Model,
-    datasets: Sequence[Dataset],
-    recipe: dict[str, Any],
-    log: list[dict[str, float]],
+    model: Model, datasets: Sequence[Dataset], identity: dict[str, Any], initial: Model | None
 ) -> None:
-    validated = [entry for entry in log if "validation_loss" in entry]
+    validated = [entry for entry in model.log if "validation_loss" in entry]
     learnt = [
         TrainingData(name=data.name, images=len(data), licence=data.licence) for data in datasets
     ]
+    earlier = {"weights": identity["initial"], "recipe": initial.card.recipe} if initial else None
     model.card = model.card.model_copy(
         update={
-            "origin": "pre-trained by the Scellseg notebooks"
-            + (f" from: {model.card.origin}" if model.card.origin else ""),
+            "origin": f"pre-trained by the Scellseg notebooks, {len(model.log)} steps"
+            + (f"; started from: {model.card.origin}" if model.card.origin else ""),
             "channels": datasets[0].channels,
             "training_data": list(dict.fromkeys([*model.card.training_data, *learnt])),
-            "recipe": recipe,
+            "recipe": identity | {"initial": earlier},
             "scores": {"validation_loss": validated[-1]["validation_loss"]} if validated else {},
             "versions": library_versions(),
         }

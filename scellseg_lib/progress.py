@@ -1,4 +1,4 @@
-"""Progress bars: in a terminal and in a notebook, silent where nobody looks."""
+"""Progress: bars in a terminal and a notebook, lines in a log, silence where a machine looks."""
 
 from __future__ import annotations
 
@@ -7,23 +7,26 @@ import sys
 from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from tqdm import tqdm as plain_tqdm
 from tqdm.auto import tqdm
 
 T = TypeVar("T")
+LOG_EVERY = 60.0
+"""Seconds between lines where the output goes to a file."""
+
+
+def _silent() -> bool:
+    """Whether nothing is to be said: ``TQDM_DISABLE``, under pytest, papermill and nbval."""
+    if os.environ.get("TQDM_DISABLE", "") not in ("", "0") or "PYTEST_CURRENT_TEST" in os.environ:
+        return True
+    return "ipykernel" in sys.modules and _run_by_machine()
 
 
 def watched() -> bool:
-    """Whether a bar would be seen: not under papermill, nbval or with the output in a file.
-
-    ``TQDM_DISABLE`` silences it everywhere.
-    """
-    if os.environ.get("TQDM_DISABLE", "") not in ("", "0"):
-        return False
-    if "ipykernel" in sys.modules:
-        return not _run_by_machine()
-    return sys.stderr.isatty()
+    """Whether somebody sees a bar: in a terminal, or in a notebook that no machine executes."""
+    return not _silent() and ("ipykernel" in sys.modules or sys.stderr.isatty())
 
 
 @cache
@@ -36,16 +39,38 @@ def _run_by_machine() -> bool:
     return any(name in word for word in words for name in ("papermill", "pytest", "nbconvert"))
 
 
+class _Lines(plain_tqdm):
+    """What a bar would say as plain lines, for a log file."""
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> bool:
+        """Write a line; tqdm's wish to clear the bar at its end (``msg=""``) is passed over."""
+        if msg is None:
+            print(self, file=self.fp, flush=True)
+        return False
+
+
+def bar(total: int, label: str, unit: str = "step", **options: Any) -> plain_tqdm:
+    """Return a bar to be updated by hand; ``options`` are tqdm's.
+
+    It tells the time left, from the first update after a second on (``delay``). Where nobody looks
+    but the output is kept (nohup, a cluster), it is a line a minute.
+    """
+    options = {"total": total, "desc": label, "unit": unit, "delay": 1.0, **options}
+    if watched():
+        return tqdm(**options, disable=False)
+    words = "{desc}: {n_fmt} of {total_fmt} {unit}s after {elapsed}, {remaining} left"
+    rhythm = {"mininterval": LOG_EVERY, "delay": LOG_EVERY, "miniters": 1, "leave": False}
+    return _Lines(**options | rhythm, bar_format=words, disable=_silent())
+
+
 def progress_bar(
     items: Iterable[T], total: int, label: str, *, shown: bool = True, unit: str = "image"
 ) -> Iterator[T]:
-    """Iterate with a bar that shows the time left; it appears after a second."""
-    bar = tqdm(
-        items, total=total, desc=label, unit=unit, delay=1.0, disable=not (shown and watched())
-    )
-    yield from bar
+    """Iterate with a `bar`."""
+    yield from bar(total, label, unit, iterable=items) if shown else items
 
 
-def bar(total: int, label: str, unit: str = "step") -> tqdm:
-    """Return a bar to be updated by hand."""
-    return tqdm(total=total, desc=label, unit=unit, delay=1.0, disable=not watched())
+def say(text: str) -> None:
+    """Say why it takes long, where somebody watches."""
+    if watched():
+        plain_tqdm.write(text, file=sys.stderr)

@@ -188,7 +188,9 @@ def _member(archive: Path, name: str, expected: str) -> bytes:
             file = tar.extractfile(member)
             content = file.read() if file else b""
     except (KeyError, tarfile.TarError) as error:
-        raise ModelError(f"holds no {member} ({error})", where=archive) from error
+        raise ModelError(
+            f"holds no {member} ({error})", where=archive, remedy="Delete it and fetch it again."
+        ) from error
     if _sha256(content) != expected:
         raise ModelError(
             f"{member} has SHA-256 {_sha256(content)} instead of {expected}",
@@ -277,7 +279,7 @@ def _find(page: str, session: requests.Session) -> str:
     for url in urls:
         if unquote(urlsplit(url).path).rpartition("/")[2] == ARCHIVE:
             return url.partition("#")[0]
-    raise ModelError(f"lists no {ARCHIVE}")
+    raise ModelError(f"lists no {ARCHIVE}", remedy="Ask another index.")
 
 
 def _public(text: str) -> str:

@@ -11,6 +11,7 @@ from scipy.cluster.vq import kmeans2
 from scellseg_lib.augment import MEAN_DIAMETER
 from scellseg_lib.data import Sample, normalise, resize
 from scellseg_lib.model import Model
+from scellseg_lib.progress import progress_bar
 from scellseg_lib.tiles import TiledImage
 
 MAX_CENTRES = 16
@@ -39,7 +40,8 @@ def embed(model: Model, sample: Sample, diameter: float) -> np.ndarray:
 def remember_styles(model: Model, samples: Sequence[Sample]) -> None:
     """Store the styles of labelled training images in the card, for the warning of `segment`."""
     labelled = [sample for sample in samples if not np.isnan(sample.diameter)]
-    styles = np.stack([embed(model, sample, sample.diameter) for sample in labelled])
+    shown = progress_bar(labelled, len(labelled), "styles")
+    styles = np.stack([embed(model, sample, sample.diameter) for sample in shown])
     n_centres = min(MAX_CENTRES, max(1, len(styles) // 4))
     centres, _ = kmeans2(styles.astype(np.float64), n_centres, seed=0, minit="++")
     gaps = np.linalg.norm(styles[:, None] - centres[None], axis=2).min(axis=1)

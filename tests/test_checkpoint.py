@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import itertools
 import random
 import signal
 import subprocess
@@ -16,7 +18,7 @@ from torch import Tensor, nn
 
 from scellseg_lib import augment
 from scellseg_lib import checkpoint as module
-from scellseg_lib.checkpoint import Checkpoint
+from scellseg_lib.checkpoint import Checkpoint, snapshot
 from scellseg_lib.errors import TrainingError
 from scellseg_lib.model import Model
 from tests import tiny
@@ -25,8 +27,9 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(autouse=True)
-def small_patches(monkeypatch):
+def small_patches_and_a_checkpoint_after_each_step(monkeypatch):
     monkeypatch.setattr(augment, "PATCH", tiny.PATCH)
+    monkeypatch.setattr(module, "SAVE_EVERY", 0)
 
 
 class Killed(Exception):
@@ -66,14 +69,68 @@ def test_a_run_killed_at_every_step_ends_as_one_that_was_not(kind: str, tmp_path
     assert len(resumed.log) == tiny.STEPS
 
 
-def test_steps_since_the_last_checkpoint_are_done_again(tmp_path):
+def test_checkpoints_are_written_by_time_and_what_came_since_is_done_again(tmp_path, monkeypatch):
     file = tmp_path / "run.safetensors"
+    seconds = itertools.count(0, 10)  # each look at the clock, once a step, takes ten
+    monkeypatch.setattr(module, "monotonic", lambda: next(seconds))
+    monkeypatch.setattr(module, "SAVE_EVERY", 20)
     with pytest.raises(Killed):
-        tiny.run("contrastive", file, kill_at(3), every=2)
+        tiny.run("contrastive", file, kill_at(3))
     seen = []
-    resumed = tiny.run("contrastive", file, lambda progress: seen.append(progress.step), every=2)
+    resumed = tiny.run("contrastive", file, lambda progress: seen.append(progress.step))
     assert seen == [3, 4]
     assert_same(resumed, uninterrupted("contrastive"))
+
+
+@pytest.mark.parametrize("kind", tiny.KINDS)
+def test_an_interrupt_keeps_all_steps_that_were_whole(kind: str, tmp_path, monkeypatch):
+    """Ctrl-C in the middle of a step: half of the weights are changed already."""
+    monkeypatch.setattr(module, "SAVE_EVERY", 1e9)
+    file = tmp_path / "run.safetensors"
+    steps = itertools.count(1)
+    optimiser = torch.optim.SGD if kind == "pretrain" else torch.optim.Adam
+    original = optimiser.step
+
+    def step(self, *arguments, **options):
+        if next(steps) == 3:
+            self.param_groups[0]["params"][0].data += 1
+            raise KeyboardInterrupt
+        return original(self, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(optimiser, "step", step)
+        with pytest.raises(KeyboardInterrupt):
+            tiny.run(kind, file)
+    assert {path.name for path in tmp_path.iterdir()} == {file.name}
+    seen = []
+    resumed = tiny.run(kind, file, lambda progress: seen.append(progress.step))
+    assert seen == [3, 4]
+    assert_same(resumed, uninterrupted(kind))
+
+
+@pytest.mark.parametrize("kind", tiny.KINDS)
+def test_a_run_killed_after_its_last_step_has_nothing_left_to_do(kind: str, tmp_path, monkeypatch):
+    """Before its card was made, and once more before the caller has saved the model."""
+
+    def killed(*_):
+        raise Killed
+
+    monkeypatch.setattr(module, "SAVE_EVERY", 1e9)
+    file, seen = tmp_path / "run.safetensors", []
+    training = importlib.import_module(
+        "scellseg_lib." + ("pretrain" if kind == "pretrain" else "finetune")
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "remember_styles", killed)
+        with pytest.raises(Killed):
+            tiny.run(kind, file)
+    for _ in range(2):
+        again = tiny.run(kind, file, seen.append)
+        assert seen == []
+        assert_same(again, uninterrupted(kind))
+        assert again.card == uninterrupted(kind).card
+        assert not again.network.training
+        assert {path.name for path in tmp_path.iterdir()} == {file.name}
 
 
 @pytest.mark.parametrize("kind", tiny.KINDS)
@@ -98,16 +155,6 @@ def test_a_process_killed_at_a_random_moment_can_be_resumed(kind: str, tmp_path)
     resumed = tiny.run(kind, file, lambda progress: seen.append(progress.step))
     assert 0 < len(seen) < tiny.STEPS
     assert_same(resumed, uninterrupted(kind))
-
-
-def test_a_finished_fine_tuning_leaves_no_checkpoint_a_pretraining_does(tmp_path):
-    for kind, left in (("classic", []), ("pretrain", ["run.safetensors"])):
-        tiny.run(kind, tmp_path / "run.safetensors")
-        assert [file.name for file in tmp_path.iterdir()] == left
-    seen = []
-    finished = tiny.run("pretrain", tmp_path / "run.safetensors", seen.append)
-    assert seen == []
-    assert_same(finished, uninterrupted("pretrain"))
 
 
 # The file itself
@@ -137,11 +184,12 @@ def test_weights_statistics_and_optimiser_come_back(name: str, tmp_path):
     optimiser = OPTIMISERS[name](network.parameters())
     stepped(network, optimiser, 3)
     file = Checkpoint(tmp_path / "deeper" / "c.safetensors", {"levels": (1, 2)})
-    file.save(3, {"network": network}, optimiser, [{"step": 3, "loss": 0.1 + 0.2}])
+    log = [{"step": i, "loss": i * 0.1} for i in (1, 2, 3)]
+    file.save(snapshot({"network": network}, optimiser), log)
 
     other = linear(seed=1)
     fresh = OPTIMISERS[name](other.parameters())
-    assert file.resume({"network": other}, fresh) == (3, [{"step": 3, "loss": 0.1 + 0.2}])
+    assert file.resume({"network": other}, fresh) == log
     stepped(network, optimiser)
     stepped(other, fresh)
     for key, value in network.state_dict().items():
@@ -154,7 +202,7 @@ def test_parts_that_are_not_learnt_have_no_state(tmp_path):
     optimiser = OPTIMISERS["adam"](network.parameters())
     stepped(network, optimiser, 2)
     file = Checkpoint(tmp_path / "c.safetensors", {})
-    file.save(2, {"network": network}, optimiser, [])
+    file.save(snapshot({"network": network}, optimiser), [])
     fresh = OPTIMISERS["adam"](network.parameters())
     file.resume({"network": network}, fresh)
     assert fresh.state_dict()["state"].keys() == {2, 3}
@@ -164,14 +212,14 @@ def saved(path: Path, **identity) -> tuple[nn.Module, torch.optim.Optimizer]:
     network = linear()
     optimiser = OPTIMISERS["sgd"](network.parameters())
     stepped(network, optimiser)
-    Checkpoint(path, identity).save(1, {"network": network}, optimiser, [])
+    Checkpoint(path, identity).save(snapshot({"network": network}, optimiser), [])
     return network, optimiser
 
 
 def test_no_file_is_a_new_run(tmp_path):
     network, optimiser = saved(tmp_path / "other.safetensors")
     found = Checkpoint(tmp_path / "none.safetensors", {}).resume({"network": network}, optimiser)
-    assert found == (0, [])
+    assert found == []
 
 
 @pytest.mark.parametrize("keep", [0, 7, 200, -1])
@@ -220,7 +268,7 @@ def test_the_checkpoint_of_another_run_is_refused_in_words(tmp_path):
     ],
 )
 def test_a_fine_tuning_does_not_go_on_from_another(tmp_path, changed, words: str):
-    options = {"checkpoint": tmp_path / "c.safetensors", "checkpoint_every": 1}
+    options = {"checkpoint": tmp_path / "c.safetensors"}
     with pytest.raises(Killed):
         tiny.tune("classic", callback=kill_at(1), **options)
     with pytest.raises(TrainingError, match=words):
@@ -228,7 +276,7 @@ def test_a_fine_tuning_does_not_go_on_from_another(tmp_path, changed, words: str
 
 
 def test_a_pretraining_does_not_go_on_from_another(tmp_path):
-    options = {"checkpoint": tmp_path / "c.safetensors", "checkpoint_every": 1}
+    options = {"checkpoint": tmp_path / "c.safetensors"}
     with pytest.raises(Killed):
         tiny.train(callback=kill_at(1), **options)
     for changed, words in (
@@ -250,6 +298,7 @@ def test_the_earlier_file_stays_until_the_new_one_is_whole(tmp_path, monkeypatch
         raise OSError("no space left on device")
 
     monkeypatch.setattr(module, "save_file", cut_short)
-    with pytest.raises(OSError, match="no space"):
-        Checkpoint(path, {}).save(2, {"network": network}, optimiser, [])
+    with pytest.raises(TrainingError, match=r"c\.safetensors: .*\(no space.*Make room"):
+        Checkpoint(path, {}).save(snapshot({"network": network}, optimiser), [])
     assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]

@@ -55,10 +55,12 @@ def test_the_model_given_is_left_alone_and_a_tuned_one_returned(strategy: str):
 
 def test_the_card_tells_the_run():
     model = new_model("scellseg", tiny.LEVELS)
-    model.card = model.card.model_copy(update={"origin": "a test", "scores": {"ap50": 0.9}})
+    update = {"origin": "a test", "scores": {"ap50": 0.9}, "recipe": {"steps": 7}}
+    model.card = model.card.model_copy(update=update)
     card = tiny.tune("contrastive", model, steps=1, seed=3).card
     assert card.diameter == pytest.approx(tiny.worms(2).diameter, abs=0.01)
-    assert card.origin.endswith("from: a test")
+    assert card.origin == "fine-tuned by the Scellseg notebooks, 1 steps; started from: a test"
+    assert card.recipe["initial"] == {"steps": 7}
     assert card.scores == {}  # those were of other weights
     assert [(d.name, d.images, d.licence) for d in card.training_data] == [("worms", 2, "CC0-1.0")]
     recipe = {k: card.recipe[k] for k in ("strategy", "steps", "seed", "alpha", "contrast")}

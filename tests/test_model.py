@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ from scellseg_lib.representation import Decoding
 from tests import functional_network
 
 TINY = (4, 8, 16, 32)
+module = importlib.import_module("scellseg_lib.model")
 
 
 def randomise(model: Model) -> Model:
@@ -147,6 +150,56 @@ def test_another_suffix_is_refused(model, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("content", [b"{}", b'{"my": "settings"}', b"\xff not JSON"])
+def test_a_strangers_json_is_not_written_over(model, tmp_path, content: bytes):
+    (tmp_path / "m.json").write_bytes(content)
+    with pytest.raises(ModelError, match=r"m\.json: .*no model's card.*another name"):
+        model.save(tmp_path / "m.safetensors")
+    assert [file.name for file in tmp_path.iterdir()] == ["m.json"]
+    assert (tmp_path / "m.json").read_bytes() == content
+
+
+def test_a_model_of_ours_is_written_over(model, tmp_path):
+    path = model.save(tmp_path / "m.safetensors")
+    model.card.diameter = 17.0
+    model.save(path)
+    path.unlink()  # its card alone is left
+    model.save(path)
+    assert json.loads(path.with_suffix(".json").read_text())["diameter"] == 17
+    assert load_model(path).card.diameter == 17
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".json"])
+def test_a_kill_leaves_the_earlier_files_whole(model, tmp_path, monkeypatch, suffix: str):
+    path = model.save(tmp_path / "m.safetensors")
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    other = new_model("scellseg", TINY, seed=4)
+    write = Path.write_text
+
+    def cut_short(self, text, **options):
+        write(self, text[:9], **options)
+        raise OSError("no space left on device")
+
+    def cut(tensors, file, metadata):
+        cut_short(Path(file), "half a model")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(*((module, "save_file", cut) if suffix != ".json" else
+                        (Path, "write_text", cut_short)))  # fmt: skip
+        with pytest.raises(ModelError, match=r"cannot be written \(no space.*Give a folder"):
+            other.save(path)
+    after = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    assert after.keys() == before.keys()  # no scratch file
+    assert after[f"m{suffix}"] == before[f"m{suffix}"]
+    assert_same_weights(load_model(path), model if suffix == ".safetensors" else other)
+
+
+def test_a_folder_that_cannot_be(model, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(ModelError, match=r"cannot be written.*Give a folder"):
+        model.save(tmp_path / "file" / "m.safetensors")
+
+
 # What does not fit
 
 
@@ -154,8 +207,21 @@ def test_a_missing_file(tmp_path):
     for arguments in ((tmp_path / "no.safetensors",), ("cellpose", tmp_path / "no.safetensors")):
         with pytest.raises(ModelError, match="no such file"):
             load_model(*arguments)
-    with pytest.raises(ModelError, match="no such file"):
-        load_model("cellpose", tmp_path / "cyto")
+    words = r'no such file.*weights are "packaged", "released" or a file'
+    for name, weights in (("cellpose", tmp_path / "cyto"), ("scellseg", "relased")):
+        with pytest.raises(ModelError, match=words):
+            load_model(name, weights)
+
+
+def test_a_folder_is_no_file(tmp_path):
+    (tmp_path / "m.safetensors").mkdir()
+    for arguments in (
+        ("cellpose", tmp_path),
+        ("scellseg", tmp_path),
+        (tmp_path / "m.safetensors",),
+    ):
+        with pytest.raises(ModelError, match="this is a folder"):
+            load_model(*arguments)
 
 
 @pytest.mark.parametrize("keep", [0, 5, 300, -1])
@@ -174,11 +240,18 @@ def test_a_file_without_a_card(model, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "card", [{"levels": "wide"}, {"colour": "green"}, {"representation": None}, {"diameter": "x"}]
+    "card",
+    [
+        {"levels": "wide"},
+        {"colour": "green"},
+        {"representation": None},
+        *({"diameter": value} for value in ("x", 0, -3.0, math.nan, math.inf)),
+    ],
 )
 def test_a_card_that_is_not_valid(model, tmp_path, card):
     path = rewrite(model.save(tmp_path / "m.safetensors"), **card)
-    with pytest.raises(ModelError, match=f"(?s)card is not valid.*{next(iter(card))}") as caught:
+    words = f"(?s)card is not valid.*{next(iter(card))}.*Get the file again"
+    with pytest.raises(ModelError, match=words) as caught:
         load_model(path)
     assert str(path) in str(caught.value)
 
@@ -207,6 +280,15 @@ def test_a_missing_tensor(model, tmp_path):
     tensors = load_file(path)
     del tensors["tasker.2.bias"]
     with pytest.raises(ModelError, match=r"1 tensors are missing, the first: tasker.2.bias"):
+        load_model(rewrite(path, tensors))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_weights_that_are_no_numbers(model, tmp_path, value: float):
+    path = model.save(tmp_path / "m.safetensors")
+    tensors = load_file(path)
+    tensors["tasker.2.bias"][1] = value
+    with pytest.raises(ModelError, match=r"1 hold NaN or infinity, the first: tasker\.2\.bias"):
         load_model(rewrite(path, tensors))
 
 
@@ -289,6 +371,14 @@ def test_official_weights_of_another_scale_are_refused(tmp_path):
         load_model("cellpose", weights=tmp_path / "nuclei")
 
 
+@pytest.mark.parametrize("key", ["diam_mean", "diam_labels"])
+@pytest.mark.parametrize("values", [[30.0, 17.0], [], [0.0], [-30.0], [math.nan], [math.inf]])
+def test_official_weights_without_one_diameter_are_refused(tmp_path, key: str, values):
+    cellpose_file(tmp_path / "cyto", **{key: torch.tensor(values)})
+    with pytest.raises(ModelError, match=rf"cyto: {key} is \[.*no diameter.*state dict"):
+        load_model("cellpose", weights=tmp_path / "cyto")
+
+
 def test_official_weights_are_a_cellpose(tmp_path):
     cellpose_file(tmp_path / "cyto")
     with pytest.raises(ModelError, match=r"load_model\('cellpose', weights=PATH\)"):
@@ -306,9 +396,10 @@ class Armed:
 
 def test_code_in_a_file_is_refused_and_not_run(tmp_path):
     torch.save({"diam_mean": Armed()}, tmp_path / "cyto")
-    with pytest.raises(ModelError, match="safe loader refuses"):
+    with pytest.raises(ModelError, match="safe loader refuses") as caught:
         load_model("cellpose", weights=tmp_path / "cyto")
     assert not Armed.ran
+    assert "weights_only" not in str(caught.value)  # torch's advice, the contrary of ours
     call, arguments = Armed().__reduce__()  # what the file holds, and did not get to do
     call(*arguments)
     assert Armed.ran

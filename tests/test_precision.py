@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -48,6 +49,74 @@ def test_another_number_of_threads_is_another_machine(measured, monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 97)
     CHOOSE(CPU, TINY)
     assert len(measured) == 2
+
+
+X86 = "model name\t: Some {}\nflags\t\t: fpu {} sse2\n\nmodel name\t: Some {}\n"
+
+
+def test_another_processor_of_a_shared_home_is_another_machine(measured, monkeypatch, tmp_path):
+    file = tmp_path / "cpuinfo"
+    monkeypatch.setattr(precision, "CPU_INFO", file)
+    for name, flags, known in (
+        ("EPYC", "avx2", 0),
+        ("EPYC", "avx2 aes", 1),  # a flag that does not matter
+        ("Xeon", "avx2", 1),
+        ("EPYC", "avx2 avx512_bf16", 2),
+        ("EPYC", "avx2 amx_tile", 3),
+        ("Xeon", "avx2", 4),
+    ):
+        file.write_text(X86.format(name, flags, name))
+        assert len(measured) == known
+        CHOOSE(CPU, TINY)
+    assert len(measured) == 4
+
+
+def test_processors_elsewhere(monkeypatch, tmp_path):
+    monkeypatch.setattr(precision, "CPU_INFO", tmp_path / "none")
+    monkeypatch.setattr(precision.platform, "processor", lambda: "Intel64 Family 6")
+    assert "Intel64 Family 6" in precision._machine_key(CPU, TINY)
+    (tmp_path / "arm").write_text("processor: 0\nFeatures: fp asimd bf16 svebf16\n")
+    monkeypatch.setattr(precision, "CPU_INFO", tmp_path / "arm")
+    assert "bf16 svebf16" in precision._machine_key(CPU, TINY)
+
+
+DAMAGED = ("", "{", "[1]", "7", '{"KEY": 7}', '{"KEY": {"dtype": "fp8"}}', '{"KEY": {"speed": 1}}')
+
+
+@pytest.mark.parametrize("content", [*(text.encode() for text in DAMAGED), b"\xff\xfe\x00"])
+def test_a_damaged_cache_counts_as_empty(measured, temporary_cache, content: bytes):
+    file = temporary_cache / "precision.json"
+    file.write_bytes(content.replace(b"KEY", precision._machine_key(CPU, TINY).encode()))
+    for _ in range(2):
+        assert CHOOSE(CPU, TINY) == Precision("bf16", channels_last=True)
+    assert measured == [TINY]
+
+
+@pytest.mark.parametrize("place", ["", "deeper"])
+def test_a_cache_that_cannot_be_written_to_is_gone_without(measured, tmp_path, monkeypatch, place):
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("SCELLSEG_CACHE", str(tmp_path / "file" / place))
+    for _ in range(2):
+        assert CHOOSE(CPU, TINY) == Precision("bf16", channels_last=True)
+    assert len(measured) == 2
+
+
+def test_a_full_disk_costs_the_caching_alone(measured, temporary_cache, monkeypatch):
+    def full(*_, **__):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    assert CHOOSE(CPU, TINY) == Precision("bf16", channels_last=True)
+    assert list(temporary_cache.iterdir()) == []
+
+
+def test_it_says_that_it_measures_once(measured, monkeypatch):
+    said: list[str] = []
+    monkeypatch.setattr(precision, "say", said.append)
+    CHOOSE(CPU, TINY)
+    assert [("Measuring" in text, "10 s" in text) for text in said] == [(True, True)]
+    CHOOSE(CPU, TINY)
+    assert len(said) == 1
 
 
 def test_the_fastest_is_chosen(monkeypatch, temporary_cache):

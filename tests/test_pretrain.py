@@ -11,6 +11,7 @@ import torch
 
 from scellseg_lib import augment
 from scellseg_lib.augment import prepare
+from scellseg_lib.checkpoint import weights_hash
 from scellseg_lib.errors import TrainingError
 from scellseg_lib.model import new_model
 from scellseg_lib.precision import Precision
@@ -184,6 +185,21 @@ def test_a_run_can_start_from_a_model_that_it_leaves_alone():
         assert torch.equal(initial.network.state_dict()[name], value)
     with pytest.raises(TrainingError, match=r"initial weights are of levels \(4, 8, 16, 32\)"):
         tiny.train(levels=(4, 8), initial=initial)
+
+
+def test_the_card_of_a_model_that_was_trained_on_tells_both_runs():
+    first = tiny.train(recipe=PretrainRecipe(steps=2, batch_size=1))
+    alone = "pre-trained by the Scellseg notebooks, 2 steps"
+    assert first.card.origin == alone
+    assert first.card.recipe["initial"] is None
+    later = tiny.train(recipe=PretrainRecipe(steps=1, batch_size=1), initial=first).card
+    assert later.origin == f"pre-trained by the Scellseg notebooks, 1 steps; started from: {alone}"
+    assert later.recipe["recipe"]["steps"] == 1
+    assert later.recipe["initial"]["recipe"] == first.card.recipe
+    assert later.recipe["initial"]["weights"] == weights_hash(first.network)
+    other = tiny.train("unet2", recipe=PretrainRecipe(steps=1, batch_size=1), initial=first).card
+    assert other.origin.endswith(f"1 steps; started from: scellseg, {alone}")
+    assert other.recipe["initial"]["recipe"] == first.card.recipe
 
 
 def test_a_run_takes_what_fits_from_another_model():

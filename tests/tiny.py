@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from scellseg_lib import augment, synthetic
+from scellseg_lib import augment, checkpoint, synthetic
 from scellseg_lib.data import Dataset, Sample
 from scellseg_lib.finetune import finetune
 from scellseg_lib.model import Model, new_model
@@ -84,14 +84,13 @@ def train(name: str = "scellseg", **options: Any) -> Model:
     return pretrain(name, [worms(9)], **settings | options)  # type: ignore[arg-type]
 
 
-def run(
-    kind: str, checkpoint: Path | None = None, callback: Callable | None = None, every: int = 1
-) -> Model:
+def run(kind: str, checkpoint: Path | None = None, callback: Callable | None = None) -> Model:
     """Run one of `KINDS`."""
-    options = {"checkpoint": checkpoint, "checkpoint_every": every, "callback": callback}
+    options = {"checkpoint": checkpoint, "callback": callback}
     return train(**options) if kind == "pretrain" else tune(kind, **options)
 
 
 if __name__ == "__main__":
     augment.PATCH = PATCH
+    checkpoint.SAVE_EVERY = 0
     run(sys.argv[1], Path(sys.argv[2]), lambda _: time.sleep(1.5))

@@ -12,6 +12,8 @@ import io
 from dataclasses import replace
 from pathlib import Path
 
+from tqdm import tqdm
+
 from scellseg_lib import paths, synthetic
 from scellseg_lib.checkpoint import Progress
 from scellseg_lib.data import Dataset, load_dataset
@@ -20,7 +22,6 @@ from scellseg_lib.metrics import evaluate, summary
 from scellseg_lib.model import Model, load_model, packaged_name
 from scellseg_lib.network import N_OUTPUTS
 from scellseg_lib.pretrain import PretrainRecipe, pretrain
-from scellseg_lib.progress import bar
 from scellseg_lib.segment import segment
 
 WIDTHS = {"half": (16, 32, 64, 128), "full": (32, 64, 128, 256)}
@@ -53,12 +54,10 @@ def train(name: str, width: str, steps: int, initial: Model | None = None) -> Mo
     levels = WIDTHS[width]
     stem = packaged_name(name, levels).removesuffix(".safetensors")
     recipe = PretrainRecipe(optimiser="adam", learning_rate=2e-3, steps=steps, schedule="onecycle")
-    progress = bar(steps, f"pretrain {stem}")
 
     def show(done: Progress) -> None:
-        progress.update(done.step - progress.n)
         if done.validation_loss is not None:
-            print(f"{stem} step {done.step}: validation {done.validation_loss:.4f}", flush=True)
+            tqdm.write(f"{stem} step {done.step}: validation {done.validation_loss:.4f}")
 
     return pretrain(
         name,  # type: ignore[arg-type]
