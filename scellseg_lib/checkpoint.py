@@ -165,12 +165,12 @@ class Checkpoint:
 
 
 def snapshot(modules: dict[str, nn.Module], optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Copy all state of a run, on its device."""
+    """All state of a run, as tensors."""
     states = {prefix: module.state_dict() for prefix, module in modules.items()}
     for index, state in optimiser.state_dict()["state"].items():
         states[f"optimiser/{index}"] = state
     return {
-        f"{prefix}/{key}": value.detach().clone()
+        f"{prefix}/{key}": value.detach()
         for prefix, state in states.items()
         for key, value in state.items()
         if isinstance(value, Tensor)
@@ -182,8 +182,8 @@ class Steps:
     """The steps of a run: logged, told to the callback and shown with the time left.
 
     Iterate over it within ``with``, and call `finish` after each step. With a checkpoint the run
-    goes on where that ends; it is written every ``SAVE_EVERY`` seconds, after the last step and at
-    a KeyboardInterrupt, and left to who saves the model.
+    goes on where that ends; it is written every ``SAVE_EVERY`` seconds and after the last step, and
+    left to who saves the model.
 
     Parameters
     ----------
@@ -211,7 +211,6 @@ class Steps:
 
     def __post_init__(self) -> None:
         self.log = self.saved.resume(self.modules, self.optimiser) if self.saved else []
-        self.unsaved: tuple[int, dict[str, Tensor]] | None = None
         self.saved_at = monotonic()
         self.bar = bar(self.n_steps, self.label, initial=len(self.log), delay=0)
 
@@ -223,24 +222,15 @@ class Steps:
         done = len(self.log) + 1
         validated = {} if validation_loss is None else {"validation_loss": validation_loss}
         self.log.append({"step": done} | losses | validated)
-        if self.saved:  # a copy, since an interrupt may come in the middle of the next step
-            self.unsaved = done, snapshot(self.modules, self.optimiser)
-        if done == self.n_steps or monotonic() - self.saved_at >= SAVE_EVERY:
-            self._save()
+        if self.saved and (done == self.n_steps or monotonic() - self.saved_at >= SAVE_EVERY):
+            self.saved.save(snapshot(self.modules, self.optimiser), self.log)
+            self.saved_at = monotonic()
         self.bar.update()
         if self.callback:
             self.callback(Progress(done, self.n_steps, losses, validation_loss))
 
-    def _save(self) -> None:
-        if self.saved and self.unsaved:
-            done, tensors = self.unsaved
-            self.saved.save(tensors, self.log[:done])
-            self.unsaved, self.saved_at = None, monotonic()
-
     def __enter__(self) -> Steps:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, *_: object) -> None:
         self.bar.close()
-        if kind is KeyboardInterrupt:
-            self._save()

@@ -148,10 +148,10 @@ def finetune(
         None: that of the checkpoint, else what pays on this machine; recorded in the card.
     device : torch.device, optional
     checkpoint : path, optional
-        Written every half minute, at a KeyboardInterrupt and after the last step; a run that finds
-        it goes on from there. It is left behind, so that nothing is lost before the model is saved:
-        then remove it (``checkpoint.unlink(missing_ok=True)``). It knows the shots by their pixels,
-        query and contrast images by name.
+        Written every half minute and after the last step; a run that finds it goes on from there.
+        It is left behind, so that nothing is lost before the model is saved: then remove it
+        (``checkpoint.unlink(missing_ok=True)``). It knows the shots by their pixels, query and
+        contrast images by name.
     callback : callable, optional
         Gets a `Progress` after each step.
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import platformdirs
@@ -49,17 +47,6 @@ def results(profile: str) -> Path:
 def runs() -> Path:
     """Folder of what long runs keep to go on from: checkpoints, tuned models; never committed."""
     return REPOSITORY / "runs"
-
-
-@contextmanager
-def whole(file: Path) -> Iterator[Path]:
-    """Give a scratch file to write, which becomes ``file`` at the end: whole or not at all."""
-    scratch = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        yield scratch
-        scratch.replace(file)
-    finally:
-        scratch.unlink(missing_ok=True)
 
 
 def offline() -> bool:

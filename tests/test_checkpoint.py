@@ -83,32 +83,6 @@ def test_checkpoints_are_written_by_time_and_what_came_since_is_done_again(tmp_p
 
 
 @pytest.mark.parametrize("kind", tiny.KINDS)
-def test_an_interrupt_keeps_all_steps_that_were_whole(kind: str, tmp_path, monkeypatch):
-    """Ctrl-C in the middle of a step: half of the weights are changed already."""
-    monkeypatch.setattr(module, "SAVE_EVERY", 1e9)
-    file = tmp_path / "run.safetensors"
-    steps = itertools.count(1)
-    optimiser = torch.optim.SGD if kind == "pretrain" else torch.optim.Adam
-    original = optimiser.step
-
-    def step(self, *arguments, **options):
-        if next(steps) == 3:
-            self.param_groups[0]["params"][0].data += 1
-            raise KeyboardInterrupt
-        return original(self, *arguments, **options)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(optimiser, "step", step)
-        with pytest.raises(KeyboardInterrupt):
-            tiny.run(kind, file)
-    assert {path.name for path in tmp_path.iterdir()} == {file.name}
-    seen = []
-    resumed = tiny.run(kind, file, lambda progress: seen.append(progress.step))
-    assert seen == [3, 4]
-    assert_same(resumed, uninterrupted(kind))
-
-
-@pytest.mark.parametrize("kind", tiny.KINDS)
 def test_a_run_killed_after_its_last_step_has_nothing_left_to_do(kind: str, tmp_path, monkeypatch):
     """Before its card was made, and once more before the caller has saved the model."""
 

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scellseg_lib import augment, paths, precision
+from scellseg_lib import augment, checkpoint, paths, precision
 from scellseg_lib.checkpoint import weights_hash
 from scellseg_lib.data import Dataset, Sample
 from scellseg_lib.errors import DatasetError
@@ -353,6 +353,7 @@ def test_trials_that_differ_in_anything_stay_apart(data, tmp_path):
 
 
 def test_a_killed_tuning_goes_on_in_the_layout_that_it_began_with(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "SAVE_EVERY", 0.0)
     start, known = new_model("scellseg", tiny.LEVELS), images(data)
     whole = run.tune(trial(steps=3), start, known, tmp_path / "a")
     finetune = run.finetune
@@ -362,7 +363,7 @@ def test_a_killed_tuning_goes_on_in_the_layout_that_it_began_with(data, tmp_path
             if progress.step == 2:
                 raise KeyboardInterrupt
 
-        return finetune(*arguments, checkpoint_every=1, callback=stop, **options)
+        return finetune(*arguments, callback=stop, **options)
 
     monkeypatch.setattr(run, "finetune", killed)
     with pytest.raises(KeyboardInterrupt):

@@ -32,19 +32,3 @@ def test_a_table_is_made_once_and_only_where_it_may_be(tmp_path, monkeypatch):
     assert origin["data"] == ["worms"]
     assert {"commit", "versions"} <= origin.keys()
     assert sorted(f.name for f in (tmp_path / "smoke").iterdir()) == ["sizes.csv", "sizes.json"]
-
-
-def test_a_file_is_written_whole_or_not_at_all(tmp_path):
-    file = tmp_path / "one.txt"
-    with paths.whole(file) as scratch:
-        scratch.write_text("whole")
-        assert not file.exists()
-
-    def half() -> None:
-        with paths.whole(file) as scratch:
-            scratch.write_text("half")
-            raise OSError("the disk is full")
-
-    with pytest.raises(OSError, match="full"):
-        half()
-    assert [(f.name, f.read_text()) for f in tmp_path.iterdir()] == [("one.txt", "whole")]

@@ -187,7 +187,7 @@ def start(trial: Trial, place: Place) -> Model:
             checkpoint=file.with_suffix(".checkpoint"),
         )
         model.save(file)
-        file.with_suffix(".checkpoint").unlink()
+        file.with_suffix(".checkpoint").unlink(missing_ok=True)
     return load_model(file)
 
 
@@ -253,6 +253,7 @@ def tune(trial: Trial, model: Model, images: Mapping[str, Dataset], scratch: Pat
     kept = scratch / f"{trial.model}_{trial.strategy}_{trial.n_shots}_{trial.seed}_{name}"
     file, checkpoint = kept.with_suffix(".safetensors"), kept.with_suffix(".checkpoint")
     if file.is_file():
+        checkpoint.unlink(missing_ok=True)  # of a run that was killed when it had saved the model
         return load_model(file)
     tuned = finetune(
         model,
@@ -268,6 +269,7 @@ def tune(trial: Trial, model: Model, images: Mapping[str, Dataset], scratch: Pat
         **dict(trial.options),
     )
     tuned.save(file)
+    checkpoint.unlink(missing_ok=True)
     return tuned
 
 

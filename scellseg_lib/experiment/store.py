@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from scellseg_lib import paths
+from scellseg_lib.atomic import whole
 from scellseg_lib.errors import DatasetError
 from scellseg_lib.experiment.trial import ADDED, METHOD_VERSION, Trial
 from scellseg_lib.metrics import THRESHOLDS
@@ -50,10 +50,9 @@ class Store:
         origin : mapping
             The trial's identity under ``"trial"``, and what else should be known of the run.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with paths.whole(self.folder / f"{key}.csv") as file:
+        with whole(self.folder / f"{key}.csv") as file:
             _wide(scores).to_csv(file, index=False)
-        with paths.whole(self.folder / f"{key}.json") as file:
+        with whole(self.folder / f"{key}.json") as file:
             file.write_text(json.dumps(dict(origin), indent=1, sort_keys=True) + "\n")
 
     def origin(self, key: str) -> dict[str, Any]:

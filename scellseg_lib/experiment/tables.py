@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from scellseg_lib import paths
+from scellseg_lib.atomic import whole
 from scellseg_lib.errors import DatasetError
 from scellseg_lib.experiment.profile import Profile
 from scellseg_lib.experiment.run import commit
@@ -50,10 +51,9 @@ def kept(
                 remedy="Set COMPUTE = True.",
             )
         frame = make()
-        file.parent.mkdir(parents=True, exist_ok=True)
         known = origin | {"versions": library_versions(), "commit": commit()}
-        with paths.whole(file) as scratch:
+        with whole(file) as scratch:
             frame.to_csv(scratch, index=False, float_format="%.5g")
-        with paths.whole(file.with_suffix(".json")) as scratch:
+        with whole(file.with_suffix(".json")) as scratch:
             scratch.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
     return pd.read_csv(file, dtype={"image": str})
