@@ -28,7 +28,7 @@ CHANNELS = re.compile(r"(red|green|blue|gray|\d+)(,(red|green|blue|gray|none|\d+
 
 
 Source = Annotated[
-    str, typer.Argument(help="A folder or the name of a data set; to segment, a file too.")
+    str, typer.Argument(metavar="SOURCE", help="A folder, a data set's name, or a file to segment.")
 ]
 ModelName = Annotated[
     str, typer.Option("--model", help="scellseg, cellpose, hover, unet2, unet3, or a .safetensors.")

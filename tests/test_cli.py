@@ -542,6 +542,24 @@ def test_finetuning_options_are_kept_in_the_card(annotated: Path, model_file: st
     assert "--overwrite" in again.stderr
 
 
+def test_the_checkpoint_stays_until_the_model_is_saved(
+    annotated: Path, model_file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def tuned(model: Any, *_: Any, checkpoint: Path, **__: Any) -> Any:
+        checkpoint.write_bytes(b"the last state")
+        return model
+
+    monkeypatch.setattr(scellseg, "finetune", tuned)
+    command = ("finetune", annotated, "--model", model_file)
+    with monkeypatch.context() as patch:
+        patch.setattr(scellseg.Model, "save", lambda *_: interrupt())
+        assert run(*command).exit_code == 130
+    assert (annotated / "model.checkpoint").exists()
+    done(*command)
+    assert (annotated / "model.safetensors").exists()
+    assert not (annotated / "model.checkpoint").exists()
+
+
 @pytest.mark.usefixtures("small_steps")
 def test_the_papers_options_reach_the_fine_tuning(annotated: Path, model_file: str) -> None:
     file = annotated / "tuned.safetensors"
