@@ -97,7 +97,7 @@ def sources_hash(sources: Sequence[Source]) -> str:
 
 
 def _source(sample: Sample, scale: float, *, with_masks: bool) -> Source:
-    image, masks = normalise(sample.image), sample.masks if with_masks else None
+    image, masks = normalise(sample.image, sample.name), sample.masks if with_masks else None
     if scale < 0.5:  # a bilinear warp would skip pixels: average first
         shape = tuple(max(round(side * scale), 1) for side in image.shape[1:])
         image = resize(image, shape)

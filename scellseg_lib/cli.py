@@ -3,63 +3,37 @@
 from __future__ import annotations
 
 import re
-import sys
-import warnings
-from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from tqdm import tqdm
-from typer.core import TyperGroup
 
 import scellseg_lib as scellseg
-from scellseg_lib import batch, doctor, fetch, manifest, readers, released, scoring
-from scellseg_lib.data import load_folder
-from scellseg_lib.errors import ScellsegError, TrainingError
+from scellseg_lib import batch, doctor, scoring
+from scellseg_lib.atomic import whole
+from scellseg_lib.commands import Group, data_app, fail, models_app
+from scellseg_lib.contrast import AlphaMode, StatisticsMode
+from scellseg_lib.data import names
+from scellseg_lib.errors import DatasetError, TrainingError
+from scellseg_lib.experiment import grid, run
+from scellseg_lib.experiment import sweep as sweeping
+from scellseg_lib.experiment.cluster import run_on_cluster
+from scellseg_lib.experiment.profile import load_profile
 from scellseg_lib.finetune import Layers, Schedule
-from scellseg_lib.model import Model, packaged
+from scellseg_lib.model import Model
 
-CHANNELS = re.compile(r"(red|green|blue|gray|\d+)(,(red|green|blue|gray|none|\d+))?")
-
-
-class _Commands(TyperGroup):
-    """All commands end in one clear sentence where they cannot do what is asked."""
-
-    def invoke(self, ctx: Any) -> Any:
-        with warnings.catch_warnings():
-            warnings.showwarning = lambda message, *_, **__: tqdm.write(
-                f"Warning: {message}", file=sys.stderr
-            )
-            try:
-                return super().invoke(ctx)
-            except ScellsegError as error:
-                _fail(str(error))
-            except OSError as error:  # a folder that may not be written to, a full disk
-                _fail(f"{error.filename}: {error.strerror}." if error.filename else str(error))
-            except KeyboardInterrupt:
-                _fail("Stopped. What is done is kept: the same command goes on from there.", 130)
-
-
-def _fail(message: str, code: int = 1) -> None:
-    typer.echo(f"Error: {message}" if code == 1 else message, err=True)
-    raise typer.Exit(code)
-
-
-_Group = partial(
-    typer.Typer,
-    cls=_Commands,
-    add_completion=False,
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-)
-app = _Group(help="Segment cells, fine-tune on a few annotated images, score the result.")
-data_app = _Group(help="Data sets: which there are, get and check them.")
-models_app = _Group(help="Models: which there are, get the authors' weights.")
+app = Group()
 app.add_typer(data_app, name="data")
 app.add_typer(models_app, name="models")
 
+OUTPUT = "model.safetensors"
+CHANNELS = re.compile(r"(red|green|blue|gray|\d+)(,(red|green|blue|gray|none|\d+))?")
+
+
+Source = Annotated[
+    str, typer.Argument(metavar="SOURCE", help="A folder, a data set's name, or a file to segment.")
+]
 ModelName = Annotated[
     str, typer.Option("--model", help="scellseg, cellpose, hover, unet2, unet3, or a .safetensors.")
 ]
@@ -70,25 +44,44 @@ Channels = Annotated[
     str | None,
     typer.Option(
         help="Plane to segment and nucleus plane: red, green, blue, gray, none or an index, such "
-        "as green,red. Default: those of the model's file, else gray."
+        "as green,red; gray is the mean of all. Default: those of the model's file, else the only "
+        "plane there is."
     ),
 ]
 Axes = Annotated[
     str | None, typer.Option(help="Axes of the TIFFs where they do not say so, such as CYX.")
 ]
-
+Page = Annotated[int | None, typer.Option(min=0, help="The one page of each TIFF to read, from 0.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Make anew what exists.")]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"scellseg {version('scellseg-notebooks')}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    asked: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say it and end.")
+    ] = False,
+) -> None:
+    """Segment cells, fine-tune on a few annotated images, score the result.
+
+    A data set's name (`scellseg data list`) serves wherever a folder does; a folder of such a name
+    is ./NAME.
+    """
 
 
 @app.command()
 def segment(
-    source: Annotated[
-        Path, typer.Argument(metavar="IMAGE_OR_FOLDER", exists=True, help="PNG, TIFF or JPEG.")
-    ],
+    source: Source,
     model: ModelName = "scellseg",
     weights: Weights = None,
     output: Annotated[
-        Path | None, typer.Option(help="Folder for the masks. Default: segmented/ beside.")
+        Path | None,
+        typer.Option(help="Folder of the masks. Default: segmented/ beside, or segmented/NAME."),
     ] = None,
     diameter: Annotated[
         float | None, typer.Option(min=1, help="Of the cells, pixels. Default: the model's.")
@@ -104,6 +97,7 @@ def segment(
     ] = None,
     channels: Channels = None,
     axes: Axes = None,
+    page: Page = None,
     resample: Annotated[
         bool,
         typer.Option("--resample/--fast", help="Smooth outlines, or quickly at the 30-px scale."),
@@ -113,24 +107,38 @@ def segment(
     preview: Annotated[bool, typer.Option("--preview", help="Draw contours too.")] = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Segment an image or all images of a folder into NAME_masks.tif: 0 background, cells 1 to n.
+    """Segment an image, all images of a folder, or the query images of a data set.
 
-    Images whose masks exist are left alone: the same command goes on with a run that was stopped.
-    Files that cannot be read are listed at the end.
+    NAME_masks.tif holds 0 for background and cells 1 to n. Images whose masks exist are left alone:
+    the same command goes on with a run that was stopped. segmented.json beside the masks says how
+    they were made; masks made otherwise are refused there. Failures are listed at the end.
 
     \b
     Examples:
       scellseg segment plate1/ --diameter 40 --preview
       scellseg segment cells.tif --model tuned.safetensors --output masks/
       scellseg segment plate1/ --weights released --channels green,red --format png
+      scellseg segment bbbc010_elegans --model worms.safetensors --output masks
     """
-    output = output or (source if source.is_dir() else source.parent) / "segmented"
-    jobs = batch.plan(source, output, ".tif" if file_format == "tiff" else ".png")
+    suffix = ".tif" if file_format == "tiff" else ".png"
     loaded = _load(model, weights)
-    outcome = batch.segment_files(
+    if source in names():
+        reading: dict[str, Any] = {"channels": _planes(channels), "axes": axes, "page": page}
+        images = scellseg.load_dataset(source, **reading).query
+        output, outcome = output or Path("segmented", source), batch.Outcome()
+        jobs = [batch.job_for(sample, output / sample.name, suffix) for sample in images]
+    else:
+        place = _existing(source)
+        output = output or (place if place.is_dir() else place.parent) / "segmented"
+        reading = {"channels": _planes(channels, model, loaded), "axes": axes, "page": page}
+        jobs, outcome = batch.plan(place, output, suffix, **reading)
+    total = len(jobs) + len(outcome.failed)
+    batch.segment_jobs(
         jobs,
         loaded,
-        partial(readers.read_image, channels=_planes(channels, model, loaded), axes=axes),
+        output,
+        outcome,
+        reading=reading | {"format": file_format},
         overwrite=overwrite,
         overlays=preview,
         diameter=diameter,
@@ -146,17 +154,18 @@ def segment(
     )
     if outcome.failed:
         listed = "\n".join(f"  {message}" for message in outcome.failed.values())
-        _fail(f"{len(outcome.failed)} of {len(jobs)} images failed:\n{listed}")
+        fail(f"{len(outcome.failed)} of {total} images failed:\n{listed}")
 
 
 @app.command()
 def finetune(
-    folder: Annotated[
-        Path,
-        typer.Argument(exists=True, file_okay=False, help="shot/ and query/, or one folder."),
-    ],
+    source: Source,
     output: Annotated[
-        Path | None, typer.Option(help="Tuned model. Default: model.safetensors in the folder.")
+        Path | None,
+        typer.Option(help="Tuned model. Default: FOLDER/model.safetensors or NAME.safetensors."),
+    ] = None,
+    shots: Annotated[
+        int | None, typer.Option(min=1, help="Draw as many annotated images. Default: all.")
     ] = None,
     model: ModelName = "scellseg",
     weights: Weights = None,
@@ -164,28 +173,39 @@ def finetune(
         Literal["contrastive", "classic"], typer.Option(help="Contrastive is the paper's.")
     ] = "contrastive",
     steps: Annotated[int, typer.Option(min=1, help="Optimiser steps of 8 patches.")] = 100,
-    seed: Annotated[int, typer.Option(min=0, help="Of the patches.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Random state: of shots and patches.")] = 0,
+    learning_rate: Annotated[float, typer.Option(min=0, help="Of Adam.")] = 1e-3,
     schedule: Annotated[Schedule, typer.Option(help="Of the learning rate.")] = "halvings",
     layers: Annotated[Layers, typer.Option(help="What is learnt (Extended Data Fig. 8).")] = "all",
+    alpha: Annotated[AlphaMode, typer.Option(help="Weight of the contrastive term.")] = "learnt",
+    statistics: Annotated[
+        StatisticsMode, typer.Option(help="What BatchNorm sees: all patches, or the shots'.")
+    ] = "mixed",
+    inductive: Annotated[
+        bool, typer.Option("--inductive", help="The shots serve as queries, no other images.")
+    ] = False,
     channels: Channels = None,
     axes: Axes = None,
+    page: Page = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Fit a model to a few annotated images.
 
     Annotated images are NAME_img.* with NAME_masks.*, in FOLDER/shot or in FOLDER. Those in
     FOLDER/query, or without masks, are the images to be segmented later: contrastive fine-tuning
-    learns their look, never their masks.
+    learns their look, never their masks. Data sets have both by their manifests.
 
     A checkpoint is kept beside the output: the same command goes on with a run that was stopped.
 
     \b
     Examples:
       scellseg finetune worms/ --output worms.safetensors
+      scellseg finetune bbbc010_elegans --shots 8 --output worms.safetensors
       scellseg finetune worms/ --strategy classic --steps 200 --seed 1
       scellseg segment worms/query --model worms.safetensors
     """
-    output = output or folder / "model.safetensors"
+    named = source in names()
+    output = output or (Path(f"{source}.safetensors") if named else _existing(source) / OUTPUT)
     if output.suffix != ".safetensors":
         raise typer.BadParameter("a model's file ends in .safetensors", param_hint="--output")
     if output.exists() and not overwrite:
@@ -193,55 +213,123 @@ def finetune(
             "the model exists already", where=output, remedy="Name another, or give --overwrite."
         )
     base = _load(model, weights)
-    planes = _planes(channels, model, base)
-    images = load_folder(folder, planes, axes=axes)
-    queried = any(sample.split == "query" for sample in images)
+    planes = _planes(channels) if named else _planes(channels, model, base)
+    images = scellseg.load_dataset(source, channels=planes, axes=axes, page=page)
+    chosen = images.shots(shots, seed) if shots else images.shot
+    queried = not inductive and any("query" in sample.split.split("+") for sample in images)
     queries = images.query.without_masks() if queried else None
     tuned = scellseg.finetune(
         base,
-        images.shot,
+        chosen,
         queries,
         strategy,
         steps=steps,
         seed=seed,
+        learning_rate=learning_rate,
         schedule=schedule,
         layers=layers,
+        alpha=alpha,
+        statistics=statistics,
         checkpoint=output.with_suffix(".checkpoint"),
     )
-    tuned.card = tuned.card.model_copy(update={"channels": planes})
     tuned.save(output)
+    output.with_suffix(".checkpoint").unlink(missing_ok=True)
     typer.echo(
-        f"{output}: tuned on {len(images.shot)} annotated and {len(queries or ())} unlabelled "
+        f"{output}: tuned on {len(chosen)} annotated and {len(queries or ())} unlabelled "
         f"images; cells are {tuned.card.diameter:.1f} px wide.\n"
-        f"Segment with: scellseg segment FOLDER --model {output}"
+        f"Segment with: scellseg segment {source if named else 'FOLDER'} --model {output}"
     )
 
 
 @app.command()
 def evaluate(
     predicted: Annotated[Path, typer.Argument(metavar="PRED", exists=True)],
-    true: Annotated[Path, typer.Argument(metavar="TRUTH", exists=True)],
+    true: Annotated[str, typer.Argument(metavar="TRUTH")],
     csv: Annotated[Path | None, typer.Option(help="Row per image and threshold.")] = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Score masks against true ones: two files, or two folders matched by name.
 
-    NAME_masks.* goes with NAME_masks.* or NAME.*. AP is TP / (TP + FP + FN); mAP and mAJI are
-    means over the IoU thresholds 0.50, 0.55 .. 0.95; AJI is the standard index.
+    NAME_masks.* goes with NAME_masks.* or NAME.*, or with the query image of that name in a data
+    set. AP is TP / (TP + FP + FN); mAP and mAJI are means over the IoU thresholds 0.50, 0.55 ..
+    0.95; AJI is the standard index.
 
     \b
     Examples:
       scellseg evaluate worms/query/segmented worms/query
       scellseg evaluate A_masks.tif A_truth.png --csv scores.csv
+      scellseg evaluate masks bbbc010_elegans
     """
-    frame = scoring.score_files(scoring.pair_labels(predicted, true))
+    if csv and csv.exists() and not overwrite:
+        raise DatasetError(
+            "the table exists already", where=csv, remedy="Name another, or give --overwrite."
+        )
+    truth = scellseg.load_dataset(true).query if true in names() else _existing(true)
+    frame = scoring.score_files(scoring.pair_labels(predicted, truth))
     typer.echo(scoring.score_table(frame).to_string(float_format="{:.3f}".format))
     if csv:
-        frame.to_csv(csv, index=False)
+        csv.parent.mkdir(parents=True, exist_ok=True)
+        with whole(csv) as scratch:
+            frame.to_csv(scratch, index=False)
+
+
+@app.command()
+def sweep(
+    experiments: Annotated[
+        list[str], typer.Argument(help=f"all, or some of: {', '.join(grid.EXPERIMENTS)}.")
+    ],
+    profile: Annotated[str, typer.Option(help="Scale, a file of notebooks/profiles.")] = "released",
+    data: Annotated[list[str] | None, typer.Option(help="Only this data set; repeatable.")] = None,
+    states: Annotated[
+        list[int] | None, typer.Option("--state", help="Only this random state; repeatable.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Count the trials, and estimate their time.")
+    ] = False,
+    limit_time: Annotated[
+        float | None, typer.Option(min=0, help="Minutes after which no trial is begun.")
+    ] = None,
+    cluster: Annotated[
+        str | None, typer.Option(help="A Dask cluster: local:4, or tcp://host:8786.")
+    ] = None,
+) -> None:
+    """Compute the trials of the paper's experiments that are not there yet.
+
+    Results go to figures/data/PROFILE/trials, one at a time and whole; the same command goes on
+    with a sweep that was stopped. Needs the repository, and the data sets of the profile.
+
+    \b
+    Examples:
+      scellseg sweep all --dry-run
+      scellseg sweep shot_scale --data bbbc010_elegans --state 0 --limit-time 120
+      scellseg sweep transferability --profile paper --cluster tcp://host:8786
+    """
+    scale = load_profile(profile).narrowed(data=data or (), states=states or ())
+    place = run.place_of(scale)
+    planned = sweeping.plan(experiments, scale, place.store)
+    typer.echo(
+        f"{planned.n_trials} trials, {planned.n_trials - len(planned.missing)} of them are there. "
+        f"The others take about {planned.seconds / 3600:.1f} h here, one after the other."
+    )
+    if dry_run:
+        return
+    if cluster:
+        outcome = run_on_cluster(planned.missing, place, cluster)
+    else:
+        seconds = None if limit_time is None else 60 * limit_time
+        outcome = run.run_missing(planned.missing, place, limit_seconds=seconds)
+    typer.echo(f"{outcome.computed} trials computed; results are in {place.store.folder}.")
+    if outcome.failed:
+        listed = "\n".join(
+            f"  {t.model}, {t.strategy}, {t.n_shots} shots of {t.data}, state {t.seed}: {reason}"
+            for t, reason in outcome.failed.items()
+        )
+        fail(f"{len(outcome.failed)} trials failed:\n{listed}")
 
 
 @app.command("doctor")
 def doctor_() -> None:
-    """Say what this machine offers, and test for ten seconds whether it computes rightly."""
+    """Say what this machine offers, and test in some seconds whether it computes rightly."""
     for name, value in doctor.facts():
         typer.echo(f"{name + ':':18}{value}")
     passed = True
@@ -249,64 +337,7 @@ def doctor_() -> None:
         typer.echo(f"{check.name + ':':18}{'ok' if check.passed else 'FAILED'}, {check.detail}")
         passed &= check.passed
     if not passed:
-        _fail("the self-test failed: results from this machine are not to be trusted.")
-
-
-@data_app.command("list")
-def list_data() -> None:
-    """List the data sets: how many of their images are here, and their terms."""
-    for name in manifest.names():
-        card = manifest.load_manifest(name)
-        entries = card.entries()
-        here = sum((card.folder / entry.image).is_file() for entry in entries)
-        typer.echo(
-            f"{name:22}{here:5} of {len(entries) or '?':>5} here  {card.access:7}{card.licence}"
-        )
-
-
-@data_app.command("fetch")
-def fetch_data(name: str) -> None:
-    """Download a data set and check every image against its manifest.
-
-    \b
-    Example:
-      scellseg data fetch bbbc010_elegans
-    """
-    typer.echo(fetch.fetch(name))
-
-
-@data_app.command("verify")
-def verify_data(name: str) -> None:
-    """Compare the files of a data set with its manifest, pixel for pixel."""
-    report = fetch.verify(name)
-    typer.echo(report)
-    if not report.complete:
-        raise typer.Exit(1)
-
-
-@data_app.command("path")
-def path_data(name: str) -> None:
-    """Print the folder of a data set, whether it is there yet or not."""
-    typer.echo(fetch.path(name))
-
-
-@models_app.command("list")
-def list_models() -> None:
-    """List the models that can be loaded."""
-    for file in packaged():
-        card = scellseg.load_model(file).card
-        typer.echo(f"--model {card.architecture:10} packaged  levels {card.levels}  {card.origin}")
-    for name in released.WEIGHTS_SHA256:
-        here = "here" if released.weights_file(name).is_file() else "not fetched yet"
-        typer.echo(f"--model {name:10} --weights released  the authors' own, {here}")
-
-
-@models_app.command("fetch")
-def fetch_models() -> None:
-    """Get the authors' own weights of Scellseg and Cellpose through pip's index (102 MB)."""
-    for name in released.WEIGHTS_SHA256:
-        released.state_dict(name)
-        typer.echo(released.weights_file(name))
+        fail("the self-test failed: results from this machine are not to be trusted.")
 
 
 def _load(name: str, weights: str | None) -> Model:
@@ -316,10 +347,23 @@ def _load(name: str, weights: str | None) -> Model:
     return scellseg.load_model(name, weights or "packaged")
 
 
-def _planes(wanted: str | None, name: str, model: Model) -> tuple[str, str]:
-    """Planes that are asked for, else those that a model's file was made for, else gray."""
+def _existing(place: str) -> Path:
+    """File or folder that is there."""
+    if not Path(place).exists():
+        raise typer.BadParameter(
+            f"{place!r} does not exist, and is no data set (scellseg data list)"
+        )
+    return Path(place)
+
+
+def _planes(
+    wanted: str | None, name: str = "", model: Model | None = None
+) -> tuple[str, str] | None:
+    """Planes that are asked for, else those that a model's file was made for."""
     if wanted is None:
-        return model.card.channels if name.endswith(".safetensors") else ("gray", "none")
+        own = model.card.channels if model and name.endswith(".safetensors") else None
+        # Where the model knows one plane, an image of several is still asked about.
+        return None if own == ("gray", "none") else own
     if not CHANNELS.fullmatch(wanted):
         raise typer.BadParameter(f"{wanted!r} is not like green,red", param_hint="--channels")
     first, _, second = wanted.partition(",")

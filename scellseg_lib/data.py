@@ -17,13 +17,25 @@ __all__ = [
     "load_dataset",
     "load_folder",
     "load_pretraining_subset",
+    "names",
     "normalise",
     "resize",
     "resize_masks",
 ]
 
 
-def load_dataset(name_or_folder: str | Path) -> Dataset:
+def names() -> list[str]:
+    """Names of all data sets: those with a manifest, and the synthetic ones."""
+    return [*manifest.names(), *synthetic.NAMES]
+
+
+def load_dataset(
+    name_or_folder: str | Path,
+    *,
+    channels: tuple[str, str] | None = None,
+    axes: str | None = None,
+    page: int | None = None,
+) -> Dataset:
     """Load a data set by name, or from a folder.
 
     Only the list of files is read here; images are read when they are used.
@@ -32,24 +44,35 @@ def load_dataset(name_or_folder: str | Path) -> Dataset:
     ----------
     name_or_folder : str or Path
         Name of a manifest, ``"synthetic"`` or another name of `synthetic.dataset`, or a folder
-        (see `load_folder`); a folder of such a name is meant by a Path only.
+        (see `load_folder`); a folder of such a name is meant by ``"./NAME"`` or a Path.
+    channels, axes, page : optional
+        See `load_folder`; for folders only.
+
+    Returns
+    -------
+    Dataset
 
     Raises
     ------
     DatasetError
-        If there is neither such a name nor such a folder, or files of the data set are absent.
+        If there is neither such a name nor such a folder, files of the data set are absent, or
+        channels, axes or a page are given for a named one.
     """
-    names = [*manifest.names(), *synthetic.NAMES]
+    if Path(name_or_folder).is_dir() and name_or_folder not in names():
+        return load_folder(name_or_folder, channels, axes=axes, page=page)
+    if name_or_folder not in names():
+        raise DatasetError(
+            f"{str(name_or_folder)!r} is neither a data set nor a folder",
+            remedy=f"Check the path. Data sets: {', '.join(names())}.",
+        )
+    if (channels, axes, page) != (None, None, None):
+        raise DatasetError(
+            f"the data set {name_or_folder!r} says itself which planes to read",
+            remedy="Leave channels, axes and page out, or give the folder of its files.",
+        )
     if name_or_folder in synthetic.NAMES:
         return synthetic.dataset(str(name_or_folder))
-    if name_or_folder in names:
-        return _load_manifest_set(str(name_or_folder))
-    if Path(name_or_folder).is_dir():
-        return load_folder(name_or_folder)
-    raise DatasetError(
-        f"{str(name_or_folder)!r} is neither a data set nor a folder",
-        remedy=f"Data sets: {', '.join(names)}.",
-    )
+    return _load_manifest_set(str(name_or_folder))
 
 
 def load_pretraining_subset(name: str) -> list[Dataset]:
@@ -108,9 +131,10 @@ def _read_listed(
 
 def load_folder(
     folder: str | Path,
-    channels: tuple[str, str] = ("gray", "none"),
+    channels: tuple[str, str] | None = None,
     *,
     axes: str | None = None,
+    page: int | None = None,
 ) -> Dataset:
     """Load a folder of images and masks, in natural order of their names.
 
@@ -119,10 +143,18 @@ def load_folder(
     Parameters
     ----------
     folder : str or Path
-    channels : (str, str)
-        The plane to segment and the nucleus plane, see `readers.select_planes`.
+    channels : (str, str), optional
+        The plane to segment and the nucleus plane, see `readers.select_planes`, which refuses
+        images of several channels when none is named.
     axes : str, optional
         Meaning of the axes of the TIFF images where they do not say so, see `readers.read_pixels`.
+    page : int, optional
+        The one page of each TIFF to read, from 0.
+
+    Returns
+    -------
+    Dataset
+        Its images are read, and refused, when they are used.
 
     Raises
     ------
@@ -130,13 +162,14 @@ def load_folder(
         As `folders.find_samples`.
     """
     folder = Path(folder).resolve()
+    read = partial(readers.read_image, channels=channels, axes=axes, page=page)
     samples = tuple(
         Sample(
             found.name,
-            partial(readers.read_image, found.image, channels=channels, axes=axes),
+            partial(read, found.image),
             None if found.masks is None else partial(readers.read_masks, found.masks),
             found.split,
         )
         for found in folders.find_samples(folder)
     )
-    return Dataset(folder.name, folder.name, "", samples, channels)
+    return Dataset(folder.name, folder.name, "", samples, channels or ("gray", "none"))

@@ -36,9 +36,8 @@ def find_samples(folder: Path) -> list[FoundSample]:
         files have the same name but for their ending.
     """
     if not folder.is_dir():
-        raise DatasetError("there is no such folder", where=folder)
-    parts = [part for part in ("shot", "query") if (folder / part).is_dir()] or [""]
-    found = [sample for part in parts for sample in _pair(folder / part, part)]
+        raise DatasetError("there is no such folder", where=folder, remedy="Check the path.")
+    found = [sample for part in _parts(folder) for sample in _pair(folder / part, part)]
     bare = [sample.image.name for sample in found if sample.split == "shot" and not sample.masks]
     if bare:
         raise DatasetError(
@@ -47,18 +46,49 @@ def find_samples(folder: Path) -> list[FoundSample]:
             remedy="Annotate them (NAME_masks.png), or move them to query/.",
         )
     if not found:
-        raise DatasetError(
-            "there are no images",
-            where=folder,
-            remedy="Name them NAME_img.png (or .tif, .jpg), in it or in its shot/ and query/.",
-        )
+        raise _no_images(folder)
     return found
+
+
+def find_images(folder: Path) -> list[tuple[str, list[Path]]]:
+    """Images alone, whatever masks there are, in the layouts and the order of `find_samples`.
+
+    Returns
+    -------
+    list of (name, files)
+        Several files where they have the same name but for their ending.
+
+    Raises
+    ------
+    DatasetError
+        If there are no images.
+    """
+    found = [item for part in _parts(folder) for item in _images(folder / part).items()]
+    if not found:
+        raise _no_images(folder)
+    return found
+
+
+def _no_images(folder: Path) -> DatasetError:
+    return DatasetError(
+        "there are no images",
+        where=folder,
+        remedy="Name them NAME_img.png (or .tif, .jpg), in it or in its shot/ and query/.",
+    )
+
+
+def _parts(folder: Path) -> list[str]:
+    return [part for part in ("shot", "query") if (folder / part).is_dir()] or [""]
+
+
+def _images(folder: Path) -> dict[str, list[Path]]:
+    return _grouped(folder, "(.*)_img") or _grouped(folder, "(.*)(?<!_masks|_flows)")
 
 
 def _pair(folder: Path, split: str) -> list[FoundSample]:
     """Images of one folder with their masks; without a `split`, the masks decide on it."""
     masks = files_by_name(folder, "(.*)_masks")
-    images = files_by_name(folder, "(.*)_img") or files_by_name(folder, "(.*)(?<!_masks|_flows)")
+    images = _single(_images(folder))
     orphans = [path.name for name, path in masks.items() if name not in images]
     if orphans:
         raise DatasetError(
@@ -88,15 +118,25 @@ def files_by_name(folder: Path, pattern: str) -> dict[str, Path]:
     DatasetError
         If two files have the same name.
     """
+    return _single(_grouped(folder, pattern))
+
+
+def _grouped(folder: Path, pattern: str) -> dict[str, list[Path]]:
     found: dict[str, list[Path]] = {}
     for path in natsorted(folder.iterdir(), key=lambda path: path.name):
         match = re.fullmatch(pattern, plain_name(path), re.DOTALL)
         if match and path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
             found.setdefault(match[1], []).append(path)
-    twice = [path.name for files in found.values() for path in files if len(files) > 1]
+    return found
+
+
+def _single(found: dict[str, list[Path]]) -> dict[str, Path]:
+    twice = [path for files in found.values() for path in files if len(files) > 1]
     if twice:
         raise DatasetError(
-            f"files of the same name: {', '.join(twice)}", where=folder, remedy="Keep one of each."
+            f"files of the same name: {', '.join(path.name for path in twice)}",
+            where=twice[0].parent,
+            remedy="Keep one of each.",
         )
     return {name: path for name, (path,) in found.items()}
 

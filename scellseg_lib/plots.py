@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from scipy.ndimage import find_objects
 from skimage.measure import find_contours
 
 from scellseg_lib import paths
+from scellseg_lib.atomic import whole
 from scellseg_lib.data import normalise
 from scellseg_lib.errors import ImageError
 
@@ -51,7 +51,10 @@ def overlay(
             if labels is None:
                 continue
             if labels.shape != plane.shape:
-                raise ImageError(f"the image is {plane.shape}, the {name} {labels.shape} pixels")
+                raise ImageError(
+                    f"the image is {plane.shape}, the {name} {labels.shape} pixels",
+                    remedy="Give labels of this image, at its size.",
+                )
             n_cells = np.count_nonzero(np.unique(labels))
             lines = LineCollection(contours(labels), colors=colour, linestyles=style)
             lines.set_label(f"{name} (n = {n_cells} cells)")
@@ -119,7 +122,8 @@ def save(figure: Figure, path: str | Path, origin: dict[str, Any]) -> Path:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     origin_text = json.dumps(origin, indent=2, sort_keys=True, default=str) + "\n"
-    path.with_name(f"{path.name}.json").write_text(origin_text)
+    with whole(path.with_name(f"{path.name}.json")) as scratch:
+        scratch.write_text(origin_text)
     _write(figure, path.with_name(f"{path.name}.svg"), {"Date": None, "Creator": None})
     return _write(figure, path.with_name(f"{path.name}.png"), {"Software": None})
 
@@ -140,10 +144,8 @@ def _image_axes(shape: tuple[int, ...]) -> Axes:
 
 def _write(figure: Figure, path: Path, metadata: dict[str, Any]) -> Path:
     """Write one file, whole or not at all."""
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    with plt.style.context(STYLE):
+    with plt.style.context(STYLE), whole(path) as scratch:
         figure.savefig(
             scratch, format=path.suffix[1:], metadata=metadata, bbox_inches="tight", pad_inches=0.05
         )
-    scratch.replace(path)
     return path

@@ -8,10 +8,10 @@ the meaning of the pages of a plain TIFF, is asked for and never guessed.
 from __future__ import annotations
 
 import hashlib
-import os
 import warnings
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import cv2
 import imagecodecs
@@ -19,6 +19,7 @@ import numpy as np
 import tifffile
 
 from scellseg_lib import tiff
+from scellseg_lib.atomic import whole
 from scellseg_lib.errors import ImageError
 
 SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg")
@@ -73,7 +74,8 @@ def read_pixels(
         else:
             raise ImageError("this is not a PNG, TIFF or JPEG file", remedy="Export it as TIFF.")
         if pixels.size == 0:
-            raise ImageError(f"the image has no pixels (shape {pixels.shape})")
+            what = f"the image has no pixels (shape {pixels.shape})"
+            raise ImageError(what, remedy=_DAMAGED)
         if pixels.dtype.kind not in "buif":
             remedy = "Export it as integers or real floats."
             raise ImageError(f"pixels of type {pixels.dtype} are not supported", remedy=remedy)
@@ -91,7 +93,7 @@ def read_pixels(
 def read_image(
     path: str | PathLike[str],
     *,
-    channels: tuple[str, str] = ("gray", "none"),
+    channels: tuple[str, str] | None = None,
     axes: str | None = None,
     page: int | None = None,
 ) -> np.ndarray:
@@ -101,7 +103,7 @@ def read_image(
     ----------
     path, axes, page
         See `read_pixels`.
-    channels : (str, str)
+    channels : (str, str), optional
         See `select_planes`.
 
     Returns
@@ -119,7 +121,7 @@ def read_image(
 
 def select_planes(
     pixels: np.ndarray,
-    channels: tuple[str, str] = ("gray", "none"),
+    channels: tuple[str, str] | None = None,
     *,
     where: str | PathLike[str] | None = None,
 ) -> np.ndarray:
@@ -129,10 +131,11 @@ def select_planes(
     ----------
     pixels : ndarray, [H, W] or [H, W, C]
         Integers or floats. 32-bit integers and 64-bit floats are rounded to float32.
-    channels : (str, str)
+    channels : (str, str), optional
         The plane to segment and the nucleus plane, each ``"red"``, ``"green"``, ``"blue"`` (the
         first, second, third channel), an index ``"0"`` to ``"N-1"``, or ``"gray"`` (the mean of
-        all channels). The second may be ``"none"``: zeros.
+        all channels). The second may be ``"none"``: zeros. None: the only channel, or that which
+        all are equal to, and no nuclei.
     where : path, optional
         The file, for messages.
 
@@ -143,20 +146,24 @@ def select_planes(
     Raises
     ------
     ImageError
-        If the shape is not of an image, a channel does not exist, or values of the chosen planes
-        are NaN, infinite or beyond float32.
+        If the shape is not of an image, a channel does not exist, none is named though they
+        differ, or values of the chosen planes are NaN, infinite or beyond float32.
     """
     if pixels.ndim not in (2, 3) or pixels.size == 0:
         raise ImageError(
-            f"an image has the shape (H, W) or (H, W, C), this has {pixels.shape}", where=where
+            f"an image has the shape (H, W) or (H, W, C), this has {pixels.shape}",
+            where=where,
+            remedy="Give one 2D image, its channels last.",
         )
+    stack = np.atleast_3d(pixels)
+    if channels is None:
+        channels = _only_channel(stack, where)
     if len(channels) != 2 or channels[0] == "none":
         raise ImageError(
             f"channels {channels!r} do not name a plane to segment and a nucleus plane",
             where=where,
             remedy='Give two names, such as ("gray", "none") or ("green", "red").',
         )
-    stack = np.atleast_3d(pixels)
     with np.errstate(over="ignore"):  # what overflows is counted below
         image = np.stack([_plane(stack, name, where) for name in channels])
     bad = int(np.count_nonzero(~np.isfinite(image)))
@@ -273,6 +280,7 @@ def write_labels(path: str | PathLike[str], masks: np.ndarray) -> None:
             f"labels are integers from 0 of the shape (H, W), these are {masks.dtype} of the "
             f"shape {masks.shape}",
             where=path,
+            remedy="Label the cells 1, 2, .. on background 0 and convert with .astype('int32').",
         )
     suffix, depth = path.suffix.lower(), np.promote_types("u2", np.min_scalar_type(masks.max()))
     deep = depth != np.uint16
@@ -280,17 +288,19 @@ def write_labels(path: str | PathLike[str], masks: np.ndarray) -> None:
         what = "a PNG holds labels up to 65535" if deep else "labels are written as PNG or TIFF"
         raise ImageError(what, where=path, remedy="Name the file .tif.")
     labels = np.ascontiguousarray(masks, depth)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        if suffix == ".png":
-            part.write_bytes(imagecodecs.png_encode(labels))
-        else:
-            tifffile.imwrite(part, labels, compression="zlib", photometric="minisblack")
-        part.replace(path)
+        with whole(path) as part:
+            if suffix == ".png":
+                part.write_bytes(imagecodecs.png_encode(labels))
+            else:
+                look: Any = {"compression": "zlib", "photometric": "minisblack", "ome": False}
+                tifffile.imwrite(part, labels, **look)
     except OSError as error:
-        raise ImageError(f"the file cannot be written ({error.strerror})", where=path) from error
-    finally:
-        part.unlink(missing_ok=True)
+        raise ImageError(
+            f"the file cannot be written ({error.strerror})",
+            where=path,
+            remedy="Check the folder and the space on its disk.",
+        ) from error
 
 
 def pixel_hash(pixels: np.ndarray) -> str:
@@ -300,6 +310,23 @@ def pixel_hash(pixels: np.ndarray) -> str:
     """
     little = np.ascontiguousarray(pixels, dtype=pixels.dtype.newbyteorder("<"))
     return hashlib.sha256(little.tobytes()).hexdigest()
+
+
+def _only_channel(stack: np.ndarray, where: str | PathLike[str] | None) -> tuple[str, str]:
+    """Names for the one channel of an [H, W, C] image; ImageError if there is a choice to make."""
+    count = stack.shape[2]
+    if count > 1 and not np.array_equal(stack[..., 1:], stack[..., :-1], equal_nan=True):
+        names = [f"{i} ({name})" for name, i in _COLOURS.items()] + [
+            str(i) for i in range(3, count)
+        ]
+        raise ImageError(
+            f"the image has {count} channels that differ, and none is named",
+            where=where,
+            remedy='Name the one to segment and that of the nuclei, such as channels=("green", '
+            '"red"), or ask for the mean of all by channels=("gray", "none"). There are: '
+            f"{', '.join(names[:count])}.",
+        )
+    return "0", "none"
 
 
 def _plane(stack: np.ndarray, name: str, where: str | PathLike[str] | None) -> np.ndarray:
@@ -314,7 +341,8 @@ def _plane(stack: np.ndarray, name: str, where: str | PathLike[str] | None) -> n
         raise ImageError(
             f"channel {name!r} was asked for, the image has {count}",
             where=where,
-            remedy=f"Name red, green, blue, gray, none, or an index up to {count - 1}.",
+            remedy='Name others, such as channels=("gray", "none"): red, green, blue, gray, none, '
+            f"or an index up to {count - 1}.",
         )
     return stack[..., index].astype(np.float32)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -48,7 +49,9 @@ class Sample:
         image = np.ascontiguousarray(self.read_image(), np.float32)
         if image.ndim != 3 or len(image) != 2:
             raise ImageError(
-                f"an image has the shape (2, H, W), this one {image.shape}", where=self.name
+                f"an image has the shape (2, H, W), this one {image.shape}",
+                where=self.name,
+                remedy="Let read_image give the plane to segment and the nuclei, or zeros.",
             )
         if "masks" in self.__dict__:
             check_size(image, self.masks.shape, "its masks", self.name)
@@ -127,6 +130,12 @@ class Dataset(Sequence[Sample]):
             If there are none.
         """
         chosen = tuple(sample for sample in self.samples if name in sample.split.split("+"))
+        if name == "shot" and not any(sample.read_masks for sample in self.samples):
+            raise DatasetError(
+                f"none of the {len(self)} images of {self.name!r} is annotated",
+                remedy="Annotate a few: NAME_masks.png goes with NAME_img.png (or NAME.png) and "
+                "holds each cell's pixels as its number, 1, 2, .., on 0.",
+            )
         if not chosen:
             there = natsorted({part for s in self.samples for part in s.split.split("+")} - {""})
             raise DatasetError(
@@ -205,7 +214,7 @@ def check_size(image: np.ndarray, wanted: tuple[int, ...], whose: str, where: st
         )
 
 
-def normalise(image: np.ndarray) -> np.ndarray:
+def normalise(image: np.ndarray, where: str | None = None) -> np.ndarray:
     """Map the 1st to 99th percentile of each plane to 0..1, without clipping.
 
     A plane whose range is under 1e-3, a constant one above all, becomes zeros (the released code
@@ -214,6 +223,8 @@ def normalise(image: np.ndarray) -> np.ndarray:
     Parameters
     ----------
     image : float32[2, H, W]
+    where : str, optional
+        Name of the image: with it, a plane to segment that becomes zeros is warned of.
 
     Returns
     -------
@@ -224,6 +235,12 @@ def normalise(image: np.ndarray) -> np.ndarray:
         low, high = np.percentile(plane, (1, 99))
         if high - low >= MINIMAL_RANGE:
             out[:] = (plane - low) / (high - low)
+    if where is not None and not normalised[0].any():
+        warnings.warn(
+            f"{where}: next to no contrast, treated as empty. If it shows cells, save it with "
+            "its intensities multiplied, for example to 0 .. 65535.",
+            stacklevel=2,
+        )
     return normalised
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -13,39 +15,42 @@ from scellseg_lib.errors import DatasetError
 from scellseg_lib.metrics import evaluate, summary
 from scellseg_lib.progress import progress_bar
 
-Pair = tuple[str, Path, Path]
-"""Name, predicted labels, true labels."""
+Pair = tuple[Path, Sample]
+"""Predicted labels, and the image that has the true ones."""
 
 
-def pair_labels(predicted: Path, true: Path) -> list[Pair]:
+def pair_labels(predicted: Path, true: Path | Sequence[Sample]) -> list[Pair]:
     """Label files of the same name, ``NAME_masks.*`` or ``NAME.*``, in two folders.
 
-    Two files are a pair whatever their names.
+    Two files are a pair whatever their names. On the true side may be samples, by their names.
 
     Raises
     ------
     DatasetError
         If a file has no partner; all such are listed.
     """
-    if predicted.is_file() and true.is_file():
-        return [(_name(predicted), predicted, true)]
-    ours, theirs = _labels(predicted), _labels(true)
-    alone = [str(ours.get(name, theirs.get(name))) for name in sorted(ours.keys() ^ theirs.keys())]
+    if isinstance(true, Path) and predicted.is_file() and true.is_file():
+        return [(predicted, _truth(_name(predicted), true))]
+    ours = _labels(predicted)
+    theirs: Mapping[str, Path | Sample]
+    theirs = _labels(true) if isinstance(true, Path) else {sample.name: sample for sample in true}
+    lost = [ours.get(name) or theirs[name] for name in sorted(ours.keys() ^ theirs.keys())]
+    alone = [one.name if isinstance(one, Sample) else str(one) for one in lost]
     if alone or not ours:
         raise DatasetError(
             f"label files without a partner: {', '.join(alone)}" if alone else "no label files",
-            where=f"{predicted} and {true}",
+            where=f"{predicted} and {true}" if isinstance(true, Path) else predicted,
             remedy="Each NAME_masks.* needs a NAME_masks.* or NAME.* on the other side.",
         )
-    return [(name, ours[name], theirs[name]) for name in ours]
+    return [(ours[name], _truth(name, theirs[name])) for name in ours]
 
 
 def score_files(pairs: list[Pair]) -> pd.DataFrame:
     """Score label files, one pair in memory at a time; the frame of `evaluate`."""
     frames = []
-    for name, predicted, true in progress_bar(pairs, len(pairs), "evaluate"):
-        truth = Sample(name, partial(readers.read_image, true), partial(readers.read_masks, true))
-        frames.append(evaluate([readers.read_masks(predicted)], [truth]))
+    for predicted, truth in progress_bar(pairs, len(pairs), "evaluate"):
+        # A sample keeps what it has read: the copy is forgotten with its masks.
+        frames.append(evaluate([readers.read_masks(predicted)], [replace(truth)]))
     return pd.concat(frames, ignore_index=True)
 
 
@@ -65,6 +70,12 @@ def _labels(place: Path) -> dict[str, Path]:
     if not place.is_dir():
         return {_name(place): place}
     return folders.files_by_name(place, "(.*)_masks") or folders.files_by_name(place, "(.*)")
+
+
+def _truth(name: str, true: Path | Sample) -> Sample:
+    if isinstance(true, Sample):
+        return true
+    return Sample(name, partial(readers.read_image, true), partial(readers.read_masks, true))
 
 
 def _name(file: Path) -> str:

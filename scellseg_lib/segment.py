@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral, Real
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +28,17 @@ FLIPS: tuple[tuple[int, ...], ...] = ((), (0,), (1,), (0, 1))
 
 
 class FarFromModel(UserWarning):
-    """An image's scale or style is far from what the model has seen."""
+    """An image's scale or style is far from what the model has seen.
+
+    Attributes
+    ----------
+    diameter : float or None
+        Median diameter of the masks, pixels, where it is the scale that is far.
+    """
+
+    def __init__(self, text: str, diameter: float | None = None) -> None:
+        super().__init__(text)
+        self.diameter = diameter
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,6 +97,7 @@ def segment(
     batch_size: int = 8,
     precision: Precision | None = None,
     progress: bool = True,
+    callback: Callable[[Cells], None] | None = None,
 ) -> list[Cells]:
     """Segment images.
 
@@ -107,28 +120,29 @@ def segment(
         None: what pays on this machine.
     progress : bool
         Show a bar where somebody looks.
+    callback : callable, optional
+        Gets the cells of each image, in order, as soon as they are found.
 
     Returns
     -------
     list of Cells
+
+    Raises
+    ------
+    ImageError
+        For a setting that is no number of its kind, or an image that cannot be read or is none.
 
     Warns
     -----
     FarFromModel
         When the masks' diameters differ from the given one by more than a factor of two, or an
         image's style lies far from the training images'.
+    UserWarning
+        When an image has next to no contrast.
     """
-    changed = {
-        name: value
-        for name, value in (
-            ("cell_threshold", cell_threshold),
-            ("flow_threshold", flow_threshold),
-            ("min_size", min_size),
-        )
-        if value is not None
-    }
-    decoding = replace(model.card.decoding, **changed)  # type: ignore[arg-type]
-    _check(images, diameter)
+    _check_several(images)
+    thresholds = {"cell_threshold": cell_threshold, "flow_threshold": flow_threshold}
+    diameter, decoding = resolve(model.card, diameter=diameter, min_size=min_size, **thresholds)
     cells = []
     predictions = predict(
         model, images, diameter=diameter, flips=flips, batch_size=batch_size, precision=precision
@@ -137,7 +151,46 @@ def segment(
         masks = decode(prediction, model.representation, decoding, resample=resample)
         _warn_if_far(prediction, masks, model.card)
         cells.append(Cells(prediction.name, masks, prediction))
+        if callback:
+            callback(cells[-1])
     return cells
+
+
+_NUMBERS: dict[str, tuple[type, float]] = {
+    "diameter": (Real, 1),
+    "cell_threshold": (Real, -math.inf),
+    "flow_threshold": (Real, 0),
+    "min_size": (Integral, 0),
+    "batch_size": (Integral, 1),
+}
+"""Kind and least value of each setting."""
+
+
+def resolve(card: Card, *, diameter: float | None, **chosen: Any) -> tuple[float, Decoding]:
+    """Diameter and decoding that are asked for, the model's where None.
+
+    Raises ImageError for one that is no number of its kind.
+    """
+    given = {name: value for name, value in chosen.items() if value is not None}
+    diameter = card.diameter if diameter is None else diameter
+    _check_numbers(diameter=diameter, **given)
+    return diameter, replace(card.decoding, **given)
+
+
+def _check_several(images: Sequence[Sample | np.ndarray]) -> None:
+    if isinstance(images, np.ndarray | Sample):
+        raise ImageError("one image was given", remedy="Give a list of images: [image].")
+
+
+def _check_numbers(**given: Any) -> None:
+    for name, value in given.items():
+        kind, least = _NUMBERS[name]
+        if not (isinstance(value, kind) and math.isfinite(value) and value >= least):  # type: ignore[arg-type,operator]
+            wanted = "a whole number" if kind is Integral else "a number"
+            raise ImageError(
+                f"{name}={value} is not {wanted}{f' from {least}' if least > -math.inf else ''}",
+                remedy="Leave it out for the usual.",
+            )
 
 
 def predict(
@@ -149,12 +202,29 @@ def predict(
     batch_size: int = 8,
     precision: Precision | None = None,
 ) -> Iterator[Prediction]:
-    """Run the network over images; see `segment`. Yields one Prediction an image, in order."""
-    _check(images, diameter)
+    """Run the network over images, without turning its maps into masks.
+
+    Parameters
+    ----------
+    model, images, diameter, flips, batch_size, precision
+        See `segment`.
+
+    Yields
+    ------
+    Prediction
+        One an image, in order, as soon as its last tile is done.
+
+    Raises
+    ------
+    ImageError
+        As `segment`, at the first image or at that which is bad.
+    """
+    _check_several(images)
+    diameter, _ = resolve(model.card, diameter=diameter)
+    _check_numbers(batch_size=batch_size)
     device = model.device
     precision_module.keep_memory()
     precision = precision or precision_module.choose(device, model.network.levels)
-    diameter = model.card.diameter if diameter is None else diameter
     network = precision.place(model.network, device).eval()
     turns = FLIPS if flips else FLIPS[:1]
 
@@ -169,7 +239,7 @@ def predict(
 
     for number, image in enumerate(images):
         sample = as_sample(image, number)
-        scaled = resize(normalise(sample.image), MEAN_DIAMETER / diameter)
+        scaled = resize(normalise(sample.image, sample.name), MEAN_DIAMETER / diameter)
         tiled = TiledImage(scaled, model.network.stride)
         if pool and pool[0][0].sides != tiled.sides:
             run(pool)
@@ -193,10 +263,23 @@ def decode(
     *,
     resample: bool = True,
 ) -> np.ndarray:
-    """Turn maps into masks of the image's size, int32[H, W]; needs no network.
+    """Turn maps into masks of the image's size; needs no network.
 
-    With ``resample`` the maps are resized first and the dynamics run at the image's own scale, with
-    steps and sizes to match (HoVer always decodes at 30 px a cell, for which its filters are made).
+    Parameters
+    ----------
+    prediction : Prediction
+    representation : Representation
+        The model's.
+    decoding : Decoding
+        ``min_size`` and ``n_steps`` are of the 30-px scale.
+    resample : bool
+        Resize the maps first and run the dynamics at the image's own scale, with steps and sizes to
+        match (HoVer always decodes at 30 px a cell, for which its filters are made).
+
+    Returns
+    -------
+    int32[H, W]
+        0 background, cells 1 to n.
     """
     if resample and representation.resamples:
         enlarged = prediction.diameter / MEAN_DIAMETER
@@ -207,16 +290,6 @@ def decode(
         )
         return representation.masks(resize(prediction.maps, prediction.shape), decoding)
     return resize_masks(representation.masks(prediction.maps, decoding), prediction.shape)
-
-
-def _check(images: Sequence[Sample | np.ndarray], diameter: float | None) -> None:
-    if isinstance(images, np.ndarray | Sample):
-        raise ImageError("one image was given", remedy="Give a list of images: [image].")
-    if diameter is not None and not 0 < diameter < math.inf:
-        raise ImageError(
-            f"a diameter of {diameter} px is none",
-            remedy="Give that of the cells, or None for the model's.",
-        )
 
 
 def as_sample(image: Sample | np.ndarray, number: int) -> Sample:
@@ -239,7 +312,11 @@ def as_sample(image: Sample | np.ndarray, number: int) -> Sample:
             remedy="Give [H, W], or [2, H, W] with the plane to segment and the nuclei.",
         )
     if not np.isfinite(planes).all():
-        raise ImageError("an image holds NaN or infinity", where=f"image {number}")
+        raise ImageError(
+            "an image holds NaN or infinity",
+            where=f"image {number}",
+            remedy="Replace them, for example by the background's value.",
+        )
     return Sample(str(number), lambda: planes.astype(np.float32))
 
 
@@ -285,12 +362,11 @@ def _warn_if_far(prediction: Prediction, masks: np.ndarray, card: Card) -> None:
     if areas.size >= 5:
         found = float(np.median(2 * np.sqrt(areas / np.pi)))
         if not 0.5 <= found / prediction.diameter <= 2:
-            warnings.warn(
+            text = (
                 f"{prediction.name}: the masks' median diameter is {found:.0f} px, the image was "
-                f"scaled for {prediction.diameter:.0f} px. Give diameter={found:.0f}.",
-                FarFromModel,
-                stacklevel=3,
+                f"scaled for {prediction.diameter:.0f} px. Give diameter={found:.0f}."
             )
+            warnings.warn(FarFromModel(text, found), stacklevel=3)
     distance = style_distance(prediction.style, card)
     if distance > 2:
         warnings.warn(

@@ -47,7 +47,10 @@ def _content(path: Path, page: int | None) -> tuple[Any, str, tuple[int, ...]]:
     with tifffile.TiffFile(path) as tiff:
         count = len(tiff.pages)
         if page is not None and not 0 <= page < count:
-            raise ImageError(f"there is no page {page}, the file has {count}")
+            raise ImageError(
+                f"there is no page {page}, the file has {count}",
+                remedy=f"Give page=, 0 to {count - 1}.",
+            )
         if page is None and len(tiff.series) != 1:
             shapes = ", ".join(str(series.shape) for series in tiff.series)
             raise ImageError(

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import ast
+import io
+import json
 import re
+import warnings
 from collections.abc import Iterator
 from functools import partial
 from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +18,22 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
+import tifffile
 import torch
+from tqdm import tqdm
 from typer.testing import CliRunner
 
 import scellseg_lib as scellseg
-from scellseg_lib import batch, cli, doctor, readers, synthetic
+from scellseg_lib import batch, checkpoint, cli, doctor, paths, readers, synthetic
+from scellseg_lib.commands import as_options
 from scellseg_lib.data import Dataset, Sample
+from scellseg_lib.experiment import sweep
 from scellseg_lib.finetune import weights_hash
 from scellseg_lib.metrics import average_precision, mean_aggregated_jaccard_index
 from scellseg_lib.model import new_model
 from scellseg_lib.precision import Precision
 
-FINETUNE = import_module("scellseg_lib.finetune")
+FINETUNE, SEGMENT = (import_module(f"scellseg_lib.{name}") for name in ("finetune", "segment"))
 LEVELS = (4, 8, 16, 32)
 THRESHOLDS = {"cell_threshold": -1.0, "flow_threshold": 0.0, "diameter": 60.0}
 """With these an untrained network finds cells of a kind."""
@@ -113,7 +122,7 @@ def test_one_bad_file_is_reported_and_the_rest_segmented(plate: Path, model_file
     assert "1 of 3 images failed" in first.stderr
     assert str(plate / "B.png") in first.stderr
     kept = files(plate / "out")
-    assert list(kept) == ["A_masks.tif", "C_masks.tif"]
+    assert list(kept) == ["A_masks.tif", "C_masks.tif", "segmented.json"]
 
     (plate / "B.png").write_bytes(whole)
     assert "1 images segmented" in (out := done(*command))
@@ -125,11 +134,140 @@ def test_nothing_is_overwritten_unless_asked(plate: Path, model_file: str) -> No
     command = ("segment", plate / "A.png", "--model", model_file, "--format", "png")
     done(*command, *OPTIONS)
     before = files(plate / "segmented")
-    other = (*command, *OPTIONS, "--cell-threshold", "1000")
-    assert "0 images segmented" in done(*other)
+    assert "0 images segmented" in done(*command, *OPTIONS)
     assert files(plate / "segmented") == before
-    assert "1 images segmented, 0 cells" in done(*other, "--overwrite")
-    assert not readers.read_masks(plate / "segmented" / "A_masks.png").any()
+    cv2.imwrite(str(plate / "A.png"), np.full((90, 90), 7, np.uint8))
+    assert "1 images segmented" in done(*command, *OPTIONS, "--overwrite")
+    assert readers.read_masks(plate / "segmented" / "A_masks.png").shape == (90, 90)
+
+
+def test_masks_of_other_settings_do_not_pass_for_done(plate: Path, model_file: str) -> None:
+    command = ("segment", plate, "--model", model_file)
+    done(*command, *OPTIONS)
+    before = files(plate / "segmented")
+    record = json.loads(before["segmented.json"])
+    weights = weights_hash(scellseg.load_model(model_file).network)
+    expected = {"weights": weights, "diameter": 60, "cell_threshold": -1, "min_size": 35}
+    assert expected | {"resample": True, "channels": None, "format": "tiff"} == {
+        name: record[name] for name in (*expected, "resample", "channels", "format")
+    }
+    options = [*OPTIONS[:-1], "45", "--fast"]
+    refused = run(*command, *options)
+    assert refused.exit_code == 1
+    assert "diameter 60.0 there, 45.0 asked for; resample True there, False" in refused.stderr
+    assert "another folder as the output, or --overwrite." in refused.stderr
+    # Not even with --overwrite where masks of other images would be left among the new ones.
+    assert run("segment", plate / "A.png", *command[2:], *options, "--overwrite").exit_code == 1
+    assert files(plate / "segmented") == before
+    # The model's own settings are the same, given or not.
+    done(*command, "--output", plate / "own")
+    assert "3 already done" in done(*command, "--output", plate / "own", "--min-size", "35")
+    assert run(*command, "--output", plate / "own", "--page", "0").exit_code == 1
+    (plate / "own" / "segmented.json").unlink()
+    assert "weights unknown there" in run(*command, "--output", plate / "own").stderr
+
+
+def test_overwriting_with_other_settings_that_is_stopped_leaves_nothing_old(
+    plate: Path, model_file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ("segment", plate, "--model", model_file, *OPTIONS)
+    done(*command, "--preview")
+    other = (*command, "--diameter", "45")
+    with monkeypatch.context() as patch:
+        patch.setattr(batch, "segment", lambda *_, **__: interrupt())
+        assert run(*other, "--overwrite").exit_code == 130
+    assert list(files(plate / "segmented")) == ["segmented.json"]
+    assert "3 images segmented" in done(*other)
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+def test_overlays_are_drawn_over_only_when_asked(plate: Path, model_file: str) -> None:
+    command = ("segment", plate / "A.png", "--model", model_file, *OPTIONS)
+    overlay = plate / "segmented" / "A_overlay.png"
+    overlay.parent.mkdir()
+    overlay.write_bytes(b"the user's own")
+    done(*command)
+    done(*command, "--preview")
+    assert overlay.read_bytes() == b"the user's own"
+    done(*command, "--overwrite")  # it would show other masks
+    assert overlay.read_bytes().startswith(b"\x89PNG")
+
+
+def test_masks_are_not_needed_to_segment(tmp_path: Path, model_file: str) -> None:
+    for name in ("shot/a_img.png", "shot/b_img.png", "query/c_img.png", "query/c_img.tif"):
+        (tmp_path / "set" / name).parent.mkdir(parents=True, exist_ok=True)
+        readers.write_labels(tmp_path / "set" / name, picture(0)[1])
+    for name in ("shot/orphan_masks.png", "query/x_masks.tif", "query/x_masks.png"):
+        (tmp_path / "set" / name).write_bytes(b"never read")
+    result = run("segment", tmp_path / "set", "--model", model_file, "--output", tmp_path / "out")
+    assert result.exit_code == 1
+    made = ["segmented.json", "shot/a_masks.tif", "shot/b_masks.tif"]
+    assert list(files(tmp_path / "out")) == made
+    assert "2 of 4 images failed" in result.stderr
+    for suffix in ("png", "tif"):
+        file = re.escape(str(tmp_path / "set" / "query" / f"c_img.{suffix}"))
+        assert re.search(rf"{file}: .*same name: c_img\.png, c_img\.tif.*Keep one", result.stderr)
+
+
+@pytest.mark.parametrize("where", ["network", "decoding", "writing", "drawing"])
+def test_one_image_that_fails_on_the_way_does_not_stop_the_others(
+    where: str, plate: Path, model_file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cv2.imwrite(str(plate / "B.png"), np.zeros((150, 150), np.uint8))  # known by its size
+
+    def failing(original: Any) -> Any:
+        def wrapped(*arguments: Any, **options: Any) -> Any:
+            shapes = [np.shape(getattr(a, "maps", a))[-2:] for a in arguments]
+            if (150, 150) in shapes:
+                raise MemoryError("not enough of it")
+            return original(*arguments, **options)
+
+        return wrapped
+
+    module, name = {
+        "network": (SEGMENT, "normalise"),
+        "decoding": (SEGMENT, "decode"),
+        "writing": (readers, "write_labels"),
+        "drawing": (batch.plots, "save_overlay"),
+    }[where]
+    monkeypatch.setattr(module, name, failing(getattr(module, name)))
+    options = [*OPTIONS[:-1], "30", "--output", plate / "out", "--preview"]
+    result = run("segment", plate, "--model", model_file, *options)
+    assert result.exit_code == 1
+    assert "1 of 3 images failed:\n  B.png: not enough of it" in result.stderr
+    assert {"A_masks.tif", "C_masks.tif", "C_overlay.png"} <= set(files(plate / "out"))
+    assert ("B_masks.tif" in files(plate / "out")) == (where == "drawing")
+
+
+def test_the_bar_counts_images_as_they_are_done(
+    plate: Path, model_file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (plate / "D.png").write_bytes(b"no image")
+    told: list[Any] = []
+
+    class Bar(tqdm):
+        def __init__(self, total: int, *_: Any, **__: Any) -> None:
+            super().__init__(total=total, file=io.StringIO())
+            told.append(total)
+
+        def refresh(self, *_: Any, **__: Any) -> None:
+            told.append("shown")
+
+        def update(self, n: float | None = 1) -> None:
+            self.n += n or 0
+            told.append((self.n, len(list(plate.rglob("*_masks.tif")))))
+
+    monkeypatch.setattr(batch, "bar", Bar)
+    run("segment", plate, "--model", model_file, *OPTIONS)
+    assert told[:2] == [4, "shown"]  # before any image is done
+    assert told[2:] == [(1, 1), (2, 2), (3, 3), (4, 3)]
+    told.clear()
+    run("segment", plate, "--model", model_file, *OPTIONS, "--preview")
+    assert told[0] == 4  # the bad file, and three overlays
+    assert told[-1] == (4, 3)
 
 
 def test_interrupted_run_goes_on(
@@ -150,7 +288,7 @@ def test_interrupted_run_goes_on(
     stopped = run(*command, plate / "parts")
     assert stopped.exit_code == 130
     assert "the same command goes on" in stopped.stderr
-    assert list(files(plate / "parts")) == ["A_masks.tif"]
+    assert list(files(plate / "parts")) == ["A_masks.tif", "segmented.json"]
     assert "2 images segmented" in done(*command, plate / "parts")
     assert files(plate / "parts") == files(plate / "whole")
 
@@ -161,7 +299,8 @@ def test_shots_and_queries_of_one_name_are_kept_apart(tmp_path: Path, model_file
         cv2.imwrite(str(tmp_path / "set" / part / "A_img.png"), picture(seed)[0])
     (tmp_path / "set" / "shot" / "A_masks.png").write_bytes(b"never read")
     done("segment", tmp_path / "set", "--model", model_file, "--output", tmp_path / "out")
-    assert list(files(tmp_path / "out")) == ["query/A_masks.tif", "shot/A_masks.tif"]
+    made = ["query/A_masks.tif", "segmented.json", "shot/A_masks.tif"]
+    assert list(files(tmp_path / "out")) == made
 
 
 def test_annotations_are_safe_from_outputs(plate: Path, model_file: str) -> None:
@@ -211,20 +350,84 @@ def test_channels_are_the_models_unless_named(tmp_path: Path) -> None:
 def test_doubts_are_told_without_code(plate: Path, model_file: str) -> None:
     result = run("segment", plate / "A.png", "--model", model_file, *OPTIONS)
     (line,) = result.stderr.splitlines()
-    assert re.fullmatch(r"Warning: A\.png: the masks' median diameter is \d+ px, .*", line)
+    pattern = r"Warning: A\.png: the masks' median diameter is (\d+) px, .* Give --diameter \1\."
+    assert re.fullmatch(pattern, line)
+
+
+def test_doubts_of_many_images_are_summed_up(plate: Path, model_file: str) -> None:
+    result = run("segment", plate, "--model", model_file, *OPTIONS)
+    first, last = result.stderr.splitlines()
+    assert first.startswith("Warning: A.png: ")
+    images = [readers.read_image(plate / f"{name}.png") for name in "ABC"]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        scellseg.segment(scellseg.load_model(model_file), images, **THRESHOLDS)
+    median = np.median([each.message.diameter for each in caught])  # type: ignore[union-attr]
+    said = f"Warning: 3 images in all hold cells of another size. Give --diameter {median:.0f}, "
+    assert last == said + "the median of what was found."
+
+
+def test_colours_are_not_averaged_unless_asked(tmp_path: Path, model_file: str) -> None:
+    planes = [picture(seed)[0] for seed in range(3)]
+    cv2.imwrite(str(tmp_path / "rgb.png"), np.dstack(planes))
+    command = ("segment", tmp_path / "rgb.png", "--model", model_file)
+    result = run(*command)
+    assert result.exit_code == 1
+    said = "3 channels that differ, and none is named. Name the one to segment and that of the "
+    said += "nuclei, such as --channels green,red, or ask for the mean of all by --channels "
+    assert said + "gray,none. There are: 0 (red), 1 (green), 2 (blue)." in result.stderr
+    assert "1 images segmented" in done(*command, "--channels", "gray", "--output", tmp_path / "o")
+
+
+@pytest.mark.filterwarnings("ignore::scellseg_lib.segment.FarFromModel")
+def test_one_page_of_a_stack(tmp_path: Path, model_file: str) -> None:
+    pages = np.stack([picture(seed)[0] for seed in range(2)])
+    (tmp_path / "stack").mkdir()
+    tifffile.imwrite(tmp_path / "stack" / "z.tif", pages, imagej=True, metadata={"axes": "ZYX"})
+    command = ("segment", tmp_path / "stack", "--model", model_file, *OPTIONS)
+    result = run(*command)
+    assert "Give --page for one of its planes" in result.stderr
+    assert "page=" not in result.stderr
+    done(*command, "--page", "1")
+    model = scellseg.load_model(model_file)
+    expected = scellseg.segment(model, [pages[1].astype(np.float32)], **THRESHOLDS)[0].masks
+    written = readers.read_masks(tmp_path / "stack" / "segmented" / "z_masks.tif")
+    np.testing.assert_array_equal(written, expected)
+
+
+def test_an_image_of_no_contrast_is_told_by_its_name(tmp_path: Path, model_file: str) -> None:
+    tifffile.imwrite(tmp_path / "dim.tif", picture(0)[0].astype(np.float32) * 9e-4 / 255)
+    result = run("segment", tmp_path / "dim.tif", "--model", model_file)
+    assert result.exit_code == 0
+    assert "Warning: dim.tif: next to no contrast, treated as empty." in result.stderr
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
         (["segment", "nowhere"], 2, "does not exist"),
+        (["finetune", "nowhere"], 2, "does not exist"),
+        (["evaluate", "{plate}", "nowhere"], 2, "does not exist"),
+        (["segment", "bbbc010_elegans"], 1, "scellseg data fetch bbbc010_elegans"),
+        (["segment", "synthetic", "--channels", "red"], 1, "says itself which planes"),
+        (["finetune", "synthetic", "--page", "1"], 1, "says itself which planes"),
+        (["finetune", "synthetic", "--shots", "11"], 1, "Ask for 1 to 10"),
+        (
+            ["segment", "{plate}", "--model", "{model}", "--cell-threshold", "nan"],
+            1,
+            "--cell-threshold nan is not a number",
+        ),
         (["segment", ".", "--diameter", "0"], 2, "diameter"),
         (["segment", "{plate}", "--model", "{model}", "--channels", "mauve"], 2, "green,red"),
         (["segment", "{plate}", "--model", "{model}", "--weights", "released"], 2, "weights"),
         (["segment", "{plate}", "--format", "jpg"], 2, "jpg"),
         (["segment", "{plate}", "--model", "cellposer"], 1, "there is no model 'cellposer'"),
         (["segment", "{plate}", "--model", "lost.safetensors"], 1, "no such file"),
-        (["finetune", "{plate}", "--model", "{model}"], 1, "no images for 'shot'"),
+        (
+            ["finetune", "{plate}", "--model", "{model}"],
+            1,
+            "none of the 3 images of 'plate' is annotated. Annotate",
+        ),
         (["finetune", "{plate}", "--output", "model.pt"], 2, ".safetensors"),
         (["finetune", "{plate}", "--strategy", "magic"], 2, "magic"),
         (["data", "fetch", "nothing"], 1, "no data set is called 'nothing'"),
@@ -262,7 +465,8 @@ def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
         for n, name in enumerate(("one", "two"))
     ]  # fmt: skip
     contrast = Dataset("two styles", "", "", tuple(styles))
-    options = {"checkpoint_every": 1, "batch_size": 1, "contrast": contrast}
+    options = {"batch_size": 1, "contrast": contrast}
+    monkeypatch.setattr(checkpoint, "SAVE_EVERY", 0.0)
     monkeypatch.setattr(scellseg, "finetune", partial(scellseg.finetune, **options))
 
 
@@ -340,6 +544,130 @@ def test_finetuning_options_are_kept_in_the_card(annotated: Path, model_file: st
     assert "--overwrite" in again.stderr
 
 
+def test_the_checkpoint_stays_until_the_model_is_saved(
+    annotated: Path, model_file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def tuned(model: Any, *_: Any, checkpoint: Path, **__: Any) -> Any:
+        checkpoint.write_bytes(b"the last state")
+        return model
+
+    monkeypatch.setattr(scellseg, "finetune", tuned)
+    command = ("finetune", annotated, "--model", model_file)
+    with monkeypatch.context() as patch:
+        patch.setattr(scellseg.Model, "save", lambda *_: interrupt())
+        assert run(*command).exit_code == 130
+    assert (annotated / "model.checkpoint").exists()
+    done(*command)
+    assert (annotated / "model.safetensors").exists()
+    assert not (annotated / "model.checkpoint").exists()
+
+
+@pytest.mark.usefixtures("small_steps")
+def test_the_papers_options_reach_the_fine_tuning(annotated: Path, model_file: str) -> None:
+    file = annotated / "tuned.safetensors"
+    options = ["--steps", "1", "--alpha", "fixed", "--statistics", "shot"]
+    options += ["--learning-rate", "0.002", "--inductive", "--output", str(file)]
+    said = done("finetune", annotated, "--model", model_file, *options)
+    assert "1 annotated and 0 unlabelled" in said
+    recipe = scellseg.load_model(file).card.recipe
+    expected = {"alpha": "fixed", "statistics": "shot", "learning_rate": 0.002, "queries": []}
+    assert expected.items() <= recipe.items()
+
+
+# --- a data set by its name ------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_worms(monkeypatch: pytest.MonkeyPatch) -> Dataset:
+    """Four shots and two queries under the name of the synthetic worms."""
+
+    def one(number: int, split: str) -> Sample:
+        image, masks = synthetic.image("worms", number, (200, 200))
+        return Sample(f"{split}{number}", lambda: image, lambda: masks, split)
+
+    samples = [one(n, "shot") for n in range(4)] + [one(n, "query") for n in (4, 5)]
+    worms = Dataset("synthetic_worms", "", "", tuple(samples))
+    monkeypatch.setattr(synthetic, "dataset", lambda name: {"synthetic_worms": worms}[name])
+    return worms
+
+
+@pytest.mark.usefixtures("small_steps")
+def test_the_whole_job_on_a_data_set_by_name(
+    small_worms: Dataset, model_file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "synthetic_worms").mkdir()  # of the same name, but not meant
+    options = ("--shots", "2", "--seed", "3", "--steps", "1", "--model", model_file)
+    said = done("finetune", "synthetic_worms", *options)
+    assert "scellseg segment synthetic_worms --model synthetic_worms.safetensors" in said
+    card = scellseg.load_model("synthetic_worms.safetensors").card
+    assert card.recipe["shots"] == [sample.name for sample in small_worms.shots(2, seed=3)]
+    assert (card.recipe["seed"], card.recipe["queries"]) == (3, ["query4", "query5"])
+
+    segmenting = ("segment", "synthetic_worms", "--model", "synthetic_worms.safetensors")
+    assert "2 images segmented" in done(*segmenting, *OPTIONS)
+    folder = tmp_path / "segmented" / "synthetic_worms"
+    assert list(files(folder)) == ["query4_masks.tif", "query5_masks.tif", "segmented.json"]
+    done(*segmenting, *OPTIONS, "--output", "masks")
+    assert files(tmp_path / "masks") == files(folder)
+
+    done("evaluate", "masks", "synthetic_worms", "--csv", "scores.csv")
+    frame = pd.read_csv("scores.csv")
+    for sample in small_worms.query:
+        found = readers.read_masks(tmp_path / "masks" / f"{sample.name}_masks.tif")
+        expected = average_precision(sample.masks, found, [0.5])[0]
+        rows = frame[frame["image"].eq(sample.name) & frame["threshold"].eq(0.5)]
+        assert rows["ap"].tolist() == pytest.approx([expected])
+    (tmp_path / "masks" / "query5_masks.tif").unlink()
+    assert "without a partner: query5." in run("evaluate", "masks", "synthetic_worms").stderr
+
+
+def test_masks_of_a_set_are_never_looked_at_to_segment_it(
+    small_worms: Dataset, model_file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Sample, "masks", property(lambda _: interrupt()))
+    done("segment", "synthetic_worms", "--model", model_file, "--output", tmp_path / "masks")
+
+
+@pytest.mark.usefixtures("small_worms")
+def test_a_folder_of_a_sets_name_is_given_as_a_path(
+    plate: Path, model_file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plate.rename(plate.with_name("synthetic_worms"))
+    monkeypatch.chdir(plate.parent)
+    assert "3 images segmented" in done("segment", "./synthetic_worms", "--model", model_file)
+
+
+@pytest.mark.real_data
+def test_real_sets_by_name(
+    real_data: Path, model_file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worms = scellseg.load_dataset("bbbc010_elegans")
+    seen: list[Any] = []
+    monkeypatch.setattr(batch, "segment_jobs", lambda jobs, *_, **__: seen.extend(jobs))
+    done("segment", "bbbc010_elegans", "--model", model_file, "--output", tmp_path / "out")
+    names = [f"{sample.name}_masks.tif" for sample in worms.query]
+    assert [job.masks.name for job in seen] == names
+    np.testing.assert_array_equal(seen[0].sample.image, worms.query[0].image)
+
+    def tuned(model: Any, shots: Dataset, queries: Dataset, *_: Any, **options: Any) -> Any:
+        drawn = worms.shots(8, seed=1)
+        assert [sample.name for sample in shots] == [sample.name for sample in drawn]
+        np.testing.assert_array_equal(shots[0].masks, drawn[0].masks)
+        assert [sample.read_masks for sample in queries] == [None] * 39
+        assert options["seed"] == 1
+        return model
+
+    monkeypatch.setattr(scellseg, "finetune", tuned)
+    options = ("--shots", "8", "--seed", "1", "--output", tmp_path / "t.safetensors")
+    done("finetune", "bbbc010_elegans", "--model", model_file, *options)
+
+    for sample in worms.query:
+        readers.write_labels(tmp_path / f"{sample.name}_masks.png", sample.masks)
+    last = done("evaluate", tmp_path, "bbbc010_elegans").splitlines()[-1]
+    assert last.split() == ["mean", "(n", "=", "39)", *["1.000"] * 5]
+
+
 # --- evaluate --------------------------------------------------------------------------------
 
 
@@ -368,8 +696,24 @@ def test_scores_by_arithmetic(scored: tuple[Path, Path], tmp_path: Path) -> None
     assert lines[3].split() == ["mean", "(n", "=", "2)", *["0.750"] * 5]
     frame = pd.read_csv(tmp_path / "scores.csv")
     assert len(frame) == 20
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["pred", "scores.csv", "true"]
     counts = frame[frame["image"] == "B"][["tp", "fp", "fn"]].drop_duplicates()
     assert counts.to_numpy().tolist() == [[1, 0, 1]]
+
+
+def test_a_table_is_not_overwritten_unless_asked(
+    scored: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = tmp_path / "scores.csv"
+    table.write_text("the user's own")
+    command = ("evaluate", *scored, "--csv", table)
+    assert "give --overwrite" in run(*command).stderr
+    with monkeypatch.context() as patch:
+        patch.setattr(pd.DataFrame, "to_csv", lambda *_, **__: interrupt())
+        assert run(*command, "--overwrite").exit_code == 130
+    assert table.read_text() == "the user's own"
+    done(*command, "--overwrite")
+    assert len(pd.read_csv(table)) == 20
 
 
 def test_each_column_is_its_score(tmp_path: Path) -> None:
@@ -410,6 +754,7 @@ def test_another_size_names_the_image(scored: tuple[Path, Path]) -> None:
 def test_data_commands(temporary_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SCELLSEG_DATA", str(temporary_cache))
     assert done("data", "path", "dsb2018").strip() == str(temporary_cache / "dsb2018")
+    assert re.search(r"^synthetic_worms +made as they are read", done("data", "list"), re.M)
     assert re.search(r"^bbbc010_elegans +0 of +49 here +open +CC BY", done("data", "list"), re.M)
     verified = run("data", "verify", "bbbc010_elegans")
     assert verified.exit_code == 1
@@ -431,6 +776,38 @@ def test_doctor(temporary_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert re.search(r"flows and back: +FAILED, AP@0.5 = 0.00", broken.stdout)
 
 
+def test_version() -> None:
+    assert done("--version").strip() == f"scellseg {version('scellseg-notebooks')}"
+
+
+def test_arguments_are_told_as_options() -> None:
+    told = {
+        'Give channels=("green", "red").': "Give --channels green,red.",
+        'axes="CYX" or page= 0 to 4': "--axes CYX or --page 0 to 4",
+        "cell_threshold=nan, overwrite=True": "--cell-threshold nan, --overwrite",
+        "weights='released', or pretrain": "--weights released, or pretrain",
+        "plates/page=3.png, /axes=1/a.png": "plates/page=3.png, /axes=1/a.png",  # files' names
+    }
+    assert [as_options(text) for text in told] == list(told.values())
+
+
+MODULES = ["batch", "cli", "commands", "data", "folders", "plots"]
+MODULES += ["readers", "samples", "scoring", "segment", "tiff"]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_every_error_says_what_to_do(module: str) -> None:
+    source = (Path(cli.__file__).parent / f"{module}.py").read_text()
+    raised = [
+        node
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Call)
+        and re.fullmatch("(Image|Dataset|Training|Metric)Error", getattr(node.func, "id", ""))
+    ]
+    silent = [n.lineno for n in raised if "remedy" not in [keyword.arg for keyword in n.keywords]]
+    assert silent == []
+
+
 @pytest.mark.parametrize(
     "command", ["segment", "finetune", "evaluate", "doctor", "data fetch", "models fetch"]
 )
@@ -440,3 +817,37 @@ def test_examples_in_the_help_use_its_options(command: str) -> None:
     assert examples or command in ("doctor", "models fetch")
     for option in re.findall(r"--[\w-]+", " ".join(examples)):
         assert re.search(rf"^  {option}\b", text, re.M), option
+
+
+# --- sweep -----------------------------------------------------------------------------------
+
+
+def test_a_sweep_is_counted_computed_and_not_computed_again(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(paths, "results", lambda profile: tmp_path / profile)
+    monkeypatch.setattr(paths, "runs", lambda: tmp_path / "runs")
+    command = ("sweep", "transferability", "--profile", "smoke", "--data", "synthetic_phase")
+    command += ("--state", "0")
+    counted = done(*command, "--dry-run")
+    assert counted.startswith("11 trials, 0 of them are there. The others take about ")
+    assert not list(tmp_path.iterdir())
+    assert "0 trials computed" in done(*command, "--limit-time", "0")
+    said = done(*command)
+    assert "11 trials computed" in said
+    kept = files(tmp_path / "smoke" / "trials")
+    assert len(kept) == 2 * 11
+    again = done(*command)
+    assert "11 trials, 11 of them are there." in again
+    assert "0 trials computed" in again
+    assert files(tmp_path / "smoke" / "trials") == kept
+
+
+def test_trials_that_fail_are_listed(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(paths, "results", lambda profile: tmp_path / profile)
+    monkeypatch.setattr(paths, "runs", lambda: tmp_path / "runs")
+    monkeypatch.setenv("SCELLSEG_DATA", str(tmp_path))
+    monkeypatch.setattr(sweep, "measure", lambda *_: {"one": 0.1})
+    command = ("sweep", "transferability", "--profile", "paper", "--data", "mito", "--state", "0")
+    result = run(*command)
+    assert result.exit_code == 1
+    assert "11 trials failed" in result.stderr
+    assert "scellseg data fetch mito" in result.stderr

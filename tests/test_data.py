@@ -256,6 +256,32 @@ def test_channels_and_axes_reach_the_reader(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found[0].image, pages[[1, 0]])
 
 
+def test_channels_and_page_of_a_folder_by_load_dataset(tmp_path: Path) -> None:
+    pages = np.arange(3 * 4 * 5, dtype=np.uint16).reshape(3, 4, 5)
+    tifffile.imwrite(tmp_path / "a_img.tif", pages, metadata=None, photometric="minisblack")
+    with pytest.raises(ImageError, match="3 channels that differ, and none is named"):
+        _ = load_dataset(tmp_path, axes="CYX")[0].image
+    named = load_dataset(str(tmp_path), channels=("2", "0"), axes="CYX")
+    np.testing.assert_array_equal(named[0].image, pages[[2, 0]])
+    one = load_dataset(tmp_path, page=1)
+    assert one.channels == ("gray", "none")
+    np.testing.assert_array_equal(one[0].image[0], pages[1])
+
+
+@pytest.mark.parametrize("options", [{"channels": ("red", "none")}, {"axes": "CYX"}, {"page": 0}])
+@pytest.mark.parametrize("name", ["synthetic", "bbbc010_elegans"])
+def test_named_sets_say_themselves_which_planes(name: str, options: dict) -> None:
+    with pytest.raises(DatasetError, match=rf"{name}.* says itself which planes to read"):
+        load_dataset(name, **options)
+
+
+def test_a_folder_without_annotations_says_how_to_annotate(tmp_path: Path) -> None:
+    found = load_folder(write(tmp_path / "plate", "a.png", "b.png"))
+    needed = r"none of the 2 images of 'plate' is annotated.*NAME_masks\.png.*1, 2"
+    with pytest.raises(DatasetError, match=needed):
+        found.shots(1)
+
+
 # Names
 
 

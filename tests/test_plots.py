@@ -111,6 +111,24 @@ def test_curve_of_one_run_needs_no_label() -> None:
     assert "SD" not in axes.get_legend().get_title().get_text()
 
 
+def test_a_figures_files_are_written_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figure = plots.ap_curve(scores({("x", 0): [0.8, 0.4]})).figure
+    plots.save(figure, tmp_path / "a", {"seed": 1})
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    original = Path.write_text
+
+    def half(path: Path, text: str, *arguments: object) -> None:
+        original(path, text[:5])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", half)
+    with pytest.raises(OSError, match="No space"):
+        plots.save(figure, tmp_path / "a", {"seed": 2})
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
 def test_saving_twice_gives_the_same_bytes(tmp_path: Path) -> None:
     hashes = []
     for name in ("first", "second"):

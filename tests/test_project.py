@@ -261,12 +261,6 @@ def test_imports_go_one_way() -> None:
 
 # --- errors ----------------------------------------------------------------------------------
 
-# Raised for a function of the same module, which tells the user what to do.
-CAUGHT_WITHIN = {
-    # source_archive gathers what each place answered, and gives one remedy for them all.
-    "released.py: ModelError(f'lists no {ARCHIVE}')",
-}
-
 
 def last_name(node: ast.AST) -> str:
     """What a name or an attribute ends in."""
@@ -286,8 +280,7 @@ def test_every_error_says_what_to_do() -> None:
             given = [keyword.value for keyword in node.keywords if keyword.arg == "remedy"]
             if not given or (isinstance(given[0], ast.Constant) and not given[0].value):
                 silent.add(f"{name}: {ast.unparse(node)}")
-    assert sorted(silent - CAUGHT_WITHIN) == []
-    assert silent >= CAUGHT_WITHIN, "take out what is no longer there"
+    assert sorted(silent) == []
 
 
 # --- what is never there ---------------------------------------------------------------------

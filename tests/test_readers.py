@@ -220,8 +220,30 @@ def test_planes_by_name(channels: tuple[str, str], first: float, second: float) 
     assert (image[1] == second).all()
 
 
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_channels_that_differ_must_be_named(tmp_path: Path, count: int) -> None:
+    pixels = np.full((20, 30, count), 7, np.uint16)
+    assert (readers.select_planes(pixels) == np.array([7, 0])[:, None, None]).all()
+    pixels[3, 4, -1] += 1
+    options = {"metadata": {"axes": "YXC"}, "photometric": "minisblack"}
+    path = write(tmp_path / "a.tif", pixels, **options)
+    names = ["0 (red)", "1 (green)", "2 (blue)", "3", "4"][:count]
+    with pytest.raises(ImageError, match=rf"a\.tif: the image has {count} channels") as caught:
+        readers.read_image(path)
+    assert 'channels=("green", "red")' in str(caught.value)
+    assert f"There are: {', '.join(names)}." in str(caught.value)
+    mean = readers.read_image(path, channels=("gray", "none"))
+    assert mean[0, 3, 4] == pytest.approx(7 + 1 / count)
+
+
+def test_equal_channels_may_hold_what_is_no_number_alike() -> None:
+    pixels = np.full((4, 5, 2), np.nan)
+    with pytest.raises(ImageError, match="20 pixels are NaN"):
+        readers.select_planes(pixels)
+
+
 def test_gray_does_not_overflow() -> None:
-    image = readers.select_planes(np.full((2, 3, 3), 65535, np.uint16))
+    image = readers.select_planes(np.full((2, 3, 3), 65535, np.uint16), ("gray", "none"))
     assert (image[0] == 65535).all()
 
 

@@ -98,6 +98,7 @@ def test_any_size_gives_maps_and_masks_of_it(model, shape):
     np.testing.assert_allclose(np.linalg.norm(cells.style), 1, rtol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:.*next to no contrast")
 def test_a_constant_image_is_no_trouble(model):
     (cells,) = segment(model, [np.full((60, 70), 7, np.uint16)], precision=FP32)
     assert cells.masks.shape == (60, 70)
@@ -368,7 +369,42 @@ def test_a_single_image_is_an_error_that_says_so(model):
             segment(model, image, precision=FP32)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("diameter", [0, -3, np.nan, np.inf])
-def test_a_diameter_that_is_none_is_an_error(model, diameter: float):
-    with pytest.raises(ImageError, match=r"a diameter of .* px is none"):
-        segment(model, [noise(30, 30)], diameter=diameter, precision=FP32)
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("diameter", value) for value in (0, -3, np.nan, np.inf, "30")),
+        *(("cell_threshold", value) for value in ("x", np.nan, [0.5])),
+        *(("flow_threshold", value) for value in (-0.1, np.nan)),
+        *(("min_size", value) for value in (-1, 2.5)),
+        *(("batch_size", value) for value in (0, 1.5, None)),
+    ],
+)
+def test_a_setting_that_is_none_is_an_error(model, name: str, value):
+    with pytest.raises(ImageError, match=rf"{name}=.* is not a (whole )?number.*Leave it out"):
+        segment(model, [noise(30, 30)], precision=FP32, **{name: value})
+
+
+def test_settings_of_numpy_are_numbers(model):
+    given = {"diameter": np.float32(30), "cell_threshold": np.float64(0), "min_size": np.int64(9)}
+    assert len(segment(model, [noise(30, 30)], precision=FP32, batch_size=np.int8(1), **given)) == 1
+
+
+def test_cells_are_given_out_as_soon_as_they_are_found():
+    made, image = oracle(discs(n=4))
+    calls = []
+    found = segment(
+        made, [image] * 4, batch_size=2, precision=FP32,
+        callback=lambda cells: calls.append((cells.name, made.network.calls)),
+    )  # fmt: skip
+    assert calls == [("0", 1), ("1", 1), ("2", 2), ("3", 2)]
+    assert [cells.name for cells in found] == ["0", "1", "2", "3"]
+
+
+@pytest.mark.parametrize("height", [0, 9e-4])
+def test_next_to_no_contrast_is_warned_of(model, height: float):
+    plane = np.full((60, 70), 5, np.float32)
+    plane[:, 35:] += height
+    flat = Sample("flat", lambda: np.stack((plane, noise(60, 70))))
+    with pytest.warns(UserWarning, match="flat: next to no contrast, treated as empty") as caught:
+        segment(model, [noise(60, 70), flat], precision=FP32)
+    assert len(caught) == 1

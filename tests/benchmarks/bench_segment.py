@@ -48,7 +48,7 @@ def main() -> None:
         found = []
         for sample in samples:
             # Cellpose counts 15 px at full size, this library at the 30-px scale.
-            least = 15 * (MEAN_DIAMETER / sample.diameter) ** 2
+            least = round(15 * (MEAN_DIAMETER / sample.diameter) ** 2)
             found += segment(model, [sample], diameter=sample.diameter, min_size=least, **options)
         return found
 

@@ -1,0 +1,127 @@
+"""How all commands speak (one sentence for an error), and ``scellseg data`` and ``models``."""
+
+from __future__ import annotations
+
+import re
+import sys
+import warnings
+from functools import partial
+from typing import Any, NoReturn
+
+import typer
+from tqdm import tqdm
+from typer.core import TyperGroup
+
+from scellseg_lib import fetch, manifest, released, synthetic
+from scellseg_lib.errors import ScellsegError
+from scellseg_lib.model import load_model, packaged
+
+_ARGUMENT = re.compile(
+    r"(?<![\w/.-])(axes|cell_threshold|channels|diameter|flow_threshold|min_size|overwrite|page"
+    r"|weights)=(\([^)]*\)|[\"'][^\"']*[\"']|-?\w+(?:\.\w+)*|)"
+)
+
+
+def as_options(text: str) -> str:
+    """Text in which the library's arguments are options: ``page=2`` is ``--page 2``."""
+
+    def option(match: re.Match[str]) -> str:
+        value = re.sub("[()\"' ]|True", "", match[2])
+        return f"--{match[1].replace('_', '-')} {value}".rstrip()
+
+    return _ARGUMENT.sub(option, text)
+
+
+def fail(message: str, code: int = 1) -> NoReturn:
+    """End with a message."""
+    typer.echo(f"Error: {as_options(message)}" if code == 1 else message, err=True)
+    raise typer.Exit(code)
+
+
+class _Commands(TyperGroup):
+    """All commands end in one clear sentence where they cannot do what is asked."""
+
+    def invoke(self, ctx: Any) -> Any:
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_, **__: tqdm.write(
+                f"Warning: {as_options(str(message))}", file=sys.stderr
+            )
+            try:
+                return super().invoke(ctx)
+            except ScellsegError as error:
+                fail(str(error))
+            except OSError as error:  # a folder that may not be written to, a full disk
+                fail(f"{error.filename}: {error.strerror}." if error.filename else str(error))
+            except KeyboardInterrupt:
+                fail("Stopped. What is done is kept: the same command goes on from there.", 130)
+
+
+Group = partial(
+    typer.Typer,
+    cls=_Commands,
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+data_app = Group(help="Data sets: which there are, get and check them.")
+models_app = Group(help="Models: which there are, get the authors' weights.")
+
+
+@data_app.command("list")
+def list_data() -> None:
+    """List the data sets: how many of their images are here, and their terms."""
+    for name in manifest.names():
+        card = manifest.load_manifest(name)
+        entries = card.entries()
+        here = sum((card.folder / entry.image).is_file() for entry in entries)
+        typer.echo(
+            f"{name:22}{here:5} of {len(entries) or '?':>5} here  {card.access:7}{card.licence}"
+        )
+    for name in synthetic.NAMES:
+        typer.echo(f"{name:22}{'made as they are read':21}open   BSD-3-Clause")
+
+
+@data_app.command("fetch")
+def fetch_data(name: str) -> None:
+    """Download a data set and check every image against its manifest.
+
+    \b
+    Example:
+      scellseg data fetch bbbc010_elegans
+    """
+    typer.echo(fetch.fetch(name))
+
+
+@data_app.command("verify")
+def verify_data(name: str) -> None:
+    """Compare the files of a data set with its manifest, pixel for pixel."""
+    report = fetch.verify(name)
+    typer.echo(report)
+    if not report.complete:
+        raise typer.Exit(1)
+
+
+@data_app.command("path")
+def path_data(name: str) -> None:
+    """Print the folder of a data set, whether it is there yet or not."""
+    typer.echo(fetch.path(name))
+
+
+@models_app.command("list")
+def list_models() -> None:
+    """List the models that can be loaded."""
+    for file in packaged():
+        card = load_model(file).card
+        typer.echo(f"--model {card.architecture:10} packaged  levels {card.levels}  {card.origin}")
+    for name in released.WEIGHTS_SHA256:
+        here = "here" if released.weights_file(name).is_file() else "not fetched yet"
+        typer.echo(f"--model {name:10} --weights released  the authors' own, {here}")
+
+
+@models_app.command("fetch")
+def fetch_models() -> None:
+    """Get the authors' own weights of Scellseg and Cellpose through pip's index (102 MB)."""
+    for name in released.WEIGHTS_SHA256:
+        released.state_dict(name)
+        typer.echo(released.weights_file(name))
