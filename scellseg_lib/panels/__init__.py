@@ -1,0 +1,1 @@
+"""The panels of the figures, one function each; needs the extra ``[notebooks]``."""
