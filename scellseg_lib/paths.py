@@ -44,6 +44,12 @@ def results(profile: str) -> Path:
     return REPOSITORY / "figures" / "data" / profile
 
 
+def figure(profile: str, name: str) -> Path:
+    """Where a figure is saved, without a suffix: those of committed results, and others apart."""
+    committed = profile in ("released", "cpu")
+    return REPOSITORY / "figures" / name if committed else REPOSITORY / "figures" / profile / name
+
+
 def runs() -> Path:
     """Folder of what long runs keep to go on from: checkpoints, tuned models; never committed."""
     return REPOSITORY / "runs"

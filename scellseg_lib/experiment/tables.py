@@ -51,6 +51,11 @@ def kept(
                 remedy="Set COMPUTE = True.",
             )
         frame = make()
+        if frame.empty:
+            raise DatasetError(
+                f"there is nothing to make the table {name} from",
+                remedy="Fetch data sets (scellseg data list), or set SCELLSEG_DATA.",
+            )
         known = origin | {"versions": library_versions(), "commit": commit()}
         with whole(file) as scratch:
             frame.to_csv(scratch, index=False, float_format="%.5g")

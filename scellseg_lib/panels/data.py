@@ -30,7 +30,8 @@ def examples(samples: Sequence[Sample], titles: Sequence[str], columns: int = 4)
     """
     rows = -(-len(samples) // columns)
     with plt.style.context(STYLE):
-        figure = plt.figure(figsize=(1.8 * columns, 1.75 * rows), layout="constrained")
+        size = (1.8 * columns, 1.75 * rows)
+        figure = plt.figure(figsize=size, layout="constrained", dpi=70)  # small in a notebook
         grid = figure.subplots(rows, columns, squeeze=False).ravel()
         for axes in grid:
             axes.set_axis_off()

@@ -74,6 +74,28 @@ def anatomy(network: Network, side: int = 224) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def details(module: nn.Module) -> pd.DataFrame:
+    """List the layers of a unit.
+
+    Returns
+    -------
+    DataFrame
+        One row a layer that has parameters: its name in the unit, ``layer``, ``weights`` (shape)
+        and ``parameters``.
+    """
+    rows = [
+        {
+            "name": name,
+            "layer": type(layer).__name__,
+            "weights": " x ".join(map(str, layer.weight.shape)),  # type: ignore[union-attr]
+            "parameters": count_parameters(layer),
+        }
+        for name, layer in module.named_modules()
+        if isinstance(layer, nn.Conv2d | nn.BatchNorm2d | nn.Linear)
+    ]
+    return pd.DataFrame(rows)
+
+
 def architecture(table: pd.DataFrame, axes: Axes | None = None) -> Axes:
     """Draw the parts of a network, deeper levels lower, with channels and parameters in each.
 
