@@ -284,9 +284,9 @@ def _precision(trial: Trial, model: Model) -> Precision:
 
 
 def commit() -> str | None:
-    """Commit of the code, where it is a clone, with a mark if tracked files differ from it."""
+    """Commit of the code, where it is a clone, with a mark if the library differs from it."""
     git = ["git", "-C", str(paths.REPOSITORY)]
-    commands = [*git, "rev-parse", "HEAD"], [*git, "status", "--porcelain", "-uno"]
+    commands = [*git, "rev-parse", "HEAD"], [*git, "status", "--porcelain", "--", "scellseg_lib"]
     try:
         commit, changes = (
             subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

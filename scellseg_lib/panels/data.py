@@ -72,18 +72,13 @@ def sizes(frame: pd.DataFrame, value: str, label: str, axes: Axes | None = None)
     names = {name: f"{name} (n = {n})" for name, n in counts.items()}
     with plt.style.context(STYLE):
         axes = axes or plt.figure(layout="constrained").subplots()
-        seaborn.stripplot(
-            frame.assign(set=frame["data"].map(names)),
-            x=value,
-            y="set",
-            hue="set",
-            legend=False,
-            size=2.5,
-            alpha=0.6,
-            jitter=0.25,
-            palette=_palette(len(names)),
-            ax=axes,
-        )
+        rng = np.random.default_rng(0)  # points of a row lie apart, and the same every time
+        for row, (name, colour) in enumerate(zip(names, _palette(len(names)), strict=True)):
+            values = frame[frame["data"] == name][value]
+            heights = row + rng.uniform(-0.25, 0.25, len(values))
+            axes.scatter(values, heights, s=6, color=colour, alpha=0.6, linewidths=0)
+        axes.set_yticks(range(len(names)), list(names.values()))
+        axes.invert_yaxis()
         medians = frame.groupby("data", sort=False)[value].median()
         axes.plot(medians, range(len(medians)), "|", color="black", markersize=10)
         axes.set(xscale="log", xlabel=label, ylabel="")
