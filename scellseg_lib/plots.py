@@ -94,15 +94,21 @@ def ap_curve(frame: pd.DataFrame, axes: Axes | None = None) -> Axes:
         for label, part in frame.groupby("label", sort=False):
             runs = part.groupby(["seed", "threshold"])["ap"].mean().unstack("threshold")
             mean, count = runs.mean(), f"n = {part['image'].nunique()} images"
+            count += f", {len(runs)} seeds" if len(runs) > 1 else ""
+            name = f"{label!s} ({count})" if label else count
+            (line,) = axes.plot(mean.index, mean.to_numpy(), marker="o", label=name)
             if len(runs) > 1:
                 deviation, repeated = runs.std(ddof=1), True
-                count += f", {len(runs)} seeds"
                 low, high = mean - deviation, mean + deviation
-                axes.fill_between(mean.index, low, high, alpha=0.25, linewidth=0)
-            name = f"{label!s} ({count})" if label else count
-            axes.plot(mean.index, mean.to_numpy(), marker="o", label=name)
+                colour = line.get_color()
+                axes.fill_between(mean.index, low, high, color=colour, alpha=0.25, linewidth=0)
         axes.set(xlabel="IoU threshold", ylabel="AP = TP / (TP + FP + FN)", ylim=(0, 1))
-        axes.legend(title="mean over images" + ("; band: SD over seeds" if repeated else ""))
+        axes.legend(
+            title="mean over images" + ("; band: SD over seeds" if repeated else ""),
+            title_fontsize="small",
+            loc="upper center",  # of the space below: curves go through every corner of the panel
+            bbox_to_anchor=(0.5, -0.16),
+        )
     return axes
 
 
