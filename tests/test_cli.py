@@ -845,7 +845,7 @@ def test_trials_that_fail_are_listed(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(paths, "results", lambda profile: tmp_path / profile)
     monkeypatch.setattr(paths, "runs", lambda: tmp_path / "runs")
     monkeypatch.setenv("SCELLSEG_DATA", str(tmp_path))
-    monkeypatch.setattr(sweep, "measure", lambda *_: {"one": 0.1})
+    monkeypatch.setattr(sweep, "step_seconds", lambda _: 1.0)
     command = ("sweep", "transferability", "--profile", "paper", "--data", "mito", "--state", "0")
     result = run(*command)
     assert result.exit_code == 1

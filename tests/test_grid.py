@@ -143,12 +143,12 @@ def kept(store: Store, trial: Trial, seconds: float) -> None:
 
 
 def test_a_plan_counts_what_is_missing_and_learns_how_long_it_takes(tmp_path, monkeypatch):
-    monkeypatch.setattr(sweep, "measure", lambda *_: {"one": 0.5})
+    step = 8.0
+    monkeypatch.setattr(sweep, "step_seconds", lambda _: step)
     store, mine = Store(tmp_path), RELEASED.narrowed(data=["bbbc010_elegans"], shots=[10])
     every = sweep.plan(["shot_scale"], mine, store)
     assert (every.n_trials, len(every.missing)) == (9, 9)
     first, second, third = every.missing[:3]
-    step = 16 * 0.5
     assert sweep.estimate(first, {}) == pytest.approx(step * (100 + 10))
     assert sweep.estimate(second, {}) == pytest.approx(step * (180 + 10))
     assert sweep.estimate(replace(first, protocol="best"), {}) == pytest.approx(step * (100 + 40))
