@@ -191,6 +191,12 @@ def start(trial: Trial, place: Place) -> Model:
     return load_model(file)
 
 
+def tuned_model(trial: Trial, place: Place) -> Model:
+    """Model that a trial segments with, tuned first unless an earlier trial has left it."""
+    images = {name: _images(name) for name in trial.needs}
+    return tune(trial, start(trial, place), images, place.scratch)
+
+
 def run(trial: Trial, model: Model, images: Mapping[str, Dataset], scratch: Path) -> pd.DataFrame:
     """Tune, segment and score.
 
