@@ -68,7 +68,8 @@ def both_found(true: np.ndarray, predicted: np.ndarray, pairs: Pairs) -> NDArray
     """
     objects = match(true, predicted).objects
     hits = objects[(objects["side"] == "true") & (objects["outcome"] == "TP")]["label"]
-    return np.isin(pairs, hits.to_numpy()).all(axis=1)
+    found = np.isin(pairs, hits.to_numpy())
+    return found[:, 0] & found[:, 1]
 
 
 def count(predictions: Sequence[Any], truths: Sequence[Sample]) -> pd.DataFrame:

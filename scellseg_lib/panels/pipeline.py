@@ -104,7 +104,8 @@ def style_plane(frame: pd.DataFrame, axes: Sequence[Axes]) -> None:
             for role, (colour, marker) in reversed(ROLES.items()):
                 chosen = points[(part["role"] == role).to_numpy()]
                 panel.scatter(
-                    *chosen.T,
+                    chosen[:, 0],
+                    chosen[:, 1],
                     s=12,
                     color=colour,
                     marker=marker,
