@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from scellseg_lib.network import NetworkName
 from scellseg_lib.plots import STYLE
 from scellseg_lib.stats import HyperbolaFit
 
@@ -17,7 +18,35 @@ NEGLIGIBLE = 0.01
 """Curves that stay under it are left out, as in the paper's Fig. 2."""
 
 
-def transfer(frame: pd.DataFrame, stars: Sequence[float] = (), axes: Axes | None = None) -> Axes:
+LABELS: dict[NetworkName, str] = {
+    "unet2": "U-Net2",
+    "unet3": "U-Net3",
+    "hover": "HoVer",
+    "cellpose": "Cellpose",
+    "scellseg": "Scellseg",
+}
+
+
+def labelled(frame: pd.DataFrame) -> pd.DataFrame:
+    """Add ``label``, the model's name ("-CFT" if tuned contrastively), and ``tuned`` to trials.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        Rows of `Store.frame` or of `run.table`.
+    """
+    contrastive = frame["strategy"].map({"contrastive": "-CFT"}).fillna("")
+    return frame.assign(
+        label=frame["model"].map(LABELS) + contrastive, tuned=frame["strategy"] != "direct"
+    )
+
+
+def transfer(
+    frame: pd.DataFrame,
+    stars: Sequence[float] = (),
+    value: str = "ap",
+    axes: Axes | None = None,
+) -> Axes:
     """Draw AP against the IoU threshold, models directly dotted and tuned solid (Fig. 2c-e).
 
     Parameters
@@ -26,14 +55,17 @@ def transfer(frame: pd.DataFrame, stars: Sequence[float] = (), axes: Axes | None
         Of one data set, protocol and cell threshold, with columns ``label`` and ``tuned``.
     stars : sequence of float
         IoU thresholds at which a difference is significant.
+    value : {"ap", "aji"}
+        Column of the scores.
     axes : Axes, optional
         None: those of a new figure.
     """
+    names = {"ap": "AP = TP / (TP + FP + FN)", "aji": "AJI(t) (Eq. 5)"}
     with plt.style.context(STYLE):
         axes = axes or plt.figure(layout="constrained").subplots()
         colours = dict(zip(dict.fromkeys(frame["label"]), cycle(_colours()), strict=False))
         for (label, tuned), part in frame.groupby(["label", "tuned"], sort=False):
-            runs = part.groupby(["seed", "threshold"])["ap"].mean().unstack("threshold")
+            runs = part.groupby(["seed", "threshold"])[value].mean().unstack("threshold")
             mean, deviation = runs.mean(), runs.std(ddof=1)
             if mean.max() < NEGLIGIBLE:
                 continue
@@ -51,7 +83,7 @@ def transfer(frame: pd.DataFrame, stars: Sequence[float] = (), axes: Axes | None
         for threshold in stars:
             axes.text(threshold, 0.97, "*", ha="center", va="top", fontsize=12)
         n_images = frame["image"].nunique()
-        axes.set(xlabel="IoU threshold", ylabel="AP = TP / (TP + FP + FN)", ylim=(0, 1))
+        axes.set(xlabel="IoU threshold", ylabel=names[value], ylim=(0, 1))
         axes.legend(fontsize=6)
         axes.set_title(f"mean over {n_images} images; bars: SD over random states", fontsize=7)
     return axes
