@@ -26,7 +26,7 @@ from scellseg_lib.model import Model, library_versions, load_model, new_model
 from scellseg_lib.precision import Precision, choose
 from scellseg_lib.pretrain import PretrainRecipe, pretrain
 from scellseg_lib.progress import progress_bar
-from scellseg_lib.segment import Prediction, decode, predict
+from scellseg_lib.segment import Cells, Prediction, decode, predict
 
 CELL_THRESHOLDS = (0.5, 0.0)
 """Of the released scripts, and of Cellpose."""
@@ -195,6 +195,18 @@ def tuned_model(trial: Trial, place: Place) -> Model:
     """Model that a trial segments with, tuned first unless an earlier trial has left it."""
     images = {name: _images(name) for name in trial.needs}
     return tune(trial, start(trial, place), images, place.scratch)
+
+
+def segmented(trial: Trial, place: Place) -> tuple[Dataset, list[Cells]]:
+    """Images of a trial and what its model makes of them, at the first of `CELL_THRESHOLDS`."""
+    model, protocol = tuned_model(trial, place), PROTOCOLS[trial.protocol]
+    tested = trial.tested({name: _images(name) for name in trial.needs})
+    decoding = replace(model.card.decoding, cell_threshold=CELL_THRESHOLDS[0])
+    cells = []
+    for prediction in _predictions(trial, model, tested):
+        masks = decode(prediction, model.representation, decoding, resample=protocol.resample)
+        cells.append(Cells(prediction.name, masks, prediction))
+    return tested, cells
 
 
 def run(trial: Trial, model: Model, images: Mapping[str, Dataset], scratch: Path) -> pd.DataFrame:

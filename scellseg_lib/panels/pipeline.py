@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.colors import hsv_to_rgb
 from matplotlib.figure import Figure
+from scipy.ndimage import binary_dilation
 from sklearn.decomposition import PCA
 
 from scellseg_lib.data import Sample, normalise
@@ -141,6 +142,59 @@ def pair_distances(frame: pd.DataFrame) -> pd.DataFrame:
         distances = {"shot_query": shot_query, "shot_contrast": shot_contrast}
         rows.append({"when": when} | distances | {"ratio": shot_query / shot_contrast})
     return pd.DataFrame(rows)
+
+
+def before_after(
+    sample: Sample, found: Mapping[str, Cells], pairs: np.ndarray, axes: Sequence[Axes], side: int
+) -> None:
+    """Draw flows and masks of an image by several models, around touching cells (Fig. 3).
+
+    Parameters
+    ----------
+    sample : Sample
+        Labelled.
+    found : mapping of str to Cells
+        What is said above a model's panels -> the image as it segments it.
+    pairs : int[n, 2]
+        Labels of touching true cells to point at; the window lies around the first.
+    axes : sequence of Axes
+        Two for each model: flows, then masks over the image.
+    side : int
+        Of the window, pixels.
+    """
+    height, width = sample.masks.shape
+    borders = [_border(sample.masks, *pair) for pair in pairs.tolist()]
+    y, x = borders[0] if borders else (height / 2, width / 2)
+    top = min(max(y - side / 2, 0), max(height - side, 0))
+    left = min(max(x - side / 2, 0), max(width - side, 0))
+    with plt.style.context(STYLE):
+        for i, (name, cells) in enumerate(found.items()):
+            flows, masks = axes[2 * i], axes[2 * i + 1]
+            # At the 30-px scale, stretched over the image's own pixels.
+            extent = (-0.5, width - 0.5, height - 0.5, -0.5)
+            flows.imshow(flow_colours(cells.flows), extent=extent)
+            masks.imshow(normalise(sample.image)[0], vmin=0, vmax=1)
+            masks.add_collection(_outlines(sample.masks, TRUE, "-"), autolim=False)
+            masks.add_collection(_outlines(cells.masks, PREDICTED, ":"), autolim=False)
+            for row, column in borders:
+                masks.annotate(
+                    "",
+                    xy=(column, row),
+                    xytext=(column + side / 12, row - side / 12),
+                    arrowprops={"arrowstyle": "->", "color": "#56B4E9"},
+                    annotation_clip=True,
+                )
+            for panel, what in ((flows, "flows"), (masks, "masks")):
+                panel.set(xlim=(left, left + side), ylim=(top + side, top))
+                panel.set_axis_off()
+                panel.set_title(f"{name}: {what}", fontsize=7)
+
+
+def _border(masks: np.ndarray, first: int, second: int) -> tuple[float, float]:
+    """Middle (y, x) of the pixels of the first cell that touch the second."""
+    beside = binary_dilation(masks == second, np.ones((3, 3))) & (masks == first)
+    rows, columns = np.nonzero(beside)
+    return float(rows.mean()), float(columns.mean())
 
 
 def _outlines(masks: np.ndarray, colour: str, style: str) -> LineCollection:
