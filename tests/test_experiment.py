@@ -303,6 +303,21 @@ def test_a_damaged_result_is_named(suffix: str, data, tmp_path):
         Store(tmp_path).frame()
 
 
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.7, 0.95])
+def test_a_table_that_was_cut_is_never_read(share: float, data, tmp_path):
+    """Not at a row's end either, where each line that is left is whole."""
+    Store(tmp_path).put("one", scores(), {"trial": identity(trial(), data)})
+    file = tmp_path / "one.csv"
+    lines = file.read_text().splitlines(keepends=True)
+    text = "".join(lines)
+    for left in (text[: round(share * len(text))], "".join(lines[: int(share * len(lines))])):
+        file.write_text(left)
+        with pytest.raises(DatasetError, match=r"one\.csv.*cannot be read"):
+            Store(tmp_path).frame()
+    file.write_text(text, newline="\r\n")  # as git may check it out
+    assert len(Store(tmp_path).frame()) == len(scores())
+
+
 def test_a_store_that_is_killed_at_any_moment_holds_whole_results(tmp_path):
     """Twenty times a process that puts results one after the other is killed."""
     fork, moments = multiprocessing.get_context("fork"), random.Random(0)

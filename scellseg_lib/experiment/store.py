@@ -6,9 +6,11 @@ when its JSON is, so that a kill at any moment leaves nothing that is half a res
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +54,9 @@ class Store:
         """
         with whole(self.folder / f"{key}.csv") as file:
             _wide(scores).to_csv(file, index=False)
+        known = dict(origin) | {"scores_sha256": _hash(self.folder / f"{key}.csv")}
         with whole(self.folder / f"{key}.json") as file:
-            file.write_text(json.dumps(dict(origin), indent=1, sort_keys=True) + "\n")
+            file.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
 
     def origin(self, key: str) -> dict[str, Any]:
         """What is known of a trial's run."""
@@ -127,7 +130,8 @@ class Store:
                 )
             fits = all(said[name] == value for name, value in wanted.items())
             if fits and (among is None or trial_of(origin) in among):
-                scores = self._read(f"{file.stem}.csv", _read_scores)
+                known = origin.get("scores_sha256")
+                scores = self._read(f"{file.stem}.csv", partial(_read_scores, known=known))
                 columns = {name: [value] * len(scores) for name, value in said.items()}
                 frames.append(scores.assign(**columns))
         if not frames:
@@ -158,8 +162,16 @@ def trial_of(origin: Mapping[str, Any]) -> Trial:
     return Trial(**{name: _frozen(said[name]) for name in names})
 
 
-def _read_scores(file: Path) -> pd.DataFrame:
+def _read_scores(file: Path, known: str | None) -> pd.DataFrame:
+    """Read a table that is the one of which the file of origin tells."""
+    if _hash(file) != known:
+        raise ValueError("it is not as it was written")
     return _long(pd.read_csv(file, dtype={"image": str}))  # an image may be named "000"
+
+
+def _hash(file: Path) -> str:
+    """SHA-256 of a table's text, whatever line ends it was checked out with."""
+    return hashlib.sha256(file.read_text(encoding="utf-8").encode()).hexdigest()
 
 
 def _frozen(value: Any) -> Any:

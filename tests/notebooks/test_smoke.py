@@ -102,14 +102,14 @@ def test_missing_data_set_is_an_error(copy: Path) -> None:
 
 
 def test_result_that_is_not_there_is_an_error(copy: Path) -> None:
-    with pytest.raises(PapermillExecutionError, match=r"no result of the .* COMPUTE = True"):
+    with pytest.raises(PapermillExecutionError, match=r"no result of the \d+ trials asked for"):
         execute(copy, "edfig5_aji.ipynb", SHOTS=[1], PROFILE="cpu", DATA=["hela_phase_nuclei"])
 
 
 def test_damaged_result_is_named(copy: Path) -> None:
     file = min((copy / "figures" / "data" / "released" / "trials").glob("*.csv"))
     whole = file.read_bytes()
-    file.write_bytes(whole[: len(whole) // 2] + b"\0,,")
+    file.write_bytes(whole[: len(whole) // 2])
     try:
         with pytest.raises(PapermillExecutionError, match=f"{file.stem}.csv: a result cannot"):
             execute(copy, "claims.ipynb")
