@@ -10,10 +10,12 @@ import ctypes
 import json
 import platform
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -50,10 +52,16 @@ class Precision:
         return images.to(device, memory_format=self.memory_format)
 
 
+DTYPES = ("fp32", "bf16")
 CANDIDATES = tuple(
-    Precision(dtype, channels_last) for dtype in ("fp32", "bf16") for channels_last in (False, True)
+    Precision(dtype, channels_last) for dtype in DTYPES for channels_last in (False, True)
 )
 CPU_INFO = Path("/proc/cpuinfo")
+EMULATED = 3.0
+"""A convolution that is slower by this has no instructions for its type: it takes ten times as
+long, and with them it takes less than in float32."""
+TURNS = 5
+T = TypeVar("T")
 
 
 def default_device() -> torch.device:
@@ -111,21 +119,39 @@ def _known(file: Path) -> dict[str, Precision]:
 
 
 def measure(device: torch.device, levels: tuple[int, ...]) -> dict[Precision, float]:
-    """Seconds of a small training step for each candidate that can pay."""
-    seconds: dict[Precision, float] = {}
-    bf16_pays = _convolution_seconds(device, "bf16") < _convolution_seconds(device, "fp32")
-    for precision in CANDIDATES:
-        if precision.dtype == "fp32" or bf16_pays:
-            network = precision.place(build_network("scellseg", levels), device)
-            images = precision.batch(torch.zeros(2, 2, 112, 112), device)
-            seconds[precision] = min(_step_seconds(network, images, precision) for _ in range(3))
-    return seconds
+    """Seconds of a small training step for each candidate that can pay.
+
+    The candidates take turns and the fastest of each one's steps counts, so that another program
+    that is busy for a moment slows all of them or none.
+    """
+    return _fastest_turns(
+        {precision: _small_step(device, levels, precision) for precision in _able(device)}
+    )
 
 
-def _convolution_seconds(device: torch.device, dtype: str) -> float:
+def _able(device: torch.device) -> list[Precision]:
+    """Candidates without those whose type is emulated, in which a step would take a minute."""
     layer = nn.Conv2d(32, 32, 3, padding=1).to(device)
     images = torch.zeros(1, 32, 112, 112, device=device)
-    return min(_step_seconds(layer, images, Precision(dtype)) for _ in range(3))
+    taken = _fastest_turns(
+        {dtype: partial(_step_seconds, layer, images, Precision(dtype)) for dtype in DTYPES}
+    )
+    return [p for p in CANDIDATES if taken[p.dtype] < EMULATED * taken["fp32"]]
+
+
+def _small_step(
+    device: torch.device, levels: tuple[int, ...], precision: Precision
+) -> Callable[[], float]:
+    """Return what runs a step of 2 patches of 112 pixels, and says how long it took."""
+    network = precision.place(build_network("scellseg", levels), device)
+    images = precision.batch(torch.zeros(2, 2, 112, 112), device)
+    return partial(_step_seconds, network, images, precision)
+
+
+def _fastest_turns(steps: dict[T, Callable[[], float]]) -> dict[T, float]:
+    """Run steps in turn, and return the least seconds of each."""
+    turns = [{name: step() for name, step in steps.items()} for _ in range(TURNS)]
+    return {name: min(turn[name] for turn in turns) for name in steps}
 
 
 def _step_seconds(network: nn.Module, images: Tensor, precision: Precision) -> float:

@@ -125,20 +125,35 @@ def test_the_fastest_is_chosen(monkeypatch, temporary_cache):
     assert CHOOSE(CPU, TINY) == Precision("fp32", channels_last=True)
 
 
-@pytest.mark.parametrize(("bf16_seconds", "n"), [(10.0, 2), (0.1, 4)])
-def test_bf16_is_measured_only_where_one_convolution_says_it_pays(monkeypatch, bf16_seconds, n):
-    monkeypatch.setattr(
-        precision,
-        "_convolution_seconds",
-        lambda device, dtype: bf16_seconds if dtype == "bf16" else 1.0,
-    )
+@pytest.mark.parametrize(("bf16_seconds", "n"), [(10.0, 2), (2.0, 4), (0.1, 4)])
+def test_bf16_is_measured_unless_one_convolution_says_it_is_emulated(monkeypatch, bf16_seconds, n):
     tried = []
-    monkeypatch.setattr(
-        precision, "_step_seconds", lambda network, images, p: tried.append(p) or 1.0
-    )
+
+    def seconds(network: nn.Module, images: torch.Tensor, p: Precision) -> float:
+        if isinstance(network, nn.Conv2d):
+            return bf16_seconds if p.dtype == "bf16" else 1.0
+        tried.append(p)
+        return 1.0
+
+    monkeypatch.setattr(precision, "_step_seconds", seconds)
     found = precision.measure(CPU, TINY)
     assert list(found) == list(CANDIDATES[:n])
     assert {p.dtype for p in tried} == ({"fp32"} if n == 2 else {"fp32", "bf16"})
+
+
+@pytest.mark.parametrize("first", [1, 2, 5, 10, 11, 14, 22, 30])
+def test_a_machine_that_is_busy_for_a_moment_does_not_change_the_choice(monkeypatch, first):
+    """Whichever step the other program slows, bf16 has turns without it."""
+    calls = []
+
+    def seconds(network: nn.Module, images: torch.Tensor, p: Precision) -> float:
+        calls.append(p)
+        busy = first <= len(calls) < first + 6
+        return (0.5 if p.dtype == "bf16" else 1.0) * (10 if busy else 1)
+
+    monkeypatch.setattr(precision, "_step_seconds", seconds)
+    found = precision.measure(CPU, TINY)
+    assert min(found, key=found.__getitem__).dtype == "bf16"
 
 
 def test_a_step_is_forward_and_backward_in_the_precision():
