@@ -203,12 +203,11 @@ def _outlines(masks: np.ndarray, colour: str, style: str) -> LineCollection:
 
 def _arrow_between(left: Axes, right: Axes) -> None:
     """Draw an arrow from a panel's right edge to the next panel's left edge."""
-    options: Mapping[str, str] = {"arrowstyle": "->", "color": "black"}
     left.annotate(
         "",
         xy=(0, 0.5),
         xycoords=right.transAxes,
         xytext=(1, 0.5),
         textcoords=left.transAxes,
-        arrowprops=dict(options),
+        arrowprops={"arrowstyle": "->", "color": "black"},
     )

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from scellseg_lib.network import NetworkName
+from scellseg_lib.claims.evidence import METHODS
 from scellseg_lib.plots import STYLE
 from scellseg_lib.stats import HyperbolaFit
 
@@ -18,12 +18,10 @@ NEGLIGIBLE = 0.01
 """Curves that stay under it are left out, as in the paper's Fig. 2."""
 
 
-LABELS: dict[NetworkName, str] = {
-    "unet2": "U-Net2",
-    "unet3": "U-Net3",
-    "hover": "HoVer",
-    "cellpose": "Cellpose",
-    "scellseg": "Scellseg",
+LABELS = {
+    model: method.removesuffix("-FT")
+    for method, (model, strategy) in METHODS.items()
+    if strategy == "classic"
 }
 
 

@@ -6,7 +6,6 @@ They run in a copy of the tracked files, so that nothing is found that an earlie
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -54,9 +53,8 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def execute(copy: Path, notebook: str, **given: object) -> str:
     """Run a notebook of the copy; returns the text of its outputs."""
-    before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = str(copy)
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(copy))
         done = papermill.execute_notebook(
             copy / "notebooks" / notebook,
             copy / f"executed_{notebook}",
@@ -65,11 +63,6 @@ def execute(copy: Path, notebook: str, **given: object) -> str:
             kernel_name="python3",
             progress_bar=False,
         )
-    finally:
-        if before is None:
-            del os.environ["PYTHONPATH"]
-        else:
-            os.environ["PYTHONPATH"] = before
     return json.dumps([cell.get("outputs", []) for cell in done.cells])
 
 
