@@ -20,7 +20,7 @@ from scellseg_lib import augment, checkpoint, paths, precision
 from scellseg_lib.checkpoint import weights_hash
 from scellseg_lib.data import Dataset, Sample
 from scellseg_lib.errors import DatasetError
-from scellseg_lib.experiment import run
+from scellseg_lib.experiment import as_released, run
 from scellseg_lib.experiment.store import Store
 from scellseg_lib.experiment.trial import METHOD_SOURCES, PROTOCOLS, Trial, key
 from scellseg_lib.metrics import evaluate
@@ -140,12 +140,31 @@ def test_protocols_decode_as_their_names_say(data, tmp_path, monkeypatch):
 
     monkeypatch.setattr(run, "predict", watched_predict)
     monkeypatch.setattr(run, "decode", watched_decode)
-    for protocol, (resample, flips) in PROTOCOLS.items():
+    for protocol, (resample, flips, other) in PROTOCOLS.items():
+        if other:
+            continue  # of other models than this one
         seen.clear()
         each = trial("direct", protocol=protocol)
         run.run(each, new_model("scellseg", tiny.LEVELS), images(data), tmp_path)
         assert seen == [flips, *[resample] * 4]  # two images at two thresholds
-    assert [*PROTOCOLS] == ["paper", "flips", "resample", "best"]
+    assert [*PROTOCOLS] == ["paper", "flips", "resample", "best", "as_released"]
+
+
+@pytest.mark.parametrize("name", ["hover", "unet2", "unet3"])
+def test_the_released_decoders_serve_their_protocol_alone(name, data, tmp_path, monkeypatch):
+    decoders, original = [], as_released.decoder
+
+    def decoder(*arguments):
+        decoders.append(original(*arguments))
+        return decoders[-1]
+
+    monkeypatch.setattr(as_released, "decoder", decoder)
+    start, each = new_model(name, tiny.LEVELS), replace(trial(), model=name)
+    run.run(each, start, images(data), tmp_path)
+    assert not decoders
+    frame = run.run(replace(each, protocol="as_released"), start, images(data), tmp_path)
+    assert len(decoders) == 1
+    assert not frame["ap"].isna().any()
 
 
 def test_a_tuned_model_serves_both_protocols(data, tmp_path, monkeypatch):
@@ -227,10 +246,11 @@ def test_images_of_another_set_are_scaled_by_their_own_cells(data, monkeypatch):
     monkeypatch.setattr(run, "predict", watched)
     samples = tuple(Sample(name, data[0].read_image, split="query") for name in sizes)
     other, each = replace(data, samples=samples), trial("direct", tested_on="other")
-    list(run._predictions(each, new_model("scellseg", tiny.LEVELS), other))
+    known = {"worms": data, "other": other}
+    run._predicted(each, new_model("scellseg", tiny.LEVELS), known)
     # One without cells is taken at the mean of the others.
     assert seen == [("narrow", None, 30.0), ("wide", None, 40.0), ("empty", None, 35.0)]
-    assert each.tested({"worms": data, "other": other}).samples == samples
+    assert each.tested(known).samples == samples
 
 
 def test_inductive_queries_come_from_the_pool(data):

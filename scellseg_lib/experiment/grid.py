@@ -95,6 +95,11 @@ def decoding(profile: Profile) -> list[Trial]:
     ]
 
 
+def fair_baselines(profile: Profile) -> list[Trial]:
+    """HoVer and the U-Nets of `transferability`, decoded as the released code does."""
+    return list(_tuned(profile, TUNED[3:], largest=True, protocol="as_released"))
+
+
 def longer_training(profile: Profile) -> list[Trial]:
     """More steps and another schedule, scored on the images of the pool that are no shots."""
     return [
@@ -125,6 +130,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         layers,
         contrast_weight,
         decoding,
+        fair_baselines,
         longer_training,
     )
 }

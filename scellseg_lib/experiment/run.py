@@ -17,6 +17,7 @@ from scellseg_lib import paths
 from scellseg_lib.checkpoint import kept_precision, weights_hash
 from scellseg_lib.data import Dataset, load_dataset, load_pretraining_subset
 from scellseg_lib.errors import ScellsegError
+from scellseg_lib.experiment import as_released
 from scellseg_lib.experiment.profile import Profile
 from scellseg_lib.experiment.store import Store
 from scellseg_lib.experiment.trial import PROTOCOLS, Trial, key
@@ -152,8 +153,7 @@ def gather(trials: Iterable[Trial], computed: Callable[[Trial], tuple[str, bool]
 
 def compute(trial: Trial, place: Place) -> tuple[str, bool]:
     """Compute one trial unless the store has it; returns its key, and whether it is new."""
-    images = {name: _images(name) for name in trial.needs}
-    model = start(trial, place)
+    images, model = needed(trial), start(trial, place)
     identity = trial.identity(images, weights_hash(model.network))
     name = key(identity)
     if name in place.store:
@@ -162,6 +162,11 @@ def compute(trial: Trial, place: Place) -> tuple[str, bool]:
     scores = run(trial, model, images, place.scratch)
     place.store.put(name, scores, known | {"seconds": round(time.monotonic() - began)})
     return name, True
+
+
+def needed(trial: Trial) -> dict[str, Dataset]:
+    """Data sets that a trial uses, by name."""
+    return {name: _images(name) for name in trial.needs}
 
 
 @lru_cache(maxsize=8)
@@ -193,20 +198,16 @@ def start(trial: Trial, place: Place) -> Model:
 
 def tuned_model(trial: Trial, place: Place) -> Model:
     """Model that a trial segments with, tuned first unless an earlier trial has left it."""
-    images = {name: _images(name) for name in trial.needs}
-    return tune(trial, start(trial, place), images, place.scratch)
+    return tune(trial, start(trial, place), needed(trial), place.scratch)
 
 
 def segmented(trial: Trial, place: Place) -> tuple[Dataset, list[Cells]]:
     """Images of a trial and what its model makes of them, at the first of `CELL_THRESHOLDS`."""
-    model, protocol = tuned_model(trial, place), PROTOCOLS[trial.protocol]
-    tested = trial.tested({name: _images(name) for name in trial.needs})
-    decoding = replace(model.card.decoding, cell_threshold=CELL_THRESHOLDS[0])
-    cells = []
-    for prediction in _predictions(trial, model, tested):
-        masks = decode(prediction, model.representation, decoding, resample=protocol.resample)
-        cells.append(Cells(prediction.name, masks, prediction))
-    return tested, cells
+    images = needed(trial)
+    predictions, decoder = _predicted(trial, tuned_model(trial, place), images)
+    masks = decoder(CELL_THRESHOLDS[0])
+    cells = [Cells(one.name, found, one) for one, found in zip(predictions, masks, strict=True)]
+    return trial.tested(images), cells
 
 
 def run(trial: Trial, model: Model, images: Mapping[str, Dataset], scratch: Path) -> pd.DataFrame:
@@ -227,36 +228,50 @@ def run(trial: Trial, model: Model, images: Mapping[str, Dataset], scratch: Path
     DataFrame
         One row for each cell threshold, image and IoU threshold, see `metrics.evaluate`.
     """
-    tuned, protocol = tune(trial, model, images, scratch), PROTOCOLS[trial.protocol]
+    _, decoder = _predicted(trial, tune(trial, model, images, scratch), images)
     tested = trial.tested(images)
-    predictions = list(_predictions(trial, tuned, tested))
-    frames = []
-    for threshold in CELL_THRESHOLDS:
-        decoding = replace(tuned.card.decoding, cell_threshold=threshold)
-        masks = [
-            decode(prediction, tuned.representation, decoding, resample=protocol.resample)
-            for prediction in predictions
-        ]
-        frames.append(evaluate(masks, tested).assign(cell_threshold=threshold))
+    frames = [
+        evaluate(decoder(threshold), tested).assign(cell_threshold=threshold)
+        for threshold in CELL_THRESHOLDS
+    ]
     return pd.concat(frames, ignore_index=True)
 
 
-def _predictions(trial: Trial, model: Model, tested: Dataset) -> Iterator[Prediction]:
-    """Of all images at the model's diameter, or of each at its own true one.
+def _predicted(
+    trial: Trial, model: Model, images: Mapping[str, Dataset]
+) -> tuple[list[Prediction], Callable[[float], list[np.ndarray]]]:
+    """Maps of a trial's images, and what makes masks of them at a cell threshold.
 
-    An image of another set that has no cells is taken at the mean of that set's others.
+    All images are taken at the model's diameter, or each of another set at its own true one; one
+    without cells at the mean of that set's others.
     """
-    options: dict[str, Any] = {
-        "flips": PROTOCOLS[trial.protocol].flips,
-        "precision": _precision(trial, model),
-    }
-    if not trial.tested_on:
-        yield from predict(model, tested.without_masks(), **options)
-        return
-    usual = tested.diameter
-    for sample in tested:
-        diameter = usual if np.isnan(sample.diameter) else sample.diameter
-        yield from predict(model, [sample.without_masks()], diameter=diameter, **options)
+    protocol, tested = PROTOCOLS[trial.protocol], trial.tested(images)
+    precision = _precision(trial, model)
+    options: dict[str, Any] = {"flips": protocol.flips, "precision": precision}
+    representation, decoding, diameter = model.representation, model.card.decoding, None
+    if protocol.as_released:
+        shots = trial.shot_samples(images)
+        representation, decoding, diameter = as_released.decoder(model, shots, precision)
+    if trial.tested_on:
+        usual = tested.diameter
+        predictions = [
+            prediction
+            for sample in tested
+            for prediction in predict(
+                model,
+                [sample.without_masks()],
+                diameter=usual if np.isnan(sample.diameter) else sample.diameter,
+                **options,
+            )
+        ]
+    else:
+        predictions = list(predict(model, tested.without_masks(), diameter=diameter, **options))
+
+    def decoder(threshold: float) -> list[np.ndarray]:
+        chosen = replace(decoding, cell_threshold=threshold)
+        return [decode(p, representation, chosen, resample=protocol.resample) for p in predictions]
+
+    return predictions, decoder
 
 
 def tune(trial: Trial, model: Model, images: Mapping[str, Dataset], scratch: Path) -> Model:

@@ -54,7 +54,7 @@ def distance_maps(masks: np.ndarray) -> np.ndarray:
     return maps
 
 
-def _edges(field: np.ndarray, along_y: bool) -> np.ndarray:
+def edge_map(field: np.ndarray, along_y: bool) -> np.ndarray:
     """0..1, high where a distance map jumps from the end of a cell to the start of the next."""
     scaled = _min_max(field)
     slope = cv2.Sobel(scaled, cv2.CV_64F, int(not along_y), int(along_y), ksize=SOBEL_SIZE)
@@ -140,7 +140,7 @@ class HoVer:
         if not foreground.any():
             return np.zeros(foreground.shape, np.int32)
         vertical, horizontal = (np.ascontiguousarray(plane, np.float32) for plane in output[:2])
-        edges = np.maximum(_edges(vertical, True), _edges(horizontal, False)) * foreground
+        edges = np.maximum(edge_map(vertical, True), edge_map(horizontal, False)) * foreground
         energy = -cv2.GaussianBlur((1 - edges) * foreground, (3, 3), 0)
         inside = ndimage.binary_fill_holes(foreground & (edges < EDGE_THRESHOLD))
         pieces = watershed(energy, _markers(inside, foreground), mask=foreground)
