@@ -195,7 +195,8 @@ def _claim(output: Path, jobs: list[Job], made_with: dict[str, Any], overwrite: 
     ours = {job.masks for job in jobs}
     there = {file for file in ours if file.exists()}
     if before:
-        there |= {file for place in {f.parent for f in ours} for file in place.glob("*_masks.*")}
+        folders = {file.parent for file in ours}
+        there |= {file for place in folders for file in place.glob("[!.]*_masks.*")}
     differing = [
         f"{name} {before.get(name, 'unknown')} there, {value} asked for"
         for name, value in made_with.items()

@@ -240,7 +240,7 @@ def _existing(path: Path) -> Path:
 
 def packaged() -> list[Path]:
     """Files of the packaged weights."""
-    return sorted(paths.PACKAGED_WEIGHTS.glob("*.safetensors"))
+    return sorted(paths.PACKAGED_WEIGHTS.glob("[!.]*.safetensors"))
 
 
 def packaged_name(name: str, levels: tuple[int, ...]) -> str:

@@ -352,10 +352,19 @@ def test_a_store_that_is_killed_at_any_moment_holds_whole_results(tmp_path):
         assert process.exitcode == -signal.SIGKILL
     frame = Store(tmp_path).frame()
     sizes = frame.groupby("key").size()
-    assert len(sizes) == len(list(tmp_path.glob("*.json"))) >= 20
+    assert len(sizes) == len(Store(tmp_path).keys()) >= 20
     assert (sizes == 20).all()
     seeds = sorted(frame["seed"].unique())
     assert seeds == list(range(len(seeds)))  # no result was lost, none put twice under a new name
+
+
+def test_what_a_killed_run_has_half_written_is_no_result(tmp_path):
+    store = Store(tmp_path)
+    store.put("whole", scores(), {"trial": asdict(trial()) | {"method": 1}})
+    (tmp_path / ".77.half.json").write_text('{"trial": {"da')
+    assert store.keys() == ["whole"]
+    assert set(store.frame()["key"]) == {"whole"}
+    assert [origin["key"] for origin in store.trials().values()] == ["whole"]
 
 
 def _put_for_ever(folder: Path, began) -> None:

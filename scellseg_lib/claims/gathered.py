@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import pandas as pd
 
 from scellseg_lib import paths
 from scellseg_lib.claims.evidence import Evidence
 from scellseg_lib.embedding import purity
-from scellseg_lib.errors import DatasetError
 from scellseg_lib.experiment.store import Store
+from scellseg_lib.experiment.tables import read_table
 
 TABLES = "released"
 """Profile whose tables of styles, data sets and touching cells are evidence."""
@@ -31,12 +30,12 @@ def gathered(profiles: Sequence[str]) -> Evidence:
         For a file that is damaged.
     """
     trials = [
-        Store(folder).frame().assign(profile=name)
+        store.frame().assign(profile=name)
         for name in profiles
-        if any((folder := paths.results(name) / "trials").glob("*.json"))
+        if (store := Store(paths.results(name) / "trials")).keys()
     ]
     styles, counted, touching = (
-        _table(paths.results(TABLES) / f"{name}.csv")
+        read_table(file) if (file := paths.results(TABLES) / f"{name}.csv").is_file() else None
         for name in ("fig2_styles", "census", "fig3_neighbours")
     )
     return Evidence(
@@ -74,17 +73,3 @@ def data_sets(census: pd.DataFrame) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
-
-
-def _table(file: Path) -> pd.DataFrame | None:
-    """Read a table that may not be there yet."""
-    if not file.is_file():
-        return None
-    try:
-        return pd.read_csv(file, dtype={"image": str})
-    except (OSError, ValueError) as error:
-        raise DatasetError(
-            f"a table cannot be read ({error})",
-            where=file,
-            remedy="Restore it from the repository, or compute it anew in its notebook.",
-        ) from error

@@ -40,6 +40,11 @@ class Store:
     def __contains__(self, key: str) -> bool:
         return (self.folder / f"{key}.json").is_file()
 
+    def keys(self) -> list[str]:
+        """Return the keys of all results, sorted."""
+        # Hidden files are scratch of runs that were killed.
+        return sorted(file.stem for file in self.folder.glob("[!.]*.json"))
+
     def put(self, key: str, scores: pd.DataFrame, origin: Mapping[str, Any]) -> None:
         """Keep the scores of a trial.
 
@@ -89,8 +94,8 @@ class Store:
         Nothing but the trial itself is compared: neither images nor weights need be at hand.
         """
         found = {}
-        for file in sorted(self.folder.glob("*.json")):
-            origin = self.origin(file.stem) | {"key": file.stem}
+        for key in self.keys():
+            origin = self.origin(key) | {"key": key}
             if origin["trial"]["method"] == METHOD_VERSION:
                 found[trial_of(origin)] = origin
         return found
@@ -119,10 +124,10 @@ class Store:
             If a file is damaged, a field unknown, or no trial fits.
         """
         frames = []
-        for file in sorted(self.folder.glob("*.json")):
-            origin = self.origin(file.stem)
+        for key in self.keys():
+            origin = self.origin(key)
             trial = ADDED | origin["trial"]
-            trial |= {"n_shots": len(trial["shots"]), "key": file.stem}
+            trial |= {"n_shots": len(trial["shots"]), "key": key}
             said = {name: _frozen(value) for name, value in trial.items()}
             if unknown := wanted.keys() - said.keys():
                 raise DatasetError(
@@ -131,7 +136,7 @@ class Store:
             fits = all(said[name] == value for name, value in wanted.items())
             if fits and (among is None or trial_of(origin) in among):
                 known = origin.get("scores_sha256")
-                scores = self._read(f"{file.stem}.csv", partial(_read_scores, known=known))
+                scores = self._read(f"{key}.csv", partial(_read_scores, known=known))
                 columns = {name: [value] * len(scores) for name, value in said.items()}
                 frames.append(scores.assign(**columns))
         if not frames:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -40,7 +41,7 @@ def kept(
     Raises
     ------
     DatasetError
-        When it is missing and may not be made.
+        When it is missing and may not be made, or is damaged.
     """
     file = paths.results(profile.name) / f"{name}.csv"
     if not file.is_file():
@@ -61,4 +62,22 @@ def kept(
             frame.to_csv(scratch, index=False, float_format="%.5g")
         with whole(file.with_suffix(".json")) as scratch:
             scratch.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
-    return pd.read_csv(file, dtype={"image": str})
+    return read_table(file)
+
+
+def read_table(file: Path) -> pd.DataFrame:
+    """Read a committed table.
+
+    Raises
+    ------
+    DatasetError
+        When it cannot be read.
+    """
+    try:
+        return pd.read_csv(file, dtype={"image": str})  # an image may be named "000"
+    except (OSError, ValueError) as error:
+        raise DatasetError(
+            f"a table cannot be read ({error})",
+            where=file,
+            remedy="Restore it from the repository, or compute it anew in its notebook.",
+        ) from error
