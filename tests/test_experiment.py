@@ -81,10 +81,13 @@ def test_what_decides_the_scores_decides_the_key(data):
     names += [key(identity(replace(base, **{k: v}), data)) for k, v in others.items()]
     others = {"split": "held_out", "queries": "shot", "contrast": "two", "tested_on": "worms"}
     names += [key(identity(replace(base, **{k: v}), data)) for k, v in others.items()]
+    contrastive = trial("contrastive")
+    others = {"seed": 0, "split": "held_out", "queries": "shot", "tested_on": "worms"}
+    names += [key(identity(replace(contrastive, **{k: v}), data)) for k, v in others.items()]
     names.append(key(base.identity(images(data), "other weights")))
     darker = [Sample(s.name, lambda s=s: s.image / 2, s.read_masks, s.split) for s in data]
     names.append(key(identity(base, replace(data, samples=tuple(darker)))))
-    assert len(set(names)) == len(names) == 14
+    assert len(set(names)) == len(names) == 18
     assert names[0] == key(identity(trial(), data))
 
 

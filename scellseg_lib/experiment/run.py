@@ -332,7 +332,8 @@ def commit() -> str | None:
 
 def table(frame: pd.DataFrame) -> pd.DataFrame:
     """Mean over images of AP@0.5, AP@0.75, mAP and mAJI; one row a trial and cell threshold."""
-    fields = ["data", "weights", "protocol", "model", "strategy", "n_shots", "seed"]
+    fields = ["data", "tested_on", "weights", "protocol", "model", "strategy", "options"]
+    fields += ["queries", "steps", "n_shots", "seed"]
     rows = []
     for (_, threshold), part in frame.groupby(["key", "cell_threshold"], sort=False):
         at = part.groupby("threshold")[["ap", "aji"]].mean()

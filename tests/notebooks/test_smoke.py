@@ -18,10 +18,12 @@ from papermill.exceptions import PapermillExecutionError
 ROOT = Path(__file__).parents[2]
 PARTS = ("scellseg_lib", "notebooks", "data_manifests", "figures/data")
 SMOKE = {"PROFILE": "smoke", "COMPUTE": True, "SHOTS": []}
-# One data set, two models and one random state, so that a notebook takes seconds; statistics need
-# two states.
+# One data set, two models and one random state, so that a notebook takes seconds.
 FEW = {"DATA": ["synthetic_worms"], "MODELS": ["scellseg", "cellpose"], "STATES": [0]}
-STATES = {"fig2_transferability": [0, 1]}
+NEEDS = {
+    "fig2_transferability": {"STATES": [0, 1]},  # for its statistics
+    "fair_baselines": {"MODELS": ["scellseg", "hover", "unet2", "unet3"]},
+}
 
 
 def parameters(path: Path) -> str:
@@ -68,8 +70,7 @@ def execute(copy: Path, notebook: str, **given: object) -> str:
 
 @pytest.mark.parametrize("path", FIGURES, ids=lambda path: path.stem)
 def test_figure_computes_live(copy: Path, path: Path) -> None:
-    states = {"STATES": STATES[path.stem]} if path.stem in STATES else {}
-    text = execute(copy, path.name, **SMOKE | FEW | states)
+    text = execute(copy, path.name, **SMOKE | FEW | NEEDS.get(path.stem, {}))
     assert "image/png" in text
     pictures = {file.stem for file in (copy / "figures" / "smoke").glob("*.svg")}
     assert any(name.split("_")[0] == path.stem.split("_")[0] for name in pictures)
