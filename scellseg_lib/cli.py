@@ -12,7 +12,7 @@ import typer
 import scellseg_lib as scellseg
 from scellseg_lib import batch, doctor, scoring
 from scellseg_lib.atomic import whole
-from scellseg_lib.commands import Group, data_app, fail, models_app
+from scellseg_lib.commands import Group, data_app, fail, models_app, readable
 from scellseg_lib.contrast import AlphaMode, StatisticsMode
 from scellseg_lib.data import names
 from scellseg_lib.errors import DatasetError, TrainingError
@@ -196,6 +196,7 @@ def finetune(
     learns their look, never their masks. Data sets have both by their manifests.
 
     A checkpoint is kept beside the output: the same command goes on with a run that was stopped.
+    Images to be segmented that cannot be read are left out, and listed at the end.
 
     \b
     Examples:
@@ -218,6 +219,9 @@ def finetune(
     chosen = images.shots(shots, seed) if shots else images.shot
     queried = not inductive and any("query" in sample.split.split("+") for sample in images)
     queries = images.query.without_masks() if queried else None
+    unread: list[str] = []
+    if queries is not None and strategy == "contrastive":
+        queries, unread = readable(queries)
     tuned = scellseg.finetune(
         base,
         chosen,
@@ -239,6 +243,9 @@ def finetune(
         f"images; cells are {tuned.card.diameter:.1f} px wide.\n"
         f"Segment with: scellseg segment {source if named else 'FOLDER'} --model {output}"
     )
+    if unread:
+        listed = "\n".join(f"  {message}" for message in unread)
+        fail(f"{len(unread)} unlabelled images could not be read and were left out:\n{listed}")
 
 
 @app.command()
@@ -329,7 +336,12 @@ def sweep(
 
 @app.command("doctor")
 def doctor_() -> None:
-    """Say what this machine offers, and test in some seconds whether it computes rightly."""
+    """Say what this machine offers, and test in some seconds whether it computes rightly.
+
+    \b
+    Example:
+      scellseg doctor
+    """
     for name, value in doctor.facts():
         typer.echo(f"{name + ':':18}{value}")
     passed = True

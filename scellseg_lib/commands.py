@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import warnings
+from dataclasses import replace
 from functools import partial
 from typing import Any, NoReturn
 
@@ -13,8 +14,10 @@ from tqdm import tqdm
 from typer.core import TyperGroup
 
 from scellseg_lib import fetch, manifest, released, synthetic
+from scellseg_lib.data import Dataset
 from scellseg_lib.errors import ScellsegError
 from scellseg_lib.model import load_model, packaged
+from scellseg_lib.progress import progress_bar
 
 _ARGUMENT = re.compile(
     r"(?<![\w/.-])(axes|cell_threshold|channels|diameter|flow_threshold|min_size|overwrite|page"
@@ -36,6 +39,19 @@ def fail(message: str, code: int = 1) -> NoReturn:
     """End with a message."""
     typer.echo(f"Error: {as_options(message)}" if code == 1 else message, err=True)
     raise typer.Exit(code)
+
+
+def readable(images: Dataset) -> tuple[Dataset, list[str]]:
+    """Images that can be read, and what is wrong with each of the others."""
+    kept, wrong = [], []
+    for sample in progress_bar(images, len(images), "check"):
+        try:
+            _ = replace(sample).image  # of a copy, so that it does not stay in memory
+        except (ScellsegError, OSError) as error:
+            wrong.append(str(error))
+        else:
+            kept.append(sample)
+    return replace(images, samples=tuple(kept)), wrong
 
 
 class _Commands(TyperGroup):
@@ -70,7 +86,12 @@ models_app = Group(help="Models: which there are, get the authors' weights.")
 
 @data_app.command("list")
 def list_data() -> None:
-    """List the data sets: how many of their images are here, and their terms."""
+    """List the data sets: how many of their images are here, and their terms.
+
+    \b
+    Example:
+      scellseg data list
+    """
     for name in manifest.names():
         card = manifest.load_manifest(name)
         entries = card.entries()
@@ -95,7 +116,12 @@ def fetch_data(name: str) -> None:
 
 @data_app.command("verify")
 def verify_data(name: str) -> None:
-    """Compare the files of a data set with its manifest, pixel for pixel."""
+    """Compare the files of a data set with its manifest, pixel for pixel.
+
+    \b
+    Example:
+      scellseg data verify bbbc010_elegans
+    """
     report = fetch.verify(name)
     typer.echo(report)
     if not report.complete:
@@ -104,13 +130,23 @@ def verify_data(name: str) -> None:
 
 @data_app.command("path")
 def path_data(name: str) -> None:
-    """Print the folder of a data set, whether it is there yet or not."""
+    """Print the folder of a data set, whether it is there yet or not.
+
+    \b
+    Example:
+      scellseg data path bbbc010_elegans
+    """
     typer.echo(fetch.path(name))
 
 
 @models_app.command("list")
 def list_models() -> None:
-    """List the models that can be loaded."""
+    """List the models that can be loaded.
+
+    \b
+    Example:
+      scellseg models list
+    """
     for file in packaged():
         card = load_model(file).card
         typer.echo(f"--model {card.architecture:10} packaged  levels {card.levels}  {card.origin}")
@@ -121,7 +157,12 @@ def list_models() -> None:
 
 @models_app.command("fetch")
 def fetch_models() -> None:
-    """Get the authors' own weights of Scellseg and Cellpose through pip's index (102 MB)."""
+    """Get the authors' own weights of Scellseg and Cellpose through pip's index (102 MB).
+
+    \b
+    Example:
+      scellseg models fetch
+    """
     for name in released.WEIGHTS_SHA256:
         released.state_dict(name)
         typer.echo(released.weights_file(name))

@@ -18,7 +18,7 @@ from skimage.measure import find_contours
 from scellseg_lib import paths
 from scellseg_lib.atomic import whole
 from scellseg_lib.data import normalise
-from scellseg_lib.errors import ImageError
+from scellseg_lib.errors import DatasetError, ImageError
 
 STYLE = paths.PACKAGE / "scellseg.mplstyle"
 PREDICTED, TRUE = "red", "#F0E442"
@@ -132,6 +132,36 @@ def save(figure: Figure, path: str | Path, origin: dict[str, Any]) -> Path:
         scratch.write_text(origin_text)
     _write(figure, path.with_name(f"{path.name}.svg"), {"Date": None, "Creator": None})
     return _write(figure, path.with_name(f"{path.name}.png"), {"Software": None})
+
+
+def saved(path: str | Path, width: float = 8) -> Axes:
+    """Show a figure that `save` has written: where what it is drawn from may not be at hand.
+
+    Parameters
+    ----------
+    path : path
+        Without a suffix.
+    width : float
+        Inches.
+
+    Raises
+    ------
+    DatasetError
+        If there is none.
+    """
+    file = Path(f"{path}.png")
+    if not file.is_file():
+        raise DatasetError(
+            "the figure has not been drawn",
+            where=file,
+            remedy="Restore it from the repository, or have its images at hand (SCELLSEG_DATA).",
+        )
+    picture = plt.imread(file)
+    size = (width, width * picture.shape[0] / picture.shape[1])
+    axes = plt.figure(figsize=size, layout="constrained").subplots()
+    axes.imshow(picture, interpolation="antialiased")
+    axes.set_axis_off()
+    return axes
 
 
 def save_overlay(path: Path, image: np.ndarray, masks: np.ndarray) -> None:

@@ -53,6 +53,12 @@ class Sample:
                 where=self.name,
                 remedy="Let read_image give the plane to segment and the nuclei, or zeros.",
             )
+        if not np.isfinite(image).all():
+            raise ImageError(
+                "an image holds NaN or infinity",
+                where=self.name,
+                remedy="Replace them, for example by the background's value.",
+            )
         if "masks" in self.__dict__:
             check_size(image, self.masks.shape, "its masks", self.name)
         return image
@@ -66,13 +72,13 @@ class Sample:
         DatasetError
             If the sample is unlabelled.
         ImageError
-            If they are not of the image's size (seen when both have been read).
+            If they are no labels, or not of the image's size (seen when both have been read).
         """
         if self.read_masks is None:
             raise DatasetError(
                 "the image has no masks", where=self.name, remedy="Annotate it, or leave it out."
             )
-        masks = np.ascontiguousarray(self.read_masks(), np.int32)
+        masks = _labels(np.asarray(self.read_masks()), self.name)
         if "image" in self.__dict__:
             check_size(self.image, masks.shape, "its masks", self.name)
         return masks
@@ -201,6 +207,22 @@ class Dataset(Sequence[Sample]):
         """Mean of the samples' diameters, in pixels, images without cells left out; else nan."""
         diameters = [d for d in (sample.diameter for sample in self.samples) if not np.isnan(d)]
         return float(np.mean(diameters)) if diameters else float("nan")
+
+
+def _labels(masks: np.ndarray, where: str) -> np.ndarray:
+    """Masks as int32[H, W], refused where they are not whole numbers from 0."""
+    whole = masks.dtype.kind in "bui"
+    if masks.dtype.kind == "f":
+        whole = bool((masks == np.round(masks)).all())
+    low, high = masks.min(initial=0), masks.max(initial=0)
+    if masks.ndim != 2 or not whole or low < 0 or high > np.iinfo(np.int32).max:
+        raise ImageError(
+            f"masks are whole numbers from 0 of the shape (H, W), these are {masks.dtype} from "
+            f"{low} to {high} of the shape {masks.shape}",
+            where=where,
+            remedy="Label the cells 1, 2, .. on background 0.",
+        )
+    return np.ascontiguousarray(masks, np.int32)
 
 
 def check_size(image: np.ndarray, wanted: tuple[int, ...], whose: str, where: str | Path) -> None:

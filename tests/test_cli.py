@@ -525,6 +525,22 @@ def test_killed_finetuning_goes_on_to_the_same_model(
 
 
 @pytest.mark.usefixtures("small_steps")
+def test_a_damaged_query_image_is_left_out_and_told_of(annotated: Path, model_file: str) -> None:
+    damaged = annotated / "query" / "2_img.png"
+    damaged.write_bytes((annotated / "query" / "1_img.png").read_bytes()[:500])
+    file = annotated / "tuned.safetensors"
+    options = ["--steps", "1", "--output", str(file)]
+    result = run("finetune", annotated, "--model", model_file, *options)
+    assert result.exit_code == 1
+    assert "1 unlabelled images could not be read and were left out" in result.stderr
+    assert "2_img.png" in result.stderr
+    assert "tuned on 1 annotated and 1 unlabelled images" in result.stdout
+    assert scellseg.load_model(file).card.recipe["queries"] == ["1"]
+    damaged.unlink()
+    assert done("finetune", annotated, "--model", model_file, *options, "--overwrite")
+
+
+@pytest.mark.usefixtures("small_steps")
 def test_finetuning_options_are_kept_in_the_card(annotated: Path, model_file: str) -> None:
     file = annotated / "tuned.safetensors"
     options = ["--strategy", "classic", "--steps", "1", "--seed", "7", "--schedule", "cosine"]
@@ -808,13 +824,15 @@ def test_every_error_says_what_to_do(module: str) -> None:
     assert silent == []
 
 
-@pytest.mark.parametrize(
-    "command", ["segment", "finetune", "evaluate", "doctor", "data fetch", "models fetch"]
-)
+COMMANDS = ["segment", "finetune", "evaluate", "sweep", "doctor"]
+COMMANDS += ["data list", "data fetch", "data verify", "data path", "models list", "models fetch"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_examples_in_the_help_use_its_options(command: str) -> None:
     text = done(*command.split(), "--help")
-    examples = re.findall(rf"^ +scellseg {command} (.*)$", text, re.M)
-    assert examples or command in ("doctor", "models fetch")
+    examples = re.findall(rf"^ +scellseg {command}\b(.*)$", text, re.M)
+    assert examples
     for option in re.findall(r"--[\w-]+", " ".join(examples)):
         assert re.search(rf"^  {option}\b", text, re.M), option
 

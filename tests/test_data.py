@@ -177,6 +177,28 @@ def test_diameter_of_a_set_leaves_images_without_cells_out() -> None:
     assert np.isnan(dataset(sample(side=0)).diameter)
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("plane", [0, 1])
+def test_an_image_that_is_no_number_is_refused(bad: float, plane: int) -> None:
+    image = np.zeros((2, *SHAPE))
+    image[plane, 3, 3] = bad
+    with pytest.raises(ImageError, match=r"odd: an image holds NaN or infinity"):
+        _ = Sample("odd", lambda: image).image
+
+
+@pytest.mark.parametrize("masks", [np.full(SHAPE, 1.5), np.full(SHAPE, -1), np.ones((2, *SHAPE))])
+@pytest.mark.parametrize("times", [1, np.nan, 3e9])
+def test_masks_that_are_no_labels_are_refused(masks: np.ndarray, times: float) -> None:
+    with pytest.raises(ImageError, match=r"odd: masks are whole numbers from 0 of the shape"):
+        _ = Sample("odd", lambda: np.zeros((2, *SHAPE)), lambda: masks * times).masks
+
+
+def test_masks_of_whole_floats_are_labels() -> None:
+    masks = Sample("a", lambda: np.zeros((2, *SHAPE)), lambda: np.full(SHAPE, 2.0, ">f4")).masks
+    assert masks.dtype == np.int32
+    assert (masks == 2).all()
+
+
 def test_a_set_without_masks() -> None:
     bare = POOL.without_masks()
     assert len(bare) == len(POOL)

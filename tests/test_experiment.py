@@ -273,7 +273,9 @@ def test_a_model_of_a_subset_is_pretrained_once(data, tmp_path, monkeypatch):
     def pretrain(name, datasets, **options):
         calls.append((name, datasets, options["recipe"]))
         options["checkpoint"].touch()
-        return new_model(name, options["levels"])
+        model = new_model(name, options["levels"])
+        model.log = [{"step": 1, "loss": 2.0}]
+        return model
 
     monkeypatch.setattr(run, "pretrain", pretrain)
     monkeypatch.setattr(run, "load_pretraining_subset", lambda name: f"images of {name}")
@@ -284,6 +286,11 @@ def test_a_model_of_a_subset_is_pretrained_once(data, tmp_path, monkeypatch):
     assert calls == [("scellseg", "images of micro", recipe)]
     assert weights_hash(first.network) == weights_hash(again.network)
     assert not list(tmp_path.glob("*.checkpoint"))
+    (file,) = tmp_path.glob("*.safetensors")
+    assert file == run.pretrained_file(each, here)
+    assert pd.read_csv(run.log_of(file)).to_dict("list") == {"step": [1], "loss": [2.0]}
+    run.start(each, replace(here, pretraining=PretrainRecipe(steps=4)))
+    assert len(calls) == 2  # by another recipe it is another model
 
 
 def test_what_is_kept_comes_back(data, tmp_path):

@@ -97,6 +97,41 @@ def test_a_centre_outside_the_cell_moves_to_the_nearest_pixel_of_it():
     np.testing.assert_array_equal(round_trip(masks, flow_threshold=0), masks)
 
 
+def test_labels_may_be_as_large_as_they_like():
+    masks = two_discs()
+    for large in (2_000_000_000, 3_000_000_000):
+        sparse = np.where(masks == 2, np.int64(large), masks)
+        np.testing.assert_array_equal(masks_to_flows(sparse), masks_to_flows(masks))
+        np.testing.assert_array_equal(tidy(sparse, 1), tidy(masks, 1))
+        np.testing.assert_array_equal(relabel(sparse), relabel(masks))
+
+
+def by_the_text(masks: np.ndarray, extra: int) -> np.ndarray:
+    """Flows of one cell from its mean, written down plainly (METHOD section 2)."""
+    cell = np.pad(masks > 0, 1)
+    ys, xs = np.nonzero(cell)
+    nearest = np.argmin((ys - ys.mean()) ** 2 + (xs - xs.mean()) ** 2)
+    heat = np.zeros(cell.shape)
+    for _ in range(2 * (np.ptp(ys) + 1 + np.ptp(xs) + 1 + extra)):
+        heat[ys[nearest], xs[nearest]] += 1
+        rows = heat[:-2] + heat[1:-1] + heat[2:]
+        heat[1:-1, 1:-1] = (rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:]) / 9 * cell[1:-1, 1:-1]
+    slope = np.stack([heat[2:, 1:-1] - heat[:-2, 1:-1], heat[1:-1, 2:] - heat[1:-1, :-2]])
+    length = np.maximum(np.hypot(*slope), 1e-30)
+    return slope / length * (masks > 0)
+
+
+def test_flows_from_the_mean_take_as_many_steps_as_cellpose():
+    """Its cells' boxes are wider by two pixels, so that there are eight steps more."""
+    masks = np.zeros((40, 60), np.int32)
+    masks[disc(masks.shape, (18, 20), 12)] = 1
+    masks[15:20, 20:55] = 1
+    masks[5:30, 45:48] = 1
+    found = masks_to_flows(masks, centre="mean")
+    np.testing.assert_allclose(found, by_the_text(masks, extra=4), atol=1e-5)
+    assert np.abs(found - by_the_text(masks, extra=0)).max() > 1e-3
+
+
 def test_labels_need_not_be_contiguous():
     masks = two_discs()
     sparse = np.select([masks == 1, masks == 2], [70_000, 3]).astype(np.int32)

@@ -14,7 +14,7 @@ import pytest
 from matplotlib.image import imread
 
 from scellseg_lib import plots
-from scellseg_lib.errors import ImageError
+from scellseg_lib.errors import DatasetError, ImageError
 
 
 @pytest.fixture(autouse=True)
@@ -143,3 +143,14 @@ def test_saving_twice_gives_the_same_bytes(tmp_path: Path) -> None:
     assert json.loads(files[0].read_text()) == {"data": "worms", "seed": 1}
     assert ">IoU threshold<" in files[2].read_text()  # text stays text
     assert "dc:date" not in files[2].read_text()
+
+
+def test_a_saved_figure_is_shown_again(tmp_path: Path) -> None:
+    figure, axes = plt.subplots(figsize=(3, 2))
+    axes.plot([0, 1])
+    with pytest.raises(DatasetError, match=r"line.png: the figure has not been drawn"):
+        plots.saved(tmp_path / "line")
+    written = plots.save(figure, tmp_path / "line", {})
+    shown = plots.saved(tmp_path / "line", width=4)
+    np.testing.assert_array_equal(shown.images[0].get_array(), plt.imread(written))
+    assert shown.figure.get_size_inches()[0] == 4

@@ -29,7 +29,7 @@ def perfect(chosen: representation.Representation, masks: np.ndarray) -> np.ndar
         classes = [targets[0] == k for k in range(chosen.n_outputs)]
         return (6 * np.stack(classes)).astype(np.float32)
     output = targets.copy()
-    output[:2] *= 5 if chosen.name == "flow" else 1
+    output[:2] *= 5  # Eq. 1
     output[2] = np.where(masks > 0, 6, -6)
     return output
 
@@ -161,8 +161,6 @@ def test_cross_entropy_times_eight_over_the_classes(chosen, factor: float):
 def test_the_loss_is_least_where_the_output_is_right(chosen):
     masks = three_cells()
     right = torch.from_numpy(perfect(chosen, masks))[None]
-    if chosen.name == "hover":
-        right[:, :2] *= 5  # Eq. 1 as it stands: the network learns five times the maps
     targets = torch.from_numpy(chosen.targets(masks))[None]
     least = chosen.loss(right, targets)
     assert least < 0.02

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from scellseg_lib import paths
+from scellseg_lib.atomic import whole
 from scellseg_lib.checkpoint import kept_precision, weights_hash
 from scellseg_lib.data import Dataset, load_dataset, load_pretraining_subset
 from scellseg_lib.errors import ScellsegError
@@ -181,19 +182,35 @@ def start(trial: Trial, place: Place) -> Model:
         return new_model(trial.model, trial.levels)
     if not trial.weights.startswith("subset:"):
         return load_model(trial.model, trial.weights, levels=trial.levels)
-    subset = trial.weights.removeprefix("subset:")
-    file = place.scratch / f"{trial.model}_{trial.levels[0]}_{subset}.safetensors"
+    file = pretrained_file(trial, place)
     if not file.is_file():
         model = pretrain(
             trial.model,  # type: ignore[arg-type]
-            load_pretraining_subset(subset),
+            load_pretraining_subset(_subset(trial)),
             levels=trial.levels,
             recipe=place.pretraining,
             checkpoint=file.with_suffix(".checkpoint"),
         )
+        with whole(log_of(file)) as scratch:
+            pd.DataFrame(model.log).to_csv(scratch, index=False)
         model.save(file)
         file.with_suffix(".checkpoint").unlink(missing_ok=True)
     return load_model(file)
+
+
+def pretrained_file(trial: Trial, place: Place) -> Path:
+    """Where the model is kept that a trial of a subset starts from, by its recipe."""
+    recipe = key(asdict(place.pretraining)) if place.pretraining else "paper"
+    return place.scratch / f"{trial.model}_{trial.levels[0]}_{_subset(trial)}_{recipe}.safetensors"
+
+
+def log_of(weights: Path) -> Path:
+    """Table of the losses of a pre-training beside its weights: step, loss, validation_loss."""
+    return weights.with_name(f"{weights.stem}_log.csv")
+
+
+def _subset(trial: Trial) -> str:
+    return trial.weights.removeprefix("subset:")
 
 
 def tuned_model(trial: Trial, place: Place) -> Model:

@@ -2,8 +2,9 @@
 
 The released code swaps the axes of the Sobel filters, cuts edges at 0.6 and ignores the probability
 threshold. With these mended, perfect maps of the 35 contrast images give AP@0.5 0.923: long cells
-fall into pieces. Small markers are therefore dropped, and pieces between which the maps do not jump
-are joined: 0.961. This is the fair baseline.
+fall into pieces. Small markers are therefore dropped instead of opened, edges cut at 0.37 instead of
+METHOD's 0.4 (which gives 0.953), and pieces between which the maps do not jump are joined: 0.961.
+This is the fair baseline.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from scellseg_lib.flows import tidy
 from scellseg_lib.representation.base import Decoding
-from scellseg_lib.representation.flow import field_loss
+from scellseg_lib.representation.flow import FLOW_SCALE, field_loss
 
 SOBEL_SIZE = 21
 EDGE_THRESHOLD = 0.37
@@ -139,7 +140,7 @@ class HoVer:
         foreground = tidy(labels, decoding.min_size) > 0
         if not foreground.any():
             return np.zeros(foreground.shape, np.int32)
-        vertical, horizontal = (np.ascontiguousarray(plane, np.float32) for plane in output[:2])
+        vertical, horizontal = np.asarray(output[:2] / FLOW_SCALE, np.float32)
         edges = np.maximum(edge_map(vertical, True), edge_map(horizontal, False)) * foreground
         energy = -cv2.GaussianBlur((1 - edges) * foreground, (3, 3), 0)
         inside = ndimage.binary_fill_holes(foreground & (edges < EDGE_THRESHOLD))
