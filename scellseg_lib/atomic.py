@@ -17,8 +17,11 @@ def whole(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f".{os.getpid()}.{path.name}")
+    scratch.touch()
+    mode = scratch.stat().st_mode  # what the umask allows; safetensors lets nobody else read
     try:
         yield scratch
+        scratch.chmod(mode)
         scratch.replace(path)
     finally:
         scratch.unlink(missing_ok=True)

@@ -192,6 +192,12 @@ def _claim(output: Path, jobs: list[Job], made_with: dict[str, Any], overwrite: 
     before: dict[str, Any] = {}
     with suppress(FileNotFoundError, ValueError):  # a damaged record says nothing
         before = json.loads(record.read_text())
+    if not isinstance(before, dict) or (before and "weights" not in before):
+        raise DatasetError(
+            "this file is not ours",
+            where=record,
+            remedy="Move it away, or give another folder as the output.",
+        )
     ours = {job.masks for job in jobs}
     there = {file for file in ours if file.exists()}
     if before:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
+from numbers import Integral, Real
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -75,6 +77,23 @@ def check_choices(asked: dict[str, tuple[str, Collection[str]]]) -> None:
         if value not in choices:
             raise TrainingError(
                 f"{name}={value!r} is unknown", remedy=f"Choose one of {', '.join(choices)}."
+            )
+
+
+def check_numbers(*, counts: dict[str, Any], sizes: dict[str, Any]) -> None:
+    """Refuse counts that are no whole numbers from 1, and sizes that are no numbers from 0.
+
+    Raises
+    ------
+    TrainingError
+        For the first of them.
+    """
+    for name, value in (counts | sizes).items():
+        kind, least = (Integral, 1) if name in counts else (Real, 0)
+        if not (isinstance(value, kind) and least <= value < math.inf):  # type: ignore[operator]
+            what = "a whole number from 1" if name in counts else "a number from 0"
+            raise TrainingError(
+                f"{name}={value!r} is not {what}", remedy="Leave it out for the usual."
             )
 
 

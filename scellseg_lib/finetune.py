@@ -20,6 +20,7 @@ from scellseg_lib.checkpoint import (
     Checkpoint,
     Steps,
     check_choices,
+    check_numbers,
     kept_precision,
     weights_hash,
 )
@@ -63,8 +64,8 @@ class Options:
             "statistics": get_args(StatisticsMode),
         }
         check_choices({name: (getattr(self, name), choices) for name, choices in known.items()})
-        if self.steps < 1:
-            raise TrainingError(f"{self.steps} steps are none", remedy="Ask for 1 or more.")
+        counts = {"steps": self.steps, "batch_size": self.batch_size}
+        check_numbers(counts=counts, sizes={"learning_rate": self.learning_rate})
 
     def rate(self, step: int) -> float:
         """Share of the learning rate at a step: halved after every quarter, or a cosine."""

@@ -7,7 +7,7 @@ Cellpose layout), and which of them serve for what.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -110,11 +110,20 @@ class Group(_Strict):
         for path in natsorted(folder.glob(f"{self.prefix}*_img.png")):
             name = path.name.removesuffix("_img.png")
             own = name.removeprefix(self.prefix)
-            number = int(own) if own.isdigit() else -1
-            more = [s for s, (first, last) in self.ranges.items() if first <= number <= last]
-            more += [s for s, numbers in self.picks.items() if number in numbers]
-            masks = f"{name}_masks.png"
-            yield Entry(image=path.name, masks=masks, splits=(*self.splits, *more))
+            splits = self.splits_of(int(own) if own.isdigit() else -1)
+            yield Entry(image=path.name, masks=f"{name}_masks.png", splits=splits)
+
+    def splits_of(self, number: int) -> tuple[Split, ...]:
+        """Splits of the file of that number."""
+        more = [s for s, (first, last) in self.ranges.items() if first <= number <= last]
+        more += [s for s, numbers in self.picks.items() if number in numbers]
+        return (*self.splits, *more)
+
+    @property
+    def numbers(self) -> set[int]:
+        """Numbers that are named, and one that is not."""
+        ranged = {n for first, last in self.ranges.values() for n in range(first, last + 1)}
+        return ranged.union(*self.picks.values(), {-1})
 
 
 class Manifest(_Strict):
@@ -149,11 +158,10 @@ class Manifest(_Strict):
         if len(set(names)) != len(names):
             raise ValueError("a file is named twice")
         for entry in self.files:
-            clash = {"shot", "query"} <= set(entry.splits) or (
-                {"pretrain", "general_test"} <= set(entry.splits)
-            )
-            if clash:
-                raise ValueError(f"{entry.image} both trains and tests")
+            _keep_apart(entry.image, entry.splits)
+        for group in self.groups:
+            for number in group.numbers:
+                _keep_apart(f"image {number} of {group.prefix}*", group.splits_of(number))
         return self
 
     @property
@@ -165,6 +173,14 @@ class Manifest(_Strict):
         """All images: those listed, or, for groups, those found in `folder` (the data folder)."""
         found = (e for group in self.groups for e in group.entries(folder or self.folder))
         return self.files or tuple(found)
+
+
+def _keep_apart(image: str, splits: Collection[str]) -> None:
+    """Refuse an image that trains and tests, or trains and validates."""
+    trains = not {"shot", "pretrain"}.isdisjoint(splits)
+    validates, tests = "validation" in splits, not {"query", "general_test"}.isdisjoint(splits)
+    if trains + validates + tests > 1:
+        raise ValueError(f"{image} both trains and tests: {', '.join(splits)}")
 
 
 class SubsetPart(_Strict):

@@ -327,7 +327,7 @@ def _checked(labels: np.ndarray, side: str) -> np.ndarray:
         what = f"the {side} labels hold the negative value {lowest}"
         remedy = "Background is 0 and cells are positive; set ignored pixels to 0."
         raise MetricError(what, remedy=remedy)
-    return labels.ravel()
+    return labels.ravel().astype(labels.dtype.newbyteorder("="), copy=False)
 
 
 @njit(cache=True)

@@ -198,12 +198,23 @@ def load_model(
         When there are no such weights, or they do not fit; nothing is put in their place.
     """
     model = _find(name, weights, levels)
+    if levels is not None and tuple(levels) != model.card.levels:
+        raise ModelError(
+            f"the model has the levels {model.card.levels}, {tuple(levels)} were asked for",
+            where=name if weights == "packaged" else weights,
+            remedy="Leave levels out, or name other weights.",
+        )
     model.network.to(device or default_device())
     return model
 
 
 def _find(name: str | Path, weights: str | Path, levels: tuple[int, ...] | None) -> Model:
     if Path(name).suffix == ".safetensors":
+        if weights != "packaged":
+            raise ModelError(
+                f"two models are named: {name} and weights={str(weights)!r}",
+                remedy="Give the file alone, or the name of its network before it.",
+            )
         return _load_file(_existing(Path(name)))
     name = str(name)
     if name not in N_OUTPUTS:

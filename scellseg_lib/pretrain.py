@@ -19,6 +19,7 @@ from scellseg_lib.checkpoint import (
     Checkpoint,
     Steps,
     check_choices,
+    check_numbers,
     kept_precision,
     weights_hash,
 )
@@ -59,6 +60,10 @@ class PretrainRecipe:
                 "schedule": (self.schedule, ("paper", "onecycle")),
             }
         )
+        counts = {"batch_size": self.batch_size, "epochs": self.epochs}
+        counts |= {} if self.steps is None else {"steps": self.steps}
+        sizes = {"learning_rate": self.learning_rate, "weight_decay": self.weight_decay}
+        check_numbers(counts=counts, sizes=sizes)
 
     def n_steps(self, n_images: int) -> int:
         """Optimiser steps for a number of training images."""

@@ -16,7 +16,6 @@ import re
 import subprocess
 import sys
 import tarfile
-import tempfile
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from importlib import import_module
@@ -31,6 +30,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from scellseg_lib import paths
+from scellseg_lib.atomic import whole
 from scellseg_lib.download import TIMEOUT, download, is_whole
 from scellseg_lib.errors import ModelError, ScellsegError
 
@@ -108,10 +108,8 @@ def state_dict(name: str) -> dict[str, Tensor]:
     content = _member(source_archive(), name, expected)
     theirs = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
     state = {rename(key): tensor.clone() for key, tensor in theirs.items()}
-    with tempfile.TemporaryDirectory(dir=cached.parent) as folder:
-        whole = Path(folder, cached.name)
-        save_file(state, whole, metadata=origin)
-        whole.replace(cached)
+    with whole(cached) as scratch:
+        save_file(state, scratch, metadata=origin)
     return state
 
 

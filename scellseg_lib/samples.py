@@ -246,7 +246,8 @@ def normalise(image: np.ndarray, where: str | None = None) -> np.ndarray:
     ----------
     image : float32[2, H, W]
     where : str, optional
-        Name of the image: with it, a plane to segment that becomes zeros is warned of.
+        Name of the image: with it, one whose plane to segment becomes zeros is warned of, and all
+        zeros.
 
     Returns
     -------
@@ -258,6 +259,7 @@ def normalise(image: np.ndarray, where: str | None = None) -> np.ndarray:
         if high - low >= MINIMAL_RANGE:
             out[:] = (plane - low) / (high - low)
     if where is not None and not normalised[0].any():
+        normalised[:] = 0  # nuclei alone are not to be segmented
         warnings.warn(
             f"{where}: next to no contrast, treated as empty. If it shows cells, save it with "
             "its intensities multiplied, for example to 0 .. 65535.",

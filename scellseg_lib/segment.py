@@ -136,7 +136,7 @@ def segment(
     -----
     FarFromModel
         When the masks' diameters differ from the given one by more than a factor of two, or an
-        image's style lies far from the training images'.
+        image's style lies far from the training images' (of released weights these are unknown).
     UserWarning
         When an image has next to no contrast.
     """
@@ -351,7 +351,7 @@ def style_distance(style: np.ndarray, card: Card) -> float:
 
     0 where the model has not stored any.
     """
-    if not card.styles or card.style_radius <= 0:
+    if not card.styles or card.style_radius <= 0:  # as of weights of others
         return 0.0
     gaps = np.linalg.norm(np.array(card.styles) - style, axis=1)
     return float(gaps.min() / card.style_radius)
@@ -368,10 +368,10 @@ def _warn_if_far(prediction: Prediction, masks: np.ndarray, card: Card) -> None:
             )
             warnings.warn(FarFromModel(text, found), stacklevel=3)
     distance = style_distance(prediction.style, card)
-    if distance > 2:
+    if distance > 1:
         warnings.warn(
             f"{prediction.name}: its style is {distance:.1f} times as far from the training "
-            "images' as these are from each other. Fine-tune on a few images like it.",
+            "images' as any of theirs. Fine-tune on a few images like it.",
             FarFromModel,
             stacklevel=3,
         )

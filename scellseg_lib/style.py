@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from scipy.cluster.vq import kmeans2
+from scipy.spatial.distance import cdist
 
 from scellseg_lib.augment import MEAN_DIAMETER
 from scellseg_lib.data import Sample, normalise, resize
@@ -38,12 +39,24 @@ def embed(model: Model, sample: Sample, diameter: float) -> np.ndarray:
 
 
 def remember_styles(model: Model, samples: Sequence[Sample]) -> None:
-    """Store the styles of labelled training images in the card, for the warning of `segment`."""
+    """Store the styles of labelled training images in the card, for the warning of `segment`.
+
+    The radius is the largest distance of a training image to its nearest centre. Where there are
+    few images each is a centre, and as they tell little of their spread the radius is twice the
+    largest distance to the nearest other; a single one tells nothing: 0.
+    """
     labelled = [sample for sample in samples if not np.isnan(sample.diameter)]
     shown = progress_bar(labelled, len(labelled), "styles")
     styles = np.stack([embed(model, sample, sample.diameter) for sample in shown])
-    n_centres = min(MAX_CENTRES, max(1, len(styles) // 4))
-    centres, _ = kmeans2(styles.astype(np.float64), n_centres, seed=0, minit="++")
-    gaps = np.linalg.norm(styles[:, None] - centres[None], axis=2).min(axis=1)
-    update = {"styles": np.round(centres, 4).tolist(), "style_radius": float(gaps.max())}
+    centres = styles.astype(np.float64)
+    if len(styles) > MAX_CENTRES:
+        n_centres = min(MAX_CENTRES, len(styles) // 4)
+        centres, _ = kmeans2(centres, n_centres, seed=0, minit="++")
+        radius = cdist(styles, centres).min(axis=1).max()
+    elif len(styles) > 1:
+        others = cdist(styles, styles) + np.diag(np.full(len(styles), np.inf))
+        radius = 2 * others.min(axis=1).max()
+    else:
+        radius = 0.0
+    update = {"styles": np.round(centres, 4).tolist(), "style_radius": float(radius)}
     model.card = model.card.model_copy(update=update)

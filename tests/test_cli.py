@@ -167,6 +167,18 @@ def test_masks_of_other_settings_do_not_pass_for_done(plate: Path, model_file: s
     assert "weights unknown there" in run(*command, "--output", plate / "own").stderr
 
 
+@pytest.mark.parametrize("theirs", ['{"my": "notes"}', "[1]"])
+def test_a_strangers_record_is_left_alone(plate: Path, model_file: str, theirs: str) -> None:
+    record = plate / "segmented" / "segmented.json"
+    record.parent.mkdir()
+    record.write_text(theirs)
+    for more in ([], ["--overwrite"]):
+        refused = run("segment", plate, "--model", model_file, *OPTIONS, *more)
+        assert refused.exit_code == 1
+        assert "segmented.json: this file is not ours" in refused.stderr
+    assert record.read_text() == theirs
+
+
 def test_overwriting_with_other_settings_that_is_stopped_leaves_nothing_old(
     plate: Path, model_file: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -676,7 +676,8 @@ def test_an_archive_larger_than_the_disk_is_not_begun(
 
 
 @pytest.mark.parametrize(
-    ("kind", "damage"), [("zip", "cut"), ("zip", "flipped"), ("tar.gz", "cut")]
+    ("kind", "damage"),
+    [("zip", "cut"), ("zip", "flipped"), ("tar.gz", "cut"), ("tar.xz", "flipped")],
 )
 def test_a_damaged_archive_raises_what_fetch_expects(
     kind: str, damage: str, tmp_path: Path
@@ -688,7 +689,7 @@ def test_a_damaged_archive_raises_what_fetch_expects(
         with zipfile.ZipFile(whole, "w") as opened:
             opened.write(tmp_path / "noise", "noise")
     else:
-        with tarfile.open(whole, "w:gz") as tar:
+        with tarfile.open(whole, f"w:{kind[-2:]}") as tar:  # type: ignore[call-overload]
             tar.add(tmp_path / "noise", "noise")
     content = bytearray(whole.read_bytes())
     content[25_000] ^= 255

@@ -74,7 +74,7 @@ def test_the_card_tells_the_run():
     assert card.recipe["shots"] == ["worm0", "worm1"]
     assert card.recipe["queries"] == ["worm5", "worm6"]
     assert card.recipe["precision"] == {"dtype": "fp32", "channels_last": False}
-    assert np.array(card.styles).shape == (1, 32)
+    assert np.array(card.styles).shape == (2, 32)
     assert card.style_radius > 0
     assert {"torch", "numpy"} < card.versions.keys()
 
@@ -342,9 +342,19 @@ def test_unknown_options(option):
         tiny.tune(**{"strategy": "classic"} | option)
 
 
-def test_no_steps():
-    with pytest.raises(TrainingError, match="0 steps are none"):
-        tiny.tune("classic", steps=0)
+@pytest.mark.parametrize(
+    ("name", "value", "wanted"),
+    [
+        ("steps", 0, "a whole number from 1"),
+        ("steps", 2.5, "a whole number from 1"),
+        ("batch_size", 0, "a whole number from 1"),
+        ("learning_rate", -1, "a number from 0"),
+        ("learning_rate", math.nan, "a number from 0"),
+    ],
+)
+def test_numbers_that_are_none(name: str, value: float, wanted: str):
+    with pytest.raises(TrainingError, match=rf"{name}={value} is not {wanted}"):
+        tiny.tune("classic", **{name: value})
 
 
 def test_a_loss_that_is_no_number_is_an_error_before_it_reaches_the_weights():

@@ -193,6 +193,8 @@ def test_faulty_manifest_is_refused_with_the_field(
         ({"splits": ["train"]}, "splits"),
         ({"splits": ["shot", "query"]}, "both trains and tests"),
         ({"splits": ["pretrain", "general_test"]}, "both trains and tests"),
+        ({"splits": ["query", "pretrain"]}, "both trains and tests"),
+        ({"splits": ["validation", "shot"]}, "both trains and tests"),
         ({"image": "2_img.png"}, "named twice"),
         ({"hash": "0" * 64}, "hash: Extra inputs"),
         ({"cells": -1}, "cells"),
@@ -203,6 +205,23 @@ def test_faulty_file_entry_is_refused(change: dict[str, Any], message: str, tmp_
     content["files"][0] |= change
     with pytest.raises(ManifestError, match=message):
         load(content, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "image"),
+    [
+        ({"splits": ["shot", "query"]}, "image -1 of s_"),
+        ({"ranges": {"pretrain": [0, 9], "general_test": [9, 12]}}, "image 9 of s_"),
+        ({"splits": ["query"], "picks": {"shot": [3, 5]}}, "image [35] of s_"),
+    ],
+)
+def test_a_group_keeps_training_and_test_apart(
+    change: dict[str, Any], image: str, tmp_path: Path
+) -> None:
+    group = {"source": "train", "prefix": "s_", "splits": [], "count": None}
+    load(valid() | {"files": [], "groups": [group]}, tmp_path)
+    with pytest.raises(ManifestError, match=rf"{image}\* both trains and tests"):
+        load(valid() | {"files": [], "groups": [group | change]}, tmp_path)
 
 
 def test_what_is_not_yaml_or_not_there_is_a_manifest_error(tmp_path: Path) -> None:

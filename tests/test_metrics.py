@@ -108,7 +108,7 @@ def test_empty_against_empty_is_perfect_and_one_sided_emptiness_is_nothing() -> 
     assert metrics.mean_average_precision(no_pixels, no_pixels) == 1.0
 
 
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32, np.int64, np.uint64])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, ">u2", ">i4", np.int64, np.uint64])
 def test_labels_need_not_be_contiguous_nor_of_one_type(dtype: type) -> None:
     true, predicted = disc_grid(30, seed=2)
     table = np.random.default_rng(0).permutation(np.arange(1, 250))[:30]

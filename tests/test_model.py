@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import math
+import os
 from pathlib import Path
 
 import pytest
@@ -322,6 +323,24 @@ def test_packaged_weights_are_found_by_width_the_full_first(tmp_path, monkeypatc
     assert load_model("unet2", levels=half).network.levels == half
     with pytest.raises(ModelError, match=r"\(4, 8\).*Packaged are: unet2_16, unet2_32"):
         load_model("unet2", levels=(4, 8))
+    with pytest.raises(ModelError, match=r"levels \(16, 32, 64, 128\), \(16, 4\) were asked for"):
+        load_model("unet2", levels=(16, 4))
+
+
+def test_what_a_file_holds_is_not_overruled_in_silence(tmp_path):
+    file = new_model("unet2", TINY).save(tmp_path / "own.safetensors")
+    for asked in ({"name": file}, {"name": "unet2", "weights": file}):
+        with pytest.raises(ModelError, match=r"own.safetensors: the model has the levels"):
+            load_model(**asked, levels=(16, 32, 64, 128))
+    with pytest.raises(ModelError, match=r"two models are named: .*own.safetensors.*'released'"):
+        load_model(file, "released")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
+def test_others_may_read_a_model_where_the_umask_allows_it(tmp_path):
+    file = new_model("unet2", TINY).save(tmp_path / "own.safetensors")
+    (tmp_path / "plain").touch()
+    assert file.stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
 # Official Cellpose weights

@@ -242,3 +242,9 @@ def test_unknown_options(option):
     ((name, value),) = option.items()
     with pytest.raises(TrainingError, match=rf"{name}='{value}' is unknown"):
         PretrainRecipe(**option)
+
+
+@pytest.mark.parametrize("name", ["steps", "batch_size", "epochs"])
+def test_a_recipe_of_nothing(name: str):
+    with pytest.raises(TrainingError, match=rf"{name}=0 is not a whole number from 1"):
+        PretrainRecipe(**{name: 0})

@@ -157,6 +157,15 @@ def test_conda_installs_the_lock() -> None:
     assert from_pip == {"pip": ["-r requirements.lock", "-e ."]}
 
 
+def test_the_build_is_pinned_and_carries_what_the_library_reads() -> None:
+    whole = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert all("==" in one for one in whole["build-system"]["requires"])
+    carried = whole["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
+    for folder, name in (("data_manifests", "data_manifests"), ("notebooks/profiles", "profiles")):
+        assert carried[folder] == f"scellseg_lib/{name}"  # where `paths` looks for it
+        assert list((ROOT / folder).glob("*.yaml"))
+
+
 def test_version_is_one() -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     newest = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), flags=re.MULTILINE)

@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import nn
 
+from scellseg_lib import synthetic
 from scellseg_lib.data import Sample
 from scellseg_lib.errors import ImageError
 from scellseg_lib.metrics import average_precision
-from scellseg_lib.model import Model, new_model
+from scellseg_lib.model import Model, load_model, new_model
 from scellseg_lib.network import NetworkOutput
 from scellseg_lib.precision import Precision
 from scellseg_lib.representation import Decoding
@@ -312,8 +313,19 @@ def test_another_style_is_warned_of():
     (message,) = counted(30.0, styles=far, style_radius=0.1)
     assert "times as far from the training images'" in message
     assert counted(30.0, styles=near, style_radius=0.1) == []
-    assert counted(30.0, styles=far, style_radius=1.0) == []
+    assert counted(30.0, styles=far, style_radius=2.0) == []
     assert counted(30.0) == []  # a model that has stored none
+
+
+def test_a_packaged_model_knows_what_it_has_not_seen():
+    model = load_model("scellseg", levels=(16, 32, 64, 128))
+    stripes = np.tile(np.sin(np.arange(200) / 2), (200, 1)).astype(np.float32)
+    with pytest.warns(FarFromModel, match=r"times as far from the training images' as any"):
+        segment(model, [stripes], precision=FP32)
+    cells = synthetic.image("phase", 3, (300, 300))[0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FarFromModel)
+        segment(model, [cells], precision=FP32)
 
 
 def test_the_distance_of_styles_is_in_radii_to_the_nearest():
@@ -406,5 +418,7 @@ def test_next_to_no_contrast_is_warned_of(model, height: float):
     plane[:, 35:] += height
     flat = Sample("flat", lambda: np.stack((plane, noise(60, 70))))
     with pytest.warns(UserWarning, match="flat: next to no contrast, treated as empty") as caught:
-        segment(model, [noise(60, 70), flat], precision=FP32)
+        found = segment(model, [noise(60, 70), flat], precision=FP32)[1]
     assert len(caught) == 1
+    nothing = segment(model, [np.zeros((60, 70))], precision=FP32)[0]
+    np.testing.assert_array_equal(found.prediction.maps, nothing.prediction.maps)

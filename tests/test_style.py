@@ -1,0 +1,48 @@
+"""The styles in a model's card: centres of what it has seen, and how far that reaches."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from scellseg_lib import style
+from scellseg_lib.model import new_model
+from scellseg_lib.segment import style_distance
+from tests import tiny
+
+
+@pytest.fixture
+def remembered(monkeypatch):
+    """Card after remembering images of given styles."""
+
+    def remember(styles: np.ndarray):
+        given = iter(styles)
+        monkeypatch.setattr(style, "embed", lambda *_: next(given))
+        model = new_model("scellseg", tiny.LEVELS)
+        (worm,) = tiny.worms(1)
+        style.remember_styles(model, [replace(worm) for _ in styles])
+        return model.card
+
+    return remember
+
+
+def test_of_many_images_the_radius_reaches_each(remembered):
+    styles = np.random.default_rng(0).normal(size=(100, 3))
+    card = remembered(styles)
+    assert len(card.styles) == style.MAX_CENTRES
+    distances = [style_distance(one, card) for one in styles]
+    assert max(distances) == pytest.approx(1, abs=1e-3)
+
+
+def test_of_few_images_each_is_a_centre_and_the_radius_twice_their_distance(remembered):
+    card = remembered(np.array([[0.0, 0.0], [3.0, 4.0], [0.0, 1.0]]))
+    assert len(card.styles) == 3
+    assert card.style_radius == pytest.approx(2 * np.hypot(3, 3))
+
+
+def test_a_single_image_tells_no_radius(remembered):
+    card = remembered(np.array([[0.6, 0.8]]))
+    assert card.style_radius == 0
+    assert style_distance(np.array([-1.0, 0.0]), card) == 0
