@@ -16,11 +16,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from scellseg_lib import augment
+from scellseg_lib import augment, precision
 from scellseg_lib import checkpoint as module
-from scellseg_lib.checkpoint import Checkpoint, snapshot
+from scellseg_lib.checkpoint import Checkpoint, Progress, snapshot
 from scellseg_lib.errors import TrainingError
 from scellseg_lib.model import Model
+from scellseg_lib.precision import Precision
 from tests import tiny
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -276,3 +277,24 @@ def test_the_earlier_file_stays_until_the_new_one_is_whole(tmp_path, monkeypatch
         Checkpoint(path, {}).save(snapshot({"network": network}, optimiser), [])
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("make", [tiny.tune, tiny.train])
+def test_a_resumed_run_keeps_its_precision_whatever_pays_now(make, tmp_path, monkeypatch):
+    """The library's own choice: none is given."""
+
+    def stop(progress: Progress) -> None:
+        if progress.step == 2:
+            raise Killed
+
+    def layout(checkpoint: Path | None) -> bool:
+        made = make(precision=None, checkpoint=checkpoint)
+        return made.card.recipe["precision"]["channels_last"]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(precision, "choose", lambda *_: Precision())
+        with pytest.raises(Killed):
+            make(precision=None, checkpoint=tmp_path / "run", callback=stop)
+    monkeypatch.setattr(precision, "choose", lambda *_: Precision(channels_last=True))
+    assert not layout(tmp_path / "run")
+    assert layout(None)

@@ -76,6 +76,16 @@ def test_figure_computes_live(copy: Path, path: Path) -> None:
     assert any(name.split("_")[0] == path.stem.split("_")[0] for name in pictures)
 
 
+def test_quickstart_says_what_it_lacks_for_the_real_images(copy: Path, monkeypatch) -> None:
+    monkeypatch.setenv("SCELLSEG_DATA", str(copy / "nothing"))
+    monkeypatch.setenv("SCELLSEG_CACHE", str(copy / "cache"))
+    monkeypatch.setenv("SCELLSEG_OFFLINE", "1")
+    few = {"N_SHOTS": 1, "STEPS": 1, "N_QUERIES": 1}
+    text = execute(copy, "00_quickstart.ipynb", REAL=True, **few)
+    assert "0 trials computed, 0 are there; " in text
+    assert text.count("data set 'bbbc010_elegans' lacks") == 1
+
+
 def test_most_notebooks_are_figures() -> None:
     assert len(FIGURES) >= 5
 
