@@ -7,7 +7,14 @@ import pandas as pd
 import pytest
 
 from scellseg_lib.data import Dataset, Sample
-from scellseg_lib.embedding import Purity, purity, style_embeddings, styles_of, tsne
+from scellseg_lib.embedding import (
+    Purity,
+    coverage_order,
+    purity,
+    style_embeddings,
+    styles_of,
+    tsne,
+)
 from scellseg_lib.errors import ScellsegError
 from scellseg_lib.model import new_model
 from scellseg_lib.style import embed
@@ -51,6 +58,23 @@ def test_purity_is_that_of_arithmetic():
     # Two places 1 apart, six images on each: every own distance is 0, every other 1.
     frame = pd.DataFrame({"s0": [0.0] * 6 + [1.0] * 6, "data": ["a"] * 6 + ["b"] * 6})
     assert purity(frame.assign(image=range(12))) == Purity(1.0, 1.0, 0.5, 12)
+
+
+def test_coverage_begins_in_the_middle_and_goes_where_most_is_missing():
+    line = np.array([[0.0], [1.0], [2.5], [5.0], [6.0], [6.1]])
+    assert coverage_order(line, line)[:2] == [2, 4]
+    # Images that may not be annotated are to be covered all the same.
+    candidates, more = np.array([[0.0], [4.0], [5.0]]), np.array([[9.0], [9.5]])
+    assert coverage_order(candidates, np.concatenate((candidates, more))) == [2, 0, 1]
+
+
+def test_coverage_never_does_worse_with_more():
+    images = np.random.default_rng(1).normal(size=(30, 4))
+    order = coverage_order(images[:12], images)
+    assert sorted(order) == list(range(12))
+    gaps = np.linalg.norm(images[:, None] - images[None, order], axis=2)
+    worst = [gaps[:, :n].min(axis=1).max() for n in range(1, 13)]
+    assert worst == sorted(worst, reverse=True)
 
 
 @pytest.mark.parametrize("frame", [clouds(1, sets=1), clouds(1, n=5)])

@@ -16,6 +16,7 @@ from scellseg_lib.experiment import grid, profile, shots, sweep
 from scellseg_lib.experiment.profile import load_profile
 from scellseg_lib.experiment.store import Store
 from scellseg_lib.experiment.trial import Trial
+from scellseg_lib.model import load_model
 from tests.test_experiment import scores
 
 RELEASED = load_profile("released")
@@ -65,6 +66,30 @@ def test_longer_training_never_sees_a_query_image():
     assert {(t.steps, t.options) for t in found} == {
         (steps, (("schedule", schedule),)) for steps in grid.STEPS for schedule in grid.SCHEDULES
     }
+
+
+def test_chosen_shots_differ_from_random_ones_in_nothing_else():
+    random = {replace(t, shots=()): t for t in grid.shot_scale(RELEASED)}
+    chosen = grid.which_images(RELEASED)
+    assert {t.data for t in chosen} == set(RELEASED.data)
+    for trial in chosen:
+        other = replace(trial, shots=())
+        assert other in random
+        assert trial.shots == shots.covering_shots(trial.data, trial.n_shots)
+        assert {len(trial.shots)} <= {*RELEASED.data[trial.data].shots[:-1]}
+    assert not shots.covering_shots("mito", 3)
+
+
+def test_the_table_of_covering_shots_is_what_the_styles_say():
+    worms = load_dataset("synthetic_worms")
+    found = shots.covering(worms, load_model("scellseg", levels=(16, 32, 64, 128)))
+    assert found == shots.covering_shots("synthetic_worms", len(worms.shot))
+
+
+def test_covering_shots_are_of_the_pool(real_data: Path):
+    for name in RELEASED.data:
+        pool = {sample.name for sample in load_dataset(name).shot}
+        assert {*shots.covering_shots(name, len(pool))} == pool
 
 
 @pytest.mark.parametrize("name", grid.EXPERIMENTS)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from scellseg_lib.experiment.profile import Profile
-from scellseg_lib.experiment.shots import shots
+from scellseg_lib.experiment.shots import covering_shots, shots
 from scellseg_lib.experiment.trial import Trial
 
 TUNED = (
@@ -100,6 +100,17 @@ def fair_baselines(profile: Profile) -> list[Trial]:
     return list(_tuned(profile, TUNED[3:], largest=True, protocol="as_released"))
 
 
+def which_images(profile: Profile) -> list[Trial]:
+    """Scellseg-FT on shots that cover the styles, where `shot_scale` draws them at random."""
+    return [
+        _trial(profile, name, *COMPARED[0], n_shots, state, shots=chosen)
+        for name, plan in profile.data.items()
+        for state in plan.states
+        for n_shots in plan.shots[:-1]
+        if (chosen := covering_shots(name, n_shots))
+    ]
+
+
 def longer_training(profile: Profile) -> list[Trial]:
     """More steps and another schedule, scored on the images of the pool that are no shots."""
     return [
@@ -131,6 +142,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         contrast_weight,
         decoding,
         fair_baselines,
+        which_images,
         longer_training,
     )
 }

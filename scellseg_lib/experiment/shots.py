@@ -1,14 +1,21 @@
-"""Which images a random state draws as shots: a committed table, the same for all models."""
+"""Which images are the shots: drawn by a random state, or chosen to cover the styles.
+
+Both are committed tables, the same for all models.
+"""
 
 from __future__ import annotations
 
 from functools import cache
 
+import numpy as np
 import pandas as pd
 
 from scellseg_lib import paths
 from scellseg_lib.data import Dataset, load_dataset
+from scellseg_lib.embedding import coverage_order
 from scellseg_lib.errors import DatasetError
+from scellseg_lib.model import Model
+from scellseg_lib.style import embed
 
 
 def shots(data: str, n: int, state: int) -> tuple[str, ...]:
@@ -36,11 +43,52 @@ def shots(data: str, n: int, state: int) -> tuple[str, ...]:
     return tuple(sample.name for sample in here.shots(n, state))
 
 
+def covering_shots(data: str, n: int) -> tuple[str, ...]:
+    """Names of the shots that cover the styles of a data set, from the table; see `covering`.
+
+    Parameters
+    ----------
+    data : str
+        Name of the data set.
+    n : int
+        How many; those of a smaller number are among those of a larger one.
+
+    Returns
+    -------
+    tuple of str
+        Empty for a data set that the table lacks.
+    """
+    return _covering().get(data, ())[:n]
+
+
+def covering(data: Dataset, model: Model) -> tuple[str, ...]:
+    """Whole pool of a data set in the order in which it covers the styles of pool and queries.
+
+    All images are taken at the mean diameter of the pool, as somebody would who has none annotated
+    yet but knows about how large the cells are; masks of queries are not looked at.
+
+    Parameters
+    ----------
+    data : Dataset
+    model : Model
+        Untuned.
+    """
+    pool, diameter = data.shot, data.shot.diameter
+    styles = np.stack([embed(model, sample, diameter) for sample in (*pool, *data.query)])
+    return tuple(pool[k].name for k in coverage_order(styles[: len(pool)], styles))
+
+
 def draw(data: Dataset, states: int) -> pd.DataFrame:
     """Rows of the table: ``data``, ``state`` and the whole pool in the order drawn."""
     orders = [data.shots(len(data.shot), state) for state in range(states)]
     images = [" ".join(sample.name for sample in order) for order in orders]
     return pd.DataFrame({"data": data.name, "state": range(states), "images": images})
+
+
+@cache
+def _covering() -> dict[str, tuple[str, ...]]:
+    rows = pd.read_csv(paths.manifests() / "covering_shots.csv", dtype={"images": str})
+    return dict(zip(rows["data"], map(tuple, rows["images"].str.split(" ")), strict=True))
 
 
 @cache
