@@ -18,11 +18,10 @@ from urllib.request import url2pathname
 import pooch
 import requests
 from filelock import FileLock
-from tqdm.auto import tqdm
 
 from scellseg_lib import paths
 from scellseg_lib.errors import FetchError
-from scellseg_lib.progress import watched
+from scellseg_lib.progress import bar
 
 ATTEMPTS = 5
 PATIENCE = 1.0  # seconds before the second attempt; doubled for each further one
@@ -148,11 +147,10 @@ def _append(session: Any, url: str, part: Path) -> None:
             have = 0
         length, name = answer.headers.get("Content-Length"), url.rpartition("/")[2]
         total = have + int(length) if length else None
-        silent = not watched()
-        bar = tqdm(desc=name, total=total, initial=have, unit="B", unit_scale=True, disable=silent)
-        with bar, part.open("ab" if have else "wb") as out:
+        shown = bar(total, name, "byte", initial=have, unit_scale=True)
+        with shown, part.open("ab" if have else "wb") as out:
             for chunk in answer.iter_content(CHUNK):
                 out.write(chunk)
-                bar.update(len(chunk))
+                shown.update(len(chunk))
     if total is not None and part.stat().st_size != total:
         raise requests.ConnectionError(f"{part.stat().st_size} of {total} bytes came")

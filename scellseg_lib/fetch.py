@@ -15,13 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from tqdm.auto import tqdm
-
 from scellseg_lib import convert, paths, readers, released
 from scellseg_lib.download import download, is_whole
 from scellseg_lib.errors import DatasetError, FetchError, ImageError, ScellsegError
 from scellseg_lib.manifest import Archive, Entry, Manifest, load_manifest
-from scellseg_lib.progress import progress_bar, watched
+from scellseg_lib.progress import progress_bar
 from scellseg_lib.unpack import DAMAGED, unpack
 
 _CHANGED = "The publisher may have changed the files; please report it."
@@ -121,8 +119,7 @@ def fetch(name: str) -> Path:
             made.mkdir()
             try:
                 pictures = _pictures(card, converter, convert.RawFiles.under(raw))
-                silent = not watched()
-                for picture, *files in tqdm(pictures, f"Converting {name}", total, disable=silent):
+                for picture, *files in progress_bar(pictures, total, f"Converting {name}"):
                     convert.write_picture(picture, *(made / file for file in files))
                 report = _report(card, made)
                 if not report.complete:

@@ -49,7 +49,7 @@ class _Lines(plain_tqdm):
         return False
 
 
-def bar(total: int, label: str, unit: str = "step", **options: Any) -> plain_tqdm:
+def bar(total: int | None, label: str, unit: str = "step", **options: Any) -> plain_tqdm:
     """Return a bar to be updated by hand; ``options`` are tqdm's.
 
     It tells the time left, from the first update after a second on (``delay``). Where nobody looks
@@ -64,7 +64,7 @@ def bar(total: int, label: str, unit: str = "step", **options: Any) -> plain_tqd
 
 
 def progress_bar(
-    items: Iterable[T], total: int, label: str, *, shown: bool = True, unit: str = "image"
+    items: Iterable[T], total: int | None, label: str, *, shown: bool = True, unit: str = "image"
 ) -> Iterator[T]:
     """Iterate with a `bar`."""
     yield from bar(total, label, unit, iterable=items) if shown else items

@@ -14,7 +14,7 @@ import types
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -651,6 +651,40 @@ def test_unsafe_archives_are_refused_whole(
     with pytest.raises(FetchError, match="leads elsewhere"):
         unpack.unpack(archive, tmp_path / "in" / "out")
     assert files_under(tmp_path) == ["in/evil.archive"]
+
+
+def test_a_download_tells_how_far_it_is(home: Path, server: Server, monkeypatch) -> None:
+    shown = []
+
+    class Bar(nullcontext):
+        def __init__(self, total: int, label: str, unit: str, initial: int, **_: object) -> None:
+            super().__init__(self)
+            self.total, self.label, self.unit, self.n = total, label, unit, initial
+            shown.append(self)
+
+        def update(self, n: int) -> None:
+            self.n += n
+
+    monkeypatch.setattr(download, "bar", Bar)
+    content = np.random.default_rng(0).bytes(300_000)
+    server.files["/a.bin"], server.cut_after = content, 100_000
+    download.download(f"{server.url}/a.bin", home / "a.bin")
+    assert [(bar.label, bar.unit, bar.total) for bar in shown] == [("a.bin", "byte", 300_000)] * 2
+    assert 0 < shown[0].n <= 100_000  # where the connection was cut
+    assert shown[1].n == 300_000
+
+
+@pytest.mark.released_weights
+def test_the_contrast_images_come_out_of_the_authors_archive(tmp_path: Path, monkeypatch) -> None:
+    try:
+        released.source_archive()  # in the user's cache, through pip's index
+    except ModelError as error:
+        pytest.skip(f"the authors' archive cannot be had: {error}")
+    monkeypatch.setenv("SCELLSEG_DATA", str(tmp_path))
+    fetch.fetch("cellpose_contrast35")
+    report = fetch.verify("cellpose_contrast35")
+    assert report.complete
+    assert len(report.of("ok")) == 70
 
 
 def test_an_unsafe_download_leaves_no_data(home: Path, server: Server) -> None:
