@@ -189,9 +189,12 @@ def _made_with(model: Model, settings: dict[str, Any]) -> dict[str, Any]:
 def _claim(output: Path, jobs: list[Job], made_with: dict[str, Any], overwrite: bool) -> None:
     """Write down how the masks of a folder are made, unless some there were made otherwise."""
     record, made_with = output / RECORD, json.loads(json.dumps(made_with))
-    before: dict[str, Any] = {}
-    with suppress(FileNotFoundError, ValueError):  # a damaged record says nothing
-        before = json.loads(record.read_text())
+    before: Any = {}
+    with suppress(FileNotFoundError):
+        try:
+            before = json.loads(record.read_text())
+        except ValueError:  # ours are written whole
+            before = None
     if not isinstance(before, dict) or (before and "weights" not in before):
         raise DatasetError(
             "this file is not ours",

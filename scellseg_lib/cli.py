@@ -222,6 +222,11 @@ def finetune(
     unread: list[str] = []
     if queries is not None and strategy == "contrastive":
         queries, unread = readable(queries)
+        if not len(queries):
+            raise DatasetError(
+                f"none of the unlabelled images can be read, the first: {unread[0]}",
+                remedy="Mend them, or give --inductive to learn from the shots alone.",
+            )
     tuned = scellseg.finetune(
         base,
         chosen,

@@ -149,7 +149,9 @@ def list_models() -> None:
     """
     for file in packaged():
         card = load_model(file).card
-        typer.echo(f"--model {card.architecture:10} packaged  levels {card.levels}  {card.origin}")
+        by_name = load_model(card.architecture).card.levels == card.levels
+        asked = card.architecture if by_name else file
+        typer.echo(f"--model {asked!s:10} packaged  levels {card.levels}  {card.origin}")
     for name in released.WEIGHTS_SHA256:
         here = "here" if released.weights_file(name).is_file() else "not fetched yet"
         typer.echo(f"--model {name:10} --weights released  the authors' own, {here}")

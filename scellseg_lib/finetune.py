@@ -65,7 +65,8 @@ class Options:
         }
         check_choices({name: (getattr(self, name), choices) for name, choices in known.items()})
         counts = {"steps": self.steps, "batch_size": self.batch_size}
-        check_numbers(counts=counts, sizes={"learning_rate": self.learning_rate})
+        sizes = {"learning_rate": self.learning_rate, "seed": self.seed}
+        check_numbers(counts=counts, sizes=sizes)
 
     def rate(self, step: int) -> float:
         """Share of the learning rate at a step: halved after every quarter, or a cosine."""

@@ -176,11 +176,11 @@ class Manifest(_Strict):
 
 
 def _keep_apart(image: str, splits: Collection[str]) -> None:
-    """Refuse an image that trains and tests, or trains and validates."""
+    """Refuse an image that serves for two of training, validation and test."""
     trains = not {"shot", "pretrain"}.isdisjoint(splits)
     validates, tests = "validation" in splits, not {"query", "general_test"}.isdisjoint(splits)
     if trains + validates + tests > 1:
-        raise ValueError(f"{image} both trains and tests: {', '.join(splits)}")
+        raise ValueError(f"{image} both trains and tests, or validates: {', '.join(splits)}")
 
 
 class SubsetPart(_Strict):

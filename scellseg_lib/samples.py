@@ -240,14 +240,13 @@ def normalise(image: np.ndarray, where: str | None = None) -> np.ndarray:
     """Map the 1st to 99th percentile of each plane to 0..1, without clipping.
 
     A plane whose range is under 1e-3, a constant one above all, becomes zeros (the released code
-    divides by it).
+    divides by it), and where it is the plane to segment, both do.
 
     Parameters
     ----------
     image : float32[2, H, W]
     where : str, optional
-        Name of the image: with it, one whose plane to segment becomes zeros is warned of, and all
-        zeros.
+        Name of the image: with it, one whose plane to segment becomes zeros is warned of.
 
     Returns
     -------
@@ -258,14 +257,15 @@ def normalise(image: np.ndarray, where: str | None = None) -> np.ndarray:
         low, high = np.percentile(plane, (1, 99))
         if high - low >= MINIMAL_RANGE:
             out[:] = (plane - low) / (high - low)
-    if where is not None and not normalised[0].any():
-        normalised[:] = 0  # nuclei alone are not to be segmented
+    if normalised[0].any():
+        return normalised
+    if where is not None:
         warnings.warn(
             f"{where}: next to no contrast, treated as empty. If it shows cells, save it with "
             "its intensities multiplied, for example to 0 .. 65535.",
             stacklevel=2,
         )
-    return normalised
+    return np.zeros_like(normalised)  # nuclei alone are not to be segmented
 
 
 def resize(image: np.ndarray, scale: float | tuple[int, int]) -> np.ndarray:

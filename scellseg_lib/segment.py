@@ -370,8 +370,8 @@ def _warn_if_far(prediction: Prediction, masks: np.ndarray, card: Card) -> None:
     distance = style_distance(prediction.style, card)
     if distance > 1:
         warnings.warn(
-            f"{prediction.name}: its style is {distance:.1f} times as far from the training "
-            "images' as any of theirs. Fine-tune on a few images like it.",
+            f"{prediction.name}: its style is {distance:.1f} times as far from those of the "
+            "training images as is usual among them. Fine-tune on a few images like it.",
             FarFromModel,
             stacklevel=3,
         )

@@ -42,8 +42,8 @@ def remember_styles(model: Model, samples: Sequence[Sample]) -> None:
     """Store the styles of labelled training images in the card, for the warning of `segment`.
 
     The radius is the largest distance of a training image to its nearest centre. Where there are
-    few images each is a centre, and as they tell little of their spread the radius is twice the
-    largest distance to the nearest other; a single one tells nothing: 0.
+    few images (16 or fewer) each is a centre, and as they tell little of their spread the radius is
+    twice the largest distance to the nearest other. One, or equal ones, tell nothing: 0.
     """
     labelled = [sample for sample in samples if not np.isnan(sample.diameter)]
     shown = progress_bar(labelled, len(labelled), "styles")

@@ -19,6 +19,7 @@ from tests import tiny
 from tests.test_representation import perfect, three_cells
 
 
+@pytest.mark.real_data
 def test_perfect_hover_maps_lose_half_of_the_cells(real_data):
     """METHOD section 2 measured 0.48 with the released code on 21 of these images."""
     scores = {HoVer: [], HoVerAsReleased: []}

@@ -167,7 +167,7 @@ def test_masks_of_other_settings_do_not_pass_for_done(plate: Path, model_file: s
     assert "weights unknown there" in run(*command, "--output", plate / "own").stderr
 
 
-@pytest.mark.parametrize("theirs", ['{"my": "notes"}', "[1]"])
+@pytest.mark.parametrize("theirs", ['{"my": "notes"}', "[1]", "notes"])
 def test_a_strangers_record_is_left_alone(plate: Path, model_file: str, theirs: str) -> None:
     record = plate / "segmented" / "segmented.json"
     record.parent.mkdir()
@@ -550,6 +550,16 @@ def test_a_damaged_query_image_is_left_out_and_told_of(annotated: Path, model_fi
     assert scellseg.load_model(file).card.recipe["queries"] == ["1"]
     damaged.unlink()
     assert done("finetune", annotated, "--model", model_file, *options, "--overwrite")
+
+
+@pytest.mark.usefixtures("small_steps")
+def test_no_query_image_that_can_be_read_is_an_error(annotated: Path, model_file: str) -> None:
+    (annotated / "query" / "1_img.png").write_bytes(b"no picture")
+    result = run("finetune", annotated, "--model", model_file, "--steps", "1")
+    assert result.exit_code == 1
+    assert "none of the unlabelled images can be read" in result.stderr
+    assert "--inductive" in result.stderr
+    assert not list(annotated.glob("*.safetensors"))
 
 
 @pytest.mark.usefixtures("small_steps")

@@ -421,11 +421,16 @@ def test_normalise_maps_the_percentiles_to_0_and_1_without_clipping() -> None:
 @pytest.mark.parametrize(("height", "kept"), [(0.0, False), (0.9e-3, False), (1.1e-3, True)])
 def test_a_plane_of_next_to_no_range_becomes_zeros(height: float, kept: bool) -> None:
     image = np.zeros((2, 4, 4), np.float32)
-    image[0] = 5
-    image[1, :, 2:] = height
+    image[0, 2:], image[1] = height, 5
     normalised = normalise(image)
-    assert not normalised[0].any()
-    assert normalised[1].any() == kept
+    assert normalised[0].any() == kept
+    assert not normalised[1].any()
+
+
+def test_nuclei_alone_are_not_to_be_segmented() -> None:
+    image = np.zeros((2, 4, 4), np.float32)
+    image[1, 2:] = 9
+    assert not normalise(image).any()
 
 
 def test_resize_is_linear_above_half_and_averages_below() -> None:

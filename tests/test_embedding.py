@@ -68,13 +68,15 @@ def test_coverage_begins_in_the_middle_and_goes_where_most_is_missing():
     assert coverage_order(candidates, np.concatenate((candidates, more))) == [2, 0, 1]
 
 
-def test_coverage_never_does_worse_with_more():
+def test_coverage_takes_what_leaves_the_least_distance():
     images = np.random.default_rng(1).normal(size=(30, 4))
     order = coverage_order(images[:12], images)
     assert sorted(order) == list(range(12))
-    gaps = np.linalg.norm(images[:, None] - images[None, order], axis=2)
-    worst = [gaps[:, :n].min(axis=1).max() for n in range(1, 13)]
-    assert worst == sorted(worst, reverse=True)
+    gaps = np.linalg.norm(images[:12, None] - images[None], axis=2)
+    for n in range(1, 13):  # no other next one would have left less
+        left = [k for k in range(12) if k not in order[: n - 1]]
+        worst = {k: gaps[[*order[: n - 1], k]].min(axis=0).max() for k in left}
+        assert worst[order[n - 1]] == min(worst.values())
 
 
 @pytest.mark.parametrize("frame", [clouds(1, sets=1), clouds(1, n=5)])

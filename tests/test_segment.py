@@ -311,7 +311,7 @@ def test_another_scale_is_warned_of_with_the_diameter_to_give():
 def test_another_style_is_warned_of():
     far, near = [[-0.5] * 4, [0.5, -0.5, 0.5, -0.5]], [[-0.5] * 4, [0.5, 0.5, 0.5, 0.4]]
     (message,) = counted(30.0, styles=far, style_radius=0.1)
-    assert "times as far from the training images'" in message
+    assert "times as far from those of the training images" in message
     assert counted(30.0, styles=near, style_radius=0.1) == []
     assert counted(30.0, styles=far, style_radius=2.0) == []
     assert counted(30.0) == []  # a model that has stored none
@@ -320,7 +320,7 @@ def test_another_style_is_warned_of():
 def test_a_packaged_model_knows_what_it_has_not_seen():
     model = load_model("scellseg", levels=(16, 32, 64, 128))
     stripes = np.tile(np.sin(np.arange(200) / 2), (200, 1)).astype(np.float32)
-    with pytest.warns(FarFromModel, match=r"times as far from the training images' as any"):
+    with pytest.warns(FarFromModel, match=r"times as far from those of the training images"):
         segment(model, [stripes], precision=FP32)
     cells = synthetic.image("phase", 3, (300, 300))[0]
     with warnings.catch_warnings():

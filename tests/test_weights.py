@@ -39,7 +39,7 @@ def test_a_packaged_model_says_what_it_is(file: Path):
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_a_packaged_model_has_seen_no_image_that_is_tested_on(file: Path):
+def test_a_packaged_model_has_seen_no_data_set_of_queries(file: Path):
     seen = {one.name for one in load_model(file).card.training_data}
     tested = {
         name

@@ -75,7 +75,7 @@ DECODERS: dict[str, Representation] = {
 
 def decoder(
     model: Model, shots: Sequence[Sample], precision: Precision
-) -> tuple[Representation, Decoding, float]:
+) -> tuple[Representation, Decoding, float | None]:
     """What the released code decodes a tuned baseline's maps with.
 
     The thresholds of a U-Net are searched on the shots squashed to 224 x 224 pixels, and its images
@@ -92,8 +92,8 @@ def decoder(
     -------
     representation : Representation
     decoding : Decoding
-    diameter : float
-        By which images are to be scaled, pixels.
+    diameter : float or None
+        By which images are to be scaled, pixels; None: as usual.
 
     Raises
     ------
@@ -108,7 +108,7 @@ def decoder(
         )
     representation, decoding = DECODERS[name], model.card.decoding
     if not isinstance(representation, UNet2 | UNet3):
-        return representation, decoding, model.card.diameter
+        return representation, decoding, None
     side = (PATCH, PATCH)
     squashed = [resize(sample.image, side) for sample in shots]
     truths = [resize_masks(sample.masks, side) for sample in shots]

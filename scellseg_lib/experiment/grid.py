@@ -106,7 +106,7 @@ def which_images(profile: Profile) -> list[Trial]:
         _trial(profile, name, *COMPARED[0], n_shots, state, shots=chosen)
         for name, plan in profile.data.items()
         for state in plan.states
-        for n_shots in plan.shots[:-1]
+        for n_shots in plan.shots
         if (chosen := covering_shots(name, n_shots))
     ]
 

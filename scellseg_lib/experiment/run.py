@@ -277,7 +277,7 @@ def _predicted(
             for prediction in predict(
                 model,
                 [sample.without_masks()],
-                diameter=usual if np.isnan(sample.diameter) else sample.diameter,
+                diameter=diameter or (usual if np.isnan(sample.diameter) else sample.diameter),
                 **options,
             )
         ]

@@ -56,13 +56,16 @@ def covering_shots(data: str, n: int) -> tuple[str, ...]:
     Returns
     -------
     tuple of str
-        Empty for a data set that the table lacks.
+        Empty for a data set that the table lacks, and where `n` is the whole pool.
     """
-    return _covering().get(data, ())[:n]
+    pool = _covering().get(data, ())
+    return pool[:n] if n < len(pool) else ()
 
 
 def covering(data: Dataset, model: Model) -> tuple[str, ...]:
     """Whole pool of a data set in the order in which it covers the styles of pool and queries.
+
+    The table's are by the authors' Scellseg; those of synthetic sets by ours at half width.
 
     All images are taken at the mean diameter of the pool, as somebody would who has none annotated
     yet but knows about how large the cells are; masks of queries are not looked at.
