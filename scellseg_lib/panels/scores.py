@@ -15,7 +15,7 @@ from scellseg_lib.plots import STYLE
 from scellseg_lib.stats import HyperbolaFit
 
 NEGLIGIBLE = 0.01
-"""Curves that stay under it are left out, as in the paper's Fig. 2."""
+"""Curves that stay under it are left out of Fig. 2, as in the paper."""
 
 
 LABELS = {
@@ -44,6 +44,7 @@ def transfer(
     stars: Sequence[float] = (),
     value: str = "ap",
     axes: Axes | None = None,
+    least: float = NEGLIGIBLE,
 ) -> Axes:
     """Draw AP against the IoU threshold, models directly dotted and tuned solid (Fig. 2c-e).
 
@@ -57,6 +58,8 @@ def transfer(
         Column of the scores.
     axes : Axes, optional
         None: those of a new figure.
+    least : float
+        Curves that stay under it are left out.
     """
     names = {"ap": "AP = TP / (TP + FP + FN)", "aji": "AJI(t) (Eq. 5)"}
     with plt.style.context(STYLE):
@@ -65,7 +68,7 @@ def transfer(
         for (label, tuned), part in frame.groupby(["label", "tuned"], sort=False):
             runs = part.groupby(["seed", "threshold"])[value].mean().unstack("threshold")
             mean, deviation = runs.mean(), runs.std(ddof=1)
-            if mean.max() < NEGLIGIBLE:
+            if mean.max() < least:
                 continue
             name = f"{label}, {'tuned' if tuned else 'directly'} (n = {_states(len(runs))})"
             axes.errorbar(
