@@ -44,8 +44,9 @@ def test_there_are_results():
 def test_a_result_is_whole(folder: Path, name: str):
     store, trial = Store(folder), trial_of(Store(folder).origin(name))
     scores = store._read(f"{name}.csv", lambda file: file.read_text()).splitlines()[1:]
-    n_images = {"bbbc010_elegans": 39, "t98g_phase": 13, "hela_phase_nuclei": 20}[trial.data]
-    assert len(scores) == 2 * n_images
+    n_images = {"bbbc010_elegans": 39, "t98g_phase": 13, "hela_phase_nuclei": 20}
+    n_images |= {"huh7_nuclei": 16, "tcell_if": 8}
+    assert len(scores) == 2 * n_images[trial.tested_on or trial.data]
     origin = store.origin(name)
     assert len(origin["commit"]) == 40  # of a clean tree
     assert origin["versions"]["torch"]
