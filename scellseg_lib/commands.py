@@ -147,10 +147,10 @@ def list_models() -> None:
     Example:
       scellseg models list
     """
-    for file in packaged():
-        card = load_model(file).card
-        by_name = load_model(card.architecture).card.levels == card.levels
-        asked = card.architecture if by_name else file
+    cards = {file: load_model(file).card for file in packaged()}
+    widest = {card.architecture: card for card in sorted(cards.values(), key=lambda c: c.levels)}
+    for file, card in cards.items():
+        asked = card.architecture if card is widest[card.architecture] else file
         typer.echo(f"--model {asked!s:10} packaged  levels {card.levels}  {card.origin}")
     for name in released.WEIGHTS_SHA256:
         here = "here" if released.weights_file(name).is_file() else "not fetched yet"

@@ -26,7 +26,7 @@ from scellseg_lib.experiment.trial import METHOD_SOURCES, PROTOCOLS, Trial, key
 from scellseg_lib.metrics import evaluate
 from scellseg_lib.model import new_model
 from scellseg_lib.precision import Precision
-from scellseg_lib.pretrain import PretrainRecipe
+from scellseg_lib.pretrain import PretrainRecipe, log_of
 from tests import tiny
 
 
@@ -288,7 +288,7 @@ def test_a_model_of_a_subset_is_pretrained_once(data, tmp_path, monkeypatch):
     assert not list(tmp_path.glob("*.checkpoint"))
     (file,) = tmp_path.glob("*.safetensors")
     assert file == run.pretrained_file(each, here)
-    assert pd.read_csv(run.log_of(file)).to_dict("list") == {"step": [1], "loss": [2.0]}
+    assert pd.read_csv(log_of(file)).to_dict("list") == {"step": [1], "loss": [2.0]}
     run.start(each, replace(here, pretraining=PretrainRecipe(steps=4)))
     assert len(calls) == 2  # by another recipe it is another model
 

@@ -10,9 +10,9 @@ import pytest
 from safetensors import safe_open
 
 from scellseg_lib import paths
-from scellseg_lib.experiment.run import log_of
 from scellseg_lib.manifest import load_manifest, names
 from scellseg_lib.model import load_model, packaged
+from scellseg_lib.pretrain import log_of
 
 FILES = packaged()
 

@@ -26,7 +26,7 @@ from scellseg_lib.finetune import finetune
 from scellseg_lib.metrics import evaluate
 from scellseg_lib.model import Model, library_versions, load_model, new_model
 from scellseg_lib.precision import Precision, choose
-from scellseg_lib.pretrain import PretrainRecipe, pretrain
+from scellseg_lib.pretrain import PretrainRecipe, log_of, pretrain
 from scellseg_lib.progress import progress_bar
 from scellseg_lib.segment import Cells, Prediction, decode, predict
 
@@ -202,11 +202,6 @@ def pretrained_file(trial: Trial, place: Place) -> Path:
     """Where the model is kept that a trial of a subset starts from, by its recipe."""
     recipe = key(asdict(place.pretraining)) if place.pretraining else "paper"
     return place.scratch / f"{trial.model}_{trial.levels[0]}_{_subset(trial)}_{recipe}.safetensors"
-
-
-def log_of(weights: Path) -> Path:
-    """Table of the losses of a pre-training beside its weights: step, loss, validation_loss."""
-    return weights.with_name(f"{weights.stem}_log.csv")
 
 
 def _subset(trial: Trial) -> str:

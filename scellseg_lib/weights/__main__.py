@@ -21,7 +21,7 @@ from scellseg_lib.manifest import load_manifest
 from scellseg_lib.metrics import evaluate, summary
 from scellseg_lib.model import Model, load_model, packaged_name
 from scellseg_lib.network import N_OUTPUTS
-from scellseg_lib.pretrain import PretrainRecipe, pretrain
+from scellseg_lib.pretrain import PretrainRecipe, log_of, pretrain
 from scellseg_lib.segment import segment
 
 WIDTHS = {"half": (16, 32, 64, 128), "full": (32, 64, 128, 256)}
@@ -95,7 +95,7 @@ def write_log(model: Model, stem: str, before: str = "") -> None:
     for entry in model.log:
         row = {k: round(v, 5) for k, v in entry.items()}
         writer.writerow(row | {"step": done + int(entry["step"])})
-    (paths.PACKAGED_WEIGHTS / f"{stem}_log.csv").write_text(before + file.getvalue())
+    log_of(paths.PACKAGED_WEIGHTS / f"{stem}.safetensors").write_text(before + file.getvalue())
 
 
 def main() -> None:
@@ -111,7 +111,7 @@ def main() -> None:
     folder, levels = paths.PACKAGED_WEIGHTS, WIDTHS[asked.width]
     stem = packaged_name(asked.name, levels).removesuffix(".safetensors")
     goes_on = asked.initial == asked.name
-    before = (folder / f"{stem}_log.csv").read_text() if goes_on else ""
+    before = log_of(folder / f"{stem}.safetensors").read_text() if goes_on else ""
     initial = load_model(folder / packaged_name(asked.initial, levels)) if asked.initial else None
     model = train(asked.name, asked.width, asked.steps, initial)
     file = folder / f"{stem}.safetensors"
