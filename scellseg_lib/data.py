@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from scellseg_lib import folders, manifest, readers, synthetic
-from scellseg_lib.errors import DatasetError
+from scellseg_lib.errors import DatasetError, ImageError
 from scellseg_lib.samples import Dataset, Sample, check_size, normalise, resize, resize_masks
 
 __all__ = [
@@ -21,7 +23,11 @@ __all__ = [
     "normalise",
     "resize",
     "resize_masks",
+    "sound",
 ]
+
+SUBSET = 80
+"""Synthetic images that subsets are taken from, eight of each kind: no fewer can pre-train."""
 
 
 def names() -> list[str]:
@@ -86,10 +92,37 @@ def load_pretraining_subset(name: str) -> list[Dataset]:
         raise DatasetError(
             f"no pre-training subset is called {name!r}", remedy=f"There are: {', '.join(subsets)}."
         )
+    sources: dict[str, list[manifest.SubsetPart]] = {}
+    for part in subsets[name]:
+        sources.setdefault(part.dataset, []).append(part)
     return [
-        _load_manifest_set(source, tuple(p for p in subsets[name] if p.dataset == source))
-        for source in dict.fromkeys(part.dataset for part in subsets[name])
+        synthetic.dataset(source, n_pretrain=SUBSET, kinds=[p.kind for p in parts if p.kind])
+        if source in synthetic.NAMES
+        else _load_manifest_set(source, tuple(parts))
+        for source, parts in sources.items()
     ]
+
+
+def sound(data: Dataset) -> Dataset:
+    """Images of a set that can be read, with a warning that names those that cannot.
+
+    For sets so large that a damaged file should not stop what takes hours. DatasetError if none is
+    left.
+    """
+    kept, damaged = [], []
+    for sample in data:
+        try:
+            _ = replace(sample).image, replace(sample).masks  # a copy's pixels go with it
+            kept.append(sample)
+        except ImageError:
+            damaged.append(sample.name)
+    if damaged:
+        named = ", ".join(damaged[:3]) + (", ..." if len(damaged) > 3 else "")
+        what = f"{len(damaged)} of the {len(data)} images of {data.name!r} cannot be read ({named})"
+        if not kept:
+            raise DatasetError(what, remedy=f"Check it: `scellseg data verify {data.name}`.")
+        warnings.warn(f"{what}: they are left out", stacklevel=2)
+    return replace(data, samples=tuple(kept))
 
 
 def _load_manifest_set(name: str, parts: tuple[manifest.SubsetPart, ...] = ()) -> Dataset:

@@ -184,25 +184,26 @@ def _keep_apart(image: str, splits: Collection[str]) -> None:
 
 
 class SubsetPart(_Strict):
-    """A data set, or those of its images that are of one kind or one contrast style."""
+    """A data set, or those of its images that are of one kind, contrast style or further split."""
 
     dataset: str
     kind: str | None = None
     style: str | None = None
+    split: Split = "pretrain"
 
     def includes(self, entry: Entry) -> bool:
         """Whether an entry of the data set belongs to this part."""
         return (
-            "pretrain" in entry.splits
+            {"pretrain", self.split} <= {*entry.splits}
             and self.kind in (None, entry.kind)
             and self.style in (None, entry.style)
         )
 
 
 class _Subsets(_Strict):
-    """The nested pre-training subsets, each as what it adds to the one before."""
+    """Series of nested pre-training subsets, each as what it adds to the one before."""
 
-    subsets: dict[str, tuple[SubsetPart, ...]]
+    series: dict[str, dict[str, tuple[SubsetPart, ...]]]
 
 
 def load_manifest(name: str | Path) -> Manifest:
@@ -251,16 +252,16 @@ def names() -> list[str]:
 
 
 def pretraining_subsets() -> dict[str, tuple[SubsetPart, ...]]:
-    """The nested pre-training subsets, poorest first, each with all its parts.
+    """The nested pre-training subsets, each with all its parts.
 
-    They follow the principle of the paper's Sneuro to Sgeneral on the data at hand: each holds
-    all of the one before.
+    There are three series, each from the poorest on: the paper's Sneuro to Sgeneral, those by the
+    same principle of the data at hand ("one" to "general"), and synthetic ones.
     """
-    added = _parse(paths.manifests() / f"{_SUBSETS}.yaml", _Subsets).subsets
     nested: dict[str, tuple[SubsetPart, ...]] = {}
-    so_far: tuple[SubsetPart, ...] = ()
-    for subset, parts in added.items():
-        so_far = nested[subset] = so_far + parts
+    for added in _parse(paths.manifests() / f"{_SUBSETS}.yaml", _Subsets).series.values():
+        so_far: tuple[SubsetPart, ...] = ()
+        for subset, parts in added.items():
+            so_far = nested[subset] = so_far + parts
     return nested
 
 

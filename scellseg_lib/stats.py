@@ -8,7 +8,7 @@ Without any error, F and t of an effect that is there are infinite, p is 0, and 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from itertools import combinations
@@ -59,6 +59,10 @@ class HyperbolaFit:
         """The x at which the curve reaches 95 % of Bmax, ``19 Kd``, and its standard error."""
         return 19 * self.kd, 19 * self.standard_errors[1]
 
+    def shots_for(self, y: float) -> float:
+        """The x at which the curve is at y, ``Kd y / (Bmax - y)``; infinite at or above Bmax."""
+        return self.kd * y / (self.bmax - y) if y < self.bmax else float("inf")
+
     def predict(self, x: np.ndarray) -> np.ndarray:
         """Height of the curve at x, float64 of the shape of x."""
         return _hyperbola(np.asarray(x, np.float64), self.bmax, self.kd)
@@ -107,6 +111,47 @@ def fit_hyperbola(x: np.ndarray, y: np.ndarray) -> HyperbolaFit:
     unexplained = ((y - _hyperbola(x, bmax, kd)) ** 2).sum() / ((y - y.mean()) ** 2).sum()
     r = float((1 - unexplained) ** 0.5) if unexplained <= 1 else float("nan")
     return HyperbolaFit(bmax, kd, r, covariance, len(x))
+
+
+def fit_hyperbolas(
+    frame: pd.DataFrame, x: str, value: str, by: Sequence[str]
+) -> tuple[dict[tuple[Hashable, ...], HyperbolaFit], pd.DataFrame]:
+    """Fit a hyperbola to each group of a table, where there is one (Fig. 5a).
+
+    Parameters
+    ----------
+    frame : DataFrame
+        One row a replicate.
+    x, value : str
+        Its columns of the numbers of shots and of the scores.
+    by : sequence of str
+        Columns of the groups, of which each has a fit of its own.
+
+    Returns
+    -------
+    fits : dict
+        By the group's levels, as a tuple: those that were found.
+    table : DataFrame
+        A row for each group: ``n``, ``bmax``, ``bmax_error``, ``kd``, ``kd_error`` (standard
+        errors), ``r``, ``shots_95``, ``shots_95_error`` (see `HyperbolaFit.shots_for_95_percent`),
+        and ``why_none``, empty where there is a fit.
+    """
+    fits, rows = {}, {}
+    for levels, part in frame.groupby([*by], sort=False):
+        row: dict[str, float | str] = {"n": len(part), "why_none": ""}
+        try:
+            fit = fit_hyperbola(part[x].to_numpy(), part[value].to_numpy())
+        except ScellsegError as error:
+            row["why_none"] = str(error)
+        else:
+            fits[levels] = fit
+            row |= {"bmax": fit.bmax, "kd": fit.kd, "r": fit.r}
+            row |= zip(("bmax_error", "kd_error"), fit.standard_errors, strict=True)
+            row |= zip(("shots_95", "shots_95_error"), fit.shots_for_95_percent, strict=True)
+        rows[levels] = row
+    columns = ["n", "bmax", "bmax_error", "kd", "kd_error", "r", "shots_95", "shots_95_error"]
+    index = pd.MultiIndex.from_tuples(rows, names=[*by])
+    return fits, pd.DataFrame([*rows.values()], index, [*columns, "why_none"])
 
 
 def two_way_anova(frame: pd.DataFrame, value: str, factors: Sequence[str]) -> pd.DataFrame:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scellseg_lib import manifest, readers
+from scellseg_lib import manifest, readers, synthetic
 from scellseg_lib.data import (
     Dataset,
     Sample,
@@ -23,6 +24,7 @@ from scellseg_lib.data import (
     normalise,
     resize,
     resize_masks,
+    sound,
 )
 from scellseg_lib.errors import DatasetError, ImageError
 
@@ -401,6 +403,40 @@ def test_pretraining_subsets_are_nested(real_data: Path) -> None:
         assert before < names
         assert all("general_test" not in s.split for part in parts for s in part)
         before = names
+
+
+def test_synthetic_subsets_are_nested_and_hold_no_kind_that_is_tested() -> None:
+    names = [name for name in manifest.pretraining_subsets() if name.startswith("synthetic")]
+    images = [{s.name for part in load_pretraining_subset(n) for s in part} for n in names]
+    assert all(less < more for less, more in pairwise(images))
+    assert {name.split("_")[0] for name in images[-1]} == {*synthetic.KINDS} - {"worms", "phase"}
+    whole = {sample.name for sample in load_dataset("synthetic_pretrain")}
+    assert images[-1] < whole
+
+
+def test_the_papers_subsets_are_splits_of_cellpose(tmp_path, monkeypatch) -> None:
+    folder = tmp_path / "cellpose"
+    folder.mkdir()
+    for number in (10, 88, 89, 400):
+        for kind in ("img", "masks"):
+            (folder / f"train_{number:03d}_{kind}.png").touch()
+    monkeypatch.setenv("SCELLSEG_DATA", str(tmp_path))
+    counts = {
+        name: len(load_pretraining_subset(name)[0]) for name in ("Sneuro", "Sfluor", "Smicro")
+    }
+    assert counts == {"Sneuro": 2, "Sfluor": 3, "Smicro": 4}
+
+
+def test_damaged_images_are_left_out_and_named() -> None:
+    def broken() -> np.ndarray:
+        raise ImageError("it is cut")
+
+    good, bad = sample("good"), Sample("bad", broken, lambda: np.zeros(SHAPE, np.int32))
+    with pytest.warns(UserWarning, match=r"1 of the 2 images of 'some' cannot be read \(bad\)"):
+        assert [s.name for s in sound(dataset(good, bad))] == ["good"]
+    with pytest.raises(DatasetError, match="data verify some"):
+        sound(dataset(bad))
+    assert "image" not in vars(sound(dataset(good))[0])  # no pixels are kept
 
 
 # Pixels

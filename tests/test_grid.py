@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
@@ -12,11 +14,12 @@ import yaml
 from scellseg_lib import paths
 from scellseg_lib.data import load_dataset
 from scellseg_lib.errors import ScellsegError
-from scellseg_lib.experiment import grid, profile, shots, sweep
+from scellseg_lib.experiment import grid, profile, run, shots, sweep
 from scellseg_lib.experiment.profile import load_profile
 from scellseg_lib.experiment.store import Store
 from scellseg_lib.experiment.trial import Trial
 from scellseg_lib.model import load_model
+from scellseg_lib.pretrain import PretrainRecipe
 from tests.test_experiment import scores
 
 RELEASED = load_profile("released")
@@ -154,7 +157,7 @@ def test_what_a_profile_cannot_have_is_refused(choice: dict, message: str):
 def test_a_mistyped_profile_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "profiles", lambda: tmp_path)
     text = (paths.REPOSITORY / "notebooks" / "profiles" / "smoke.yaml").read_text()
-    (tmp_path / "mine.yaml").write_text(text.replace("steps:", "stepz:"))
+    (tmp_path / "mine.yaml").write_text(text.replace("\nsteps:", "\nstepz:"))
     with pytest.raises(ScellsegError, match=r"mine\.yaml: this is no profile: stepz"):
         load_profile("mine")
     with pytest.raises(ScellsegError, match=r"no profile 'other'.*There are: mine"):
@@ -225,3 +228,27 @@ def test_a_notebook_gets_the_profile_that_its_parameters_ask_for():
 def test_a_wrong_parameter_is_refused_in_words(wrong: dict, message: str):
     with pytest.raises(ScellsegError, match=message):
         profile.figure_profile(namespace(**wrong))
+
+
+@pytest.mark.real_data
+def test_a_trial_of_the_papers_profile_runs(real_data: Path, tmp_path: Path, monkeypatch):
+    """At two steps, from pre-training at full width on what lies in the place of Cellpose's set."""
+    folder = tmp_path / "data" / "cellpose"
+    folder.mkdir(parents=True)
+    for name in ("bbbc010_elegans", "cellpose_contrast35"):
+        (folder.parent / name).symlink_to(real_data / name)
+    for number, sample in enumerate(load_dataset("synthetic_contrast")[:9]):
+        stem = folder / f"train_{number:03d}"
+        planes = np.zeros((*sample.image.shape[1:], 3), np.uint8)  # blue, green, red
+        planes[..., 1], planes[..., 2] = sample.image / sample.image.max() * 255
+        cv2.imwrite(f"{stem}_img.png", planes)
+        cv2.imwrite(f"{stem}_masks.png", sample.masks.astype(np.uint16))
+    monkeypatch.setenv("SCELLSEG_DATA", str(folder.parent))
+    paper = load_profile("paper").narrowed(data=["bbbc010_elegans"], shots=[9], states=[9])
+    (trial,) = [t for t in grid.shot_scale(paper) if t.strategy == "contrastive"]
+    assert (trial.weights, trial.levels, trial.steps) == ("subset:Sgeneral", paper.levels, 100)
+    place = run.Place(Store(tmp_path / "store"), tmp_path, PretrainRecipe(steps=2))
+    name, new = run.compute(replace(trial, steps=2, split="held_out"), place)
+    assert new
+    assert place.store.frame()["image"].nunique() == 1
+    assert place.store.origin(name)["trial"]["precision"] == "fp32"

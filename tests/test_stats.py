@@ -214,6 +214,28 @@ def test_fit_that_does_not_converge(monkeypatch: pytest.MonkeyPatch):
 # --- analyses of variance --------------------------------------------------------------------
 
 
+def test_each_group_has_its_fit_or_says_why_not():
+    x = np.array([1.0, 2, 4, 8])
+    groups = {"good": 0.8 * x / (1.5 + x), "flat": np.full(4, 0.5), "up": x}
+    frame = pd.concat(
+        [pd.DataFrame({"set": "a", "way": n, "shots": x, "ap": y}) for n, y in groups.items()]
+    )
+    fits, table = stats.fit_hyperbolas(frame, "shots", "ap", ["set", "way"])
+    assert list(fits) == [("a", "good")]
+    row = table.loc[("a", "good")]
+    assert row[["n", "bmax", "kd", "shots_95"]].tolist() == pytest.approx([4, 0.8, 1.5, 28.5])
+    assert row["why_none"] == ""
+    assert "no curve" in table.loc[("a", "flat"), "why_none"]
+    assert "no plateau" in table.loc[("a", "up"), "why_none"]
+    assert table.loc[("a", "up"), ["bmax", "kd", "r"]].isna().all()
+
+
+def test_shots_for_a_score_turn_the_curve_round():
+    fit = stats.HyperbolaFit(0.8, 1.5, 1.0, np.zeros((2, 2)), 9)
+    assert fit.shots_for(float(fit.predict(np.array(3.0)))) == pytest.approx(3)
+    assert fit.shots_for(0.8) == float("inf")
+
+
 def scores(models: int = 2, states: int = 4, thresholds: int = 3, seed: int = 0) -> pd.DataFrame:
     cells = product("abc"[:models], range(states), np.linspace(0.5, 0.9, thresholds).round(2))
     frame = pd.DataFrame(cells, columns=["model", "state", "threshold"])

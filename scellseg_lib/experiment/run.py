@@ -16,7 +16,7 @@ import pandas as pd
 from scellseg_lib import paths
 from scellseg_lib.atomic import whole
 from scellseg_lib.checkpoint import kept_precision, weights_hash
-from scellseg_lib.data import Dataset, load_dataset, load_pretraining_subset
+from scellseg_lib.data import Dataset, load_dataset, load_pretraining_subset, sound
 from scellseg_lib.errors import ScellsegError
 from scellseg_lib.experiment import as_released
 from scellseg_lib.experiment.profile import Profile
@@ -186,7 +186,7 @@ def start(trial: Trial, place: Place) -> Model:
     if not file.is_file():
         model = pretrain(
             trial.model,  # type: ignore[arg-type]
-            load_pretraining_subset(_subset(trial)),
+            [sound(data) for data in load_pretraining_subset(_subset(trial))],
             levels=trial.levels,
             recipe=place.pretraining,
             checkpoint=file.with_suffix(".checkpoint"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 
 import numpy as np
@@ -107,7 +107,13 @@ def _sample(kind: str, role: str, seed: tuple[int, int]) -> Sample:
 
 
 def dataset(
-    name: str, *, n_shot: int = 10, n_query: int = 8, seed: int = 0, n_pretrain: int = 200
+    name: str,
+    *,
+    n_shot: int = 10,
+    n_query: int = 8,
+    seed: int = 0,
+    n_pretrain: int = 200,
+    kinds: Sequence[str] = KINDS,
 ) -> Dataset:
     """Make a synthetic data set; images are made when they are read.
 
@@ -122,6 +128,8 @@ def dataset(
         Images per split. No image of one split or set is ever in another of the same seed.
     seed : int
         Seed, not negative.
+    kinds : sequence of str
+        Those of "synthetic_pretrain" that are kept of its `n_pretrain` images.
 
     Raises
     ------
@@ -136,7 +144,8 @@ def dataset(
     if name == "synthetic_contrast":
         wanted = [(style, "contrast", i) for style in STYLES for i in range(5)]
     elif name == "synthetic_pretrain":
-        wanted = [(KINDS[i % len(KINDS)], "pretrain", i) for i in range(n_pretrain)]
+        every = [(KINDS[i % len(KINDS)], "pretrain", i) for i in range(n_pretrain)]
+        wanted = [one for one in every if one[0] in kinds]
     else:
         wanted = [(kind, "shot", i) for i in range(n_shot)]
         wanted += [(kind, "query", i) for i in range(n_query)]
