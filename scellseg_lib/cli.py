@@ -12,7 +12,7 @@ import typer
 import scellseg_lib as scellseg
 from scellseg_lib import batch, doctor, scoring
 from scellseg_lib.atomic import whole
-from scellseg_lib.commands import Group, data_app, fail, models_app, readable
+from scellseg_lib.commands import Group, data_app, export_masks, fail, models_app, readable
 from scellseg_lib.contrast import AlphaMode, StatisticsMode
 from scellseg_lib.data import names
 from scellseg_lib.errors import DatasetError, TrainingError
@@ -26,6 +26,7 @@ from scellseg_lib.model import Model
 app = Group()
 app.add_typer(data_app, name="data")
 app.add_typer(models_app, name="models")
+app.command("export")(export_masks)
 
 OUTPUT = "model.safetensors"
 CHANNELS = re.compile(r"(red|green|blue|gray|\d+)(,(red|green|blue|gray|none|\d+))?")

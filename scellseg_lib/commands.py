@@ -1,4 +1,4 @@
-"""How all commands speak (one sentence for an error), and ``scellseg data`` and ``models``."""
+"""How all commands speak (one sentence for an error), and those of data, models and exports."""
 
 from __future__ import annotations
 
@@ -7,21 +7,22 @@ import sys
 import warnings
 from dataclasses import replace
 from functools import partial
-from typing import Any, NoReturn
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
 
 import typer
 from tqdm import tqdm
 from typer.core import TyperGroup
 
-from scellseg_lib import fetch, manifest, released, synthetic
+from scellseg_lib import export, fetch, manifest, released, synthetic
 from scellseg_lib.data import Dataset
 from scellseg_lib.errors import ScellsegError
 from scellseg_lib.model import load_model, packaged
 from scellseg_lib.progress import progress_bar
 
 _ARGUMENT = re.compile(
-    r"(?<![\w/.-])(axes|cell_threshold|channels|diameter|flow_threshold|min_size|overwrite|page"
-    r"|weights)=(\([^)]*\)|[\"'][^\"']*[\"']|-?\w+(?:\.\w+)*|)"
+    r"(?<![\w/.-])(axes|cell_threshold|channels|diameter|flow_threshold|images|min_size|overwrite"
+    r"|page|side|weights)=(\([^)]*\)|[\"'][^\"']*[\"']|-?\w+(?:\.\w+)*|)"
 )
 
 
@@ -137,6 +138,53 @@ def path_data(name: str) -> None:
       scellseg data path bbbc010_elegans
     """
     typer.echo(fetch.path(name))
+
+
+def export_masks(
+    masks: Annotated[Path, typer.Argument(metavar="MASKS", exists=True)],
+    to: Annotated[list[str], typer.Option(help=f"One or more of {', '.join(export.FORMATS)}.")],
+    output: Annotated[
+        Path | None, typer.Option(help="Folder. Default: exported/ beside the masks, or in them.")
+    ] = None,
+    images: Annotated[
+        Path | None, typer.Option(exists=True, help="Image or folder: for cells, and intensities.")
+    ] = None,
+    channels: Annotated[str, typer.Option(help="Names of the channels, such as worm,dye.")] = "",
+    side: Annotated[
+        int | None, typer.Option(min=1, help="Of the images of cells, px. Default: their boxes.")
+    ] = None,
+    cut_out: Annotated[
+        bool, typer.Option("--cut-out", help="Black out what is not the cell, in images of cells.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Make anew what exists.")] = False,
+) -> None:
+    """Export masks for other programs: a label file, or a folder of NAME_masks.*.
+
+    imagej gives a zip of ROIs for ImageJ's ROI Manager, geojson detections for QuPath, outlines the
+    text of Cellpose, table the measurements of every cell, cells an image of every cell, tiff and
+    png label images. Cells are numbered 1 to n, in the order of their labels. What exists is left
+    alone. Failures are listed at the end.
+
+    \b
+    Examples:
+      scellseg export masks/ --to imagej --to table --images plate1/
+      scellseg export A_masks.tif --to cells --images A.tif --side 96 --cut-out
+    """
+    output = output or (masks if masks.is_dir() else masks.parent) / "exported"
+    done = export.export(
+        masks,
+        output,
+        to,
+        images=images,
+        channels=[name.strip() for name in channels.split(",") if name.strip()],
+        side=side,
+        keep_background=not cut_out,
+        overwrite=overwrite,
+    )
+    typer.echo(f"{done.written} written, {done.already} there already: {output}.")
+    if done.failed:
+        listed = "\n".join(f"  {message}" for message in done.failed)
+        fail(f"{len(done.failed)} label files failed:\n{listed}")
 
 
 @models_app.command("list")

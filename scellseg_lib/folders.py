@@ -102,6 +102,20 @@ def _pair(folder: Path, split: str) -> list[FoundSample]:
     ]
 
 
+def label_files(place: Path) -> dict[str, Path]:
+    """Label files by name, or the one that `place` is; where some are called ``*_masks``, the
+    others are images.
+    """
+    if not place.is_dir():
+        return {label_name(place): place}
+    return files_by_name(place, "(.*)_masks") or files_by_name(place, "(.*)")
+
+
+def label_name(file: Path) -> str:
+    """Name of the image that a label file belongs to."""
+    return plain_name(file).removesuffix("_masks")
+
+
 def files_by_name(folder: Path, pattern: str) -> dict[str, Path]:
     """Image files of a folder by the names of their samples, in natural order of the files.
 

@@ -30,10 +30,14 @@ def pair_labels(predicted: Path, true: Path | Sequence[Sample]) -> list[Pair]:
         If a file has no partner; all such are listed.
     """
     if isinstance(true, Path) and predicted.is_file() and true.is_file():
-        return [(predicted, _truth(_name(predicted), true))]
-    ours = _labels(predicted)
+        return [(predicted, _truth(folders.label_name(predicted), true))]
+    ours = folders.label_files(predicted)
     theirs: Mapping[str, Path | Sample]
-    theirs = _labels(true) if isinstance(true, Path) else {sample.name: sample for sample in true}
+    theirs = (
+        folders.label_files(true)
+        if isinstance(true, Path)
+        else {sample.name: sample for sample in true}
+    )
     lost = [ours.get(name) or theirs[name] for name in sorted(ours.keys() ^ theirs.keys())]
     alone = [one.name if isinstance(one, Sample) else str(one) for one in lost]
     if alone or not ours:
@@ -65,18 +69,7 @@ def score_table(frame: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-def _labels(place: Path) -> dict[str, Path]:
-    """Label files by name; where some are called ``*_masks``, the others are images."""
-    if not place.is_dir():
-        return {_name(place): place}
-    return folders.files_by_name(place, "(.*)_masks") or folders.files_by_name(place, "(.*)")
-
-
 def _truth(name: str, true: Path | Sample) -> Sample:
     if isinstance(true, Sample):
         return true
     return Sample(name, partial(readers.read_image, true), partial(readers.read_masks, true))
-
-
-def _name(file: Path) -> str:
-    return folders.plain_name(file).removesuffix("_masks")

@@ -1,0 +1,316 @@
+"""Cells for other programs: outlines (see `rois`), a table of measurements, images of single cells.
+
+Files are written whole or not at all. Coordinates and areas are in pixels.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import tifffile
+from scipy.ndimage import find_objects
+from skimage.measure import regionprops_table
+
+from scellseg_lib import folders, readers
+from scellseg_lib.atomic import whole
+from scellseg_lib.errors import DatasetError, ImageError, ScellsegError
+from scellseg_lib.progress import progress_bar
+from scellseg_lib.rois import write_geojson, write_imagej, write_outlines
+
+SHAPE = (
+    "label",
+    "area",
+    "centroid",
+    "bbox",
+    "equivalent_diameter_area",
+    "axis_major_length",
+    "axis_minor_length",
+    "orientation",
+    "eccentricity",
+    "solidity",
+    "perimeter",
+)
+"""Measured of every cell, px and radians; see `skimage.measure.regionprops`."""
+FORMATS = {
+    "tiff": "_masks.tif",
+    "png": "_masks.png",
+    "imagej": "_rois.zip",
+    "geojson": ".geojson",
+    "outlines": "_outlines.txt",
+    "table": "_cells.csv",
+    "cells": "_cells",
+}
+"""What there is, with the ending of its files: label images, ROIs of ImageJ, outlines for QuPath,
+outlines as text, measurements, and a folder of an image for each cell."""
+INTENSITY = ("intensity_mean", "intensity_min", "intensity_max", "intensity_std")
+"""Measured of every cell in every channel."""
+
+
+@dataclass
+class Exported:
+    """What an export of many label files came to."""
+
+    written: int = 0
+    already: int = 0
+    failed: list[str] = field(default_factory=list)
+    """Why others could not be read or written."""
+
+
+def export(
+    masks: Path,
+    output: Path,
+    formats: Sequence[str],
+    *,
+    images: Path | None = None,
+    channels: Sequence[str] = (),
+    side: int | None = None,
+    keep_background: bool = True,
+    overwrite: bool = False,
+) -> Exported:
+    """Export a label file, or all of a folder; one that is damaged does not stop the others.
+
+    Parameters
+    ----------
+    masks : path
+        ``NAME_masks.*``, or a folder of such files.
+    output : path
+        Folder, made if need be. What exists there is left alone unless ``overwrite``.
+    formats : sequence of str
+        Of `FORMATS`.
+    images : path, optional
+        Their images, ``NAME.*`` or ``NAME_img.*``: for "cells", and the intensities of "table".
+    channels, side, keep_background
+        See `measurements` and `single_cells`.
+    overwrite : bool
+
+    Raises
+    ------
+    ImageError
+        For a format that there is not, or "cells" without images.
+    DatasetError
+        Where there are no label files, or one lacks its image.
+    """
+    unknown = [name for name in formats if name not in FORMATS]
+    if unknown or not formats or ("cells" in formats and images is None):
+        raise ImageError(
+            f"there is no format {unknown[0]!r}" if unknown else "cells are cut out of images",
+            remedy=f"There are: {', '.join(FORMATS)}." if unknown else "Say where: images=...",
+        )
+    files = folders.label_files(masks)
+    pictures = _pictures(images, files) if images else {}
+    done = Exported()
+    for name in progress_bar(files, len(files), "export"):
+        wanted = {kind: output / f"{name}{FORMATS[kind]}" for kind in formats}
+        todo = {kind: file for kind, file in wanted.items() if overwrite or not file.exists()}
+        done.already += len(wanted) - len(todo)
+        if not todo:
+            continue
+        try:
+            labels = readers.read_masks(files[name])
+            image = readers.read_pixels(pictures[name]) if pictures else None
+            for kind, file in todo.items():
+                _write(kind, file, labels, image, channels, side, keep_background)
+                done.written += 1
+        except (ScellsegError, OSError) as error:
+            done.failed.append(f"{name}: {error}")
+    return done
+
+
+def measurements(
+    masks: np.ndarray, image: np.ndarray | None = None, channels: Sequence[str] = ()
+) -> pd.DataFrame:
+    """Measure every cell.
+
+    Parameters
+    ----------
+    masks : int[H, W]
+        Labels, 0 is background.
+    image : number[C, H, W], optional
+        For the intensities.
+    channels : sequence of str
+        Their names; default: 0, 1, ..
+
+    Returns
+    -------
+    DataFrame
+        One row a cell: `SHAPE`, and `INTENSITY` of each channel with its name as an ending.
+
+    Raises
+    ------
+    ImageError
+        If image and masks, or names and channels, do not fit.
+    """
+    frame = pd.DataFrame(regionprops_table(masks.astype(np.int32), properties=SHAPE))
+    if image is None:
+        return frame
+    _check_size(masks, image.shape[1:])
+    names = list(channels) or [str(k) for k in range(len(image))]
+    if len(names) != len(image):
+        raise ImageError(
+            f"the image has {len(image)} channels, {len(names)} are named",
+            remedy="Name each channel once.",
+        )
+    for name, plane in zip(names, image, strict=True):
+        found = regionprops_table(masks.astype(np.int32), plane, properties=INTENSITY)
+        frame = frame.join(pd.DataFrame(found).add_suffix(f"_{name}"))
+    return frame
+
+
+def write_measurements(
+    path: Path, masks: np.ndarray, image: np.ndarray | None = None, channels: Sequence[str] = ()
+) -> None:
+    """Write `measurements` as CSV."""
+    frame = measurements(masks, image, channels)
+    with whole(path) as scratch:
+        frame.to_csv(scratch, index=False)
+
+
+def single_cells(
+    masks: np.ndarray, image: np.ndarray, *, side: int | None = None, keep_background: bool = True
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Cut every cell out of its image.
+
+    Parameters
+    ----------
+    masks : int[H, W]
+    image : number[H, W] or number[H, W, C]
+        As it was read: dtype and order of the channels stay.
+    side : int, optional
+        Side of the square around the middle of the cell's box, px; what lies beyond the image is 0.
+        None: the box itself.
+    keep_background : bool
+        False: all that is not the cell is 0.
+
+    Yields
+    ------
+    label : int
+    crop : of the image's dtype, [h, w] or [h, w, C]
+
+    Raises
+    ------
+    ImageError
+        If image and masks differ in size, or a cell is larger than the square: none is cut off.
+    """
+    _check_size(masks, image.shape[:2])
+    boxes = {k: box for k, box in enumerate(find_objects(masks.astype(np.int32)), 1) if box}
+    extents = {k: max(part.stop - part.start for part in box) for k, box in boxes.items()}
+    larger = [label for label, extent in extents.items() if side is not None and extent > side]
+    if larger:
+        raise ImageError(
+            f"{_named(larger)} of {len(boxes)} do not fit into {side} x {side} px",
+            remedy=f"Ask for side={max(extents.values())} or more, or for no side: their boxes.",
+        )
+    for label, (rows, columns) in boxes.items():
+        if side is not None:
+            rows, columns = (_around(part, side) for part in (rows, columns))
+        crop = _cut(image, rows, columns)
+        if not keep_background:
+            crop[_cut(masks, rows, columns) != label] = 0
+        yield label, crop
+
+
+def write_single_cells(
+    folder: Path,
+    name: str,
+    masks: np.ndarray,
+    image: np.ndarray,
+    *,
+    side: int | None = None,
+    keep_background: bool = True,
+) -> int:
+    """Write `single_cells` as ``NAME_00001.tif``, ..; returns how many."""
+    folder.mkdir(parents=True, exist_ok=True)
+    count = 0
+    for label, crop in single_cells(masks, image, side=side, keep_background=keep_background):
+        with whole(folder / f"{name}_{label:05d}.tif") as scratch:
+            colours = "rgb" if crop.ndim == 3 and crop.shape[2] == 3 else "minisblack"
+            tifffile.imwrite(scratch, crop, compression="zlib", photometric=colours)
+        count += 1
+    return count
+
+
+def _write(
+    kind: str,
+    file: Path,
+    masks: np.ndarray,
+    image: np.ndarray | None,
+    channels: Sequence[str],
+    side: int | None,
+    keep_background: bool,
+) -> None:
+    """Write one file, or one folder of cells."""
+    planes = None if image is None else np.moveaxis(np.atleast_3d(image), 2, 0)
+    if kind == "table":
+        write_measurements(file, masks, planes, channels)
+    elif kind == "cells" and image is not None:
+        scratch = file.with_name(f".{os.getpid()}.{file.name}")  # all cells, or no folder
+        try:
+            write_single_cells(
+                scratch, file.name, masks, image, side=side, keep_background=keep_background
+            )
+            shutil.rmtree(file, ignore_errors=True)
+            scratch.rename(file)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+    else:
+        _OUTLINED.get(kind, readers.write_labels)(file, masks)
+
+
+_OUTLINED: dict[str, Callable[[Path, np.ndarray], None]] = {
+    "imagej": write_imagej,
+    "geojson": write_geojson,
+    "outlines": write_outlines,
+}
+
+
+def _pictures(images: Path, files: Iterable[str]) -> dict[str, Path]:
+    """Images of label files, by name."""
+    if images.is_file():
+        found = dict.fromkeys(files, images)
+    else:
+        found = {name: first for name, (first, *_) in folders.find_images(images)}
+    if missing := [name for name in files if name not in found]:
+        raise DatasetError(
+            f"masks without an image: {', '.join(missing)}",
+            where=images,
+            remedy="The image of NAME_masks.* is NAME.* or NAME_img.*.",
+        )
+    return found
+
+
+def _check_size(masks: np.ndarray, size: tuple[int, ...]) -> None:
+    if masks.shape != size:
+        raise ImageError(
+            f"the masks are {masks.shape}, the image {size} pixels",
+            remedy="Give the masks of this image, at its size.",
+        )
+
+
+def _around(part: slice, side: int) -> slice:
+    """Span of a length about the middle of a smaller one; it may begin before 0."""
+    start = (part.start + part.stop - side) // 2
+    return slice(start, start + side)
+
+
+def _cut(pixels: np.ndarray, rows: slice, columns: slice) -> np.ndarray:
+    """Cut a box out; what lies beyond the image is 0."""
+    crop = np.zeros(
+        (rows.stop - rows.start, columns.stop - columns.start, *pixels.shape[2:]), pixels.dtype
+    )
+    top, left = max(rows.start, 0), max(columns.start, 0)
+    here = pixels[top : max(rows.stop, 0), left : max(columns.stop, 0)]
+    y, x = top - rows.start, left - columns.start
+    crop[y : y + here.shape[0], x : x + here.shape[1]] = here
+    return crop
+
+
+def _named(labels: Sequence[int]) -> str:
+    """Name some cells in words."""
+    shown = ", ".join(map(str, labels[:5])) + (", .." if len(labels) > 5 else "")
+    return f"cell{'s' * (len(labels) > 1)} {shown}"
