@@ -7,9 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from scellseg_lib import stats
 from scellseg_lib.data import Sample
 from scellseg_lib.model import new_model
-from scellseg_lib.panels import pipeline, scores
+from scellseg_lib.panels import data, pipeline, scores
 from scellseg_lib.segment import Cells, Prediction
 
 
@@ -91,3 +92,41 @@ def test_transfer_draws_the_score_asked_for() -> None:
     axes = scores.transfer(pd.DataFrame(rows), value="aji")
     assert axes.get_ylabel().startswith("AJI")
     assert np.allclose(axes.lines[0].get_ydata(), 0.5)
+
+
+def test_subsets_are_stacked_by_data_set() -> None:
+    rows = [("a", "one"), ("a", "one"), ("a", "two"), ("b", "three")]
+    frame = pd.DataFrame(rows, columns=["data", "added_by"]).assign(image="x")
+    axes = data.composition(frame, ["one", "two", "three"])
+    a, b = axes.containers
+    assert [bar.get_height() for bar in a] == [2, 3, 3]
+    assert [(bar.get_y(), bar.get_height()) for bar in b] == [(2, 0), (3, 0), (3, 1)]
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == [
+        "one\nn = 2",
+        "two\nn = 3",
+        "three\nn = 4",
+    ]
+
+
+def test_choices_are_means_side_by_side_with_their_number() -> None:
+    rows = [("a", "x", 0.2), ("a", "x", 0.4), ("a", "y", 0.5), ("b", "x", 0.6), ("b", "y", 0.7)]
+    frame = pd.DataFrame(rows, columns=["label", "set", "map"])
+    axes = scores.choices(frame, "map", "mAP", by="set", xlabel="sets")
+    heights = [[bar.get_height() for bar in bars.patches] for bars in axes.containers[::2]]
+    np.testing.assert_allclose(heights, [[0.3, 0.5], [0.6, 0.7]])
+    named = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert named == ["a (n = 1 to 2 states)", "b (n = 1 state)"]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("sets", "mAP")
+
+
+def test_shot_scale_draws_every_trial_and_the_curves_there_are() -> None:
+    shots = np.array([1.0, 2, 4, 8])
+    curve = pd.DataFrame({"label": "a", "n_shots": shots, "map": 0.8 * shots / (1 + shots)})
+    frame = pd.concat([curve, curve.assign(label="b", map=0.5)])
+    fits = {"a": stats.fit_hyperbola(shots, curve["map"].to_numpy())}
+    axes = scores.shot_scale(frame, fits)
+    line, *points = axes.get_lines()
+    np.testing.assert_allclose(line.get_ydata(), 0.8 * line.get_xdata() / (1 + line.get_xdata()))
+    assert [list(one.get_ydata()) for one in points] == [list(curve["map"]), [0.5] * 4]
+    named = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert named == ["a (n = 4 trials, R = 1.00)", "b (n = 4 trials)"]

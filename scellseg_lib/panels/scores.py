@@ -94,6 +94,7 @@ def shot_scale(
     frame: pd.DataFrame,
     fits: Mapping[str, HyperbolaFit],
     value: str = "map",
+    label: str = "mAP",
     axes: Axes | None = None,
 ) -> Axes:
     """Draw scores against the number of shots with their hyperbolas (Fig. 5).
@@ -104,32 +105,37 @@ def shot_scale(
         One row a trial: ``label``, ``n_shots`` and the value; every random state is a point.
     fits : mapping of str to HyperbolaFit
         Of the labels; one without a fit shows its points alone.
-    value : str
-        Column of the scores.
+    value, label : str
+        Column of the scores, and what it is.
     axes : Axes, optional
         None: those of a new figure.
     """
     with plt.style.context(STYLE):
         axes = axes or plt.figure(layout="constrained").subplots()
         x = np.linspace(0, frame["n_shots"].max() * 1.05, 200)[1:]
-        for (label, part), colour in zip(
+        for (method, part), colour in zip(
             frame.groupby("label", sort=False), cycle(_colours()), strict=False
         ):
-            name = f"{label} (n = {len(part)} trials)"
-            if fit := fits.get(str(label)):
+            name = f"{method} (n = {len(part)} trials)"
+            if fit := fits.get(str(method)):
                 low, high = fit.confidence_band(x)
                 axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
                 axes.plot(x, fit.predict(x), color=colour)
-                name = f"{label} (n = {len(part)} trials, R = {fit.r:.2f})"
+                name = f"{method} (n = {len(part)} trials, R = {fit.r:.2f})"
             axes.plot(part["n_shots"], part[value], "o", color=colour, alpha=0.8, label=name)
-        axes.set(xlabel="shots (annotated images)", ylabel=value, ylim=(0, None), xlim=(0, None))
+        axes.set(xlabel="shots (annotated images)", ylabel=label, ylim=(0, None), xlim=(0, None))
         axes.legend(fontsize=6)
         axes.set_title("one point a random state; band: 95 % confidence", fontsize=7)
     return axes
 
 
 def choices(
-    frame: pd.DataFrame, value: str, label: str, by: str = "data", axes: Axes | None = None
+    frame: pd.DataFrame,
+    value: str,
+    label: str,
+    by: str = "data",
+    xlabel: str = "",
+    axes: Axes | None = None,
 ) -> Axes:
     """Draw a score of several choices side by side, in groups: mean, SD and each random state.
 
@@ -143,6 +149,8 @@ def choices(
         What it is.
     by : str
         Column of the groups.
+    xlabel : str
+        What these are, where their names do not say it.
     axes : Axes, optional
         None: those of a new figure.
     """
@@ -154,14 +162,18 @@ def choices(
             part = frame[frame["label"] == name].groupby(by)[value]
             places = [j + (i - (len(labels) - 1) / 2) * width for j in range(len(groups))]
             mean, deviation = part.mean().reindex(groups), part.std(ddof=1).reindex(groups)
-            axes.bar(places, mean, width * 0.9, color=colour, alpha=0.6, label=name)
+            n = part.size()
+            count = _states(n.min()) if n.min() == n.max() else f"{n.min()} to {_states(n.max())}"
+            named = f"{name} (n = {count})"
+            axes.bar(places, mean, width * 0.9, color=colour, alpha=0.6, label=named)
             axes.errorbar(places, mean, deviation, fmt="none", ecolor="black", capsize=2)
             for place, group in zip(places, groups, strict=True):
                 points = frame[(frame["label"] == name) & (frame[by] == group)][value]
                 axes.plot([place] * len(points), points, "k.", markersize=3)
-        axes.set_xticks(range(len(groups)), groups)
-        axes.set(ylabel=label, ylim=(0, None))
-        axes.legend(fontsize=6, loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=3)
+        axes.set_xticks(range(len(groups)), groups, fontsize=7)
+        axes.set(xlabel=xlabel, ylabel=label, ylim=(0, None))
+        below = -0.2 if xlabel else -0.08
+        axes.legend(fontsize=6, loc="upper center", bbox_to_anchor=(0.5, below), ncols=3)
         axes.set_title("bars: mean and SD; one point a random state", fontsize=7)
     return axes
 
