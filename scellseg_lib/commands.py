@@ -160,10 +160,10 @@ def export_masks(
 ) -> None:
     """Export masks for other programs: a label file, or a folder of NAME_masks.*.
 
-    imagej gives a zip of ROIs for ImageJ's ROI Manager, geojson detections for QuPath, outlines the
-    text of Cellpose, table the measurements of every cell, cells an image of every cell, tiff and
-    png label images. Cells are numbered 1 to n, in the order of their labels. What exists is left
-    alone. Failures are listed at the end.
+    imagej gives a zip of ROIs for ImageJ's ROI Manager, geojson detections for QuPath, outlines and
+    cellpose Cellpose's text and _seg.npy, table the measurements of every cell, cells an image of
+    each, tiff and png label images. Cells are numbered 1 to n, in the order of their labels. What
+    exists is left alone. Failures are listed at the end.
 
     \b
     Examples:

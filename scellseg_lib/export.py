@@ -19,6 +19,7 @@ from skimage.measure import regionprops_table
 
 from scellseg_lib import folders, readers
 from scellseg_lib.atomic import whole
+from scellseg_lib.cellpose_files import write_seg
 from scellseg_lib.errors import DatasetError, ImageError, ScellsegError
 from scellseg_lib.progress import progress_bar
 from scellseg_lib.rois import write_geojson, write_imagej, write_outlines
@@ -43,11 +44,12 @@ FORMATS = {
     "imagej": "_rois.zip",
     "geojson": ".geojson",
     "outlines": "_outlines.txt",
+    "cellpose": "_seg.npy",
     "table": "_cells.csv",
     "cells": "_cells",
 }
 """What there is, with the ending of its files: label images, ROIs of ImageJ, outlines for QuPath,
-outlines as text, measurements, and a folder of an image for each cell."""
+outlines as text, Cellpose's own files, measurements, and a folder of an image for each cell."""
 INTENSITY = ("intensity_mean", "intensity_min", "intensity_max", "intensity_std")
 """Measured of every cell in every channel."""
 
@@ -107,14 +109,14 @@ def export(
     done = Exported()
     for name in progress_bar(files, len(files), "export"):
         wanted = {kind: output / f"{name}{FORMATS[kind]}" for kind in formats}
-        todo = {kind: file for kind, file in wanted.items() if overwrite or not file.exists()}
-        done.already += len(wanted) - len(todo)
-        if not todo:
+        missing = {kind: file for kind, file in wanted.items() if overwrite or not file.exists()}
+        done.already += len(wanted) - len(missing)
+        if not missing:
             continue
         try:
             labels = readers.read_masks(files[name])
             image = readers.read_pixels(pictures[name]) if pictures else None
-            for kind, file in todo.items():
+            for kind, file in missing.items():
                 _write(kind, file, labels, image, channels, side, keep_background)
                 done.written += 1
         except (ScellsegError, OSError) as error:
@@ -266,6 +268,7 @@ _OUTLINED: dict[str, Callable[[Path, np.ndarray], None]] = {
     "imagej": write_imagej,
     "geojson": write_geojson,
     "outlines": write_outlines,
+    "cellpose": write_seg,
 }
 
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from natsort import natsorted
 
+from scellseg_lib.cellpose_files import SUFFIX as SEG
 from scellseg_lib.errors import DatasetError
 from scellseg_lib.readers import SUFFIXES
 
@@ -27,7 +28,9 @@ def find_samples(folder: Path) -> list[FoundSample]:
     *Scellseg*: ``shot/`` with ``NAME_img.*`` and ``NAME_masks.*``, and ``query/`` with
     ``NAME_img.*``, and masks where there are any. *Cellpose*: all in one folder; images with masks
     become the split ``shot``, the others ``query``. Where no file is called ``*_img.*``, every
-    image in the folder counts, its masks being ``NAME_masks.*``. Other files are left alone.
+    image in the folder counts, its masks being ``NAME_masks.*``. An image without such masks has
+    those of the file that Cellpose's interface has saved beside it, ``NAME_seg.npy``, if there is
+    one. Other files are left alone.
 
     Raises
     ------
@@ -89,6 +92,8 @@ def _pair(folder: Path, split: str) -> list[FoundSample]:
     """Images of one folder with their masks; without a `split`, the masks decide on it."""
     masks = files_by_name(folder, "(.*)_masks")
     images = _single(_images(folder))
+    saved = {name: path.with_name(f"{plain_name(path)}{SEG}") for name, path in images.items()}
+    masks = {name: path for name, path in saved.items() if path.is_file()} | masks
     orphans = [path.name for name, path in masks.items() if name not in images]
     if orphans:
         raise DatasetError(
