@@ -77,12 +77,12 @@ def read_seg(path: Path) -> dict[str, Any]:
 def write_seg(
     path: Path, masks: np.ndarray, *, image: str = "", diameter: float | None = None
 ) -> None:
-    """Write a ``_seg.npy``, which Cellpose's interface opens beside the image of its name.
+    """Write a ``_seg.npy`` in the layout of those that Cellpose's interface saves.
 
     Parameters
     ----------
     path : path
-        ``NAME_seg.npy``; the interface looks for it beside ``NAME.png`` or ``NAME.tif``.
+        ``NAME_seg.npy``, beside the image ``NAME.png`` or ``NAME.tif``.
     masks : int[H, W]
     image : str
         Name of the image's file.
