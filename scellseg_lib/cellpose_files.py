@@ -74,9 +74,7 @@ def read_seg(path: Path) -> dict[str, Any]:
     return content
 
 
-def write_seg(
-    path: Path, masks: np.ndarray, *, image: str = "", diameter: float | None = None
-) -> None:
+def write_seg(path: Path, masks: np.ndarray, image: str | Path = "") -> None:
     """Write a ``_seg.npy`` in the layout of those that Cellpose's interface saves.
 
     Parameters
@@ -84,11 +82,11 @@ def write_seg(
     path : path
         ``NAME_seg.npy``, beside the image ``NAME.png`` or ``NAME.tif``.
     masks : int[H, W]
-    image : str
-        Name of the image's file.
-    diameter : float, optional
-        Of the cells, px.
+    image : path
+        The image's file.
     """
+    areas = np.bincount(masks.ravel())[1:]
+    areas = areas[areas > 0]
     n_cells = int(masks.max(initial=0))
     depth = np.uint16 if n_cells < 2**16 else np.uint32
     inner = find_boundaries(masks, mode="inner")
@@ -98,9 +96,10 @@ def write_seg(
         "colors": np.random.default_rng(0).integers(0, 256, (n_cells, 3), dtype=np.uint8),
         "chan_choose": [0, 0],
         "ismanual": np.zeros(n_cells, bool),
-        "filename": image,
+        "filename": str(image),
         "flows": [],
-        "est_diam": diameter,
+        # Its interface needs a number: the median over cells of the circle of equal area.
+        "est_diam": float(np.median(2 * np.sqrt(areas / np.pi))) if len(areas) else 30.0,
     }
     with whole(path) as scratch, scratch.open("wb") as file:
         np.save(file, np.array(content, dtype=object), allow_pickle=True)

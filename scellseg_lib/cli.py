@@ -317,6 +317,11 @@ def sweep(
       scellseg sweep shot_scale --data bbbc010_elegans --state 0 --limit-time 120
       scellseg sweep transferability --profile paper --cluster tcp://host:8786
     """
+    if cluster and limit_time is not None:
+        raise TrainingError(
+            "a time limit is for one machine, a cluster begins its trials at once",
+            remedy="Leave out --limit-time, or --cluster; a cluster's sweep may be stopped too.",
+        )
     scale = load_profile(profile).narrowed(data=data or (), states=states or ())
     place = run.place_of(scale)
     planned = sweeping.plan(experiments, scale, place.store)

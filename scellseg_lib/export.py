@@ -117,7 +117,10 @@ def export(
             labels = readers.read_masks(files[name])
             image = readers.read_pixels(pictures[name]) if pictures else None
             for kind, file in missing.items():
-                _write(kind, file, labels, image, channels, side, keep_background)
+                if kind == "cellpose":
+                    write_seg(file, labels, pictures.get(name, ""))
+                else:
+                    _write(kind, file, labels, image, channels, side, keep_background)
                 done.written += 1
         except (ScellsegError, OSError) as error:
             done.failed.append(f"{name}: {error}")
@@ -268,7 +271,6 @@ _OUTLINED: dict[str, Callable[[Path, np.ndarray], None]] = {
     "imagej": write_imagej,
     "geojson": write_geojson,
     "outlines": write_outlines,
-    "cellpose": write_seg,
 }
 
 

@@ -27,7 +27,8 @@ def find_samples(folder: Path) -> list[FoundSample]:
 
     *Scellseg*: ``shot/`` with ``NAME_img.*`` and ``NAME_masks.*``, and ``query/`` with
     ``NAME_img.*``, and masks where there are any. *Cellpose*: all in one folder; images with masks
-    become the split ``shot``, the others ``query``. Where no file is called ``*_img.*``, every
+    become the split ``shot``, the others ``query``; where there are no other masks, Cellpose's
+    ``NAME_cp_masks.*`` count. Where no file is called ``*_img.*``, every
     image in the folder counts, its masks being ``NAME_masks.*``. An image without such masks has
     those of the file that Cellpose's interface has saved beside it, ``NAME_seg.npy``, if there is
     one. Other files are left alone.
@@ -90,7 +91,7 @@ def _images(folder: Path) -> dict[str, list[Path]]:
 
 def _pair(folder: Path, split: str) -> list[FoundSample]:
     """Images of one folder with their masks; without a `split`, the masks decide on it."""
-    masks = files_by_name(folder, "(.*)_masks")
+    masks = files_by_name(folder, "(.*)(?<!_cp)_masks") or files_by_name(folder, "(.*)_cp_masks")
     images = _single(_images(folder))
     saved = {name: path.with_name(f"{plain_name(path)}{SEG}") for name, path in images.items()}
     masks = {name: path for name, path in saved.items() if path.is_file()} | masks

@@ -38,11 +38,12 @@ def saved(path: Path, content: object, protocol: int = 3, numpy_1: bool = False)
 
 def test_what_is_written_comes_back(tmp_path: Path) -> None:
     file = tmp_path / "A_seg.npy"
-    cellpose_files.write_seg(file, masks(), image="A.png", diameter=3.5)
+    cellpose_files.write_seg(file, masks(), "A.png")
     content = cellpose_files.read_seg(file)
     np.testing.assert_array_equal(content["masks"], masks())
     assert content["masks"].dtype == np.uint16
-    assert (content["filename"], content["est_diam"]) == ("A.png", 3.5)
+    assert content["filename"] == "A.png"
+    assert f"{content['est_diam']:0.1f}" == "3.9"  # two cells of 12 px
     assert not content["outlines"][2, 2:4].any()  # the middle of a cell is no outline
     assert (content["outlines"][1, 1:5] == 1).all()
     assert np.load(file, allow_pickle=True).item().keys() == content.keys()  # as Cellpose does
@@ -114,5 +115,22 @@ def test_a_folder_of_cellpose_is_a_data_set(tmp_path: Path) -> None:
 
 def test_export_to_cellpose(tmp_path: Path) -> None:
     readers.write_labels(tmp_path / "A_masks.png", masks())
-    assert export.export(tmp_path / "A_masks.png", tmp_path, ["cellpose"]).written == 1
+    image, asked = tmp_path / "A.png", (tmp_path / "A_masks.png", tmp_path, ["cellpose"])
+    cv2.imwrite(str(image), np.full((9, 11), 7, np.uint8))
+    assert export.export(*asked, images=image).written == 1
     assert readers.read_masks(tmp_path / "A_seg.npy").max() == 2
+    assert cellpose_files.read_seg(tmp_path / "A_seg.npy")["filename"] == str(image)
+    assert export.export(*asked, overwrite=True).written == 1
+    assert cellpose_files.read_seg(tmp_path / "A_seg.npy")["filename"] == ""
+    readers.write_labels(tmp_path / "A_masks.png", np.zeros((9, 11), np.int32))
+    export.export(*asked, overwrite=True)
+    assert cellpose_files.read_seg(tmp_path / "A_seg.npy")["est_diam"] == 30
+
+
+def test_masks_that_cellpose_has_saved_as_png_count_where_there_are_no_others(tmp_path) -> None:
+    for name in ("A", "B"):
+        cv2.imwrite(str(tmp_path / f"{name}.png"), np.full((9, 11), 7, np.uint8))
+    readers.write_labels(tmp_path / "A_cp_masks.png", masks())
+    assert {s.name: s.split for s in load_dataset(tmp_path)} == {"A": "shot", "B": "query"}
+    readers.write_labels(tmp_path / "B_masks.png", masks())
+    assert {s.name: s.split for s in load_dataset(tmp_path)} == {"A": "query", "B": "shot"}

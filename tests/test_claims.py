@@ -16,6 +16,7 @@ from scipy import stats
 from scellseg_lib import claims, manifest, paths
 from scellseg_lib.claims import Evidence, Finding, Verdict, base, judge, load_claims, scorecard
 from scellseg_lib.claims.evidence import REPEATS, SUBSETS, estimate, lead, pooled, scales
+from scellseg_lib.claims.gathered import gathered
 from scellseg_lib.embedding import Purity
 from scellseg_lib.errors import ManifestError, ScellsegError
 from scellseg_lib.experiment import grid
@@ -95,7 +96,7 @@ def rows(found: Sequence[Trial], profile: str) -> pd.DataFrame:
     image = pd.DataFrame({"image": ["one", "two"], "factor": [0.9, 1.1]})
     cell = pd.DataFrame({"cell_threshold": [0.5, 0.0], "half": [1.0, 0.5]})
     iou = pd.DataFrame({"threshold": np.round(THRESHOLDS, 2), "curve": CURVE})
-    frame = said.drop(columns="shots").assign(profile=profile)
+    frame = said.assign(profile=profile)
     for other in (image, cell, iou):
         frame = frame.merge(other, how="cross")
     return frame.assign(part=frame["factor"] * frame["half"] * frame["curve"])
@@ -415,6 +416,7 @@ def test_trials_by_another_protocol_do_not_count(all_agree):
         {"steps": 300},
         {"levels": [(8, 16)] * len(other)},
         {"options": [(("alpha", "fixed"),)] * len(other)},
+        {"shots": other["shots"].map(lambda names: (*names[:-1], "chosen"))},
     ]
     others = [other.assign(**one, key=other["key"] + str(k)) for k, one in enumerate(fields)]
     more = [frame, *others]
@@ -534,3 +536,8 @@ def test_who_leads(gaps, least, verdict):
 def test_subsets_of_the_paper_are_those_of_its_profile():
     assert load_profile("paper").subsets == SUBSETS
     assert claims.Evidence is Evidence
+
+
+def test_a_mistyped_profile_is_an_error():
+    with pytest.raises(ScellsegError, match=r"no profile 'relesed'.*released"):
+        gathered(["relesed"])

@@ -871,6 +871,9 @@ def test_a_sweep_is_counted_computed_and_not_computed_again(tmp_path, monkeypatc
     assert counted.startswith("11 trials, 0 of them are there. The others take about ")
     assert not list(tmp_path.iterdir())
     assert "0 trials computed" in done(*command, "--limit-time", "0")
+    both = run(*command, "--limit-time", "0", "--cluster", "local:1")
+    assert both.exit_code == 1
+    assert "a time limit is for one machine" in both.stderr
     said = done(*command)
     assert "11 trials computed" in said
     kept = files(tmp_path / "smoke" / "trials")

@@ -318,6 +318,14 @@ def test_what_is_kept_comes_back(data, tmp_path):
         store.frame(seed=7)
 
 
+def test_results_of_another_version_of_the_method_do_not_count(data, tmp_path):
+    store, each = Store(tmp_path), trial()
+    store.put("now", scores(), {"trial": identity(each, data)})
+    store.put("before", scores(0.25), {"trial": identity(each, data) | {"method": 0}})
+    assert set(store.frame()["key"]) == set(store.frame(among={each})["key"]) == {"now"}
+    assert [origin["key"] for origin in store.trials().values()] == ["now"]
+
+
 def test_empty_pictures_keep_their_ap_of_one(data, tmp_path):
     nothing = np.zeros((5, 5), np.int32)
     frame = evaluate([nothing], [nothing]).assign(cell_threshold=0.5)

@@ -130,3 +130,16 @@ def test_shot_scale_draws_every_trial_and_the_curves_there_are() -> None:
     assert [list(one.get_ydata()) for one in points] == [list(curve["map"]), [0.5] * 4]
     named = [text.get_text() for text in axes.get_legend().get_texts()]
     assert named == ["a (n = 4 trials, R = 1.00)", "b (n = 4 trials)"]
+
+
+def test_curves_that_stay_under_a_hundredth_are_left_out_and_stars_stand_where_asked() -> None:
+    thresholds, rows = [0.5, 0.75], []
+    for label, height in (("a", 0.8), ("b", 0.009)):
+        rows += [
+            {"label": label, "tuned": True, "seed": 0, "threshold": t, "ap": height, "image": "x"}
+            for t in thresholds
+        ]
+    axes = scores.transfer(pd.DataFrame(rows), [0.75])
+    named = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert named == ["a, tuned (n = 1 state)"]
+    assert [(text.get_text(), text.get_position()[0]) for text in axes.texts] == [("*", 0.75)]

@@ -14,6 +14,7 @@ from scellseg_lib.claims.base import Judgement, Triple, Untested, Verdict
 from scellseg_lib.errors import ScellsegError
 from scellseg_lib.experiment.grid import TUNED
 from scellseg_lib.experiment.profile import Profile, load_profile
+from scellseg_lib.experiment.shots import shots
 from scellseg_lib.metrics import THRESHOLDS
 
 if TYPE_CHECKING:
@@ -202,7 +203,10 @@ def scales(trials: pd.DataFrame) -> dict[str, Scale]:
         )
     wanted = (trials["cell_threshold"] == 0.5) & (trials["protocol"] == "paper")
     wanted &= (trials["queries"] == "query") & (trials["split"] != "held_out")
-    trials = trials[wanted]
+    # Shots that were chosen to cover the styles are another experiment.
+    each = list(zip(trials["data"], map(tuple, trials["shots"]), trials["seed"], strict=True))
+    usual = {one: one[1] == shots(one[0], len(one[1]), one[2]) for one in set(each)}
+    trials = trials[wanted & pd.Series([usual[one] for one in each], trials.index)]
     trial = ["profile", "key"]
     curves = trials.pivot_table("ap", trial, "threshold").set_axis(CURVE, axis=1)  # over images
     table = trials.drop_duplicates(trial).set_index(trial).drop(columns=["ap", "aji"]).join(curves)

@@ -9,6 +9,7 @@ import pandas as pd
 from scellseg_lib import paths
 from scellseg_lib.claims.evidence import Evidence
 from scellseg_lib.embedding import purity
+from scellseg_lib.experiment.profile import load_profile
 from scellseg_lib.experiment.store import Store
 from scellseg_lib.experiment.tables import read_table
 
@@ -26,9 +27,13 @@ def gathered(profiles: Sequence[str]) -> Evidence:
 
     Raises
     ------
+    ScellsegError
+        For a profile that there is not.
     DatasetError
         For a file that is damaged.
     """
+    for name in profiles:
+        load_profile(name)
     trials = [
         store.frame().assign(profile=name)
         for name in profiles

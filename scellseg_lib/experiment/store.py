@@ -101,7 +101,7 @@ class Store:
         return found
 
     def frame(self, among: Collection[Trial] | None = None, **wanted: Any) -> pd.DataFrame:
-        """Scores of trials.
+        """Scores of trials, of this version of the method.
 
         Parameters
         ----------
@@ -133,7 +133,8 @@ class Store:
                 raise DatasetError(
                     f"trials have no {sorted(unknown)}", remedy=f"They have {sorted(said)}."
                 )
-            fits = all(said[name] == value for name, value in wanted.items())
+            fits = trial["method"] == METHOD_VERSION
+            fits &= all(said[name] == value for name, value in wanted.items())
             if fits and (among is None or trial_of(origin) in among):
                 known = origin.get("scores_sha256")
                 scores = self._read(f"{key}.csv", partial(_read_scores, known=known))
