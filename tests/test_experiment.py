@@ -22,7 +22,7 @@ from scellseg_lib.data import Dataset, Sample
 from scellseg_lib.errors import DatasetError
 from scellseg_lib.experiment import as_released, run
 from scellseg_lib.experiment.store import Store
-from scellseg_lib.experiment.trial import METHOD_SOURCES, PROTOCOLS, Trial, key
+from scellseg_lib.experiment.trial import METHOD_SOURCES, METHOD_VERSION, PROTOCOLS, Trial, key
 from scellseg_lib.metrics import evaluate
 from scellseg_lib.model import new_model
 from scellseg_lib.precision import Precision
@@ -390,7 +390,8 @@ def _put_for_ever(folder: Path, began) -> None:
     store, frame = Store(folder), scores()
     for seed in itertools.count():
         if f"trial{seed}" not in store:
-            store.put(f"trial{seed}", frame, {"trial": asdict(trial(seed=seed))})
+            said = asdict(trial(seed=seed)) | {"method": METHOD_VERSION}
+            store.put(f"trial{seed}", frame, {"trial": said})
             began.set()
 
 

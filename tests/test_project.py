@@ -320,6 +320,10 @@ NEVER = {
 }
 
 
+# The reader that lets nothing but arrays, numbers and text through, and its test.
+ALLOWED = {"unpickling": {"scellseg_lib/cellpose_files.py", "tests/test_cellpose_files.py"}}
+
+
 @pytest.mark.parametrize("what", NEVER)
 def test_never_there(what: str) -> None:
     pattern, suffixes = NEVER[what]
@@ -327,6 +331,7 @@ def test_never_there(what: str) -> None:
         name: match.group()
         for name, text in texts(*suffixes).items()
         if (match := re.search(pattern, text, flags=re.IGNORECASE))
+        and name not in ALLOWED.get(what, ())
     } == {}
 
 
