@@ -39,8 +39,8 @@ else
 	@echo "Done: outputs are in notebooks/ and figures/. On an unchanged tree 'git status' stays clean."
 endif
 
-test: $(STAMP) ## run the tests, then re-execute and compare the notebooks (about fourteen minutes)
-	@echo "Testing the library, then the notebooks: about fourteen minutes on two cores."
+test: $(STAMP) ## run the tests, then re-execute and compare the notebooks (about seventeen minutes)
+	@echo "Testing the library, then the notebooks: about seventeen minutes on two cores."
 	$(RUN) -m pytest --nbval --nbval-current-env --nbval-sanitize-with tests/notebooks/sanitize.cfg tests notebooks
 
 lint: $(STAMP) ## ruff, mypy and the notebook contract (half a minute)

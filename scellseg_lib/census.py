@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from scellseg_lib.data import Dataset, load_pretraining_subset
+from scellseg_lib.data import Dataset
 from scellseg_lib.errors import ImageError
 from scellseg_lib.progress import progress_bar
 
@@ -52,31 +52,6 @@ def census(datasets: Sequence[Dataset]) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
-
-
-def composition(subsets: Sequence[str]) -> pd.DataFrame:
-    """Census of nested pre-training subsets (Fig. 4a).
-
-    Parameters
-    ----------
-    subsets : sequence of str
-        Keys of `manifest.pretraining_subsets`, poorest first, each part of the next.
-
-    Returns
-    -------
-    DataFrame
-        As `census` of the richest, with ``added_by``: the poorest subset that holds the image.
-    """
-    held = {
-        name: {
-            (data.name, sample.name) for data in load_pretraining_subset(name) for sample in data
-        }
-        for name in subsets
-    }
-    frame = census(load_pretraining_subset(subsets[-1]))
-    pairs = zip(frame["data"], frame["image"], strict=True)
-    added = [next(name for name in subsets if pair in held[name]) for pair in pairs]
-    return frame.assign(added_by=added)
 
 
 def table(frame: pd.DataFrame) -> pd.DataFrame:

@@ -12,9 +12,9 @@ import typer
 import scellseg_lib as scellseg
 from scellseg_lib import batch, doctor, scoring
 from scellseg_lib.atomic import whole
-from scellseg_lib.commands import Group, data_app, export_masks, fail, models_app, readable
+from scellseg_lib.commands import Group, data_app, export_masks, fail, models_app
 from scellseg_lib.contrast import AlphaMode, StatisticsMode
-from scellseg_lib.data import names
+from scellseg_lib.data import names, readable
 from scellseg_lib.errors import DatasetError, TrainingError
 from scellseg_lib.experiment import grid, run
 from scellseg_lib.experiment import sweep as sweeping

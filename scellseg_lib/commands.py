@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import sys
 import warnings
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -15,10 +14,8 @@ from tqdm import tqdm
 from typer.core import TyperGroup
 
 from scellseg_lib import export, fetch, manifest, released, synthetic
-from scellseg_lib.data import Dataset
 from scellseg_lib.errors import ScellsegError
 from scellseg_lib.model import load_model, packaged
-from scellseg_lib.progress import progress_bar
 
 _ARGUMENT = re.compile(
     r"(?<![\w/.-])(axes|cell_threshold|channels|diameter|flow_threshold|images|min_size|overwrite"
@@ -40,19 +37,6 @@ def fail(message: str, code: int = 1) -> NoReturn:
     """End with a message."""
     typer.echo(f"Error: {as_options(message)}" if code == 1 else message, err=True)
     raise typer.Exit(code)
-
-
-def readable(images: Dataset) -> tuple[Dataset, list[str]]:
-    """Images that can be read, and what is wrong with each of the others."""
-    kept, wrong = [], []
-    for sample in progress_bar(images, len(images), "check"):
-        try:
-            _ = replace(sample).image  # of a copy, so that it does not stay in memory
-        except (ScellsegError, OSError) as error:
-            wrong.append(str(error))
-        else:
-            kept.append(sample)
-    return replace(images, samples=tuple(kept)), wrong
 
 
 class _Commands(TyperGroup):
@@ -160,10 +144,10 @@ def export_masks(
 ) -> None:
     """Export masks for other programs: a label file, or a folder of NAME_masks.*.
 
-    imagej gives a zip of ROIs for ImageJ's ROI Manager, geojson detections for QuPath, outlines and
-    cellpose Cellpose's text and _seg.npy, table the measurements of every cell, cells an image of
-    each, tiff and png label images. Cells are numbered 1 to n, in the order of their labels. What
-    exists is left alone. Failures are listed at the end.
+    imagej gives a zip of ROIs for ImageJ's ROI Manager, geojson detections for QuPath, outlines
+    text as Cellpose's, table the measurements of every cell, cells an image of each, tiff and png
+    label images. Cells are numbered 1 to n, in the order of their labels. What exists is left
+    alone. Failures are listed at the end.
 
     \b
     Examples:

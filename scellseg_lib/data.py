@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -10,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from scellseg_lib import folders, manifest, readers, synthetic
-from scellseg_lib.errors import DatasetError, ImageError
+from scellseg_lib.errors import DatasetError, ScellsegError
+from scellseg_lib.progress import progress_bar
 from scellseg_lib.samples import Dataset, Sample, check_size, normalise, resize, resize_masks
 
 __all__ = [
@@ -21,9 +21,9 @@ __all__ = [
     "load_pretraining_subset",
     "names",
     "normalise",
+    "readable",
     "resize",
     "resize_masks",
-    "sound",
 ]
 
 SUBSET = 80
@@ -103,26 +103,20 @@ def load_pretraining_subset(name: str) -> list[Dataset]:
     ]
 
 
-def sound(data: Dataset) -> Dataset:
-    """Images of a set that can be read, with a warning that names those that cannot.
-
-    For sets so large that a damaged file should not stop what takes hours. DatasetError if none is
-    left.
+def readable(data: Dataset, *, masks: bool = False) -> tuple[Dataset, list[str]]:
+    """Images of a set that can be read, with their masks where asked for, and what is wrong with
+    each of the others.
     """
-    kept, damaged = [], []
-    for sample in data:
+    kept, wrong = [], []
+    for sample in progress_bar(data, len(data), "check"):
+        copy = replace(sample)  # its pixels go with it
         try:
-            _ = replace(sample).image, replace(sample).masks  # a copy's pixels go with it
+            _ = (copy.image, copy.masks) if masks else copy.image
+        except (ScellsegError, OSError) as error:
+            wrong.append(str(error))
+        else:
             kept.append(sample)
-        except ImageError:
-            damaged.append(sample.name)
-    if damaged:
-        named = ", ".join(damaged[:3]) + (", ..." if len(damaged) > 3 else "")
-        what = f"{len(damaged)} of the {len(data)} images of {data.name!r} cannot be read ({named})"
-        if not kept:
-            raise DatasetError(what, remedy=f"Check it: `scellseg data verify {data.name}`.")
-        warnings.warn(f"{what}: they are left out", stacklevel=2)
-    return replace(data, samples=tuple(kept))
+    return replace(data, samples=tuple(kept)), wrong
 
 
 def _load_manifest_set(name: str, parts: tuple[manifest.SubsetPart, ...] = ()) -> Dataset:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,39 +19,22 @@ from skimage.measure import regionprops_table
 
 from scellseg_lib import folders, readers
 from scellseg_lib.atomic import whole
-from scellseg_lib.cellpose_files import write_seg
 from scellseg_lib.errors import DatasetError, ImageError, ScellsegError
 from scellseg_lib.progress import progress_bar
 from scellseg_lib.rois import write_geojson, write_imagej, write_outlines
+from scellseg_lib.samples import check_size
 
-SHAPE = (
-    "label",
-    "area",
-    "centroid",
-    "bbox",
-    "equivalent_diameter_area",
-    "axis_major_length",
-    "axis_minor_length",
-    "orientation",
-    "eccentricity",
-    "solidity",
-    "perimeter",
-)
+SHAPE: tuple[str, ...] = ("label", "area", "centroid", "bbox", "equivalent_diameter_area")
+SHAPE += ("axis_major_length", "axis_minor_length", "orientation", "eccentricity", "solidity")
+SHAPE += ("perimeter",)
 """Measured of every cell, px and radians; see `skimage.measure.regionprops`."""
-FORMATS = {
-    "tiff": "_masks.tif",
-    "png": "_masks.png",
-    "imagej": "_rois.zip",
-    "geojson": ".geojson",
-    "outlines": "_outlines.txt",
-    "cellpose": "_seg.npy",
-    "table": "_cells.csv",
-    "cells": "_cells",
-}
-"""What there is, with the ending of its files: label images, ROIs of ImageJ, outlines for QuPath,
-outlines as text, Cellpose's own files, measurements, and a folder of an image for each cell."""
 INTENSITY = ("intensity_mean", "intensity_min", "intensity_max", "intensity_std")
 """Measured of every cell in every channel."""
+FORMATS = {"tiff": "_masks.tif", "png": "_masks.png", "imagej": "_rois.zip", "geojson": ".geojson"}
+FORMATS |= {"outlines": "_outlines.txt", "table": "_cells.csv", "cells": "_cells"}
+"""What there is, with the ending of its files: label images, ROIs of ImageJ, outlines for QuPath
+and as text, measurements, and a folder of an image for each cell."""
+_LABELS = {"imagej": write_imagej, "geojson": write_geojson, "outlines": write_outlines}
 
 
 @dataclass
@@ -117,10 +100,13 @@ def export(
             labels = readers.read_masks(files[name])
             image = readers.read_pixels(pictures[name]) if pictures else None
             for kind, file in missing.items():
-                if kind == "cellpose":
-                    write_seg(file, labels, pictures.get(name, ""))
+                if kind == "table":
+                    with whole(file) as scratch:
+                        measurements(labels, image, channels).to_csv(scratch, index=False)
+                elif kind == "cells" and image is not None:
+                    _write_cells(file, single_cells(labels, image, side, keep_background))
                 else:
-                    _write(kind, file, labels, image, channels, side, keep_background)
+                    _LABELS.get(kind, readers.write_labels)(file, labels)
                 done.written += 1
         except (ScellsegError, OSError) as error:
             done.failed.append(f"{name}: {error}")
@@ -136,7 +122,7 @@ def measurements(
     ----------
     masks : int[H, W]
         Labels, 0 is background.
-    image : number[C, H, W], optional
+    image : number[H, W] or number[H, W, C], optional
         For the intensities.
     channels : sequence of str
         Their names; default: 0, 1, ..
@@ -151,33 +137,24 @@ def measurements(
     ImageError
         If image and masks, or names and channels, do not fit.
     """
-    frame = pd.DataFrame(regionprops_table(masks.astype(np.int32), properties=SHAPE))
-    if image is None:
-        return frame
-    _check_size(masks, image.shape[1:])
-    names = list(channels) or [str(k) for k in range(len(image))]
-    if len(names) != len(image):
-        raise ImageError(
-            f"the image has {len(image)} channels, {len(names)} are named",
-            remedy="Name each channel once.",
-        )
-    for name, plane in zip(names, image, strict=True):
-        found = regionprops_table(masks.astype(np.int32), plane, properties=INTENSITY)
-        frame = frame.join(pd.DataFrame(found).add_suffix(f"_{name}"))
-    return frame
-
-
-def write_measurements(
-    path: Path, masks: np.ndarray, image: np.ndarray | None = None, channels: Sequence[str] = ()
-) -> None:
-    """Write `measurements` as CSV."""
-    frame = measurements(masks, image, channels)
-    with whole(path) as scratch:
-        frame.to_csv(scratch, index=False)
+    properties = SHAPE if image is None else SHAPE + INTENSITY
+    planes = None if image is None else np.atleast_3d(image)
+    names = list(map(str, channels or range(0 if planes is None else planes.shape[2])))
+    if planes is not None:
+        _check_size(masks, planes)
+        if len(names) != planes.shape[2]:
+            raise ImageError(
+                f"the image has {planes.shape[2]} channels, {len(names)} are named",
+                remedy="Name each channel once.",
+            )
+    frame = pd.DataFrame(regionprops_table(masks.astype(np.int32), planes, properties))
+    return frame.rename(
+        columns={f"{m}-{k}": f"{m}_{n}" for m in INTENSITY for k, n in enumerate(names)}
+    )
 
 
 def single_cells(
-    masks: np.ndarray, image: np.ndarray, *, side: int | None = None, keep_background: bool = True
+    masks: np.ndarray, image: np.ndarray, side: int | None = None, keep_background: bool = True
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Cut every cell out of its image.
 
@@ -202,7 +179,7 @@ def single_cells(
     ImageError
         If image and masks differ in size, or a cell is larger than the square: none is cut off.
     """
-    _check_size(masks, image.shape[:2])
+    _check_size(masks, image)
     boxes = {k: box for k, box in enumerate(find_objects(masks.astype(np.int32)), 1) if box}
     extents = {k: max(part.stop - part.start for part in box) for k, box in boxes.items()}
     larger = [label for label, extent in extents.items() if side is not None and extent > side]
@@ -211,67 +188,34 @@ def single_cells(
             f"{_named(larger)} of {len(boxes)} do not fit into {side} x {side} px",
             remedy=f"Ask for side={max(extents.values())} or more, or for no side: their boxes.",
         )
-    for label, (rows, columns) in boxes.items():
-        if side is not None:
-            rows, columns = (_around(part, side) for part in (rows, columns))
-        crop = _cut(image, rows, columns)
+    margins = [(side or 0, side or 0)] * 2
+    labels = np.pad(masks, margins)
+    pixels = np.pad(image, margins + [(0, 0)] * (image.ndim - 2))
+    for label, box in boxes.items():
+        spans = []
+        for part in box:
+            length = side or part.stop - part.start
+            start = (part.start + part.stop - length) // 2 + (side or 0)
+            spans.append(slice(start, start + length))
+        crop = pixels[tuple(spans)].copy()
         if not keep_background:
-            crop[_cut(masks, rows, columns) != label] = 0
+            crop[labels[tuple(spans)] != label] = 0
         yield label, crop
 
 
-def write_single_cells(
-    folder: Path,
-    name: str,
-    masks: np.ndarray,
-    image: np.ndarray,
-    *,
-    side: int | None = None,
-    keep_background: bool = True,
-) -> int:
-    """Write `single_cells` as ``NAME_00001.tif``, ..; returns how many."""
-    folder.mkdir(parents=True, exist_ok=True)
-    count = 0
-    for label, crop in single_cells(masks, image, side=side, keep_background=keep_background):
-        with whole(folder / f"{name}_{label:05d}.tif") as scratch:
+def _write_cells(folder: Path, crops: Iterable[tuple[int, np.ndarray]]) -> None:
+    """Write ``FOLDER/FOLDER_00001.tif``, ..: all cells, or no folder."""
+    scratch = folder.with_name(f".{os.getpid()}.{folder.name}")
+    scratch.mkdir(parents=True)
+    try:
+        for label, crop in crops:
             colours = "rgb" if crop.ndim == 3 and crop.shape[2] == 3 else "minisblack"
-            tifffile.imwrite(scratch, crop, compression="zlib", photometric=colours)
-        count += 1
-    return count
-
-
-def _write(
-    kind: str,
-    file: Path,
-    masks: np.ndarray,
-    image: np.ndarray | None,
-    channels: Sequence[str],
-    side: int | None,
-    keep_background: bool,
-) -> None:
-    """Write one file, or one folder of cells."""
-    planes = None if image is None else np.moveaxis(np.atleast_3d(image), 2, 0)
-    if kind == "table":
-        write_measurements(file, masks, planes, channels)
-    elif kind == "cells" and image is not None:
-        scratch = file.with_name(f".{os.getpid()}.{file.name}")  # all cells, or no folder
-        try:
-            write_single_cells(
-                scratch, file.name, masks, image, side=side, keep_background=keep_background
-            )
-            shutil.rmtree(file, ignore_errors=True)
-            scratch.rename(file)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
-    else:
-        _OUTLINED.get(kind, readers.write_labels)(file, masks)
-
-
-_OUTLINED: dict[str, Callable[[Path, np.ndarray], None]] = {
-    "imagej": write_imagej,
-    "geojson": write_geojson,
-    "outlines": write_outlines,
-}
+            file = scratch / f"{folder.name}_{label:05d}.tif"
+            tifffile.imwrite(file, crop, compression="zlib", photometric=colours)
+        shutil.rmtree(folder, ignore_errors=True)
+        scratch.rename(folder)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _pictures(images: Path, files: Iterable[str]) -> dict[str, Path]:
@@ -289,30 +233,8 @@ def _pictures(images: Path, files: Iterable[str]) -> dict[str, Path]:
     return found
 
 
-def _check_size(masks: np.ndarray, size: tuple[int, ...]) -> None:
-    if masks.shape != size:
-        raise ImageError(
-            f"the masks are {masks.shape}, the image {size} pixels",
-            remedy="Give the masks of this image, at its size.",
-        )
-
-
-def _around(part: slice, side: int) -> slice:
-    """Span of a length about the middle of a smaller one; it may begin before 0."""
-    start = (part.start + part.stop - side) // 2
-    return slice(start, start + side)
-
-
-def _cut(pixels: np.ndarray, rows: slice, columns: slice) -> np.ndarray:
-    """Cut a box out; what lies beyond the image is 0."""
-    crop = np.zeros(
-        (rows.stop - rows.start, columns.stop - columns.start, *pixels.shape[2:]), pixels.dtype
-    )
-    top, left = max(rows.start, 0), max(columns.start, 0)
-    here = pixels[top : max(rows.stop, 0), left : max(columns.stop, 0)]
-    y, x = top - rows.start, left - columns.start
-    crop[y : y + here.shape[0], x : x + here.shape[1]] = here
-    return crop
+def _check_size(masks: np.ndarray, image: np.ndarray) -> None:
+    check_size(np.moveaxis(np.atleast_3d(image), 2, 0), masks.shape, "its masks", "masks")
 
 
 def _named(labels: Sequence[int]) -> str:

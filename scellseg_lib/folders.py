@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 from natsort import natsorted
 
-from scellseg_lib.cellpose_files import SUFFIX as SEG
 from scellseg_lib.errors import DatasetError
 from scellseg_lib.readers import SUFFIXES
 
@@ -28,10 +27,8 @@ def find_samples(folder: Path) -> list[FoundSample]:
     *Scellseg*: ``shot/`` with ``NAME_img.*`` and ``NAME_masks.*``, and ``query/`` with
     ``NAME_img.*``, and masks where there are any. *Cellpose*: all in one folder; images with masks
     become the split ``shot``, the others ``query``; where there are no other masks, Cellpose's
-    ``NAME_cp_masks.*`` count. Where no file is called ``*_img.*``, every
-    image in the folder counts, its masks being ``NAME_masks.*``. An image without such masks has
-    those of the file that Cellpose's interface has saved beside it, ``NAME_seg.npy``, if there is
-    one. Other files are left alone.
+    ``NAME_cp_masks.*`` count. Where no file is called ``*_img.*``, every image in the folder
+    counts, its masks being ``NAME_masks.*``. Other files are left alone.
 
     Raises
     ------
@@ -93,8 +90,6 @@ def _pair(folder: Path, split: str) -> list[FoundSample]:
     """Images of one folder with their masks; without a `split`, the masks decide on it."""
     masks = files_by_name(folder, "(.*)(?<!_cp)_masks") or files_by_name(folder, "(.*)_cp_masks")
     images = _single(_images(folder))
-    saved = {name: path.with_name(f"{plain_name(path)}{SEG}") for name, path in images.items()}
-    masks = {name: path for name, path in saved.items() if path.is_file()} | masks
     orphans = [path.name for name, path in masks.items() if name not in images]
     if orphans:
         raise DatasetError(

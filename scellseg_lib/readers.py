@@ -18,7 +18,7 @@ import imagecodecs
 import numpy as np
 import tifffile
 
-from scellseg_lib import cellpose_files, tiff
+from scellseg_lib import tiff
 from scellseg_lib.atomic import whole
 from scellseg_lib.errors import ImageError
 
@@ -179,7 +179,7 @@ def select_planes(
 def read_masks(
     path: str | PathLike[str], *, axes: str | None = None, page: int | None = None
 ) -> np.ndarray:
-    """Read a label image, or the masks of Cellpose's ``_seg.npy``.
+    """Read a label image.
 
     Parameters
     ----------
@@ -196,8 +196,6 @@ def read_masks(
     ImageError
         If the file cannot be read, or does not hold labels.
     """
-    if str(path).endswith(cellpose_files.SUFFIX):
-        return relabel(cellpose_files.read_seg(Path(path))["masks"], where=path)
     if _signature(Path(path)).startswith(_JPEG):
         raise ImageError(
             "JPEG is lossy and does not keep labels", where=path, remedy="Save them as PNG."

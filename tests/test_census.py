@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from scellseg_lib.census import census, composition, table
+from scellseg_lib.census import census, table
 from scellseg_lib.data import Dataset, Sample
 
 
@@ -48,10 +48,3 @@ def test_a_split_is_summed_up(data: Dataset):
     assert found.loc["shot", ["images", "cells", "cells_min", "cells_max"]].tolist() == [4, 4, 0, 2]
     assert found.loc["shot", "mean_area"] == 10  # of the images that have cells
     assert found.loc["query", "coverage"] == pytest.approx(9 / 200)
-
-
-def test_an_image_is_added_by_the_poorest_subset_that_holds_it():
-    frame = composition(["synthetic_one", "synthetic_fluor"])
-    assert frame.groupby("added_by").size().to_dict() == {"synthetic_one": 8, "synthetic_fluor": 24}
-    assert frame.loc[frame["added_by"] == "synthetic_one", "image"].str.startswith("Kc167").all()
-    assert (frame["cells"] > 0).all()

@@ -22,9 +22,9 @@ from scellseg_lib.data import (
     load_folder,
     load_pretraining_subset,
     normalise,
+    readable,
     resize,
     resize_masks,
-    sound,
 )
 from scellseg_lib.errors import DatasetError, ImageError
 
@@ -427,16 +427,26 @@ def test_the_papers_subsets_are_splits_of_cellpose(tmp_path, monkeypatch) -> Non
     assert counts == {"Sneuro": 2, "Sfluor": 3, "Smicro": 4}
 
 
-def test_damaged_images_are_left_out_and_named() -> None:
+def test_masks_that_cellpose_has_saved_count_where_there_are_no_others(tmp_path: Path) -> None:
+    folder = write(tmp_path / "plate", "a.png", "b.png", "a_cp_masks.png")
+    assert {s.name: s.split for s in load_folder(folder)} == {"a": "shot", "b": "query"}
+    write(folder, "b_masks.png")
+    assert {s.name: s.split for s in load_folder(folder)} == {"a": "query", "b": "shot"}
+
+
+def test_images_that_cannot_be_read_are_told_apart() -> None:
     def broken() -> np.ndarray:
         raise ImageError("it is cut")
 
-    good, bad = sample("good"), Sample("bad", broken, lambda: np.zeros(SHAPE, np.int32))
-    with pytest.warns(UserWarning, match=r"1 of the 2 images of 'some' cannot be read \(bad\)"):
-        assert [s.name for s in sound(dataset(good, bad))] == ["good"]
-    with pytest.raises(DatasetError, match="data verify some"):
-        sound(dataset(bad))
-    assert "image" not in vars(sound(dataset(good))[0])  # no pixels are kept
+    good = sample("good")
+    bad = Sample("bad", broken, lambda: np.zeros(SHAPE, np.int32))
+    unlabelled = Sample("torn", good.read_image, broken)
+    images = dataset(good, bad, unlabelled)
+    kept, wrong = readable(images)
+    assert [s.name for s in kept] == ["good", "torn"]
+    assert wrong == ["it is cut."]
+    assert [s.name for s in readable(images, masks=True)[0]] == ["good"]
+    assert "image" not in vars(kept[0])  # no pixels are kept
 
 
 # Pixels

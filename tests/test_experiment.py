@@ -279,7 +279,7 @@ def test_a_model_of_a_subset_is_pretrained_once(data, tmp_path, monkeypatch):
 
     monkeypatch.setattr(run, "pretrain", pretrain)
     monkeypatch.setattr(run, "load_pretraining_subset", lambda name: [f"images of {name}"])
-    monkeypatch.setattr(run, "sound", lambda images: f"{images} that are whole")
+    monkeypatch.setattr(run, "_whole", lambda images: f"{images} that are whole")
     recipe = PretrainRecipe(steps=3)
     here = run.Place(Store(tmp_path / "store"), tmp_path, recipe)
     each = replace(trial("direct"), weights="subset:micro")
@@ -292,6 +292,14 @@ def test_a_model_of_a_subset_is_pretrained_once(data, tmp_path, monkeypatch):
     assert pd.read_csv(log_of(file)).to_dict("list") == {"step": [1], "loss": [2.0]}
     run.start(each, replace(here, pretraining=PretrainRecipe(steps=4)))
     assert len(calls) == 2  # by another recipe it is another model
+
+
+def test_a_damaged_image_is_left_out_of_pretraining_with_a_warning(data):
+    broken = Sample("bad", data[0].read_image, lambda: np.zeros((3, 3), np.int32))
+    more = replace(data, samples=(*data.samples, broken))
+    with pytest.warns(UserWarning, match=rf"1 of the {len(more)} images .* left out, the first: "):
+        assert run._whole(more).samples == data.samples
+    assert run._whole(data).samples == data.samples
 
 
 def test_what_is_kept_comes_back(data, tmp_path):

@@ -93,7 +93,8 @@ def test_outlines_as_text_say_what_they_lose(tmp_path: Path) -> None:
 
 
 def test_measurements_by_arithmetic() -> None:
-    image = np.stack([np.arange(12 * 14).reshape(12, 14), np.full((12, 14), 7)]).astype(np.uint16)
+    planes = np.arange(12 * 14).reshape(12, 14), np.full((12, 14), 7)
+    image = np.stack(planes, axis=2).astype(np.uint16)
     frame = export.measurements(cells(), image, ["worm", "dye"]).set_index("label")
     assert frame["area"].to_dict() == {1: 15, 2: 24, 4: 24}
     assert frame.loc[1, ["centroid-0", "centroid-1"]].tolist() == [2, 3]
@@ -104,15 +105,18 @@ def test_measurements_by_arithmetic() -> None:
 
 
 def test_measurements_are_a_table(tmp_path: Path) -> None:
-    export.write_measurements(tmp_path / "a.csv", cells())
-    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "a.csv"), export.measurements(cells()))
+    whole = readers.relabel(cells())
+    readers.write_labels(tmp_path / "a_masks.png", whole)
+    export.export(tmp_path / "a_masks.png", tmp_path, ["table"])
+    found = pd.read_csv(tmp_path / "a_cells.csv")
+    pd.testing.assert_frame_equal(found, export.measurements(whole), check_exact=False)
 
 
 @pytest.mark.parametrize(
     ("image", "channels", "message"),
     [
-        (np.zeros((1, 5, 5)), [], r"masks are \(12, 14\), the image \(5, 5\)"),
-        (np.zeros((2, 12, 14)), ["a"], "2 channels, 1 are named"),
+        (np.zeros((5, 5)), [], "image is of 5 x 5 px, its masks of 12 x 14 px"),
+        (np.zeros((12, 14, 2)), ["a"], "2 channels, 1 are named"),
     ],
 )
 def test_what_does_not_fit_is_refused(image, channels, message: str) -> None:
@@ -128,8 +132,11 @@ def test_single_cells_keep_dtype_and_channels(tmp_path: Path) -> None:
     alone = dict(export.single_cells(cells(), image, keep_background=False))
     assert not alone[2][2, 2].any()  # its hole
     np.testing.assert_array_equal(alone[4][0, 4], [0, 0, 0])
-    assert export.write_single_cells(tmp_path / "cells", "A", cells(), image) == 3
-    back = tifffile.imread(tmp_path / "cells" / "A_00004.tif")
+    tifffile.imwrite(tmp_path / "A.tif", image)
+    readers.write_labels(tmp_path / "A_masks.png", cells())
+    given = {"images": tmp_path / "A.tif"}
+    assert export.export(tmp_path / "A_masks.png", tmp_path, ["cells"], **given).written == 1
+    back = tifffile.imread(tmp_path / "A_cells" / "A_cells_00003.tif")
     assert back.dtype == np.uint16
     np.testing.assert_array_equal(back, crops[4])
 
@@ -150,11 +157,10 @@ def test_no_cells_are_files_without_cells(tmp_path: Path) -> None:
     rois.write_imagej(tmp_path / "a.zip", nothing)
     rois.write_geojson(tmp_path / "a.geojson", nothing)
     rois.write_outlines(tmp_path / "a.txt", nothing)
-    export.write_measurements(tmp_path / "a.csv", nothing)
     assert zipfile.ZipFile(tmp_path / "a.zip").namelist() == []
     assert json.loads((tmp_path / "a.geojson").read_text())["features"] == []
     assert (tmp_path / "a.txt").read_text() == ""
-    assert len(pd.read_csv(tmp_path / "a.csv")) == 0
+    assert len(export.measurements(nothing)) == 0
 
 
 def plate(folder: Path) -> Path:
@@ -171,7 +177,7 @@ def test_a_folder_is_exported_but_for_a_damaged_file(tmp_path: Path) -> None:
     folder, out = plate(tmp_path / "plate"), tmp_path / "out"
     formats = [name for name in export.FORMATS if name != "outlines"]
     done = export.export(folder, out, formats, images=folder)
-    assert (done.written, done.already, len(done.failed)) == (14, 0, 1)
+    assert (done.written, done.already, len(done.failed)) == (12, 0, 1)
     assert "B_masks.tif" in done.failed[0]
     names = {f"{name}{export.FORMATS[kind]}" for name in "AC" for kind in formats}
     assert {file.name for file in out.iterdir()} == names
@@ -180,7 +186,7 @@ def test_a_folder_is_exported_but_for_a_damaged_file(tmp_path: Path) -> None:
     assert readers.read_masks(out / "A_masks.png").max() == 3  # numbered without gaps
     tifffile.imwrite(folder / "B_masks.tif", cells().astype(np.uint16))
     again = export.export(folder, out, formats, images=folder)
-    assert (again.written, again.already, again.failed) == (7, 14, [])
+    assert (again.written, again.already, again.failed) == (6, 12, [])
     (out / "A_cells" / "A_cells_00001.tif").unlink()
     anew = export.export(folder, out, ["cells"], images=folder, side=20, overwrite=True)
     assert (anew.written, len(list((out / "A_cells").iterdir()))) == (3, 3)

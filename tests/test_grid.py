@@ -105,14 +105,6 @@ def test_an_experiment_has_trials_where_its_profile_has_what_it_needs(name: str)
     assert len(found) == len(set(found))
 
 
-def test_a_choice_of_the_contrastive_term_is_known_by_its_fields():
-    smoke = load_profile("smoke").narrowed(data=["synthetic_worms"], states=[0], shots=[1])
-    usual = [t for t in grid.transferability(smoke) if t.steps and t.model == "scellseg"]
-    found = [*grid.contrast_weight(smoke), *usual]
-    names = [grid.contrast_choice(t.strategy, t.options, t.queries) for t in found]
-    assert sorted(names) == sorted(grid.CONTRAST_CHOICES)
-
-
 def test_states_come_one_after_the_other():
     found = grid.ordered([*grid.layers(RELEASED), *grid.shot_scale(RELEASED)] * 2)
     states = [trial.seed for trial in found]

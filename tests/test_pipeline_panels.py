@@ -10,7 +10,7 @@ import pytest
 from scellseg_lib import stats
 from scellseg_lib.data import Sample
 from scellseg_lib.model import new_model
-from scellseg_lib.panels import data, pipeline, scores
+from scellseg_lib.panels import pipeline, scores
 from scellseg_lib.segment import Cells, Prediction
 
 
@@ -92,20 +92,6 @@ def test_transfer_draws_the_score_asked_for() -> None:
     axes = scores.transfer(pd.DataFrame(rows), value="aji")
     assert axes.get_ylabel().startswith("AJI")
     assert np.allclose(axes.lines[0].get_ydata(), 0.5)
-
-
-def test_subsets_are_stacked_by_data_set() -> None:
-    rows = [("a", "one"), ("a", "one"), ("a", "two"), ("b", "three")]
-    frame = pd.DataFrame(rows, columns=["data", "added_by"]).assign(image="x")
-    axes = data.composition(frame, ["one", "two", "three"])
-    a, b = axes.containers
-    assert [bar.get_height() for bar in a] == [2, 3, 3]
-    assert [(bar.get_y(), bar.get_height()) for bar in b] == [(2, 0), (3, 0), (3, 1)]
-    assert [tick.get_text() for tick in axes.get_xticklabels()] == [
-        "one\nn = 2",
-        "two\nn = 3",
-        "three\nn = 4",
-    ]
 
 
 def test_choices_are_means_side_by_side_with_their_number() -> None:

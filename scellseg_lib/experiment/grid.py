@@ -5,7 +5,7 @@ A random state's shots are the same for all models, as the paper has them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from scellseg_lib.experiment.profile import Profile
@@ -25,7 +25,6 @@ COMPARED = TUNED[:3]
 """Those of Fig. 5."""
 LAYERS = ("downsampling_fixed", "extractor_fixed")
 """What is fixed in Extended Data Fig. 8, beside nothing."""
-LEARNT, ZERO = "learnt (the paper)", "zero (classic)"
 CONTRAST_VARIANTS: dict[str, dict[str, Any]] = {
     "fixed": {"options": (("alpha", "fixed"),)},
     "scheduled": {"options": (("alpha", "scheduled"),)},
@@ -33,8 +32,6 @@ CONTRAST_VARIANTS: dict[str, dict[str, Any]] = {
     "shot statistics": {"options": (("statistics", "shot"),)},
 }
 """Contrastive fine-tuning otherwise than in the paper."""
-CONTRAST_CHOICES = (LEARNT, *CONTRAST_VARIANTS, ZERO)
-"""Those, between the paper's and none."""
 STEPS = (100, 200, 300, 600)
 SCHEDULES = ("halvings", "cosine")
 
@@ -87,16 +84,6 @@ def contrast_weight(profile: Profile) -> list[Trial]:
         for variant in CONTRAST_VARIANTS.values()
         for trial in _tuned(profile, contrastive, largest=True, **variant)
     ]
-
-
-def contrast_choice(strategy: str, options: Sequence[Sequence[Any]], queries: str) -> str:
-    """Which of `CONTRAST_CHOICES` a trial of Scellseg is, by its fields."""
-    if strategy == "classic":
-        return ZERO
-    said = {"options": tuple(map(tuple, options)), "queries": queries}
-    usual = {"options": (), "queries": "query"}
-    named = {LEARNT: {}, **CONTRAST_VARIANTS}
-    return next(name for name, fields in named.items() if usual | fields == said)
 
 
 def decoding(profile: Profile) -> list[Trial]:

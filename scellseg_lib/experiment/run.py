@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
@@ -16,7 +17,7 @@ import pandas as pd
 from scellseg_lib import paths
 from scellseg_lib.atomic import whole
 from scellseg_lib.checkpoint import kept_precision, weights_hash
-from scellseg_lib.data import Dataset, load_dataset, load_pretraining_subset, sound
+from scellseg_lib.data import Dataset, load_dataset, load_pretraining_subset, readable
 from scellseg_lib.errors import ScellsegError
 from scellseg_lib.experiment import as_released
 from scellseg_lib.experiment.profile import Profile
@@ -186,7 +187,7 @@ def start(trial: Trial, place: Place) -> Model:
     if not file.is_file():
         model = pretrain(
             trial.model,  # type: ignore[arg-type]
-            [sound(data) for data in load_pretraining_subset(_subset(trial))],
+            [_whole(data) for data in load_pretraining_subset(_subset(trial))],
             levels=trial.levels,
             recipe=place.pretraining,
             checkpoint=file.with_suffix(".checkpoint"),
@@ -196,6 +197,15 @@ def start(trial: Trial, place: Place) -> Model:
         model.save(file)
         file.with_suffix(".checkpoint").unlink(missing_ok=True)
     return load_model(file)
+
+
+def _whole(data: Dataset) -> Dataset:
+    """Images of a set that can be read: a damaged one should not stop what takes hours."""
+    kept, wrong = readable(data, masks=True)
+    if wrong:
+        what = f"{len(wrong)} of the {len(data)} images of {data.name!r} are left out"
+        warnings.warn(f"{what}, the first: {wrong[0]}", stacklevel=2)
+    return kept
 
 
 def pretrained_file(trial: Trial, place: Place) -> Path:

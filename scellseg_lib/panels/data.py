@@ -89,34 +89,6 @@ def sizes(frame: pd.DataFrame, value: str, label: str, axes: Axes | None = None)
     return axes
 
 
-def composition(frame: pd.DataFrame, subsets: Sequence[str], axes: Axes | None = None) -> Axes:
-    """Draw the images of nested pre-training subsets, stacked by data set (Fig. 4a).
-
-    Parameters
-    ----------
-    frame : DataFrame
-        Of `census.composition`.
-    subsets : sequence of str
-        Poorest first.
-    axes : Axes, optional
-        None: those of a new figure.
-    """
-    added = frame.pivot_table("image", "data", "added_by", aggfunc="size", sort=False)
-    counts = added.reindex(columns=list(subsets)).fillna(0).cumsum(axis=1)
-    with plt.style.context(STYLE):
-        axes = axes or plt.figure(layout="constrained").subplots()
-        below = np.zeros(len(subsets))
-        for (name, row), colour in zip(counts.iterrows(), _palette(len(counts)), strict=True):
-            axes.bar(range(len(subsets)), row, 0.8, bottom=below, color=colour, label=name)
-            below += row.to_numpy()
-        labels = [f"{name}\nn = {n:.0f}" for name, n in zip(subsets, below, strict=True)]
-        axes.set_xticks(range(len(subsets)), labels, fontsize=6)
-        axes.set(ylabel="images")
-        axes.legend(fontsize=6)
-        axes.set_title("what each subset holds", fontsize=7)
-    return axes
-
-
 def embedding(frame: pd.DataFrame, axes: Axes | None = None) -> Axes:
     """Draw a t-SNE of style embeddings, a colour for each data set (Fig. 2b).
 
