@@ -334,6 +334,16 @@ def test_results_of_another_version_of_the_method_do_not_count(data, tmp_path):
     assert [origin["key"] for origin in store.trials().values()] == ["now"]
 
 
+def test_two_results_of_one_trial_are_not_averaged(data, tmp_path):
+    """As after pre-training anew: other weights, the same trial."""
+    store, each = Store(tmp_path), trial()
+    for name in ("before", "now"):
+        store.put(name, scores(), {"trial": identity(each, data) | {"weights_sha256": name}})
+    with pytest.raises(DatasetError, match="two results, before and now: of other images"):
+        store.frame()
+    assert set(store.frame(among={each}, keys=["now"])["key"]) == {"now"}
+
+
 def test_empty_pictures_keep_their_ap_of_one(data, tmp_path):
     nothing = np.zeros((5, 5), np.int32)
     frame = evaluate([nothing], [nothing]).assign(cell_threshold=0.5)

@@ -98,16 +98,17 @@ def results(
     DatasetError
         When there is none of the trials.
     """
-    place = place_of(profile)
+    place, keys = place_of(profile), None
     if compute_missing:
-        failed = run_missing(trials, place).failed
+        outcome = run_missing(trials, place)
+        keys, failed = outcome.keys, outcome.failed
         for trial, reason in failed.items():
             raise ScellsegError(
                 f"{len(failed)} of {len(trials)} trials failed, the first of them {trial.model} on "
                 f"{trial.data}",
                 remedy=f"Mend this first: {reason}",
             )
-    return place.store.frame(among=set(trials))
+    return place.store.frame(among=set(trials), keys=keys)
 
 
 def run_missing(

@@ -100,13 +100,21 @@ class Store:
                 found[trial_of(origin)] = origin
         return found
 
-    def frame(self, among: Collection[Trial] | None = None, **wanted: Any) -> pd.DataFrame:
+    def frame(
+        self,
+        among: Collection[Trial] | None = None,
+        *,
+        keys: Iterable[str] | None = None,
+        **wanted: Any,
+    ) -> pd.DataFrame:
         """Scores of trials, of this version of the method.
 
         Parameters
         ----------
         among : collection of Trial, optional
             None: all that are there.
+        keys : iterable of str, optional
+            Results to look at; None: all.
         **wanted
             Values that fields of the trials must have; lists are tuples here.
 
@@ -121,10 +129,10 @@ class Store:
         Raises
         ------
         DatasetError
-            If a file is damaged, a field unknown, or no trial fits.
+            If a file is damaged, a field unknown, no trial fits, or one has two results.
         """
-        frames = []
-        for key in self.keys():
+        frames: dict[Trial, pd.DataFrame] = {}
+        for key in self.keys() if keys is None else dict.fromkeys(keys):
             origin = self.origin(key)
             trial = ADDED | origin["trial"]
             trial |= {"n_shots": len(trial["shots"]), "key": key}
@@ -135,11 +143,19 @@ class Store:
                 )
             fits = trial["method"] == METHOD_VERSION
             fits &= all(said[name] == value for name, value in wanted.items())
-            if fits and (among is None or trial_of(origin) in among):
+            asked = trial_of(origin)
+            if fits and (among is None or asked in among):
+                if asked in frames:
+                    twin = frames[asked]["key"].iloc[0]
+                    raise DatasetError(
+                        f"a trial has two results, {twin} and {key}: of other images or weights",
+                        where=self.folder,
+                        remedy="Delete the two files of the one that is out of date.",
+                    )
                 known = origin.get("scores_sha256")
                 scores = self._read(f"{key}.csv", partial(_read_scores, known=known))
                 columns = {name: [value] * len(scores) for name, value in said.items()}
-                frames.append(scores.assign(**columns))
+                frames[asked] = scores.assign(**columns)
         if not frames:
             what = f"the {len(among)} trials asked for" if among is not None else "any trial"
             raise DatasetError(
@@ -148,7 +164,7 @@ class Store:
                 remedy="Run the trials first (COMPUTE = True in a notebook, or `scellseg sweep`).",
             )
         order = ["data", "weights", "protocol", "model", "strategy", "n_shots", "seed"]
-        return pd.concat(frames).sort_values(order, kind="stable", ignore_index=True)
+        return pd.concat(frames.values()).sort_values(order, kind="stable", ignore_index=True)
 
     def _read(self, name: str, read: Callable[[Path], Any]) -> Any:
         try:

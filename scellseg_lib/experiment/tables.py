@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ def kept(
 ) -> pd.DataFrame:
     """Read the table ``figures/data/PROFILE/NAME.csv``, made first where it is missing.
 
+    A table that was made of something else than is asked for counts as missing.
+
     Parameters
     ----------
     name : str
@@ -36,7 +39,7 @@ def kept(
     compute : bool
         Whether it may be made.
     **origin
-        What its file of origin should say beside versions and commit.
+        What it is made of: its file of origin says so, beside versions and commit.
 
     Raises
     ------
@@ -44,10 +47,14 @@ def kept(
         When it is missing and may not be made, or is damaged.
     """
     file = paths.results(profile.name) / f"{name}.csv"
-    if not file.is_file():
+    asked = json.loads(json.dumps(origin))
+    known = _origin(file) if file.with_suffix(".json").is_file() else {}
+    other = [field for field in asked if known.get(field) != asked[field]]
+    if other or not known:
         if not compute:
+            of = f" of these {', '.join(other)}" if known else ""
             raise DatasetError(
-                f"the table {name} of the profile {profile.name!r} has not been computed",
+                f"the table {name} of the profile {profile.name!r} has not been computed{of}",
                 where=file,
                 remedy="Set COMPUTE = True.",
             )
@@ -57,7 +64,8 @@ def kept(
                 f"there is nothing to make the table {name} from",
                 remedy="Fetch data sets (scellseg data list), or set SCELLSEG_DATA.",
             )
-        known = origin | {"versions": library_versions(), "commit": commit()}
+        known = asked | {"versions": library_versions(), "commit": commit()}
+        file.with_suffix(".json").unlink(missing_ok=True)  # a table is there when its origin is
         with whole(file) as scratch:
             frame.to_csv(scratch, index=False, float_format="%.5g")
         with whole(file.with_suffix(".json")) as scratch:
@@ -73,8 +81,16 @@ def read_table(file: Path) -> pd.DataFrame:
     DatasetError
         When it cannot be read.
     """
+    return _read(file, partial(pd.read_csv, dtype={"image": str}))  # one may be named "000"
+
+
+def _origin(file: Path) -> dict[str, Any]:
+    return _read(file.with_suffix(".json"), lambda file: json.loads(file.read_text()))
+
+
+def _read(file: Path, read: Callable[[Path], Any]) -> Any:
     try:
-        return pd.read_csv(file, dtype={"image": str})  # an image may be named "000"
+        return read(file)
     except (OSError, ValueError) as error:
         raise DatasetError(
             f"a table cannot be read ({error})",
