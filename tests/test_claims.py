@@ -423,13 +423,14 @@ def test_trials_by_another_protocol_do_not_count(all_agree):
     assert judge(Evidence(pd.concat(more, ignore_index=True))) == all_agree
 
 
-def test_two_trials_of_one_state_count_as_one():
+@pytest.mark.parametrize(("changed", "rise"), [({}, 0.005), ({"precision": "bf16"}, 0)])
+def test_two_trials_of_one_state_count_as_one_unless_the_precision_is_anothers(changed, rise):
     frame = evidence().trials
-    again = frame.assign(key=frame["key"] + "x", precision="bf16", ap=frame["ap"] + 0.01)
+    again = frame.assign(key=frame["key"] + "x", ap=frame["ap"] + 0.01, **changed)
     scale = scales(pd.concat([frame, again]))["paper"]
     scores = scale.scores("mAP", ELEGANS, "Scellseg-CFT")
     once = scales(frame)["paper"].scores("mAP", ELEGANS, "Scellseg-CFT")
-    pd.testing.assert_series_equal(scores, once + 0.005)
+    pd.testing.assert_series_equal(scores, once + rise)
 
 
 def test_trials_without_a_profile_are_an_error():

@@ -104,7 +104,8 @@ class Estimate(NamedTuple):
 class Scale:
     """Scores of one profile's trials by the paper's protocol: cell threshold 0.5, 30-px scale.
 
-    A score is the mean over images; several trials of one random state count as one.
+    A score is the mean over images; only trials of the profile's own width, precision and steps
+    count, and several of one random state count as one.
     """
 
     profile: Profile
@@ -215,8 +216,8 @@ def scales(trials: pd.DataFrame) -> dict[str, Scale]:
     found = {}
     for name, part in table.groupby(level="profile"):
         profile = load_profile(str(name))
-        wide = part["levels"].map(profile.levels.__eq__)
-        part = part[wide & part["steps"].isin([0, profile.steps])]
+        its = part["levels"].map(profile.levels.__eq__) & (part["precision"] == profile.precision)
+        part = part[its & part["steps"].isin([0, profile.steps])]
         found[profile.name] = Scale(profile, dict(iter(part.groupby(ASKED))))
     return found
 
