@@ -26,7 +26,7 @@ ifdef PROFILE
 	  TQDM_DISABLE=1 $(RUN) -m papermill --kernel python3 --cwd notebooks --no-progress-bar \
 	    -p PROFILE $(PROFILE) -p COMPUTE True -y '{DATA: [], SHOTS: []}' $$notebook runs/figures/$(PROFILE)/$$(basename $$notebook); \
 	done
-	@echo "Done: executed notebooks are in runs/figures/$(PROFILE)/, figures in figures/ (smoke: figures/smoke/)."
+	@echo "Done: executed notebooks are in runs/figures/$(PROFILE)/, figures in figures/$(PROFILE)/ (released: figures/)."
 else
 	@echo "Executing $(words $(NOTEBOOKS)) notebook(s) from committed results: about half a minute each, the quickstart two."
 	@mkdir -p runs/figures

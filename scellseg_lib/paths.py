@@ -45,9 +45,8 @@ def results(profile: str) -> Path:
 
 
 def figure(profile: str, name: str) -> Path:
-    """Where a figure is saved, without a suffix: those of committed results, and others apart."""
-    committed = profile in ("released", "cpu")
-    return REPOSITORY / "figures" / name if committed else REPOSITORY / "figures" / profile / name
+    """Where a figure is saved, without a suffix: those of other profiles than released apart."""
+    return REPOSITORY / "figures" / ("" if profile == "released" else profile) / name
 
 
 def runs() -> Path:
