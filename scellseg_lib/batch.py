@@ -143,7 +143,6 @@ def segment_jobs(
 
     def write(job: Job, sample: Sample, cells: Cells) -> None:
         with outcome.survives(job):
-            job.masks.parent.mkdir(parents=True, exist_ok=True)
             readers.write_labels(job.masks, cells.masks)
             outcome.segmented += 1
             outcome.cells += int(cells.masks.max())
@@ -222,7 +221,6 @@ def _claim(output: Path, jobs: list[Job], made_with: dict[str, Any], overwrite: 
         for job in jobs:  # now: what is left when this run is stopped would pass for its own
             job.masks.unlink(missing_ok=True)
             job.overlay.unlink(missing_ok=True)
-    output.mkdir(parents=True, exist_ok=True)
     with whole(record) as scratch:
         scratch.write_text(json.dumps(made_with, indent=1) + "\n")
 

@@ -154,8 +154,7 @@ def segment(
         f"done. Masks are in {output}."
     )
     if outcome.failed:
-        listed = "\n".join(f"  {message}" for message in outcome.failed.values())
-        fail(f"{len(outcome.failed)} of {total} images failed:\n{listed}")
+        fail(f"{len(outcome.failed)} of {total} images failed:", outcome.failed.values())
 
 
 @app.command()
@@ -250,8 +249,7 @@ def finetune(
         f"Segment with: scellseg segment {source if named else 'FOLDER'} --model {output}"
     )
     if unread:
-        listed = "\n".join(f"  {message}" for message in unread)
-        fail(f"{len(unread)} unlabelled images could not be read and were left out:\n{listed}")
+        fail(f"{len(unread)} unlabelled images could not be read and were left out:", unread)
 
 
 @app.command()
@@ -281,7 +279,6 @@ def evaluate(
     frame = scoring.score_files(scoring.pair_labels(predicted, truth))
     typer.echo(scoring.score_table(frame).to_string(float_format="{:.3f}".format))
     if csv:
-        csv.parent.mkdir(parents=True, exist_ok=True)
         with whole(csv) as scratch:
             frame.to_csv(scratch, index=False)
 
@@ -338,11 +335,11 @@ def sweep(
         outcome = run.run_missing(planned.missing, place, limit_seconds=seconds)
     typer.echo(f"{outcome.computed} trials computed; results are in {place.store.folder}.")
     if outcome.failed:
-        listed = "\n".join(
-            f"  {t.model}, {t.strategy}, {t.n_shots} shots of {t.data}, state {t.seed}: {reason}"
+        why = (
+            f"{t.model}, {t.strategy}, {t.n_shots} shots of {t.data}, state {t.seed}: {reason}"
             for t, reason in outcome.failed.items()
         )
-        fail(f"{len(outcome.failed)} trials failed:\n{listed}")
+        fail(f"{len(outcome.failed)} trials failed:", why)
 
 
 @app.command("doctor")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import warnings
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -33,8 +34,9 @@ def as_options(text: str) -> str:
     return _ARGUMENT.sub(option, text)
 
 
-def fail(message: str, code: int = 1) -> NoReturn:
-    """End with a message."""
+def fail(message: str, each: Iterable[str] = (), code: int = 1) -> NoReturn:
+    """End with a message, and a line for each thing that it speaks of."""
+    message = "\n  ".join([message, *each])
     typer.echo(f"Error: {as_options(message)}" if code == 1 else message, err=True)
     raise typer.Exit(code)
 
@@ -54,7 +56,9 @@ class _Commands(TyperGroup):
             except OSError as error:  # a folder that may not be written to, a full disk
                 fail(f"{error.filename}: {error.strerror}." if error.filename else str(error))
             except KeyboardInterrupt:
-                fail("Stopped. What is done is kept: the same command goes on from there.", 130)
+                fail(
+                    "Stopped. What is done is kept: the same command goes on from there.", code=130
+                )
 
 
 Group = partial(
@@ -167,8 +171,7 @@ def export_masks(
     )
     typer.echo(f"{done.written} written, {done.already} there already: {output}.")
     if done.failed:
-        listed = "\n".join(f"  {message}" for message in done.failed)
-        fail(f"{len(done.failed)} label files failed:\n{listed}")
+        fail(f"{len(done.failed)} label files failed:", done.failed)
 
 
 @models_app.command("list")

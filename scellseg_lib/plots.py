@@ -126,10 +126,8 @@ def save(figure: Figure, path: str | Path, origin: dict[str, Any]) -> Path:
         Parameters, hashes of data and weights, versions, commit: what another needs to remake it.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    origin_text = json.dumps(origin, indent=2, sort_keys=True, default=str) + "\n"
     with whole(path.with_name(f"{path.name}.json")) as scratch:
-        scratch.write_text(origin_text)
+        scratch.write_text(json.dumps(origin, indent=2, sort_keys=True, default=str) + "\n")
     _write(figure, path.with_name(f"{path.name}.svg"), {"Date": None, "Creator": None})
     return _write(figure, path.with_name(f"{path.name}.png"), {"Software": None})
 

@@ -461,7 +461,7 @@ def test_a_killed_tuning_goes_on_in_the_layout_that_it_began_with(data, tmp_path
 
 METHOD = ("samples", "augment", "tiles", "flows", "network", "finetune", "contrast", "segment")
 METHOD += ("metrics", "representation/base", "representation/flow", "representation/hover")
-METHOD += ("representation/semantic",)
+METHOD += ("representation/semantic", "data", "model", "experiment/run", "experiment/as_released")
 
 
 def test_the_method_has_not_changed_under_its_version():

@@ -33,7 +33,7 @@ def shots(data: str, n: int, state: int) -> tuple[str, ...]:
     state : int
         Random state.
     """
-    drawn = _table().get((data, state))
+    drawn = _table("shots.csv", "data", "state").get((data, state))
     if drawn is not None and n <= len(drawn):
         return drawn[:n]
     try:
@@ -58,7 +58,7 @@ def covering_shots(data: str, n: int) -> tuple[str, ...]:
     tuple of str
         Empty for a data set that the table lacks, and where `n` is the whole pool.
     """
-    pool = _covering().get(data, ())
+    pool = _table("covering_shots.csv", "data").get((data,), ())
     return pool[:n] if n < len(pool) else ()
 
 
@@ -89,13 +89,8 @@ def draw(data: Dataset, states: int) -> pd.DataFrame:
 
 
 @cache
-def _covering() -> dict[str, tuple[str, ...]]:
-    rows = pd.read_csv(paths.manifests() / "covering_shots.csv", dtype={"images": str})
-    return dict(zip(rows["data"], map(tuple, rows["images"].str.split(" ")), strict=True))
-
-
-@cache
-def _table() -> dict[tuple[str, int], tuple[str, ...]]:
-    rows = pd.read_csv(paths.manifests() / "shots.csv", dtype={"images": str})
-    names = zip(rows["data"], rows["state"], strict=True)
+def _table(file: str, *by: str) -> dict[tuple[str | int, ...], tuple[str, ...]]:
+    """Names of images, by the columns that say whose they are."""
+    rows = pd.read_csv(paths.manifests() / file, dtype={"images": str})
+    names = rows[[*by]].itertuples(index=False, name=None)
     return dict(zip(names, map(tuple, rows["images"].str.split(" ")), strict=True))

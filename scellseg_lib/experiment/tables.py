@@ -47,8 +47,8 @@ def kept(
         When it is missing and may not be made, or is damaged.
     """
     file = paths.results(profile.name) / f"{name}.csv"
-    asked = json.loads(json.dumps(origin))
-    known = _origin(file) if file.with_suffix(".json").is_file() else {}
+    said, asked = file.with_suffix(".json"), json.loads(json.dumps(origin))
+    known = _read(said, lambda f: json.loads(f.read_text())) if said.is_file() else {}
     other = [field for field in asked if known.get(field) != asked[field]]
     if other or not known:
         if not compute:
@@ -65,10 +65,10 @@ def kept(
                 remedy="Fetch data sets (scellseg data list), or set SCELLSEG_DATA.",
             )
         known = asked | {"versions": library_versions(), "commit": commit()}
-        file.with_suffix(".json").unlink(missing_ok=True)  # a table is there when its origin is
+        said.unlink(missing_ok=True)  # a table is there when its origin is
         with whole(file) as scratch:
             frame.to_csv(scratch, index=False, float_format="%.5g")
-        with whole(file.with_suffix(".json")) as scratch:
+        with whole(said) as scratch:
             scratch.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
     return read_table(file)
 
@@ -82,10 +82,6 @@ def read_table(file: Path) -> pd.DataFrame:
         When it cannot be read.
     """
     return _read(file, partial(pd.read_csv, dtype={"image": str}))  # one may be named "000"
-
-
-def _origin(file: Path) -> dict[str, Any]:
-    return _read(file.with_suffix(".json"), lambda file: json.loads(file.read_text()))
 
 
 def _read(file: Path, read: Callable[[Path], Any]) -> Any:
