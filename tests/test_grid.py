@@ -66,6 +66,8 @@ def test_longer_training_never_sees_a_query_image():
     assert {(t.split, t.contrast) for t in found} == {("held_out", "")}
     pools = {"bbbc010_elegans": 10, "t98g_phase": 10, "hela_phase_nuclei": 12}
     assert all(t.n_shots < pools[t.data] for t in found)
+    eight = grid.longer_training(RELEASED.narrowed(shots=[8]))
+    assert {t.n_shots for t in eight} == {8}
     assert {(t.steps, t.options) for t in found} == {
         (steps, (("schedule", schedule),)) for steps in grid.STEPS for schedule in grid.SCHEDULES
     }

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from scellseg_lib.experiment.profile import Profile
+from scellseg_lib.experiment.profile import Profile, load_profile
 from scellseg_lib.experiment.shots import covering_shots, shots
 from scellseg_lib.experiment.trial import Trial
 
@@ -113,6 +113,7 @@ def which_images(profile: Profile) -> list[Trial]:
 
 def longer_training(profile: Profile) -> list[Trial]:
     """More steps and another schedule, scored on the images of the pool that are no shots."""
+    pools = load_profile(profile.name).data  # the most shots of the whole profile leave none
     return [
         trial
         for steps in STEPS
@@ -125,7 +126,7 @@ def longer_training(profile: Profile) -> list[Trial]:
             steps=steps * profile.steps // 100,
             options=(("schedule", schedule),),
         )
-        if trial.n_shots < profile.data[trial.data].shots[-1]
+        if trial.n_shots < pools[trial.data].shots[-1]
     ]
 
 

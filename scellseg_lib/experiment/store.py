@@ -141,8 +141,7 @@ class Store:
                 raise DatasetError(
                     f"trials have no {sorted(unknown)}", remedy=f"They have {sorted(said)}."
                 )
-            fits = trial["method"] == METHOD_VERSION
-            fits &= all(said[name] == value for name, value in wanted.items())
+            fits = all(said[f] == v for f, v in (wanted | {"method": METHOD_VERSION}).items())
             asked = trial_of(origin)
             if fits and (among is None or asked in among):
                 if asked in frames:
