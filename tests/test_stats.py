@@ -20,6 +20,7 @@ from scellseg_lib import stats
 from scellseg_lib.errors import ScellsegError
 
 FOLDER = Path(__file__).parent / "data" / "stats"
+ROUNDING = 1e-12
 SHOTS = (1, 2, 3, 4, 6, 8, 10)
 Answers = dict[tuple[str, str], float]
 
@@ -29,17 +30,15 @@ def read(name: str) -> pd.DataFrame:
 
 
 @cache
-def reference() -> dict[str, Answers]:
+def reference(name: str = "reference") -> dict[str, Answers]:
     """Analysis -> (item, quantity) -> value, as R said."""
     answers: dict[str, Answers] = {}
-    for analysis, item, quantity, value in read("reference").itertuples(index=False):
+    for analysis, item, quantity, value in read(name).itertuples(index=False):
         answers.setdefault(analysis, {})[item, quantity] = value
     return answers
 
 
-def hyperbola_answers(method: str) -> Answers:
-    data = read("shots").query("method == @method")
-    fit = stats.fit_hyperbola(data["shots"], data["ap"])
+def hyperbola_answers(fit: stats.HyperbolaFit) -> Answers:
     answers: Answers = {
         ("bmax", "estimate"): fit.bmax,
         ("kd", "estimate"): fit.kd,
@@ -53,20 +52,19 @@ def hyperbola_answers(method: str) -> Answers:
     return answers
 
 
-def anova_answers(name: str, design: str) -> Answers:
-    data = read(name)
+def anova_answers(data: pd.DataFrame, design: str, value: str = "ap") -> Answers:
     if design == "":
-        table = stats.two_way_anova(data, "ap", ["method", "shots"])
+        table = stats.two_way_anova(data, value, ["method", "shots"])
     elif design == "matched":
-        table = stats.two_way_rm_anova(data, "ap", ["model", "threshold"], None, "state")
+        table = stats.two_way_rm_anova(data, value, ["model", "threshold"], None, "state")
     else:
-        table = stats.two_way_rm_anova(data, "ap", ["threshold"], "model", "state")
+        table = stats.two_way_rm_anova(data, value, ["threshold"], "model", "state")
     return {(item, name): table.loc[item, name] for item in table.index for name in table}
 
 
-def sidak_answers(name: str, design: str) -> Answers:
+def sidak_answers(data: pd.DataFrame, design: str) -> Answers:
     matched = design == "matched"
-    table = stats.sidak_comparisons(read(name), "ap", "model", "threshold", "state", matched)
+    table = stats.sidak_comparisons(data, "ap", "model", "threshold", "state", matched)
     table["satterthwaite_standard_error"] = table["standard_error"]
     answers = {}
     for _, row in table.iterrows():
@@ -75,18 +73,64 @@ def sidak_answers(name: str, design: str) -> Answers:
     return answers
 
 
+def assert_equal_to_r(analysis: str, ours: Answers, expected: Answers, least: float = 0.0) -> None:
+    """Compare to eight digits, but differences up to `least` count as none."""
+    found, precision = {key: ours[key] for key in expected}, 1e-8
+    if analysis.startswith("hyperbola"):
+        # Either program finds the minimum to some seven digits of the errors: what is nearly 0 has
+        # fewer. A curve may have no R (NaN).
+        precision, least = 1e-6, 1e-6 * expected["kd", "standard_error"]
+    assert found == pytest.approx(expected, rel=precision, abs=least, nan_ok=True)
+
+
 @pytest.mark.parametrize("analysis", sorted(reference()))
 def test_equal_to_r(analysis: str):
     if analysis.startswith("hyperbola"):
-        ours = hyperbola_answers(analysis.removeprefix("hyperbola "))
+        data = read("shots").query("method == @analysis.removeprefix('hyperbola ')")
+        ours = hyperbola_answers(stats.fit_hyperbola(data["shots"], data["ap"]))
     else:
         name, _, design = analysis.removeprefix("sidak ").partition(" ")
-        ours = (sidak_answers if analysis.startswith("sidak") else anova_answers)(name, design)
-    expected = reference()[analysis]
-    found = {key: ours[key] for key in expected}
-    # Covariances hang on derivatives at a minimum that either program finds to some seven digits.
-    precision = 1e-6 if analysis.startswith("hyperbola") else 1e-8
-    assert found == pytest.approx(expected, rel=precision, abs=0)
+        answers = sidak_answers if analysis.startswith("sidak") else anova_answers
+        ours = answers(read(name), design)
+    assert_equal_to_r(analysis, ours, reference()[analysis])
+
+
+def figure_answers() -> dict[str, Answers]:
+    """What `stats` says of the figures' tables, wherever the notebooks ask it."""
+    answers = {}
+    for name, data in read("fig2").groupby("data"):
+        answers[f"fig2 {name}"] = anova_answers(data, "matched")
+        answers[f"sidak fig2 {name}"] = sidak_answers(data, "matched")
+    for table in ("shot_sets", "fig5"):
+        fits, _ = stats.fit_hyperbolas(read(table), "shots", "map", ["data", "method"])
+        for (name, method), fit in fits.items():
+            answers[f"hyperbola {table} {name} {method}"] = hyperbola_answers(fit)
+        for (name, data), other in product(read(table).groupby("data"), ("Cellpose", "Scellseg")):
+            pair = data[data["method"].isin(["Scellseg-CFT", other])]
+            pair = pair[pair.groupby("shots")["method"].transform("nunique") == 2]
+            if pair["shots"].nunique() > 1 and pair.duplicated(["method", "shots"]).any():
+                answers[f"anova {table} {name} {other}"] = anova_answers(pair, "", "map")
+    return answers
+
+
+def test_figures_are_equal_to_r():
+    """On tables of the committed trials, and on one as of Fig. 5 that allows a part of it."""
+    ours, expected = figure_answers(), reference("figures")
+    assert sorted(ours) == sorted(expected)
+    for analysis, answers in expected.items():
+        # Models may be equal at a threshold: R computes the difference with its rounding.
+        assert_equal_to_r(analysis, ours[analysis], answers, ROUNDING)
+    sizes = {analysis.rpartition(" ")[0]: len(answers) for analysis, answers in expected.items()}
+    assert (sizes["fig2"], sizes["sidak fig2"]) == (3 * 7, 10 * 10)
+    assert {"hyperbola shot_sets part", "anova shot_sets part", "anova shot_sets two"} <= {*sizes}
+
+
+def test_tables_of_figures_are_what_the_committed_trials_give():
+    """Trials may have come since, and are passed over; figures.py adds them."""
+    for name, table in runpy.run_path(str(FOLDER / "figures.py"))["tables"]().items():
+        kept = pd.read_csv(FOLDER / name)
+        now = table[table["key"].isin(kept["key"])].reset_index(drop=True)
+        pd.testing.assert_frame_equal(now, kept, rtol=0, atol=10 * ROUNDING)
 
 
 def test_reference_holds_every_analysis_and_comparison():
@@ -108,20 +152,23 @@ def test_reference_is_what_its_tables_are_made_of():
         assert (FOLDER / name).read_text() == table.to_csv(index=False)
 
 
-def r_is_here() -> bool:
+def r_has(package: str) -> bool:
     if shutil.which("Rscript") is None:
         return False
-    ask = 'find.package(c("emmeans", "car"))'
+    ask = f"find.package('{package}')"
     return subprocess.run(["Rscript", "--vanilla", "-e", ask], capture_output=True).returncode == 0
 
 
-if r_is_here():  # R is no requirement: where it is missing, there is nothing to test
+# R is no requirement: where it or car is missing, there is nothing to test.
+ANSWERED = {"figures": ("emmeans",), "reference": ("emmeans", "car")}
+if here := [name for name, packages in ANSWERED.items() if all(map(r_has, packages))]:
 
-    def test_reference_is_what_r_says(tmp_path: Path):
-        command = ["Rscript", "--vanilla", "reference.R", str(tmp_path)]
+    @pytest.mark.parametrize("name", here)
+    def test_reference_is_what_r_says(name: str, tmp_path: Path):
+        command = ["Rscript", "--vanilla", f"{name}.R", str(tmp_path)]
         subprocess.run(command, cwd=FOLDER, check=True, timeout=300)
-        fresh, committed = pd.read_csv(tmp_path / "reference.csv"), read("reference")
-        pd.testing.assert_frame_equal(fresh, committed, rtol=1e-6, atol=0)
+        fresh, committed = pd.read_csv(tmp_path / f"{name}.csv"), read(name)
+        pd.testing.assert_frame_equal(fresh, committed, rtol=1e-6, atol=ROUNDING)
 
 
 # --- hyperbola -------------------------------------------------------------------------------

@@ -1,0 +1,57 @@
+"""Make the tables on which Fig. 2's and 5's statistics are computed, and ask R about them.
+
+``python tests/data/stats/figures.py``, to be run when trials were added or replaced, writes
+fig2.csv and fig5.csv of the committed ones, and R's answers in figures.csv; it needs R with
+emmeans. What the trials do not allow yet, such as a curve through one number of shots, is left out.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pandas as pd
+
+from scellseg_lib.experiment import grid, run
+from scellseg_lib.experiment.profile import load_profile
+from scellseg_lib.panels import scores
+
+FOLDER = Path(__file__).parent
+SHOTS = [8]
+"""The one of Fig. 2's numbers of shots that has several random states so far."""
+
+
+def trials(experiment: grid.Experiment, **chosen: list[int]) -> pd.DataFrame:
+    """Scores of what is committed of an experiment, at the figures' cell threshold."""
+    profile = load_profile("released").narrowed(**chosen)
+    frame = run.results(experiment(profile), profile)
+    return scores.labelled(frame[frame["cell_threshold"] == 0.5])
+
+
+def fig2() -> pd.DataFrame:
+    """AP of the two models that Fig. 2 compares, in the random states that both have."""
+    frame = trials(grid.transferability, shots=SHOTS)
+    pair = frame[frame["tuned"] & frame["label"].isin(["Scellseg-CFT", "Cellpose"])]
+    by = ["data", "label", "seed", "threshold", "key"]
+    means = pair.groupby(by, sort=False, as_index=False)["ap"].mean()
+    means = means[means.groupby(["data", "seed"])["label"].transform("nunique") == 2]
+    means = means[means.groupby("data")["seed"].transform("nunique") > 1]
+    return means.rename(columns={"label": "model", "seed": "state"})
+
+
+def fig5() -> pd.DataFrame:
+    """mAP of every method, number of shots and random state."""
+    names = {"label": "method", "n_shots": "shots", "seed": "state"}
+    table = run.table(trials(grid.shot_scale))
+    return scores.labelled(table).rename(columns=names)[["data", *names.values(), "map", "key"]]
+
+
+def tables() -> dict[str, pd.DataFrame]:
+    """File name -> table, each row with the key of its trial."""
+    return {"fig2.csv": fig2().round({"ap": 12}), "fig5.csv": fig5().round({"map": 12})}
+
+
+if __name__ == "__main__":
+    for name, table in tables().items():
+        table.to_csv(FOLDER / name, index=False)
+    subprocess.run(["Rscript", "--vanilla", "figures.R"], cwd=FOLDER, check=True)
