@@ -8,7 +8,7 @@ import json
 import re
 import warnings
 from collections.abc import Iterator
-from functools import partial
+from functools import cache, partial
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -24,7 +24,7 @@ from tqdm import tqdm
 from typer.testing import CliRunner
 
 import scellseg_lib as scellseg
-from scellseg_lib import batch, checkpoint, cli, doctor, paths, readers, synthetic
+from scellseg_lib import augment, batch, checkpoint, cli, doctor, paths, readers, synthetic
 from scellseg_lib.commands import as_options
 from scellseg_lib.data import Dataset, Sample
 from scellseg_lib.experiment import sweep
@@ -32,6 +32,7 @@ from scellseg_lib.finetune import weights_hash
 from scellseg_lib.metrics import average_precision, mean_aggregated_jaccard_index
 from scellseg_lib.model import new_model
 from scellseg_lib.precision import Precision
+from tests import tiny
 
 FINETUNE, SEGMENT = (import_module(f"scellseg_lib.{name}") for name in ("finetune", "segment"))
 LEVELS = (4, 8, 16, 32)
@@ -863,6 +864,12 @@ def test_examples_in_the_help_use_its_options(command: str) -> None:
 
 
 def test_a_sweep_is_counted_computed_and_not_computed_again(tmp_path, monkeypatch) -> None:
+    """The trials of the smoke profile, but of small images and patches."""
+    small = partial(synthetic.image, shape=(200, 200))
+    monkeypatch.setattr(synthetic, "_cached", cache(small))
+    sets = cache(partial(synthetic.dataset, n_query=2))
+    monkeypatch.setattr("scellseg_lib.experiment.run._images", sets)
+    monkeypatch.setattr(augment, "PATCH", tiny.PATCH)
     monkeypatch.setattr(paths, "results", lambda profile: tmp_path / profile)
     monkeypatch.setattr(paths, "runs", lambda: tmp_path / "runs")
     command = ("sweep", "transferability", "--profile", "smoke", "--data", "synthetic_phase")

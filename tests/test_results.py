@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -10,9 +11,10 @@ import pytest
 
 from scellseg_lib import paths
 from scellseg_lib.checkpoint import weights_hash
-from scellseg_lib.data import Dataset, load_dataset
+from scellseg_lib.data import Dataset, Sample, load_dataset
 from scellseg_lib.errors import ModelError
 from scellseg_lib.experiment import run
+from scellseg_lib.experiment import trial as trials
 from scellseg_lib.experiment.store import Store, trial_of
 from scellseg_lib.experiment.trial import key
 from scellseg_lib.model import Model, load_model
@@ -32,6 +34,28 @@ def model(name: str, weights: str, levels: tuple[int, ...]) -> Model:
         return load_model(name, weights, levels=levels)
     except ModelError as error:
         pytest.skip(str(error))
+
+
+@cache
+def hash_of_weights(name: str, weights: str, levels: tuple[int, ...]) -> str:
+    return weights_hash(model(name, weights, levels).network)
+
+
+HASHES: dict[tuple[object, ...], str] = {}
+
+
+@pytest.fixture
+def pixels_hashed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many trials share their images, all of which are read and hashed in a second."""
+    compute = trials._pixels_hash
+
+    def remembered(samples: Sequence[Sample]) -> str:
+        which = tuple((s.name, s.read_image, s.read_masks) for s in samples)
+        if which not in HASHES:
+            HASHES[which] = compute(samples)
+        return HASHES[which]
+
+    monkeypatch.setattr(trials, "_pixels_hash", remembered)
 
 
 def test_there_are_results():
@@ -54,14 +78,15 @@ def test_a_result_is_whole(folder: Path, name: str):
 
 @pytest.mark.real_data
 @pytest.mark.released_weights
+@pytest.mark.usefixtures("pixels_hashed_once")
 @pytest.mark.parametrize(
     ("folder", "name"), RESULTS, ids=lambda value: getattr(value, "stem", value)
 )
 def test_a_result_is_named_by_these_images_and_weights(folder: Path, name: str, real_data: Path):
     trial = trial_of(Store(folder).origin(name))
     known = {each: images(each) for each in trial.needs}
-    start = model(trial.model, trial.weights, trial.levels)
-    assert key(trial.identity(known, weights_hash(start.network))) == name
+    start = hash_of_weights(trial.model, trial.weights, trial.levels)
+    assert key(trial.identity(known, start)) == name
 
 
 @pytest.mark.real_data

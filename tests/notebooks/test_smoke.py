@@ -1,6 +1,7 @@
 """Every notebook at the profile ``smoke``, computing live, and what it says when it cannot.
 
-They run in a copy of the tracked files, so that nothing is found that an earlier run has left.
+They run in a copy of the tracked files, so that nothing is found that an earlier run has left, and
+on fewer images.
 """
 
 from __future__ import annotations
@@ -20,6 +21,11 @@ PARTS = ("scellseg_lib", "notebooks", "data_manifests", "figures/data")
 SMOKE = {"PROFILE": "smoke", "COMPUTE": True, "SHOTS": []}
 # One data set, two models and one random state, so that a notebook takes seconds.
 FEW = {"DATA": ["synthetic_worms"], "MODELS": ["scellseg", "cellpose"], "STATES": [0]}
+# And fewer synthetic images, which the copy makes: two to segment, two of each contrast style.
+FEWER = {
+    "n_query: int = 8": "n_query: int = 2",
+    "for style in STYLES for i in range(5)": "for style in STYLES for i in range(2)",
+}
 NEEDS = {
     "fig2_transferability": {"STATES": [0, 1]},  # for its statistics
     "fair_baselines": {"MODELS": ["scellseg", "hover", "unet2", "unet3"]},
@@ -50,6 +56,12 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, folder / name)
+    synthetic = folder / "scellseg_lib" / "synthetic" / "__init__.py"
+    text = synthetic.read_text()
+    for usual, fewer in FEWER.items():
+        assert text.count(usual) == 1
+        text = text.replace(usual, fewer)
+    synthetic.write_text(text)
     return folder
 
 
