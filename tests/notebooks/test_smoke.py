@@ -21,11 +21,8 @@ PARTS = ("scellseg_lib", "notebooks", "data_manifests", "figures/data")
 SMOKE = {"PROFILE": "smoke", "COMPUTE": True, "SHOTS": []}
 # One data set, two models and one random state, so that a notebook takes seconds.
 FEW = {"DATA": ["synthetic_worms"], "MODELS": ["scellseg", "cellpose"], "STATES": [0]}
-# And fewer synthetic images, which the copy makes: two to segment, two of each contrast style.
-FEWER = {
-    "n_query: int = 8": "n_query: int = 2",
-    "for style in STYLES for i in range(5)": "for style in STYLES for i in range(2)",
-}
+# And fewer synthetic images to segment, which the copy makes.
+FEWER = {"n_query: int = 8": "n_query: int = 2"}
 NEEDS = {
     "fig2_transferability": {"STATES": [0, 1]},  # for its statistics
     "fair_baselines": {"MODELS": ["scellseg", "hover", "unet2", "unet3"]},
