@@ -295,7 +295,9 @@ def test_flows_that_are_not_numbers_do_no_harm():
     np.testing.assert_array_equal(found, np.where(masks == 1, 1, 0))
 
 
-def by_threads(threads: int, masks: np.ndarray, noisy: np.ndarray) -> tuple[int, np.ndarray, ...]:
+def by_threads(
+    threads: int, masks: np.ndarray, noisy: np.ndarray
+) -> tuple[int, np.ndarray, np.ndarray]:
     """Both ways, with so many threads."""
     numba.set_num_threads(threads)
     return numba.get_num_threads(), masks_to_flows(masks), flows_to_masks(noisy, logit(masks))

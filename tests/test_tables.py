@@ -53,18 +53,22 @@ def test_a_table_of_something_else_is_not_taken(tmp_path, monkeypatch):
         asked(("A1", "A2"))
 
 
-@pytest.mark.parametrize("killed_after", ["csv", "json"])
-def test_a_table_that_is_half_written_is_made_again(tmp_path, monkeypatch, killed_after):
+def test_a_table_that_is_half_written_is_made_again(tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "results", lambda profile: tmp_path / profile)
-    smoke, file = load_profile("smoke"), tmp_path / "smoke" / "sizes.csv"
+    smoke = load_profile("smoke")
     tables.kept("sizes", smoke, lambda: pd.DataFrame({"area": [1]}), compute=True)
-    if killed_after == "csv":
-        file.with_suffix(".json").unlink()
-        with pytest.raises(DatasetError, match="has not been computed"):
-            tables.kept("sizes", smoke, pd.DataFrame)
-        frame = tables.kept("sizes", smoke, lambda: pd.DataFrame({"area": [2]}), compute=True)
-        assert frame["area"].tolist() == [2]
-    else:
-        file.with_suffix(".json").write_text("{")
-        with pytest.raises(DatasetError, match="a table cannot be read"):
-            tables.kept("sizes", smoke, pd.DataFrame)
+    (tmp_path / "smoke" / "sizes.json").unlink()  # it is written last
+    with pytest.raises(DatasetError, match="has not been computed"):
+        tables.kept("sizes", smoke, pd.DataFrame)
+    frame = tables.kept("sizes", smoke, lambda: pd.DataFrame({"area": [2]}), compute=True)
+    assert frame["area"].tolist() == [2]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "json"])
+def test_a_damaged_table_is_named(tmp_path, monkeypatch, suffix):
+    monkeypatch.setattr(paths, "results", lambda profile: tmp_path / profile)
+    smoke = load_profile("smoke")
+    tables.kept("sizes", smoke, lambda: pd.DataFrame({"area": [1]}), compute=True)
+    (tmp_path / "smoke" / f"sizes.{suffix}").write_text("" if suffix == "csv" else "{")
+    with pytest.raises(DatasetError, match=rf"sizes.{suffix}: a table cannot be read"):
+        tables.kept("sizes", smoke, pd.DataFrame)

@@ -21,8 +21,6 @@ PARTS = ("scellseg_lib", "notebooks", "data_manifests", "figures/data")
 SMOKE = {"PROFILE": "smoke", "COMPUTE": True, "SHOTS": []}
 # One data set, two models and one random state, so that a notebook takes seconds.
 FEW = {"DATA": ["synthetic_worms"], "MODELS": ["scellseg", "cellpose"], "STATES": [0]}
-# And fewer synthetic images to segment, which the copy makes.
-FEWER = {"n_query: int = 8": "n_query: int = 2"}
 NEEDS = {
     "fig2_transferability": {"STATES": [0, 1]},  # for its statistics
     "fair_baselines": {"MODELS": ["scellseg", "hover", "unet2", "unet3"]},
@@ -54,11 +52,9 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, folder / name)
     synthetic = folder / "scellseg_lib" / "synthetic" / "__init__.py"
-    text = synthetic.read_text()
-    for usual, fewer in FEWER.items():
-        assert text.count(usual) == 1
-        text = text.replace(usual, fewer)
-    synthetic.write_text(text)
+    text, usual = synthetic.read_text(), "n_query: int = 8"
+    assert text.count(usual) == 1
+    synthetic.write_text(text.replace(usual, "n_query: int = 2"))
     return folder
 
 
