@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy.spatial.distance import cdist
 from sklearn.manifold import TSNE
 from sklearn.metrics import silhouette_score
 from sklearn.model_selection import LeaveOneOut, cross_val_predict
@@ -67,36 +66,6 @@ def style_embeddings(model: Model, datasets: Sequence[Dataset]) -> pd.DataFrame:
 def styles_of(frame: pd.DataFrame) -> np.ndarray:
     """Embeddings of a frame of `style_embeddings`, float64[n, S]."""
     return frame.filter(regex=r"^s\d+$").to_numpy(np.float64)
-
-
-def coverage_order(candidates: np.ndarray, images: np.ndarray) -> list[int]:
-    """Order in which to annotate candidates so that few of them cover the styles of all images.
-
-    Greedy k-centre: each next one leaves the least largest distance of any image to the nearest
-    chosen; where several do, the one whose mean distance is least.
-
-    Parameters
-    ----------
-    candidates : float[m, S]
-        Styles of the images that may be annotated.
-    images : float[n, S]
-        Styles of those that are to be covered.
-
-    Returns
-    -------
-    list of int
-        All candidates, the most telling first.
-    """
-    distances = cdist(candidates, images)
-    order: list[int] = []
-    nearest = np.full(len(images), np.inf)
-    while len(order) < len(candidates):
-        after = np.minimum(distances, nearest)
-        left = [k for k in range(len(candidates)) if k not in order]
-        chosen = min(left, key=lambda k: (after[k].max(), after[k].mean()))
-        order.append(chosen)
-        nearest = after[chosen]
-    return order
 
 
 def tsne(frame: pd.DataFrame, *, perplexity: float = 30.0, seed: int = 0) -> pd.DataFrame:

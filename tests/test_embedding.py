@@ -9,13 +9,13 @@ import pytest
 from scellseg_lib.data import Dataset, Sample
 from scellseg_lib.embedding import (
     Purity,
-    coverage_order,
     purity,
     style_embeddings,
     styles_of,
     tsne,
 )
 from scellseg_lib.errors import ScellsegError
+from scellseg_lib.experiment.shots import coverage_order
 from scellseg_lib.model import new_model
 from scellseg_lib.style import embed
 from tests import tiny

@@ -9,10 +9,10 @@ from functools import cache
 
 import numpy as np
 import pandas as pd
+from scipy.spatial.distance import cdist
 
 from scellseg_lib import paths
 from scellseg_lib.data import Dataset, load_dataset
-from scellseg_lib.embedding import coverage_order
 from scellseg_lib.errors import DatasetError
 from scellseg_lib.model import Model
 from scellseg_lib.style import embed
@@ -79,6 +79,36 @@ def covering(data: Dataset, model: Model) -> tuple[str, ...]:
     pool, diameter = data.shot, data.shot.diameter
     styles = np.stack([embed(model, sample, diameter) for sample in (*pool, *data.query)])
     return tuple(pool[k].name for k in coverage_order(styles[: len(pool)], styles))
+
+
+def coverage_order(candidates: np.ndarray, images: np.ndarray) -> list[int]:
+    """Order in which to annotate candidates so that few of them cover the styles of all images.
+
+    Greedy k-centre: each next one leaves the least largest distance of any image to the nearest
+    chosen; where several do, the one whose mean distance is least.
+
+    Parameters
+    ----------
+    candidates : float[m, S]
+        Styles of the images that may be annotated.
+    images : float[n, S]
+        Styles of those that are to be covered.
+
+    Returns
+    -------
+    list of int
+        All candidates, the most telling first.
+    """
+    distances = cdist(candidates, images)
+    order: list[int] = []
+    nearest = np.full(len(images), np.inf)
+    while len(order) < len(candidates):
+        after = np.minimum(distances, nearest)
+        left = [k for k in range(len(candidates)) if k not in order]
+        chosen = min(left, key=lambda k: (after[k].max(), after[k].mean()))
+        order.append(chosen)
+        nearest = after[chosen]
+    return order
 
 
 def draw(data: Dataset, states: int) -> pd.DataFrame:
