@@ -1,4 +1,4 @@
-"""What all tests share: the real images, a cache of their own, two threads, no windows."""
+"""What all tests share: the real images, a cache of their own, few threads, no windows."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 # Set before the libraries are imported that read them at import. Two threads, as on the smallest
-# machine that the project is made for; progress bars would drown the report.
+# machine that the project is made for, or one each for two workers; progress bars would drown the
+# report.
+THREADS = "1" if "PYTEST_XDIST_WORKER" in os.environ else "2"
 for variable in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"):
-    os.environ.setdefault(variable, "2")
+    os.environ.setdefault(variable, THREADS)
 os.environ.setdefault("TQDM_DISABLE", "1")
 # Threads that wait for each other asleep: awake they take the cores from what they wait for, and a
 # training step beside two other busy programs on two cores is ten times slower (measured).

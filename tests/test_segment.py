@@ -420,5 +420,5 @@ def test_next_to_no_contrast_is_warned_of(model, height: float):
     with pytest.warns(UserWarning, match="flat: next to no contrast, treated as empty") as caught:
         found = segment(model, [noise(60, 70), flat], precision=FP32)[1]
     assert len(caught) == 1
-    nothing = segment(model, [np.zeros((60, 70))], precision=FP32)[0]
+    nothing = segment(model, [noise(60, 70), np.zeros((60, 70))], precision=FP32)[1]
     np.testing.assert_array_equal(found.prediction.maps, nothing.prediction.maps)
