@@ -44,7 +44,8 @@ class Precision:
         return torch.channels_last if self.channels_last else torch.contiguous_format
 
     def place(self, network: nn.Module, device: torch.device) -> nn.Module:
-        """Move a network to the device in this layout."""
+        """Move a network to the device in this layout; GPUs too are to repeat themselves."""
+        torch.backends.cudnn.deterministic = True
         return network.to(device=device, memory_format=self.memory_format)  # type: ignore[call-overload]
 
     def batch(self, images: Tensor, device: torch.device) -> Tensor:
@@ -170,17 +171,18 @@ def _step_seconds(network: nn.Module, images: Tensor, precision: Precision) -> f
 
 
 def _synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
+    getattr(torch, device.type).synchronize()  # for the CPU, nothing
 
 
 def _machine_key(device: torch.device, levels: tuple[int, ...]) -> str:
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     capability = torch.backends.cpu.get_cpu_capability() if device.type == "cpu" else ""
-    parts = (device.type, name, capability, torch.get_num_threads(), torch.__version__, levels)
-    return " ".join(map(str, parts))
+    parts = (device.type, machine(device), capability, torch.get_num_threads())
+    return " ".join(map(str, (*parts, torch.__version__, levels)))
+
+
+def machine(device: torch.device) -> str:
+    """Name of the GPU, or of the processor."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
 
 
 def _processor() -> str:

@@ -26,7 +26,7 @@ from scellseg_lib.experiment.trial import PROTOCOLS, Trial, key
 from scellseg_lib.finetune import finetune
 from scellseg_lib.metrics import evaluate
 from scellseg_lib.model import Model, library_versions, load_model, new_model
-from scellseg_lib.precision import Precision, choose
+from scellseg_lib.precision import Precision, choose, machine
 from scellseg_lib.pretrain import PretrainRecipe, log_of, pretrain
 from scellseg_lib.progress import progress_bar
 from scellseg_lib.segment import Cells, Prediction, decode, predict
@@ -161,7 +161,7 @@ def compute(trial: Trial, place: Place) -> tuple[str, bool]:
     name = key(identity)
     if name in place.store:
         return name, False
-    known, began = origin(identity), time.monotonic()
+    known, began = origin(identity) | {"machine": machine(model.device)}, time.monotonic()
     scores = run(trial, model, images, place.scratch)
     place.store.put(name, scores, known | {"seconds": round(time.monotonic() - began)})
     return name, True
