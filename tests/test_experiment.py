@@ -278,13 +278,13 @@ def test_a_model_of_a_subset_is_pretrained_once(data, tmp_path, monkeypatch):
         return model
 
     monkeypatch.setattr(run, "pretrain", pretrain)
-    monkeypatch.setattr(run, "load_pretraining_subset", lambda name: [f"images of {name}"])
-    monkeypatch.setattr(run, "_whole", lambda images: f"{images} that are whole")
+    monkeypatch.setattr(run, "load_pretraining_subset", lambda name: [f"images of {name}", "none"])
+    monkeypatch.setattr(run, "_whole", lambda images: images.replace("none", ""))
     recipe = PretrainRecipe(steps=3)
     here = run.Place(Store(tmp_path / "store"), tmp_path, recipe)
     each = replace(trial("direct"), weights="subset:micro")
     first, again = run.start(each, here), run.start(each, here)
-    assert calls == [("scellseg", ["images of micro that are whole"], recipe)]
+    assert calls == [("scellseg", ["images of micro"], recipe)]  # of "none" all are damaged
     assert weights_hash(first.network) == weights_hash(again.network)
     assert not list(tmp_path.glob("*.checkpoint"))
     (file,) = tmp_path.glob("*.safetensors")

@@ -188,7 +188,7 @@ def start(trial: Trial, place: Place) -> Model:
     if not file.is_file():
         model = pretrain(
             trial.model,  # type: ignore[arg-type]
-            [_whole(data) for data in load_pretraining_subset(_subset(trial))],
+            [d for data in load_pretraining_subset(_subset(trial)) if len(d := _whole(data))],
             levels=trial.levels,
             recipe=place.pretraining,
             checkpoint=file.with_suffix(".checkpoint"),
