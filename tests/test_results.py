@@ -14,8 +14,9 @@ from scellseg_lib import paths
 from scellseg_lib.checkpoint import weights_hash
 from scellseg_lib.data import Dataset, Sample, load_dataset
 from scellseg_lib.errors import ModelError
-from scellseg_lib.experiment import run
+from scellseg_lib.experiment import grid, run
 from scellseg_lib.experiment import trial as trials
+from scellseg_lib.experiment.profile import load_profile
 from scellseg_lib.experiment.store import Store, trial_of
 from scellseg_lib.experiment.trial import key
 from scellseg_lib.model import Model, load_model
@@ -108,6 +109,33 @@ def test_trials_of_a_subset_start_from_one_pretrained_model():
             hashes.setdefault(start, set()).add(said["weights_sha256"])
     assert all(len(known) == 1 for known in hashes.values())
     assert len(set().union(*hashes.values())) == len(hashes)
+
+
+def test_ten_shots_are_in_the_readme_as_they_were_computed():
+    profile = load_profile("released")
+    scores = run.table(run.results(grid.transferability(profile), profile))
+    runs = scores[scores["cell_threshold"] == 0.5]
+    means = runs.groupby(["model", "strategy", "data"])[["ap50", "ap75", "map", "maji"]].mean()
+    readme = (paths.REPOSITORY / "README.md").read_text(encoding="utf-8")
+    for trained, part in means.groupby(level=["model", "strategy"]):
+        sets = part.droplevel([0, 1]).loc[[*profile.data]]
+        cells = (" / ".join(f"{value:.3f}" for value in row) for row in sets.to_numpy())
+        assert " | ".join(cells) in readme, trained
+
+
+def test_machines_agree_as_the_readme_says():
+    table = pd.read_csv(paths.results("released") / "machines.csv")
+    kept = Store(paths.results("released") / "trials")
+    scores = run.table(kept.frame(keys=table["key"])).query("cell_threshold == 0.5")
+    both = table.merge(scores[["key", "map"]], on="key", validate="one_to_one")
+    assert len(both) == len(table)  # and what is committed is one of the two
+    assert both[["map cpu", "map gpu"]].sub(both["map"], axis=0).abs().min(axis=1).max() < 1e-6
+    found = table[table["map cpu"] > 0]
+    apart = found["map gpu"] - found["map cpu"]
+    readme = " ".join((paths.REPOSITORY / "README.md").read_text(encoding="utf-8").split())
+    assert f"Of {len(table)} computed on both, the {len(found)} that found any cell" in readme
+    assert f"differ in mAP by {apart.mean():.4f} on average" in readme
+    assert f"deviation of {apart.std():.3f} and at most {apart.abs().max():.3f}" in readme
 
 
 @pytest.mark.real_data

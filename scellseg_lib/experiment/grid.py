@@ -87,11 +87,13 @@ def contrast_weight(profile: Profile) -> list[Trial]:
 
 
 def decoding(profile: Profile) -> list[Trial]:
-    """How maps become masks, on the same weights: at full size, averaged over flips, or both."""
+    """How maps become masks, on the same weights: at full size, averaged over flips, or both; that
+    at every number of shots, for Fig. 5 once more.
+    """
     return [
         trial
         for protocol in ("best", "resample", "flips")
-        for trial in _tuned(profile, COMPARED, largest=True, protocol=protocol)
+        for trial in _tuned(profile, COMPARED, largest=protocol != "best", protocol=protocol)
     ]
 
 

@@ -17,20 +17,18 @@ from scellseg_lib.experiment.profile import load_profile
 from scellseg_lib.panels import scores
 
 FOLDER = Path(__file__).parent
-SHOTS = [8]
-"""The one of Fig. 2's numbers of shots that has several random states so far."""
 
 
-def trials(experiment: grid.Experiment, **chosen: list[int]) -> pd.DataFrame:
+def trials(experiment: grid.Experiment) -> pd.DataFrame:
     """Scores of what is committed of an experiment, at the figures' cell threshold."""
-    profile = load_profile("released").narrowed(**chosen)
+    profile = load_profile("released")
     frame = run.results(experiment(profile), profile)
     return scores.labelled(frame[frame["cell_threshold"] == 0.5])
 
 
 def fig2() -> pd.DataFrame:
     """AP of the two models that Fig. 2 compares, in the random states that both have."""
-    frame = trials(grid.transferability, shots=SHOTS)
+    frame = trials(grid.transferability)
     pair = frame[frame["tuned"] & frame["label"].isin(["Scellseg-CFT", "Cellpose"])]
     by = ["data", "label", "seed", "threshold", "key"]
     means = pair.groupby(by, sort=False, as_index=False)["ap"].mean()
