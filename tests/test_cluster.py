@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from distributed import LocalCluster
 
 from scellseg_lib.errors import ScellsegError
 from scellseg_lib.experiment import cluster, run
@@ -101,3 +102,16 @@ def test_an_address_that_is_none_is_refused(address: str, message: str, tmp_path
     monkeypatch.setattr(cluster, "PATIENCE", 1)
     with pytest.raises(ScellsegError, match=message):
         cluster.run_on_cluster([], Place(Store(tmp_path), tmp_path), address)
+
+
+def test_a_scheduler_elsewhere_is_asked_at_its_address(tmp_path: Path):
+    """One that was there before and goes on after, as of ``dask scheduler`` and ``dask worker``."""
+    store, wanted = Store(tmp_path / "store"), [trial(0), trial(1)]
+    with LocalCluster(1, threads_per_worker=1, dashboard_address=None) as elsewhere:
+        address = elsewhere.scheduler_address
+        assert address.startswith("tcp://127.0.0.1:")
+        first = cluster.run_on_cluster(wanted[:1], Place(store, tmp_path), address)
+        both = cluster.run_on_cluster(wanted, Place(store, tmp_path), address)
+    assert (first.failed, first.computed) == ({}, 1)
+    assert (both.failed, both.computed, len(both.keys)) == ({}, 1, 2)
+    assert set(store.trials()) == set(wanted)
