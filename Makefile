@@ -36,7 +36,7 @@ else
 	  TQDM_DISABLE=1 $(RUN) -m papermill --kernel python3 --cwd notebooks --no-progress-bar $$notebook $$executed; \
 	  $(RUN) -m tests.notebooks.contract --tidy $$executed $$notebook; \
 	done
-	@echo "Done: outputs are in notebooks/ and figures/. On an unchanged tree 'git status' stays clean."
+	@echo "Done: outputs are in notebooks/ and figures/. On an unchanged tree 'git status' shows at most what is computed live (00_quickstart, fig1_pipeline): processors round otherwise."
 endif
 
 test: $(STAMP) ## re-execute the notebooks and compare, run the tests (about thirteen minutes)
