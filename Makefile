@@ -39,8 +39,8 @@ else
 	@echo "Done: outputs are in notebooks/ and figures/. On an unchanged tree 'git status' shows at most what is computed live (00_quickstart, fig1_pipeline): processors round otherwise."
 endif
 
-test: $(STAMP) ## re-execute the notebooks and compare, run the tests (about thirteen minutes)
-	@echo "Testing the notebooks and the library: about thirteen minutes on two cores."
+test: $(STAMP) ## re-execute the notebooks and compare, run the tests (about eleven minutes)
+	@echo "Testing the notebooks and the library: about eleven minutes on two cores."
 	$(RUN) -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
 	  --nbval --nbval-current-env \
 	  --nbval-sanitize-with tests/notebooks/sanitize.cfg notebooks tests
