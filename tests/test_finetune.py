@@ -111,6 +111,13 @@ def test_without_queries_the_shots_serve():
     assert inductive.card.recipe["queries"] == []
 
 
+@pytest.mark.accelerator
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+def test_a_gpu_repeats_itself():
+    device = torch.device("cuda")
+    assert same(*(tiny.tune("contrastive", steps=5, device=device) for _ in range(2)))
+
+
 def test_the_seed_alone_decides():
     first, again, other = (tiny.tune("contrastive", steps=2, seed=s) for s in (0, 0, 1))
     assert same(first, again)

@@ -19,6 +19,7 @@ from scellseg_lib.experiment.profile import load_profile
 from scellseg_lib.experiment.store import Store
 from scellseg_lib.experiment.trial import Trial
 from scellseg_lib.model import load_model
+from scellseg_lib.precision import default_device, machine
 from scellseg_lib.pretrain import PretrainRecipe
 from tests.test_experiment import scores
 
@@ -253,4 +254,6 @@ def test_a_trial_of_the_papers_profile_runs(real_data: Path, tmp_path: Path, mon
     name, new = run.compute(replace(trial, steps=2, split="held_out"), place)
     assert new
     assert place.store.frame()["image"].nunique() == 1
-    assert place.store.origin(name)["trial"]["precision"] == "fp32"
+    origin = place.store.origin(name)
+    assert origin["trial"]["precision"] == "fp32"
+    assert origin["machine"] == machine(default_device())

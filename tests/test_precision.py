@@ -31,6 +31,12 @@ def measured(monkeypatch, temporary_cache) -> list[tuple[int, ...]]:
     return widths
 
 
+def test_a_placed_network_repeats_itself_on_gpus_too(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", False)
+    Precision().place(nn.Conv2d(1, 1, 3), CPU)
+    assert torch.backends.cudnn.deterministic
+
+
 def test_it_is_measured_once_for_each_width(measured, temporary_cache):
     for _ in range(3):
         assert CHOOSE(CPU, TINY) == Precision("bf16", channels_last=True)

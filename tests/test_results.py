@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
@@ -12,6 +13,8 @@ import pytest
 
 from scellseg_lib import paths
 from scellseg_lib.checkpoint import weights_hash
+from scellseg_lib.claims import judge
+from scellseg_lib.claims.gathered import gathered
 from scellseg_lib.data import Dataset, Sample, load_dataset
 from scellseg_lib.errors import ModelError
 from scellseg_lib.experiment import grid, run
@@ -121,6 +124,29 @@ def test_ten_shots_are_in_the_readme_as_they_were_computed():
         sets = part.droplevel([0, 1]).loc[[*profile.data]]
         cells = (" / ".join(f"{value:.3f}" for value in row) for row in sets.to_numpy())
         assert " | ".join(cells) in readme, trained
+
+
+def test_findings_in_the_readme_are_those_of_the_trials():
+    profile = load_profile("released")
+    readme = " ".join((paths.REPOSITORY / "README.md").read_text(encoding="utf-8").split())
+    (ablation,) = (f for f in judge(gathered(["released", "cpu"])) if f.id == "fig5.ablation")
+    ahead, counts = re.findall(r"average (\S+) .*; (ahead at .* shots)\.", ablation.reason)[0]
+    assert f"with the authors' weights {ahead} mAP over all shots of the three sets" in readme
+    assert counts in readme
+    table = run.table(run.results([*grid.shot_scale(profile), *grid.decoding(profile)], profile))
+    at = table.groupby(["data", "protocol", "cell_threshold", "n_shots", "model", "strategy"])
+    mean = at["map"].mean().to_dict()
+    best = ("bbbc010_elegans", "best", 0.0, 10)
+    ours = (mean[*best, "scellseg", strategy] for strategy in ("classic", "contrastive"))
+    theirs = mean[*best, "cellpose", "classic"]
+    assert "({:.3f} against {:.3f} and {:.3f})".format(theirs, *ours) in readme
+    one, four = (mean["hela_phase_nuclei", "paper", 0.5, n, "scellseg", "classic"] for n in (1, 4))
+    assert f"give {one:.2f}, a first image" in readme
+    assert f"and four drawn at random {four:.2f}" in readme
+    chosen = run.table(run.results(grid.which_images(profile), profile))
+    first = chosen[(chosen["data"] == "hela_phase_nuclei") & (chosen["n_shots"] == 1)]
+    covering = first.loc[first["cell_threshold"] == 0.5, "map"].mean()
+    assert f"cover the styles (42 cells) {covering:.2f}" in readme
 
 
 def test_machines_agree_as_the_readme_says():
