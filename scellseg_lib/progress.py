@@ -21,7 +21,7 @@ def _silent() -> bool:
     """Whether nothing is to be said: ``TQDM_DISABLE``, under pytest, papermill and nbval."""
     if os.environ.get("TQDM_DISABLE", "") not in ("", "0") or "PYTEST_CURRENT_TEST" in os.environ:
         return True
-    return "ipykernel" in sys.modules and _run_by_machine()
+    return "ipykernel" in sys.modules and run_by_machine()
 
 
 def watched() -> bool:
@@ -30,7 +30,7 @@ def watched() -> bool:
 
 
 @cache
-def _run_by_machine() -> bool:
+def run_by_machine() -> bool:
     """Whether this kernel was started by a program that executes notebooks unseen."""
     import psutil  # comes with ipykernel
 

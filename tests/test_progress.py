@@ -43,10 +43,10 @@ def runner(monkeypatch):
         monkeypatch.setitem(sys.modules, "ipykernel", types.ModuleType("ipykernel"))
         psutil = types.SimpleNamespace(Process=lambda _: process)
         monkeypatch.setitem(sys.modules, "psutil", psutil)
-        progress._run_by_machine.cache_clear()
+        progress.run_by_machine.cache_clear()
 
     yield kernel
-    progress._run_by_machine.cache_clear()
+    progress.run_by_machine.cache_clear()
 
 
 def work(n: int = 3) -> None:

@@ -1,0 +1,1 @@
+"""The workbench: annotate, fine-tune, segment, inspect and export in the browser."""

@@ -1,0 +1,328 @@
+"""The masks of one image while they are edited: labels, classes and notes, and how they came about.
+
+No browser is needed: the mask editor is a window on this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from scellseg_lib.errors import ImageError
+from scellseg_lib.widgets import operations
+from scellseg_lib.widgets.edits import NOTHING, Edit, Facts
+from scellseg_lib.widgets.journal import Journal
+from scellseg_lib.widgets.patches import EMPTY, Patch, apply, rebased
+
+COLUMNS = ("label", "area", "class", "note")
+"""Of the list of cells; areas are in pixels."""
+LARGEST_LABEL = 2_000_000
+COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#CC79A7", "#D55E00", "#4C9BE8", "#B8B8B8")
+"""Of classes, one after the other: told apart by colour-blind people, and seen on black."""
+
+
+class Annotation:
+    """Labels of an image, what is said of the cells, and a log of edits that can be replayed.
+
+    Parameters
+    ----------
+    labels : int[H, W]
+        0 is background. Copied.
+    cells : DataFrame, optional
+        ``label``, and ``class`` or ``note`` or both.
+    journal : path, optional
+        File to which every edit is appended at once, see `Journal`.
+
+    Raises
+    ------
+    ImageError
+        For labels that are none, or a list that names a cell which there is not.
+    """
+
+    def __init__(
+        self, labels: np.ndarray, cells: pd.DataFrame | None = None, journal: Path | None = None
+    ) -> None:
+        self.labels = _checked(np.asarray(labels))
+        self.areas = np.bincount(self.labels.ravel(), minlength=1)
+        self.facts: dict[int, Facts] = {}
+        self.classes: dict[str, str] = {}
+        if cells is not None:
+            self._take(cells)
+        self.edits: list[Edit] = []
+        self._undoable: list[str] = []
+        self._redoable: list[str] = []
+        self._by_id: dict[str, Edit] = {}
+        self.journal = Journal(journal, self.labels) if journal else None
+        self.begun, self.recoverable = self.journal.found() if self.journal else ("", [])
+        """When edits that a crash has left were begun, and they."""
+        self.trouble = ""
+        """Why the last edits are not in the journal yet; they go there with the next one."""
+
+    @property
+    def cells(self) -> pd.DataFrame:
+        """One row a cell: `COLUMNS`."""
+        there = np.flatnonzero(self.areas[1:]) + 1
+        said = [self.facts.get(int(cell), NOTHING) for cell in there]
+        kinds, notes = [one.kind for one in said], [one.note for one in said]
+        columns = (there, self.areas[there], kinds, notes)
+        return pd.DataFrame(dict(zip(COLUMNS, columns, strict=True)))
+
+    @property
+    def free(self) -> int:
+        """A label that no cell has: one more than the largest."""
+        there = np.flatnonzero(self.areas[1:])
+        return int(there[-1]) + 2 if len(there) else 1
+
+    @property
+    def diameter(self) -> float:
+        """Median of ``2 sqrt(area / pi)`` over the cells, pixels; NaN without cells."""
+        areas = self.areas[1:][self.areas[1:] > 0]
+        return float(np.median(2 * np.sqrt(areas / np.pi))) if len(areas) else float("nan")
+
+    @property
+    def undoable(self) -> list[Edit]:
+        """Edits that can be undone, the last one last."""
+        return [self._by_id[one] for one in self._undoable]
+
+    @property
+    def redoable(self) -> list[Edit]:
+        """Edits that have been undone, the next one last."""
+        return [self._by_id[one] for one in self._redoable]
+
+    def change(
+        self,
+        kind: str,
+        patch: Patch = EMPTY,
+        facts: Mapping[int, Facts] | None = None,
+        id: str = "",
+    ) -> Edit:
+        """Apply a change and keep it.
+
+        Parameters
+        ----------
+        kind : str
+            What it is called in the log.
+        patch : Patch
+            Made from these labels or others: what counts is what it writes where.
+        facts : mapping of int to Facts, optional
+            What is now said of cells.
+        id : str
+            Empty: the next free number.
+
+        Returns
+        -------
+        Edit
+
+        Raises
+        ------
+        ImageError
+            For a number that is no label, or an `id` that is taken; nothing is changed then.
+        """
+        written = patch.runs[:, 3]
+        if len(written) and not 0 <= written.min() <= written.max() <= LARGEST_LABEL:
+            raise ImageError(
+                f"a change would give cells the labels {written.min()} to {written.max()}",
+                remedy=f"Labels are 1 to {LARGEST_LABEL}.",
+            )
+        patch = rebased(self.labels, patch)
+        changed = {
+            int(cell): (self.facts.get(int(cell), NOTHING), Facts(*new))
+            for cell, new in (facts or {}).items()
+        }
+        after = self._areas_after(patch)
+        for cell in patch.runs[:, 2].tolist():  # nothing is said of a cell that is gone
+            if cell and not after[cell] and cell in self.facts:
+                changed[cell] = (self.facts[cell], NOTHING)
+        edit = Edit(id or self._free_id(), kind, patch, changed)
+        self._perform(edit, patch, changed)
+        self._undoable.append(edit.id)
+        self._redoable.clear()
+        return edit
+
+    def undo(self, id: str = "") -> Edit | None:
+        """Take the last edit back; None where there is none. The new edit gets `id`."""
+        return self._turn(self._undoable, self._redoable, "undo", id)
+
+    def redo(self, id: str = "") -> Edit | None:
+        """Do the last undone edit again; None where there is none."""
+        return self._turn(self._redoable, self._undoable, "redo", id)
+
+    def say(
+        self, cells: Sequence[int], *, kind: str | None = None, note: str | None = None
+    ) -> Edit:
+        """Set the class or the note of cells; None leaves what was said.
+
+        Raises
+        ------
+        ImageError
+            For a cell that there is not.
+        """
+        for cell in cells:
+            if not 0 < cell < len(self.areas) or not self.areas[cell]:
+                raise ImageError(f"there is no cell {cell}", remedy="Choose one of the list.")
+        facts = {}
+        for cell in cells:
+            was = self.facts.get(cell, NOTHING)
+            new = (kind if kind is not None else was.kind, note if note is not None else was.note)
+            facts[cell] = Facts(*(text.strip() for text in new))
+        return self.change("class" if kind is not None else "note", EMPTY, facts)
+
+    def merge(self, cells: Sequence[int]) -> Edit:
+        """See `operations.merge`; the cell has the first class of them, and all notes."""
+        patch = operations.merge(self.labels, cells)
+        said = [self.facts.get(cell, NOTHING) for cell in sorted({int(cell) for cell in cells})]
+        kind = next((one.kind for one in said if one.kind), "")
+        notes = dict.fromkeys(one.note for one in said if one.note)
+        return self.change("merge", patch, {min(map(int, cells)): Facts(kind, "; ".join(notes))})
+
+    def split(self, line: np.ndarray, cells: Sequence[int] = ()) -> Edit:
+        """See `operations.split`; what is said of a cell is said of its parts."""
+        patch = operations.split(self.labels, cells, line)
+        pairs = {(int(old), int(new)) for old, new in patch.runs[:, 2:]}
+        facts = {new: self.facts[old] for old, new in pairs if old in self.facts}
+        return self.change("split", patch, facts)
+
+    def delete(self, cells: Sequence[int]) -> Edit:
+        """See `operations.delete`."""
+        return self.change("delete", operations.delete(self.labels, cells))
+
+    def fill_holes(self, cells: Sequence[int] = ()) -> Edit:
+        """See `operations.fill_holes`."""
+        return self.change("fill holes", operations.fill_holes(self.labels, cells))
+
+    def outline(self, points: np.ndarray, cell: int = 0, *, protect: bool = True) -> Edit:
+        """See `operations.outline`; cell 0: a new one."""
+        patch = operations.outline(self.labels, points, cell or self.free, protect=protect)
+        return self.change("outline", patch)
+
+    def relabel(self) -> Edit:
+        """Number the cells 1 to n; what is said of them goes with them."""
+        there = enumerate(np.flatnonzero(self.areas[1:]) + 1, 1)
+        facts = dict.fromkeys(self.facts, NOTHING)
+        facts |= {new: self.facts[int(old)] for new, old in there if int(old) in self.facts}
+        return self.change("renumber", operations.relabel(self.labels), facts)
+
+    def add_class(self, name: str, colour: str = "") -> None:
+        """Make a class known before any cell has it; without a colour it gets the next one."""
+        if name and name not in self.classes:
+            self.classes[name] = colour or COLOURS[len(self.classes) % len(COLOURS)]
+
+    def recover(self) -> int:
+        """Do again what a crash has left; the number of edits."""
+        edits, self.recoverable = self.recoverable, []
+        journal, self.journal = self.journal, None  # they are in the file already
+        try:
+            self.replay(edits)
+        finally:
+            self.journal = journal
+        if journal:
+            journal.take_up()
+        return len(edits)
+
+    def saved(self) -> None:
+        """Go on from labels that are in a file now; what a crash has left and is not asked for
+        stays."""
+        if self.journal and not self.recoverable:
+            self.journal.restart(self.labels)
+            self.trouble = ""
+
+    def discard(self) -> None:
+        """Forget what a crash has left; edits since then are kept."""
+        if self.journal and self.recoverable:
+            self.journal.discard()
+        self.recoverable = []
+
+    def replay(self, edits: Sequence[Edit]) -> None:
+        """Perform edits of a log in order, undone and redone ones too."""
+        turns = {"undo": (self._undoable, self.undo), "redo": (self._redoable, self.redo)}
+        for edit in edits:
+            id = "" if edit.id in self._by_id else edit.id
+            known, turn = turns.get(edit.kind, ([], self.undo))
+            if known and known[-1] == edit.of:
+                turn(id)
+            else:
+                facts = {cell: after for cell, (_, after) in edit.facts.items()}
+                self.change(edit.kind, edit.patch, facts, id)
+
+    def _free_id(self) -> str:
+        number = len(self.edits)
+        while f"python:{number}" in self._by_id:  # of edits that were recovered
+            number += 1
+        return f"python:{number}"
+
+    def _turn(self, source: list[str], target: list[str], kind: str, id: str) -> Edit | None:
+        if not source:
+            return None
+        turned = self._by_id[source[-1]]
+        back = kind == "undo"
+        patch = turned.patch.inverse() if back else turned.patch
+        facts = {cell: pair[::-1] if back else pair for cell, pair in turned.facts.items()}
+        edit = Edit(id or self._free_id(), kind, patch, facts, turned.id)
+        self._perform(edit, patch, facts)
+        target.append(source.pop())
+        return edit
+
+    def _perform(self, edit: Edit, patch: Patch, facts: Mapping[int, tuple[Facts, Facts]]) -> None:
+        if edit.id in self._by_id:
+            raise ImageError(f"the edit {edit.id} was made before", remedy="Open the image again.")
+        apply(self.labels, patch)
+        self.areas = self._areas_after(patch)
+        for cell, (_, new) in facts.items():
+            self.add_class(new.kind)
+            if new == NOTHING:
+                self.facts.pop(cell, None)
+            else:
+                self.facts[cell] = new
+        self.edits.append(edit)
+        self._by_id[edit.id] = edit
+        if self.journal:
+            self.recoverable = []
+            try:
+                self.journal.append(edit)
+                self.trouble = ""
+            except ImageError as error:  # the edit itself is done
+                self.trouble = str(error)
+
+    def _areas_after(self, patch: Patch) -> np.ndarray:
+        size = max(len(self.areas), int(patch.runs[:, 3].max(initial=0)) + 1)
+        areas = np.zeros(size, np.int64)
+        areas[: len(self.areas)] = self.areas
+        np.subtract.at(areas, patch.runs[:, 2], patch.runs[:, 1])
+        np.add.at(areas, patch.runs[:, 3], patch.runs[:, 1])
+        return areas
+
+    def _take(self, cells: pd.DataFrame) -> None:
+        if "label" not in cells:
+            raise ImageError(
+                "the list of cells has no column 'label'",
+                remedy=f"Its columns: {', '.join(COLUMNS)}.",
+            )
+        texts = cells.reindex(columns=["class", "note"]).astype(object).fillna("").astype(str)
+        named = pd.to_numeric(cells["label"], errors="coerce")
+        for cell, kind, note in zip(named, texts["class"], texts["note"], strict=True):
+            if not 0 < cell < len(self.areas) or cell % 1 or not self.areas[int(cell)]:
+                raise ImageError(
+                    f"the list names cell {cell}, which the masks have not",
+                    remedy="Take the list that was saved with these masks.",
+                )
+            if (kind, note) != NOTHING:
+                self.facts[int(cell)] = Facts(kind, note)
+                self.add_class(kind)
+
+
+def _checked(labels: np.ndarray) -> np.ndarray:
+    """Copy of labels as int32[H, W]; ImageError for what are none."""
+    if labels.ndim != 2 or labels.dtype.kind not in "bui" or not labels.size:
+        raise ImageError(
+            f"masks are whole numbers of the shape (H, W), these {labels.dtype} of {labels.shape}",
+            remedy="Label the cells 1, 2, .. on background 0.",
+        )
+    if labels.min() < 0 or labels.max() > LARGEST_LABEL:
+        raise ImageError(
+            f"the masks hold labels from {labels.min()} to {labels.max()}",
+            remedy="Number the cells 1 to n: scellseg_lib.readers.relabel(masks).",
+        )
+    return np.ascontiguousarray(labels, np.int32).copy()

@@ -1,0 +1,1251 @@
+// The mask editor in the page: strokes, undo, zoom, colours and the list of cells.
+//
+// Python holds the truth (mask_editor.py). What is done here is shown at once and sent as runs of
+// pixels: start, length, label before, label after, as Uint32. Each message has a number of this
+// page's own and is kept until Python has answered; an answer that differs from what was shown
+// replaces it, and what came after is done again on top.
+
+const PALETTE = ["#E69F00", "#56B4E9", "#2FC79B", "#F0E442", "#CC79A7", "#F07838", "#7AA6FF", "#C9C9C9"];
+const RESEND_MS = 5000; // then twice as long each time, up to a minute
+const LONGEST_MS = 60000;
+const ROW = 27; // px, of the list of cells
+const TOOLS = [
+  ["select", "Select", "V", "Click on a cell; hold Shift for several. Drag to move the image."],
+  ["brush", "Brush", "B", "Start on a cell to enlarge it, on the background for a new cell."],
+  ["eraser", "Eraser", "E", "Takes pixels from the selected cell, or from the one you start on."],
+  ["outline", "Outline", "O", "Draw around a cell; the outline closes itself."],
+  ["cut", "Cut", "X", "Draw a line across a cell to make two of it."],
+];
+const HELP = [
+  ["V B E O X", "select, brush, eraser, outline, cut"],
+  ["N", "new cell: select none"],
+  ["[ ]", "smaller, larger brush"],
+  ["M", "merge the selected cells"],
+  ["F", "fill holes of the selected cells, or of all"],
+  ["Delete", "delete the selected cells"],
+  ["P", "protect neighbours, or draw over them"],
+  ["Ctrl Z, Ctrl Y", "undo, redo"],
+  ["1 .. 9, 0", "class of the selected cells, none"],
+  ["H, L", "show or hide masks, outlines"],
+  ["C", "next picture: channel, flow, cell probability"],
+  ["I", "invert the colours"],
+  ["+ - , 0", "zoom, whole image"],
+  ["Z", "zoom to the selected cell"],
+  ["Space", "hold it and drag: move the image"],
+  ["A, D", "previous, next image"],
+  ["Ctrl S", "save"],
+  ["Esc", "break off, select none"],
+  ["?", "this list"],
+];
+
+function make(tag, properties = {}, ...children) {
+  const node = document.createElement(tag);
+  for (const [name, value] of Object.entries(properties)) {
+    if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
+    else if (name === "class") node.className = value;
+    else if (name in node && name !== "list") node[name] = value;
+    else node.setAttribute(name, value);
+  }
+  node.append(...children);
+  return node;
+}
+
+const words = (view) => new Uint32Array(view.buffer.slice(view.byteOffset, view.byteOffset + view.byteLength));
+const bytes = (view) => new Uint8Array(view.buffer, view.byteOffset, view.byteLength);
+const pack = (r, g, b) => (255 << 24 | b << 16 | g << 8 | r) >>> 0;
+const unhex = (text) => { const n = parseInt(text.slice(1), 16); return pack(n >> 16, (n >> 8) & 255, n & 255); };
+const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
+const sameRuns = (a, b) => a.length === b.length && a.every((value, i) => value === b[i]);
+
+// --- labels -----------------------------------------------------------------------------------
+
+class Labels {
+  constructor(width, height, runs) {
+    [this.width, this.height] = [width, height];
+    this.pixels = new Uint32Array(width * height);
+    this.areas = [0];
+    for (let i = 0, at = 0; i < runs.length; i += 2) {
+      this.pixels.fill(runs[i], at, at += runs[i + 1]);
+      if (runs[i]) this.areas[runs[i]] = (this.areas[runs[i]] ?? 0) + runs[i + 1];
+    }
+  }
+
+  // Rows that changed, [first, last + 1].
+  apply(runs, back = false) {
+    let [top, bottom] = [this.height, 0];
+    for (let i = 0; i < runs.length; i += 4) {
+      const [start, length] = [runs[i], runs[i + 1]];
+      const [old, now] = back ? [runs[i + 3], runs[i + 2]] : [runs[i + 2], runs[i + 3]];
+      this.pixels.fill(now, start, start + length);
+      this.count(old, -length);
+      this.count(now, length);
+      top = Math.min(top, Math.floor(start / this.width));
+      bottom = Math.max(bottom, Math.floor((start + length - 1) / this.width) + 1);
+    }
+    return [top, bottom];
+  }
+
+  count(label, change) {
+    if (label) this.areas[label] = (this.areas[label] ?? 0) + change;
+  }
+
+  // The same new labels at the same pixels, from what is there now.
+  rebase(runs) {
+    const found = [];
+    for (let i = 0; i < runs.length; i += 4) {
+      for (let at = runs[i]; at < runs[i] + runs[i + 1]; at++) found.push(at, this.pixels[at], runs[i + 3]);
+    }
+    return asRuns(found);
+  }
+
+  free() {
+    for (let label = this.areas.length - 1; label > 0; label--) if (this.areas[label] > 0) return label + 1;
+    return 1;
+  }
+
+  list() {
+    const found = [];
+    for (let label = 1; label < this.areas.length; label++) if (this.areas[label] > 0) found.push(label);
+    return found;
+  }
+
+  // Box of some cells: [left, top, right, bottom], or null.
+  box(labels) {
+    let [left, top, right, bottom] = [Infinity, Infinity, -1, -1];
+    for (let y = 0, at = 0; y < this.height; y++) {
+      for (let x = 0; x < this.width; x++, at++) {
+        if (this.pixels[at] && labels.has(this.pixels[at])) {
+          if (x < left) left = x;
+          if (x > right) right = x;
+          if (y < top) top = y;
+          bottom = y;
+        }
+      }
+    }
+    return right < 0 ? null : [left, top, right + 1, bottom + 1];
+  }
+
+  diameter() {
+    const found = this.list().map((label) => 2 * Math.sqrt(this.areas[label] / Math.PI)).sort((a, b) => a - b);
+    const middle = found.length >> 1;
+    return found.length % 2 ? found[middle] : found.length ? (found[middle - 1] + found[middle]) / 2 : 0;
+  }
+}
+
+// Runs of [index, old, new] triples, in a flat list whose indices are all different.
+function asRuns(triples) {
+  const order = Array.from({ length: triples.length / 3 }, (_, i) => 3 * i);
+  order.sort((a, b) => triples[a] - triples[b]);
+  const runs = [];
+  for (const i of order) {
+    const [at, old, now] = [triples[i], triples[i + 1], triples[i + 2]];
+    if (old === now) continue;
+    const last = runs.length - 4;
+    if (last >= 0 && runs[last] + runs[last + 1] === at && runs[last + 2] === old && runs[last + 3] === now) {
+      runs[last + 1] += 1;
+    } else runs.push(at, 1, old, now);
+  }
+  return Uint32Array.from(runs);
+}
+
+// --- what has not been answered yet -----------------------------------------------------------
+
+class Outbox {
+  constructor(send) {
+    this.send = send;
+    this.waiting = new Map(); // id -> {content, runs, at}
+    this.key = "";
+  }
+
+  // Take up what a page of this session has left behind that Python has not seen.
+  begin(session, client, seen) {
+    this.key = `scellseg:${session}:${client}`;
+    for (const name of this.stored(`scellseg:${session}:`)) {
+      for (const [content, runs] of this.read(name)) {
+        if (content.seq > (seen[content.client] ?? 0)) this.add(content, runs);
+      }
+      if (name !== this.key) localStorage.removeItem(name);
+    }
+  }
+
+  add(content, runs) {
+    this.waiting.set(`${content.client}:${content.seq}`, { content, runs });
+    if (this.waiting.size === 1) this.due(RESEND_MS);
+    this.keep();
+    this.send(content, runs);
+  }
+
+  answered(id) {
+    if (!this.waiting.delete(id)) return;
+    this.due(RESEND_MS);
+    this.keep();
+  }
+
+  due(pause) { [this.pause, this.at] = [pause, Date.now() + pause]; }
+
+  // Send all once more, in order: a connection that broke may have lost some.
+  again(now = false) {
+    if (!this.waiting.size || (!now && Date.now() < this.at)) return;
+    this.due(Math.min(2 * this.pause, LONGEST_MS));
+    for (const item of this.waiting.values()) this.send(item.content, item.runs);
+  }
+
+  keep() {
+    try {
+      const items = [...this.waiting.values()].map(({ content, runs }) => [content, runs ? [...runs] : null]);
+      if (items.length) localStorage.setItem(this.key, JSON.stringify([Date.now(), items]));
+      else localStorage.removeItem(this.key);
+    } catch { /* no room, or not allowed: the connection itself still keeps them */ }
+  }
+
+  stored(prefix) {
+    try { return Object.keys(localStorage).filter((name) => name.startsWith(prefix)); } catch { return []; }
+  }
+
+  read(name) {
+    try {
+      const [, items] = JSON.parse(localStorage.getItem(name));
+      return items.map(([content, runs]) => [content, runs && Uint32Array.from(runs)]);
+    } catch { return []; }
+  }
+
+  // Of sessions that ended long ago.
+  clean() {
+    for (const name of this.stored("scellseg:")) {
+      try {
+        if (Date.now() - JSON.parse(localStorage.getItem(name))[0] > 7 * 86400e3) localStorage.removeItem(name);
+      } catch { /* not ours */ }
+    }
+  }
+}
+
+// --- the picture ------------------------------------------------------------------------------
+
+class Layer {
+  constructor(described, view) {
+    Object.assign(this, described);
+    this.pixels = this.kind === "uint16" ? new Uint16Array(view.buffer.slice(view.byteOffset, view.byteOffset + view.byteLength)) : bytes(view);
+    this.size = this.kind === "uint16" ? 65536 : 256;
+  }
+
+  // Number below which a share of the pixels lies.
+  percentile(share) {
+    if (!this.cumulated) {
+      this.cumulated = new Float64Array(this.size);
+      for (const value of this.pixels) this.cumulated[value] += 1;
+      for (let i = 1; i < this.size; i++) this.cumulated[i] += this.cumulated[i - 1];
+    }
+    const wanted = share / 100 * this.pixels.length;
+    let [low, high] = [0, this.size - 1];
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (this.cumulated[middle] >= wanted && this.cumulated[middle] > 0) high = middle;
+      else low = middle + 1;
+    }
+    return low;
+  }
+
+  // Numbers to 0 .. 255 between two percentiles.
+  table(low, high) {
+    const from = this.percentile(low);
+    const to = Math.max(this.percentile(high), from + 1);
+    return Uint8Array.from({ length: this.size }, (_, i) => clamp(Math.round(255 * (i - from) / (to - from)), 0, 255));
+  }
+
+  value(at) {
+    if (this.kind === "rgb") return [...this.pixels.subarray(3 * at, 3 * at + 3)].join(", ");
+    const value = this.low + this.pixels[at] / (this.size - 1) * (this.high - this.low);
+    return Number.isInteger(value) || Math.abs(value) >= 1000 ? String(Math.round(value)) : value.toPrecision(3);
+  }
+}
+
+class Painter {
+  constructor(canvas) {
+    this.canvas = canvas;
+    this.context = canvas.getContext("2d", { willReadFrequently: true });
+    Object.assign(this, { zoom: 1, left: 0, top: 0, ratio: 1 });
+  }
+
+  fit(width, height) {
+    this.zoom = Math.min(this.canvas.width / width, this.canvas.height / height);
+    this.left = (width - this.canvas.width / this.zoom) / 2;
+    this.top = (height - this.canvas.height / this.zoom) / 2;
+  }
+
+  // Pixels of the image under those of the canvas; -1 outside.
+  grid(width, height) {
+    const along = (n, start, size) => Int32Array.from({ length: n }, (_, i) => {
+      const at = Math.floor(start + (i + 0.5) / this.zoom);
+      return at >= 0 && at < size ? at : -1;
+    });
+    this.columns = along(this.canvas.width, this.left, width);
+    this.rows = along(this.canvas.height, this.top, height);
+    this.width = width;
+    this.out = this.context.createImageData(this.canvas.width, this.canvas.height);
+    this.packed = new Uint32Array(this.out.data.buffer);
+    this.base = new Uint32Array(this.packed.length);
+  }
+
+  // The image without cells; colours gives the packed colour of a pixel by its index.
+  background(colour) {
+    const { columns, rows, base, width } = this;
+    const n = columns.length;
+    for (let y = 0; y < rows.length; y++) {
+      const row = rows[y] * width;
+      for (let x = 0; x < n; x++) {
+        base[y * n + x] = rows[y] < 0 || columns[x] < 0 ? 0xff404040 : colour(row + columns[x]);
+      }
+    }
+  }
+
+  // Cells on the image, within a box of the canvas.
+  compose(cells, reference, shown, box) {
+    const { columns, rows, base, packed, width } = this;
+    const [n, height] = [columns.length, rows.length];
+    const [x0, y0, x1, y1] = box ?? [0, 0, n, height];
+    const edge = Math.max(1, Math.round(this.ratio));
+    const [pixels, fill, opacity] = [cells.pixels, shown.fill, shown.opacity];
+    const other = reference?.pixels;
+    for (let y = y0; y < y1; y++) {
+      const row = rows[y] * width;
+      const above = rows[Math.max(y - edge, 0)] * width;
+      const below = rows[Math.min(y + edge, height - 1)] * width;
+      for (let x = x0, at = y * n + x0; x < x1; x++, at++) {
+        let colour = base[at];
+        const column = columns[x];
+        if (rows[y] >= 0 && column >= 0) {
+          const label = pixels[row + column];
+          const before = columns[Math.max(x - edge, 0)];
+          const after = columns[Math.min(x + edge, n - 1)];
+          const onEdge = (from, mine) => from[row + before] !== mine || from[row + after] !== mine
+            || from[above + column] !== mine || from[below + column] !== mine;
+          if (label && shown.visible(label)) {
+            const chosen = shown.chosen.has(label);
+            if ((shown.outlines || chosen) && onEdge(pixels, label)) colour = chosen ? 0xffffffff : fill[label];
+            else if (shown.masks) colour = mixed(colour, fill[label], chosen ? opacity >> 1 : opacity);
+          }
+          if (other && shown.reference) {
+            const true_ = other[row + column];
+            if (true_ && shown.trueColour[true_] && onEdge(other, true_)) colour = shown.trueColour[true_];
+          }
+        }
+        packed[at] = colour;
+      }
+    }
+    this.context.putImageData(this.out, 0, 0, x0, y0, x1 - x0, y1 - y0);
+  }
+}
+
+function mixed(under, over, share) {
+  const one = (shift) => {
+    const a = (under >>> shift) & 255;
+    return a + ((((over >>> shift) & 255) - a) * share >> 8);
+  };
+  return (255 << 24 | one(16) << 16 | one(8) << 8 | one(0)) >>> 0;
+}
+
+// --- the editor -------------------------------------------------------------------------------
+
+class Editor {
+  constructor(model, element) {
+    this.model = model;
+    this.client = Math.random().toString(36).slice(2, 10);
+    this.outbox = new Outbox((content, runs) => model.send(content, undefined, runs ? [runs.buffer] : []));
+    Object.assign(this, {
+      seq: 0, pending: [], undo: [], redo: [], facts: new Map(), classes: {}, chosen: new Set(),
+      tool: "select", size: 9, protect: true, editable: model.get("tools"), layers: [], maps: [], layer: 0, map: 0,
+      contrast: [1, 99], masks: true, outlines: true, reference: true, byClass: false, opacity: 90,
+      given: [null, null], tips: [[], []], sort: ["label", 1], filter: "", paintTimes: [], listens: [],
+    });
+    this.build(element);
+    this.listen();
+    model.on("msg:custom", this.onMessage = (content, buffers) => this.receive(content, buffers));
+    model.on("change:selected", this.onSelected = () => this.followSelected());
+    model.on("change:diameter", this.onDiameter = () => this.showDiameter());
+    this.outbox.clean();
+    this.ask();
+  }
+
+  close() {
+    this.model.off("msg:custom", this.onMessage);
+    this.model.off("change:selected", this.onSelected);
+    this.model.off("change:diameter", this.onDiameter);
+    clearInterval(this.timer);
+    window.removeEventListener("online", this.online);
+    this.watcher.disconnect();
+  }
+
+  // --- the page -------------------------------------------------------------------------------
+
+  build(element) {
+    const button = (name, text, title, action) => make("button", { type: "button", class: `se-button se-${name}`, title, textContent: text, onclick: () => { action(); this.canvas.focus(); } });
+    const range = (name, low, high, step, value, title, action) => make("input", { type: "range", class: `se-range se-${name}`, min: low, max: high, step, value, title, "aria-label": title, oninput: (event) => action(Number(event.target.value)) });
+    const toggle = (name, text, value, title, action) => {
+      const box = make("input", { type: "checkbox", class: `se-${name}`, checked: value, onchange: () => action(box.checked) });
+      return make("label", { class: "se-toggle", title }, box, text);
+    };
+    const choice = (name, title, action) => make("select", { class: `se-select se-${name}`, title, "aria-label": title, onchange: (event) => action(Number(event.target.value)) });
+
+    this.buttons = Object.fromEntries(TOOLS.map(([name, text, key, hint]) => [name, button(`tool-${name}`, text, `${hint} (${key})`, () => this.choose(name))]));
+    this.sizeInput = make("input", { type: "number", class: "se-number se-size", min: 1, max: 500, value: this.size, title: "Diameter of brush and eraser, in pixels ([ and ])", "aria-label": "Brush size in pixels", onchange: (event) => this.resize(Number(event.target.value)) });
+    this.protectBox = toggle("protect", "Protect neighbours", this.protect, "On: a cell that you draw never overwrites another (P)", (on) => { this.protect = on; });
+    this.undoButton = button("undo", "Undo", "Undo (Ctrl Z)", () => this.turn("undo"));
+    this.redoButton = button("redo", "Redo", "Redo (Ctrl Y)", () => this.turn("redo"));
+    this.saveButton = button("save", "Save", "Save masks and list (Ctrl S)", () => this.save());
+    this.cellButtons = [
+      button("merge", "Merge", "Make one of the selected cells (M)", () => this.merge()),
+      button("fill", "Fill holes", "Fill holes of the selected cells, or of all (F)", () => this.fill()),
+      button("delete", "Delete", "Delete the selected cells (Delete)", () => this.remove()),
+    ];
+    this.previous = button("previous", "\u25c0 Previous", "Previous image (A)", () => this.cycle(-1));
+    this.next = button("next", "Next \u25b6", "Next image (D)", () => this.cycle(1));
+    const group = (...children) => make("span", { class: "se-group" }, ...children);
+    this.editing = make("div", { class: "se-bar se-editing", role: "toolbar", "aria-label": "Editing" },
+      group(...Object.values(this.buttons)),
+      group(make("label", { class: "se-toggle" }, "Size", this.sizeInput, "px"), this.protectBox),
+      group(this.undoButton, this.redoButton), group(...this.cellButtons), group(this.saveButton));
+
+    this.layerChoice = choice("layer", "Picture", (n) => { this.layer = n; this.repaint(); });
+    this.mapChoice = choice("map", "Colours", (n) => { this.map = n; this.repaint(); });
+    this.lowRange = range("low", 0, 50, 0.1, this.contrast[0], "Black: percentile of the intensities", (value) => { this.contrast[0] = value; this.repaint(); });
+    this.highRange = range("high", 50, 100, 0.1, this.contrast[1], "White: percentile of the intensities", (value) => { this.contrast[1] = value; this.repaint(); });
+    this.masksBox = toggle("masks", "Masks", true, "Show masks (H)", (on) => { this.masks = on; this.redraw(); });
+    this.outlinesBox = toggle("outlines", "Outlines", true, "Show outlines (L)", (on) => { this.outlines = on; this.redraw(); });
+    this.referenceBox = toggle("reference", "Truth", true, "Show true outlines", (on) => { this.reference = on; this.redraw(); });
+    this.classBox = toggle("by-class", "Colour by class", false, "Colour cells by their class", (on) => { this.byClass = on; this.recolour(); });
+    this.diskInput = make("input", { type: "number", class: "se-number se-diameter", min: 0, step: 0.5, title: "Diameter of the disk in the corner, in pixels; 0 hides it", "aria-label": "Diameter in pixels", onchange: (event) => this.setDiameter(Number(event.target.value)) });
+    this.diskGroup = group(make("label", { class: "se-toggle" }, "Disk", this.diskInput, "px"), button("from-cells", "From cells", "Median diameter of the cells drawn so far", () => this.setDiameter(Number(this.labels?.diameter().toFixed(1) ?? 0))));
+    this.display = make("div", { class: "se-bar se-display", role: "toolbar", "aria-label": "Display" },
+      group(this.layerChoice, this.mapChoice),
+      group(make("label", { class: "se-toggle" }, "Contrast", this.lowRange, this.highRange)),
+      group(this.masksBox, this.outlinesBox, this.referenceBox, this.classBox,
+        make("label", { class: "se-toggle" }, "Strength", range("opacity", 0, 255, 1, this.opacity, "Strength of the masks' colour", (value) => { this.opacity = value; this.redraw(); }))),
+      this.diskGroup,
+      group(button("zoom-out", "\u2212", "Zoom out (-)", () => this.zoomBy(0.8)), button("zoom-in", "+", "Zoom in (+)", () => this.zoomBy(1.25)),
+        button("fit", "Whole image", "Show the whole image (0)", () => this.fit()), button("to-cell", "To cell", "Zoom to the selected cell (Z)", () => this.zoomToChosen())),
+      group(button("help", "?", "Keys (?)", () => this.help())));
+
+    this.canvas = make("canvas", { class: "se-canvas", tabIndex: 0, "aria-label": "Image with cells. Press ? for the keys." });
+    this.above = make("canvas", { class: "se-above" });
+    this.tip = make("div", { class: "se-tip", hidden: true });
+    this.empty = make("div", { class: "se-empty" }, "No image yet.");
+    this.helpPanel = make("div", { class: "se-keys", hidden: true, role: "dialog", "aria-label": "Keys" }, make("strong", {}, "Keys"),
+      make("dl", {}, ...HELP.flatMap(([keys, text]) => [make("dt", {}, keys), make("dd", {}, text)])), button("help-close", "Close", "Close (Esc)", () => this.help(false)));
+    this.stage = make("div", { class: "se-stage", style: `height: ${this.model.get("height")}px` }, this.canvas, this.above, this.tip, this.empty, this.helpPanel);
+    this.recovery = make("div", { class: "se-recovery", hidden: true, role: "alert" });
+    this.message = make("span", { class: "se-message", role: "status" });
+    this.info = make("span", { class: "se-info" });
+    this.status = make("div", { class: "se-status" }, this.previous, this.next, this.message, this.info);
+    this.list = this.buildList(button);
+    this.root = make("div", { class: `se-root${this.editable ? "" : " se-view"}`, "data-lm-suppress-shortcuts": "true", "data-jp-suppress-context-menu": "true" },
+      this.recovery, ...(this.editable ? [this.editing] : []), this.display, make("div", { class: "se-middle" }, this.stage, ...(this.editable ? [this.list] : [])), this.status);
+    this.root.scellseg = this; // for tests and the benchmark
+    this.painter = new Painter(this.canvas);
+    this.diskGroup.hidden = this.previous.hidden = this.next.hidden = this.referenceBox.hidden = true;
+    this.classBox.hidden = !this.editable;
+    element.append(this.root);
+    this.choose(this.tool);
+  }
+
+  buildList(button) {
+    this.counts = make("div", { class: "se-counts" });
+    this.chips = make("div", { class: "se-chips" });
+    this.newClass = make("input", { class: "se-text se-new-class", placeholder: "New class", "aria-label": "Name of a new class", onkeydown: (event) => { if (event.key === "Enter") this.addClass(); } });
+    this.search = make("input", { class: "se-text se-filter", placeholder: "Find: number, class, note", "aria-label": "Filter the list", oninput: (event) => { this.filter = event.target.value.trim().toLowerCase(); this.relist(); } });
+    const column = (name, text) => make("button", { type: "button", class: `se-column se-sort-${name}`, title: `Sort by ${text.toLowerCase()}`, onclick: () => { this.sort = [name, this.sort[0] === name ? -this.sort[1] : 1]; this.relist(); } }, text);
+    this.head = make("div", { class: "se-row se-head" }, make("span", {}), column("label", "Cell"), column("area", "Area"), column("class", "Class"), column("note", "Note"));
+    this.filler = make("div", { class: "se-filler" });
+    this.rows = make("div", { class: "se-rows", onscroll: () => this.showRows() }, this.filler);
+    return make("div", { class: "se-list" }, this.counts, this.chips, make("div", { class: "se-add" }, this.newClass, button("add-class", "Add", "Add the class", () => this.addClass())), this.search, this.head, this.rows);
+  }
+
+  listen() {
+    this.watcher = new ResizeObserver(() => this.measure());
+    this.watcher.observe(this.stage);
+    this.timer = setInterval(() => this.outbox.again(), RESEND_MS / 4);
+    window.addEventListener("online", this.online = () => this.outbox.again(true));
+    const canvas = this.canvas;
+    canvas.addEventListener("pointerdown", (event) => this.down(event));
+    canvas.addEventListener("pointermove", (event) => this.move(event));
+    canvas.addEventListener("pointerup", (event) => this.up(event));
+    canvas.addEventListener("pointercancel", (event) => this.up(event));
+    canvas.addEventListener("pointerleave", () => { this.pointer = null; this.tip.hidden = true; this.info.textContent = ""; this.drawAbove(); });
+    canvas.addEventListener("dblclick", () => { if (this.tool === "select") this.zoomToChosen(); });
+    canvas.addEventListener("contextmenu", (event) => event.preventDefault());
+    canvas.addEventListener("wheel", (event) => this.wheel(event), { passive: false });
+    this.root.addEventListener("keydown", (event) => this.key(event));
+    this.root.addEventListener("keyup", (event) => { if (event.key === " ") this.space = false; });
+    this.root.addEventListener("dragover", (event) => { if (this.listens.includes("drop")) event.preventDefault(); });
+    this.root.addEventListener("drop", (event) => this.drop(event));
+  }
+
+  // --- messages ---------------------------------------------------------------------------------
+
+  receive(content, buffers) {
+    if (content.to && content.to !== this.client) return;
+    const handlers = {
+      open: () => this.open(content, buffers),
+      empty: () => { this.empty.hidden = false; },
+      edit: () => this.edited(content, words(buffers[0])),
+      refused: () => this.refused(content),
+      known: () => { if (this.outbox.waiting.has(content.id)) this.ask(); }, // its answer was lost
+      done: () => this.done(content),
+      labels: () => this.takeLabels(buffers),
+      colours: () => { this.given = content.given.map((is, k) => is ? words(buffers[k]) : null); this.recolour(); },
+      tips: () => { this.tips = [content.cells, content.reference]; },
+      classes: () => { this.classes = content.classes; this.recolour(); this.relist(); },
+      go: () => { this.select([content.label]); this.zoomToChosen(); },
+      say: () => this.say(content.text, content.error),
+    };
+    handlers[content.type]?.();
+  }
+
+  open(content, buffers) {
+    const [height, width] = content.shape;
+    const same = this.labels && this.labels.width === width && this.labels.height === height && this.title === content.title;
+    this.labels = new Labels(width, height, words(buffers[0]));
+    this.truth = content.reference ? new Labels(width, height, words(buffers[1])) : null;
+    this.maps = content.maps.map((_, k) => bytes(buffers[2]).subarray(768 * k, 768 * (k + 1)));
+    this.layers = content.layers.map((described, k) => new Layer(described, buffers[3 + k]));
+    this.channels = this.layers.filter((layer) => layer.channel && layer.kind !== "rgb");
+    this.title = content.title;
+    this.given = [null, null];
+    this.tips = [[], []];
+    const several = this.channels.length > 1 ? ["all channels"] : [];
+    this.pictures = [...several, ...this.layers.map((layer) => layer.name)];
+    const fillChoice = (node, names, chosen) => node.replaceChildren(...names.map((name, k) => make("option", { value: k, textContent: name, selected: k === chosen })));
+    this.layer = same ? Math.min(this.layer, this.pictures.length - 1) : 0;
+    fillChoice(this.layerChoice, this.pictures, this.layer);
+    fillChoice(this.mapChoice, content.maps, this.map);
+    this.layerChoice.hidden = this.pictures.length < 2;
+    this.referenceBox.hidden = !this.truth;
+    this.empty.hidden = true;
+    if (!same) this.chosen.clear();
+    this.listens = content.listens;
+    this.previous.hidden = this.next.hidden = !this.listens.includes("cycle");
+    if (this.editable) this.beginEditing(content, buffers.at(-1));
+    this.measure(!same);
+    this.recolour();
+    this.relist();
+    this.ready = true;
+  }
+
+  beginEditing(content, history) {
+    if (this.session !== content.session) this.seq = 0;
+    this.session = content.session;
+    this.number = content.number;
+    this.asked = false;
+    // What Python has taken is in these labels; what it has not comes again from the outbox.
+    for (const id of this.outbox.waiting.keys()) {
+      const [client, seq] = id.split(":");
+      if (Number(seq) <= (content.seen[client] ?? 0)) this.outbox.waiting.delete(id);
+    }
+    this.facts = new Map(Object.entries(content.facts).map(([label, facts]) => [Number(label), facts]));
+    this.classes = content.classes;
+    this.pending = [];
+    let at = 0;
+    const take = ([id, length]) => ({ id, runs: words(new DataView(history.buffer, history.byteOffset + at, (at += length, length))) });
+    this.undo = content.undo.map(take);
+    this.redo = content.redo.map(take);
+    this.saveButton.hidden = !content.savable;
+    this.diskGroup.hidden = false;
+    const [n, begun] = content.found;
+    this.recovery.hidden = !n;
+    this.recovery.replaceChildren(`${n} edit${n === 1 ? "" : "s"} of ${begun.replace("T", " ").replace("+00:00", " UTC")} were not saved. `,
+      make("button", { type: "button", class: "se-button se-recover", textContent: "Bring them back", onclick: () => this.recover(true) }),
+      make("button", { type: "button", class: "se-button se-forget", textContent: "Forget them", onclick: () => this.recover(false) }));
+    this.outbox.begin(this.session, this.client, content.seen);
+    this.outbox.keep();
+    this.showDiameter();
+    this.showState();
+  }
+
+  recover(yes) {
+    this.recovery.hidden = true;
+    this.model.send({ type: "recover", yes });
+  }
+
+  takeLabels(buffers) {
+    const { width, height } = this.labels;
+    this.labels = new Labels(width, height, words(buffers[0]));
+    if (buffers[1].byteLength) this.truth = new Labels(width, height, words(buffers[1]));
+    this.recolour();
+  }
+
+  // Ask for everything once more.
+  ask() {
+    this.asked = true;
+    this.model.send({ type: "hello", client: this.client });
+  }
+
+  // Send an edit; with runs it is shown already. Python knows the runs of what is undone.
+  emit(content, runs) {
+    const message = { client: this.client, session: this.session, seq: ++this.seq, ...content };
+    const id = `${this.client}:${this.seq}`;
+    this.pending.push({ id, runs: runs ?? null });
+    this.outbox.add(message, content.type === "stroke" ? runs : null);
+    this.showState();
+    return id;
+  }
+
+  edited(content, runs) {
+    if (content.number !== this.number + 1 && !this.asked) { this.ask(); return; } // one was lost
+    if (this.asked) return; // all of it is on its way
+    this.number = content.number;
+    const at = this.pending.findIndex((item) => item.id === content.id);
+    this.outbox.answered(content.id);
+    if (at === 0 && this.pending[0].runs && sameRuns(this.pending[0].runs, runs)) {
+      this.pending.shift();
+    } else {
+      for (const item of this.pending.toReversed()) if (item.runs) this.labels.apply(item.runs, true);
+      this.labels.apply(runs);
+      if (at >= 0) this.pending.splice(at, 1);
+      for (const item of this.pending) {
+        if (item.runs) this.labels.apply(item.runs = this.labels.rebase(item.runs));
+      }
+      this.redraw();
+    }
+    this.remember(content.kind, content.of, content.id, runs);
+    for (const [label, facts] of Object.entries(content.facts)) {
+      if (facts[0] || facts[1]) this.facts.set(Number(label), facts);
+      else this.facts.delete(Number(label));
+    }
+    this.classes = content.classes;
+    for (const label of this.chosen) if (!(this.labels.areas[label] > 0)) this.chosen.delete(label);
+    this.recolour();
+    this.relist();
+    this.showState();
+  }
+
+  // Both stacks; what is known already stays as it is but for its runs.
+  remember(kind, of, id, runs) {
+    const [from, to] = kind === "undo" ? [this.undo, this.redo] : kind === "redo" ? [this.redo, this.undo] : [null, null];
+    if (from) {
+      const at = from.findIndex((item) => item.id === of);
+      if (at >= 0) to.push(...from.splice(at, 1));
+      return;
+    }
+    const known = this.undo.find((item) => item.id === id) ?? this.redo.find((item) => item.id === id);
+    if (known) known.runs = runs;
+    else {
+      this.undo.push({ id, runs });
+      this.redo = [];
+    }
+  }
+
+  refused(content) {
+    this.outbox.answered(content.id);
+    this.pending = this.pending.filter((item) => item.id !== content.id);
+    this.say(content.text, true);
+    this.showState();
+  }
+
+  done(content) {
+    this.outbox.answered(content.id);
+    this.pending = this.pending.filter((item) => item.id !== content.id);
+    if (content.pixels === 0 && content.name === "fill_holes") this.say("There are no holes to fill.");
+    this.showState();
+  }
+
+  command(name, args = {}) {
+    this.emit({ type: "command", name, args });
+  }
+
+  // --- editing ------------------------------------------------------------------------------------
+
+  choose(tool) {
+    this.cancel();
+    this.tool = tool;
+    for (const [name, node] of Object.entries(this.buttons)) node.setAttribute("aria-pressed", String(name === tool));
+    this.canvas.dataset.tool = tool;
+    if (this.editable) this.say(TOOLS.find(([name]) => name === tool)[3]);
+    this.drawAbove();
+  }
+
+  resize(size) {
+    this.size = clamp(Math.round(size) || 1, 1, 500);
+    this.sizeInput.value = this.size;
+    this.drawAbove();
+  }
+
+  // Middle of the brush: that of a pixel for odd sizes, a corner for even ones.
+  snapped([x, y]) {
+    return this.size % 2 ? [Math.floor(x) + 0.5, Math.floor(y) + 0.5] : [Math.round(x), Math.round(y)];
+  }
+
+  startStroke(point) {
+    const at = this.index(point);
+    const under = at < 0 ? 0 : this.labels.pixels[at];
+    const chosen = this.chosen.size === 1 ? [...this.chosen][0] : 0;
+    const erasing = this.tool === "eraser";
+    const label = chosen || under || (erasing ? 0 : this.labels.free());
+    this.stroke = { erasing, label, fresh: !erasing && !(this.labels.areas[label] > 0), any: erasing && !this.protect && !chosen, triples: [], last: this.snapped(point) };
+    this.paint(this.stroke.last, this.stroke.last);
+  }
+
+  continueStroke(point) {
+    const next = this.snapped(point);
+    this.paint(this.stroke.last, next);
+    this.stroke.last = next;
+  }
+
+  // Pixels whose middle is within half the size of the way between two points.
+  paint([ax, ay], [bx, by]) {
+    const { stroke, labels, protect } = this;
+    const { width, height, pixels } = labels;
+    const radius = this.size / 2 + 1e-6;
+    const [dx, dy] = [bx - ax, by - ay];
+    const squared = dx * dx + dy * dy;
+    const x0 = Math.max(Math.floor(Math.min(ax, bx) - radius), 0), x1 = Math.min(Math.ceil(Math.max(ax, bx) + radius), width);
+    const y0 = Math.max(Math.floor(Math.min(ay, by) - radius), 0), y1 = Math.min(Math.ceil(Math.max(ay, by) + radius), height);
+    for (let y = y0; y < y1; y++) {
+      const py = y + 0.5 - ay;
+      for (let x = x0; x < x1; x++) {
+        const px = x + 0.5 - ax;
+        const along = squared ? clamp((px * dx + py * dy) / squared, 0, 1) : 0;
+        const [ex, ey] = [px - along * dx, py - along * dy];
+        if (ex * ex + ey * ey > radius * radius) continue;
+        const at = y * width + x;
+        const old = pixels[at];
+        if (stroke.erasing) {
+          if (!old) continue;
+          stroke.label ||= old; // the first cell that is met
+          if (old !== stroke.label && !stroke.any) continue;
+        } else if (old === stroke.label || (protect && old)) continue;
+        const now = stroke.erasing ? 0 : stroke.label;
+        stroke.triples.push(at, old, now);
+        pixels[at] = now;
+        labels.count(old, -1);
+        labels.count(now, 1);
+      }
+    }
+    if (!stroke.erasing) this.colourUpTo(stroke.label);
+    if (x1 > x0 && y1 > y0) this.redraw([x0, y0, x1, y1]);
+  }
+
+  endStroke() {
+    const { triples, erasing, label, fresh } = this.stroke;
+    this.stroke = null;
+    const runs = asRuns(triples);
+    if (!runs.length) {
+      if (!erasing && this.protect) this.say("Nothing was drawn: other cells are protected (P).");
+      return;
+    }
+    const kind = erasing ? "erase" : "paint";
+    const id = this.emit({ type: "stroke", kind, label, fresh }, runs);
+    this.remember(kind, "", id, runs);
+    this.relist();
+    this.showState();
+  }
+
+  turn(kind) {
+    if (this.stroke) return;
+    const stack = this[kind];
+    const item = stack.at(-1);
+    if (!item) { this.say(kind === "undo" ? "There is nothing to undo." : "There is nothing to redo."); return; }
+    const back = kind === "undo";
+    const turned = Uint32Array.from(item.runs);
+    if (back) for (let i = 0; i < turned.length; i += 4) [turned[i + 2], turned[i + 3]] = [turned[i + 3], turned[i + 2]];
+    this.labels.apply(turned);
+    const id = this.emit({ type: "turn", kind, of: item.id }, turned);
+    this.remember(kind, item.id, id, turned);
+    for (const label of this.chosen) if (!(this.labels.areas[label] > 0)) this.chosen.delete(label);
+    this.recolour();
+    this.relist();
+  }
+
+  merge() {
+    if (this.chosen.size < 2) this.say("Select two cells or more: hold Shift and click on them.");
+    else this.command("merge", { cells: [...this.chosen] });
+  }
+
+  fill() { this.command("fill_holes", { cells: [...this.chosen] }); }
+
+  remove() {
+    if (!this.chosen.size) this.say("Select a cell to delete: click on it.");
+    else this.command("delete", { cells: [...this.chosen] });
+  }
+
+  save() {
+    if (this.saveButton.hidden) this.say("These masks have no file: save them in Python, editor.save(\u2026).");
+    else this.command("save");
+  }
+
+  cycle(by) { if (this.listens.includes("cycle")) this.model.send({ type: "cycle", by }); }
+
+  cancel() {
+    if (this.stroke) {
+      for (let i = this.stroke.triples.length - 3; i >= 0; i -= 3) {
+        const [at, old, now] = this.stroke.triples.slice(i, i + 3);
+        this.labels.pixels[at] = old;
+        this.labels.count(now, -1);
+        this.labels.count(old, 1);
+      }
+      this.stroke = null;
+      this.redraw();
+    }
+    this.path = null;
+  }
+
+  addClass() {
+    const name = this.newClass.value.trim();
+    this.newClass.value = "";
+    if (name) this.command("add_class", { name });
+  }
+
+  setClass(cells, name) { if (cells.length) this.command("set_class", { cells, name }); }
+
+  // --- mouse and keys ------------------------------------------------------------------------------
+
+  point(event) {
+    const box = this.canvas.getBoundingClientRect();
+    const { ratio, zoom, left, top } = this.painter;
+    return [left + (event.clientX - box.left) * ratio / zoom, top + (event.clientY - box.top) * ratio / zoom];
+  }
+
+  index([x, y]) {
+    const [column, row] = [Math.floor(x), Math.floor(y)];
+    return column < 0 || row < 0 || column >= this.labels.width || row >= this.labels.height ? -1 : row * this.labels.width + column;
+  }
+
+  down(event) {
+    if (!this.ready) return;
+    this.canvas.focus();
+    this.canvas.setPointerCapture(event.pointerId);
+    event.preventDefault();
+    const point = this.point(event);
+    this.start = { point, x: event.clientX, y: event.clientY, moved: false };
+    if (event.button === 1 || this.space || this.tool === "select") this.panning = [event.clientX, event.clientY];
+    else if (event.button !== 0) this.start = null;
+    else if (this.tool === "brush" || this.tool === "eraser") this.startStroke(point);
+    else this.path = [point];
+  }
+
+  move(event) {
+    if (!this.ready) return;
+    const began = performance.now();
+    this.pointer = this.point(event);
+    if (this.panning) {
+      const [x, y] = this.panning;
+      if (this.start.moved || Math.hypot(event.clientX - this.start.x, event.clientY - this.start.y) > 3) {
+        this.start.moved = true;
+        this.painter.left -= (event.clientX - x) * this.painter.ratio / this.painter.zoom;
+        this.painter.top -= (event.clientY - y) * this.painter.ratio / this.painter.zoom;
+        this.panning = [event.clientX, event.clientY];
+        this.repaint();
+      }
+    } else if (this.stroke) {
+      const between = event.getCoalescedEvents?.() ?? [];
+      for (const one of between.length ? between : [event]) this.continueStroke(this.point(one));
+      this.paintTimes.push(performance.now() - began);
+      if (this.paintTimes.length > 5000) this.paintTimes.shift();
+    } else if (this.path) {
+      this.path.push(this.pointer);
+      if (this.tool === "outline" && this.closes()) this.endPath();
+    } else this.hover(event);
+    this.drawAbove();
+  }
+
+  up(event) {
+    if (!this.start) return;
+    const { moved, point } = this.start;
+    this.start = null;
+    if (this.panning) {
+      this.panning = null;
+      if (!moved && this.tool === "select" && event.type === "pointerup" && event.button === 0) this.click(point, event.shiftKey);
+    } else if (this.stroke) this.endStroke();
+    else if (this.path) this.endPath();
+    this.drawAbove();
+  }
+
+  // An outline that has come back to where it began.
+  closes() {
+    const scale = this.painter.zoom / this.painter.ratio;
+    const [[x0, y0], [x, y]] = [this.path[0], this.path.at(-1)];
+    this.away ||= Math.hypot(x - x0, y - y0) * scale > 16;
+    return this.path.length > 8 && this.away && Math.hypot(x - x0, y - y0) * scale < 5;
+  }
+
+  endPath() {
+    const points = this.path.map(([x, y]) => [y, x]);
+    this.path = null;
+    this.away = false;
+    if (points.length < 3) { this.say(this.tool === "cut" ? "Draw a line across a cell." : "Draw around a cell, holding the button."); return; }
+    if (this.tool === "cut") this.command("split", { line: points, cells: [...this.chosen] });
+    else this.command("outline", { points, cell: this.chosen.size === 1 ? [...this.chosen][0] : 0, protect: this.protect });
+  }
+
+  click(point, several) {
+    const at = this.index(point);
+    const label = at < 0 ? 0 : this.labels.pixels[at];
+    if (!several) this.select(label ? [label] : []);
+    else if (label) {
+      const chosen = new Set(this.chosen);
+      if (!chosen.delete(label)) chosen.add(label);
+      this.select([...chosen]);
+    }
+  }
+
+  select(labels) {
+    this.chosen = new Set(labels);
+    const first = labels[0] ?? 0;
+    if (this.model.get("selected") !== first) {
+      this.model.set("selected", first);
+      this.model.save_changes();
+    }
+    this.redraw();
+    this.relist();
+    this.scrollTo(first);
+    this.showState();
+  }
+
+  followSelected() {
+    const label = this.model.get("selected");
+    if (!this.labels || this.chosen.has(label) || (!label && !this.chosen.size)) return;
+    this.select(label ? [label] : []);
+  }
+
+  hover(event) {
+    const at = this.index(this.pointer);
+    if (at < 0) { this.info.textContent = ""; this.tip.hidden = true; return; }
+    const label = this.labels.pixels[at];
+    const [x, y] = [at % this.labels.width, Math.floor(at / this.labels.width)];
+    const values = (this.channels.length ? this.channels : this.layers).map((layer) => `${layer.name} ${layer.value(at)}`);
+    const [kind, note] = this.facts.get(label) ?? ["", ""];
+    const cell = label ? [`cell ${label}`, `${this.labels.areas[label]} px`, kind, note].filter(Boolean).join(", ") + " \u00b7 " : "";
+    this.info.textContent = `${cell}x ${x}, y ${y} \u00b7 ${values.join(", ")}`;
+    const text = [label && this.tips[0][label], this.truth && this.tips[1][this.truth.pixels[at]]].filter(Boolean).join("\n");
+    this.tip.hidden = !text;
+    if (text) {
+      const box = this.stage.getBoundingClientRect();
+      this.tip.textContent = text;
+      this.tip.style.left = `${Math.min(event.clientX - box.left + 14, box.width - 220)}px`;
+      this.tip.style.top = `${Math.min(event.clientY - box.top + 14, box.height - 60)}px`;
+    }
+  }
+
+  wheel(event) {
+    if (!this.ready || !(event.ctrlKey || this.root.contains(document.activeElement))) return; // the page scrolls
+    event.preventDefault();
+    this.zoomBy(Math.exp(-clamp(event.deltaY, -100, 100) / 300), this.point(event));
+  }
+
+  key(event) {
+    if (/^(input|select|textarea)$/i.test(event.target.tagName)) {
+      if (event.key === "Escape") this.canvas.focus();
+      event.stopPropagation();
+      return;
+    }
+    const control = event.ctrlKey || event.metaKey;
+    const name = event.key.length === 1 ? event.key.toLowerCase() : event.key;
+    const free = {
+      v: () => this.choose("select"), b: () => this.choose("brush"), e: () => this.choose("eraser"), o: () => this.choose("outline"), x: () => this.choose("cut"),
+      n: () => this.select([]), "[": () => this.resize(this.size - (this.size > 20 ? 4 : 1)), "]": () => this.resize(this.size + (this.size >= 20 ? 4 : 1)),
+      m: () => this.merge(), f: () => this.fill(), Delete: () => this.remove(), Backspace: () => this.remove(),
+      p: () => { this.protectBox.firstChild.click(); this.say(this.protect ? "Neighbours are protected." : "You draw over neighbours."); },
+      s: () => this.save(), ...Object.fromEntries(Object.keys(this.classes).slice(0, 9).map((kind, k) => [String(k + 1), () => this.setClass([...this.chosen], kind)])),
+    };
+    const always = {
+      h: () => this.masksBox.firstChild.click(), l: () => this.outlinesBox.firstChild.click(), c: () => this.nextLayer(), i: () => this.invert(),
+      "+": () => this.zoomBy(1.25), "=": () => this.zoomBy(1.25), "-": () => this.zoomBy(0.8), z: () => this.zoomToChosen(),
+      0: () => (this.editable && this.chosen.size ? this.setClass([...this.chosen], "") : this.fit()),
+      a: () => this.cycle(-1), d: () => this.cycle(1), PageUp: () => this.cycle(-1), PageDown: () => this.cycle(1),
+      "?": () => this.help(), " ": () => { this.space = true; },
+      Escape: () => { if (!this.helpPanel.hidden) this.help(false); else if (this.stroke || this.path) this.cancel(); else this.select([]); this.drawAbove(); },
+    };
+    const withControl = { z: () => this.turn(event.shiftKey ? "redo" : "undo"), y: () => this.turn("redo"), s: () => this.save() };
+    const action = control ? (this.editable ? withControl[name] : undefined) : always[name] ?? (this.editable && name !== "s" ? free[name] : undefined);
+    if (!action || !this.labels) return;
+    event.preventDefault();
+    event.stopPropagation();
+    action();
+  }
+
+  async drop(event) {
+    if (!this.listens.includes("drop")) return;
+    event.preventDefault();
+    const step = 1 << 20;
+    for (const file of event.dataTransfer.files) {
+      this.say(`Taking ${file.name} \u2026`);
+      const content = await file.arrayBuffer();
+      const parts = Math.max(Math.ceil(content.byteLength / step), 1);
+      for (let part = 0; part < parts; part++) {
+        this.model.send({ type: "drop", client: this.client, name: file.name, part, parts }, undefined, [content.slice(part * step, (part + 1) * step)]);
+      }
+    }
+  }
+
+  // --- the picture -----------------------------------------------------------------------------------
+
+  measure(fit = false) {
+    const box = this.stage.getBoundingClientRect();
+    const ratio = Math.min(window.devicePixelRatio || 1, 2);
+    const [width, height] = [Math.max(Math.round(box.width * ratio), 1), Math.max(Math.round(box.height * ratio), 1)];
+    const changed = this.canvas.width !== width || this.canvas.height !== height;
+    if (changed) {
+      for (const canvas of [this.canvas, this.above]) Object.assign(canvas, { width, height });
+      this.painter.ratio = ratio;
+    }
+    if (!this.labels) return;
+    if (fit || !this.fitted) { this.painter.fit(this.labels.width, this.labels.height); this.fitted = box.width > 20; }
+    this.repaint();
+  }
+
+  fit() { this.painter.fit(this.labels.width, this.labels.height); this.repaint(); }
+
+  zoomBy(factor, point) {
+    const { painter } = this;
+    const [x, y] = point ?? [painter.left + this.canvas.width / painter.zoom / 2, painter.top + this.canvas.height / painter.zoom / 2];
+    const zoom = clamp(painter.zoom * factor, 0.02, 64);
+    painter.left = x - (x - painter.left) * painter.zoom / zoom;
+    painter.top = y - (y - painter.top) * painter.zoom / zoom;
+    painter.zoom = zoom;
+    this.repaint();
+  }
+
+  zoomToChosen() {
+    const box = this.chosen.size ? this.labels.box(this.chosen) : null;
+    if (!box) { this.say("Select a cell first: click on it."); return; }
+    const [left, top, right, bottom] = box;
+    const { painter } = this;
+    painter.zoom = clamp(Math.min(this.canvas.width / (right - left), this.canvas.height / (bottom - top)) / 2.5, 0.05, 24);
+    painter.left = (left + right) / 2 - this.canvas.width / painter.zoom / 2;
+    painter.top = (top + bottom) / 2 - this.canvas.height / painter.zoom / 2;
+    this.repaint();
+  }
+
+  nextLayer() { this.layer = (this.layer + 1) % this.pictures.length; this.layerChoice.value = this.layer; this.repaint(); }
+
+  invert() { this.map = this.map === 1 ? 0 : 1; this.mapChoice.value = this.map; this.repaint(); }
+
+  // Everything, with the image below; once a frame.
+  repaint() {
+    if (!this.labels) return;
+    this.stale = true;
+    this.redraw();
+  }
+
+  colours() {
+    const composite = this.pictures.length > this.layers.length && this.layer === 0;
+    const layer = composite ? null : this.layers[this.layer - (this.pictures.length - this.layers.length)];
+    if (layer?.kind === "rgb") return (at) => pack(layer.pixels[3 * at], layer.pixels[3 * at + 1], layer.pixels[3 * at + 2]);
+    const [low, high] = this.contrast;
+    if (layer) {
+      const key = `${this.layer} ${low} ${high} ${this.map}`;
+      if (this.tableKey !== key) {
+        const map = this.maps[this.map];
+        this.table = Uint32Array.from(layer.table(low, high), (value) => pack(map[3 * value], map[3 * value + 1], map[3 * value + 2]));
+        this.tableKey = key;
+      }
+      const { table } = this;
+      const { pixels } = layer;
+      return (at) => table[pixels[at]];
+    }
+    const places = { red: 0, green: 1, blue: 2 };
+    const shown = this.channels.slice(0, 3);
+    const named = shown.every((channel) => channel.name in places);
+    const invert = this.map === 1 ? 255 : 0;
+    const key = `all ${low} ${high}`;
+    if (this.tableKey !== key) { this.tables = shown.map((channel) => channel.table(low, high)); this.tableKey = key; }
+    const { tables } = this;
+    const parts = [0, 1, 2].map((place) => shown.findIndex((channel, k) => (named ? places[channel.name] : k) === place));
+    const part = (place, at) => (parts[place] < 0 ? 0 : tables[parts[place]][shown[parts[place]].pixels[at]]) ^ invert;
+    return (at) => pack(part(0, at), part(1, at), part(2, at));
+  }
+
+  // Cells, within a box of the image or everywhere; once a frame.
+  redraw(box = null) {
+    if (!this.labels) return;
+    if (!box) this.dirty = null;
+    else if (this.scheduled && this.dirty) {
+      const [a, b, c, d] = this.dirty;
+      this.dirty = [Math.min(a, box[0]), Math.min(b, box[1]), Math.max(c, box[2]), Math.max(d, box[3])];
+    } else if (!this.scheduled) this.dirty = box;
+    if (this.scheduled) return;
+    this.scheduled = true;
+    requestAnimationFrame(() => { this.scheduled = false; this.frame(); });
+  }
+
+  frame() {
+    const { painter, labels } = this;
+    if (this.stale) {
+      painter.grid(labels.width, labels.height);
+      painter.background(this.colours());
+      this.stale = false;
+      this.dirty = null;
+    }
+    let box = null;
+    if (this.dirty) {
+      const [x0, y0, x1, y1] = this.dirty;
+      const at = (value, start, size) => clamp(Math.round((value - start) * painter.zoom), 0, size);
+      box = [at(x0 - 2, painter.left, this.canvas.width), at(y0 - 2, painter.top, this.canvas.height), at(x1 + 2, painter.left, this.canvas.width), at(y1 + 2, painter.top, this.canvas.height)];
+      if (box[2] <= box[0] || box[3] <= box[1]) return;
+    }
+    const [given, givenTrue] = this.given;
+    const shown = {
+      fill: this.fill, opacity: this.opacity, masks: this.masks, outlines: this.outlines, reference: this.reference, chosen: this.chosen,
+      visible: given ? (label) => label < given.length && given[label] >>> 24 > 0 : () => true,
+      trueColour: givenTrue ?? this.white(),
+    };
+    painter.compose(labels, this.truth, shown, box);
+    this.drawAbove();
+  }
+
+  white() {
+    const n = this.truth?.areas.length ?? 0;
+    return this.whites?.length === n ? this.whites : this.whites = new Uint32Array(n).fill(0xffffffff);
+  }
+
+  recolour() {
+    this.fill = new Uint32Array(0);
+    this.colourUpTo(this.labels ? this.labels.areas.length : 0);
+    this.redraw();
+  }
+
+  colourUpTo(label) {
+    if (label < this.fill.length) return;
+    const palette = PALETTE.map(unhex);
+    const [given] = this.given;
+    const grown = new Uint32Array(label + 64);
+    for (let one = 0; one < grown.length; one++) {
+      const kind = this.facts.get(one)?.[0];
+      if (given) grown[one] = one < given.length ? (given[one] | 0xff000000) >>> 0 : palette[one % palette.length];
+      else if (this.byClass) grown[one] = kind ? unhex(this.classes[kind]) : pack(150, 150, 150);
+      else grown[one] = palette[one % palette.length];
+    }
+    this.fill = grown;
+  }
+
+  // Cursor, outline being drawn, disk.
+  drawAbove() {
+    const context = this.above.getContext("2d");
+    const { zoom, left, top, ratio } = this.painter;
+    context.clearRect(0, 0, this.above.width, this.above.height);
+    if (!this.labels) return;
+    const place = ([x, y]) => [(x - left) * zoom, (y - top) * zoom];
+    const twice = (draw) => { // dark under light: seen on any image
+      for (const [colour, width] of [["#000", 3], ["#fff", 1.25]]) {
+        Object.assign(context, { strokeStyle: colour, lineWidth: width * ratio });
+        context.beginPath();
+        draw();
+        context.stroke();
+      }
+    };
+    if (this.path) twice(() => this.path.forEach((point, k) => context[k ? "lineTo" : "moveTo"](...place(point))));
+    if (this.pointer && (this.tool === "brush" || this.tool === "eraser") && !this.panning) {
+      const [x, y] = place(this.snapped(this.pointer));
+      twice(() => (this.size === 1 ? context.rect(x - zoom / 2, y - zoom / 2, zoom, zoom) : context.arc(x, y, this.size / 2 * zoom, 0, 7)));
+    }
+    const diameter = this.editable ? this.model.get("diameter") : 0;
+    if (diameter > 0) {
+      const radius = diameter / 2 * zoom;
+      const [x, y] = [radius + 12 * ratio, this.above.height - radius - 26 * ratio];
+      twice(() => context.arc(x, y, radius, 0, 7));
+      context.font = `${12 * ratio}px sans-serif`;
+      const text = `${Number(diameter.toFixed(1))} px`;
+      Object.assign(context, { strokeStyle: "#000", lineWidth: 3 * ratio, fillStyle: "#fff" });
+      context.strokeText(text, 12 * ratio, this.above.height - 8 * ratio);
+      context.fillText(text, 12 * ratio, this.above.height - 8 * ratio);
+    }
+  }
+
+  // --- words and the list --------------------------------------------------------------------------
+
+  say(text, error = false) {
+    this.message.textContent = (error ? "\u26a0 " : "") + text;
+    this.message.classList.toggle("se-error", Boolean(error));
+  }
+
+  help(open = this.helpPanel.hidden) { this.helpPanel.hidden = !open; }
+
+  setDiameter(value) {
+    this.model.set("diameter", Math.max(value || 0, 0));
+    this.model.save_changes();
+    this.showDiameter();
+  }
+
+  showDiameter() {
+    if (this.editable) this.diskInput.value = Number(this.model.get("diameter").toFixed(1));
+    this.drawAbove();
+  }
+
+  showState() {
+    if (!this.editable) return;
+    this.undoButton.disabled = !this.undo.length;
+    this.redoButton.disabled = !this.redo.length;
+    this.cellButtons[0].disabled = this.chosen.size < 2;
+    this.cellButtons[2].disabled = !this.chosen.size;
+    const waiting = this.outbox.waiting.size;
+    this.root.dataset.waiting = waiting;
+    clearTimeout(this.slow);
+    if (waiting) this.slow = setTimeout(() => this.say(`Python is busy: ${waiting} edit${waiting > 1 ? "s" : ""} wait, none is lost.`), 1500);
+    else if (this.message.textContent.startsWith("Python is busy")) this.say("All edits have arrived.");
+  }
+
+  relist() {
+    if (!this.editable || this.listing) return;
+    this.listing = true;
+    requestAnimationFrame(() => { this.listing = false; this.list_(); });
+  }
+
+  list_() {
+    if (!this.labels) return;
+    const every = this.labels.list();
+    const fact = (label, k) => this.facts.get(label)?.[k] ?? "";
+    const value = { label: (l) => l, area: (l) => this.labels.areas[l], class: (l) => fact(l, 0), note: (l) => fact(l, 1) }[this.sort[0]];
+    const found = this.filter ? every.filter((l) => String(l) === this.filter || `${fact(l, 0)} ${fact(l, 1)}`.toLowerCase().includes(this.filter)) : every;
+    const ascending = (a, b) => (value(a) < value(b) ? -1 : value(a) > value(b) ? 1 : a - b);
+    this.order = found.sort((a, b) => this.sort[1] * ascending(a, b));
+    const diameter = this.labels.diameter();
+    const shownToo = found.length < every.length ? `, ${found.length} shown` : "";
+    this.counts.textContent = every.length ? `${every.length} cell${every.length > 1 ? "s" : ""}${shownToo}; median diameter ${diameter.toFixed(1)} px` : "No cells yet: choose Brush or Outline and draw one.";
+    const counts = new Map(Object.keys(this.classes).map((kind) => [kind, 0]));
+    for (const label of every) if (fact(label, 0)) counts.set(fact(label, 0), (counts.get(fact(label, 0)) ?? 0) + 1);
+    this.chips.replaceChildren(...[...counts].map(([kind, count], k) => make("button", { type: "button", class: "se-chip", title: `Put the selected cells into ${kind} (${k + 1})`, onclick: () => this.setClass([...this.chosen], kind) },
+      make("span", { class: "se-swatch", style: `background: ${this.classes[kind]}` }), `${kind} ${count}`)));
+    for (const node of this.head.querySelectorAll(".se-column")) node.dataset.sorted = node.classList.contains(`se-sort-${this.sort[0]}`) ? (this.sort[1] > 0 ? "\u25b4" : "\u25be") : "";
+    this.filler.style.height = `${this.order.length * ROW}px`;
+    this.showRows();
+  }
+
+  showRows() {
+    if (!this.order) return;
+    const focused = this.filler.contains(document.activeElement) && /^(input|select)$/i.test(document.activeElement.tagName);
+    if (focused) return; // never take a field away from somebody who types in it
+    const first = Math.max(Math.floor(this.rows.scrollTop / ROW) - 4, 0);
+    const last = Math.min(first + Math.ceil(this.rows.clientHeight / ROW) + 8, this.order.length);
+    this.filler.replaceChildren(...this.order.slice(first, last).map((label, k) => this.row(label, (first + k) * ROW)));
+  }
+
+  row(label, top) {
+    const [kind, note] = this.facts.get(label) ?? ["", ""];
+    const colour = this.fill[label] ?? 0;
+    const swatch = make("span", { class: "se-swatch", style: `background: rgb(${colour & 255} ${(colour >> 8) & 255} ${(colour >> 16) & 255})` });
+    const several = () => (this.chosen.has(label) ? [...this.chosen] : [label]);
+    const option = (text, name) => make("option", { value: name, textContent: text, selected: name === kind });
+    const classes = make("select", { class: "se-select se-class", "aria-label": `Class of cell ${label}`, onchange: () => { this.setClass(several(), classes.value); classes.blur(); } }, option("\u2013", ""), ...Object.keys(this.classes).map((name) => option(name, name)));
+    const notes = make("input", { class: "se-text se-note", value: note, "aria-label": `Note on cell ${label}`, onchange: () => this.command("set_note", { cells: [label], text: notes.value }), onkeydown: (event) => { if (event.key === "Enter") notes.blur(); }, onblur: () => this.relist() });
+    const row = make("div", { class: "se-row se-cell", style: `top: ${top}px`, "data-label": label, "aria-selected": String(this.chosen.has(label)) },
+      swatch, make("button", { type: "button", class: "se-number-cell", title: "Go to the cell", textContent: label }), make("span", { class: "se-area" }, String(this.labels.areas[label])), classes, notes);
+    row.addEventListener("click", (event) => {
+      if (/^(input|select|option)$/i.test(event.target.tagName)) return;
+      if (event.shiftKey) this.select([...new Set([...this.chosen, label])]);
+      else { this.select([label]); this.zoomToChosen(); }
+    });
+    return row;
+  }
+
+  scrollTo(label) {
+    const at = label && this.order ? this.order.indexOf(label) : -1;
+    if (at < 0) return;
+    const { scrollTop, clientHeight } = this.rows;
+    if (at * ROW < scrollTop || (at + 1) * ROW > scrollTop + clientHeight) this.rows.scrollTop = Math.max(at * ROW - clientHeight / 2, 0);
+  }
+}
+
+export default {
+  render({ model, el }) {
+    const editor = new Editor(model, el);
+    return () => editor.close();
+  },
+};

@@ -1,0 +1,394 @@
+"""The mask editor: draw, correct and classify cells in the browser; Python holds the truth.
+
+Strokes, undo, zoom and colours are done in the page at once. Each stroke comes back as one binary
+patch with a number of its own; the page keeps it until Python has answered, sends it again after a
+lost connection or a reload, and Python takes each once. What needs more thought (merge, split,
+fill, outlines) is done in Python by `operations`, in order with the strokes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+import pandas as pd
+import traitlets
+
+from scellseg_lib import export, readers
+from scellseg_lib.atomic import whole
+from scellseg_lib.errors import ImageError, ScellsegError
+from scellseg_lib.widgets.annotation import Annotation
+from scellseg_lib.widgets.edits import Edit
+from scellseg_lib.widgets.patches import Patch, difference
+from scellseg_lib.widgets.view import ImageView, in_words
+
+HISTORY = 300
+"""Edits that a page which opens can undo without asking Python."""
+CELLS = "_cells.csv"
+
+
+class MaskEditor(ImageView):
+    """Edit the cells of an image, and what is said of them.
+
+    Parameters
+    ----------
+    image : number[H, W] or number[H, W, C], optional
+        None: to be given to `load`.
+    labels, cells, channels, layers, title, path
+        See `load`.
+    **traits
+        Of the widget, such as ``height``.
+
+    Attributes
+    ----------
+    diameter : float
+        Of the disk that shows the scale, in pixels of the image; 0: none is shown.
+    """
+
+    diameter = traitlets.Float(0.0).tag(sync=True)
+
+    def __init__(
+        self,
+        image: np.ndarray | None = None,
+        labels: np.ndarray | None = None,
+        *,
+        cells: pd.DataFrame | None = None,
+        channels: Sequence[str] = (),
+        layers: Mapping[str, np.ndarray] | None = None,
+        title: str = "",
+        path: Path | None = None,
+        **traits: Any,
+    ) -> None:
+        super().__init__(tools=True, **traits)
+        self.path: Path | None = None
+        self._annotation = Annotation(np.zeros((1, 1), np.int32))
+        self._session, self._seen, self._n_saved = "", dict[str, int](), 0
+        self._early: dict[str, dict[int, tuple[dict[str, Any], list[bytes]]]] = {}
+        if image is not None:
+            self.load(
+                image, labels, cells=cells, channels=channels, layers=layers, title=title, path=path
+            )
+
+    # --- in Python ----------------------------------------------------------------------------
+
+    @property
+    def cells(self) -> pd.DataFrame:
+        """One row a cell: label, area (px), class, note."""
+        return self._annotation.cells
+
+    @property
+    def classes(self) -> dict[str, str]:
+        """Classes and their colours."""
+        return dict(self._annotation.classes)
+
+    @property
+    def edits(self) -> list[Edit]:
+        """Log of all edits; `Annotation.replay` performs it again."""
+        return list(self._annotation.edits)
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether there are edits that `save` has not written to the image's own file."""
+        return self.path is not None and len(self._annotation.edits) > self._n_saved
+
+    @property
+    def annotation(self) -> Annotation:
+        """What is edited."""
+        return self._annotation
+
+    def load(
+        self,
+        image: np.ndarray,
+        labels: np.ndarray | None = None,
+        *,
+        cells: pd.DataFrame | None = None,
+        channels: Sequence[str] = (),
+        layers: Mapping[str, np.ndarray] | None = None,
+        title: str = "",
+        path: Path | None = None,
+    ) -> None:
+        """Open an image.
+
+        Parameters
+        ----------
+        image : number[H, W] or number[H, W, C]
+        labels : int[H, W], optional
+            Cells that there are already. None: none.
+        cells : DataFrame, optional
+            What is said of them: ``label``, ``class``, ``note``.
+        channels, layers, title
+            See `ImageView.show`.
+        path : path, optional
+            File of masks (``NAME_masks.tif``) that `save` writes. Every edit is kept beside it at
+            once; what a crash has left is offered when the image is opened again.
+
+        Raises
+        ------
+        ImageError
+            For an image, masks or a list that are none, or do not fit.
+        """
+        given = np.zeros(np.shape(image)[:2], np.int32) if labels is None else labels
+        journal = path.with_name(f".{path.name}.edits") if path else None
+        annotation = Annotation(given, cells, journal)
+        before = self._annotation, self.path, self._session, self._seen, self._n_saved
+        self._annotation, self.path = annotation, path
+        self._session, self._seen, self._early, self._n_saved = uuid4().hex, {}, {}, 0
+        try:
+            super().show(image, annotation.labels, channels=channels, layers=layers, title=title)
+        except ScellsegError:  # what was open stays open
+            self._annotation, self.path, self._session, self._seen, self._n_saved = before
+            raise
+        self._labels = annotation.labels  # the truth itself, and no copy
+
+    def show(self, *args: Any, **options: Any) -> None:
+        """As `load`."""
+        self.load(*args, **options)
+
+    def show_labels(self, labels: np.ndarray, reference: np.ndarray | None = None) -> None:
+        """Put other cells in the place of all, as one edit that can be undone."""
+        if labels.shape != self._annotation.labels.shape:
+            raise ImageError(
+                f"the image is of {self._annotation.labels.shape} px, the masks of {labels.shape}",
+                remedy="Take the masks of this image.",
+            )
+        patch = difference(self._annotation.labels, labels)
+        self._did(self._annotation.change("replace", patch))
+
+    def merge(self, cells: Sequence[int]) -> Edit:
+        """Make one cell of several, see `operations.merge`."""
+        return self._did(self._annotation.merge(cells))
+
+    def split(self, line: np.ndarray, cells: Sequence[int] = ()) -> Edit:
+        """Cut cells along a line, float[n, 2] of (y, x), see `operations.split`."""
+        return self._did(self._annotation.split(np.asarray(line), cells))
+
+    def delete(self, cells: Sequence[int]) -> Edit:
+        """Remove cells."""
+        return self._did(self._annotation.delete(cells))
+
+    def fill_holes(self, cells: Sequence[int] = ()) -> Edit:
+        """Fill holes of cells (none: of all), see `operations.fill_holes`."""
+        return self._did(self._annotation.fill_holes(cells))
+
+    def outline(self, points: np.ndarray, cell: int = 0, *, protect: bool = True) -> Edit:
+        """Fill an outline, float[n, 2] of (y, x); cell 0: with a new cell."""
+        return self._did(self._annotation.outline(np.asarray(points), cell, protect=protect))
+
+    def relabel(self) -> Edit:
+        """Number the cells 1 to n; what is said of them goes with them."""
+        return self._did(self._annotation.relabel())
+
+    def undo(self) -> Edit | None:
+        """Take the last edit back; None where there is none."""
+        return self._tell_edit(self._annotation.undo())
+
+    def redo(self) -> Edit | None:
+        """Do the last undone edit again; None where there is none."""
+        return self._tell_edit(self._annotation.redo())
+
+    def set_class(self, cells: Sequence[int], name: str) -> Edit:
+        """Put cells into a class, which is made if need be; an empty name: into none."""
+        return self._did(self._annotation.say(cells, kind=name))
+
+    def set_note(self, cells: Sequence[int], text: str) -> Edit:
+        """Note something of cells."""
+        return self._did(self._annotation.say(cells, note=text))
+
+    def add_class(self, name: str, colour: str = "") -> None:
+        """Make a class known before any cell has it; colour as ``#rrggbb``."""
+        self._annotation.add_class(name.strip(), colour)
+        self.send({"type": "classes", "classes": self.classes})
+
+    def save(self, path: Path | None = None, formats: Sequence[str] = ()) -> list[Path]:
+        """Save the masks and the list of cells.
+
+        The cells are numbered 1 to n, which is an edit as others.
+
+        Parameters
+        ----------
+        path : path, optional
+            File of masks, .tif or .png, such as ``NAME_masks.tif``. None: that of `load`.
+        formats : sequence of str
+            Further ones, see `scellseg_lib.export.FORMATS`; they lie beside it.
+
+        Returns
+        -------
+        list of Path
+            The masks, ``NAME_cells.csv``, and the others.
+
+        Raises
+        ------
+        ImageError
+            Without a path, or for a file that cannot be written. Nothing is lost then.
+        """
+        path = path or self.path
+        if path is None:
+            raise ImageError("the masks have no file", remedy="Give save(path) a file's name.")
+        annotation = self._annotation
+        if annotation.free > len(annotation.cells) + 1:
+            self.relabel()
+        table = path.with_name(path.stem.removesuffix("_masks") + CELLS)
+        try:
+            readers.write_labels(path, annotation.labels)
+            with whole(table) as scratch:
+                annotation.cells.to_csv(scratch, index=False)
+        except OSError as error:
+            raise ImageError(
+                f"the masks cannot be saved ({error.strerror})",
+                where=path,
+                remedy="Make room on the disk, or save elsewhere. Your edits are kept.",
+            ) from error
+        if path == self.path:
+            self._n_saved = len(annotation.edits)
+            annotation.saved()
+        written = [path, table]
+        if formats:
+            done = export.export(path, path.parent, formats, overwrite=True)
+            if done.failed:
+                raise ImageError(done.failed[0], remedy="The masks themselves are saved.")
+            name = path.stem.removesuffix("_masks")
+            written += [path.with_name(name + export.FORMATS[kind]) for kind in formats]
+        self._call("save", path)
+        return written
+
+    def recover(self) -> int:
+        """Do again what a crash has left; the number of edits."""
+        n_edits = self._annotation.recover()
+        self._send_picture()
+        return n_edits
+
+    def discard_recovery(self) -> None:
+        """Forget what a crash has left."""
+        self._annotation.discard()
+
+    def on_edit(self, callback: Callable[[Edit], None]) -> None:
+        """Call a function after every edit."""
+        self._callbacks.setdefault("edit", []).append(callback)
+
+    def on_save(self, callback: Callable[[Path], None]) -> None:
+        """Call a function after every save, with the file of masks."""
+        self._callbacks.setdefault("save", []).append(callback)
+
+    # --- what the browser asks for --------------------------------------------------------------
+
+    def _handlers(self) -> dict[str, Callable[[dict[str, Any], Sequence[memoryview]], None]]:
+        edits = dict.fromkeys(("stroke", "turn", "command"), self._take)
+        return super()._handlers() | edits | {"recover": self._asked_to_recover}
+
+    def _take(self, content: dict[str, Any], buffers: Sequence[memoryview]) -> None:
+        """Take an edit of the page once, in the order in which that page made them."""
+        client, number = str(content["client"]), int(content["seq"])
+        id = f"{client}:{number}"
+        if content["session"] != self._session:
+            text = "An edit of the image before this one came too late. Go back and do it again."
+            self.send({"type": "refused", "id": id, "text": text})
+            return
+        seen = self._seen.get(client, 0)
+        if number <= seen:
+            self.send({"type": "known", "id": id, "to": client})
+            return
+        # One that has overtaken another waits for it; one that was lost is sent again by the page.
+        early = self._early.setdefault(client, {})
+        early[number] = content, [bytes(buffer) for buffer in buffers]
+        while (next_ := self._seen.get(client, 0) + 1) in early:
+            self._seen[client] = next_
+            self._perform(f"{client}:{next_}", client, *early.pop(next_))
+
+    def _perform(self, id: str, client: str, content: dict[str, Any], parts: list[bytes]) -> None:
+        try:
+            if content["type"] == "stroke":
+                self._stroke(id, content, parts[0])
+            elif content["type"] == "turn":
+                self._turn(id, content)
+            else:
+                self._command(id, content["name"], content["args"])
+        except Exception as error:  # whatever a page sends, the kernel goes on
+            self.send({"type": "refused", "id": id, "text": in_words(error)})
+            if content["type"] != "command":  # the page has shown it already
+                self._send_picture(client)
+
+    def _stroke(self, id: str, content: dict[str, Any], runs: bytes) -> None:
+        annotation = self._annotation
+        patch = Patch.from_bytes(runs, annotation.labels.size)
+        label = int(content["label"])
+        if content.get("fresh") and 0 < label < len(annotation.areas) and annotation.areas[label]:
+            renamed = patch.runs.copy()  # another page has used this label in between
+            renamed[renamed[:, 3] == label, 3] = annotation.free
+            patch = Patch(renamed)
+        self._tell_edit(annotation.change(str(content["kind"]), patch, id=id))
+
+    def _turn(self, id: str, content: dict[str, Any]) -> None:
+        annotation, back = self._annotation, content["kind"] == "undo"
+        known = annotation.undoable if back else annotation.redoable
+        if not known or known[-1].id != content["of"]:
+            raise ImageError("another page has edited in between", remedy="Look, and undo again.")
+        self._tell_edit(annotation.undo(id) if back else annotation.redo(id))
+
+    def _command(self, id: str, name: str, args: dict[str, Any]) -> None:
+        commands: dict[str, Callable[..., Any]] = {
+            "merge": self.merge,
+            "split": self.split,
+            "delete": self.delete,
+            "fill_holes": self.fill_holes,
+            "outline": self.outline,
+            "relabel": self.relabel,
+            "undo": self.undo,
+            "redo": self.redo,
+            "set_class": self.set_class,
+            "set_note": self.set_note,
+            "add_class": self.add_class,
+            "save": self._save_in_words,
+        }
+        edit = commands[name](**args)
+        n_pixels = edit.patch.n_pixels if isinstance(edit, Edit) else None
+        self.send({"type": "done", "id": id, "name": name, "pixels": n_pixels})
+
+    def _save_in_words(self) -> None:
+        masks, table = self.save()
+        self.say(f"Saved {len(self.cells)} cells: {masks.name} and {table.name}.")
+
+    def _asked_to_recover(self, content: dict[str, Any], buffers: Sequence[memoryview]) -> None:
+        if content["yes"]:
+            self.say(f"{self.recover()} edits are back.")
+        else:
+            self.discard_recovery()
+
+    # --- what it tells the browser ---------------------------------------------------------------
+
+    def _did(self, edit: Edit) -> Edit:
+        self._tell_edit(edit)
+        return edit
+
+    def _tell_edit(self, edit: Edit | None) -> Edit | None:
+        if edit is not None:
+            content: dict[str, Any] = {"type": "edit", "number": len(self._annotation.edits)}
+            content |= {"id": edit.id, "kind": edit.kind, "of": edit.of}
+            facts = {cell: [*after] for cell, (_, after) in edit.facts.items()}
+            self.send(content | {"facts": facts, "classes": self.classes}, [edit.patch.to_bytes()])
+            if self._annotation.trouble:
+                self.say(self._annotation.trouble, error=True)
+            self._call("edit", edit)
+        return edit
+
+    def _more(self) -> tuple[dict[str, Any], bytes]:
+        annotation, (more, _) = self._annotation, super()._more()
+        known = annotation.undoable[-HISTORY:], annotation.redoable[-HISTORY:]
+        runs = [[edit.patch.to_bytes() for edit in edits] for edits in known]
+        ids = [
+            [(edit.id, len(data)) for edit, data in zip(edits, patches, strict=True)]
+            for edits, patches in zip(known, runs, strict=True)
+        ]
+        return more | {
+            "session": self._session,
+            "seen": self._seen,
+            "number": len(annotation.edits),
+            "facts": {cell: [*facts] for cell, facts in annotation.facts.items()},
+            "classes": self.classes,
+            "undo": ids[0],
+            "redo": ids[1],
+            "savable": self.path is not None,
+            "found": [len(annotation.recoverable), annotation.begun],
+        }, b"".join(runs[0] + runs[1])
