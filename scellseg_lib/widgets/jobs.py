@@ -1,0 +1,174 @@
+"""Work in threads of their own, so that the page stays alive while a network learns or segments."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from threading import Condition, RLock, Thread
+from time import monotonic
+from typing import Any, Literal
+
+State = Literal["waiting", "running", "paused", "done", "cancelled", "failed"]
+TELL_EVERY = 0.1
+"""Least seconds between two calls of `on_change`: what an eye follows and a page can draw."""
+
+
+class Cancelled(Exception):
+    """Raised within the work by `Job.report` after `Job.cancel`."""
+
+
+class Job:
+    """Work in a thread of its own, so that the page stays alive.
+
+    Parameters
+    ----------
+    work : callable
+        Called with the job, in the thread. It calls ``job.report`` often, and ``job.report(0,
+        total)`` before it begins, from which the time left is reckoned. Another `total`, or fewer
+        `done` than before, begin another part of the work, with a speed of its own.
+    on_change : callable, optional
+        Called with the job, at most ten times a second from the thread that changed it, and always
+        when it pauses, goes on or ends. What it raises is logged and does not stop the work.
+
+    Attributes
+    ----------
+    state : {"waiting", "running", "paused", "done", "cancelled", "failed"}
+    result : object
+        What the work returned, once "done".
+    error : Exception or None
+        What it raised, once "failed".
+    done, total : int
+        Of the latest report; a `total` of 0 is not known.
+    facts : dict
+        All that the reports told beside that, the latest value of each.
+    """
+
+    def __init__(
+        self,
+        work: Callable[[Job], Any],
+        *,
+        on_change: Callable[[Job], None] | None = None,
+    ) -> None:
+        self.state: State = "waiting"
+        self.result: Any = None
+        self.error: Exception | None = None
+        self.done = self.total = 0
+        self.facts: dict[str, Any] = {}
+        self._work, self._on_change = work, on_change
+        self._changed = Condition()
+        self._telling = RLock()
+        self._cancelled = False
+        self._told = -TELL_EVERY
+        self._first: tuple[int, float] | None = None
+        self._latest = self._rested = 0.0
+        self._thread = Thread(target=self._run, name="scellseg-job", daemon=True)
+
+    def start(self) -> Job:
+        """Begin; a job that has begun, or was cancelled before, is left as it is."""
+        with self._changed:
+            begins = self.state == "waiting"
+            if begins:
+                self.state = "running"
+                self._thread.start()
+        if begins:
+            self._tell()
+        return self
+
+    def report(self, done: int, total: int, **facts: Any) -> None:
+        """Tell from within the work how far it is; waits here while the job is paused.
+
+        Raises
+        ------
+        Cancelled
+            If the job was cancelled; the work lets it through.
+        """
+        with self._changed:
+            # Other work, such as learning after reading: its speed is another.
+            anew = self._first is None or total != self.total or done < self.done
+            self.done, self.total = done, total
+            self.facts.update(facts)
+            self._latest = monotonic() - self._rested
+            if anew:
+                self._first = done, self._latest
+        if monotonic() - self._told >= TELL_EVERY:
+            self._tell()
+        with self._changed:
+            began = monotonic()
+            self._changed.wait_for(lambda: self.state != "paused" or self._cancelled)
+            self._rested += monotonic() - began
+            if self._cancelled:
+                raise Cancelled
+
+    def cancel(self) -> None:
+        """End the work at its next report; one that has not begun never does."""
+        with self._changed:
+            before = self.state
+            if before in ("done", "cancelled", "failed"):
+                return
+            self._cancelled = True
+            if before == "waiting":
+                self.state = "cancelled"
+            self._changed.notify_all()
+        if before == "waiting":
+            self._tell()
+
+    def pause(self) -> None:
+        """Hold the work at its next report."""
+        self._turn("running", "paused")
+
+    def resume(self) -> None:
+        """Let work that is paused go on."""
+        self._turn("paused", "running")
+
+    def join(self, timeout: float | None = None) -> Job:
+        """Wait for the end, at most `timeout` seconds; `state` says whether it came."""
+        if self._thread.ident is not None:
+            self._thread.join(timeout)
+        return self
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Seconds to the end at the speed so far; None while there is nothing to tell it from."""
+        if self.state in ("done", "cancelled", "failed") or self._first is None:
+            return None
+        done = self.done - self._first[0]
+        if done <= 0 or not self.total:
+            return None
+        return (self._latest - self._first[1]) / done * max(0, self.total - self.done)
+
+    @property
+    def ended(self) -> bool:
+        """Whether it is done, cancelled or failed."""
+        return self.state in ("done", "cancelled", "failed")
+
+    def _turn(self, before: State, after: State) -> None:
+        with self._changed:
+            if self.state != before or self._cancelled:
+                return
+            self.state = after
+            self._changed.notify_all()
+        self._tell()
+
+    def _run(self) -> None:
+        try:
+            self.result = self._work(self)
+            state: State = "done"
+        except Cancelled:
+            state = "cancelled"
+        except Exception as error:
+            self.error = error
+            state = "failed"
+        with self._changed:
+            self.state = state
+        self._tell()
+
+    def _tell(self) -> None:
+        self._told = monotonic()
+        if self._on_change is None:
+            return
+        try:
+            with self._telling:  # the thread and the page may change the job at once
+                self._on_change(self)
+        except Exception:
+            # A page that cannot be drawn must not cost hours of work.
+            logging.getLogger(__name__).exception("the display of a job failed")
