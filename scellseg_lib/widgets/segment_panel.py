@@ -1,0 +1,321 @@
+"""Inference panel: one image or a folder, with a preview, and results to look at and correct."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from html import escape
+from pathlib import Path
+
+import ipywidgets
+import numpy as np
+
+from scellseg_lib import batch, readers
+from scellseg_lib.errors import ScellsegError
+from scellseg_lib.widgets.folder_run import (
+    FolderRun,
+    Place,
+    Settings,
+    made_otherwise,
+    reworded,
+)
+from scellseg_lib.widgets.jobs import Job
+from scellseg_lib.widgets.segment_preview import Chosen, SegmentPreview
+from scellseg_lib.widgets.segment_results import SegmentResults
+from scellseg_lib.widgets.segment_settings import SegmentSettings
+from scellseg_lib.widgets.segmented import Result, results
+from scellseg_lib.widgets.wording import Message, count, duration, heading, plain, row
+
+EMPTY = "Type the folder of your images, or the path of one image, and press Enter."
+LOOKED_AT = 5
+"""Images that are read until one shows how many channels there are."""
+SHOWN = 30
+"""Failures that are listed one by one."""
+
+
+class SegmentPanel(ipywidgets.VBox):
+    """Segment one image or a folder.
+
+    Parameters
+    ----------
+    folder : Path, optional
+        Of the experiment: its ``query/`` is proposed, its models are offered, masks go to its
+        ``segmented/``.
+    on_inspect, on_edit : callable, optional
+        Called with a `Result` by "Look at it" and "Correct it", which are there only with them.
+
+    Attributes
+    ----------
+    job : Job or None
+        The latest run.
+    run : FolderRun or None
+        Its work, with what came of it.
+    results : SegmentResults
+        What is there of the images.
+    """
+
+    def __init__(
+        self,
+        folder: Path | None = None,
+        on_inspect: Callable[[Result], None] | None = None,
+        on_edit: Callable[[Result], None] | None = None,
+    ) -> None:
+        self.folder = folder
+        self.job: Job | None = None
+        self.run: FolderRun | None = None
+        self._place: Place | None = None
+        self._jobs: list[batch.Job] = []
+        self._make_places()
+        self._make_run()
+        self.results = SegmentResults(on_inspect, on_edit)
+        self.preview = SegmentPreview(self._chosen)
+        self.form = SegmentSettings(self.preview.follow)
+        super().__init__(self._parts())
+        self.add_class("scellseg-segment-panel")
+        self.source.observe(lambda _: self._source_typed(), "value")
+        self.output.observe(lambda _: self.check(), "value")
+        self.form.model.observe(lambda _: self.list_results(), "value")
+        self.go_to(folder)
+
+    # --- its parts ----------------------------------------------------------------------------
+
+    def _make_places(self) -> None:
+        wide = ipywidgets.Layout(width="520px")
+        self.source, self.output = (
+            ipywidgets.Text(continuous_update=False, layout=wide).add_class(name)
+            for name in ("scellseg-segment-source", "scellseg-segment-output")
+        )
+        self.source.placeholder = "folder of images, or one image"
+        self.found = Message().add_class("scellseg-segment-found")
+
+    def _make_run(self) -> None:
+        self.start = _button("Segment", self.segment, "start", style="primary")
+        self.pause = _button("Pause", self._pause_or_resume, "pause")
+        self.cancel = _button("Stop", self._cancel, "cancel")
+        self.bar = ipywidgets.FloatProgress(min=0, max=1, layout={"width": "320px"})
+        self.bar.add_class("scellseg-segment-progress")
+        self.message = Message()
+        self.failures = ipywidgets.HTML().add_class("scellseg-segment-failures")
+        anew = _button("Yes, make them anew", self._anew, "anew", style="danger")
+        keep = _button("No, keep them", self._keep, "keep")
+        self._asked = ipywidgets.HTML()
+        self.question = ipywidgets.VBox([self._asked, ipywidgets.HBox([anew, keep])])
+        self.question.add_class("scellseg-segment-question")
+        for part in (self.pause, self.cancel, self.bar, self.question):
+            part.layout.display = "none"
+
+    def _parts(self) -> list[ipywidgets.Widget]:
+        return [
+            heading("Segment images"),
+            row("Images", self.source),
+            row("", self.found),
+            row("Masks go to", self.output),
+            self.form,
+            heading("Try it on one image"),
+            self.preview,
+            heading("Segment them all"),
+            ipywidgets.HBox([self.start, self.pause, self.cancel, self.bar]),
+            self.message,
+            self.question,
+            self.failures,
+            heading("Results"),
+            self.results,
+        ]
+
+    # --- where ----------------------------------------------------------------------------------
+
+    def go_to(self, folder: Path | None, model: Path | None = None) -> None:
+        """Go to an experiment, and choose a model, such as one that was just tuned."""
+        self.folder = folder
+        self.form.refresh(folder, model)
+        if folder is not None:
+            proposed = str(folder / "query" if (folder / "query").is_dir() else folder)
+            if self.source.value != proposed:
+                self.source.value = proposed  # is checked thereby
+                return
+        self.check()
+
+    def _source_typed(self) -> None:
+        self.output.value = ""  # that of other images is not meant
+        self.check()
+
+    def _typed_place(self) -> Place:
+        source = _path(self.source.value)
+        root = source if source.is_dir() else source.parent
+        within = self.folder is not None and root == self.folder / "query"
+        usual = (root.parent if within else root) / "segmented"
+        self.output.placeholder = str(usual)
+        return Place(source, _path(self.output.value) if self.output.value.strip() else usual)
+
+    def check(self) -> None:
+        """Look for the images, and for masks that are there already."""
+        self._place, self._jobs, twins = None, [], {}
+        if not self.source.value.strip():
+            self.found.tell(EMPTY)
+        else:
+            place = self._typed_place()
+            try:
+                self._jobs, outcome = place.plan(Settings(30.0).reading)
+                self._place, twins = place, outcome.failed
+                self._found()
+            except (ScellsegError, OSError) as error:
+                self.found.fail(reworded(plain(error)))
+        images = [self._place.image_of(job) for job in self._jobs] if self._place else []
+        self.form.offer_channels(_first_pixels(images))
+        self.preview.offer([(image.name, image) for image in images])
+        self.start.disabled = not images or self._running
+        self.question.layout.display = "none"
+        self._list_failures(twins)
+        self.list_results()
+
+    def _found(self) -> None:
+        there = sum(job.masks.exists() for job in self._jobs)
+        text = f"{count(len(self._jobs), 'image')} found"
+        self.found.tell(f"{text}, {there} of them segmented already." if there else f"{text}.")
+
+    def _chosen(self) -> Chosen | None:
+        settings = self.form.settings()
+        return None if settings is None or not self.form.loaded else (self.form.loaded[1], settings)
+
+    # --- the run --------------------------------------------------------------------------------
+
+    @property
+    def _running(self) -> bool:
+        return self.job is not None and not self.job.ended
+
+    def segment(self, anew: bool = False) -> Job | None:
+        """Segment what has no masks yet (or all, `anew`), in a thread; None where that cannot be.
+
+        Masks that were made otherwise are asked about.
+        """
+        chosen = self._chosen()
+        if self._place is None or not self._jobs or self._running:
+            return None
+        if chosen is None:
+            self.message.fail("There is no model. Choose one above.")
+            return None
+        self.question.layout.display = "none"
+        self._list_failures({})
+        self.run = FolderRun(self._place, *chosen, anew=anew)
+        self.job = Job(self.run, on_change=self._followed)
+        return self.job.start()
+
+    def _followed(self, job: Job) -> None:
+        if job is not self.job:
+            return
+        shown = "none" if job.ended else None
+        for part in (self.pause, self.cancel, self.bar):
+            part.layout.display = shown
+        self.start.disabled = not job.ended
+        self.pause.description = "Go on" if job.state == "paused" else "Pause"
+        self.bar.value = job.done / job.total if job.total else 0
+        if job.ended:
+            self._ended(job)
+            return
+        text = f"{job.done} of {count(job.total, 'image')}"
+        text += f", {count(job.facts['cells'], 'cell')} so far" if job.facts.get("cells") else ""
+        if job.state == "paused":
+            self.message.tell(f"{text}. Paused: it waits until you press Go on.")
+        else:
+            left = job.seconds_left
+            time = f", about {duration(left)} left" if left is not None else ""
+            self.message.tell(f"{text}{time}.")
+
+    def _ended(self, job: Job) -> None:
+        assert self.run is not None
+        outcome, total = self.run.outcome, job.total
+        if job.state == "failed":
+            assert job.error is not None
+            if made_otherwise(job.error):
+                self._ask(reworded(getattr(job.error, "what", job.error)))
+            else:
+                self.message.fail(reworded(plain(job.error)))
+        elif job.state == "cancelled":
+            self.message.tell(
+                f"Stopped: {job.done} of {count(total, 'image')} done, and kept. "
+                "Press Segment to go on from there."
+            )
+        else:
+            made = f"{count(outcome.segmented, 'image')} segmented, {count(outcome.cells, 'cell')}"
+            before = f"{count(outcome.already, 'image')} done before" if outcome.already else ""
+            said = [made] * bool(outcome.segmented or not before) + [before] * bool(before)
+            self.message.tell(f"{'; '.join(said)}. The masks are in {self.run.place.output}.")
+        self._list_failures(outcome.failed, self.run.doubts)
+        if self._place is not None and job.state != "failed":
+            self._found()
+            self.list_results()
+
+    def _list_failures(self, failed: dict[str, str], doubts: list[str] | None = None) -> None:
+        root = self._place.root if self._place else None
+        lines = [f"<li>{escape(reworded(why, root))}</li>" for why in failed.values()]
+        more = f"<li>and {len(lines) - SHOWN} more</li>" * (len(lines) > SHOWN)
+        text = (
+            f"<div role='status' style='color:#b3261e;line-height:1.5'>&#9888; <b>"
+            f"{count(len(lines), 'image')} could not be segmented:</b><ul>"
+            f"{''.join(lines[:SHOWN])}{more}</ul>Mend or remove these files and press Segment "
+            "again: the others stay as they are.</div>"
+        ) * bool(lines)
+        text += "".join(
+            f"<p>&#9432; <b>Please check:</b> {escape(one)}</p>" for one in doubts or ()
+        )
+        self.failures.value = text
+
+    def _ask(self, words: str) -> None:
+        self.message.tell("")
+        self._asked.value = (
+            f"<div style='line-height:1.5'><b>Make anew?</b> In {escape(self._where())}, "
+            f"{escape(words)}.<br>Yes: the masks of these images that are there are deleted, and "
+            "made with the settings above. No: they stay; choose another folder for the new masks, "
+            "or the former settings.</div>"
+        )
+        self.question.layout.display = None
+
+    def _where(self) -> str:
+        return "" if self.run is None else self.run.place.output.name
+
+    def _anew(self) -> None:
+        self.segment(anew=True)
+
+    def _keep(self) -> None:
+        self.question.layout.display = "none"
+        self.message.tell("Kept. Choose another folder for the masks, or the former settings.")
+
+    def _pause_or_resume(self) -> None:
+        if self.job is not None:
+            (self.job.resume if self.job.state == "paused" else self.job.pause)()
+
+    def _cancel(self) -> None:
+        if self.job is not None:
+            self.message.tell("Stopping after the image that is in work.")
+            self.job.cancel()
+
+    # --- results --------------------------------------------------------------------------------
+
+    def list_results(self) -> None:
+        """List anew what is there, and the rounds of correction."""
+        found: list[Result] = []
+        if self._place is not None and self.form.loaded is not None:
+            found = results(self._place, self._jobs, self.form.loaded)
+        self.results.show(found, self.folder)
+
+
+def _path(text: str) -> Path:
+    """Path as it was typed or pasted, with quotes perhaps."""
+    return Path(text.strip().strip("'\"")).expanduser()
+
+
+def _first_pixels(images: list[Path]) -> np.ndarray | None:
+    """Pixels of the first image that can be read; None without one."""
+    for image in images[:LOOKED_AT]:
+        try:
+            return readers.read_pixels(image)
+        except ScellsegError:
+            continue
+    return None
+
+
+def _button(
+    words: str, press: Callable[[], object], name: str, style: str = ""
+) -> ipywidgets.Button:
+    button = ipywidgets.Button(description=words, button_style=style, layout={"width": "auto"})
+    button.on_click(lambda _: press())
+    return button.add_class(f"scellseg-segment-{name}")
