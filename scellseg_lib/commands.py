@@ -135,7 +135,7 @@ def export_masks(
         Path | None, typer.Option(help="Folder. Default: exported/ beside the masks, or in them.")
     ] = None,
     images: Annotated[
-        Path | None, typer.Option(exists=True, help="Image or folder: for cells, and intensities.")
+        Path | None, typer.Option(exists=True, help="Image or folder: for cells, cellpose, table.")
     ] = None,
     channels: Annotated[str, typer.Option(help="Names of the channels, such as worm,dye.")] = "",
     side: Annotated[
@@ -149,14 +149,17 @@ def export_masks(
     """Export masks for other programs: a label file, or a folder of NAME_masks.*.
 
     imagej gives a zip of ROIs for ImageJ's ROI Manager, geojson detections for QuPath, outlines
-    text as Cellpose's, table the measurements of every cell, cells an image of each, tiff and png
-    label images. Cells are numbered 1 to n, in the order of their labels. What exists is left
-    alone. Failures are listed at the end.
+    text as Cellpose's, cellpose a NAME_seg.npy for its interface (with the image, if --images says
+    where), table the measurements of every cell, cells an image of each, tiff and png label
+    images. Cellpose's NAME_seg.npy are masks too. Classes and notes of a list NAME_cells.csv beside
+    the masks go into geojson and table. Cells are numbered 1 to n, in the order of their labels.
+    What exists is left alone. Failures are listed at the end.
 
     \b
     Examples:
       scellseg export masks/ --to imagej --to table --images plate1/
       scellseg export A_masks.tif --to cells --images A.tif --side 96 --cut-out
+      scellseg export A_seg.npy --to imagej
     """
     output = output or (masks if masks.is_dir() else masks.parent) / "exported"
     done = export.export(

@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,6 +24,7 @@ from scellseg_lib.errors import DatasetError, ImageError, ScellsegError
 from scellseg_lib.progress import progress_bar
 from scellseg_lib.rois import write_geojson, write_imagej, write_outlines
 from scellseg_lib.samples import check_size
+from scellseg_lib.seg_npy import write_seg
 
 SHAPE: tuple[str, ...] = ("label", "area", "centroid", "bbox", "equivalent_diameter_area")
 SHAPE += ("axis_major_length", "axis_minor_length", "orientation", "eccentricity", "solidity")
@@ -31,10 +33,12 @@ SHAPE += ("perimeter",)
 INTENSITY = ("intensity_mean", "intensity_min", "intensity_max", "intensity_std")
 """Measured of every cell in every channel."""
 FORMATS = {"tiff": "_masks.tif", "png": "_masks.png", "imagej": "_rois.zip", "geojson": ".geojson"}
-FORMATS |= {"outlines": "_outlines.txt", "table": "_cells.csv", "cells": "_cells"}
+FORMATS |= {"outlines": "_outlines.txt", "cellpose": "_seg.npy"}
+FORMATS |= {"table": "_measurements.csv", "cells": "_cells"}
 """What there is, with the ending of its files: label images, ROIs of ImageJ, outlines for QuPath
-and as text, measurements, and a folder of an image for each cell."""
-_LABELS = {"imagej": write_imagej, "geojson": write_geojson, "outlines": write_outlines}
+and as text, what Cellpose's interface opens, measurements, and a folder of an image for each
+cell."""
+_LABELS = {"imagej": write_imagej, "outlines": write_outlines}
 
 
 @dataclass
@@ -63,13 +67,16 @@ def export(
     Parameters
     ----------
     masks : path
-        ``NAME_masks.*``, or a folder of such files.
+        ``NAME_masks.*`` or Cellpose's ``NAME_seg.npy``, or a folder of such files. A cell list
+        ``NAME_cells.csv`` beside it, with the columns label, class and note, goes into "geojson"
+        (its classes) and "table".
     output : path
         Folder, made if need be. What exists there is left alone unless ``overwrite``.
     formats : sequence of str
         Of `FORMATS`.
     images : path, optional
-        Their images, ``NAME.*`` or ``NAME_img.*``: for "cells", and the intensities of "table".
+        Their images, ``NAME.*`` or ``NAME_img.*``: for "cells", the intensities of
+        "table", and to lie within "cellpose".
     channels, side, keep_background
         See `measurements` and `single_cells`.
     overwrite : bool
@@ -98,17 +105,24 @@ def export(
             continue
         try:
             labels = readers.read_masks(files[name])
+            listed = _cell_list(files[name], labels.max())
             image = readers.read_pixels(pictures[name]) if pictures else None
             for kind, file in missing.items():
                 if kind == "table":
                     with whole(file) as scratch:
-                        measurements(labels, image, channels).to_csv(scratch, index=False)
+                        frame = measurements(labels, image, channels).join(listed, on="label")
+                        frame.to_csv(scratch, index=False)
+                elif kind == "geojson":
+                    write_geojson(file, labels, dict(listed.get("class", {})))
+                elif kind == "cellpose":
+                    found = {"img": image, "filename": pictures[name].name} if pictures else {}
+                    write_seg(file, labels, **found)
                 elif kind == "cells" and image is not None:
                     _write_cells(file, single_cells(labels, image, side, keep_background))
                 else:
                     _LABELS.get(kind, readers.write_labels)(file, labels)
                 done.written += 1
-        except (ScellsegError, OSError) as error:
+        except (ScellsegError, OSError, ValueError) as error:
             done.failed.append(f"{name}: {error}")
     return done
 
@@ -185,7 +199,8 @@ def single_cells(
     larger = [label for label, extent in extents.items() if side is not None and extent > side]
     if larger:
         raise ImageError(
-            f"{_named(larger)} of {len(boxes)} do not fit into {side} x {side} px",
+            f"{len(larger)} of {len(boxes)} cells do not fit into {side} x {side} px: "
+            f"{', '.join(map(str, larger[:5]))}{', ..' * (len(larger) > 5)}",
             remedy=f"Ask for side={max(extents.values())} or more, or for no side: their boxes.",
         )
     margins = [(side or 0, side or 0)] * 2
@@ -211,11 +226,25 @@ def _write_cells(folder: Path, crops: Iterable[tuple[int, np.ndarray]]) -> None:
         for label, crop in crops:
             colours = "rgb" if crop.ndim == 3 and crop.shape[2] == 3 else "minisblack"
             file = scratch / f"{folder.name}_{label:05d}.tif"
-            tifffile.imwrite(file, crop, compression="zlib", photometric=colours)
+            layout: Any = {"planarconfig": "contig"} if crop.shape[2:] > (1,) else {}  # no pages
+            tifffile.imwrite(file, crop, compression="zlib", photometric=colours, **layout)
         shutil.rmtree(folder, ignore_errors=True)
         scratch.rename(folder)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _cell_list(masks: Path, count: int) -> pd.DataFrame:
+    """Class and note of the cells 1 to `count`, if there is a list of them beside their masks."""
+    path = masks.with_name(f"{folders.label_name(masks)}_cells.csv")
+    if not path.exists():
+        return pd.DataFrame(index=range(1, count + 1))
+    kinds = {"label": int, "class": str, "note": str}
+    cells = pd.read_csv(path, usecols=list(kinds), dtype=kinds, keep_default_na=False)
+    if len(cells) != count:
+        what = f"the list has {len(cells)} cells, their masks {count}"
+        raise ImageError(what, where=path, remedy="Save the masks and their list anew.")
+    return cells.sort_values("label").set_axis(range(1, count + 1)).drop(columns="label")
 
 
 def _pictures(images: Path, files: Iterable[str]) -> dict[str, Path]:
@@ -225,19 +254,11 @@ def _pictures(images: Path, files: Iterable[str]) -> dict[str, Path]:
     else:
         found = {name: first for name, (first, *_) in folders.find_images(images)}
     if missing := [name for name in files if name not in found]:
-        raise DatasetError(
-            f"masks without an image: {', '.join(missing)}",
-            where=images,
-            remedy="The image of NAME_masks.* is NAME.* or NAME_img.*.",
-        )
+        what = f"masks without an image: {', '.join(missing)}"
+        remedy = "The image of NAME_masks.* or NAME_seg.npy is NAME.* or NAME_img.*."
+        raise DatasetError(what, where=images, remedy=remedy)
     return found
 
 
 def _check_size(masks: np.ndarray, image: np.ndarray) -> None:
     check_size(np.moveaxis(np.atleast_3d(image), 2, 0), masks.shape, "its masks", "masks")
-
-
-def _named(labels: Sequence[int]) -> str:
-    """Name some cells in words."""
-    shown = ", ".join(map(str, labels[:5])) + (", .." if len(labels) > 5 else "")
-    return f"cell{'s' * (len(labels) > 1)} {shown}"

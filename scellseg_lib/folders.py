@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,8 +28,9 @@ def find_samples(folder: Path) -> list[FoundSample]:
     *Scellseg*: ``shot/`` with ``NAME_img.*`` and ``NAME_masks.*``, and ``query/`` with
     ``NAME_img.*``, and masks where there are any. *Cellpose*: all in one folder; images with masks
     become the split ``shot``, the others ``query``; where there are no other masks, Cellpose's
-    ``NAME_cp_masks.*`` count. Where no file is called ``*_img.*``, every image in the folder
-    counts, its masks being ``NAME_masks.*``. Other files are left alone.
+    ``NAME_cp_masks.*`` count, or else its ``NAME_seg.npy`` (``NAME_img_seg.npy`` of
+    ``NAME_img.*``). Where no file is called ``*_img.*``, every image in the folder counts, its
+    masks being ``NAME_masks.*``. Other files are left alone.
 
     Raises
     ------
@@ -88,7 +90,7 @@ def _images(folder: Path) -> dict[str, list[Path]]:
 
 def _pair(folder: Path, split: str) -> list[FoundSample]:
     """Images of one folder with their masks; without a `split`, the masks decide on it."""
-    masks = files_by_name(folder, "(.*)(?<!_cp)_masks") or files_by_name(folder, "(.*)_cp_masks")
+    masks = next((found for found in _masks(folder) if found), {})
     images = _single(_images(folder))
     orphans = [path.name for name, path in masks.items() if name not in images]
     if orphans:
@@ -103,18 +105,29 @@ def _pair(folder: Path, split: str) -> list[FoundSample]:
     ]
 
 
+def _masks(folder: Path) -> Iterator[dict[str, Path]]:
+    """Mask files by the names of their images: ours, those of Cellpose, and its ``_seg.npy``."""
+    yield files_by_name(folder, "(.*)(?<!_cp)_masks")
+    yield files_by_name(folder, "(.*)_cp_masks")
+    yield _single(_grouped(folder, r"(.*?)(?:_img|\.ome)?_seg", (".npy",)))
+
+
 def label_files(place: Path) -> dict[str, Path]:
-    """Label files by name, or the one that `place` is; where some are called ``*_masks``, the
-    others are images.
+    """Label files by name, or the one that `place` is.
+
+    Where some are called ``*_masks`` or ``*_seg.npy``, the others are images. Of one name,
+    ``NAME_masks.*`` comes before ``NAME_cp_masks.*``, and this before ``NAME_seg.npy``.
     """
     if not place.is_dir():
         return {label_name(place): place}
-    return files_by_name(place, "(.*)_masks") or files_by_name(place, "(.*)")
+    ours, saved, seg = _masks(place)
+    return seg | saved | ours or files_by_name(place, "(.*)")
 
 
 def label_name(file: Path) -> str:
     """Name of the image that a label file belongs to."""
-    return plain_name(file).removesuffix("_masks")
+    kind = r"(_img|\.ome)?_seg" if file.suffix == ".npy" else "(_cp)?_masks"
+    return re.sub(f"{kind}$", "", plain_name(file))
 
 
 def files_by_name(folder: Path, pattern: str) -> dict[str, Path]:
@@ -136,11 +149,11 @@ def files_by_name(folder: Path, pattern: str) -> dict[str, Path]:
     return _single(_grouped(folder, pattern))
 
 
-def _grouped(folder: Path, pattern: str) -> dict[str, list[Path]]:
+def _grouped(folder: Path, pattern: str, ends: tuple[str, ...] = SUFFIXES) -> dict[str, list[Path]]:
     found: dict[str, list[Path]] = {}
     for path in natsorted(folder.iterdir(), key=lambda path: path.name):
         match = re.fullmatch(pattern, plain_name(path), re.DOTALL)
-        if match and path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
+        if match and path.suffix.lower() in ends and not path.name.startswith("."):
             found.setdefault(match[1], []).append(path)
     return found
 

@@ -46,14 +46,12 @@ def rings(piece: np.ndarray) -> list[np.ndarray]:
     """Rings of one 4-connected piece, the outer one first; bool[H, W] -> int64[n, 2] each."""
     inside = np.pad(piece, 1).astype(np.int8)
     edges: dict[tuple[int, int], list[tuple[int, int]]] = {}
-    between = np.diff(inside, axis=0)[:, 1:-1]  # rows; the inside lies on the right of an edge
-    for y, x in np.argwhere(between).tolist():
-        start, end = ((x, y), (x + 1, y)) if between[y, x] > 0 else ((x + 1, y), (x, y))
-        edges.setdefault(start, []).append(end)
-    between = np.diff(inside, axis=1)[1:-1]  # columns
-    for y, x in np.argwhere(between).tolist():
-        start, end = ((x, y + 1), (x, y)) if between[y, x] > 0 else ((x, y), (x, y + 1))
-        edges.setdefault(start, []).append(end)
+    for axis in (0, 1):  # between rows, between columns
+        between = np.diff(inside[1:-1] if axis else inside[:, 1:-1], axis=axis)
+        for y, x in np.argwhere(between).tolist():
+            ends = [(x, y), (x + 1 - axis, y + axis)]  # the inside lies on the right of an edge
+            start, end = ends if (between[y, x] > 0) == (axis == 0) else reversed(ends)
+            edges.setdefault(start, []).append(end)
     found = []
     while edges:
         found.append(_follow(edges))

@@ -21,13 +21,14 @@ import tifffile
 from scellseg_lib import tiff
 from scellseg_lib.atomic import whole
 from scellseg_lib.errors import ImageError
+from scellseg_lib.seg_npy import read_seg
 
 SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg")
 """Endings of the files that are taken for images in a folder."""
 
 _COLOURS = {"red": 0, "green": 1, "blue": 2}
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two are BigTIFF
-_PNG, _JPEG = b"\x89PNG", b"\xff\xd8\xff"
+_PNG, _JPEG, _NUMPY = b"\x89PNG", b"\xff\xd8\xff", b"\x93NUM"
 _DAMAGED = "Fetch or export the file again."
 
 
@@ -150,36 +151,29 @@ def select_planes(
         differ, or values of the chosen planes are NaN, infinite or beyond float32.
     """
     if pixels.ndim not in (2, 3) or pixels.size == 0:
-        raise ImageError(
-            f"an image has the shape (H, W) or (H, W, C), this has {pixels.shape}",
-            where=where,
-            remedy="Give one 2D image, its channels last.",
-        )
+        what = f"an image has the shape (H, W) or (H, W, C), this has {pixels.shape}"
+        raise ImageError(what, where=where, remedy="Give one 2D image, its channels last.")
     stack = np.atleast_3d(pixels)
     if channels is None:
         channels = _only_channel(stack, where)
     if len(channels) != 2 or channels[0] == "none":
-        raise ImageError(
-            f"channels {channels!r} do not name a plane to segment and a nucleus plane",
-            where=where,
-            remedy='Give two names, such as ("gray", "none") or ("green", "red").',
-        )
+        what = f"channels {channels!r} do not name a plane to segment and a nucleus plane"
+        remedy = 'Give two names, such as ("gray", "none") or ("green", "red").'
+        raise ImageError(what, where=where, remedy=remedy)
     with np.errstate(over="ignore"):  # what overflows is counted below
         image = np.stack([_plane(stack, name, where) for name in channels])
     bad = int(np.count_nonzero(~np.isfinite(image)))
     if bad:
-        raise ImageError(
-            f"{bad} pixels are NaN, infinite or beyond the range of float32",
-            where=where,
-            remedy="Replace them, for example by the background's value.",
-        )
+        what = f"{bad} pixels are NaN, infinite or beyond the range of float32"
+        remedy = "Replace them, for example by the background's value."
+        raise ImageError(what, where=where, remedy=remedy)
     return image
 
 
 def read_masks(
     path: str | PathLike[str], *, axes: str | None = None, page: int | None = None
 ) -> np.ndarray:
-    """Read a label image.
+    """Read a label image, or the masks of Cellpose's ``_seg.npy``.
 
     Parameters
     ----------
@@ -196,10 +190,12 @@ def read_masks(
     ImageError
         If the file cannot be read, or does not hold labels.
     """
-    if _signature(Path(path)).startswith(_JPEG):
-        raise ImageError(
-            "JPEG is lossy and does not keep labels", where=path, remedy="Save them as PNG."
-        )
+    signature = _signature(Path(path))
+    if signature == _NUMPY:
+        return relabel(read_seg(Path(path))["masks"], where=path)
+    if signature.startswith(_JPEG):
+        what = "JPEG is lossy and does not keep labels"
+        raise ImageError(what, where=path, remedy="Save them as PNG.")
     return relabel(read_pixels(path, axes=axes, page=page), where=path)
 
 
@@ -226,26 +222,20 @@ def relabel(masks: np.ndarray, *, where: str | PathLike[str] | None = None) -> n
         If the shape is not [H, W], or a label is negative or not a whole number.
     """
     if masks.ndim != 2 or masks.size == 0:
-        raise ImageError(
-            f"masks have the shape (H, W), these have {masks.shape}",
-            where=where,
-            remedy="Save one label per pixel: a single channel, not colours.",
-        )
+        what = f"masks have the shape (H, W), these have {masks.shape}"
+        remedy = "Save one label per pixel: a single channel and plane, not colours or a stack."
+        raise ImageError(what, where=where, remedy=remedy)
     if masks.dtype.kind == "f":
         broken = int(np.count_nonzero(~np.isfinite(masks) | (masks != np.round(masks))))
         if broken:
-            raise ImageError(
-                f"{broken} pixels of the masks are not whole numbers",
-                where=where,
-                remedy="Save the labels as integers, and do not interpolate them.",
-            )
+            what = f"{broken} pixels of the masks are not whole numbers"
+            remedy = "Save the labels as integers, and do not interpolate them."
+            raise ImageError(what, where=where, remedy=remedy)
     labels, places = np.unique(masks, return_inverse=True)
     if labels[0] < 0:
-        raise ImageError(
-            f"the masks hold negative labels, down to {labels[0]}",
-            where=where,
-            remedy="Use 0 for the background and positive labels for the cells.",
-        )
+        what = f"the masks hold negative labels, down to {labels[0]}"
+        remedy = "Use 0 for the background and positive labels for the cells."
+        raise ImageError(what, where=where, remedy=remedy)
     contiguous = (places + (labels[0] > 0)).reshape(masks.shape).astype(np.int32)
     if contiguous.max() == 1:
         pieces = cv2.connectedComponents(contiguous.astype(np.uint8))[0] - 1
@@ -316,9 +306,7 @@ def _only_channel(stack: np.ndarray, where: str | PathLike[str] | None) -> tuple
     """Names for the one channel of an [H, W, C] image; ImageError if there is a choice to make."""
     count = stack.shape[2]
     if count > 1 and not np.array_equal(stack[..., 1:], stack[..., :-1], equal_nan=True):
-        names = [f"{i} ({name})" for name, i in _COLOURS.items()] + [
-            str(i) for i in range(3, count)
-        ]
+        names = [f"{i} ({name})" for name, i in _COLOURS.items()] + list(map(str, range(3, count)))
         raise ImageError(
             f"the image has {count} channels that differ, and none is named",
             where=where,

@@ -29,9 +29,8 @@ def write_imagej(path: Path, masks: np.ndarray) -> None:
     """
     with whole(path) as scratch, zipfile.ZipFile(scratch, "w", zipfile.ZIP_DEFLATED) as archive:
         for label, pieces in outlines(masks):
-            roi = (
-                _polygon(pieces[0][0]) if len(pieces) == len(pieces[0]) == 1 else _composite(pieces)
-            )
+            plain = len(pieces) == len(pieces[0]) == 1
+            roi = _polygon(pieces[0][0]) if plain else _composite(pieces)
             roi.name = f"{label:05d}"
             archive.writestr(zipfile.ZipInfo(f"{roi.name}.roi", _DATE), roi.tobytes())
 
@@ -54,13 +53,9 @@ def write_geojson(path: Path, masks: np.ndarray, classes: Mapping[int, str] | No
         properties: dict[str, object] = {"objectType": "detection", "name": str(label)}
         if name := classes.get(label):
             properties["classification"] = {"name": name, "color": _colour(names[name])}
-        geometry = (
-            {"type": "Polygon", "coordinates": polygons[0]}
-            if len(polygons) == 1
-            else {"type": "MultiPolygon", "coordinates": polygons}
-        )
-        feature = {"type": "Feature", "geometry": geometry, "properties": properties}
-        features.append(feature)
+        kind, rings = ("MultiPolygon", polygons) if polygons[1:] else ("Polygon", polygons[0])
+        geometry = {"type": kind, "coordinates": rings}
+        features.append({"type": "Feature", "geometry": geometry, "properties": properties})
     with whole(path) as scratch:
         scratch.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
 
@@ -76,10 +71,8 @@ def write_outlines(path: Path, masks: np.ndarray) -> None:
             lines.append(",".join(map(str, outer.ravel().tolist())))
             holes += [label] * bool(inner)
     if holes:
-        lost = ", ".join(map(str, holes))
-        warnings.warn(
-            f"outlines as text have no holes: those of cells {lost} are lost", stacklevel=2
-        )
+        lost = f"those of cells {', '.join(map(str, holes))} are lost"
+        warnings.warn(f"outlines as text have no holes: {lost}", stacklevel=2)
     with whole(path) as scratch:
         scratch.write_text("".join(f"{line}\n" for line in lines))
 
@@ -87,6 +80,7 @@ def write_outlines(path: Path, masks: np.ndarray) -> None:
 def _polygon(ring: np.ndarray) -> roifile.ImagejRoi:
     roi = roifile.ImagejRoi.frompoints(ring)
     roi.roitype = roifile.ROI_TYPE.TRACED
+    roi.right, roi.bottom = map(int, ring.max(axis=0))  # as ImageJ has them, one less than roifile
     return roi
 
 
@@ -99,10 +93,9 @@ def _composite(pieces: list[list[np.ndarray]]) -> roifile.ImagejRoi:
         kinds[0, 0] = 0
         segments += [*kinds.ravel(), 4]
     corners = np.concatenate(every)
-    (left, top), (right, bottom) = corners.min(axis=0), corners.max(axis=0)
-    roi = roifile.ImagejRoi(roitype=roifile.ROI_TYPE.RECT)
-    roi.left, roi.top, roi.right, roi.bottom = int(left), int(top), int(right), int(bottom)
-    roi.shape_roi_size = len(segments)
+    roi = roifile.ImagejRoi(roitype=roifile.ROI_TYPE.RECT, shape_roi_size=len(segments))
+    ends = map(int, [*corners.min(axis=0), *corners.max(axis=0)])
+    roi.left, roi.top, roi.right, roi.bottom = ends
     roi.multi_coordinates = np.array(segments, np.float32)
     return roi
 

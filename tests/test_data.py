@@ -27,6 +27,7 @@ from scellseg_lib.data import (
     resize_masks,
 )
 from scellseg_lib.errors import DatasetError, ImageError
+from scellseg_lib.seg_npy import write_seg
 
 SHAPE = (6, 8)
 
@@ -432,6 +433,36 @@ def test_masks_that_cellpose_has_saved_count_where_there_are_no_others(tmp_path:
     assert {s.name: s.split for s in load_folder(folder)} == {"a": "shot", "b": "query"}
     write(folder, "b_masks.png")
     assert {s.name: s.split for s in load_folder(folder)} == {"a": "query", "b": "shot"}
+
+
+def test_masks_in_cellposes_own_files(tmp_path: Path) -> None:
+    folder = write(tmp_path / "plate", "a.png", "b.ome.tif", "c.png")
+    masks = np.zeros((4, 5), np.int32)
+    masks[1, 1], masks[2:, 3:] = 1, 2
+    for name in ("a_seg.npy", "b.ome_seg.npy", ".c_seg.npy"):
+        write_seg(folder / name, masks)
+    found = {s.name: s for s in load_folder(folder)}
+    assert {name: s.split for name, s in found.items()} == {"a": "shot", "b": "shot", "c": "query"}
+    np.testing.assert_array_equal(readers.read_masks(folder / "b.ome_seg.npy"), masks)
+    assert found["a"].read_masks is not None
+    np.testing.assert_array_equal(found["a"].read_masks(), masks)
+    write(folder, "c_cp_masks.png")  # masks saved on purpose: its own files may be a mere proposal
+    write_seg(folder / "a.ome_seg.npy", masks)  # a second of its name, but none of them counts
+    splits = {s.name: s.split for s in load_folder(folder)}
+    assert splits == {"a": "query", "b": "query", "c": "shot"}
+
+
+@pytest.mark.parametrize("part", ["", "shot", "query"])
+def test_cellposes_files_are_named_after_the_image(tmp_path: Path, part: str) -> None:
+    folder = write(tmp_path / part, "a_img.png")
+    write_seg(folder / "a_img_seg.npy", np.ones((4, 5), np.int32))
+    assert [(s.name, s.split) for s in load_folder(tmp_path)] == [("a", part or "shot")]
+    write_seg(folder / "a_seg.npy", np.ones((4, 5), np.int32))
+    with pytest.raises(DatasetError, match=r"same name: a_img_seg\.npy, a_seg\.npy"):
+        load_folder(tmp_path)
+    (folder / "a_img_seg.npy").rename(folder / "z_seg.npy")
+    with pytest.raises(DatasetError, match=r"masks without an image: z_seg\.npy"):
+        load_folder(tmp_path)
 
 
 def test_images_that_cannot_be_read_are_told_apart() -> None:

@@ -16,6 +16,7 @@ from hypothesis.extra.numpy import arrays
 
 from scellseg_lib import readers
 from scellseg_lib.errors import ImageError
+from scellseg_lib.seg_npy import write_seg
 
 RANDOM = np.random.default_rng(0)
 
@@ -372,6 +373,15 @@ def test_negative_labels() -> None:
 def test_masks_of_a_wrong_shape(shape: tuple[int, ...]) -> None:
     with pytest.raises(ImageError, match=r"masks have the shape \(H, W\)"):
         readers.relabel(np.zeros(shape, int))
+
+
+def test_masks_of_cellpose_are_told_by_their_content(tmp_path: Path) -> None:
+    masks = np.array([[0, 900, 900], [7, 0, 40000]])
+    write_seg(tmp_path / "a_seg.npy", masks)
+    (tmp_path / "a_seg.npy").rename(tmp_path / "a.png")
+    assert readers.read_masks(tmp_path / "a.png").tolist() == [[0, 2, 2], [1, 0, 3]]
+    with pytest.raises(ImageError, match="not a PNG, TIFF or JPEG"):
+        readers.read_pixels(tmp_path / "a.png")
 
 
 def test_lossy_masks_are_refused(tmp_path: Path) -> None:
