@@ -45,6 +45,13 @@ class Progress:
 Callback = Callable[[Progress], None]
 
 
+class Enough(Exception):
+    """What a callback raises to end a run after the step that it is told of.
+
+    The run's checkpoint is written, and what it has learnt so far is its result.
+    """
+
+
 def weights_hash(network: nn.Module) -> str:
     """SHA-256 over all weights and statistics, in the order of their names."""
     digest = hashlib.sha256()
@@ -213,7 +220,7 @@ class Steps:
         All that the steps change.
     saved : Checkpoint, optional
     callback : callable, optional
-        Gets a `Progress` after each step.
+        Gets a `Progress` after each step; it may raise `Enough`.
 
     Attributes
     ----------
@@ -231,22 +238,34 @@ class Steps:
     def __post_init__(self) -> None:
         self.log = self.saved.resume(self.modules, self.optimiser) if self.saved else []
         self.saved_at = monotonic()
+        self.enough = False
         self.bar = bar(self.n_steps, self.label, initial=len(self.log), delay=0)
 
     def __iter__(self) -> Iterator[int]:
-        return iter(range(len(self.log), self.n_steps))
+        for step in range(len(self.log), self.n_steps):
+            if self.enough:
+                return
+            yield step
 
     def finish(self, losses: dict[str, float], validation_loss: float | None = None) -> None:
         """Note what a step came to."""
         done = len(self.log) + 1
         validated = {} if validation_loss is None else {"validation_loss": validation_loss}
         self.log.append({"step": done} | losses | validated)
-        if self.saved and (done == self.n_steps or monotonic() - self.saved_at >= SAVE_EVERY):
-            self.saved.save(snapshot(self.modules, self.optimiser), self.log)
-            self.saved_at = monotonic()
+        if done == self.n_steps or monotonic() - self.saved_at >= SAVE_EVERY:
+            self._save()
         self.bar.update()
         if self.callback:
-            self.callback(Progress(done, self.n_steps, losses, validation_loss))
+            try:
+                self.callback(Progress(done, self.n_steps, losses, validation_loss))
+            except Enough:
+                self.enough = True
+                self._save()
+
+    def _save(self) -> None:
+        if self.saved:
+            self.saved.save(snapshot(self.modules, self.optimiser), self.log)
+            self.saved_at = monotonic()
 
     def __enter__(self) -> Steps:
         return self

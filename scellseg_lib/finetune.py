@@ -155,8 +155,9 @@ def finetune(
         (``checkpoint.unlink(missing_ok=True)``). It knows the shots by their pixels, query and
         contrast images by name.
     callback : callable, optional
-        Gets a `Progress` after each step. It has no validation loss: all of a handful of shots are
-        learnt from, and what would be held out is better judged by `evaluate`.
+        Gets a `Progress` after each step, and may raise `checkpoint.Enough` to end the run there.
+        It has no validation loss: all of a handful of shots are learnt from, and what would be held
+        out is better judged by `evaluate`.
 
     Returns
     -------

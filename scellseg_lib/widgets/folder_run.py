@@ -236,7 +236,7 @@ class FolderRun:
         card = self.model.card.model_copy(update={"decoding": self.settings.decoding})
         try:
             tell()
-            with self._doubts_kept(), _no_bar():
+            with self._doubts_kept():
                 batch.segment_jobs(
                     jobs,
                     replace(self.model, card=card),
@@ -263,19 +263,6 @@ class FolderRun:
             warnings.simplefilter("always", UserWarning)
             warnings.showwarning = keep
             yield
-
-
-@contextmanager
-def _no_bar() -> Iterator[None]:
-    """No bar of the library's own: from a thread it would be drawn below any cell."""
-    before = os.environ.get("TQDM_DISABLE")
-    os.environ["TQDM_DISABLE"] = "1"
-    try:
-        yield
-    finally:
-        os.environ.pop("TQDM_DISABLE")
-        if before is not None:
-            os.environ["TQDM_DISABLE"] = before
 
 
 def made_otherwise(error: BaseException | None) -> bool:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from threading import Condition, RLock, Thread
 from time import monotonic
 from typing import Any, Literal
@@ -151,7 +153,8 @@ class Job:
 
     def _run(self) -> None:
         try:
-            self.result = self._work(self)
+            with _no_bars():
+                self.result = self._work(self)
             state: State = "done"
         except Cancelled:
             state = "cancelled"
@@ -172,3 +175,25 @@ class Job:
         except Exception:
             # A page that cannot be drawn must not cost hours of work.
             logging.getLogger(__name__).exception("the display of a job failed")
+
+
+_SILENCED: list[str | None] = []
+_SILENCING = RLock()
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """No bars of the library's own: from a thread they would be drawn below any cell."""
+    with _SILENCING:
+        _SILENCED.append(os.environ.get("TQDM_DISABLE"))
+        os.environ["TQDM_DISABLE"] = "1"
+    try:
+        yield
+    finally:
+        with _SILENCING:
+            before = _SILENCED[0]
+            _SILENCED.pop()
+            if not _SILENCED:  # the last of several jobs gives back what the first has found
+                os.environ.pop("TQDM_DISABLE")
+                if before is not None:
+                    os.environ["TQDM_DISABLE"] = before

@@ -371,6 +371,8 @@ class Editor {
     this.model.off("change:selected", this.onSelected);
     this.model.off("change:diameter", this.onDiameter);
     clearInterval(this.timer);
+    clearTimeout(this.asking);
+    clearTimeout(this.slow);
     window.removeEventListener("online", this.online);
     this.watcher.disconnect();
   }
@@ -428,7 +430,7 @@ class Editor {
     this.canvas = make("canvas", { class: "se-canvas", tabIndex: 0, "aria-label": "Image with cells. Press ? for the keys." });
     this.above = make("canvas", { class: "se-above" });
     this.tip = make("div", { class: "se-tip", hidden: true });
-    this.empty = make("div", { class: "se-empty" }, "No image yet.");
+    this.empty = make("div", { class: "se-empty" }, "No image is open yet.");
     this.helpPanel = make("div", { class: "se-keys", hidden: true, role: "dialog", "aria-label": "Keys" }, make("strong", {}, "Keys"),
       make("dl", {}, ...HELP.flatMap(([keys, text]) => [make("dt", {}, keys), make("dd", {}, text)])), button("help-close", "Close", "Close (Esc)", () => this.help(false)));
     this.stage = make("div", { class: "se-stage", style: `height: ${this.model.get("height")}px` }, this.canvas, this.above, this.tip, this.empty, this.helpPanel);
@@ -485,7 +487,7 @@ class Editor {
     if (content.to && content.to !== this.client) return;
     const handlers = {
       open: () => this.open(content, buffers),
-      empty: () => { this.empty.hidden = false; },
+      empty: () => { clearTimeout(this.asking); this.asked = false; this.empty.hidden = false; },
       edit: () => this.edited(content, words(buffers[0])),
       refused: () => this.refused(content),
       known: () => { if (this.outbox.waiting.has(content.id)) this.ask(); }, // its answer was lost
@@ -501,6 +503,8 @@ class Editor {
   }
 
   open(content, buffers) {
+    clearTimeout(this.asking);
+    this.asked = false;
     const [height, width] = content.shape;
     const same = this.labels && this.labels.width === width && this.labels.height === height && this.title === content.title;
     this.labels = new Labels(width, height, words(buffers[0]));
@@ -534,7 +538,6 @@ class Editor {
     if (this.session !== content.session) this.seq = 0;
     this.session = content.session;
     this.number = content.number;
-    this.asked = false;
     // What Python has taken is in these labels; what it has not comes again from the outbox.
     for (const id of this.outbox.waiting.keys()) {
       const [client, seq] = id.split(":");
@@ -551,7 +554,8 @@ class Editor {
     this.diskGroup.hidden = false;
     const [n, begun] = content.found;
     this.recovery.hidden = !n;
-    this.recovery.replaceChildren(`${n} edit${n === 1 ? "" : "s"} of ${begun.replace("T", " ").replace("+00:00", " UTC")} were not saved. `,
+    const when = begun ? new Date(begun).toLocaleString([], { dateStyle: "medium", timeStyle: "short" }) : "";
+    this.recovery.replaceChildren(`${n === 1 ? "One edit" : `${n} edits`} of ${when} ${n === 1 ? "was" : "were"} not saved. `,
       make("button", { type: "button", class: "se-button se-recover", textContent: "Bring them back", onclick: () => this.recover(true) }),
       make("button", { type: "button", class: "se-button se-forget", textContent: "Forget them", onclick: () => this.recover(false) }));
     this.outbox.begin(this.session, this.client, content.seen);
@@ -572,10 +576,12 @@ class Editor {
     this.recolour();
   }
 
-  // Ask for everything once more.
-  ask() {
+  // Ask for everything once more; again, and less and less often, as long as no answer comes.
+  ask(pause = 3 * RESEND_MS) {
     this.asked = true;
     this.model.send({ type: "hello", client: this.client });
+    clearTimeout(this.asking);
+    this.asking = setTimeout(() => this.ask(2 * pause), pause);
   }
 
   // Send an edit; with runs it is shown already. Python knows the runs of what is undone.
@@ -643,6 +649,7 @@ class Editor {
   done(content) {
     this.outbox.answered(content.id);
     this.pending = this.pending.filter((item) => item.id !== content.id);
+    if (content.pixels === null && (content.name === "undo" || content.name === "redo")) this.say(`There is nothing to ${content.name}.`);
     if (content.pixels === 0 && content.name === "fill_holes") this.say("There are no holes to fill.");
     this.showState();
   }
@@ -740,9 +747,9 @@ class Editor {
 
   turn(kind) {
     if (this.stroke) return;
-    const stack = this[kind];
-    const item = stack.at(-1);
-    if (!item) { this.say(kind === "undo" ? "There is nothing to undo." : "There is nothing to redo."); return; }
+    const item = this[kind].at(-1);
+    // What Python still works on comes before; and it knows more than this page, which was opened later.
+    if (!item || this.pending.some((one) => !one.runs)) { this.command(kind); return; }
     const back = kind === "undo";
     const turned = Uint32Array.from(item.runs);
     if (back) for (let i = 0; i < turned.length; i += 4) [turned[i + 2], turned[i + 3]] = [turned[i + 3], turned[i + 2]];
@@ -1083,7 +1090,7 @@ class Editor {
     }
     const [given, givenTrue] = this.given;
     const shown = {
-      fill: this.fill, opacity: this.opacity, masks: this.masks, outlines: this.outlines, reference: this.reference, chosen: this.chosen,
+      fill: this.inks, opacity: this.opacity, masks: this.masks, outlines: this.outlines, reference: this.reference, chosen: this.chosen,
       visible: given ? (label) => label < given.length && given[label] >>> 24 > 0 : () => true,
       trueColour: givenTrue ?? this.white(),
     };
@@ -1097,13 +1104,13 @@ class Editor {
   }
 
   recolour() {
-    this.fill = new Uint32Array(0);
+    this.inks = new Uint32Array(0);
     this.colourUpTo(this.labels ? this.labels.areas.length : 0);
     this.redraw();
   }
 
   colourUpTo(label) {
-    if (label < this.fill.length) return;
+    if (label < this.inks.length) return;
     const palette = PALETTE.map(unhex);
     const [given] = this.given;
     const grown = new Uint32Array(label + 64);
@@ -1113,7 +1120,7 @@ class Editor {
       else if (this.byClass) grown[one] = kind ? unhex(this.classes[kind]) : pack(150, 150, 150);
       else grown[one] = palette[one % palette.length];
     }
-    this.fill = grown;
+    this.inks = grown;
   }
 
   // Cursor, outline being drawn, disk.
@@ -1219,7 +1226,7 @@ class Editor {
 
   row(label, top) {
     const [kind, note] = this.facts.get(label) ?? ["", ""];
-    const colour = this.fill[label] ?? 0;
+    const colour = this.inks[label] ?? 0;
     const swatch = make("span", { class: "se-swatch", style: `background: rgb(${colour & 255} ${(colour >> 8) & 255} ${(colour >> 16) & 255})` });
     const several = () => (this.chosen.has(label) ? [...this.chosen] : [label]);
     const option = (text, name) => make("option", { value: name, textContent: text, selected: name === kind });

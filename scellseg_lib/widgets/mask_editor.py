@@ -324,7 +324,7 @@ class MaskEditor(ImageView):
         annotation, back = self._annotation, content["kind"] == "undo"
         known = annotation.undoable if back else annotation.redoable
         if not known or known[-1].id != content["of"]:
-            raise ImageError("another page has edited in between", remedy="Look, and undo again.")
+            raise ImageError("the masks have changed in between", remedy="Look, and undo again.")
         self._tell_edit(annotation.undo(id) if back else annotation.redo(id))
 
     def _command(self, id: str, name: str, args: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from time import monotonic, sleep
 
@@ -181,3 +182,23 @@ def test_a_display_that_fails_does_not_stop_the_work(caplog):
         job = Job(lambda job: 7, on_change=tell).start().join(5)
     assert (job.state, job.result) == ("done", 7)
     assert "the page is gone" in caplog.text
+
+
+def test_bars_are_silent_while_any_job_runs(monkeypatch):
+    monkeypatch.setenv("TQDM_DISABLE", "0")
+    go, seen = [threading.Event(), threading.Event()], []
+
+    def work(number):
+        def wait(job):
+            seen.append(os.environ["TQDM_DISABLE"])
+            go[number].wait(10)
+
+        return wait
+
+    first, second = Job(work(0)).start(), Job(work(1)).start()
+    go[0].set()
+    first.join(10)
+    assert os.environ["TQDM_DISABLE"] == "1"
+    go[1].set()
+    second.join(10)
+    assert (seen, os.environ["TQDM_DISABLE"]) == (["1", "1"], "0")
