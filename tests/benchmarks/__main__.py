@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import argparse
 
-from tests.benchmarks import bench_flows, bench_metrics, bench_segment, bench_training
+from tests.benchmarks import (
+    bench_flows,
+    bench_metrics,
+    bench_segment,
+    bench_training,
+    bench_workbench,
+)
 
 BENCHMARKS = {
     "metrics": bench_metrics.main,
     "flows": bench_flows.main,
     "segment": bench_segment.main,
     "training": bench_training.main,
+    "workbench": bench_workbench.main,
 }
 
 if __name__ == "__main__":

@@ -1,0 +1,121 @@
+"""How quickly the workbench answers, in a real browser: medians of ten (no peer does the same)."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+from pathlib import Path
+
+from playwright.sync_api import Page, sync_playwright
+
+from tests.browser.servers import NotebookPage, Voila, chromium
+
+SIZES = ((2048, 1000), (4096, 3000))
+EDITOR = """
+import numpy as np
+from scellseg_lib.widgets.mask_editor import MaskEditor
+
+rng, labels = np.random.default_rng(0), np.zeros(({side}, {side}), np.int32)
+n_columns = int(np.ceil({n_cells} ** 0.5))
+step = {side} // n_columns
+y, x = np.mgrid[:step, :step] - step / 2
+disk = y**2 + x**2 < (0.4 * step) ** 2
+for number in range({n_cells}):
+    row, column = divmod(number, n_columns)
+    labels[row * step :, column * step :][:step, :step][disk] = number + 1
+image = (rng.normal(1000, 100, labels.shape) + 800 * (labels > 0)).astype(np.uint16)
+editor = MaskEditor(image, labels)
+editor
+"""
+INSPECTOR = """
+import time
+import scellseg_lib as scellseg
+from scellseg_lib.widgets.inspector import Inspector
+
+try:
+    images = scellseg.load_dataset("bbbc010_elegans").query[:1]
+except scellseg.ScellsegError:
+    images = scellseg.load_dataset("synthetic_worms").query[:1]
+model = scellseg.load_model("scellseg", levels=(16, 32, 64, 128))
+inspector = Inspector.of(scellseg.segment(model, images), images, model)
+inspector
+"""
+SLIDES = """
+slider, times = inspector.thresholds.children[0].children[0], []
+for step in range(11):
+    began = time.perf_counter()
+    slider.value = -1 + step / 5
+    times.append(time.perf_counter() - began)
+print(sorted(times[1:])[5])
+"""
+OPENINGS = """async () => {
+  const editor = document.querySelector(".se-root").scellseg, times = [];
+  for (let k = 0; k < 10; k++) {
+    const began = performance.now();
+    editor.ready = false;
+    editor.ask();
+    while (!editor.ready) await new Promise((done) => setTimeout(done, 1));
+    await new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
+    times.push(performance.now() - began);
+  }
+  return times;
+}"""
+ANSWER = """() => {
+  const editor = document.querySelector(".se-root").scellseg, edited = editor.edited;
+  editor.edited = (...all) => { window.answered ||= performance.now(); edited.apply(editor, all); };
+}"""
+
+
+def main() -> None:
+    """Print the latencies."""
+    path = chromium()
+    if path is None:
+        print("workbench: not measured, no Chromium here (SCELLSEG_CHROMIUM names one)")
+        return
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        server = Voila(Path(folder) / "voila")
+        try:
+            for side, n_cells in SIZES:
+                cell = EDITOR.format(side=side, n_cells=n_cells)
+                print(f"mask editor, {side} x {side} px, {n_cells} cells")
+                _editor(server.open([cell], browser.new_context()))
+            notebook = server.open([INSPECTOR], browser.new_context())
+            notebook.page.wait_for_selector(".scellseg-inspector")
+            seconds = float(notebook.kernel.run(SLIDES))
+            print(f"inspector: threshold slider to new masks and scores {1000 * seconds:.0f} ms")
+        finally:
+            browser.close()
+            server.stop()
+
+
+def _editor(notebook: NotebookPage) -> None:
+    page = notebook.page
+    page.wait_for_function("document.querySelector('.se-root')?.scellseg.ready")
+    _say("opening, from the question to the picture", page.evaluate(OPENINGS))
+    page.fill(".se-size", "61")
+    page.click(".se-tool-brush")
+    page.evaluate(ANSWER)
+    box = page.locator(".se-canvas").bounding_box()
+    assert box is not None
+    x, y = box["x"] + box["width"] / 2 - 100, box["y"] + box["height"] / 2 - 100
+    answers = [_stroke(page, x + 20 * k, y) for k in range(10)]
+    handled = page.evaluate("document.querySelector('.se-root').scellseg.paintTimes")
+    _say("the paint handler, a move of the mouse", handled)
+    _say("stroke to Python's array and back", answers)
+
+
+def _stroke(page: Page, x: float, y: float) -> float:
+    """Milliseconds from the end of a stroke to Python's answer."""
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x + 30, y + 200, steps=20)
+    page.evaluate("[window.answered, window.ended] = [0, performance.now()]")
+    page.mouse.up()
+    page.wait_for_function("document.querySelector('.se-root').dataset.waiting === '0'")
+    return float(page.evaluate("window.answered - window.ended"))
+
+
+def _say(what: str, milliseconds: list[float]) -> None:
+    middle, largest = statistics.median(milliseconds), max(milliseconds)
+    print(f"  {what}: {middle:.1f} ms, at most {largest:.1f} ms")
