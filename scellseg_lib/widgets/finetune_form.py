@@ -43,7 +43,7 @@ class FinetuneForm(ipywidgets.VBox):
     def __init__(self) -> None:
         text = {"continuous_update": False}
         self.folder = ipywidgets.Text(
-            placeholder="such as /home/you/worms", layout={"width": WIDE}, **text
+            placeholder="folder of your experiment", layout={"width": WIDE}, **text
         ).add_class("scellseg-tune-folder")
         self.check = _button("Check", "look into the folder again", "check")
         self.shots = ipywidgets.HTML().add_class("scellseg-tune-shots")

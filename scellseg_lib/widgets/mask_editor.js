@@ -439,7 +439,7 @@ class Editor {
     this.info = make("span", { class: "se-info" });
     this.status = make("div", { class: "se-status" }, this.previous, this.next, this.message, this.info);
     this.list = this.buildList(button);
-    this.root = make("div", { class: `se-root${this.editable ? "" : " se-view"}`, "data-lm-suppress-shortcuts": "true", "data-jp-suppress-context-menu": "true" },
+    this.root = make("div", { class: `se-root se-blank${this.editable ? "" : " se-view"}`, "data-lm-suppress-shortcuts": "true", "data-jp-suppress-context-menu": "true" },
       this.recovery, ...(this.editable ? [this.editing] : []), this.display, make("div", { class: "se-middle" }, this.stage, ...(this.editable ? [this.list] : [])), this.status);
     this.root.scellseg = this; // for tests and the benchmark
     this.painter = new Painter(this.canvas);
@@ -487,7 +487,7 @@ class Editor {
     if (content.to && content.to !== this.client) return;
     const handlers = {
       open: () => this.open(content, buffers),
-      empty: () => { clearTimeout(this.asking); this.asked = false; this.empty.hidden = false; },
+      empty: () => this.blank(content),
       edit: () => this.edited(content, words(buffers[0])),
       refused: () => this.refused(content),
       known: () => { if (this.outbox.waiting.has(content.id)) this.ask(); }, // its answer was lost
@@ -524,14 +524,25 @@ class Editor {
     this.layerChoice.hidden = this.pictures.length < 2;
     this.referenceBox.hidden = !this.truth;
     this.empty.hidden = true;
+    this.root.classList.remove("se-blank");
     if (!same) this.chosen.clear();
     this.listens = content.listens;
-    this.previous.hidden = this.next.hidden = !this.listens.includes("cycle");
+    this.previous.hidden = this.next.hidden = !this.editable || !this.listens.includes("cycle");
     if (this.editable) this.beginEditing(content, buffers.at(-1));
     this.measure(!same);
     this.recolour();
     this.relist();
     this.ready = true;
+  }
+
+  // Nothing is open: no tools, but what to do.
+  blank(content) {
+    clearTimeout(this.asking);
+    this.asked = false;
+    this.listens = content.listens;
+    this.root.classList.add("se-blank");
+    this.empty.hidden = false;
+    this.empty.textContent = this.listens.includes("drop") ? "Drop images here, or name their folder above." : "No image is open yet.";
   }
 
   beginEditing(content, history) {
@@ -835,7 +846,7 @@ class Editor {
     if (this.panning) {
       const [x, y] = this.panning;
       if (this.start.moved || Math.hypot(event.clientX - this.start.x, event.clientY - this.start.y) > 3) {
-        this.start.moved = true;
+        this.start.moved = this.moved = true;
         this.painter.left -= (event.clientX - x) * this.painter.ratio / this.painter.zoom;
         this.painter.top -= (event.clientY - y) * this.painter.ratio / this.painter.zoom;
         this.panning = [event.clientX, event.clientY];
@@ -994,13 +1005,15 @@ class Editor {
       this.painter.ratio = ratio;
     }
     if (!this.labels) return;
-    if (fit || !this.fitted) { this.painter.fit(this.labels.width, this.labels.height); this.fitted = box.width > 20; }
+    if (fit) this.moved = false;
+    if (!this.moved) this.painter.fit(this.labels.width, this.labels.height); // until somebody has chosen a view
     this.repaint();
   }
 
-  fit() { this.painter.fit(this.labels.width, this.labels.height); this.repaint(); }
+  fit() { this.moved = false; this.painter.fit(this.labels.width, this.labels.height); this.repaint(); }
 
   zoomBy(factor, point) {
+    this.moved = true;
     const { painter } = this;
     const [x, y] = point ?? [painter.left + this.canvas.width / painter.zoom / 2, painter.top + this.canvas.height / painter.zoom / 2];
     const zoom = clamp(painter.zoom * factor, 0.02, 64);
@@ -1013,6 +1026,7 @@ class Editor {
   zoomToChosen() {
     const box = this.chosen.size ? this.labels.box(this.chosen) : null;
     if (!box) { this.say("Select a cell first: click on it."); return; }
+    this.moved = true;
     const [left, top, right, bottom] = box;
     const { painter } = this;
     painter.zoom = clamp(Math.min(this.canvas.width / (right - left), this.canvas.height / (bottom - top)) / 2.5, 0.05, 24);

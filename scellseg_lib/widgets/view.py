@@ -206,7 +206,7 @@ class ImageView(anywidget.AnyWidget):
     def _send_picture(self, client: str | None = None) -> None:
         """Send all that is shown; None: to every page that shows it."""
         if not self._layers:
-            self.send({"type": "empty", "to": client})
+            self.send({"type": "empty", "to": client, "listens": sorted(self._callbacks)})
             return
         names = list(MAPS)
         tables = [np.uint8(255 * colormaps[MAPS[name]](np.arange(256))[:, :3]) for name in names]
