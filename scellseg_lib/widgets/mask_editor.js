@@ -597,6 +597,7 @@ class Editor {
 
   // Send an edit; with runs it is shown already. Python knows the runs of what is undone.
   emit(content, runs) {
+    this.recovery.hidden = true; // edits that were not asked for are put aside now
     const message = { client: this.client, session: this.session, seq: ++this.seq, ...content };
     const id = `${this.client}:${this.seq}`;
     this.pending.push({ id, runs: runs ?? null });
