@@ -424,8 +424,7 @@ class Editor {
         make("label", { class: "se-toggle" }, "Strength", range("opacity", 0, 255, 1, this.opacity, "Strength of the masks' colour", (value) => { this.opacity = value; this.redraw(); }))),
       this.diskGroup,
       group(button("zoom-out", "\u2212", "Zoom out (-)", () => this.zoomBy(0.8)), button("zoom-in", "+", "Zoom in (+)", () => this.zoomBy(1.25)),
-        button("fit", "Whole image", "Show the whole image (0)", () => this.fit()), button("to-cell", "To cell", "Zoom to the selected cell (Z)", () => this.zoomToChosen())),
-      group(button("help", "?", "Keys (?)", () => this.help())));
+        button("fit", "Whole image", "Show the whole image (0)", () => this.fit()), button("to-cell", "To cell", "Zoom to the selected cell (Z)", () => this.zoomToChosen())));
 
     this.canvas = make("canvas", { class: "se-canvas", tabIndex: 0, "aria-label": "Image with cells. Press ? for the keys." });
     this.above = make("canvas", { class: "se-above" });
@@ -437,7 +436,7 @@ class Editor {
     this.recovery = make("div", { class: "se-recovery", hidden: true, role: "alert" });
     this.message = make("span", { class: "se-message", role: "status" });
     this.info = make("span", { class: "se-info" });
-    this.status = make("div", { class: "se-status" }, this.previous, this.next, this.message, this.info);
+    this.status = make("div", { class: "se-status" }, this.previous, this.next, this.message, this.info, button("help", "?", "Keys (?)", () => this.help()));
     this.list = this.buildList(button);
     this.root = make("div", { class: `se-root se-blank${this.editable ? "" : " se-view"}`, "data-lm-suppress-shortcuts": "true", "data-jp-suppress-context-menu": "true" },
       this.recovery, ...(this.editable ? [this.editing] : []), this.display, make("div", { class: "se-middle" }, this.stage, ...(this.editable ? [this.list] : [])), this.status);
@@ -513,6 +512,7 @@ class Editor {
     this.layers = content.layers.map((described, k) => new Layer(described, buffers[3 + k]));
     this.channels = this.layers.filter((layer) => layer.channel && layer.kind !== "rgb");
     this.title = content.title;
+    this.tableKey = null; // the intensities are others
     this.given = [null, null];
     this.tips = [[], []];
     const several = this.channels.length > 1 ? ["all channels"] : [];
@@ -567,8 +567,8 @@ class Editor {
     this.recovery.hidden = !n;
     const when = begun ? new Date(begun).toLocaleString([], { dateStyle: "medium", timeStyle: "short" }) : "";
     this.recovery.replaceChildren(`${n === 1 ? "One edit" : `${n} edits`} of ${when} ${n === 1 ? "was" : "were"} not saved. `,
-      make("button", { type: "button", class: "se-button se-recover", textContent: "Bring them back", onclick: () => this.recover(true) }),
-      make("button", { type: "button", class: "se-button se-forget", textContent: "Forget them", onclick: () => this.recover(false) }));
+      make("button", { type: "button", class: "se-button se-recover", textContent: n === 1 ? "Bring it back" : "Bring them back", onclick: () => this.recover(true) }),
+      make("button", { type: "button", class: "se-button se-forget", textContent: n === 1 ? "Forget it" : "Forget them", onclick: () => this.recover(false) }));
     this.outbox.begin(this.session, this.client, content.seen);
     this.outbox.keep();
     this.showDiameter();
