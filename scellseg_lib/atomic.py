@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import get_ident
 
 
 @contextmanager
@@ -16,7 +17,7 @@ def whole(path: Path) -> Iterator[Path]:
     is hidden, and ends as that of `path` does.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{os.getpid()}.{path.name}")
+    scratch = path.with_name(f".{os.getpid()}-{get_ident()}.{path.name}")
     scratch.touch()
     mode = scratch.stat().st_mode  # what the umask allows; safetensors lets nobody else read
     try:

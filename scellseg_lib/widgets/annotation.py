@@ -11,15 +11,19 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from scellseg_lib.atomic import whole
 from scellseg_lib.errors import ImageError
+from scellseg_lib.readers import write_labels
 from scellseg_lib.widgets import operations
 from scellseg_lib.widgets.edits import NOTHING, Edit, Facts
 from scellseg_lib.widgets.journal import Journal
 from scellseg_lib.widgets.patches import EMPTY, Patch, apply, rebased
 
+CELLS = "_cells.csv"
 COLUMNS = ("label", "area", "class", "note")
 """Of the list of cells; areas are in pixels."""
 LARGEST_LABEL = 2_000_000
+PUT_ASIDE = "What was not saved before is put aside, in a hidden file that ends in .other."
 COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#CC79A7", "#D55E00", "#4C9BE8", "#B8B8B8")
 """Of classes, one after the other: told apart by colour-blind people, and seen on black."""
 
@@ -35,6 +39,8 @@ class Annotation:
         ``label``, and ``class`` or ``note`` or both.
     journal : path, optional
         File to which every edit is appended at once, see `Journal`.
+    classes : mapping of str to str, optional
+        Classes that are known already, such as from the image before, and their colours.
 
     Raises
     ------
@@ -43,12 +49,16 @@ class Annotation:
     """
 
     def __init__(
-        self, labels: np.ndarray, cells: pd.DataFrame | None = None, journal: Path | None = None
+        self,
+        labels: np.ndarray,
+        cells: pd.DataFrame | None = None,
+        journal: Path | None = None,
+        classes: Mapping[str, str] | None = None,
     ) -> None:
         self.labels = _checked(np.asarray(labels))
         self.areas = np.bincount(self.labels.ravel(), minlength=1)
         self.facts: dict[int, Facts] = {}
-        self.classes: dict[str, str] = {}
+        self.classes = dict(classes or {})
         if cells is not None:
             self._take(cells)
         self.edits: list[Edit] = []
@@ -229,6 +239,28 @@ class Annotation:
             self.journal.restart(self.labels)
             self.trouble = ""
 
+    def write(self, path: Path) -> Path:
+        """Write the masks, and beside them the list of cells, whose path is returned.
+
+        Raises
+        ------
+        ImageError
+            If a file cannot be written; neither is changed then.
+        """
+        table = path.with_name(path.stem.removesuffix("_masks") + CELLS)
+        try:
+            with whole(path) as masks, whole(table) as listed:
+                write_labels(masks, self.labels)
+                self.cells.to_csv(listed, index=False)
+        except OSError as error:
+            raise ImageError(
+                f"the masks cannot be saved ({error.strerror})",
+                where=path,
+                remedy="Close other programs that have these files open, make room on the disk, "
+                "or save elsewhere. Your edits are kept.",
+            ) from error
+        return table
+
     def discard(self) -> None:
         """Forget what a crash has left; edits since then are kept."""
         if self.journal and self.recoverable:
@@ -279,10 +311,10 @@ class Annotation:
         self.edits.append(edit)
         self._by_id[edit.id] = edit
         if self.journal:
-            self.recoverable = []
+            aside, self.recoverable = len(self.recoverable), []
             try:
                 self.journal.append(edit)
-                self.trouble = ""
+                self.trouble = PUT_ASIDE if aside else ""
             except ImageError as error:  # the edit itself is done
                 self.trouble = str(error)
 

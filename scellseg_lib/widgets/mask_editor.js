@@ -11,9 +11,9 @@ const LONGEST_MS = 60000;
 const ROW = 27; // px, of the list of cells
 const TOOLS = [
   ["select", "Select", "V", "Click on a cell; hold Shift for several. Drag to move the image."],
-  ["brush", "Brush", "B", "Start on a cell to enlarge it, on the background for a new cell."],
+  ["brush", "Brush", "B", "Adds to the selected cell. With none selected (N): start on a cell to enlarge it, on the background for a new cell."],
   ["eraser", "Eraser", "E", "Takes pixels from the selected cell, or from the one you start on."],
-  ["outline", "Outline", "O", "Draw around a cell; the outline closes itself."],
+  ["outline", "Outline", "O", "Draw around a cell; the outline closes itself. It adds to a selected cell (N: select none)."],
   ["cut", "Cut", "X", "Draw a line across a cell to make two of it."],
 ];
 const HELP = [
@@ -29,7 +29,12 @@ const HELP = [
   ["H, L", "show or hide masks, outlines"],
   ["C", "next picture: channel, flow, cell probability"],
   ["I", "invert the colours"],
-  ["+ - , 0", "zoom, whole image"],
+  ["+ -, W", "zoom, whole image"],
+  [", .", "darker, brighter"],
+  ["K", "colour by class"],
+  ["T", "disk from the cells drawn so far"],
+  ["Q", "new class"],
+  ["Enter", "note on the selected cell"],
   ["Z", "zoom to the selected cell"],
   ["Space", "hold it and drag: move the image"],
   ["A, D", "previous, next image"],
@@ -416,7 +421,7 @@ class Editor {
     this.referenceBox = toggle("reference", "Truth", true, "Show true outlines", (on) => { this.reference = on; this.redraw(); });
     this.classBox = toggle("by-class", "Colour by class", false, "Colour cells by their class", (on) => { this.byClass = on; this.recolour(); });
     this.diskInput = make("input", { type: "number", class: "se-number se-diameter", min: 0, step: 0.5, title: "Diameter of the disk in the corner, in pixels; 0 hides it", "aria-label": "Diameter in pixels", onchange: (event) => this.setDiameter(Number(event.target.value)) });
-    this.diskGroup = group(make("label", { class: "se-toggle" }, "Disk", this.diskInput, "px"), button("from-cells", "From cells", "Median diameter of the cells drawn so far", () => this.setDiameter(Number(this.labels?.diameter().toFixed(1) ?? 0))));
+    this.diskGroup = group(make("label", { class: "se-toggle" }, "Disk", this.diskInput, "px"), button("from-cells", "Size of my cells", "Median diameter of the cells drawn so far (T)", () => this.diskFromCells()));
     this.display = make("div", { class: "se-bar se-display", role: "toolbar", "aria-label": "Display" },
       group(this.layerChoice, this.mapChoice),
       group(make("label", { class: "se-toggle" }, "Contrast", this.lowRange, this.highRange)),
@@ -424,7 +429,7 @@ class Editor {
         make("label", { class: "se-toggle" }, "Strength", range("opacity", 0, 255, 1, this.opacity, "Strength of the masks' colour", (value) => { this.opacity = value; this.redraw(); }))),
       this.diskGroup,
       group(button("zoom-out", "\u2212", "Zoom out (-)", () => this.zoomBy(0.8)), button("zoom-in", "+", "Zoom in (+)", () => this.zoomBy(1.25)),
-        button("fit", "Whole image", "Show the whole image (0)", () => this.fit()), button("to-cell", "To cell", "Zoom to the selected cell (Z)", () => this.zoomToChosen())));
+        button("fit", "Whole image", "Show the whole image (W)", () => this.fit()), button("to-cell", "To cell", "Zoom to the selected cell (Z)", () => this.zoomToChosen())));
 
     this.canvas = make("canvas", { class: "se-canvas", tabIndex: 0, "aria-label": "Image with cells. Press ? for the keys." });
     this.above = make("canvas", { class: "se-above" });
@@ -495,7 +500,7 @@ class Editor {
       colours: () => { this.given = content.given.map((is, k) => is ? words(buffers[k]) : null); this.recolour(); },
       tips: () => { this.tips = [content.cells, content.reference]; },
       classes: () => { this.classes = content.classes; this.recolour(); this.relist(); },
-      go: () => { this.select([content.label]); this.zoomToChosen(); },
+      go: () => { if (!this.labels) return; this.select([content.label]); this.zoomToChosen(); },
       say: () => this.say(content.text, content.error),
     };
     handlers[content.type]?.();
@@ -504,6 +509,8 @@ class Editor {
   open(content, buffers) {
     clearTimeout(this.asking);
     this.asked = false;
+    if (this.stroke) this.endStroke(); // it is of the image before: Python says whose it is
+    this.start = this.panning = this.path = null;
     const [height, width] = content.shape;
     const same = this.labels && this.labels.width === width && this.labels.height === height && this.title === content.title;
     this.labels = new Labels(width, height, words(buffers[0]));
@@ -546,7 +553,10 @@ class Editor {
   }
 
   beginEditing(content, history) {
-    if (this.session !== content.session) this.seq = 0;
+    if (this.session !== content.session) { // another image counts anew, under another name
+      this.seq = 0;
+      if (this.session) this.client = Math.random().toString(36).slice(2, 10);
+    }
     this.session = content.session;
     this.number = content.number;
     // What Python has taken is in these labels; what it has not comes again from the outbox.
@@ -598,7 +608,7 @@ class Editor {
   // Send an edit; with runs it is shown already. Python knows the runs of what is undone.
   emit(content, runs) {
     this.recovery.hidden = true; // edits that were not asked for are put aside now
-    const message = { client: this.client, session: this.session, seq: ++this.seq, ...content };
+    const message = { client: this.client, session: this.session, seq: ++this.seq, number: this.number, ...content };
     const id = `${this.client}:${this.seq}`;
     this.pending.push({ id, runs: runs ?? null });
     this.outbox.add(message, content.type === "stroke" ? runs : null);
@@ -610,6 +620,8 @@ class Editor {
     if (content.number !== this.number + 1 && !this.asked) { this.ask(); return; } // one was lost
     if (this.asked) return; // all of it is on its way
     this.number = content.number;
+    const going = this.stroke?.triples.length ? this.stroke : null;
+    if (going) this.endStroke(); // its first part; the labels below it may change
     const at = this.pending.findIndex((item) => item.id === content.id);
     this.outbox.answered(content.id);
     if (at === 0 && this.pending[0].runs && sameRuns(this.pending[0].runs, runs)) {
@@ -623,7 +635,9 @@ class Editor {
       }
       this.redraw();
     }
+    if (at === 0 && content.kind === "paint" && going?.label && runs.length && !(this.labels.areas[going.label] > 0)) going.label = runs[3];
     this.remember(content.kind, content.of, content.id, runs);
+    if (content.renumbers) this.renumber(runs, going);
     for (const [label, facts] of Object.entries(content.facts)) {
       if (facts[0] || facts[1]) this.facts.set(Number(label), facts);
       else this.facts.delete(Number(label));
@@ -633,6 +647,16 @@ class Editor {
     this.recolour();
     this.relist();
     this.showState();
+    if (going) this.stroke = { ...going, fresh: false, triples: [] };
+  }
+
+  // What is selected, and drawn just now, keeps its cell.
+  renumber(runs, going) {
+    const names = new Map();
+    for (let i = 0; i < runs.length; i += 4) if (runs[i + 2] && runs[i + 3]) names.set(runs[i + 2], runs[i + 3]);
+    const named = (label) => names.get(label) ?? label;
+    this.select([...this.chosen].map(named));
+    if (going) going.label = named(going.label);
   }
 
   // Both stacks; what is known already stays as it is but for its runs.
@@ -751,7 +775,7 @@ class Editor {
       return;
     }
     const kind = erasing ? "erase" : "paint";
-    const id = this.emit({ type: "stroke", kind, label, fresh }, runs);
+    const id = this.emit({ type: "stroke", kind, label, fresh, protect: this.protect }, runs);
     this.remember(kind, "", id, runs);
     this.relist();
     this.showState();
@@ -828,20 +852,20 @@ class Editor {
   }
 
   down(event) {
-    if (!this.ready) return;
+    if (!this.ready || this.start) return; // one finger or pen at a time
     this.canvas.focus();
     this.canvas.setPointerCapture(event.pointerId);
     event.preventDefault();
     const point = this.point(event);
-    this.start = { point, x: event.clientX, y: event.clientY, moved: false };
+    this.start = { point, x: event.clientX, y: event.clientY, moved: false, id: event.pointerId };
     if (event.button === 1 || this.space || this.tool === "select") this.panning = [event.clientX, event.clientY];
     else if (event.button !== 0) this.start = null;
     else if (this.tool === "brush" || this.tool === "eraser") this.startStroke(point);
-    else this.path = [point];
+    else { this.path = [point]; this.away = false; }
   }
 
   move(event) {
-    if (!this.ready) return;
+    if (!this.ready || (this.start && event.pointerId !== this.start.id)) return;
     const began = performance.now();
     this.pointer = this.point(event);
     if (this.panning) {
@@ -866,7 +890,7 @@ class Editor {
   }
 
   up(event) {
-    if (!this.start) return;
+    if (!this.start || event.pointerId !== this.start.id) return;
     const { moved, point } = this.start;
     this.start = null;
     if (this.panning) {
@@ -950,30 +974,33 @@ class Editor {
   }
 
   key(event) {
-    if (/^(input|select|textarea)$/i.test(event.target.tagName)) {
+    if (event.key === " " && event.target !== this.canvas) return; // it presses a button
+    if (event.target.matches('select, textarea, input:not([type="checkbox"]):not([type="range"])')) {
       if (event.key === "Escape") this.canvas.focus();
       event.stopPropagation();
       return;
     }
-    const control = event.ctrlKey || event.metaKey;
+    const control = (event.ctrlKey || event.metaKey) && !event.getModifierState("AltGraph");
     const name = event.key.length === 1 ? event.key.toLowerCase() : event.key;
     const free = {
       v: () => this.choose("select"), b: () => this.choose("brush"), e: () => this.choose("eraser"), o: () => this.choose("outline"), x: () => this.choose("cut"),
       n: () => this.select([]), "[": () => this.resize(this.size - (this.size > 20 ? 4 : 1)), "]": () => this.resize(this.size + (this.size >= 20 ? 4 : 1)),
       m: () => this.merge(), f: () => this.fill(), Delete: () => this.remove(), Backspace: () => this.remove(),
       p: () => { this.protectBox.firstChild.click(); this.say(this.protect ? "Neighbours are protected." : "You draw over neighbours."); },
-      s: () => this.save(), ...Object.fromEntries(Object.keys(this.classes).slice(0, 9).map((kind, k) => [String(k + 1), () => this.setClass([...this.chosen], kind)])),
+      0: () => this.setClass([...this.chosen], ""), t: () => this.diskFromCells(), q: () => this.newClass.focus(),
+      Enter: () => this.writeNote(), ...Object.fromEntries(Object.keys(this.classes).slice(0, 9).map((kind, k) => [String(k + 1), () => this.setClass([...this.chosen], kind)])),
     };
     const always = {
       h: () => this.masksBox.firstChild.click(), l: () => this.outlinesBox.firstChild.click(), c: () => this.nextLayer(), i: () => this.invert(),
       "+": () => this.zoomBy(1.25), "=": () => this.zoomBy(1.25), "-": () => this.zoomBy(0.8), z: () => this.zoomToChosen(),
-      0: () => (this.editable && this.chosen.size ? this.setClass([...this.chosen], "") : this.fit()),
+      w: () => this.fit(), k: () => { if (this.editable) this.classBox.firstChild.click(); },
+      ",": () => this.brighten(-2), ".": () => this.brighten(2),
       a: () => this.cycle(-1), d: () => this.cycle(1), PageUp: () => this.cycle(-1), PageDown: () => this.cycle(1),
       "?": () => this.help(), " ": () => { this.space = true; },
       Escape: () => { if (!this.helpPanel.hidden) this.help(false); else if (this.stroke || this.path) this.cancel(); else this.select([]); this.drawAbove(); },
     };
     const withControl = { z: () => this.turn(event.shiftKey ? "redo" : "undo"), y: () => this.turn("redo"), s: () => this.save() };
-    const action = control ? (this.editable ? withControl[name] : undefined) : always[name] ?? (this.editable && name !== "s" ? free[name] : undefined);
+    const action = control ? (this.editable ? withControl[name] : undefined) : always[name] ?? (this.editable ? free[name] : undefined);
     if (!action || !this.labels) return;
     event.preventDefault();
     event.stopPropagation();
@@ -984,9 +1011,10 @@ class Editor {
     if (!this.listens.includes("drop")) return;
     event.preventDefault();
     const step = 1 << 20;
-    for (const file of event.dataTransfer.files) {
+    for (const file of [...event.dataTransfer.files]) { // the list is emptied while we wait
       this.say(`Taking ${file.name} \u2026`);
-      const content = await file.arrayBuffer();
+      let content;
+      try { content = await file.arrayBuffer(); } catch { this.say(`${file.name} cannot be read: drop images, not folders.`, true); continue; }
       const parts = Math.max(Math.ceil(content.byteLength / step), 1);
       for (let part = 0; part < parts; part++) {
         this.model.send({ type: "drop", client: this.client, name: file.name, part, parts }, undefined, [content.slice(part * step, (part + 1) * step)]);
@@ -1037,6 +1065,20 @@ class Editor {
   }
 
   nextLayer() { this.layer = (this.layer + 1) % this.pictures.length; this.layerChoice.value = this.layer; this.repaint(); }
+
+  brighten(change) {
+    this.contrast[1] = clamp(this.contrast[1] - change / 2, 50, 100);
+    this.highRange.value = this.contrast[1];
+    this.repaint();
+  }
+
+  writeNote() {
+    const [label] = this.chosen;
+    if (!label) { this.say("Select a cell first: click on it."); return; }
+    this.scrollTo(label);
+    this.list_();
+    this.filler.querySelector(`[data-label="${label}"] .se-note`)?.focus();
+  }
 
   invert() { this.map = this.map === 1 ? 0 : 1; this.mapChoice.value = this.map; this.repaint(); }
 
@@ -1180,6 +1222,8 @@ class Editor {
 
   help(open = this.helpPanel.hidden) { this.helpPanel.hidden = !open; }
 
+  diskFromCells() { if (this.labels) this.setDiameter(Number(this.labels.diameter().toFixed(1))); }
+
   setDiameter(value) {
     this.model.set("diameter", Math.max(value || 0, 0));
     this.model.save_changes();
@@ -1200,8 +1244,8 @@ class Editor {
     const waiting = this.outbox.waiting.size;
     this.root.dataset.waiting = waiting;
     clearTimeout(this.slow);
-    if (waiting) this.slow = setTimeout(() => this.say(`Python is busy: ${waiting} edit${waiting > 1 ? "s" : ""} wait, none is lost.`), 1500);
-    else if (this.message.textContent.startsWith("Python is busy")) this.say("All edits have arrived.");
+    if (waiting) this.slow = setTimeout(() => this.say(`The computer is busy: ${waiting > 1 ? `${waiting} edits wait` : "one edit waits"}, none is lost.`), 1500);
+    else if (this.message.textContent.startsWith("The computer is busy")) this.say("All edits have arrived.");
   }
 
   relist() {
@@ -1223,7 +1267,7 @@ class Editor {
     this.counts.textContent = every.length ? `${every.length} cell${every.length > 1 ? "s" : ""}${shownToo}; median diameter ${diameter.toFixed(1)} px` : "No cells yet: choose Brush or Outline and draw one.";
     const counts = new Map(Object.keys(this.classes).map((kind) => [kind, 0]));
     for (const label of every) if (fact(label, 0)) counts.set(fact(label, 0), (counts.get(fact(label, 0)) ?? 0) + 1);
-    this.chips.replaceChildren(...[...counts].map(([kind, count], k) => make("button", { type: "button", class: "se-chip", title: `Put the selected cells into ${kind} (${k + 1})`, onclick: () => this.setClass([...this.chosen], kind) },
+    this.chips.replaceChildren(...[...counts].map(([kind, count], k) => make("button", { type: "button", class: "se-chip", title: `Put the selected cells into ${kind} (${k + 1})`, onclick: () => { this.setClass([...this.chosen], kind); this.canvas.focus({ preventScroll: true }); } },
       make("span", { class: "se-swatch", style: `background: ${this.classes[kind]}` }), `${kind} ${count}`)));
     for (const node of this.head.querySelectorAll(".se-column")) node.dataset.sorted = node.classList.contains(`se-sort-${this.sort[0]}`) ? (this.sort[1] > 0 ? "\u25b4" : "\u25be") : "";
     this.filler.style.height = `${this.order.length * ROW}px`;
@@ -1253,6 +1297,7 @@ class Editor {
       if (/^(input|select|option)$/i.test(event.target.tagName)) return;
       if (event.shiftKey) this.select([...new Set([...this.chosen, label])]);
       else { this.select([label]); this.zoomToChosen(); }
+      this.canvas.focus({ preventScroll: true });
     });
     return row;
   }

@@ -11,23 +11,24 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 import pandas as pd
 import traitlets
 
-from scellseg_lib import export, readers
-from scellseg_lib.atomic import whole
+from scellseg_lib import export
 from scellseg_lib.errors import ImageError, ScellsegError
 from scellseg_lib.widgets.annotation import Annotation
 from scellseg_lib.widgets.edits import Edit
-from scellseg_lib.widgets.patches import Patch, difference
-from scellseg_lib.widgets.view import ImageView, in_words
+from scellseg_lib.widgets.page_edits import PageEdits, Waiting
+from scellseg_lib.widgets.patches import difference
+from scellseg_lib.widgets.view import ImageView, in_words, locked
 
+COMMANDS = {"merge", "split", "delete", "fill_holes", "outline", "relabel", "undo", "redo", "save"}
+COMMANDS |= {"set_class", "set_note", "add_class"}
+"""What a page may ask for."""
 HISTORY = 300
 """Edits that a page which opens can undo without asking Python."""
-CELLS = "_cells.csv"
 
 
 class MaskEditor(ImageView):
@@ -65,8 +66,8 @@ class MaskEditor(ImageView):
         super().__init__(tools=True, **traits)
         self.path: Path | None = None
         self._annotation = Annotation(np.zeros((1, 1), np.int32))
-        self._session, self._seen, self._n_saved = "", dict[str, int](), 0
-        self._early: dict[str, dict[int, tuple[dict[str, Any], list[bytes]]]] = {}
+        self._pages, self._n_saved = PageEdits(), 0
+        self._stamp: tuple[int, int] | None = None
         if image is not None:
             self.load(
                 image, labels, cells=cells, channels=channels, layers=layers, title=title, path=path
@@ -99,6 +100,7 @@ class MaskEditor(ImageView):
         """What is edited."""
         return self._annotation
 
+    @locked
     def load(
         self,
         image: np.ndarray,
@@ -132,14 +134,14 @@ class MaskEditor(ImageView):
         """
         given = np.zeros(np.shape(image)[:2], np.int32) if labels is None else labels
         journal = path.with_name(f".{path.name}.edits") if path else None
-        annotation = Annotation(given, cells, journal)
-        before = self._annotation, self.path, self._session, self._seen, self._n_saved
-        self._annotation, self.path = annotation, path
-        self._session, self._seen, self._early, self._n_saved = uuid4().hex, {}, {}, 0
+        annotation = Annotation(given, cells, journal, self.classes)
+        before = self._annotation, self.path, self._pages, self._n_saved, self._stamp
+        self._annotation, self.path, self._pages, self._n_saved = annotation, path, PageEdits(), 0
+        self._stamp = _stamp(path)
         try:
             super().show(image, annotation.labels, channels=channels, layers=layers, title=title)
         except ScellsegError:  # what was open stays open
-            self._annotation, self.path, self._session, self._seen, self._n_saved = before
+            self._annotation, self.path, self._pages, self._n_saved, self._stamp = before
             raise
         self._labels = annotation.labels  # the truth itself, and no copy
 
@@ -147,6 +149,7 @@ class MaskEditor(ImageView):
         """As `load`."""
         self.load(*args, **options)
 
+    @locked
     def show_labels(self, labels: np.ndarray, reference: np.ndarray | None = None) -> None:
         """Put other cells in the place of all, as one edit that can be undone."""
         if labels.shape != self._annotation.labels.shape:
@@ -157,52 +160,66 @@ class MaskEditor(ImageView):
         patch = difference(self._annotation.labels, labels)
         self._did(self._annotation.change("replace", patch))
 
+    @locked
     def merge(self, cells: Sequence[int]) -> Edit:
         """Make one cell of several, see `operations.merge`."""
         return self._did(self._annotation.merge(cells))
 
+    @locked
     def split(self, line: np.ndarray, cells: Sequence[int] = ()) -> Edit:
         """Cut cells along a line, float[n, 2] of (y, x), see `operations.split`."""
         return self._did(self._annotation.split(np.asarray(line), cells))
 
+    @locked
     def delete(self, cells: Sequence[int]) -> Edit:
         """Remove cells."""
         return self._did(self._annotation.delete(cells))
 
+    @locked
     def fill_holes(self, cells: Sequence[int] = ()) -> Edit:
         """Fill holes of cells (none: of all), see `operations.fill_holes`."""
         return self._did(self._annotation.fill_holes(cells))
 
+    @locked
     def outline(self, points: np.ndarray, cell: int = 0, *, protect: bool = True) -> Edit:
         """Fill an outline, float[n, 2] of (y, x); cell 0: with a new cell."""
         return self._did(self._annotation.outline(np.asarray(points), cell, protect=protect))
 
+    @locked
     def relabel(self) -> Edit:
         """Number the cells 1 to n; what is said of them goes with them."""
         return self._did(self._annotation.relabel())
 
+    @locked
     def undo(self) -> Edit | None:
         """Take the last edit back; None where there is none."""
         return self._tell_edit(self._annotation.undo())
 
+    @locked
     def redo(self) -> Edit | None:
         """Do the last undone edit again; None where there is none."""
         return self._tell_edit(self._annotation.redo())
 
+    @locked
     def set_class(self, cells: Sequence[int], name: str) -> Edit:
         """Put cells into a class, which is made if need be; an empty name: into none."""
         return self._did(self._annotation.say(cells, kind=name))
 
+    @locked
     def set_note(self, cells: Sequence[int], text: str) -> Edit:
         """Note something of cells."""
         return self._did(self._annotation.say(cells, note=text))
 
+    @locked
     def add_class(self, name: str, colour: str = "") -> None:
         """Make a class known before any cell has it; colour as ``#rrggbb``."""
         self._annotation.add_class(name.strip(), colour)
         self.send({"type": "classes", "classes": self.classes})
 
-    def save(self, path: Path | None = None, formats: Sequence[str] = ()) -> list[Path]:
+    @locked
+    def save(
+        self, path: Path | None = None, formats: Sequence[str] = (), *, replace: bool = False
+    ) -> list[Path]:
         """Save the masks and the list of cells.
 
         The cells are numbered 1 to n, which is an edit as others.
@@ -213,6 +230,8 @@ class MaskEditor(ImageView):
             File of masks, .tif or .png, such as ``NAME_masks.tif``. None: that of `load`.
         formats : sequence of str
             Further ones, see `scellseg_lib.export.FORMATS`; they lie beside it.
+        replace : bool
+            Write over masks that another window or program has changed since they were opened.
 
         Returns
         -------
@@ -222,27 +241,24 @@ class MaskEditor(ImageView):
         Raises
         ------
         ImageError
-            Without a path, or for a file that cannot be written. Nothing is lost then.
+            Without a path, for a file that cannot be written, or one that was changed meanwhile.
+            Nothing is written then, and no edit is lost.
         """
         path = path or self.path
         if path is None:
             raise ImageError("the masks have no file", remedy="Give save(path) a file's name.")
+        if path == self.path and not replace and _stamp(path) not in (None, self._stamp):
+            raise ImageError(
+                "these masks were changed in another window or program meanwhile",
+                where=path,
+                remedy="Replace them by what you see, or open the image again.",
+            )
         annotation = self._annotation
         if annotation.free > len(annotation.cells) + 1:
             self.relabel()
-        table = path.with_name(path.stem.removesuffix("_masks") + CELLS)
-        try:
-            readers.write_labels(path, annotation.labels)
-            with whole(table) as scratch:
-                annotation.cells.to_csv(scratch, index=False)
-        except OSError as error:
-            raise ImageError(
-                f"the masks cannot be saved ({error.strerror})",
-                where=path,
-                remedy="Make room on the disk, or save elsewhere. Your edits are kept.",
-            ) from error
+        table = annotation.write(path)
         if path == self.path:
-            self._n_saved = len(annotation.edits)
+            self._n_saved, self._stamp = len(annotation.edits), _stamp(path)
             annotation.saved()
         written = [path, table]
         if formats:
@@ -254,12 +270,14 @@ class MaskEditor(ImageView):
         self._call("save", path)
         return written
 
+    @locked
     def recover(self) -> int:
         """Do again what a crash has left; the number of edits."""
         n_edits = self._annotation.recover()
         self._send_picture()
         return n_edits
 
+    @locked
     def discard_recovery(self) -> None:
         """Forget what a crash has left."""
         self._annotation.discard()
@@ -279,46 +297,32 @@ class MaskEditor(ImageView):
         return super()._handlers() | edits | {"recover": self._asked_to_recover}
 
     def _take(self, content: dict[str, Any], buffers: Sequence[memoryview]) -> None:
-        """Take an edit of the page once, in the order in which that page made them."""
-        client, number = str(content["client"]), int(content["seq"])
-        id = f"{client}:{number}"
-        if content["session"] != self._session:
+        """Take an edit of a page, see `PageEdits`."""
+        id = f"{content['client']}:{int(content['seq'])}"
+        if content["session"] != self._pages.session:
             text = "An edit of the image before this one came too late. Go back and do it again."
-            self.send({"type": "refused", "id": id, "text": text})
-            return
-        seen = self._seen.get(client, 0)
-        if number <= seen:
-            self.send({"type": "known", "id": id, "to": client})
-            return
-        # One that has overtaken another waits for it; one that was lost is sent again by the page.
-        early = self._early.setdefault(client, {})
-        early[number] = content, [bytes(buffer) for buffer in buffers]
-        while (next_ := self._seen.get(client, 0) + 1) in early:
-            self._seen[client] = next_
-            self._perform(f"{client}:{next_}", client, *early.pop(next_))
+            self.send({"type": "refused", "id": id, "session": content["session"], "text": text})
+        elif self._pages.taken(content):
+            self.send({"type": "known", "id": id, "to": content["client"]})
+        else:
+            for edit in self._pages.in_order(content, buffers):
+                self._perform(edit)
 
-    def _perform(self, id: str, client: str, content: dict[str, Any], parts: list[bytes]) -> None:
+    def _perform(self, edit: Waiting) -> None:
+        content, session = edit.content, self._pages.session
         try:
             if content["type"] == "stroke":
-                self._stroke(id, content, parts[0])
+                patch = self._pages.stroke(self._annotation, edit)
+                self._tell_edit(self._annotation.change(content["kind"], patch, id=edit.id))
             elif content["type"] == "turn":
-                self._turn(id, content)
+                self._turn(edit.id, content)
             else:
-                self._command(id, content["name"], content["args"])
+                self._command(edit.id, content["name"], self._pages.arguments(edit))
         except Exception as error:  # whatever a page sends, the kernel goes on
-            self.send({"type": "refused", "id": id, "text": in_words(error)})
+            text = in_words(error)
+            self.send({"type": "refused", "id": edit.id, "session": session, "text": text})
             if content["type"] != "command":  # the page has shown it already
-                self._send_picture(client)
-
-    def _stroke(self, id: str, content: dict[str, Any], runs: bytes) -> None:
-        annotation = self._annotation
-        patch = Patch.from_bytes(runs, annotation.labels.size)
-        label = int(content["label"])
-        if content.get("fresh") and 0 < label < len(annotation.areas) and annotation.areas[label]:
-            renamed = patch.runs.copy()  # another page has used this label in between
-            renamed[renamed[:, 3] == label, 3] = annotation.free
-            patch = Patch(renamed)
-        self._tell_edit(annotation.change(str(content["kind"]), patch, id=id))
+                self._send_picture(edit.client)
 
     def _turn(self, id: str, content: dict[str, Any]) -> None:
         annotation, back = self._annotation, content["kind"] == "undo"
@@ -328,21 +332,9 @@ class MaskEditor(ImageView):
         self._tell_edit(annotation.undo(id) if back else annotation.redo(id))
 
     def _command(self, id: str, name: str, args: dict[str, Any]) -> None:
-        commands: dict[str, Callable[..., Any]] = {
-            "merge": self.merge,
-            "split": self.split,
-            "delete": self.delete,
-            "fill_holes": self.fill_holes,
-            "outline": self.outline,
-            "relabel": self.relabel,
-            "undo": self.undo,
-            "redo": self.redo,
-            "set_class": self.set_class,
-            "set_note": self.set_note,
-            "add_class": self.add_class,
-            "save": self._save_in_words,
-        }
-        edit = commands[name](**args)
+        if name not in COMMANDS:
+            raise KeyError(name)
+        edit = (self._save_in_words if name == "save" else getattr(self, name))(**args)
         n_pixels = edit.patch.n_pixels if isinstance(edit, Edit) else None
         self.send({"type": "done", "id": id, "name": name, "pixels": n_pixels})
 
@@ -366,6 +358,7 @@ class MaskEditor(ImageView):
         if edit is not None:
             content: dict[str, Any] = {"type": "edit", "number": len(self._annotation.edits)}
             content |= {"id": edit.id, "kind": edit.kind, "of": edit.of}
+            content["renumbers"] = self._pages.follow(self._annotation, edit)
             facts = {cell: [*after] for cell, (_, after) in edit.facts.items()}
             self.send(content | {"facts": facts, "classes": self.classes}, [edit.patch.to_bytes()])
             if self._annotation.trouble:
@@ -382,8 +375,8 @@ class MaskEditor(ImageView):
             for edits, patches in zip(known, runs, strict=True)
         ]
         return more | {
-            "session": self._session,
-            "seen": self._seen,
+            "session": self._pages.session,
+            "seen": self._pages.seen,
             "number": len(annotation.edits),
             "facts": {cell: [*facts] for cell, facts in annotation.facts.items()},
             "classes": self.classes,
@@ -392,3 +385,11 @@ class MaskEditor(ImageView):
             "savable": self.path is not None,
             "found": [len(annotation.recoverable), annotation.begun],
         }, b"".join(runs[0] + runs[1])
+
+
+def _stamp(path: Path | None) -> tuple[int, int] | None:
+    """Time and size of a file, which tell whether others have written it; None where it is not."""
+    if path is None or not path.is_file():
+        return None
+    state = path.stat()
+    return state.st_mtime_ns, state.st_size

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
 from pathlib import Path
 from threading import RLock
-from typing import Any
+from typing import Any, TypeVar
 
 import anywidget
 import numpy as np
@@ -18,9 +19,21 @@ from scellseg_lib.errors import ImageError, ScellsegError
 from scellseg_lib.widgets.layers import Layer, composed, layers_of, still
 from scellseg_lib.widgets.patches import encode_labels
 
+F = TypeVar("F", bound=Callable[..., Any])
 HERE = Path(__file__).parent
 MAPS = {"grey": "gray", "inverted grey": "gray_r", "viridis": "viridis", "magma": "magma"}
 """Colour maps that an image can be seen in, by their names in matplotlib."""
+
+
+def locked(method: F) -> F:
+    """Let a method wait until the page's messages, or another thread, are through."""
+
+    @wraps(method)
+    def waiting(self: ImageView, *args: Any, **options: Any) -> Any:
+        with self._lock:
+            return method(self, *args, **options)
+
+    return waiting  # type: ignore[return-value]
 
 
 class ImageView(anywidget.AnyWidget):

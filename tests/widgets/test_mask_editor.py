@@ -458,7 +458,7 @@ def test_classes_and_notes(editor, page):
         ("delete", {"cells": [77]}, "there is no cell 77"),
         ("set_class", {"cells": [77], "name": "dead"}, "there is no cell 77"),
         ("set_class", {"cells": [1], "name": 5}, "Something went wrong"),
-        ("set_note", {"cells": "1", "text": "x"}, "Something went wrong"),
+        ("set_note", {"cells": "x", "text": "x"}, "Something went wrong"),
         ("delete", {"calls": [1]}, "Something went wrong"),
         ("explode", {}, "Something went wrong"),
         ("save", {}, "the masks have no file"),
@@ -613,7 +613,7 @@ def test_a_save_that_fails_keeps_every_edit(tmp_path):
     (folder / "a_masks.tif").mkdir()  # a folder of that name is in the way
     answers = page.command("save")
     assert answers[-1]["type"] == "refused"
-    assert "cannot be written" in answers[-1]["text"]
+    assert "cannot be saved" in answers[-1]["text"]
     assert editor.is_changed
     (folder / "a_masks.tif").rmdir()
     again = MaskEditor(IMAGE, cells(), path=folder / "a_masks.tif")
