@@ -974,6 +974,8 @@ class Editor {
   }
 
   key(event) {
+    // No key of ours, known or not, is for the notebook around: there "r" makes another cell of this one.
+    if (!event.ctrlKey && !event.altKey && !event.metaKey && event.key !== "Tab") event.stopPropagation();
     if (event.key === " " && event.target !== this.canvas) return; // it presses a button
     if (event.target.matches('select, textarea, input:not([type="checkbox"]):not([type="range"])')) {
       if (event.key === "Escape") this.canvas.focus();
