@@ -620,11 +620,12 @@ class Editor {
     if (content.number !== this.number + 1 && !this.asked) { this.ask(); return; } // one was lost
     if (this.asked) return; // all of it is on its way
     this.number = content.number;
-    const going = this.stroke?.triples.length ? this.stroke : null;
-    if (going) this.endStroke(); // its first part; the labels below it may change
     const at = this.pending.findIndex((item) => item.id === content.id);
     this.outbox.answered(content.id);
-    if (at === 0 && this.pending[0].runs && sameRuns(this.pending[0].runs, runs)) {
+    const asShown = at === 0 && this.pending[0].runs && sameRuns(this.pending[0].runs, runs);
+    const going = !asShown && this.stroke?.triples.length ? this.stroke : null;
+    if (going) this.endStroke(); // its first part: the labels below it change
+    if (asShown) {
       this.pending.shift();
     } else {
       for (const item of this.pending.toReversed()) if (item.runs) this.labels.apply(item.runs, true);
