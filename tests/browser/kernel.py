@@ -1,0 +1,155 @@
+"""A second way into the kernel behind a page: the tests look at the arrays where they live."""
+
+from __future__ import annotations
+
+import ast
+import base64
+import io
+import json
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import Any, TypeVar
+
+import numpy as np
+from jupyter_client.blocking.client import BlockingKernelClient
+
+T = TypeVar("T")
+
+# Sent to the kernel once. A value comes back as text: an array as compressed npy, all else as JSON.
+ENCODE = """
+def _as_text(value):
+    import base64, io, json, zlib
+    import numpy as np
+    if isinstance(value, np.ndarray):
+        file = io.BytesIO()
+        np.save(file, value, allow_pickle=False)
+        return "npy:" + base64.b64encode(zlib.compress(file.getvalue(), 1)).decode()
+    plain = lambda other: other.tolist() if isinstance(other, np.generic) else str(other)
+    return "json:" + json.dumps(value, default=plain)
+"""
+
+
+class CodeFailed(AssertionError):
+    """The kernel raised an error; the message is its traceback."""
+
+
+class Kernel:
+    """A client of a running kernel, beside the page that is connected to it too.
+
+    Parameters
+    ----------
+    connection_file
+        The kernel's JSON file with its ports and key.
+
+    Attributes
+    ----------
+    key : str
+        The kernel's name at its server.
+
+    Notes
+    -----
+    The client works in a thread of its own, since Playwright keeps an event loop running in the
+    tests' thread. What is run here goes through the queue of the kernel's cells: it waits until a
+    running cell has ended, and it leaves no trace in the notebook's history.
+    """
+
+    def __init__(self, connection_file: Path) -> None:
+        self.key = connection_file.stem.removeprefix("kernel-")
+        self._thread = ThreadPoolExecutor(1)
+        self._client = self._thread.submit(_connected, connection_file).result()
+        self.run(ENCODE)
+
+    def run(self, code: str, timeout: float = 120) -> str:
+        """Run code and give what it printed; `timeout` in seconds."""
+        return self._call(lambda: _run(self._client, code, timeout)[0])
+
+    def value(self, expression: str, timeout: float = 120) -> Any:
+        """Value of an expression: an array as it is, anything else as JSON would hold it."""
+        return self._call(lambda: _run(self._client, "", timeout, f"_as_text(({expression}))")[1])
+
+    def start(self, code: str) -> None:
+        """Run code without waiting for its end, to make the kernel busy; returns once it runs."""
+        self._call(lambda: _start(self._client, code))
+
+    @contextmanager
+    def busy(self) -> Iterator[None]:
+        """Keep the kernel in a cell that runs until the end of the block."""
+        with NamedTemporaryFile() as file:
+            self.start(f"import os, time\nwhile os.path.exists({file.name!r}): time.sleep(0.01)")
+            yield
+
+    def wait_for(self, expression: str, timeout: float = 30) -> Any:
+        """Ask until the expression is true, and give its value; `timeout` in seconds."""
+        end = time.monotonic() + timeout
+        while not (value := self.value(expression)):
+            if time.monotonic() > end:
+                raise AssertionError(f"after {timeout} s still {value!r}: {expression}")
+            time.sleep(0.02)
+        return value
+
+    def close(self) -> None:
+        """Leave the kernel to itself."""
+        self._thread.submit(self._client.stop_channels).result()
+        self._thread.shutdown()
+
+    def _call(self, work: Callable[[], T]) -> T:
+        return self._thread.submit(work).result()
+
+
+def _connected(connection_file: Path) -> BlockingKernelClient:
+    client = BlockingKernelClient(connection_file=str(connection_file))
+    client.load_connection_file()
+    client.start_channels()
+    client.wait_for_ready(timeout=60)
+    return client
+
+
+def _run(
+    client: BlockingKernelClient, code: str, timeout: float, expression: str = "None"
+) -> tuple[str, Any]:
+    """What the code printed, and the decoded value of the expression."""
+    printed: list[str] = []
+
+    def hear(message: dict[str, Any]) -> None:
+        if message["msg_type"] == "stream":
+            printed.append(message["content"]["text"])
+
+    reply = client.execute_interactive(
+        code,
+        store_history=False,
+        user_expressions={"value": expression},
+        allow_stdin=False,
+        timeout=timeout,
+        output_hook=hear,
+    )["content"]
+    if reply["status"] != "ok":
+        raise CodeFailed("\n".join([*printed, *reply.get("traceback", [str(reply)])]))
+    value = reply["user_expressions"]["value"]
+    if value["status"] != "ok":
+        raise CodeFailed("\n".join(value.get("traceback", [str(value)])))
+    return "".join(printed), _decoded(ast.literal_eval(value["data"]["text/plain"]))
+
+
+def _start(client: BlockingKernelClient, code: str) -> None:
+    request = client.execute(code, store_history=False, allow_stdin=False)
+    while True:  # the kernel repeats the code when it begins with it
+        message = client.get_iopub_msg(timeout=60)
+        if (
+            message["parent_header"].get("msg_id") == request
+            and message["msg_type"] == "execute_input"
+        ):
+            return
+
+
+def _decoded(text: str | None) -> Any:
+    if text is None:
+        return None
+    kind, _, body = text.partition(":")
+    if kind == "json":
+        return json.loads(body)
+    return np.load(io.BytesIO(zlib.decompress(base64.b64decode(body))), allow_pickle=False)
