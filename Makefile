@@ -9,7 +9,7 @@ NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
 FIGURES = $(shell grep -l 'PROFILE = ' $(NOTEBOOKS))
 
 .DEFAULT_GOAL := help
-.PHONY: help environment figures test lint bench lock clean
+.PHONY: help environment figures app test lint bench lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1	/' | expand -t 20
@@ -36,8 +36,13 @@ else
 	  TQDM_DISABLE=1 $(RUN) -m papermill --kernel python3 --cwd notebooks --no-progress-bar $$notebook $$executed; \
 	  $(RUN) -m tests.notebooks.contract --tidy $$executed $$notebook; \
 	done
-	@echo "Done: outputs are in notebooks/ and figures/. On an unchanged tree 'git status' shows at most what is computed live (00_quickstart, fig1_pipeline): processors round otherwise."
+	@echo "Done: outputs are in notebooks/ and figures/. On an unchanged tree 'git status' shows at most what is computed live (00_quickstart, fig1_pipeline, your_own_images): processors round otherwise."
 endif
+
+app: $(STAMP) ## open the workbench in the browser: annotate, fine-tune, segment, inspect, export
+	@echo "Opening the workbench in your browser, for this machine alone and by a token. Stop it with Ctrl C."
+	@echo "On a server without a browser: open the address below through an SSH tunnel (ssh -L 8866:localhost:8866)."
+	$(RUN) -m scellseg_lib.widgets $(FOLDER)
 
 test: $(STAMP) ## re-execute the notebooks and compare, run the tests (about eleven minutes)
 	@echo "Testing the notebooks and the library: about eleven minutes on two cores."

@@ -47,11 +47,14 @@ class Standing:
         At `IOUS`; None where no true cells are known.
     problem : str
         Why the image cannot be compared, in words; empty where it can.
+    pending : bool
+        Whether nobody has looked at its cells yet.
     """
 
     name: str
     scores: Scores | None = None
     problem: str = ""
+    pending: bool = False
 
     def ap(self, iou: float) -> float:
         """Average precision at one of `IOUS`; nan without scores."""
@@ -93,6 +96,8 @@ def worst_first(standings: Sequence[Standing], iou: float) -> list[int]:
 
 def line(standing: Standing, iou: float) -> str:
     """Say how an image stands, for a list: AP at the threshold, mean AP, name."""
+    if standing.pending:
+        return f"... · {standing.name}"
     if standing.problem:
         return f"cannot be compared · {standing.name}"
     if standing.scores is None:
@@ -108,7 +113,7 @@ def summary(standings: Sequence[Standing], iou: float, *, n_stale: int = 0) -> s
         ap = np.mean([standing.ap(iou) for standing in scored])
         mean = np.mean([standing.mean_ap for standing in scored])
         text += (
-            f"<br>Over the {len(scored)} with true cells: AP {ap:.2f} at IoU {iou:.2f}, "
+            f"<br>{_of(len(scored))} with true cells: AP {ap:.2f} at IoU {iou:.2f}, "
             f"mean AP {mean:.2f} (IoU 0.50 to 0.95)"
         )
     if n_stale:
@@ -357,3 +362,7 @@ def _frame() -> str:
         "average precision (AP)</text>"
     )
     return "".join(parts)
+
+
+def _of(number: int) -> str:
+    return "In the one image" if number == 1 else f"Over the {number} images"

@@ -7,26 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from natsort import natsorted
-from pydantic import ValidationError
-from safetensors import SafetensorError, safe_open
 
-from scellseg_lib import readers, released
-from scellseg_lib.card import Card
+from scellseg_lib import readers
 from scellseg_lib.errors import ImageError, ScellsegError
 from scellseg_lib.folders import FoundSample, find_samples
-from scellseg_lib.model import Model, load_model, packaged
 from scellseg_lib.samples import check_size
 from scellseg_lib.widgets.wording import plain
 
-TITLES = {
-    "scellseg": "Scellseg",
-    "cellpose": "Cellpose",
-    "hover": "HoVer",
-    "unet3": "U-Net3",
-    "unet2": "U-Net2",
-}
-"""The paper's five models as they are offered, in this order."""
 CROP = 4
 """Side of the piece that is shown of an image, in diameters of its cells."""
 
@@ -172,75 +159,6 @@ def _channels_differ(pixels: np.ndarray) -> bool:
     return False
 
 
-@dataclass(frozen=True)
-class Start:
-    """A model to start from."""
-
-    key: str
-    """What it is known by: "scellseg_32" of this package, "released scellseg", "worms.safetensors"
-    of the experiment's folder."""
-    label: str
-    card: Card | None = None
-    """None: not known before it is loaded."""
-
-    def load(self, folder: Path) -> Model:
-        """Read it; ModelError where it cannot be had."""
-        if self.key.startswith("released "):
-            return load_model(self.key.removeprefix("released "), "released")
-        own = folder / self.key
-        files = [own] if own.suffix == ".safetensors" else packaged()
-        found = next((file for file in files if self.key in (file.name, file.stem)), own)
-        return load_model(found)
-
-
-def starts(folder: Path | None = None) -> list[Start]:
-    """Models to start from: packaged, the authors' own where they were fetched, the user's own."""
-    files = [(file, read_card(file)) for file in packaged()]
-    ours = [
-        Start(file.stem, f"{TITLES[card.architecture]} ({_width(card)})", card)
-        for file, card in files
-        if card is not None
-    ]
-    order = list(TITLES)
-    ours.sort(key=lambda start: (order.index(start.key.split("_")[0]), -_levels(start)[0]))
-    theirs = [
-        Start(f"released {name}", f"{TITLES[name]} (full width, the authors' own weights)")
-        for name in ("scellseg", "cellpose")
-        if released.weights_file(name).is_file()
-    ]
-    own = natsorted(folder.glob("[!.]*.safetensors"), str) if folder and folder.is_dir() else []
-    yours = [
-        Start(
-            file.name,
-            f"{file.stem} (yours: {TITLES.get(card.architecture, card.architecture)}, cells of "
-            f"{card.diameter:.0f} px)",
-            card,
-        )
-        for file in own
-        if (card := read_card(file)) is not None
-    ]
-    return [*ours, *theirs, *yours]
-
-
-def read_card(file: Path) -> Card | None:
-    """Card within a model's file; None where it is no model of ours."""
-    try:
-        with safe_open(file, framework="pt") as tensors:
-            return Card.model_validate_json((tensors.metadata() or {}).get("card", ""))
-    except (SafetensorError, OSError, ValidationError):
-        return None
-
-
-def _levels(start: Start) -> tuple[int, ...]:
-    assert start.card is not None
-    return start.card.levels
-
-
-def _width(card: Card) -> str:
-    widths = {32: "full width", 16: "half width: quicker, a little less exact"}
-    return widths.get(card.levels[0], f"width {card.levels[0]}")
-
-
 def free_name(folder: Path, wanted: str) -> str:
     """Name for a model that no model, card or unfinished run of the folder has."""
     name, number = wanted, 2
@@ -249,5 +167,5 @@ def free_name(folder: Path, wanted: str) -> str:
     return name
 
 
-TAKEN = (".safetensors", ".json", ".checkpoint")
+TAKEN = (".safetensors", ".json", ".checkpoint", ".checkpoint.json")
 """Endings of the files that belong to a model's name."""

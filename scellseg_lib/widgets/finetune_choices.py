@@ -7,19 +7,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from html import escape
-from pathlib import Path
 from threading import local
 from typing import Any
 
 from scellseg_lib.errors import ScellsegError
 from scellseg_lib.widgets.experiment_folder import (
-    TITLES,
     Channels,
     Found,
-    Start,
     free_name,
     look,
-    starts,
 )
 from scellseg_lib.widgets.finetune_form import (
     CHOOSE,
@@ -30,8 +26,15 @@ from scellseg_lib.widgets.finetune_form import (
     shots_table,
 )
 from scellseg_lib.widgets.jobs import Job
-from scellseg_lib.widgets.tuning import Settings, Tuning, seconds_per_step, unfinished
-from scellseg_lib.widgets.wording import count, duration, plain
+from scellseg_lib.widgets.offered_models import TITLES, Choice, described, starts
+from scellseg_lib.widgets.tuning import (
+    Settings,
+    Tuning,
+    learning,
+    seconds_per_step,
+    unfinished,
+)
+from scellseg_lib.widgets.wording import count, duration, plain, typed_path
 
 EMPTY = (
     "Type the folder of your experiment. Draw the cells in one or two images first (Annotate): "
@@ -51,6 +54,7 @@ class FinetuneChoices(FinetuneForm):
         super().__init__()
         self.found: Found | None = None
         self.tuning: Tuning | None = None
+        self._former: Tuning | None = None
         self.job: Job | None = None
         self._looking: Job | None = None
         self._timing: Job | None = None
@@ -116,17 +120,17 @@ class FinetuneChoices(FinetuneForm):
         """Look into the folder, in the background."""
         if self.running:
             return
+        folder = typed_path(self.folder.value)
+        self._former = self.tuning or self._former
         self.found, self.tuning = None, None
         for job in (self._looking, self._timing):
             if job is not None:
                 job.cancel()
-        text = self.folder.value.strip().strip("\"'")
         self._show_found()
-        if not text:
+        if folder is None:
             self.message.tell(EMPTY)
             return
         self.message.tell("Looking into the folder ...")
-        folder = Path(text).expanduser().resolve()
         self._looking = Job(lambda job: look(folder, job.report), on_change=self._looked)
         self._looking.start()
 
@@ -146,7 +150,7 @@ class FinetuneChoices(FinetuneForm):
         found = self.found
         self.shots.value = shots_table(found) if found else ""
         if found:
-            self.tuning = unfinished(found.folder)
+            self.tuning = self._as_known(unfinished(found.folder))
         with self._quietly():
             self._offer_channels()
             self._offer_models()
@@ -160,11 +164,25 @@ class FinetuneChoices(FinetuneForm):
         if found:
             self._say_what_next(found)
 
+    def _as_known(self, tuning: Tuning | None) -> Tuning | None:
+        """Give the run as it was stopped here, with the model that can be kept, if it is that."""
+        former = self._former
+        if tuning and former and former.kept and former.settings.record == tuning.settings.record:
+            # Another window may have gone on with it: then what was kept here is out of date.
+            return former if former.log == tuning.log else tuning
+        return tuning
+
     def _say_what_next(self, found: Found) -> None:
         if self.tuning:
             self.message.tell(
                 f"An unfinished run, {self.tuning.settings.name}, lies here: "
                 f"{self.tuning.how_far}. Go on with it, or discard it."
+            )
+        elif names := learning(found.folder):
+            self.message.tell(
+                f"{', '.join(names)} is still being learnt in another window. Its model appears in "
+                "the folder when it is done; press Check to look. You can start another beside it, "
+                "but both are then slower."
             )
         elif not found.shots:
             self.message.fail(NO_SHOTS)
@@ -198,15 +216,15 @@ class FinetuneChoices(FinetuneForm):
     def _offer_models(self) -> None:
         before = self.model.value
         known = starts(self.found.folder if self.found else None)
-        self.model.options = [(start.label, start) for start in known]
+        self.model.options = [(start.title, start) for start in known]
         same = [start for start in known if before and start.key == before.key]
         self.model.value = (same or known)[0]
         self._show_about()
 
     def _model_chosen(self) -> None:
         with self._quietly():
-            start: Start = self.model.value
-            if start.key.endswith(".safetensors") and start.card:
+            start: Choice = self.model.value
+            if start.is_own and start.card:
                 self._choose_channels(start.card.channels)
             self._show_about()
             self._propose_name()
@@ -216,11 +234,7 @@ class FinetuneChoices(FinetuneForm):
 
     def _show_about(self) -> None:
         card = self.model.value.card
-        learnt = ", ".join(data.name for data in card.training_data) if card else ""
-        lines = [f"Has learnt from: {learnt}."] if learnt else []
-        if card and card.licence:
-            lines.append(f"Terms: {card.licence}.")
-        self.about.value = escape(" ".join(lines))
+        self.about.value = escape(described(card)) if card else ""
 
     def _channel_chosen(self) -> None:
         self._show_diameter()

@@ -12,7 +12,15 @@ from scellseg_lib.widgets.drawings import BOX, diameter_disk, loss_curve
 from scellseg_lib.widgets.experiment_folder import Found
 from scellseg_lib.widgets.jobs import Job
 from scellseg_lib.widgets.tuning import Tuning
-from scellseg_lib.widgets.wording import ERROR_COLOUR, Message, count, duration, heading, row
+from scellseg_lib.widgets.wording import (
+    ERROR_COLOUR,
+    Message,
+    button,
+    count,
+    duration,
+    heading,
+    row,
+)
 
 STRATEGIES = (
     (
@@ -45,7 +53,7 @@ class FinetuneForm(ipywidgets.VBox):
         self.folder = ipywidgets.Text(
             placeholder="folder of your experiment", layout={"width": WIDE}, **text
         ).add_class("scellseg-tune-folder")
-        self.check = _button("Check", "look into the folder again", "check")
+        self.check = button("Check", "tune-check", tip="look into the folder again")
         self.shots = ipywidgets.HTML().add_class("scellseg-tune-shots")
         self.cells_channel = ipywidgets.Dropdown(options=[ONLY], value="", layout={"width": MIDDLE})
         self.nuclei_channel = ipywidgets.Dropdown(options=[NO_NUCLEI], layout={"width": MIDDLE})
@@ -75,11 +83,17 @@ class FinetuneForm(ipywidgets.VBox):
     def _build_run(self) -> None:
         """What is seen before, during and after a run."""
         self.estimate = ipywidgets.HTML().add_class("scellseg-tune-estimate")
-        self.start = _button("Start", "fine-tune with these settings", "start", "primary")
-        self.stop = _button("Stop", "what was learnt so far is kept", "stop", "warning")
-        self.go_on = _button("Go on", "from where the run was stopped", "go-on", "primary")
-        self.keep = _button("Keep as it is", "save the model as it was at the stop", "keep")
-        self.discard = _button("Discard", "forget the stopped run", "discard")
+        self.start = button(
+            "Start", "tune-start", tip="fine-tune with these settings", style="primary"
+        )
+        self.stop = button(
+            "Stop", "tune-stop", tip="what was learnt so far is kept", style="warning"
+        )
+        self.go_on = button(
+            "Go on", "tune-go-on", tip="from where the run was stopped", style="primary"
+        )
+        self.keep = button("Keep as it is", "tune-keep", tip="save the model as it was at the stop")
+        self.discard = button("Discard", "tune-discard", tip="forget the stopped run")
         self.progress = ipywidgets.IntProgress(layout={"width": WIDE}).add_class(
             "scellseg-tune-progress"
         )
@@ -161,11 +175,6 @@ class FinetuneForm(ipywidgets.VBox):
     def show_curve(self, tuning: Tuning | None) -> None:
         """Draw the losses of a run so far."""
         self.curve.value = loss_curve(list(tuning.log), tuning.settings.steps) if tuning else ""
-
-
-def _button(label: str, tip: str, name: str, style: str = "") -> ipywidgets.Button:
-    button = ipywidgets.Button(description=label, tooltip=tip, button_style=style)
-    return button.add_class(f"scellseg-tune-{name}")
 
 
 def shots_table(found: Found) -> str:

@@ -114,7 +114,7 @@ class FinetunePanel(FinetuneChoices):
             return
         try:
             self.tuning.discard()
-        except OSError as error:
+        except (ScellsegError, OSError) as error:
             self.message.fail(plain(error))
             return
         self.look()

@@ -1,4 +1,4 @@
-"""What the inference panel does beside its display: models to choose, and a run over a folder.
+"""What the inference panel does beside its display: a run over a folder.
 
 A run is that of ``scellseg segment`` (see `batch`), with the same files as results: either goes on
 with what the other has begun.
@@ -13,29 +13,24 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from threading import Lock, get_ident
 from typing import Any
 
-from scellseg_lib import batch, readers, released
-from scellseg_lib.card import Card
+from scellseg_lib import batch, readers
 from scellseg_lib.errors import DatasetError
-from scellseg_lib.model import Model, load_model, packaged
+from scellseg_lib.model import Model
 from scellseg_lib.representation import Decoding
 from scellseg_lib.segment import FarFromModel, Prediction, predict
 from scellseg_lib.widgets.jobs import Cancelled, Job
 from scellseg_lib.widgets.thresholds import SETTINGS
 
 SUFFIX = ".tif"
-TITLES = {
-    "scellseg": "Scellseg",
-    "cellpose": "Cellpose",
-    "hover": "HoVer",
-    "unet2": "U-Net with 2 classes",
-    "unet3": "U-Net with 3 classes",
-}
+CHANNELS = "Choose under Channels what to segment."
 PLAIN = (
-    (r"Name the one to segment and that of.*", "Choose under Channels what to segment."),
-    (r"Name others, such as channels=.*", "Choose under Channels what to segment."),
+    (r"Name the one to segment and that of.*", CHANNELS),
+    (r"Name others, such as channels=.*", CHANNELS),
     (r"(Say axes=|Give page=|Give one letter).*", "Save the plane to segment as its own file."),
     (r"Give another folder as the output.*", "Choose another folder for the masks."),
     (r"Give diameter=(\d+).*", r"Set the diameter of the cells to \1 px and try again."),
@@ -55,56 +50,6 @@ def reworded(message: object, folder: Path | None = None) -> str:
     for pattern, words in PLAIN:
         text = re.sub(pattern, words, text, flags=re.DOTALL)
     return text if folder is None else text.replace(f"{folder}{os.sep}", "")
-
-
-@dataclass(frozen=True)
-class Choice:
-    """A model that can be chosen."""
-
-    title: str
-    name: str | Path
-    """As `load_model` takes it: a network or a file."""
-    weights: str = "packaged"
-
-    def load(self) -> Model:
-        """Load it; ModelError where that cannot be."""
-        return load_model(self.name, self.weights)
-
-    @property
-    def file(self) -> str:
-        """Name for the table of rounds."""
-        return self.name.name if isinstance(self.name, Path) else f"{self.name} ({self.weights})"
-
-
-def choices(folder: Path | None) -> list[Choice]:
-    """Models: those in the experiment's folder, the newest first; packaged; the authors' own.
-
-    The last are listed where they were fetched before: 102 MB are not asked for in silence.
-    """
-    own = list(folder.glob("[!.]*.safetensors")) if folder and folder.is_dir() else []
-    own.sort(key=lambda file: (-file.stat().st_mtime, file.name))
-    found = [Choice(f"Yours: {file.stem}", file) for file in own]
-    ours: dict[str, list[tuple[int, Path]]] = {name: [] for name in TITLES}
-    for file in packaged():
-        name, width = file.stem.rsplit("_", 1)
-        ours[name].append((-int(width), file))
-    for name, files in ours.items():
-        for number, (_, file) in enumerate(sorted(files)):
-            found.append(Choice(f"{TITLES[name]}{', smaller and quicker' * (number > 0)}", file))
-    for name in released.WEIGHTS_SHA256:
-        if released.weights_file(name).is_file():
-            found.append(Choice(f"{TITLES[name]}, the authors' own", name, "released"))
-    return found
-
-
-def described(card: Card) -> str:
-    """Where a model comes from, in a sentence or two."""
-    learnt = ", ".join(f"{one.name} ({one.images})" for one in card.training_data)
-    origin = card.origin.split("; started from")[0] or "of unknown origin"
-    text = f"{TITLES.get(card.architecture, card.architecture)}, {origin}. "
-    text += f"Made for cells {card.diameter:g} px wide. "
-    text += f"Has learnt from these sets (images): {learnt}. " if learnt else ""
-    return text + (f"Terms of use: {card.licence}." if card.licence else "")
 
 
 @dataclass(frozen=True)
@@ -225,10 +170,12 @@ class FolderRun:
         self.outcome = watched = _Watched(failed=planned.failed)
         watched.already = 0 if self.anew else there
 
-        def tell() -> None:
+        def tell(waits: bool = False) -> None:
             done = watched.already + watched.segmented + len(watched.failed) - twins
             try:
-                job.report(done, len(jobs), cells=watched.cells, failed=len(watched.failed))
+                job.report(
+                    done, len(jobs), cells=watched.cells, failed=len(watched.failed), waits=waits
+                )
             except Cancelled:
                 raise _Stopped from None
 
@@ -236,7 +183,8 @@ class FolderRun:
         card = self.model.card.model_copy(update={"decoding": self.settings.decoding})
         try:
             tell()
-            with self._doubts_kept():
+            with _alone(partial(tell, waits=True)), self._doubts_kept():
+                tell()
                 batch.segment_jobs(
                     jobs,
                     replace(self.model, card=card),
@@ -255,14 +203,36 @@ class FolderRun:
 
     @contextmanager
     def _doubts_kept(self) -> Iterator[None]:
-        def keep(message: Any, *_: Any, **__: Any) -> None:
-            self.doubts.append(reworded(message, self.place.root))
+        mine = get_ident()
+
+        def keep(message: Any, *rest: Any, **options: Any) -> None:
+            if get_ident() == mine:
+                self.doubts.append(reworded(message, self.place.root))
+            else:
+                before(message, *rest, **options)
 
         with warnings.catch_warnings():
+            before = warnings.showwarning
             warnings.simplefilter("always", FarFromModel)
             warnings.simplefilter("always", UserWarning)
             warnings.showwarning = keep
             yield
+
+
+_RUNS = Lock()
+
+
+@contextmanager
+def _alone(waits: Callable[[], None]) -> Iterator[None]:
+    """One run at a time, the others wait: warnings have one handler for all threads, and of two
+    runs that overlap the last would leave that of the first behind.
+    """
+    while not _RUNS.acquire(timeout=0.2):
+        waits()
+    try:
+        yield
+    finally:
+        _RUNS.release()
 
 
 def made_otherwise(error: BaseException | None) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from threading import Lock, RLock
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from scipy.special import expit, softmax
 
 from scellseg_lib.data import Sample, resize
 from scellseg_lib.errors import ImageError, MetricError, ScellsegError
+from scellseg_lib.metrics import Scores
 from scellseg_lib.model import Model
 from scellseg_lib.panels.pipeline import flow_colours
 from scellseg_lib.representation import Decoding, Representation
@@ -33,11 +35,14 @@ class Inspected:
         Read when it is looked at.
     true : int[H, W], a callable that gives one, or None
         True cells. None: not known.
-    predicted : int[H, W]
-        Found cells.
+    predicted : int[H, W], or a callable that gives one
+        Found cells. A callable is called when they are looked at or compared, and their memory is
+        then freed, so that many images can be inspected at once.
     prediction, representation, decoding : optional
         What the network said, how its model turns that into cells, and the thresholds of
-        `predicted`. With all three the thresholds can be moved.
+        `predicted`. With all three the thresholds can be moved. A prediction may be a callable,
+        which is called, in the background, when the image is looked at; where it gives None the
+        thresholds cannot be moved.
     resample : bool
         As in `segment.segment`, which made `predicted`.
     channels : tuple of str
@@ -47,12 +52,20 @@ class Inspected:
     name: str
     image: np.ndarray | Callable[[], np.ndarray]
     true: np.ndarray | Callable[[], np.ndarray] | None
-    predicted: np.ndarray
-    prediction: Prediction | None = None
+    predicted: np.ndarray | Callable[[], np.ndarray]
+    prediction: Prediction | Callable[[], Prediction | None] | None = None
     representation: Representation | None = None
     decoding: Decoding | None = None
     resample: bool = True
     channels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Looked(Inspected):
+    """An image that is looked at: its cells are read, and what the network said is known."""
+
+    predicted: np.ndarray
+    prediction: Prediction | None = None
 
 
 def inspected(
@@ -108,50 +121,121 @@ def network_pictures(prediction: Prediction, representation: Representation) -> 
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """Cells of an image at some thresholds, and how they stand against the true ones."""
+    """Cells of an image at some thresholds, the true ones, and how they stand against these."""
 
     masks: np.ndarray
+    true: np.ndarray | None
     decoding: Decoding | None
     standing: Standing
 
 
 class Record:
-    """An entry, its true cells read, with the cells at the thresholds chosen last."""
+    """An entry with the cells at the thresholds chosen last.
+
+    Attributes
+    ----------
+    standing : Standing
+        How its cells stood when they were looked at last.
+    prediction : Prediction or None
+        What the network said, once it was asked.
+    """
 
     def __init__(self, entry: Inspected) -> None:
-        self.entry, self.true, self._problem = entry, None, ""
-        try:
-            self.true = entry.true() if callable(entry.true) else entry.true
-        except (ScellsegError, OSError) as error:
-            self._problem = plain(error)
-        self.given = self.now = self._found(np.asarray(entry.predicted), entry.decoding)
+        self.entry = entry
+        self.standing = Standing(entry.name, pending=True)
+        self.prediction = None if callable(entry.prediction) else entry.prediction
+        self._decoding, self._refused = entry.decoding, False
+        self._given: Found | None = None
+        self._now: Found | None = None
+        self._reading, self._asking = RLock(), Lock()
+        if not self.is_lazy:
+            self.load()
+
+    @property
+    def is_lazy(self) -> bool:
+        """Whether its cells are read when they are needed."""
+        return callable(self.entry.predicted)
+
+    @property
+    def unasked(self) -> bool:
+        """Whether its thresholds can be moved once the network was asked."""
+        return callable(self.entry.prediction) and self.prediction is None and self._movable
+
+    @property
+    def given_scores(self) -> Scores | None:
+        """Of the cells as they were given, in memory; None without true cells."""
+        return None if self._given is None else self._given.standing.scores
+
+    @property
+    def _movable(self) -> bool:
+        entry = self.entry
+        known = entry.prediction is not None and entry.representation is not None
+        return known and entry.decoding is not None and not self._refused
+
+    def layers(self) -> dict[str, Any]:
+        """See `network_pictures`; none while the network was not asked."""
+        if self.prediction is None or self.entry.representation is None:
+            return {}
+        return network_pictures(self.prediction, self.entry.representation)
+
+    def load(self) -> Found:
+        """Cells as they are now, read if need be."""
+        with self._reading:
+            if self._now is None:
+                self._given = self._now = self._read()
+                self._seen(self._now)
+            return self._now
+
+    def ask(self) -> None:
+        """Ask the network if that is needed, which takes seconds; raises what it does."""
+        answer = self.entry.prediction
+        with self._asking:
+            if not self.unasked or not callable(answer):
+                return
+            try:
+                self.prediction = answer()
+            finally:  # also after an error it is not asked again and again
+                self._refused = self.prediction is None
+
+    def rest(self) -> None:
+        """Forget what can be had again, to free its memory; `standing` stays."""
+        with self._reading:
+            if callable(self.entry.prediction):
+                self.prediction = None
+            if self.is_lazy:
+                self._given = self._now = None
 
     def decoding(self, thresholds: Thresholds) -> Decoding | None:
         """Thresholds that hold for this image; None where they cannot be moved."""
         entry = self.entry
-        if entry.prediction is None or entry.representation is None or entry.decoding is None:
+        if not self._movable or entry.representation is None or entry.decoding is None:
             return None
         return thresholds.of(entry.decoding, entry.representation)
 
     def stale(self, thresholds: Thresholds) -> bool:
         """Whether its cells are of other thresholds than these."""
         wanted = self.decoding(thresholds)
-        return wanted is not None and wanted != self.now.decoding
+        return wanted is not None and wanted != self._decoding
 
     def apply(self, wanted: Decoding | None) -> Found:
-        """Bring the cells to thresholds; None leaves them as they are."""
-        entry, now = self.entry, self.now
-        if wanted is None or wanted == now.decoding:
+        """Bring the cells to thresholds; they stay for None, or until the network was asked."""
+        with self._reading:
+            entry, now = self.entry, self.load()
+            if wanted is None or wanted == now.decoding:
+                return now
+            if wanted == entry.decoding:
+                assert self._given is not None
+                now = self._given  # which may have been corrected by hand
+            elif self.prediction is None:
+                return now
+            else:
+                assert entry.representation is not None
+                maps, known = self.prediction, entry.representation
+                masks = decode(maps, known, wanted, resample=entry.resample)
+                now = self._found(masks, now.true, wanted)
+            self._now = now
+            self._seen(now)
             return now
-        if wanted == entry.decoding:
-            now = self.given  # which may have been corrected by hand
-        else:
-            assert entry.prediction is not None
-            assert entry.representation is not None
-            masks = decode(entry.prediction, entry.representation, wanted, resample=entry.resample)
-            now = self._found(masks, wanted)
-        self.now = now
-        return now
 
     def picture(self) -> np.ndarray:
         """Its image, of the size of its cells.
@@ -163,7 +247,7 @@ class Record:
         """
         image = self.entry.image
         pixels = np.asarray(image() if callable(image) else image)
-        height, width = self.entry.predicted.shape
+        height, width = self.load().masks.shape
         if pixels.shape[:2] != (height, width):
             raise ImageError(
                 f"the image is of {' x '.join(map(str, pixels.shape[:2]))} pixels, the cells found "
@@ -173,11 +257,39 @@ class Record:
             )
         return pixels
 
-    def _found(self, masks: np.ndarray, decoding: Decoding | None) -> Found:
-        name, scores, problem = self.entry.name, None, self._problem
-        if self.true is not None:
+    def _seen(self, found: Found) -> None:
+        self.standing, self._decoding = found.standing, found.decoding
+
+    def _read(self) -> Found:
+        """Cells as they were given; what cannot be read is a problem of this image alone."""
+        entry = self.entry
+        try:
+            masks = np.asarray(entry.predicted() if callable(entry.predicted) else entry.predicted)
+        except (ScellsegError, OSError) as error:
+            standing = Standing(entry.name, problem=plain(error))
+            self._refused = True  # without cells no thresholds are moved
+            return Found(np.zeros(self._size(), np.int32), None, None, standing)
+        try:
+            true = entry.true() if callable(entry.true) else entry.true
+        except (ScellsegError, OSError) as error:
+            return Found(masks, None, entry.decoding, Standing(entry.name, problem=plain(error)))
+        return self._found(masks, true, entry.decoding)
+
+    def _size(self) -> tuple[int, ...]:
+        """Height and width of the image, px; 1 each where it cannot be read either."""
+        try:
+            image = self.entry.image
+            return np.shape(image() if callable(image) else image)[:2]
+        except (ScellsegError, OSError):
+            return 1, 1
+
+    def _found(
+        self, masks: np.ndarray, true: np.ndarray | None, decoding: Decoding | None
+    ) -> Found:
+        name, scores, problem = self.entry.name, None, ""
+        if true is not None:
             try:
-                scores = comparison.scores(self.true, masks)
+                scores = comparison.scores(true, masks)
             except MetricError as error:
                 problem = f"{name}: {plain(error)}"
-        return Found(masks, decoding, Standing(name, scores, problem))
+        return Found(masks, true, decoding, Standing(name, scores, problem))

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from functools import partial
 from typing import Any
 
-import ipywidgets
 import numpy as np
 
 from scellseg_lib import metrics, progress
@@ -16,28 +15,18 @@ from scellseg_lib.errors import DatasetError, ScellsegError
 from scellseg_lib.metrics import ObjectMatches
 from scellseg_lib.model import Model
 from scellseg_lib.representation import Decoding
-from scellseg_lib.segment import Cells
+from scellseg_lib.segment import Cells, Prediction
 from scellseg_lib.widgets import comparison
-from scellseg_lib.widgets.comparison import IOUS
-from scellseg_lib.widgets.inspected import Found, Inspected, Record, inspected, network_pictures
+from scellseg_lib.widgets.inspected import Found, Inspected, Looked, Record, inspected
+from scellseg_lib.widgets.inspector_form import ASKING, EMPTY, FIXED, InspectorForm
 from scellseg_lib.widgets.jobs import Job
-from scellseg_lib.widgets.thresholds import Newest, Thresholds
-from scellseg_lib.widgets.view import ImageView
-from scellseg_lib.widgets.wording import Message, count, heading, plain
+from scellseg_lib.widgets.thresholds import Newest
+from scellseg_lib.widgets.wording import count, plain
 
-__all__ = ["Inspected", "Inspector"]
-
-EMPTY = (
-    "There is nothing to inspect yet. Segment one or more images first; their cells are then shown "
-    "here, beside the true cells where you have drawn them."
-)
-FIXED = (
-    "The thresholds of these cells cannot be moved, since what the network said was not kept. "
-    "Segment the image once more to move them."
-)
+__all__ = ["Inspected", "Inspector", "Looked"]
 
 
-class Inspector(ipywidgets.VBox):
+class Inspector(InspectorForm):
     """Images with the cells found in them, against the true cells where they are known.
 
     Parameters
@@ -49,44 +38,42 @@ class Inspector(ipywidgets.VBox):
 
     Attributes
     ----------
-    view : ImageView
-        The picture.
-    iou : ipywidgets.FloatSlider
-        Threshold from which on a found cell is right, 0.50 to 0.95.
-    thresholds : Thresholds
-        Of the step from the network's maps to cells.
+    view, iou, thresholds
+        See `InspectorForm`.
     """
 
     def __init__(
         self,
         entries: Sequence[Inspected] = (),
         *,
-        on_edit: Callable[[Inspected], None] | None = None,
+        on_edit: Callable[[Looked], None] | None = None,
     ) -> None:
         self._records: list[Record] = []
         self._order: list[int] = []
         self._current = 0
-        self._looked_at: Record | None = None
+        self._looked_at: tuple[Record, Prediction | None] | None = None
         self._seen: Found | None = None
         self._on_edit, self._filling = on_edit, False
         self._job: Job | None = None
+        self._comparing: Job | None = None
+        self._asking: Job | None = None
+        self._refusal = ""
         self._tips: list[str] = []
-        self.view = ImageView()
+        self._redraw = Newest(self._draw_or_say)
+        super().__init__(self._redraw)
+        self._correct.layout.display = None if on_edit else "none"
         self.view.observe(lambda _: self._tell_selected(), "selected")
         self.view.on_cycle(self._step)
-        self._redraw = Newest(self._draw_or_say)
-        self.thresholds = Thresholds(self._redraw)
-        self.iou = _iou_slider()
         self.iou.observe(lambda _: self._redraw(), "value")
-        self._list = ipywidgets.Select(layout={"width": "auto", "height": "380px"})
-        self._list.add_class("scellseg-images")
         self._list.observe(lambda change: self._go(change["new"]), "value")
-        self._message = Message()
-        self._summary, self._told = _html("summary"), _html("told")
-        self._legend, self._curve = _html("legend"), _html("ap-curve")
-        self._body = self._laid_out()
-        super().__init__([heading("Inspect the cells"), self._message, self._body])
-        self.add_class("scellseg-inspector")
+        clicks = {
+            self._previous: self.previous,
+            self._next: self.next,
+            self._correct: self._edit,
+            self._apply: self.apply_to_all,
+        }
+        for pressed, act in clicks.items():
+            pressed.on_click(lambda _, act=act: act())
         self.show(entries)
 
     @classmethod
@@ -98,7 +85,7 @@ class Inspector(ipywidgets.VBox):
         *,
         decoding: Decoding | None = None,
         resample: bool = True,
-        on_edit: Callable[[Inspected], None] | None = None,
+        on_edit: Callable[[Looked], None] | None = None,
     ) -> Inspector:
         """Inspect what `segment` has given.
 
@@ -133,26 +120,48 @@ class Inspector(ipywidgets.VBox):
         return cls(entries, on_edit=on_edit)
 
     def show(self, entries: Sequence[Inspected]) -> None:
-        """Look at other images, the worst first, at their own thresholds."""
-        if self._job is not None:
-            self._job.cancel()
+        """Look at other images, the worst first, at their own thresholds.
+
+        Those whose cells are to be read first are put into their order in the background.
+        """
+        for job in (self._job, self._comparing, self._asking):
+            if job is not None:
+                job.cancel()
         self.thresholds.chosen = {}
         self._records = [Record(entry) for entry in entries]
-        standings = [record.now.standing for record in self._records]
+        standings = [record.standing for record in self._records]
         self._order = comparison.worst_first(standings, self.iou.value)
         self._current = self._order[0] if self._order else 0
         self._looked_at = None
         self._redraw()
+        if any(standing.pending for standing in standings):
+            records = list(self._records)
+            self._comparing = Job(partial(self._compare_all, records), on_change=self._compared)
+            self._comparing.start()
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait until nothing runs in the background, at most `timeout` seconds for each part."""
+        for job in (self._comparing, self._asking, self._job):
+            if job is not None:
+                job.join(timeout)
 
     @property
-    def entry(self) -> Inspected | None:
+    def entry(self) -> Looked | None:
         """Image that is looked at, with the cells at the present thresholds; None without any."""
         if not self._records:
             return None
         record = self._records[self._current]
-        found = record.now
-        return replace(
-            record.entry, true=record.true, predicted=found.masks, decoding=found.decoding
+        found, given = record.load(), record.entry
+        return Looked(
+            given.name,
+            given.image,
+            found.true,
+            found.masks,
+            record.prediction,
+            given.representation,
+            found.decoding,
+            given.resample,
+            given.channels,
         )
 
     @property
@@ -177,7 +186,7 @@ class Inspector(ipywidgets.VBox):
     def picture(self) -> bytes:
         """What is seen, as a still PNG: the cells beside the AP curve."""
         record, iou = self._records[self._current], self.iou.value
-        scores = record.now.standing.scores
+        scores = record.load().standing.scores
         return comparison.still(self.view.picture(), record.entry.name, scores, iou)
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
@@ -197,46 +206,55 @@ class Inspector(ipywidgets.VBox):
         def work(job: Job) -> None:
             for done, (record, decoding) in enumerate(wanted):
                 job.report(done, len(wanted))
+                record.ask()
                 record.apply(decoding)
+                self._rest(record)
 
         self._job = Job(work, on_change=self._applied)
         return self._job.start()
 
-    def _laid_out(self) -> ipywidgets.HBox:
-        """Make the buttons, and put all below the message in three columns."""
-        self._previous = _button(
-            "◀ Previous", "previous", "Image before in the list", self.previous
-        )
-        self._next = _button("Next ▶", "next", "Next image of the list", self.next)
-        self._correct = _button(
-            "Correct this image", "correct", "Open its cells in the editor", self._edit
-        )
-        self._correct.button_style = "primary"
-        self._correct.layout.display = None if self._on_edit else "none"
-        self._apply = _button(
-            "Apply to all images",
-            "apply",
-            "Find the cells of the other images at these thresholds too",
-            self.apply_to_all,
-        )
-        moved = heading("Thresholds")
-        buttons = ipywidgets.HBox([self._previous, self._next, self._correct])
-        columns = (
-            ("0 0 250px", [self._summary, self._list]),
-            ("1 1 420px", [buttons, self.view, self._told]),
-            (
-                "0 0 350px",
-                [self.iou, self._legend, self._curve, moved, self.thresholds, self._apply],
-            ),
-        )
-        boxes = [
-            ipywidgets.VBox(
-                children, layout={"flex": flex, "min_width": "0", "margin": "0 8px 0 0"}
-            )
-            for flex, children in columns
-        ]
-        # What finds no room beside the picture goes below it.
-        return ipywidgets.HBox(boxes, layout={"width": "100%", "flex_flow": "row wrap"})
+    def _rest(self, record: Record) -> None:
+        """Free the memory of an image that nobody looks at."""
+        if not self._records or record is not self._records[self._current]:
+            record.rest()
+
+    def _compare_all(self, records: list[Record], job: Job) -> None:
+        for done, record in enumerate(records):
+            job.report(done, len(records))
+            record.load()
+            self._rest(record)
+
+    def _compared(self, job: Job) -> None:
+        if job is not self._comparing:
+            return  # other images are shown by now
+        if job.ended:
+            self._redraw()
+        if job.error is not None:
+            self._message.fail(plain(job.error))
+        elif not job.ended:
+            self._summary.value = f"Comparing: {job.done} of {count(job.total, 'image')} done."
+
+    def _ask(self, record: Record) -> None:
+        """Ask the network about an image, so that its thresholds can be moved."""
+        before = self._asking
+
+        def work(job: Job) -> None:
+            if before is not None:
+                before.join()  # two at once are slower than one after the other
+            job.report(0, 1)
+            record.ask()
+            self._rest(record)
+
+        if before is not None:
+            before.cancel()
+        self._refusal = ""
+        self._asking = Job(work, on_change=self._asked)
+        self._asking.start()
+
+    def _asked(self, job: Job) -> None:
+        if job is self._asking and job.ended:
+            self._refusal = plain(job.error) if job.error is not None else ""
+            self._redraw()
 
     def _applied(self, job: Job) -> None:
         if job is not self._job:
@@ -275,10 +293,12 @@ class Inspector(ipywidgets.VBox):
         record, iou = self._records[self._current], self.iou.value
         found = record.apply(record.decoding(self.thresholds))
         matched = None
-        if record.true is not None and found.standing.scores is not None:
-            matched = metrics.match(record.true, found.masks, iou)
+        if found.true is not None and found.standing.scores is not None:
+            matched = metrics.match(found.true, found.masks, iou)
         problem = self._draw_cells(record, found, matched) or found.standing.problem
-        before = record.given.standing.scores if found is not record.given else None
+        problem = problem or self._refusal
+        before = record.given_scores if found.decoding != record.entry.decoding else None
+        self._show_thresholds(record)
         self._legend.value = comparison.legend(matched, found.masks, iou)
         self._curve.value = comparison.curve(found.standing.scores, iou, before)
         self._list_images(record, iou)
@@ -291,11 +311,19 @@ class Inspector(ipywidgets.VBox):
     def _draw_cells(self, record: Record, found: Found, matched: ObjectMatches | None) -> str:
         """Bring the picture up to date; returns what is wrong with the image, or nothing."""
         problem = ""
-        if record is not self._looked_at:
-            problem = self._open(record, found, None if matched is None else record.true)
+        if self._looked_at is None or record is not self._looked_at[0]:
+            left, self._refusal = self._looked_at, ""
+            if left is not None:
+                self._rest(left[0])
+            self._looked_at = None
+            if record.unasked:
+                self._ask(record)
+        prediction = record.prediction
+        if self._looked_at is None or self._looked_at[1] is not prediction:
+            problem = self._open(record, found, None if matched is None else found.true)
         elif found is not self._seen:
             self.view.show_labels(found.masks)
-        self._looked_at, self._seen = record, found
+        self._looked_at, self._seen = (record, prediction), found
         if matched is None:
             self._tips = comparison.sizes(found.masks)
             self.view.colour(None)
@@ -308,9 +336,7 @@ class Inspector(ipywidgets.VBox):
 
     def _open(self, record: Record, found: Found, true: np.ndarray | None) -> str:
         """Show another image; returns what is wrong with it, or nothing."""
-        entry, layers, problem = record.entry, {}, ""
-        if entry.prediction is not None and entry.representation is not None:
-            layers = network_pictures(entry.prediction, entry.representation)
+        entry, problem = record.entry, ""
         try:
             image, channels = record.picture(), entry.channels
         except (ScellsegError, OSError) as error:
@@ -322,18 +348,21 @@ class Inspector(ipywidgets.VBox):
             found.masks,
             reference=true,
             channels=channels,
-            layers=layers,
+            layers=record.layers(),
             title=entry.name,
         )
+        return problem
+
+    def _show_thresholds(self, record: Record) -> None:
         if record.decoding(self.thresholds) is None:
             self.thresholds.load(None, None, FIXED)
         else:
-            self.thresholds.load(entry.decoding, entry.representation)
-        return problem
+            note = ASKING if record.unasked else ""
+            self.thresholds.load(record.entry.decoding, record.entry.representation, note)
 
     def _list_images(self, record: Record, iou: float) -> None:
         """Bring the list, its order and what acts on it up to date."""
-        standings = [record.now.standing for record in self._records]
+        standings = [record.standing for record in self._records]
         stale = [record.stale(self.thresholds) for record in self._records]
         self._order = comparison.worst_first(standings, iou)
         options = [
@@ -365,32 +394,3 @@ class Inspector(ipywidgets.VBox):
         entry = self.entry
         if entry is not None and self._on_edit is not None:
             self._on_edit(entry)
-
-
-def _iou_slider() -> ipywidgets.FloatSlider:
-    slider = ipywidgets.FloatSlider(
-        value=IOUS[0],
-        min=IOUS[0],
-        max=IOUS[-1],
-        step=0.01,
-        description="IoU",
-        readout_format=".2f",
-        tooltip="From which agreement with a true cell on a found cell is right",
-        style={"description_width": "110px"},
-        layout={"width": "100%"},
-    )
-    slider.add_class("scellseg-iou")
-    return slider
-
-
-def _html(name: str, text: str = "") -> ipywidgets.HTML:
-    widget = ipywidgets.HTML(text)
-    widget.add_class(f"scellseg-{name}")
-    return widget
-
-
-def _button(text: str, name: str, help: str, act: Callable[[], object]) -> ipywidgets.Button:
-    button = ipywidgets.Button(description=text, tooltip=help, layout={"width": "auto"})
-    button.add_class(f"scellseg-{name}")
-    button.on_click(lambda _: act())
-    return button

@@ -4,7 +4,9 @@ model knows, the learning curve, and measurements to take away.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +86,12 @@ def example_folder(folder: Path, n_shot: int = 6, n_query: int = 3) -> Path:
         if part == "shot":
             readers.write_labels(files[1], readers.relabel(masks[WELL].copy()))
     return folder
+
+
+def to_segment(images: Dataset) -> Dataset:
+    """Images of ``query/`` without masks; an empty data set where there are none."""
+    queries = tuple(sample for sample in images if "query" in sample.split.split("+"))
+    return replace(images, samples=queries).without_masks()
 
 
 def gallery(
@@ -236,6 +244,29 @@ def curve_plot(
     return axes
 
 
+def results_folder(runs: Path, folder: str | Path, name: str) -> Path:
+    """Where results of a folder go: two folders of the same name do not share one.
+
+    Parameters
+    ----------
+    runs : Path
+        Holds all results.
+    folder : str or Path
+        Of the images; what is none, such as a data set's name or "", needs no further mark.
+    name : str
+        Of the images.
+
+    Returns
+    -------
+    Path
+        ``runs/NAME``, of a folder with six hex digits of its full path.
+    """
+    if not folder or not Path(folder).is_dir():
+        return runs / name
+    mark = hashlib.sha256(str(Path(folder).resolve()).encode()).hexdigest()[:6]
+    return runs / f"{name}-{mark}"
+
+
 def save_results(found: Sequence[Cells], samples: Dataset, folder: Path) -> pd.DataFrame:
     """Write masks (TIFF), outlines for ImageJ and one table of measurements of all cells.
 
@@ -245,7 +276,8 @@ def save_results(found: Sequence[Cells], samples: Dataset, folder: Path) -> pd.D
         One an image, in the order of the samples.
     samples : Dataset
     folder : path
-        ``masks/``, ``imagej/`` and ``measurements.csv`` go into it; what lay there is replaced.
+        ``masks/``, ``imagej/`` and ``measurements.csv`` go into it. Masks and outlines of a former
+        run are removed from there, also those of images that are there no more.
 
     Returns
     -------
@@ -254,6 +286,12 @@ def save_results(found: Sequence[Cells], samples: Dataset, folder: Path) -> pd.D
     """
     names = [name for name in samples.channels if name != "none"]
     tables = []
+    former = [
+        *folder.glob("masks/*_masks.tif"),
+        *folder.glob(f"imagej/*{export.FORMATS['imagej']}"),
+    ]
+    for file in former:
+        file.unlink()
     for cells, sample in zip(found, samples, strict=True):
         readers.write_labels(folder / "masks" / f"{sample.name}_masks.tif", cells.masks)
         planes = np.moveaxis(sample.image[: len(names)], 0, 2)

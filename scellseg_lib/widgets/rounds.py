@@ -9,6 +9,7 @@ same image is kept, marked as ``seen``, and left out of the means.
 from __future__ import annotations
 
 import shutil
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,8 +21,9 @@ import pandas as pd
 from scellseg_lib import folders, readers
 from scellseg_lib.atomic import whole
 from scellseg_lib.errors import DatasetError, ImageError, ScellsegError
-from scellseg_lib.metrics import match, scores
 from scellseg_lib.samples import check_size
+from scellseg_lib.widgets.annotation import CELLS
+from scellseg_lib.widgets.correction import Comparison, compare
 
 FILE = "rounds.csv"
 COLUMNS = {
@@ -52,18 +54,6 @@ its weights; ``shots`` and ``shot_cells`` the annotated images and their cells w
 _MASKS = "(.*)(?<!_cp)_masks"
 
 
-class Comparison(NamedTuple):
-    """A prediction against its correction."""
-
-    ap50: float
-    map: float
-    predicted: int
-    corrected: int
-    added: int
-    removed: int
-    changed: int
-
-
 class Shot(NamedTuple):
     """Files of an annotated image."""
 
@@ -71,42 +61,14 @@ class Shot(NamedTuple):
     masks: Path
 
 
-def compare(predicted: np.ndarray, corrected: np.ndarray) -> Comparison:
-    """Score a prediction against its correction, and count what was corrected.
-
-    Parameters
-    ----------
-    predicted, corrected : int[H, W]
-        Label images, 0 is background.
-
-    Returns
-    -------
-    Comparison
-        AP at an IoU of 0.5, mean AP, the numbers of cells, and how many were added (no predicted
-        cell has an IoU of 0.5 with it), removed (the other way round) and changed (any pixel).
-
-    Raises
-    ------
-    MetricError
-        As `metrics.scores`.
-    """
-    ap = scores(corrected, predicted).ap
-    matched = match(corrected, predicted, 0.5)
-    mine = matched.objects[matched.objects["side"] == "true"]
-    changed = int(((mine["outcome"] == "TP") & (mine["iou"] < 1)).sum())
-    n_predicted, n_corrected = matched.tp + matched.fp, matched.tp + matched.fn
-    return Comparison(
-        float(ap[0]),
-        float(ap.mean()),
-        n_predicted,
-        n_corrected,
-        matched.fn,
-        matched.fp,
-        changed,
-    )
-
-
-def add_to_shots(folder: Path, image: Path, masks: np.ndarray, *, replace: bool = False) -> Shot:
+def add_to_shots(
+    folder: Path,
+    image: Path,
+    masks: np.ndarray,
+    *,
+    replace: bool = False,
+    cells: Path | None = None,
+) -> Shot:
     """Put an image and its masks among the annotated images.
 
     That is in ``shot/``, or, where all lies in one folder, in that.
@@ -125,6 +87,10 @@ def add_to_shots(folder: Path, image: Path, masks: np.ndarray, *, replace: bool 
     replace : bool
         Take the place of other masks of this image. Another image of the same name is never
         replaced.
+    cells : Path, optional
+        Table of the cells' classes and notes, ``NAME_cells.csv`` beside the corrected masks: it is
+        copied too. Where it does not exist there are none, and a table of other masks that are
+        replaced is removed. None: such a table stays as it is.
 
     Returns
     -------
@@ -141,10 +107,16 @@ def add_to_shots(folder: Path, image: Path, masks: np.ndarray, *, replace: bool 
         If the image cannot be read, or is not of the masks' size, or the files not written.
     """
     there = _place(folder, image, masks, replace)
+    noted = cells if cells and cells.is_file() else None
     try:
-        with whole(there.masks) as labels, whole(there.image) as copy:
+        with ExitStack() as together:
+            copy, labels = (together.enter_context(whole(file)) for file in there)
+            if noted:
+                shutil.copyfile(noted, together.enter_context(whole(_table(there.masks))))
             readers.write_labels(labels, masks)
             shutil.copyfile(image, copy)
+        if cells and not noted:
+            _table(there.masks).unlink(missing_ok=True)
     except OSError as error:
         raise ImageError(
             f"the image cannot be copied ({error.strerror})",
@@ -223,6 +195,11 @@ def _shot(folder: Path, image: Path) -> Shot:
     return Shot(file, there.get(name, home / f"{name}{kind}.tif"))
 
 
+def _table(masks: Path) -> Path:
+    """Where the classes and notes of the cells of a file of masks are."""
+    return masks.with_name(folders.label_name(masks) + CELLS)
+
+
 def _hash(masks: np.ndarray) -> str:
     return readers.pixel_hash(np.asarray(masks, np.int64))
 
@@ -279,6 +256,7 @@ class Rounds:
         model: str,
         weights: str,
         replace: bool = False,
+        cells: Path | None = None,
     ) -> Comparison:
         """Keep a correction: its score in ``rounds.csv``, then image and masks in ``shot/``.
 
@@ -295,7 +273,7 @@ class Rounds:
             Name of the model's file.
         weights : str
             `checkpoint.weights_hash` of the model that made the prediction.
-        replace : bool
+        replace, cells
             See `add_to_shots`.
 
         Returns
@@ -330,7 +308,7 @@ class Rounds:
         rows = pd.DataFrame([row | found._asdict()])[list(COLUMNS)].astype(COLUMNS)
         # The score first: the shot alone would make the image pass for one that was learnt from.
         self._write(pd.concat([table[~same], rows], ignore_index=True))
-        add_to_shots(self.folder, image, corrected, replace=replace)
+        add_to_shots(self.folder, image, corrected, replace=replace, cells=cells)
         return found
 
     def summary(self) -> pd.DataFrame:

@@ -12,6 +12,7 @@ import numpy as np
 from scellseg_lib import batch, readers
 from scellseg_lib.errors import ScellsegError
 from scellseg_lib.widgets.folder_run import (
+    CHANNELS,
     FolderRun,
     Place,
     Settings,
@@ -23,7 +24,16 @@ from scellseg_lib.widgets.segment_preview import Chosen, SegmentPreview
 from scellseg_lib.widgets.segment_results import SegmentResults
 from scellseg_lib.widgets.segment_settings import SegmentSettings
 from scellseg_lib.widgets.segmented import Result, results
-from scellseg_lib.widgets.wording import Message, count, duration, heading, plain, row
+from scellseg_lib.widgets.wording import (
+    Message,
+    button,
+    count,
+    duration,
+    heading,
+    plain,
+    row,
+    typed_path,
+)
 
 EMPTY = "Type the folder of your images, or the path of one image, and press Enter."
 LOOKED_AT = 5
@@ -64,10 +74,11 @@ class SegmentPanel(ipywidgets.VBox):
         self.run: FolderRun | None = None
         self._place: Place | None = None
         self._jobs: list[batch.Job] = []
+        self._coloured: Path | None = None
         self._make_places()
         self._make_run()
         self.results = SegmentResults(on_inspect, on_edit)
-        self.preview = SegmentPreview(self._chosen)
+        self.preview = SegmentPreview(self._chosen, self._ask_channels)
         self.form = SegmentSettings(self.preview.follow)
         super().__init__(self._parts())
         self.add_class("scellseg-segment-panel")
@@ -88,15 +99,15 @@ class SegmentPanel(ipywidgets.VBox):
         self.found = Message().add_class("scellseg-segment-found")
 
     def _make_run(self) -> None:
-        self.start = _button("Segment", self.segment, "start", style="primary")
-        self.pause = _button("Pause", self._pause_or_resume, "pause")
-        self.cancel = _button("Stop", self._cancel, "cancel")
+        self.start = button("Segment", "segment-start", self.segment, style="primary")
+        self.pause = button("Pause", "segment-pause", self._pause_or_resume)
+        self.cancel = button("Stop", "segment-cancel", self._cancel)
         self.bar = ipywidgets.FloatProgress(min=0, max=1, layout={"width": "320px"})
         self.bar.add_class("scellseg-segment-progress")
         self.message = Message()
         self.failures = ipywidgets.HTML().add_class("scellseg-segment-failures")
-        anew = _button("Yes, make them anew", self._anew, "anew", style="danger")
-        keep = _button("No, keep them", self._keep, "keep")
+        anew = button("Yes, make them anew", "segment-anew", self._anew, style="danger")
+        keep = button("No, keep them", "segment-keep", self._keep)
         self._asked = ipywidgets.HTML()
         self.question = ipywidgets.VBox([self._asked, ipywidgets.HBox([anew, keep])])
         self.question.add_class("scellseg-segment-question")
@@ -139,17 +150,17 @@ class SegmentPanel(ipywidgets.VBox):
         self.check()
 
     def _typed_place(self) -> Place:
-        source = _path(self.source.value)
+        source = typed_path(self.source.value) or Path()
         root = source if source.is_dir() else source.parent
-        within = self.folder is not None and root == self.folder / "query"
+        within = self.folder is not None and root == (self.folder / "query").resolve()
         usual = (root.parent if within else root) / "segmented"
         self.output.placeholder = str(usual)
-        return Place(source, _path(self.output.value) if self.output.value.strip() else usual)
+        return Place(source, typed_path(self.output.value) or usual)
 
     def check(self) -> None:
         """Look for the images, and for masks that are there already."""
         self._place, self._jobs, twins = None, [], {}
-        if not self.source.value.strip():
+        if typed_path(self.source.value) is None:
             self.found.tell(EMPTY)
         else:
             place = self._typed_place()
@@ -160,12 +171,19 @@ class SegmentPanel(ipywidgets.VBox):
             except (ScellsegError, OSError) as error:
                 self.found.fail(reworded(plain(error)))
         images = [self._place.image_of(job) for job in self._jobs] if self._place else []
-        self.form.offer_channels(_first_pixels(images))
+        first = [image for image in images if image == self._coloured]
+        self.form.offer_channels(_first_pixels([*first, *images]))
         self.preview.offer([(image.name, image) for image in images])
         self.start.disabled = not images or self._running
         self.question.layout.display = "none"
         self._list_failures(twins)
         self.list_results()
+
+    def _ask_channels(self, image: Path, problem: str) -> None:
+        """Ask for channels, if the first image has no choice of them but one that failed has."""
+        if CHANNELS in reworded(problem) and not self.form.asks_channels:
+            self._coloured = image
+            self.form.offer_channels(_first_pixels([image]))
 
     def _found(self) -> None:
         there = sum(job.masks.exists() for job in self._jobs)
@@ -213,7 +231,9 @@ class SegmentPanel(ipywidgets.VBox):
             return
         text = f"{job.done} of {count(job.total, 'image')}"
         text += f", {count(job.facts['cells'], 'cell')} so far" if job.facts.get("cells") else ""
-        if job.state == "paused":
+        if job.facts.get("waits"):
+            self.message.tell("It begins when the other run of this page is done or stopped.")
+        elif job.state == "paused":
             self.message.tell(f"{text}. Paused: it waits until you press Go on.")
         else:
             left = job.seconds_left
@@ -240,6 +260,10 @@ class SegmentPanel(ipywidgets.VBox):
             said = [made] * bool(outcome.segmented or not before) + [before] * bool(before)
             self.message.tell(f"{'; '.join(said)}. The masks are in {self.run.place.output}.")
         self._list_failures(outcome.failed, self.run.doubts)
+        if self._place is not None:
+            for one in self._jobs:
+                problem = outcome.failed.get(str(one.masks), "")
+                self._ask_channels(self._place.image_of(one), problem)
         if self._place is not None and job.state != "failed":
             self._found()
             self.list_results()
@@ -298,11 +322,6 @@ class SegmentPanel(ipywidgets.VBox):
         self.results.show(found, self.folder)
 
 
-def _path(text: str) -> Path:
-    """Path as it was typed or pasted, with quotes perhaps."""
-    return Path(text.strip().strip("'\"")).expanduser()
-
-
 def _first_pixels(images: list[Path]) -> np.ndarray | None:
     """Pixels of the first image that can be read; None without one."""
     for image in images[:LOOKED_AT]:
@@ -311,11 +330,3 @@ def _first_pixels(images: list[Path]) -> np.ndarray | None:
         except ScellsegError:
             continue
     return None
-
-
-def _button(
-    words: str, press: Callable[[], object], name: str, style: str = ""
-) -> ipywidgets.Button:
-    button = ipywidgets.Button(description=words, button_style=style, layout={"width": "auto"})
-    button.on_click(lambda _: press())
-    return button.add_class(f"scellseg-segment-{name}")

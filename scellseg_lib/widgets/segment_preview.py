@@ -39,6 +39,9 @@ class _Tried:
         return same and self.model is model
 
 
+WHERE = "Say above where your images are; then try the settings on one."
+
+
 class SegmentPreview(ipywidgets.VBox):
     """Try settings on one image.
 
@@ -46,6 +49,8 @@ class SegmentPreview(ipywidgets.VBox):
     ----------
     chosen : callable
         Gives the model and the settings; None while there is no model.
+    on_fail : callable
+        Called with an image that cannot be segmented, and why.
 
     Attributes
     ----------
@@ -55,8 +60,10 @@ class SegmentPreview(ipywidgets.VBox):
         Latest run of the network.
     """
 
-    def __init__(self, chosen: Callable[[], Chosen | None]) -> None:
-        self._chosen = chosen
+    def __init__(
+        self, chosen: Callable[[], Chosen | None], on_fail: Callable[[Path, str], None]
+    ) -> None:
+        self._chosen, self._on_fail = chosen, on_fail
         self._tried: _Tried | None = None
         self._drawn: Prediction | None = None
         self.job: Job | None = None
@@ -82,7 +89,9 @@ class SegmentPreview(ipywidgets.VBox):
             self.image.value = before if before in paths else paths[0]
         self.button.disabled = not images
         if not images:
-            self.message.tell("Say above where your images are; then try the settings on one.")
+            self.message.tell(WHERE)
+        elif self.message.text in ("", WHERE):
+            self.message.tell("Choose an image and press Try.")
 
     def try_image(self) -> Job | None:
         """Let the network see the chosen image, in a thread of its own."""
@@ -92,7 +101,7 @@ class SegmentPreview(ipywidgets.VBox):
         model, settings = chosen
 
         def work(job: Job) -> _Tried:
-            job.report(0, 1)
+            job.report(0, 1, image=image)
             pixels = readers.read_pixels(image)
             return _Tried(image, model, settings, predict_one(model, image, settings), pixels)
 
@@ -117,6 +126,7 @@ class SegmentPreview(ipywidgets.VBox):
         elif job.state == "failed":
             assert job.error is not None
             self.message.fail(reworded(plain(job.error)))
+            self._on_fail(job.facts["image"], str(job.error))
         else:
             self._tried = job.result
             self._redraw()

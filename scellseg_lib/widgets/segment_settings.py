@@ -12,7 +12,8 @@ import numpy as np
 from scellseg_lib.checkpoint import weights_hash
 from scellseg_lib.errors import ScellsegError
 from scellseg_lib.model import Model
-from scellseg_lib.widgets.folder_run import Choice, Settings, choices, described
+from scellseg_lib.widgets.folder_run import Settings
+from scellseg_lib.widgets.offered_models import Choice, choices, described
 from scellseg_lib.widgets.thresholds import Thresholds
 from scellseg_lib.widgets.wording import Message, plain, row
 
@@ -99,7 +100,7 @@ class SegmentSettings(ipywidgets.VBox):
         """
         before, found = self.model.value, choices(folder)
         wanted = [one for one in found if choose is not None and one.name == choose]
-        kept = [one for one in found if one == before]
+        kept = [one for one in found if before and one.key == before.key]
         options = [(one.title, one) for one in found]
         self._quiet = True
         self.model.options = options  # chooses the first
@@ -107,19 +108,23 @@ class SegmentSettings(ipywidgets.VBox):
         self._quiet = False
         self._load()
 
+    @property
+    def asks_channels(self) -> bool:
+        """Whether channels are to be chosen."""
+        return self._channels.layout.display != "none"
+
     def settings(self) -> Settings | None:
         """What is chosen; None without a model."""
         if self.loaded is None:
             return None
         model = self.loaded[1]
         decoding = self.thresholds.of(model.card.decoding, model.representation)
-        asked = self._channels.layout.display != "none"
         return Settings(
             self.diameter.value,
             decoding,
             self.full_size.value,
             self.flips.value,
-            (self.to_segment.value, self.nuclei.value) if asked else None,
+            (self.to_segment.value, self.nuclei.value) if self.asks_channels else None,
         )
 
     def offer_channels(self, pixels: np.ndarray | None) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +13,11 @@ from scellseg_lib.errors import ScellsegError
 from scellseg_lib.model import Model
 from scellseg_lib.representation import Decoding
 from scellseg_lib.segment import Prediction
-from scellseg_lib.widgets.folder_run import SUFFIX, Choice, Place, Settings, predict_one
+from scellseg_lib.widgets.folder_run import SUFFIX, Place, Settings, predict_one
 from scellseg_lib.widgets.inspected import Inspected
+from scellseg_lib.widgets.offered_models import Choice
+
+UNCOUNTED = -1
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +30,8 @@ class Result:
     image, masks : Path
         Their files.
     cells : int or None
-        None where the masks cannot be read.
+        When it was listed: None where the masks cannot be read, `UNCOUNTED` where they had not
+        been read yet, see `count_cells`.
     model : Model or None
         That made them; None where that is another one than chosen now.
     model_file, weights : str
@@ -53,18 +57,19 @@ class Result:
         """Read the masks: int32[H, W], cells 1 to n."""
         return readers.read_masks(self.masks)
 
-    def inspected(self, true: np.ndarray | None = None) -> Inspected:
+    def inspected(self, true: np.ndarray | Callable[[], np.ndarray] | None = None) -> Inspected:
         """For the inspector, against true cells, int32[H, W], where they are known.
 
-        With its model the network runs again (seconds), so that thresholds can be moved there.
+        Nothing is read before it is needed. With its model the network runs again (seconds) when
+        the image is looked at, so that thresholds can be moved there.
         """
         known = None if self.model is None else self.model.representation
         return Inspected(
             self.name,
             self.pixels,
             true,
-            self.labels(),
-            self.predict(),
+            self.labels,
+            None if self.model is None else self.predict,
             known,
             self.settings.decoding,
             self.settings.resample,
@@ -101,7 +106,7 @@ def results(place: Place, jobs: list[batch.Job], chosen: tuple[Choice, Model, st
             job.masks.name.removesuffix(f"_masks{SUFFIX}"),
             place.image_of(job),
             job.masks,
-            count_cells(job.masks),
+            known_cells(job.masks),
             model if ours else None,
             choice.file if ours else "",
             record.get("weights", ""),
@@ -113,15 +118,29 @@ def results(place: Place, jobs: list[batch.Job], chosen: tuple[Choice, Model, st
 
 
 def count_cells(masks: Path) -> int | None:
-    """Cells in a file of masks; None where it is damaged."""
-    state = masks.stat()
-    return _count_cells(masks, state.st_mtime_ns, state.st_size)
-
-
-@lru_cache(maxsize=100_000)
-def _count_cells(masks: Path, changed: int, size: int) -> int | None:
+    """Cells in a file of masks; None where it is damaged or gone. It is read once."""
+    known = known_cells(masks)
+    if known != UNCOUNTED:
+        return known
     try:
-        labels = readers.read_pixels(masks)
-    except ScellsegError:
+        version, labels = _version(masks), readers.read_pixels(masks)
+    except (ScellsegError, OSError):
         return None
-    return int(np.count_nonzero(np.unique(labels)))
+    _COUNTS[version] = int(np.count_nonzero(np.unique(labels)))
+    return _COUNTS[version]
+
+
+def known_cells(masks: Path) -> int | None:
+    """As `count_cells`, but `UNCOUNTED` rather than reading a file."""
+    try:
+        return _COUNTS.get(_version(masks), UNCOUNTED)
+    except OSError:
+        return None
+
+
+_COUNTS: dict[tuple[Path, int, int], int] = {}
+
+
+def _version(file: Path) -> tuple[Path, int, int]:
+    state = file.stat()
+    return file, state.st_mtime_ns, state.st_size

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+import platform
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -12,6 +13,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
+import psutil
 import torch
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
@@ -22,8 +24,9 @@ from scellseg_lib.data import Dataset, load_folder
 from scellseg_lib.errors import DatasetError, ScellsegError, TrainingError
 from scellseg_lib.finetune import finetune
 from scellseg_lib.model import Model
-from scellseg_lib.widgets.experiment_folder import Channels, Start, free_name
+from scellseg_lib.widgets.experiment_folder import Channels, free_name
 from scellseg_lib.widgets.jobs import Cancelled, Job
+from scellseg_lib.widgets.offered_models import load_start
 from scellseg_lib.widgets.wording import plain
 
 TIMED_STEPS = 3
@@ -88,6 +91,7 @@ class Tuning:
 
     def __call__(self, job: Job) -> Path:
         """Learn to the end and save; a stop keeps the checkpoint and `kept`, and is `Cancelled`."""
+        self._check_alone()
         self.kept, settings = None, self.settings
         self.log = _log(settings.checkpoint)
         job.report(0, 0, doing="Reading the model and the images")
@@ -95,7 +99,9 @@ class Tuning:
         try:
             tuned = self._learn(job, shots, queries)
         finally:
-            if not settings.checkpoint.exists():  # nothing to go on from
+            if settings.checkpoint.exists():
+                self._write_record(learning=False)
+            else:  # nothing to go on from
                 settings.record.unlink(missing_ok=True)
         self.log = tuned.log
         if len(tuned.log) < settings.steps:
@@ -115,21 +121,27 @@ class Tuning:
         ------
         ModelError
             If it cannot be written.
+        TrainingError
+            If another window has gone on with the run.
         """
         assert self.kept is not None
+        self._check_alone()
         recipe = self.kept.card.recipe | {"stopped_after": len(self.kept.log)}
         self.kept.card = self.kept.card.model_copy(update={"recipe": recipe})
         return self._save(self.kept)
 
     def discard(self) -> None:
-        """Forget the run, its checkpoint too."""
+        """Forget the run, its checkpoint too; TrainingError where another window learns it."""
+        self._check_alone()
+        self._forget()
+
+    def _forget(self) -> None:
         self.kept = None
         for file in (self.settings.checkpoint, self.settings.record):
             file.unlink(missing_ok=True)
 
     def _learn(self, job: Job, shots: Dataset, queries: Dataset | None) -> Model:
-        with whole(self.settings.record) as scratch:
-            scratch.write_text(json.dumps(asdict(self.settings), indent=2))
+        self._write_record(learning=True)
         job.report(0, 0, doing="Preparing")
         try:
             return _finetune(
@@ -147,6 +159,20 @@ class Tuning:
                     remedy="Discard it and start anew.",
                 ) from error
             raise
+
+    def _write_record(self, *, learning: bool) -> None:
+        record = asdict(self.settings)
+        if learning:
+            record["process"] = _process(psutil.Process())
+        with whole(self.settings.record) as scratch:
+            scratch.write_text(json.dumps(record, indent=2))
+
+    def _check_alone(self) -> None:
+        if _learns(self.settings.record):
+            raise TrainingError(
+                f"{self.settings.name} is being learnt in another window",
+                remedy="Wait until it is done or stop it there; then press Check.",
+            )
 
     def _images(self, job: Job) -> tuple[Dataset, Dataset | None]:
         """Shots, and the images to be segmented that can be read, where the strategy needs them."""
@@ -189,7 +215,7 @@ class Tuning:
             folder = Path(settings.folder)
             file = folder / f"{free_name(folder, settings.name)}.safetensors"
         tuned.save(file)
-        self.discard()
+        self._forget()
         return file
 
 
@@ -231,7 +257,7 @@ def _finetune(
     callback: Callable[[Progress], None],
     checkpoint: Path | None = None,
 ) -> Model:
-    start = Start(settings.start, settings.start).load(Path(settings.folder))
+    start = load_start(settings.start, Path(settings.folder))
     device: Any = torch.device(settings.device)
     start.network.to(device)
     return finetune(
@@ -261,6 +287,17 @@ def _chosen(images: Dataset, split: str, names: Sequence[str]) -> Dataset:
 
 def unfinished(folder: Path) -> Tuning | None:
     """Latest run in a folder that was stopped, by whatever, and can be gone on with."""
+    stopped = (one for one in _recorded(folder) if one.log and not _learns(one.settings.record))
+    return next(stopped, None)
+
+
+def learning(folder: Path) -> list[str]:
+    """Names of the models of a folder that are being learnt now, in whatever window."""
+    return [one.settings.name for one in _recorded(folder) if _learns(one.settings.record)]
+
+
+def _recorded(folder: Path) -> Iterator[Tuning]:
+    """Runs that have left a record in a folder, the latest first."""
     records = [path for path in folder.glob("[!.]*.checkpoint.json") if path.is_file()]
     for record in sorted(records, key=lambda path: path.stat().st_mtime, reverse=True):
         try:
@@ -268,9 +305,25 @@ def unfinished(folder: Path) -> Tuning | None:
         except (OSError, ValidationError):
             continue  # no record of ours
         tuning = Tuning(replace(settings, folder=str(folder)))
-        if tuning.settings.record == record and tuning.log:
-            return tuning
-    return None
+        if tuning.settings.record == record:
+            yield tuning
+
+
+def _process(process: psutil.Process) -> list[Any]:
+    """Say which process it is; its number alone is given to another after its end."""
+    return [platform.node(), process.pid, round(process.create_time())]
+
+
+def _learns(record: Path) -> bool:
+    """Whether a process of this computer lives that has begun a run and not ended it."""
+    try:
+        said = json.loads(record.read_bytes())
+        node, number, _ = said["process"]
+        if said["folder"] != str(record.parent) or node != platform.node():
+            return False  # a copy; of another computer nobody here can tell
+        return _process(psutil.Process(number)) == said["process"]
+    except (OSError, KeyError, TypeError, ValueError, psutil.Error):
+        return False
 
 
 def _log(checkpoint: Path) -> list[dict[str, float]]:

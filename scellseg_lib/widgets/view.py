@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from pathlib import Path
@@ -262,4 +263,6 @@ def in_words(error: Exception) -> str:
     """What the page shows of an error."""
     if isinstance(error, ScellsegError):
         return str(error)
-    return f"Something went wrong ({error!r}). Load the page again: no edit is lost."
+    logging.getLogger(__name__).error("unforeseen", exc_info=error)
+    text = "Something went wrong, and this step was not done. Load the page again; if it happens"
+    return f"{text} again, tell the authors what you did just before."

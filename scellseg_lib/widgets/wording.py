@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from html import escape
 from pathlib import Path
 
@@ -30,6 +31,11 @@ def plain(error: BaseException) -> str:
         return "The memory does not suffice. Use fewer images per step, or close other programs."
     if isinstance(error, OSError):
         name = f"{Path(error.filename).name}: " if error.filename else ""
+        if isinstance(error, FileNotFoundError):
+            return (
+                f"{name}there is no such file or folder. Check how it is written, and that it was "
+                "not moved, renamed or deleted."
+            )
         return (
             f"{name}{error.strerror or error}. Check that the folder can be written to and its "
             "disk has room."
@@ -61,6 +67,42 @@ def heading(text: str) -> ipywidgets.HTML:
     """Heading of a part of a panel."""
     widget = ipywidgets.HTML(f"<h3 style='margin:14px 0 4px'>{escape(text)}</h3>")
     return widget.add_class("scellseg-heading")
+
+
+def button(
+    words: str,
+    name: str,
+    act: Callable[[], object] | None = None,
+    *,
+    tip: str = "",
+    style: str = "",
+) -> ipywidgets.Button:
+    """Button of the class ``scellseg-NAME``, as wide as its words.
+
+    Parameters
+    ----------
+    words : str
+        On it.
+    name : str
+    act : callable, optional
+        Called when it is pressed.
+    tip : str
+        Shown while the pointer rests on it.
+    style : str
+        "primary", "warning" or "danger".
+    """
+    made = ipywidgets.Button(
+        description=words, tooltip=tip or None, button_style=style, layout={"width": "auto"}
+    )
+    if act is not None:
+        made.on_click(lambda _: act())
+    return made.add_class(f"scellseg-{name}")
+
+
+def typed_path(text: str) -> Path | None:
+    """Path as it was typed or pasted, with quotes perhaps, made absolute; None for nothing."""
+    bare = text.strip().strip("\"'").strip()
+    return Path(bare).expanduser().resolve() if bare else None
 
 
 def row(label: str, *widgets: ipywidgets.Widget) -> ipywidgets.HBox:

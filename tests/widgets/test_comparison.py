@@ -146,7 +146,7 @@ def test_summary_leaves_out_what_has_no_truth() -> None:
     perfect = standing("perfect", TRUE, TRUE)
     text = comparison.summary([perfect, standing("empty", TRUE, bars()), Standing("none")], 0.5)
     assert "3 images" in text
-    assert "Over the 2 with true cells: AP 0.50 at IoU 0.50, mean AP 0.50" in text
+    assert "Over the 2 images with true cells: AP 0.50 at IoU 0.50, mean AP 0.50" in text
     alone = comparison.summary([Standing("none")], 0.5)
     assert "<b>1 image</b>, the worst first</div>" in alone
     assert "1 image still" in comparison.summary([Standing("none")], 0.5, n_stale=1)

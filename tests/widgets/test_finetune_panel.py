@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
+import subprocess
+import sys
 import xml.etree.ElementTree as ElementTree
 from importlib import import_module
 from pathlib import Path
@@ -13,6 +16,7 @@ from time import monotonic, sleep
 import cv2
 import numba
 import numpy as np
+import psutil
 import pytest
 import tifffile
 import torch
@@ -25,9 +29,10 @@ from scellseg_lib.model import load_model, new_model
 from scellseg_lib.precision import Precision
 from scellseg_lib.widgets import experiment_folder, finetune_choices, tuning
 from scellseg_lib.widgets.drawings import diameter_disk, loss_curve
-from scellseg_lib.widgets.experiment_folder import look, starts
+from scellseg_lib.widgets.experiment_folder import look
 from scellseg_lib.widgets.finetune_panel import FinetunePanel
-from scellseg_lib.widgets.wording import duration, plain
+from scellseg_lib.widgets.offered_models import choices, starts
+from scellseg_lib.widgets.wording import duration, plain, typed_path
 from tests import tiny
 
 FINETUNE = import_module("scellseg_lib.finetune")  # the package's name is its function
@@ -282,10 +287,14 @@ def test_all_packaged_fetched_and_own_models_are_offered(folder, monkeypatch, te
     fetched.parent.mkdir()
     fetched.touch()
     assert [start.key for start in starts(folder)][6:] == ["released cellpose", "mine.safetensors"]
-    labels = {start.key: start.label for start in starts(folder)}
-    assert labels["unet2_16"].startswith("U-Net2 (half width")
-    assert "HoVer, cells of 30 px" in labels["mine.safetensors"]
-    loaded = starts(folder)[1].load(folder)
+    offered = [start.title for start in choices(folder)]
+    assert [start.title for start in starts(folder)] == [*offered[2:], "Yours: mine"]
+    panel = FinetunePanel(folder)
+    panel.join(20)
+    panel.model.value = starts(folder)[-1]
+    assert panel.about.value.startswith("HoVer, of unknown origin. Made for cells 30 px wide.")
+    panel.join(20)
+    loaded = starts(folder)[1].load()
     assert (loaded.card.architecture, loaded.card.levels[0]) == ("scellseg", 16)
 
 
@@ -391,7 +400,7 @@ def test_a_run_saves_a_model_with_its_diameter_and_card(folder, strategy):
 
 def test_the_saved_model_is_the_one_that_the_library_tunes(folder):
     panel = opened(folder)
-    start = panel.model.value.load(folder)
+    start = panel.model.value.load()
     panel.start.click()
     panel.join(20)
     shots = load_folder(folder).shot
@@ -523,6 +532,59 @@ def test_a_stopped_run_can_be_kept_as_it_is(folder, slowly, start):
     assert panel.tuning is None
     assert visible(panel.start)
     assert not list(folder.glob("*.checkpoint*"))
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_stopped_run_can_be_kept_after_another_look(folder, slowly, elsewhere):
+    panel = opened(folder)
+    panel.steps.value = 9
+    stopped(panel)
+    kept = panel.tuning.kept
+    if elsewhere:  # another window has gone on with it, and stopped it too
+        second = opened(folder)
+        second.go_on.click()
+        until(lambda: len(second.tuning.log) > len(kept.log))
+        second.stop.click()
+        second.join(20)
+    panel.check.click()
+    panel.join(20)
+    assert visible(panel.keep) is not elsewhere
+    if not elsewhere:
+        panel.keep.click()
+        model = load_model(folder / "worms-scellseg.safetensors")
+        assert weights_hash(model.network) == weights_hash(kept.network)
+
+
+def test_what_learns_in_another_window_is_left_alone(folder, slowly, monkeypatch):
+    monkeypatch.setattr("scellseg_lib.checkpoint.SAVE_EVERY", 0.0)
+    stale = opened(folder)
+    stopped(stale)
+    first = opened(folder)
+    first.go_on.click()
+    until(lambda: "process" in (folder / "worms-scellseg.checkpoint.json").read_text())
+    second = opened(folder)
+    assert second.tuning is None
+    assert "worms-scellseg is still being learnt in another window" in second.message.text
+    assert second.name.value == "worms-scellseg-2"
+    for button in (stale.go_on, stale.keep, stale.discard):
+        button.click()
+        stale.join(20)
+        assert "being learnt in another window" in stale.message.text
+    first.join(20)
+    assert first.job.state == "done", first.message.text
+
+
+def test_a_run_whose_process_was_killed_is_offered(folder, slowly):
+    panel = opened(folder)
+    stopped(panel)
+    record = folder / "worms-scellseg.checkpoint.json"
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        process = tuning._process(psutil.Process(other.pid))
+        record.write_text(json.dumps(json.loads(record.read_text()) | {"process": process}))
+        busy = opened(folder).message.text
+        other.kill()
+    assert "in another window" in busy
+    assert "An unfinished run, worms-scellseg, lies here" in opened(folder).message.text
 
 
 def test_a_killed_run_is_found_again_and_goes_on(folder, slowly, tmp_path, monkeypatch):
@@ -724,6 +786,19 @@ def test_unforeseen_errors_are_logged_in_full(caplog):
         text = plain(error)
     assert "Something unforeseen happened (KeyError" in text
     assert "Traceback" in caplog.text
+
+
+def test_a_file_that_is_gone_is_not_a_full_disk():
+    told = plain(FileNotFoundError(2, "No such file or directory", "/data/a.tif"))
+    assert told.startswith("a.tif: there is no such file or folder.")
+    assert "disk" not in told
+
+
+@pytest.mark.parametrize("typed", ["{}", " {} ", "'{}'", ' "{}"', "{}/sub/.."])
+def test_paths_are_understood_as_they_are_pasted(tmp_path, typed):
+    assert typed_path(typed.format(tmp_path)) == tmp_path
+    assert typed_path("~") == Path.home().resolve()
+    assert typed_path(" ''") is None
 
 
 def test_a_free_name_is_free_of_models_cards_and_unfinished_runs(tmp_path):

@@ -454,6 +454,120 @@ def test_correct_this_image() -> None:
     assert found(Inspector([entry()]), "correct").layout.display == "none"
 
 
+# --- what is read and asked when it is needed --------------------------------------------------
+
+
+class Waiting:
+    """An image whose cells are read, and whose network is asked, when that is needed."""
+
+    def __init__(self, name: str, true: np.ndarray = TRUE) -> None:
+        self.asked, self.read = Event(), 0
+        self.known = movable(name, true)
+        self.entry = replace(self.known, predicted=self.cells, prediction=self.answer)
+        self.answers: Prediction | None = said()
+        self.error: Exception | None = None
+
+    def cells(self) -> np.ndarray:
+        self.read += 1
+        assert isinstance(self.known.predicted, np.ndarray)
+        return self.known.predicted
+
+    def answer(self) -> Prediction | None:
+        self.asked.set()
+        if self.error is not None:
+            raise self.error
+        return self.answers
+
+
+def test_images_are_compared_one_by_one_and_their_memory_freed() -> None:
+    true = [TRUE, squares((10, 10, 20)), squares((90, 90, 9))]
+    waiting = [Waiting(name, cells) for name, cells in zip("abc", true, strict=True)]
+    panel = Inspector([one.entry for one in waiting])
+    panel.join(20)
+    assert panel.names == ["c", "b", "a"]
+    assert [line[:7] for line in lines(panel)] == ["AP 0.00", "AP 0.33", "AP 1.00"]
+    assert "Over the 3 images with true cells: AP 0.44" in text(panel, "summary")
+    assert [record._now is None for record in panel._records] == [False, True, True]
+    assert [one.asked.is_set() for one in waiting] == [True, False, False]
+    panel.go_to("b")
+    panel.join(20)
+    assert [record._now is None for record in panel._records] == [True, False, True]
+    assert [record.prediction is None for record in panel._records] == [True, False, True]
+    assert panel.names == ["c", "b", "a"]
+
+
+def test_the_network_is_asked_about_each_image_that_is_looked_at() -> None:
+    waiting = [Waiting(name) for name in "ab"]
+    panel = Inspector([one.entry for one in waiting])
+    panel.join(20)
+    found(panel, "cell-threshold").value = 4.0
+    assert panel.view.labels.max() == 1
+    panel.next()
+    panel.join(20)
+    assert panel.entry is not None
+    assert (panel.entry.name, panel.entry.predicted.max()) == ("b", 1)
+    assert text(panel, "thresholds-note") == ""
+    assert "cell probability" in {layer.name for layer in panel.view._layers}
+
+
+def test_the_page_stays_alive_while_the_network_is_asked() -> None:
+    one, gate = Waiting("a"), Event()
+
+    def slow() -> Prediction:
+        assert gate.wait(20)
+        return said()
+
+    panel = Inspector([replace(one.entry, prediction=slow)])
+    panel.iou.value = 0.6
+    assert text(panel, "thresholds-note").startswith("The network is asked")
+    found(panel, "cell-threshold").value = 4.0
+    assert panel.view.labels.max() == 3  # as they were given
+    gate.set()
+    panel.join(20)
+    assert panel.view.labels.max() == 1
+    assert text(panel, "thresholds-note") == ""
+
+
+def test_thresholds_are_applied_to_images_that_were_not_asked_about() -> None:
+    waiting = [Waiting(name) for name in "abc"]
+    panel = Inspector([one.entry for one in waiting])
+    panel.join(20)
+    found(panel, "cell-threshold").value = 4.0
+    assert [line.endswith("*") for line in lines(panel)].count(True) == 2
+    panel.apply_to_all().join(20)
+    assert all(one.asked.is_set() for one in waiting)
+    assert not any("*" in line for line in lines(panel))
+    assert "AP 0.33" in text(panel, "summary")
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_network_that_does_not_answer(fails: bool) -> None:
+    one = Waiting("a")
+    one.answers = None
+    one.error = ImageError("no memory", remedy="Close other programs.") if fails else None
+    panel = Inspector([one.entry])
+    panel.join(20)
+    assert "choose it under 3 segment" in text(panel, "thresholds-note").lower()
+    assert ("Close other programs" in text(panel, "message")) is fails
+    assert panel.entry is not None
+    assert panel.entry.prediction is None
+
+
+def test_cells_that_cannot_be_read_are_a_problem_of_one_image() -> None:
+    def damaged() -> np.ndarray:
+        raise ImageError("the file is damaged", where="a_masks.tif")
+
+    sound, broken = Waiting("a"), replace(Waiting("b").entry, predicted=damaged)
+    panel = Inspector([sound.entry, broken])
+    panel.join(20)
+    assert lines(panel)[1] == "cannot be compared · b"
+    panel.next()
+    panel.join(20)
+    assert "a_masks.tif: the file is damaged" in text(panel, "message")
+    panel.next()
+    assert "a: image 1 of 2" in text(panel, "message")
+
+
 # --- from what segment gives -----------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -399,3 +400,27 @@ def test_results_are_written_for_every_cell(tmp_path: Path):
     assert len(pd.read_csv(tmp_path / "measurements.csv")) == len(table_)
     files = {path.name for path in tmp_path.rglob("*.*")}
     assert files >= {"worm0_masks.tif", "worm1_masks.tif", "worm0_rois.zip", "worm1_rois.zip"}
+    fewer = replace(images, samples=images.samples[1:])
+    own_images.save_results(found[1:], fewer, tmp_path)
+    left = {path.name for path in tmp_path.rglob("*.*")}
+    assert left == {"measurements.csv", "worm1_masks.tif", "worm1_rois.zip"}
+
+
+def test_a_folder_without_images_to_segment_is_no_error(tmp_path: Path):
+    folder = own_images.example_folder(tmp_path / "worms", n_shot=1, n_query=1)
+    both = own_images.to_segment(load_dataset(folder))
+    assert [(one.name, one.read_masks) for one in both] == [("worms_2", None)]
+    shutil.rmtree(folder / "query")
+    assert len(own_images.to_segment(load_dataset(folder))) == 0
+
+
+def test_folders_of_one_name_have_results_of_their_own(tmp_path: Path):
+    runs, folders = tmp_path / "runs", [tmp_path / part / "worms" for part in "ab"]
+    for folder in folders:
+        folder.mkdir(parents=True)
+    places = [own_images.results_folder(runs, folder, "worms") for folder in folders]
+    assert len(set(places)) == 2
+    assert all(place.parent == runs and place.name.startswith("worms-") for place in places)
+    assert own_images.results_folder(runs, str(folders[0] / ".." / "worms"), "worms") == places[0]
+    assert own_images.results_folder(runs, "", "worms") == runs / "worms"
+    assert own_images.results_folder(runs, "no_folder_but_a_set", "worms") == runs / "worms"

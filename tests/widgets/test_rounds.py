@@ -17,7 +17,8 @@ import tifffile
 from scellseg_lib import folders, readers
 from scellseg_lib.data import load_dataset
 from scellseg_lib.errors import DatasetError, ImageError
-from scellseg_lib.widgets.rounds import COLUMNS, Rounds, add_to_shots, compare
+from scellseg_lib.widgets.correction import compare
+from scellseg_lib.widgets.rounds import COLUMNS, Rounds, add_to_shots
 
 SIDE = 40
 
@@ -92,6 +93,22 @@ def test_image_and_masks_become_a_shot_and_the_image_stays(experiment: Path):
     assert after["shot/c_img.tif"] == before["query/c_img.tif"]
     np.testing.assert_array_equal(readers.read_masks(shot.masks), CORRECTED)
     assert [sample.name for sample in load_dataset(experiment).shot] == ["a", "b", "c"]
+
+
+def test_classes_and_notes_go_with_the_masks(experiment: Path):
+    source, table = experiment / "query" / "c_img.tif", experiment / "segmented" / "c_cells.csv"
+    table.parent.mkdir()
+    table.write_text("label,area,class,note\n1,100,male,curled\n")
+    there = experiment / "shot" / "c_cells.csv"
+    Rounds(experiment).correct(
+        source, PREDICTED, CORRECTED, model="m", weights="w", replace=False, cells=table
+    )
+    assert there.read_text() == table.read_text()
+    add_to_shots(experiment, source, CORRECTED)  # nobody says a word of notes: they stay
+    assert there.is_file()
+    table.unlink()
+    add_to_shots(experiment, source, PREDICTED, replace=True, cells=table)
+    assert not there.exists()
 
 
 def test_a_shot_folder_is_made_and_a_double_ending_is_kept(tmp_path: Path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib import import_module
@@ -27,9 +28,10 @@ from scellseg_lib.precision import Precision
 from scellseg_lib.representation import Decoding
 from scellseg_lib.segment import decode
 from scellseg_lib.widgets import folder_run, segment_preview
-from scellseg_lib.widgets.folder_run import choices, reworded
+from scellseg_lib.widgets.folder_run import reworded
 from scellseg_lib.widgets.inspector import Inspector
 from scellseg_lib.widgets.jobs import Job
+from scellseg_lib.widgets.offered_models import choices
 from scellseg_lib.widgets.rounds import Rounds
 from scellseg_lib.widgets.segment_panel import SegmentPanel
 from scellseg_lib.widgets.segmented import Result
@@ -261,6 +263,34 @@ def slider(panel: SegmentPanel, name: str) -> Any:
     return panel.form.thresholds._sliders[name]
 
 
+@pytest.mark.parametrize("tried", [False, True])
+def test_channels_are_asked_for_once_an_image_needs_them(tmp_path: Path, tried: bool):
+    grey = np.random.default_rng(0).integers(0, 255, (SIDE, SIDE, 1), np.uint8).repeat(3, 2)
+    for name, image in (("A", grey), ("B", np.roll(grey, (0, 9), (0, 2)) // [1, 2, 3])):
+        tifffile.imwrite(tmp_path / f"{name}.tif", image.astype(np.uint8), photometric="rgb")
+    tiny_model().save(tmp_path / "tuned.safetensors")
+    panel = SegmentPanel(tmp_path)
+    panel.source.value = str(tmp_path)
+    assert not panel.form.asks_channels
+    if tried:
+        panel.preview.image.value = tmp_path / "B.tif"
+        panel.preview.try_image().join(20)
+        assert "Choose under Channels" in panel.preview.message.text
+    else:
+        segmented(panel)
+        assert "Choose under Channels" in panel.failures.value
+    assert panel.form.asks_channels
+    panel.form.to_segment.value = "green"
+    panel.check()  # as when the page is looked at again
+    assert panel.form.settings().channels == ("green", "none")
+    segmented(panel)
+    if not tried:
+        panel._anew()
+        panel.job.join(20)
+    assert panel.failures.value.count("could not be segmented") == 0
+    assert (tmp_path / "segmented" / "B_masks.tif").is_file()
+
+
 def test_the_network_runs_once_and_cells_follow_the_thresholds(
     experiment: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -369,7 +399,9 @@ def test_a_run_writes_what_the_command_writes(experiment: Path, tmp_path: Path):
     assert list(ours) == [*(f"{name}_masks.tif" for name in NAMES), "segmented.json"]
     assert ours == files(tmp_path / "command")
     cells = [readers.read_pixels(experiment / f"segmented/{name}_masks.tif").max() for name in "AB"]
-    assert [entry.cells for entry in panel.results.entries][:2] == cells
+    panel.results.job.join(10)
+    for (line, _), n_cells in zip(panel.results.list.options, cells, strict=False):
+        assert line.endswith(f": {n_cells} cells")
     assert panel.message.text.startswith("6 images segmented")
     assert not shown(panel.cancel)
     segmented(panel)
@@ -533,6 +565,35 @@ def test_doubts_about_the_diameter_are_told(experiment: Path, monkeypatch: pytes
     assert "diameter=" not in panel.failures.value
 
 
+@pytest.mark.filterwarnings("always")
+def test_of_two_runs_at_once_one_waits_and_warnings_go_their_former_way_after(
+    experiment: Path, monkeypatch: pytest.MonkeyPatch
+):
+    before, gate = warnings.showwarning, Gate(monkeypatch)
+    first, second = SegmentPanel(experiment), SegmentPanel(experiment)
+    second.output.value = str(experiment / "other")
+    first.start.click()
+    until(lambda: warnings.showwarning is not before)
+    second.start.click()
+    until(lambda: "when the other run" in second.message.text)
+    gate.release()
+    assert [panel.job.join(30).state for panel in (first, second)] == ["done", "done"]
+    assert warnings.showwarning is before
+    assert second.run.outcome.segmented == 6
+
+
+def test_one_that_waits_can_be_stopped(experiment: Path, monkeypatch: pytest.MonkeyPatch):
+    gate = Gate(monkeypatch)
+    first, second = SegmentPanel(experiment), SegmentPanel(experiment)
+    first.start.click()
+    until(folder_run._RUNS.locked)
+    second.start.click()
+    second.cancel.click()
+    assert second.job.join(20).state == "cancelled"
+    gate.release()
+    assert first.job.join(30).state == "done"
+
+
 def test_the_time_left_is_told(experiment: Path, monkeypatch: pytest.MonkeyPatch):
     panel, said = SegmentPanel(experiment), []
     panel.message.observe(lambda change: said.append(panel.message.text), "value")
@@ -570,7 +631,11 @@ def test_a_result_opens_in_the_inspector_with_its_thresholds(experiment: Path):
     panel.form.full_size.value = False
     segmented(panel)
     entry = panel.results.entries[1]
-    inspector = Inspector([entry.inspected(entry.labels())])
+    given = entry.inspected(entry.labels())
+    assert callable(given.predicted)  # nothing is read or asked before it is needed
+    assert callable(given.prediction)
+    inspector = Inspector([given])
+    inspector.join(20)
     shown_cells = inspector.entry
     np.testing.assert_array_equal(shown_cells.predicted, entry.labels())
     assert shown_cells.resample is False
@@ -609,11 +674,42 @@ def test_damaged_masks_are_listed_as_such(experiment: Path):
     segmented(SegmentPanel(experiment))
     (experiment / "segmented" / "B_masks.tif").write_bytes(b"II*\0")
     panel = SegmentPanel(experiment, lambda entry: entry.labels())
+    panel.results.job.join(10)
     assert "B: the masks are damaged; delete" in panel.results.list.options[1][0]
     panel.results.list.index = 1
     panel.results.buttons["inspect"].click()
     assert panel.results.message.is_error
     assert "B_masks.tif" in panel.results.message.text
+
+
+def test_results_are_listed_before_their_cells_are_counted(
+    experiment: Path, monkeypatch: pytest.MonkeyPatch
+):
+    segmented(SegmentPanel(experiment)).join(10)
+    for file in (experiment / "segmented").glob("*.tif"):
+        os.utime(file, (1, 1))  # they were not counted since
+    n_cells = readers.read_masks(experiment / "segmented" / "D_masks.tif").max()
+    gate, read = threading.Event(), readers.read_pixels
+    panel = SegmentPanel(None, lambda entry: None)
+
+    def slow(path: Path) -> np.ndarray:
+        if threading.current_thread() is not threading.main_thread():
+            assert gate.wait(20)
+        elif path.name.endswith("_masks.tif"):
+            pytest.fail("masks are read while the page waits")
+        return read(path)
+
+    monkeypatch.setattr(readers, "read_pixels", slow)
+    panel.go_to(experiment)
+    results = panel.results
+    assert [line for line, _ in results.list.options] == list(NAMES)
+    assert "being counted" in results.message.text
+    results.list.index = 3
+    gate.set()
+    results.job.join(10)
+    assert results.list.index == 3
+    assert results.list.options[3][0] == f"D: {n_cells} cells"
+    assert results.message.text.startswith("6 images with ")
 
 
 def test_a_round_of_correction_is_kept_and_shown(experiment: Path):
@@ -633,6 +729,7 @@ def test_a_round_of_correction_is_kept_and_shown(experiment: Path):
     assert (found.removed, found.added) == (1, 0)
     panel.list_results()
     assert "tuned.safetensors" in panel.results.rounds.value
+    assert "the area that both share, divided by the area of either" in panel.results.rounds.value
     assert (experiment / "shot" / "A_masks.tif").is_file()
     panel.check()
     assert panel.found.text == "6 images found, 6 of them segmented already."

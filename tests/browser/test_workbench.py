@@ -1,0 +1,547 @@
+"""The whole way of a biologist in a real browser: from images to measurements, by hand alone."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+import requests
+import roifile
+import tifffile
+from playwright.sync_api import Browser, Page
+from skimage.graph import route_through_array
+
+from scellseg_lib import paths, readers, synthetic
+from tests.browser.conftest import Opener
+from tests.browser.servers import PAGE_MILLISECONDS, NotebookPage, screenshot
+
+NOTEBOOK = paths.REPOSITORY / "notebooks" / "fig6_workbench.ipynb"
+DRAW = ".scellseg-annotate-panel .se-root"
+TRY = ".scellseg-preview .se-root"
+INSPECT = ".scellseg-inspector .se-root"
+SEGMENT = ".scellseg-segment-panel"
+STEPS = 3
+MIDDLE = np.s_[90:430, 150:550]
+"""Of synthetic images: the part that is not black."""
+TABS = ("Annotate", "Fine-tune", "Segment", "Inspect", "Export")
+# A minute less: neither what is fastest here, nor how long a step takes.
+NOTHING_MEASURED = """
+from importlib import import_module
+precision = import_module("scellseg_lib.precision")
+precision.choose = lambda device, levels: precision.Precision()
+choices = import_module("scellseg_lib.widgets.finetune_choices")
+choices.seconds_per_step = lambda job, settings: 1.0
+"""
+
+
+class Truth:
+    """A folder with five images, and the cells that a biologist sees in them."""
+
+    def __init__(self, folder: Path, kind: str, suffix: str, width: int) -> None:
+        self.folder, self.kind, self.suffix = folder, kind, suffix
+        self.width = width  # of the cells, px
+        self.masks: dict[str, np.ndarray] = {}
+
+    @classmethod
+    def synthetic(cls, folder: Path) -> Truth:
+        truth = cls(folder, "synthetic", ".tif", 10)
+        for number, sample in enumerate(synthetic.dataset("synthetic_worms", n_shot=5, n_query=0)):
+            name = f"worms_{number}"
+            folder.mkdir(exist_ok=True)
+            image = np.round(sample.image[0][MIDDLE]).astype(np.uint16)
+            tifffile.imwrite(folder / f"{name}_img.tif", image)
+            truth.masks[name] = sample.masks[MIDDLE]
+        return truth
+
+    @classmethod
+    def real(cls, folder: Path, data: Path) -> Truth:
+        truth = cls(folder, "real", ".png", 13)
+        folder.mkdir()
+        for image in sorted((data / "bbbc010_elegans").glob("*_img.png"))[:5]:
+            name = image.stem.removesuffix("_img")
+            shutil.copy(image, folder)
+            truth.masks[name] = readers.read_masks(image.with_name(f"{name}_masks.png"))
+        return truth
+
+    def largest(self, name: str) -> list[np.ndarray]:
+        """Cells of an image as bool[H, W], the largest first."""
+        masks = self.masks[name]
+        areas = np.bincount(masks.ravel())[1:]
+        order = np.argsort(areas)[::-1][: np.count_nonzero(areas)] + 1
+        return [masks == label for label in order]
+
+
+@pytest.fixture(params=["synthetic", pytest.param("real", marks=pytest.mark.real_data)])
+def truth(request: pytest.FixtureRequest, tmp_path: Path) -> Truth:
+    if request.param == "synthetic":
+        return Truth.synthetic(tmp_path / "worms")
+    return Truth.real(tmp_path / "worms", request.getfixturevalue("real_data"))
+
+
+@pytest.fixture
+def synthetic_truth(tmp_path: Path) -> Truth:
+    return Truth.synthetic(tmp_path / "worms")
+
+
+def app(server: Opener, folder: Path, tmp_path: Path) -> NotebookPage:
+    """Open the notebook at a folder, as ``make app`` does, and wait for its first image."""
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    (given,) = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+    given.source = f"FOLDER = {str(folder)!r}"
+    nbformat.write(notebook, tmp_path / f"{tmp_path.name}.ipynb")
+    opened = server.open(tmp_path / f"{tmp_path.name}.ipynb")
+    ready(opened.page, DRAW)
+    opened.kernel.run(NOTHING_MEASURED)
+    return opened
+
+
+def ready(page: Page, picture: str) -> None:
+    page.wait_for_function(f"document.querySelector('{picture}')?.scellseg.ready")
+
+
+def go_to(page: Page, tab: str) -> None:
+    page.locator(".scellseg-tabs .lm-TabBar-tab", has_text=tab).click()
+
+
+def on_page(page: Page, points: np.ndarray) -> list[tuple[float, float]]:
+    """Where points (y, x) of the image that is edited lie in the window."""
+    return page.evaluate(
+        """([picture, points]) => {
+             const { canvas, painter } = document.querySelector(picture).scellseg;
+             const box = canvas.getBoundingClientRect();
+             const { zoom, left, top, ratio } = painter;
+             return points.map(([y, x]) => [box.left + (x - left) * zoom / ratio,
+                                            box.top + (y - top) * zoom / ratio]);
+           }""",
+        [DRAW, (np.asarray(points) + 0.5).tolist()],
+    )
+
+
+def drag(page: Page, points: np.ndarray) -> None:
+    """Press the mouse at the first point (y, x) of the image, and move it along the others."""
+    first, *others = on_page(page, points)
+    page.mouse.move(*first)
+    page.mouse.down()
+    for point in others:
+        page.mouse.move(*point)
+    page.mouse.up()
+
+
+def outline(page: Page, cell: np.ndarray) -> None:
+    """Draw around a cell, bool[H, W]."""
+    page.locator(f"{DRAW} .se-tool-outline").click()
+    (contour,) = cv2.findContours(np.uint8(cell), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0]
+    drag(page, contour[::4, 0, ::-1])
+
+
+def brush(page: Page, cell: np.ndarray, size: int) -> None:
+    """Paint along a cell, bool[H, W], from one end to the other."""
+    page.locator(f"{DRAW} .se-tool-brush").click()
+    page.locator(f"{DRAW} .se-size").fill(str(size))
+    page.keyboard.press("Enter")
+    points = np.argwhere(cell)
+    one = points[np.argmax(np.linalg.norm(points - points.mean(0), axis=1))]
+    other = points[np.argmax(np.linalg.norm(points - one, axis=1))]
+    inside = cv2.distanceTransform(np.uint8(cell), cv2.DIST_L2, 3)
+    costs = np.where(cell, 1 / (1 + inside**2), 1e4)
+    drag(page, np.array(route_through_array(costs, one, other)[0])[::4])
+
+
+def iou(one: np.ndarray, other: np.ndarray) -> float:
+    return float((one & other).sum() / (one | other).sum())
+
+
+def median_latency(page: Page, picture: str, handle: str, times: int = 10) -> float:
+    """Seconds from a key on a slider to the new masks in the page."""
+    page.locator(handle).first.focus()
+    found = []
+    for number in range(times):
+        page.evaluate(f"window.before = document.querySelector('{picture}').scellseg.labels")
+        start = time.perf_counter()
+        page.keyboard.press("ArrowRight" if number % 2 else "ArrowLeft")
+        page.wait_for_function(
+            f"document.querySelector('{picture}').scellseg.labels !== window.before"
+        )
+        found.append(time.perf_counter() - start)
+    return statistics.median(found)
+
+
+def value(opened: NotebookPage, expression: str):
+    return opened.kernel.value(f"workbench.{expression}")
+
+
+def wait(opened: NotebookPage, condition: str, seconds: float = 120) -> None:
+    opened.kernel.wait_for(condition, seconds)
+
+
+# --- the whole way -------------------------------------------------------------------------------
+
+
+def test_from_images_to_measurements(voila: Opener, truth: Truth, tmp_path: Path) -> None:
+    names = list(truth.masks)
+    start = time.perf_counter()
+    opened = app(voila, truth.folder, tmp_path)
+    print(f"\n{truth.kind}: the workbench is open after {time.perf_counter() - start:.1f} s")
+    opened.kernel.run("import numpy as np")
+    annotate(opened, truth, names[0])
+    change_what_is_shown(opened)
+    fine_tune(opened, truth)
+    segment(opened, truth)
+    corrected = correct(opened, truth, names[1])
+    learn(opened, truth, names[1], corrected)
+    export(opened, truth, names[1], corrected)
+
+
+def annotate(opened: NotebookPage, truth: Truth, name: str) -> None:
+    """Draw around one cell, paint another, give it a class, and save."""
+    page, cells = opened.page, truth.largest(name)[:2]
+    assert value(opened, "annotate.current.name") == name
+    opened.screenshot(f"workbench_{truth.kind}_1_annotate")
+    outline(page, cells[0])
+    wait(opened, "len(workbench.annotate.editor.cells) == 1")
+    brush(page, cells[1], truth.width)
+    wait(opened, "len(workbench.annotate.editor.cells) == 2")
+    page.locator(f"{DRAW} .se-new-class").fill("drawn by hand")
+    page.keyboard.press("Enter")
+    page.locator(f"{DRAW} .se-class").first.select_option("drawn by hand")
+    wait(opened, "(workbench.annotate.editor.cells['class'] == 'drawn by hand').any()")
+    page.locator(f"{DRAW} .se-save").click()
+    masks = truth.folder / f"{name}_masks.tif"
+    wait(opened, f"__import__('pathlib').Path({str(masks)!r}).exists()")
+    opened.screenshot(f"workbench_{truth.kind}_2_drawn")
+    written = readers.read_masks(masks)
+    np.testing.assert_array_equal(written, value(opened, "annotate.editor.labels"))
+    assert iou(written == 1, cells[0]) > 0.9
+    assert iou(written == 2, cells[1]) > 0.4
+    table = pd.read_csv(truth.folder / f"{name}_cells.csv", keep_default_na=False)
+    assert table["class"].tolist() == ["drawn by hand", ""]
+
+
+def change_what_is_shown(opened: NotebookPage) -> None:
+    """Each way of looking changes the picture, by button or key, and is taken back by it."""
+    page = opened.page
+    before = opened.kernel.value("np.array(workbench.annotate.editor.labels)")
+    page.locator(f"{DRAW} .se-canvas").focus()
+    usual = drawn(page)
+    for key in ("h", "l", "i"):  # masks, outlines, inverted
+        page.keyboard.press(key)
+        assert drawn(page) != usual, key
+        page.keyboard.press(key)
+        assert drawn(page) == usual, key
+    for box in ("masks", "outlines", "by-class"):
+        page.locator(f"{DRAW} .se-{box}").click()
+        assert drawn(page) != usual, box
+        page.locator(f"{DRAW} .se-{box}").click()
+        assert drawn(page) == usual, box
+    colours = page.locator(f"{DRAW} .se-map")
+    for name in ("inverted grey", "viridis"):
+        colours.select_option(label=name)
+        assert drawn(page) != usual, name
+    colours.select_option(label="grey")
+    for name, other, own in (("low", "30", "1"), ("high", "70", "99"), ("opacity", "250", "90")):
+        page.locator(f"{DRAW} .se-{name}").fill(other)
+        assert drawn(page) != usual, name
+        page.locator(f"{DRAW} .se-{name}").fill(own)
+        assert drawn(page) == usual, name
+    page.locator(f"{DRAW} .se-number-cell").first.click()  # goes there
+    assert drawn(page) != usual
+    page.locator(f"{DRAW} .se-canvas").focus()
+    page.keyboard.press("Escape")
+    page.locator(f"{DRAW} .se-fit").click()
+    assert drawn(page) == usual
+    page.keyboard.press("?")
+    page.locator(f"{DRAW} .se-keys").wait_for()
+    page.keyboard.press("Escape")
+    page.locator(f"{DRAW} .se-keys").wait_for(state="hidden")
+    after = opened.kernel.value("np.array(workbench.annotate.editor.labels)")
+    np.testing.assert_array_equal(after, before)
+
+
+def drawn(page: Page) -> str:
+    """What the picture consists of, once it is drawn."""
+    address = page.evaluate(
+        """async picture => {
+             for (let frame = 0; frame < 2; frame++) await new Promise(requestAnimationFrame);
+             return document.querySelector(picture).scellseg.canvas.toDataURL();
+           }""",
+        DRAW,
+    )
+    return hashlib.sha256(address.encode()).hexdigest()
+
+
+def choose_the_quicker(page: Page, model: str) -> None:
+    """Choose the smaller of the packaged models of a kind."""
+    names = page.locator(f"{model} select").inner_text().splitlines()
+    name = next(name for name in names if "quicker" in name)
+    page.locator(f"{model} select").select_option(label=name)
+
+
+def fine_tune(opened: NotebookPage, truth: Truth) -> None:
+    """A few steps from the smaller packaged model."""
+    page = opened.page
+    go_to(page, "Fine-tune")
+    wait(opened, "workbench.finetune.found is not None")
+    assert value(opened, "finetune.found.usable[0].cells") == 2
+    choose_the_quicker(page, ".scellseg-tune-model")
+    page.get_by_label("Classic").check()
+    for name, number in (("steps", STEPS), ("batch", 2)):
+        page.locator(f".scellseg-tune-{name} input").fill(str(number))
+        page.keyboard.press("Tab")
+    wait(opened, f"workbench.finetune.steps.value == {STEPS}")
+    page.locator(".scellseg-tune-name input").fill("worms")
+    page.keyboard.press("Tab")
+    opened.screenshot(f"workbench_{truth.kind}_3_finetune")
+    page.locator(".scellseg-tune-start").click()
+    wait(opened, "workbench.finetune.job is not None and workbench.finetune.job.ended")
+    assert value(opened, "finetune.job.state") == "done"
+    page.locator(".scellseg-finetune-panel", has_text="Saved as worms.safetensors").wait_for()
+    opened.screenshot(f"workbench_{truth.kind}_4_finetuned")
+    assert (truth.folder / "worms.safetensors").stat().st_size > 1e6
+
+
+def segment(opened: NotebookPage, truth: Truth) -> None:
+    """Try thresholds on one image, then take them for all."""
+    page, names = opened.page, list(truth.masks)
+    go_to(page, "Segment")
+    assert value(opened, "segment.form.model.value.name.name") == "worms.safetensors"
+    page.locator(".scellseg-preview-image select").select_option(f"{names[1]}_img{truth.suffix}")
+    page.locator(".scellseg-preview-try").click()
+    ready(page, TRY)
+    page.locator(".scellseg-preview", has_text="Move a threshold").wait_for()
+    seconds = median_latency(page, TRY, f"{SEGMENT} .scellseg-thresholds .noUi-handle")
+    print(f"{truth.kind}: a threshold moved, new masks in the page after {seconds:.2f} s (median)")
+    page.locator(TRY).scroll_into_view_if_needed()
+    opened.screenshot(f"workbench_{truth.kind}_5_preview")
+    page.locator(".scellseg-segment-start").click()
+    wait(opened, "workbench.segment.job is not None and workbench.segment.job.ended")
+    assert value(opened, "segment.job.state") == "done"
+    page.locator(".scellseg-segment-results option").nth(4).wait_for(state="attached")
+    page.locator(".scellseg-segment-results").scroll_into_view_if_needed()
+    opened.screenshot(f"workbench_{truth.kind}_6_segmented")
+    written = {file.name for file in (truth.folder / "segmented").glob("*.tif")}
+    assert written == {f"{name}_masks.tif" for name in names}
+    np.testing.assert_array_equal(
+        readers.read_masks(truth.folder / "segmented" / f"{names[1]}_masks.tif"),
+        value(opened, "segment.preview.view.labels"),
+    )
+
+
+def correct(opened: NotebookPage, truth: Truth, name: str) -> np.ndarray:
+    """Look at a result, move a threshold, open it in the editor, and draw one more cell."""
+    page = opened.page
+    page.locator(".scellseg-segment-results select").select_option(index=1)
+    page.locator(".scellseg-segment-inspect").click()
+    wait(
+        opened,
+        f"workbench.inspector.entry is not None and workbench.inspector.entry.name == {name!r}",
+    )
+    ready(page, INSPECT)
+    page.locator(".scellseg-inspector", has_text=f"{name}: image").wait_for()
+    page.wait_for_function(  # the button was far below
+        "document.querySelector('.scellseg-tabs .lm-TabBar').getBoundingClientRect().top >= 0"
+    )
+    opened.screenshot(f"workbench_{truth.kind}_7_inspect")
+    seconds = median_latency(page, INSPECT, ".scellseg-inspector .scellseg-thresholds .noUi-handle")
+    print(f"{truth.kind}: the same in the inspector after {seconds:.2f} s")
+    page.locator(".scellseg-correct").click()
+    wait(opened, "workbench.annotate.correcting is not None")
+    page.wait_for_function(
+        f"document.querySelector('{DRAW}').scellseg.title === '{name}'"
+        f" && document.querySelector('{DRAW}').offsetParent"
+    )
+    before = value(opened, "annotate.editor.labels")
+    cell = max(truth.largest(name), key=lambda one: (one & (before == 0)).sum() / one.sum())
+    page.keyboard.press("Escape")
+    outline(page, cell)
+    wait(opened, "len(workbench.annotate.editor.edits) == 1")
+    opened.screenshot(f"workbench_{truth.kind}_8_correct")
+    after = value(opened, "annotate.editor.labels")
+    assert len(np.unique(after)) == len(np.unique(before)) + 1
+    np.testing.assert_array_equal(after[before > 0], before[before > 0])  # neighbours are protected
+    return after
+
+
+def learn(opened: NotebookPage, truth: Truth, name: str, corrected: np.ndarray) -> None:
+    """One click puts the correction among the annotated images, with its score."""
+    page = opened.page
+    page.locator(".scellseg-annotate-learn").click()
+    page.locator(".scellseg-annotate-panel", has_text=f"{name} is annotated now").wait_for()
+    opened.screenshot(f"workbench_{truth.kind}_9_learnt")
+    (row,) = pd.read_csv(truth.folder / "rounds.csv").itertuples()
+    assert (row.round, row.image, row.model, row.added) == (1, name, "worms.safetensors", 1)
+    for masks in (truth.folder / f"{name}_masks.tif", truth.folder / f"corrected/{name}_masks.tif"):
+        np.testing.assert_array_equal(readers.read_masks(masks) > 0, corrected > 0, str(masks))
+    go_to(page, "Fine-tune")
+    wait(opened, "workbench.finetune.found and len(workbench.finetune.found.usable) == 2")
+
+
+def export(opened: NotebookPage, truth: Truth, name: str, corrected: np.ndarray) -> None:
+    """ROIs and measurements of all, the corrected cells among them."""
+    page, n_cells = opened.page, len(np.unique(corrected)) - 1
+    go_to(page, "Export")
+    page.locator(".scellseg-export-start").click()
+    page.locator(".scellseg-export-panel", has_text="10 files written").wait_for()
+    opened.screenshot(f"workbench_{truth.kind}_10_exported")
+    exported = truth.folder / "exported"
+    assert len(list(exported.iterdir())) == 10
+    assert len(roifile.roiread(exported / f"{name}_rois.zip")) == n_cells
+    table = pd.read_csv(exported / f"{name}_measurements.csv")
+    assert len(table) == n_cells
+    areas = np.bincount(corrected[corrected > 0])
+    assert sorted(table["area"]) == sorted(areas[areas > 0])
+    assert table["intensity_mean_0"].notna().all()
+
+
+# --- what may go wrong ---------------------------------------------------------------------------
+
+
+DROP = """([picture, bytes]) => {
+  const moved = new DataTransfer();
+  moved.items.add(new File([Uint8Array.from(bytes)], "new.tif"));
+  document.querySelector(picture).dispatchEvent(
+    new DragEvent("drop", { dataTransfer: moved, bubbles: true, cancelable: true }));
+}"""
+
+
+def test_an_empty_workbench_says_what_to_do_and_takes_a_folder_with_a_damaged_file(
+    voila: Opener, synthetic_truth: Truth
+) -> None:
+    opened = voila.open(
+        [
+            "from scellseg_lib.widgets.workbench import Workbench",
+            "workbench = Workbench()\nworkbench",
+        ]
+    )
+    page, folder = opened.page, synthetic_truth.folder
+    words = (
+        "Type the folder",
+        "Type the folder",
+        "Type the folder",
+        "nothing to inspect yet",
+        "nothing to export yet",
+    )
+    for number, (tab, text) in enumerate(zip(TABS, words, strict=True)):
+        go_to(page, tab)
+        page.locator(".scellseg-message", has_text=text).locator("visible=true").first.wait_for()
+        opened.screenshot(f"workbench_empty_{number + 1}_{tab.lower()}")
+    go_to(page, "Annotate")
+    content = (folder / "worms_1_img.tif").read_bytes()
+    page.evaluate(DROP, [DRAW, list(content)])
+    page.locator(".scellseg-annotate-images option", has_text="new").wait_for(state="attached")
+    assert value(opened, "annotate.path.name") == "scellseg-images"
+    dropped = value(opened, "annotate.current.image")
+    assert Path(dropped).read_bytes() == content
+    (folder / "worms_0_img.tif").write_bytes(b"\x89PNG and no more")
+    page.locator(".scellseg-annotate-folder input").fill(str(folder))
+    page.keyboard.press("Enter")
+    page.locator(
+        ".scellseg-annotate-panel", has_text="worms_0_img.tif: the file is damaged"
+    ).wait_for()
+    page.wait_for_function(f"document.querySelector('{DRAW}').scellseg.title === 'worms_1'")
+    assert value(opened, "annotate.current.name") == "worms_1"
+    opened.screenshot("workbench_damaged_1_annotate")
+    page.evaluate(DROP, [DRAW, list(content)])
+    page.wait_for_function(f"document.querySelector('{DRAW}').scellseg.title === 'new'")
+    assert (folder / "new_img.tif").read_bytes() == content
+    opened.kernel.run(NOTHING_MEASURED)
+    go_to(page, "Segment")
+    choose_the_quicker(page, ".scellseg-segment-model")
+    page.locator(".scellseg-segment-start").click()
+    wait(opened, "workbench.segment.job is not None and workbench.segment.job.ended")
+    page.locator(
+        ".scellseg-segment-failures", has_text="worms_0_img.tif: the file is damaged"
+    ).wait_for()
+    page.locator(".scellseg-segment-failures").scroll_into_view_if_needed()
+    opened.screenshot("workbench_damaged_2_segment")
+    assert len(list((folder / "segmented").glob("*_masks.tif"))) == 5
+
+
+def test_a_page_that_is_reloaded_offers_the_edits_that_were_not_saved(
+    voila: Opener, synthetic_truth: Truth, tmp_path: Path
+) -> None:
+    folder = synthetic_truth.folder
+    opened = app(voila, folder, tmp_path)
+    page = opened.page
+    page.locator(f"{DRAW} .se-next").click()
+    wait(opened, "workbench.annotate.current.name == 'worms_1'")
+    page.wait_for_function(f"document.querySelector('{DRAW}').scellseg.title === 'worms_1'")
+    for cell in synthetic_truth.largest("worms_1")[:2]:
+        page.keyboard.press("Escape")
+        outline(page, cell)
+    wait(opened, "len(workbench.annotate.editor.cells) == 2")
+    drawn = value(opened, "annotate.editor.labels")
+    opened.reload()  # a new kernel, which knows nothing of the old one
+    ready(page, DRAW)
+    assert value(opened, "annotate.current.name") == "worms_1"
+    assert value(opened, "annotate.editor.labels").max() == 0
+    opened.screenshot("workbench_recovery")
+    page.locator(f"{DRAW} .se-recover").click()
+    wait(opened, "len(workbench.annotate.editor.cells) == 2")
+    np.testing.assert_array_equal(value(opened, "annotate.editor.labels"), drawn)
+    go_to(page, "Export")  # which saves
+    wait(opened, "not workbench.annotate.editor.is_changed")
+    np.testing.assert_array_equal(readers.read_masks(folder / "worms_1_masks.tif"), drawn)
+
+
+def test_the_notebook_is_the_app_in_jupyterlab_too(
+    lab: Opener, synthetic_truth: Truth, tmp_path: Path
+) -> None:
+    opened = app(lab, synthetic_truth.folder, tmp_path)
+    page, cell = opened.page, synthetic_truth.largest("worms_0")[0]
+    page.locator(DRAW).scroll_into_view_if_needed()
+    outline(page, cell)
+    wait(opened, "len(workbench.annotate.editor.cells) == 1")
+    opened.screenshot("workbench_jupyterlab")
+    go_to(page, "Fine-tune")  # which saves
+    wait(opened, "workbench.finetune.found is not None")
+    written = readers.read_masks(synthetic_truth.folder / "worms_0_masks.tif")
+    assert iou(written == 1, cell) > 0.9
+
+
+def test_the_app_opens_for_this_machine_alone_and_by_its_token(
+    browser: Browser, synthetic_truth: Truth
+) -> None:
+    command = [sys.executable, "-m", "scellseg_lib.widgets", str(synthetic_truth.folder)]
+    server = subprocess.Popen(
+        [*command, "--no-browser"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    try:
+        assert server.stdout is not None
+        address = server.stdout.readline().removeprefix("The workbench: ").strip()
+        assert address.startswith("http://127.0.0.1:")
+        page = browser.new_page(viewport={"width": 1400, "height": 900})
+        page.set_default_timeout(PAGE_MILLISECONDS)
+        served_soon(address)
+        page.goto(address.split("?")[0])
+        assert "login" in page.url
+        page.goto(address)
+        ready(page, DRAW)
+        opened = page.locator(".scellseg-annotate-images option:checked").inner_text()
+        assert opened.endswith("worms_0")
+        screenshot(page, "workbench_app")
+        page.context.close()
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+def served_soon(address: str) -> None:
+    """Wait until a server answers."""
+    end = time.monotonic() + 60
+    while True:
+        try:
+            requests.get(address.split("?")[0], timeout=30, allow_redirects=False)
+            return
+        except requests.ConnectionError:
+            assert time.monotonic() < end, "the app does not answer"
+            time.sleep(0.1)
