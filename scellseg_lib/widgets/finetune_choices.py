@@ -37,8 +37,8 @@ from scellseg_lib.widgets.tuning import (
 from scellseg_lib.widgets.wording import count, duration, plain, typed_path
 
 EMPTY = (
-    "Type the folder of your experiment. Draw the cells in one or two images first (Annotate): "
-    "they are kept in its folder shot."
+    "Type the folder of your experiment. Draw the cells in one or two of its images first "
+    "(Annotate)."
 )
 NO_SHOTS = (
     "None of the images in this folder is annotated yet. Draw all cells in one or two of them "

@@ -76,6 +76,7 @@ class Workbench(ipywidgets.VBox):
         self.tabs = ipywidgets.Tab(panels, titles=TABS).add_class("scellseg-tabs")
         self.tabs.observe(lambda change: self._turned(change["new"]), "selected_index")
         self.tabs.selected_index = ANNOTATE
+        self.annotate.editor.observe(lambda change: self._sized(change["new"]), "diameter")
         self._top = _Top()
         super().__init__([self._top, self.message, self.tabs])
         self.add_class("scellseg-workbench")
@@ -163,6 +164,11 @@ class Workbench(ipywidgets.VBox):
         self.message.tell(words)
         self._asking = Job(work, on_change=followed)
         return self._asking.start()
+
+    def _sized(self, diameter: float) -> None:
+        """The disk that was set beside the cells is the size that images are segmented at."""
+        if diameter > 0:
+            self.segment.form.diameter.value = diameter
 
     def _tuned(self, model: Path) -> None:
         self.segment.go_to(model.parent, model)

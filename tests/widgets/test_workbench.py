@@ -97,6 +97,14 @@ def test_a_folder_goes_to_all_panels(folder: Path):
     assert workbench.segment.found.text == "3 images found."
 
 
+def test_the_disk_beside_the_cells_is_the_size_to_segment_at(folder: Path):
+    workbench = Workbench(folder)
+    workbench.annotate.editor.diameter = 41.5
+    assert workbench.segment.form.diameter.value == 41.5
+    workbench.annotate.editor.diameter = 0.0  # hides the disk
+    assert workbench.segment.form.diameter.value == 41.5
+
+
 def test_what_is_drawn_is_kept_when_another_tab_is_turned_to(folder: Path):
     workbench = Workbench(folder)
     assert workbench.annotate.current.name == "b"
