@@ -140,16 +140,3 @@ def test_nothing_is_lost_offline(lab: Opener) -> None:
         press(notebook, 3)
     shows(notebook, 3)
     assert notebook.kernel.value("sorted(counter.presses)") == [1, 2, 3]
-
-
-def test_a_cut_line_delivers_late_and_a_dead_one_loses(lab: Opener) -> None:
-    """JupyterLab keeps what it cannot send, but not what it sends into a dead connection."""
-    notebook = lab.open(CELLS)
-    press(notebook)
-    shows(notebook, 1)
-    with lab.server.line.dead():
-        press(notebook)
-    with lab.server.line.cut():
-        press(notebook)
-    shows(notebook, 2)
-    assert notebook.kernel.value("counter.presses") == [1, 3]
