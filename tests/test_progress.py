@@ -125,6 +125,7 @@ def test_silence_where_it_is_asked_for_and_in_tests(output, monkeypatch, stream,
 @pytest.mark.parametrize(
     ("command", "seen"),
     [
+        (("python", "-u", "-c", "import sys;exec(eval(sys.stdin.readline()))"), False),
         (("python", "/bin/papermill", "a.ipynb"), False),
         (("python", "-m", "pytest", "--nbval"), False),
         (("jupyter-nbconvert", "--execute"), False),
