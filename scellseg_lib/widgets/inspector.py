@@ -225,14 +225,18 @@ class Inspector(InspectorForm):
             self._rest(record)
 
     def _compared(self, job: Job) -> None:
-        if job is not self._comparing:
-            return  # other images are shown by now
+        if self._goes_on(job, self._comparing):
+            self._summary.value = f"Comparing: {job.done} of {count(job.total, 'image')} done."
+
+    def _goes_on(self, job: Job, latest: Job | None) -> bool:
+        """Whether the latest job is under way; its end is shown, one of before is passed over."""
+        if job is not latest:
+            return False  # other images are shown by now
         if job.ended:
             self._redraw()
         if job.error is not None:
             self._message.fail(plain(job.error))
-        elif not job.ended:
-            self._summary.value = f"Comparing: {job.done} of {count(job.total, 'image')} done."
+        return not job.ended
 
     def _ask(self, record: Record) -> None:
         """Ask the network about an image, so that its thresholds can be moved."""
@@ -257,13 +261,7 @@ class Inspector(InspectorForm):
             self._redraw()
 
     def _applied(self, job: Job) -> None:
-        if job is not self._job:
-            return  # other images are shown by now
-        if job.ended:
-            self._redraw()
-        if job.error is not None:
-            self._message.fail(plain(job.error))
-        elif not job.ended:
+        if self._goes_on(job, self._job):
             self._message.tell(
                 f"Applying the thresholds: {job.done} of {count(job.total, 'image')} done."
             )

@@ -34,6 +34,7 @@ from scellseg_lib.widgets.finetune_panel import FinetunePanel
 from scellseg_lib.widgets.offered_models import choices, starts
 from scellseg_lib.widgets.wording import duration, plain, typed_path
 from tests import tiny
+from tests.widgets.waiting import until
 
 FINETUNE = import_module("scellseg_lib.finetune")  # the package's name is its function
 SIDE = 160
@@ -117,13 +118,6 @@ def opened(folder: Path | None, **options) -> FinetunePanel:
     panel.strategy.value = "classic"
     panel.join(20)
     return panel
-
-
-def until(condition, seconds: float = 20.0) -> None:
-    end = monotonic() + seconds
-    while not condition():
-        assert monotonic() < end, "it did not come about"
-        sleep(0.002)
 
 
 @pytest.fixture

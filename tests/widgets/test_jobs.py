@@ -10,6 +10,7 @@ from time import monotonic, sleep
 import pytest
 
 from scellseg_lib.widgets.jobs import Cancelled, Job
+from tests.widgets.waiting import until
 
 
 def gated(n_steps: int = 5):
@@ -26,13 +27,6 @@ def gated(n_steps: int = 5):
         return passed
 
     return work, gate
-
-
-def until(condition, seconds: float = 5.0) -> None:
-    end = monotonic() + seconds
-    while not condition():
-        assert monotonic() < end, "it did not come about"
-        sleep(0.002)
 
 
 def test_work_runs_beside_the_caller_and_gives_its_result():

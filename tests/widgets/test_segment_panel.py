@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
-from time import monotonic, sleep
+from time import sleep
 from typing import Any
 
 import cv2
@@ -35,6 +35,7 @@ from scellseg_lib.widgets.offered_models import choices
 from scellseg_lib.widgets.rounds import Rounds
 from scellseg_lib.widgets.segment_panel import SegmentPanel
 from scellseg_lib.widgets.segmented import Result
+from tests.widgets.waiting import until
 
 SEGMENT = import_module("scellseg_lib.segment")
 LEVELS = (4, 8, 16, 32)
@@ -80,13 +81,6 @@ def experiment(tmp_path: Path, pictures: list[np.ndarray]) -> Path:
         tifffile.imwrite(folder / "query" / f"{name}_img.tif", image)
     tiny_model().save(folder / "tuned.safetensors")
     return folder
-
-
-def until(condition: Callable[[], bool], seconds: float = 10) -> None:
-    end = monotonic() + seconds
-    while not condition():
-        assert monotonic() < end, "it did not come about"
-        sleep(0.002)
 
 
 def segmented(panel: SegmentPanel) -> Job:

@@ -5,11 +5,9 @@ from __future__ import annotations
 import ast
 import base64
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
-from time import monotonic, sleep
-from typing import Any
 
 import nbformat
 import numpy as np
@@ -25,6 +23,7 @@ from scellseg_lib.widgets import example, finetune_choices
 from scellseg_lib.widgets.example import N_ANNOTATED, N_OTHERS, make_example, start_folder
 from scellseg_lib.widgets.workbench import ANNOTATE, EXPORT, FINETUNE, INSPECT, SEGMENT, Workbench
 from tests import tiny
+from tests.widgets.waiting import until
 
 FINETUNE_MODULE = import_module("scellseg_lib.finetune")  # the package's name is its function
 NOTEBOOK = paths.REPOSITORY / "notebooks" / "fig6_workbench.ipynb"
@@ -67,13 +66,6 @@ def folder(tmp_path: Path) -> Path:
     model.card = model.card.model_copy(update={"diameter": 60.0, "decoding": DECODING})
     model.save(home / "tuned.safetensors")
     return home
-
-
-def until(condition: Callable[[], Any], seconds: float = 20) -> None:
-    end = monotonic() + seconds
-    while not condition():
-        assert monotonic() < end, "it did not come about"
-        sleep(0.005)
 
 
 @pytest.fixture
