@@ -84,11 +84,13 @@ def experiment(tmp_path: Path, pictures: list[np.ndarray]) -> Path:
 
 
 def segmented(panel: SegmentPanel) -> Job:
-    """Press Segment and wait."""
+    """Press Segment and wait, for its cells to be counted too."""
     panel.start.click()
     assert panel.job is not None
     job = panel.job.join(30)
     assert job.ended
+    if panel.results.job is not None:
+        assert panel.results.job.join(30).ended
     return job
 
 
