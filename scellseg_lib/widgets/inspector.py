@@ -35,6 +35,8 @@ class Inspector(InspectorForm):
     on_edit : callable, optional
         Called with the entry that is looked at, its cells at the present thresholds, by the button
         "Correct this image", which is there only with it.
+    on_use : callable, optional
+        The same by "Segment with these", for its thresholds.
 
     Attributes
     ----------
@@ -47,13 +49,14 @@ class Inspector(InspectorForm):
         entries: Sequence[Inspected] = (),
         *,
         on_edit: Callable[[Looked], None] | None = None,
+        on_use: Callable[[Looked], None] | None = None,
     ) -> None:
         self._records: list[Record] = []
         self._order: list[int] = []
         self._current = 0
         self._looked_at: tuple[Record, Prediction | None] | None = None
         self._seen: Found | None = None
-        self._on_edit, self._filling = on_edit, False
+        self._filling = False
         self._job: Job | None = None
         self._comparing: Job | None = None
         self._asking: Job | None = None
@@ -62,6 +65,7 @@ class Inspector(InspectorForm):
         self._redraw = Newest(self._draw_or_say)
         super().__init__(self._redraw)
         self._correct.layout.display = None if on_edit else "none"
+        self._use.layout.display = None if on_use else "none"
         self.view.observe(lambda _: self._tell_selected(), "selected")
         self.view.on_cycle(self._step)
         self.iou.observe(lambda _: self._redraw(), "value")
@@ -69,7 +73,8 @@ class Inspector(InspectorForm):
         clicks = {
             self._previous: self.previous,
             self._next: self.next,
-            self._correct: self._edit,
+            self._correct: partial(self._give, on_edit),
+            self._use: partial(self._give, on_use),
             self._apply: self.apply_to_all,
         }
         for pressed, act in clicks.items():
@@ -119,8 +124,8 @@ class Inspector(InspectorForm):
         ]
         return cls(entries, on_edit=on_edit)
 
-    def show(self, entries: Sequence[Inspected]) -> None:
-        """Look at other images, the worst first, at their own thresholds.
+    def show(self, entries: Sequence[Inspected], first: str = "") -> None:
+        """Look at other images, the worst first or that of a name, at their own thresholds.
 
         Those whose cells are to be read first are put into their order in the background.
         """
@@ -129,9 +134,9 @@ class Inspector(InspectorForm):
                 job.cancel()
         self.thresholds.chosen = {}
         self._records = [Record(entry) for entry in entries]
-        standings = [record.standing for record in self._records]
+        standings, names = [r.standing for r in self._records], [one.name for one in entries]
         self._order = comparison.worst_first(standings, self.iou.value)
-        self._current = self._order[0] if self._order else 0
+        self._current = names.index(first) if first in names else (self._order or [0])[0]
         self._looked_at = None
         self._redraw()
         if any(standing.pending for standing in standings):
@@ -294,15 +299,14 @@ class Inspector(InspectorForm):
         if found.true is not None and found.standing.scores is not None:
             matched = metrics.match(found.true, found.masks, iou)
         problem = self._draw_cells(record, found, matched) or found.standing.problem
-        problem = problem or self._refusal
         before = record.given_scores if found.decoding != record.entry.decoding else None
         self._show_thresholds(record)
         self._legend.value = comparison.legend(matched, found.masks, iou)
         self._curve.value = comparison.curve(found.standing.scores, iou, before)
         self._list_images(record, iou)
         self._tell_selected()
-        if problem:
-            self._message.fail(problem)
+        if problem or self._refusal:
+            self._message.fail(problem or self._refusal)
         else:
             self._message.tell(self._place(record, found))
 
@@ -374,6 +378,7 @@ class Inspector(InspectorForm):
         self._filling = False
         self._summary.value = comparison.summary(standings, iou, n_stale=sum(stale))
         self._apply.disabled = not any(stale)
+        self._use.disabled = not self.thresholds.chosen
         self._previous.disabled = self._next.disabled = len(self._order) < 2
 
     def _place(self, record: Record, found: Found) -> str:
@@ -388,7 +393,6 @@ class Inspector(InspectorForm):
         chosen = self._tips[label] if 0 < label < len(self._tips) else ""
         self._told.value = chosen or "Point at a cell to read what became of it."
 
-    def _edit(self) -> None:
-        entry = self.entry
-        if entry is not None and self._on_edit is not None:
-            self._on_edit(entry)
+    def _give(self, take: Callable[[Looked], None] | None) -> None:
+        if self.entry is not None and take is not None:
+            take(self.entry)

@@ -65,14 +65,20 @@ class InspectorForm(ipywidgets.VBox):
             "apply",
             tip="Find the cells of the other images at these thresholds too",
         )
+        self._use = button(
+            "Segment with these",
+            "use",
+            tip="Take the thresholds to step 3, where the cells found with them are written",
+        )
         moved = heading("Thresholds")
+        ends = ipywidgets.HBox([self._apply, self._use])
         buttons = ipywidgets.HBox([self._previous, self._next, self._correct])
         columns = (
             ("0 0 250px", [self._summary, self._list]),
             ("1 1 420px", [buttons, self.view, self._told]),
             (
                 "0 0 350px",
-                [self.iou, self._legend, self._curve, moved, self.thresholds, self._apply],
+                [self.iou, self._legend, self._curve, moved, self.thresholds, ends],
             ),
         )
         boxes = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import ipywidgets
 import numpy as np
@@ -12,9 +13,10 @@ import numpy as np
 from scellseg_lib.checkpoint import weights_hash
 from scellseg_lib.errors import ScellsegError
 from scellseg_lib.model import Model
+from scellseg_lib.representation import Decoding
 from scellseg_lib.widgets.folder_run import Settings
 from scellseg_lib.widgets.offered_models import Choice, choices, described
-from scellseg_lib.widgets.thresholds import Thresholds
+from scellseg_lib.widgets.thresholds import Thresholds, settings_of
 from scellseg_lib.widgets.wording import Message, plain, row
 
 COLOURS = ("red", "green", "blue")
@@ -37,6 +39,7 @@ class SegmentSettings(ipywidgets.VBox):
     def __init__(self, on_change: Callable[[], None]) -> None:
         self.loaded: tuple[Choice, Model, str] | None = None
         self._on_change, self._quiet, self._own_channels = on_change, True, True
+        self._chosen: Choice | None = None
         wide = ipywidgets.Layout(width="420px")
         self.model = ipywidgets.Dropdown(layout=wide).add_class("scellseg-segment-model")
         self._origin = ipywidgets.HTML(layout=ipywidgets.Layout(width="620px")).add_class(
@@ -65,7 +68,7 @@ class SegmentSettings(ipywidgets.VBox):
         self.full_size.add_class("scellseg-segment-full-size")
         self.flips.add_class("scellseg-segment-flips")
         super().__init__([*self._rows()])
-        self.model.observe(lambda _: self._load(), "value")
+        self.model.observe(self._model_chosen, "value")
         for widget in (self.to_segment, self.nuclei):
             widget.observe(self._channel_chosen, "value")
         for widget in (self.diameter, self.full_size, self.flips):
@@ -95,17 +98,17 @@ class SegmentSettings(ipywidgets.VBox):
         folder : Path or None
             Of the experiment.
         choose : Path, optional
-            A model to choose; None: that chosen before, else the newest of the user's own, else
-            Scellseg.
+            A model to choose; None: that which the user chose before, else the newest of the user's
+            own, else Scellseg.
         """
-        before, found = self.model.value, choices(folder)
+        before, found = self._chosen, choices(folder)
         wanted = [one for one in found if choose is not None and one.name == choose]
         kept = [one for one in found if before and one.key == before.key]
         options = [(one.title, one) for one in found]
         self._quiet = True
         self.model.options = options  # chooses the first
         self.model.value = (wanted or kept or found)[0]
-        self._quiet = False
+        self._quiet, self._chosen = False, wanted[0] if wanted else before
         self._load()
 
     @property
@@ -126,6 +129,18 @@ class SegmentSettings(ipywidgets.VBox):
             self.flips.value,
             (self.to_segment.value, self.nuclei.value) if self.asks_channels else None,
         )
+
+    def take_thresholds(self, decoding: Decoding) -> None:
+        """Move the thresholds to those of a decoding."""
+        if self.loaded is None:
+            return
+        model = self.loaded[1]
+        own, used = model.card.decoding, settings_of(model.representation)
+        wanted = {name: getattr(decoding, name) for name in used}
+        self.thresholds.chosen = {
+            name: value for name, value in wanted.items() if value != getattr(own, name)
+        }
+        self._thresholds_moved()
 
     def offer_channels(self, pixels: np.ndarray | None) -> None:
         """Ask for channels where those of an image, number[H, W] or [H, W, C], differ."""
@@ -158,6 +173,11 @@ class SegmentSettings(ipywidgets.VBox):
         """Planes that the model was made for, colours by their names."""
         card = ("gray", "none") if self.loaded is None else self.loaded[1].card.channels
         return tuple(COLOURS[int(n)] if n in ("0", "1", "2") else n for n in card)
+
+    def _model_chosen(self, change: dict[str, Any]) -> None:
+        if not self._quiet:
+            self._chosen = change["new"]
+        self._load()
 
     def _load(self) -> None:
         """Load the model chosen and show what its card says."""

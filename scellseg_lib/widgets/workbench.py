@@ -17,10 +17,10 @@ from scellseg_lib import progress, readers
 from scellseg_lib.errors import ScellsegError
 from scellseg_lib.segment import Prediction
 from scellseg_lib.widgets.annotate_panel import AnnotatePanel
-from scellseg_lib.widgets.annotated_folder import Listed, experiment_of, listed
+from scellseg_lib.widgets.annotated_folder import experiment_of, listed
 from scellseg_lib.widgets.export_panel import ExportPanel
 from scellseg_lib.widgets.finetune_panel import FinetunePanel
-from scellseg_lib.widgets.inspected import Inspected, Looked
+from scellseg_lib.widgets.inspected import Looked
 from scellseg_lib.widgets.inspector import Inspector
 from scellseg_lib.widgets.jobs import Job
 from scellseg_lib.widgets.segment_panel import SegmentPanel
@@ -29,8 +29,7 @@ from scellseg_lib.widgets.wording import Message, plain
 
 TABS = ("1 Annotate", "2 Fine-tune", "3 Segment", "4 Inspect", "5 Export")
 ANNOTATE, FINETUNE, SEGMENT, INSPECT, EXPORT = range(5)
-MOST = 200
-"""Images that are inspected at once: their cells are held in memory."""
+USED = "The thresholds are those that you have found under 4 Inspect. Press Segment to use them."
 T = TypeVar("T")
 
 
@@ -66,8 +65,8 @@ class Workbench(ipywidgets.VBox):
     def __init__(self, folder: Path | None = None) -> None:
         self.annotate = AnnotatePanel(on_folder=self._go_to, on_learn=self._learnt)
         self.finetune = FinetunePanel(on_tuned=self._tuned)
-        self.segment = SegmentPanel(on_inspect=self._inspect_result, on_edit=self._correct_result)
-        self.inspector = Inspector(on_edit=self._correct_inspected)
+        self.segment = SegmentPanel(on_inspect=self.inspect, on_edit=self._correct_result)
+        self.inspector = Inspector(on_edit=self._correct_inspected, on_use=self._use_thresholds)
         self.export = ExportPanel()
         self._results: dict[str, Result] = {}
         self._asking: Job | None = None
@@ -83,23 +82,13 @@ class Workbench(ipywidgets.VBox):
         if folder is not None:
             self.annotate.folder.value = str(folder)
 
-    def inspect(self, result: Result) -> Job:
-        """Look at a result among all others; the network is asked once more, in the background."""
+    def inspect(self, result: Result) -> None:
+        """Look at a result among all others, against the cells that were drawn."""
         results = self.segment.results.entries
         self._results = {one.name: one for one in results}
+        drawn = _drawn(result)
+        self.inspector.show([one.inspected(drawn.get(one.name)) for one in results], result.name)
         self._turn_to(INSPECT)
-
-        def work(job: Job) -> tuple[list[Inspected], str]:
-            job.report(0, 1)
-            return _entries(results, result)
-
-        def show(found: tuple[list[Inspected], str]) -> None:
-            entries, left_out = found
-            self.inspector.show(entries)
-            self.inspector.go_to(result.name)
-            self.message.tell(left_out)
-
-        return self._ask(f"Asking the model about {result.name} once more ...", work, show)
 
     def correct(self, result: Result) -> Job:
         """Open a result in the mask editor, with what the network says of it."""
@@ -193,9 +182,6 @@ class Workbench(ipywidgets.VBox):
         elif tab == EXPORT:
             self.export.look()
 
-    def _inspect_result(self, result: Result) -> None:
-        self.inspect(result)
-
     def _correct_result(self, result: Result) -> None:
         self.correct(result)
 
@@ -211,43 +197,16 @@ class Workbench(ipywidgets.VBox):
             self.message.tell("")
             self._turn_to(ANNOTATE)
 
+    def _use_thresholds(self, entry: Looked) -> None:
+        if entry.decoding is not None:
+            self.segment.form.take_thresholds(entry.decoding)
+            self._turn_to(SEGMENT)
+            self.segment.message.tell(USED)
 
-def _truths(result: Result) -> dict[str, Listed]:
-    """Images of the result's experiment with masks that were drawn, by name."""
+
+def _drawn(result: Result) -> dict[str, Callable[[], np.ndarray]]:
+    """What reads the masks that were drawn of the result's experiment, by name."""
     images = listed(experiment_of(result.image))
-    return {one.name: one for one in images if one.masks is not None}
-
-
-def _entries(results: list[Result], chosen: Result) -> tuple[list[Inspected], str]:
-    """At most `MOST` results for the inspector, and what is to be said of those left out.
-
-    The chosen one is among them, then those with true cells, then those that follow.
-    """
-    truths, n, at = _truths(chosen), len(results), results.index(chosen)
-    order = sorted(range(n), key=lambda k: (k != at, results[k].name not in truths, (k - at) % n))
-    entries, words = [], []
-    for one in (results[k] for k in sorted(order[:MOST])):
-        try:
-            entries.append(_inspected(one, truths.get(one.name), one is chosen))
-        except (ScellsegError, OSError) as error:
-            if one is chosen:
-                raise
-            words.append(f"{one.name} is left out. {plain(error)}")
-    if n > MOST:
-        words.append(f"{MOST} of {n} images are shown: {chosen.name}, and those around it.")
-    return entries, "\n".join(words)
-
-
-def _inspected(result: Result, truth: Listed | None, ask: bool) -> Inspected:
-    later = None if result.model is None else result.predict  # when it is looked at
-    prediction = result.predict() if ask else later
-    return Inspected(
-        result.name,
-        result.pixels,
-        None if truth is None or truth.masks is None else partial(readers.read_masks, truth.masks),
-        result.labels(),
-        prediction,
-        result.model.representation if result.model else None,
-        result.settings.decoding,
-        result.settings.resample,
-    )
+    return {
+        one.name: partial(readers.read_masks, one.masks) for one in images if one.masks is not None
+    }

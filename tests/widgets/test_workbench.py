@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ast
 import base64
+import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
@@ -87,6 +89,7 @@ def test_a_folder_goes_to_all_panels(folder: Path):
     until(lambda: workbench.finetune.found)
     assert [shot.name for shot in workbench.finetune.found.usable] == ["a"]
     assert workbench.segment.found.text == "3 images found."
+    assert workbench.segment.form.model.value.name == folder / "tuned.safetensors"
 
 
 def test_the_disk_beside_the_cells_is_the_size_to_segment_at(folder: Path):
@@ -152,7 +155,7 @@ def inspect(workbench: Workbench, name: str) -> None:
     results = workbench.segment.results
     results.list.index = [entry.name for entry in results.entries].index(name)
     results.buttons["inspect"].click()
-    answered(workbench)
+    workbench.inspector.join(20)
 
 
 def test_a_result_is_inspected_against_what_was_drawn(segmented: Workbench, folder: Path):
@@ -167,28 +170,42 @@ def test_a_result_is_inspected_against_what_was_drawn(segmented: Workbench, fold
     inspect(segmented, "b")
     assert inspector.entry.name == "b"
     assert inspector.entry.true is None
-    inspector.go_to("c")  # the network is asked about the others when they are looked at
+    inspector.go_to("c")  # the network is asked about an image when it is looked at
     until(lambda: inspector.entry.name == "c" and inspector.entry.prediction is not None)
 
 
 def test_a_result_that_is_gone_is_said(segmented: Workbench, folder: Path):
     (folder / "segmented" / "b_masks.tif").write_bytes(b"II*\0")
     inspect(segmented, "b")
-    assert segmented.message.is_error
-    assert "b_masks.tif" in segmented.message.text
+    inspector = segmented.inspector
+    assert inspector._message.is_error
+    assert "b_masks.tif" in inspector._message.text
     inspect(segmented, "c")  # which is whole
-    assert segmented.inspector.entry.name == "c"
-    assert sorted(segmented.inspector.names) == ["a", "c"]
-    assert segmented.message.text.startswith("b is left out. b_masks.tif: ")
+    assert inspector.entry.name == "c"
+    assert not inspector._message.is_error
+    assert sorted(inspector.names) == list(NAMES)
 
 
-def test_of_very_many_results_some_are_inspected(
-    segmented: Workbench, monkeypatch: pytest.MonkeyPatch
+def test_thresholds_found_in_the_inspector_are_those_to_segment_with(
+    segmented: Workbench, folder: Path
 ):
-    monkeypatch.setattr("scellseg_lib.widgets.workbench.MOST", 2)
     inspect(segmented, "b")
-    assert sorted(segmented.inspector.names) == ["a", "b"]  # true cells are known of a
-    assert segmented.message.text == "2 of 3 images are shown: b, and those around it."
+    inspector, form = segmented.inspector, segmented.segment.form
+    assert inspector._use.disabled
+    inspector.thresholds._sliders["min_size"].value = 60
+    assert not inspector._use.disabled
+    seen = np.array(inspector.view.labels)
+    inspector._use.click()
+    assert segmented.tabs.selected_index == SEGMENT
+    assert form.settings().decoding == replace(DECODING, min_size=60)
+    assert form.thresholds._sliders["min_size"].value == 60
+    assert "Press Segment" in segmented.segment.message.text
+    job = segmented.segment.segment(anew=True)
+    assert job.join(30).state == "done"
+    written = readers.read_masks(folder / "segmented" / "b_masks.tif")
+    np.testing.assert_array_equal(written > 0, seen > 0)
+    record = json.loads((folder / "segmented" / "segmented.json").read_text())
+    assert record["min_size"] == 60
 
 
 def test_cells_are_corrected_from_the_inspector_as_they_are_seen(
