@@ -46,11 +46,11 @@ def _content(path: Path, page: int | None) -> tuple[Any, str, tuple[int, ...]]:
     """Pixels, the names of their axes, and the kinds of extra samples."""
     with tifffile.TiffFile(path) as tiff:
         count = len(tiff.pages)
+        if not count:
+            raise ValueError("there is no image in it")
         if page is not None and not 0 <= page < count:
-            raise ImageError(
-                f"there is no page {page}, the file has {count}",
-                remedy=f"Give page=, 0 to {count - 1}.",
-            )
+            what = f"there is no page {page}, the file has {count}"
+            raise ImageError(what, remedy=f"Give page=, 0 to {count - 1}.")
         if page is None and len(tiff.series) != 1:
             shapes = ", ".join(str(series.shape) for series in tiff.series)
             raise ImageError(

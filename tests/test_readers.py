@@ -297,6 +297,14 @@ def test_cut_files(tmp_path: Path, name: str, part: float) -> None:
         readers.read_pixels(path)
 
 
+@pytest.mark.parametrize("n_bytes", [4, 8, 9, 50])
+def test_tiffs_cut_within_their_head(tmp_path: Path, n_bytes: int) -> None:
+    path = write(tmp_path / "a.tif", noise((60, 70), "uint8"))
+    path.write_bytes(path.read_bytes()[:n_bytes])
+    with pytest.raises(ImageError, match=r"damaged.*Fetch or export"):
+        readers.read_pixels(path)
+
+
 def test_one_flipped_byte_in_a_png(tmp_path: Path) -> None:
     path = write(tmp_path / "a.png", noise((60, 70), "uint16"))
     data = bytearray(path.read_bytes())
