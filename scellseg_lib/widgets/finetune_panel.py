@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from threading import RLock
 from time import monotonic
 
 from scellseg_lib.errors import ScellsegError
@@ -44,6 +46,7 @@ class FinetunePanel(FinetuneChoices):
     def __init__(
         self, folder: Path | None = None, on_tuned: Callable[[Path], None] | None = None
     ) -> None:
+        self._lock = RLock()  # a run may end while the page asks for something
         super().__init__()
         self.on_tuned = on_tuned
         self._drawn = 0.0
@@ -90,11 +93,17 @@ class FinetunePanel(FinetuneChoices):
         if self.tuning and not self.running:
             self._run(self.tuning)
 
+    def look(self) -> None:
+        """Look into the folder, in the background; after what is shown of a run that ends."""
+        with self._lock:
+            super().look()
+
     def cancel(self) -> None:
         """Stop after the step that is being done."""
-        if self.job is not None and self.running:
-            self.job.cancel()
-            self.message.tell("Stopping after this step ...")
+        with self._lock:
+            if self.job is not None and self.running:
+                self.message.tell("Stopping after this step ...")
+                self.job.cancel()
 
     def keep_as_is(self) -> None:
         """Save the model as it was when the run was stopped."""
@@ -129,19 +138,19 @@ class FinetunePanel(FinetuneChoices):
                 timing.join()  # two at once are slower than one after the other
             return tuning(job)
 
-        self.job = Job(work, on_change=self._follow)
+        self.job = Job(work, on_change=partial(self._follow, tuning))
         self._drawn = 0.0
         self.message.tell("")
         self.job.start()
         self._show_estimate()
 
-    def _follow(self, job: Job) -> None:
+    def _follow(self, tuning: Tuning, job: Job) -> None:
         """Show how far the run is; called from its thread."""
-        if job is not self.job or self.tuning is None:
+        if job is not self.job:
             return
-        tuning = self.tuning
         if job.ended:
-            self._ended(job, tuning)
+            with self._lock:
+                self._ended(job, tuning)
             return
         self.show_progress(job)
         if monotonic() - self._drawn >= DRAWN_EVERY:

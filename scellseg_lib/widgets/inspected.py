@@ -164,7 +164,8 @@ class Record:
     @property
     def given_scores(self) -> Scores | None:
         """Of the cells as they were given, in memory; None without true cells."""
-        return None if self._given is None else self._given.standing.scores
+        given = self._given  # another thread may free it meanwhile
+        return None if given is None else given.standing.scores
 
     @property
     def _movable(self) -> bool:
@@ -174,9 +175,10 @@ class Record:
 
     def layers(self) -> dict[str, Any]:
         """See `network_pictures`; none while the network was not asked."""
-        if self.prediction is None or self.entry.representation is None:
+        prediction, known = self.prediction, self.entry.representation
+        if prediction is None or known is None:
             return {}
-        return network_pictures(self.prediction, self.entry.representation)
+        return network_pictures(prediction, known)
 
     def load(self) -> Found:
         """Cells as they are now, read if need be."""
@@ -192,10 +194,11 @@ class Record:
         with self._asking:
             if not self.unasked or not callable(answer):
                 return
+            given = None
             try:
-                self.prediction = answer()
+                given = answer()
             finally:  # also after an error it is not asked again and again
-                self._refused = self.prediction is None
+                self.prediction, self._refused = given, given is None
 
     def rest(self) -> None:
         """Forget what can be had again, to free its memory; `standing` stays."""

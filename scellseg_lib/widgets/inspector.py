@@ -230,7 +230,7 @@ class Inspector(InspectorForm):
             self._rest(record)
 
     def _compared(self, job: Job) -> None:
-        if self._goes_on(job, self._comparing):
+        if self._goes_on(job, self._comparing) and job.total:
             self._summary.value = f"Comparing: {job.done} of {count(job.total, 'image')} done."
 
     def _goes_on(self, job: Job, latest: Job | None) -> bool:
@@ -266,7 +266,7 @@ class Inspector(InspectorForm):
             self._redraw()
 
     def _applied(self, job: Job) -> None:
-        if self._goes_on(job, self._job):
+        if self._goes_on(job, self._job) and job.total:
             self._message.tell(
                 f"Applying the thresholds: {job.done} of {count(job.total, 'image')} done."
             )

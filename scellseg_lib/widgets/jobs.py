@@ -30,7 +30,9 @@ class Job:
         `done` than before, begin another part of the work, with a speed of its own.
     on_change : callable, optional
         Called with the job, at most ten times a second from the thread that changed it, and always
-        when it pauses, goes on or ends. What it raises is logged and does not stop the work.
+        when it begins, pauses or goes on, and once when it has ended; never twice at once, and the
+        end does not come in the middle of a call. It must not wait for the job. What it raises is
+        logged and does not stop the work.
 
     Attributes
     ----------
@@ -59,7 +61,7 @@ class Job:
         self._work, self._on_change = work, on_change
         self._changed = Condition()
         self._telling = RLock()
-        self._cancelled = False
+        self._end_told = self._cancelled = False
         self._told = -TELL_EVERY
         self._first: tuple[int, float] | None = None
         self._latest = self._rested = 0.0
@@ -67,13 +69,14 @@ class Job:
 
     def start(self) -> Job:
         """Begin; a job that has begun, or was cancelled before, is left as it is."""
-        with self._changed:
-            begins = self.state == "waiting"
+        with self._telling:  # until that is told nothing else is: it may be through at once
+            with self._changed:
+                begins = self.state == "waiting"
+                if begins:
+                    self.state = "running"
+                    self._thread.start()
             if begins:
-                self.state = "running"
-                self._thread.start()
-        if begins:
-            self._tell()
+                self._tell()
         return self
 
     def report(self, done: int, total: int, **facts: Any) -> None:
@@ -161,17 +164,18 @@ class Job:
         except Exception as error:
             self.error = error
             state = "failed"
-        with self._changed:
-            self.state = state
-        self._tell()
+        with self._telling:
+            with self._changed:
+                self.state = state
+            self._tell()
 
     def _tell(self) -> None:
         self._told = monotonic()
-        if self._on_change is None:
-            return
         try:
             with self._telling:  # the thread and the page may change the job at once
-                self._on_change(self)
+                if self._on_change is not None and not self._end_told:
+                    self._end_told = self.ended
+                    self._on_change(self)
         except Exception:
             # A page that cannot be drawn must not cost hours of work.
             logging.getLogger(__name__).exception("the display of a job failed")

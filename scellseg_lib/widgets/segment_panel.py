@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from html import escape
 from pathlib import Path
+from threading import RLock
 
 import ipywidgets
 import numpy as np
@@ -75,10 +76,11 @@ class SegmentPanel(ipywidgets.VBox):
         self._place: Place | None = None
         self._jobs: list[batch.Job] = []
         self._coloured: Path | None = None
+        self._lock = RLock()  # a run may end while the page asks for something
         self._make_places()
         self._make_run()
         self.results = SegmentResults(on_inspect, on_edit)
-        self.preview = SegmentPreview(self._chosen, self._ask_channels)
+        self.preview = SegmentPreview(self._chosen, self.ask_channels)
         self.form = SegmentSettings(self.preview.follow)
         super().__init__(self._parts())
         self.add_class("scellseg-segment-panel")
@@ -159,31 +161,33 @@ class SegmentPanel(ipywidgets.VBox):
 
     def check(self) -> None:
         """Look for the images, and for masks that are there already."""
-        self._place, self._jobs, twins = None, [], {}
-        if typed_path(self.source.value) is None:
-            self.found.tell(EMPTY)
-        else:
-            place = self._typed_place()
-            try:
-                self._jobs, outcome = place.plan(Settings(30.0).reading)
-                self._place, twins = place, outcome.failed
-                self._found()
-            except (ScellsegError, OSError) as error:
-                self.found.fail(reworded(plain(error)))
-        images = [self._place.image_of(job) for job in self._jobs] if self._place else []
-        first = [image for image in images if image == self._coloured]
-        self.form.offer_channels(_first_pixels([*first, *images]))
-        self.preview.offer([(image.name, image) for image in images])
-        self.start.disabled = not images or self._running
-        self.question.layout.display = "none"
-        self._list_failures(twins)
-        self.list_results()
+        with self._lock:
+            self._place, self._jobs, twins = None, [], {}
+            if typed_path(self.source.value) is None:
+                self.found.tell(EMPTY)
+            else:
+                place = self._typed_place()
+                try:
+                    self._jobs, outcome = place.plan(Settings(30.0).reading)
+                    self._place, twins = place, outcome.failed
+                    self._found()
+                except (ScellsegError, OSError) as error:
+                    self.found.fail(reworded(plain(error)))
+            images = [self._place.image_of(job) for job in self._jobs] if self._place else []
+            first = [image for image in images if image == self._coloured]
+            self.form.offer_channels(_first_pixels([*first, *images]))
+            self.preview.offer([(image.name, image) for image in images])
+            self.start.disabled = not images or self._running
+            self.question.layout.display = "none"
+            self._list_failures(twins)
+            self.list_results()
 
-    def _ask_channels(self, image: Path, problem: str) -> None:
+    def ask_channels(self, image: Path, problem: str) -> None:
         """Ask for channels, if the first image has no choice of them but one that failed has."""
-        if CHANNELS in reworded(problem) and not self.form.asks_channels:
-            self._coloured = image
-            self.form.offer_channels(_first_pixels([image]))
+        with self._lock:
+            if CHANNELS in reworded(problem) and not self.form.asks_channels:
+                self._coloured = image
+                self.form.offer_channels(_first_pixels([image]))
 
     def _found(self) -> None:
         there = sum(job.masks.exists() for job in self._jobs)
@@ -191,8 +195,7 @@ class SegmentPanel(ipywidgets.VBox):
         self.found.tell(f"{text}, {there} of them segmented already." if there else f"{text}.")
 
     def _chosen(self) -> Chosen | None:
-        settings = self.form.settings()
-        return None if settings is None or not self.form.loaded else (self.form.loaded[1], settings)
+        return None if self.form.chosen is None else self.form.chosen[1:]
 
     # --- the run --------------------------------------------------------------------------------
 
@@ -205,21 +208,25 @@ class SegmentPanel(ipywidgets.VBox):
 
         Masks that were made otherwise are asked about.
         """
-        chosen = self._chosen()
-        if self._place is None or not self._jobs or self._running:
-            return None
-        if chosen is None:
-            self.message.fail("There is no model. Choose one above.")
-            return None
-        self.question.layout.display = "none"
-        self._list_failures({})
-        self.run = FolderRun(self._place, *chosen, anew=anew)
-        self.job = Job(self.run, on_change=self._followed)
-        return self.job.start()
+        with self._lock:
+            chosen = self._chosen()
+            if self._place is None or not self._jobs or self._running:
+                return None
+            if chosen is None:
+                self.message.fail("There is no model. Choose one above.")
+                return None
+            self.question.layout.display = "none"
+            self._list_failures({})
+            self.run = FolderRun(self._place, *chosen, anew=anew)
+            self.job = Job(self.run, on_change=self._followed)
+            return self.job.start()
 
     def _followed(self, job: Job) -> None:
-        if job is not self.job:
-            return
+        with self._lock:
+            if job is self.job:
+                self._show_run(job)
+
+    def _show_run(self, job: Job) -> None:
         shown = "none" if job.ended else None
         for part in (self.pause, self.cancel, self.bar):
             part.layout.display = shown
@@ -263,7 +270,7 @@ class SegmentPanel(ipywidgets.VBox):
         if self._place is not None:
             for one in self._jobs:
                 problem = outcome.failed.get(str(one.masks), "")
-                self._ask_channels(self._place.image_of(one), problem)
+                self.ask_channels(self._place.image_of(one), problem)
         if self._place is not None and job.state != "failed":
             self._found()
             self.list_results()
@@ -308,18 +315,20 @@ class SegmentPanel(ipywidgets.VBox):
             (self.job.resume if self.job.state == "paused" else self.job.pause)()
 
     def _cancel(self) -> None:
-        if self.job is not None:
-            self.message.tell("Stopping after the image that is in work.")
-            self.job.cancel()
+        with self._lock:
+            if self.job is not None and self._running:
+                self.message.tell("Stopping after the image that is in work.")
+                self.job.cancel()
 
     # --- results --------------------------------------------------------------------------------
 
     def list_results(self) -> None:
         """List anew what is there, and the rounds of correction."""
-        found: list[Result] = []
-        if self._place is not None and self.form.loaded is not None:
-            found = results(self._place, self._jobs, self.form.loaded)
-        self.results.show(found, self.folder)
+        with self._lock:
+            found: list[Result] = []
+            if self._place is not None and self.form.loaded is not None:
+                found = results(self._place, self._jobs, self.form.loaded)
+            self.results.show(found, self.folder)
 
 
 def _first_pixels(images: list[Path]) -> np.ndarray | None:

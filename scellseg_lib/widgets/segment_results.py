@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
+from threading import RLock
 
 import ipywidgets
 
@@ -47,12 +48,13 @@ class SegmentResults(ipywidgets.VBox):
     ----------
     entries : list of Result
     job : Job or None
-        Counts their cells, which can take a while.
+        Counts their cells, which can take a while; None where their numbers are known.
     """
 
     def __init__(self, on_inspect: Action | None, on_edit: Action | None) -> None:
         self.entries: list[Result] = []
         self.job: Job | None = None
+        self._lock = RLock()  # lists come from the page, from a run that ends, and counted
         self.list = ipywidgets.Select(rows=10, layout={"width": "520px"})
         self.list.add_class("scellseg-segment-results")
         self.message = Message()
@@ -64,6 +66,12 @@ class SegmentResults(ipywidgets.VBox):
 
     def show(self, entries: Sequence[Result], folder: Path | None) -> None:
         """Show results, and the rounds of the experiment in a folder."""
+        with self._lock:
+            self._show(entries)
+            self._show_rounds(folder)
+            self._count()
+
+    def _show(self, entries: Sequence[Result]) -> None:
         chosen = None if self.list.index is None else self.entries[self.list.index].masks
         self.entries = list(entries)
         lines = [_line(entry.name, entry.cells) for entry in self.entries]
@@ -76,13 +84,12 @@ class SegmentResults(ipywidgets.VBox):
             one.disabled = not there
         if not there:
             self.message.tell("Nothing is segmented here yet. Press Segment above.")
-        self._show_rounds(folder)
-        self._count()
 
     def _count(self) -> None:
         """Count the cells, in the background where files must be read for that."""
         if self.job is not None:
             self.job.cancel()
+            self.job = None  # it may be through before it hears of that
         entries = self.entries
         if all(entry.cells != UNCOUNTED for entry in entries):
             self._counted([entry.cells for entry in entries])
@@ -96,16 +103,17 @@ class SegmentResults(ipywidgets.VBox):
                 cells.append(count_cells(entry.masks))
             return cells
 
-        def followed(job: Job) -> None:
+        self.job = Job(work, on_change=self._followed)
+        self.job.start()
+
+    def _followed(self, job: Job) -> None:
+        with self._lock:
             if job is not self.job:
                 return  # others are listed by now
             if job.state == "done":
                 self._counted(job.result)
             elif job.error is not None:
                 self.message.fail(plain(job.error))
-
-        self.job = Job(work, on_change=followed)
-        self.job.start()
 
     def _counted(self, cells: list[int | None]) -> None:
         """Add the numbers of cells to the list; what is chosen in it stays."""
@@ -122,8 +130,10 @@ class SegmentResults(ipywidgets.VBox):
 
     def _button(self, words: str, name: str, act: Action) -> ipywidgets.Button:
         def press() -> None:
+            with self._lock:
+                chosen = self.entries[self.list.index]
             try:
-                act(self.entries[self.list.index])
+                act(chosen)
             except (ScellsegError, OSError) as error:
                 self.message.fail(reworded(plain(error)))
 

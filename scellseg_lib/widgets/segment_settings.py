@@ -130,6 +130,12 @@ class SegmentSettings(ipywidgets.VBox):
             (self.to_segment.value, self.nuclei.value) if self.asks_channels else None,
         )
 
+    @property
+    def chosen(self) -> tuple[Choice, Model, Settings] | None:
+        """The model and the settings as they are; None without a model."""
+        settings = self.settings()
+        return None if self.loaded is None or settings is None else (*self.loaded[:2], settings)
+
     def take_thresholds(self, decoding: Decoding) -> None:
         """Move the thresholds to those of a decoding."""
         if self.loaded is None:

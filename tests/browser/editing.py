@@ -110,12 +110,12 @@ class EditorInPage:
             "root => !root.scellseg.scheduled", arg=self.root.element_handle()
         )
 
-    def arrived(self, timeout: float = 90) -> None:
-        """Wait until Python has answered every edit; `timeout` in seconds."""
+    def arrived(self) -> None:
+        """Wait until Python has answered every edit."""
         self.page.wait_for_function(
             "root => Number(root.dataset.waiting ?? 0) === 0",
             arg=self.root.element_handle(),
-            timeout=1000 * timeout,
+            timeout=300_000,
         )
 
     def tool(self, name: str, size: int | None = None) -> None:
@@ -180,6 +180,7 @@ class EditorInPage:
         self.notebook.screenshot(f"editor_{name}")
 
     def _places(self, points: Sequence[Point]) -> list[list[float]]:
+        """Where points of the image are in the window: (x, y) each."""
         return self.root.evaluate(PLACE, [list(point) for point in points])
 
 

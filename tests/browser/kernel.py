@@ -64,11 +64,11 @@ class Kernel:
         self._client = self._thread.submit(_connected, connection_file).result()
         self.run(ENCODE)
 
-    def run(self, code: str, timeout: float = 120) -> str:
+    def run(self, code: str, timeout: float = 300) -> str:
         """Run code and give what it printed; `timeout` in seconds."""
         return self._call(lambda: _run(self._client, code, timeout)[0])
 
-    def value(self, expression: str, timeout: float = 120) -> Any:
+    def value(self, expression: str, timeout: float = 300) -> Any:
         """Value of an expression: an array as it is, anything else as JSON would hold it."""
         return self._call(lambda: _run(self._client, "", timeout, f"_as_text(({expression}))")[1])
 
@@ -83,7 +83,7 @@ class Kernel:
             self.start(f"import os, time\nwhile os.path.exists({file.name!r}): time.sleep(0.01)")
             yield
 
-    def wait_for(self, expression: str, timeout: float = 30) -> Any:
+    def wait_for(self, expression: str, timeout: float = 180) -> Any:
         """Ask until the expression is true, and give its value; `timeout` in seconds."""
         end = time.monotonic() + timeout
         while not (value := self.value(expression)):
@@ -105,7 +105,7 @@ def _connected(connection_file: Path) -> BlockingKernelClient:
     client = BlockingKernelClient(connection_file=str(connection_file))
     client.load_connection_file()
     client.start_channels()
-    client.wait_for_ready(timeout=60)
+    client.wait_for_ready(timeout=180)
     return client
 
 
@@ -138,7 +138,7 @@ def _run(
 def _start(client: BlockingKernelClient, code: str) -> None:
     request = client.execute(code, store_history=False, allow_stdin=False)
     while True:  # the kernel repeats the code when it begins with it
-        message = client.get_iopub_msg(timeout=60)
+        message = client.get_iopub_msg(timeout=180)
         if (
             message["parent_header"].get("msg_id") == request
             and message["msg_type"] == "execute_input"

@@ -23,7 +23,7 @@ from skimage.graph import route_through_array
 
 from scellseg_lib import paths, readers, synthetic
 from tests.browser.conftest import Opener
-from tests.browser.servers import PAGE_MILLISECONDS, NotebookPage, screenshot
+from tests.browser.servers import PAGE_MILLISECONDS, START_SECONDS, NotebookPage, screenshot
 
 NOTEBOOK = paths.REPOSITORY / "notebooks" / "fig6_workbench.ipynb"
 DRAW = ".scellseg-annotate-panel .se-root"
@@ -193,7 +193,7 @@ def value(opened: NotebookPage, expression: str):
     return opened.kernel.value(f"workbench.{expression}")
 
 
-def wait(opened: NotebookPage, condition: str, seconds: float = 120) -> None:
+def wait(opened: NotebookPage, condition: str, seconds: float = 300) -> None:
     opened.kernel.wait_for(condition, seconds)
 
 
@@ -303,7 +303,7 @@ def fine_tune(opened: NotebookPage, truth: Truth) -> None:
     """A few steps from the smaller packaged model."""
     page = opened.page
     go_to(page, "Fine-tune")
-    wait(opened, "workbench.finetune.found is not None")
+    page.locator(".scellseg-finetune-panel", has_text="Ready: press Start.").wait_for()
     assert value(opened, "finetune.found.usable[0].cells") == 2
     choose_the_quicker(page, ".scellseg-tune-model")
     page.get_by_label("Classic").check()
@@ -516,7 +516,7 @@ def test_the_notebook_is_the_app_in_jupyterlab_too(
     wait(opened, "len(workbench.annotate.editor.cells) == 1")
     opened.screenshot("workbench_jupyterlab")
     go_to(page, "Fine-tune")  # which saves
-    wait(opened, "workbench.finetune.found is not None")
+    page.locator(".scellseg-finetune-panel", has_text="Ready: press Start.").wait_for()
     written = readers.read_masks(synthetic_truth.folder / "worms_0_masks.tif")
     assert iou(written == 1, cell) > 0.9
 
@@ -545,12 +545,12 @@ def test_the_app_opens_for_this_machine_alone_and_by_its_token(
         page.context.close()
     finally:
         server.terminate()
-        server.wait(30)
+        server.wait(120)
 
 
 def served_soon(address: str) -> None:
     """Wait until a server answers."""
-    end = time.monotonic() + 60
+    end = time.monotonic() + START_SECONDS
     while True:
         try:
             requests.get(address.split("?")[0], timeout=30, allow_redirects=False)

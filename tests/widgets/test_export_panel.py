@@ -15,6 +15,7 @@ from scellseg_lib import export, readers
 from scellseg_lib.seg_npy import read_seg, write_seg
 from scellseg_lib.widgets.export_panel import ANNOTATED, EMPTY, SEGMENTED, WORDS, ExportPanel
 from scellseg_lib.widgets.jobs import Job
+from tests.widgets.waiting import LONG
 
 SHAPE = (40, 50)
 
@@ -54,7 +55,7 @@ def exported(panel: ExportPanel) -> Job:
     """Press Export and wait."""
     panel.start.click()
     assert panel.job is not None
-    job = panel.job.join(20)
+    job = panel.job.join(LONG)
     assert job.ended
     assert job.error is None
     return job

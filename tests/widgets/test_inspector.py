@@ -27,6 +27,7 @@ from scellseg_lib.widgets import comparison, inspected
 from scellseg_lib.widgets.inspector import Inspected, Inspector
 from scellseg_lib.widgets.thresholds import SETTINGS, Newest, Thresholds, settings_of
 from tests import tiny
+from tests.widgets.waiting import LONG
 
 SIZE = 120
 
@@ -291,18 +292,18 @@ def test_only_the_newest_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     def slowly(prediction: Prediction, chosen: Any, decoding: Decoding, **options: Any):
         values.append(decoding.cell_threshold)
         entered.set()
-        assert go_on.wait(10)
+        assert go_on.wait(LONG)
         return decode(prediction, chosen, decoding, **options)
 
     monkeypatch.setattr(inspected, "decode", slowly)
     slider = found(panel, "cell-threshold")
     first = Thread(target=lambda: setattr(slider, "value", 1.0))
     first.start()
-    assert entered.wait(10)
+    assert entered.wait(LONG)
     for value in (2.0, 3.0, 4.0):
         slider.value = value
     go_on.set()
-    first.join(10)
+    first.join(LONG)
     assert values == [1.0, 4.0]
     assert panel.view.labels.max() == 1
     assert panel.thresholds.chosen == {"cell_threshold": 4.0}
@@ -423,7 +424,7 @@ def test_thresholds_are_applied_to_all() -> None:
     assert not apply.disabled
     assert "* 2 images still at the thresholds before" in text(panel, "summary")
     assert "AP 0.78" in text(panel, "summary")  # (1/3 + 1 + 1) / 3
-    panel.apply_to_all().join(20)
+    panel.apply_to_all().join(LONG)
     assert apply.disabled
     assert "AP 0.33" in text(panel, "summary")
     assert not any("*" in line for line in lines(panel))
@@ -439,7 +440,7 @@ def test_failure_for_one_of_all_is_said(monkeypatch: pytest.MonkeyPatch) -> None
         raise ImageError("no memory", remedy="Close other programs.")
 
     monkeypatch.setattr(inspected, "decode", fails)
-    panel.apply_to_all().join(20)
+    panel.apply_to_all().join(LONG)
     assert "Close other programs" in text(panel, "message")
 
 
@@ -483,14 +484,14 @@ def test_images_are_compared_one_by_one_and_their_memory_freed() -> None:
     true = [TRUE, squares((10, 10, 20)), squares((90, 90, 9))]
     waiting = [Waiting(name, cells) for name, cells in zip("abc", true, strict=True)]
     panel = Inspector([one.entry for one in waiting])
-    panel.join(20)
+    panel.join(LONG)
     assert panel.names == ["c", "b", "a"]
     assert [line[:7] for line in lines(panel)] == ["AP 0.00", "AP 0.33", "AP 1.00"]
     assert "Over the 3 images with true cells: AP 0.44" in text(panel, "summary")
     assert [record._now is None for record in panel._records] == [False, True, True]
     assert [one.asked.is_set() for one in waiting] == [True, False, False]
     panel.go_to("b")
-    panel.join(20)
+    panel.join(LONG)
     assert [record._now is None for record in panel._records] == [True, False, True]
     assert [record.prediction is None for record in panel._records] == [True, False, True]
     assert panel.names == ["c", "b", "a"]
@@ -499,11 +500,11 @@ def test_images_are_compared_one_by_one_and_their_memory_freed() -> None:
 def test_the_network_is_asked_about_each_image_that_is_looked_at() -> None:
     waiting = [Waiting(name) for name in "ab"]
     panel = Inspector([one.entry for one in waiting])
-    panel.join(20)
+    panel.join(LONG)
     found(panel, "cell-threshold").value = 4.0
     assert panel.view.labels.max() == 1
     panel.next()
-    panel.join(20)
+    panel.join(LONG)
     assert panel.entry is not None
     assert (panel.entry.name, panel.entry.predicted.max()) == ("b", 1)
     assert text(panel, "thresholds-note") == ""
@@ -514,7 +515,7 @@ def test_the_page_stays_alive_while_the_network_is_asked() -> None:
     one, gate = Waiting("a"), Event()
 
     def slow() -> Prediction:
-        assert gate.wait(20)
+        assert gate.wait(LONG)
         return said()
 
     panel = Inspector([replace(one.entry, prediction=slow)])
@@ -523,7 +524,7 @@ def test_the_page_stays_alive_while_the_network_is_asked() -> None:
     found(panel, "cell-threshold").value = 4.0
     assert panel.view.labels.max() == 3  # as they were given
     gate.set()
-    panel.join(20)
+    panel.join(LONG)
     assert panel.view.labels.max() == 1
     assert text(panel, "thresholds-note") == ""
 
@@ -531,10 +532,10 @@ def test_the_page_stays_alive_while_the_network_is_asked() -> None:
 def test_thresholds_are_applied_to_images_that_were_not_asked_about() -> None:
     waiting = [Waiting(name) for name in "abc"]
     panel = Inspector([one.entry for one in waiting])
-    panel.join(20)
+    panel.join(LONG)
     found(panel, "cell-threshold").value = 4.0
     assert [line.endswith("*") for line in lines(panel)].count(True) == 2
-    panel.apply_to_all().join(20)
+    panel.apply_to_all().join(LONG)
     assert all(one.asked.is_set() for one in waiting)
     assert not any("*" in line for line in lines(panel))
     assert "AP 0.33" in text(panel, "summary")
@@ -546,11 +547,24 @@ def test_a_network_that_does_not_answer(fails: bool) -> None:
     one.answers = None
     one.error = ImageError("no memory", remedy="Close other programs.") if fails else None
     panel = Inspector([one.entry])
-    panel.join(20)
+    panel.join(LONG)
     assert "choose it under 3 segment" in text(panel, "thresholds-note").lower()
     assert ("Close other programs" in text(panel, "message")) is fails
     assert panel.entry is not None
     assert panel.entry.prediction is None
+
+
+def test_an_image_that_is_left_when_the_network_answers_is_asked_about_again() -> None:
+    class Left(inspected.Record):
+        """Its memory is freed at the very moment."""
+
+        prediction = property(lambda self: None, lambda self, answer: None)  # type: ignore[assignment]
+
+    one = Waiting("a")
+    record = Left(one.entry)
+    record.ask()
+    assert one.asked.is_set()
+    assert record.unasked
 
 
 def test_cells_that_cannot_be_read_are_a_problem_of_one_image() -> None:
@@ -559,10 +573,10 @@ def test_cells_that_cannot_be_read_are_a_problem_of_one_image() -> None:
 
     sound, broken = Waiting("a"), replace(Waiting("b").entry, predicted=damaged)
     panel = Inspector([sound.entry, broken])
-    panel.join(20)
+    panel.join(LONG)
     assert lines(panel)[1] == "cannot be compared · b"
     panel.next()
-    panel.join(20)
+    panel.join(LONG)
     assert "a_masks.tif: the file is damaged" in text(panel, "message")
     panel.next()
     assert "a: image 1 of 2" in text(panel, "message")

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +17,7 @@ from scellseg_lib.data import load_dataset
 from scellseg_lib.errors import DatasetError, ImageError
 from scellseg_lib.widgets.correction import compare
 from scellseg_lib.widgets.rounds import COLUMNS, Rounds, add_to_shots
+from tests.widgets.waiting import until
 
 SIDE = 40
 
@@ -299,10 +298,10 @@ def test_a_kill_leaves_a_whole_table(experiment: Path):
     with subprocess.Popen(command, cwd=root, env=environment, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
-        end = time.monotonic() + 60
-        while len(Rounds(experiment).table) < 7:  # it is read while it is written
-            assert time.monotonic() < end
-        process.send_signal(signal.SIGKILL)
+        try:  # the table is read while it is written
+            until(lambda: len(Rounds(experiment).table) >= 7)
+        finally:
+            process.kill()
     table = Rounds(experiment).table
     assert len(table) >= 7
     assert not table.duplicated(["round", "image"]).any()

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
-from time import sleep
 from typing import Any
 
 import cv2
@@ -27,15 +26,16 @@ from scellseg_lib.model import Model, load_model, new_model
 from scellseg_lib.precision import Precision
 from scellseg_lib.representation import Decoding
 from scellseg_lib.segment import decode
-from scellseg_lib.widgets import folder_run, segment_preview
-from scellseg_lib.widgets.folder_run import reworded
+from scellseg_lib.widgets import folder_run, segment_panel, segment_preview, segment_results
+from scellseg_lib.widgets.folder_run import Settings, reworded
 from scellseg_lib.widgets.inspector import Inspector
 from scellseg_lib.widgets.jobs import Job
 from scellseg_lib.widgets.offered_models import choices
 from scellseg_lib.widgets.rounds import Rounds
 from scellseg_lib.widgets.segment_panel import SegmentPanel
+from scellseg_lib.widgets.segment_results import SegmentResults
 from scellseg_lib.widgets.segmented import Result
-from tests.widgets.waiting import until
+from tests.widgets.waiting import LONG, rests, until
 
 SEGMENT = import_module("scellseg_lib.segment")
 LEVELS = (4, 8, 16, 32)
@@ -87,10 +87,10 @@ def segmented(panel: SegmentPanel) -> Job:
     """Press Segment and wait, for its cells to be counted too."""
     panel.start.click()
     assert panel.job is not None
-    job = panel.job.join(30)
+    job = panel.job.join(LONG)
     assert job.ended
     if panel.results.job is not None:
-        assert panel.results.job.join(30).ended
+        assert panel.results.job.join(LONG).ended
     return job
 
 
@@ -113,7 +113,7 @@ class Gate:
     def _gated(self, original: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
         def read_image(*arguments: Any, **options: Any) -> np.ndarray:
             if self._wait:
-                assert self.open.acquire(timeout=20)
+                assert self.open.acquire(timeout=LONG)
             self.read += 1
             return original(*arguments, **options)
 
@@ -252,7 +252,7 @@ def tried(panel: SegmentPanel, name: str = "B_img.tif") -> Job:
     options = dict(panel.preview.image.options)
     panel.preview.image.value = options[name]
     panel.preview.button.click()
-    return panel.preview.job.join(20)
+    return panel.preview.job.join(LONG)
 
 
 def slider(panel: SegmentPanel, name: str) -> Any:
@@ -270,7 +270,7 @@ def test_channels_are_asked_for_once_an_image_needs_them(tmp_path: Path, tried: 
     assert not panel.form.asks_channels
     if tried:
         panel.preview.image.value = tmp_path / "B.tif"
-        panel.preview.try_image().join(20)
+        panel.preview.try_image().join(LONG)
         assert "Choose under Channels" in panel.preview.message.text
     else:
         segmented(panel)
@@ -282,7 +282,7 @@ def test_channels_are_asked_for_once_an_image_needs_them(tmp_path: Path, tried: 
     segmented(panel)
     if not tried:
         panel._anew()
-        panel.job.join(20)
+        panel.job.join(LONG)
     assert panel.failures.value.count("could not be segmented") == 0
     assert (tmp_path / "segmented" / "B_masks.tif").is_file()
 
@@ -322,7 +322,7 @@ def test_the_first_image_is_proposed_and_that_chosen_is_kept(experiment: Path):
     preview = panel.preview
     assert preview.image.value == experiment / "query" / "A_img.tif"
     preview.button.click()
-    assert preview.job.join(20).result.image == preview.image.value
+    assert preview.job.join(LONG).result.image == preview.image.value
     preview.image.value = experiment / "query" / "C_img.tif"
     panel.check()
     assert preview.image.value == experiment / "query" / "C_img.tif"
@@ -395,7 +395,7 @@ def test_a_run_writes_what_the_command_writes(experiment: Path, tmp_path: Path):
     assert list(ours) == [*(f"{name}_masks.tif" for name in NAMES), "segmented.json"]
     assert ours == files(tmp_path / "command")
     cells = [readers.read_pixels(experiment / f"segmented/{name}_masks.tif").max() for name in "AB"]
-    panel.results.job.join(10)
+    panel.results.job.join(LONG)
     for (line, _), n_cells in zip(panel.results.list.options, cells, strict=False):
         assert line.endswith(f": {n_cells} cells")
     assert panel.message.text.startswith("6 images segmented")
@@ -446,15 +446,11 @@ def test_paused_it_waits_and_then_goes_on(experiment: Path, monkeypatch: pytest.
     panel.pause.click()
     assert panel.pause.description == "Go on"
     gate.release()
-    sleep(0.3)
-    read = gate.read
-    assert read <= 2  # it may have waited for the second already, and does not read the third
-    sleep(0.2)
-    assert gate.read == read
-    assert panel.job.state == "paused"
+    until(lambda: rests(panel.job))
+    assert gate.read <= 2  # it may have waited for the second already, and does not read the third
     assert "Paused" in panel.message.text
     panel.pause.click()
-    panel.job.join(30)
+    panel.job.join(LONG)
     assert panel.job.state == "done"
     assert len(files(experiment / "segmented")) == 7
 
@@ -469,7 +465,7 @@ def test_stopped_it_keeps_what_is_done_and_goes_on_from_there(
     until(lambda: gate.read == batch.GROUP + 1)  # the first group is written
     panel.cancel.click()
     gate.release()
-    panel.job.join(30)
+    panel.job.join(LONG)
     assert panel.job.state == "cancelled"
     assert panel.message.text.startswith("Stopped: 4 of 6 images done")
     before = files(experiment / "segmented")
@@ -516,7 +512,7 @@ def test_masks_of_other_settings_are_kept_until_made_anew(experiment: Path):
     assert files(experiment / "segmented") == before
     segmented(panel)
     anew.click()
-    assert panel.job.join(30).state == "done"
+    assert panel.job.join(LONG).state == "done"
     assert not shown(panel.question)
     after = files(experiment / "segmented")
     assert after.keys() == before.keys()
@@ -533,7 +529,7 @@ def test_masks_of_other_images_are_not_deleted(experiment: Path):
     panel.form.diameter.value = 50
     segmented(panel)
     panel.question.children[1].children[0].click()
-    panel.job.join(30)
+    panel.job.join(LONG)
     assert not shown(panel.question)
     assert panel.message.is_error
     assert "Choose another folder for the masks" in panel.message.text
@@ -573,7 +569,7 @@ def test_of_two_runs_at_once_one_waits_and_warnings_go_their_former_way_after(
     second.start.click()
     until(lambda: "when the other run" in second.message.text)
     gate.release()
-    assert [panel.job.join(30).state for panel in (first, second)] == ["done", "done"]
+    assert [panel.job.join(LONG).state for panel in (first, second)] == ["done", "done"]
     assert warnings.showwarning is before
     assert second.run.outcome.segmented == 6
 
@@ -585,9 +581,45 @@ def test_one_that_waits_can_be_stopped(experiment: Path, monkeypatch: pytest.Mon
     until(folder_run._RUNS.locked)
     second.start.click()
     second.cancel.click()
-    assert second.job.join(20).state == "cancelled"
+    assert second.job.join(LONG).state == "cancelled"
     gate.release()
-    assert first.job.join(30).state == "done"
+    assert first.job.join(LONG).state == "done"
+
+
+def test_a_stop_that_comes_too_late_changes_nothing(experiment: Path):
+    panel = SegmentPanel(experiment)
+    segmented(panel)
+    said = panel.message.text
+    panel.cancel.click()  # the page has not heard of the end yet
+    assert panel.message.text == said
+
+
+def test_images_chosen_while_a_run_ends_are_those_whose_results_are_listed(
+    experiment: Path, monkeypatch: pytest.MonkeyPatch
+):
+    original, listing, go_on = segment_panel.results, threading.Event(), threading.Event()
+
+    def slow(*arguments: Any) -> list[Result]:
+        found = original(*arguments)
+        if found and not listing.is_set():
+            listing.set()
+            assert go_on.wait(LONG)
+        return found
+
+    panel, other = SegmentPanel(experiment), experiment / "other"
+    other.mkdir()
+    (other / "Z_img.tif").write_bytes((experiment / "query" / "A_img.tif").read_bytes())
+    monkeypatch.setattr(segment_panel, "results", slow)
+    panel.start.click()
+    assert listing.wait(LONG)
+    page = threading.Thread(target=lambda: setattr(panel.source, "value", str(other)))
+    page.start()
+    page.join(0.2)  # it waits until the end is shown
+    go_on.set()
+    page.join(LONG)
+    panel.job.join(LONG)
+    assert panel.found.text == "1 image found."
+    assert panel.results.entries == []
 
 
 def test_the_time_left_is_told(experiment: Path, monkeypatch: pytest.MonkeyPatch):
@@ -631,7 +663,7 @@ def test_a_result_opens_in_the_inspector_with_its_thresholds(experiment: Path):
     assert callable(given.predicted)  # nothing is read or asked before it is needed
     assert callable(given.prediction)
     inspector = Inspector([given])
-    inspector.join(20)
+    inspector.join(LONG)
     shown_cells = inspector.entry
     np.testing.assert_array_equal(shown_cells.predicted, entry.labels())
     assert shown_cells.resample is False
@@ -670,7 +702,7 @@ def test_damaged_masks_are_listed_as_such(experiment: Path):
     segmented(SegmentPanel(experiment))
     (experiment / "segmented" / "B_masks.tif").write_bytes(b"II*\0")
     panel = SegmentPanel(experiment, lambda entry: entry.labels())
-    panel.results.job.join(10)
+    panel.results.job.join(LONG)
     assert "B: the masks are damaged; delete" in panel.results.list.options[1][0]
     panel.results.list.index = 1
     panel.results.buttons["inspect"].click()
@@ -681,7 +713,7 @@ def test_damaged_masks_are_listed_as_such(experiment: Path):
 def test_results_are_listed_before_their_cells_are_counted(
     experiment: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    segmented(SegmentPanel(experiment)).join(10)
+    segmented(SegmentPanel(experiment)).join(LONG)
     for file in (experiment / "segmented").glob("*.tif"):
         os.utime(file, (1, 1))  # they were not counted since
     n_cells = readers.read_masks(experiment / "segmented" / "D_masks.tif").max()
@@ -690,7 +722,7 @@ def test_results_are_listed_before_their_cells_are_counted(
 
     def slow(path: Path) -> np.ndarray:
         if threading.current_thread() is not threading.main_thread():
-            assert gate.wait(20)
+            assert gate.wait(LONG)
         elif path.name.endswith("_masks.tif"):
             pytest.fail("masks are read while the page waits")
         return read(path)
@@ -702,10 +734,69 @@ def test_results_are_listed_before_their_cells_are_counted(
     assert "being counted" in results.message.text
     results.list.index = 3
     gate.set()
-    results.job.join(10)
+    results.job.join(LONG)
     assert results.list.index == 3
     assert results.list.options[3][0] == f"D: {n_cells} cells"
     assert results.message.text.startswith("6 images with ")
+
+
+@pytest.fixture
+def three() -> list[Result]:
+    """Results whose cells are to be counted."""
+    settings = Settings(30.0)
+    return [
+        Result(name, Path(f"{name}.tif"), Path(f"{name}_masks.tif"), -1, None, "", "", settings)
+        for name in "abc"
+    ]
+
+
+def test_numbers_that_come_too_late_are_not_those_of_other_images(
+    three: list[Result], monkeypatch: pytest.MonkeyPatch
+):
+    counting, go_on = threading.Event(), threading.Event()
+
+    def count(masks: Path) -> int:
+        counting.set()
+        assert go_on.wait(LONG)
+        return 7
+
+    monkeypatch.setattr(segment_results, "count_cells", count)
+    results = SegmentResults(None, None)
+    results.show(three[:1], None)
+    former = results.job
+    assert counting.wait(LONG)
+    results.show([replace(three[1], cells=3)], None)
+    go_on.set()
+    assert former.join(LONG).ended
+    assert [line for line, _ in results.list.options] == ["b: 3 cells"]
+    assert results.message.text == "1 image with 3 cells."
+
+
+def test_what_is_chosen_is_opened_while_the_numbers_are_filled_in(
+    three: list[Result], monkeypatch: pytest.MonkeyPatch
+):
+    """Filled anew, the list goes to its first line for a moment."""
+    counted, filling, go_on = threading.Event(), threading.Event(), threading.Event()
+
+    def fills(change: dict[str, Any]) -> None:
+        if threading.current_thread() is not threading.main_thread() and change["new"] == 0:
+            filling.set()
+            assert go_on.wait(LONG)
+
+    monkeypatch.setattr(segment_results, "count_cells", lambda masks: counted.wait(LONG) and 7)
+    looked: list[Result] = []
+    results = SegmentResults(looked.append, None)
+    results.show(three, None)
+    results.list.index = 2
+    results.list.observe(fills, "index")
+    counted.set()
+    assert filling.wait(LONG)
+    page = threading.Thread(target=results.buttons["inspect"].click)
+    page.start()
+    page.join(0.2)  # it waits until the list is filled
+    go_on.set()
+    page.join(LONG)
+    assert [one.name for one in looked] == ["c"]
 
 
 def test_a_round_of_correction_is_kept_and_shown(experiment: Path):

@@ -25,7 +25,7 @@ from scellseg_lib.widgets import example, finetune_choices
 from scellseg_lib.widgets.example import N_ANNOTATED, N_OTHERS, make_example, start_folder
 from scellseg_lib.widgets.workbench import ANNOTATE, EXPORT, FINETUNE, INSPECT, SEGMENT, Workbench
 from tests import tiny
-from tests.widgets.waiting import until
+from tests.widgets.waiting import LONG, until
 
 FINETUNE_MODULE = import_module("scellseg_lib.finetune")  # the package's name is its function
 NOTEBOOK = paths.REPOSITORY / "notebooks" / "fig6_workbench.ipynb"
@@ -76,7 +76,10 @@ def segmented(folder: Path) -> Workbench:
     workbench = Workbench(folder)
     job = workbench.segment.segment()
     assert job is not None
-    assert job.join(30).state == "done"
+    assert job.join(LONG).state == "done"
+    counting = workbench.segment.results.job
+    assert counting is not None
+    assert counting.join(LONG).state == "done"
     return workbench
 
 
@@ -124,13 +127,13 @@ def test_masks_that_cannot_be_written_are_said_above_all_tabs(folder: Path):
 
 def test_a_model_just_tuned_is_chosen_to_segment_with(folder: Path):
     workbench = Workbench(folder)
-    until(lambda: workbench.finetune.found)
     panel = workbench.finetune
+    panel.join(LONG)  # the form is filled
     panel.steps.value, panel.batch.value, panel.name.value = 1, 1, "mine"
     panel.strategy.value = "classic"
     panel.start.click()
     assert panel.job is not None
-    assert panel.job.join(30).state == "done"
+    assert panel.job.join(LONG).state == "done"
     assert workbench.segment.form.model.value.name == folder / "mine.safetensors"
     assert workbench.segment.form.loaded is not None
 
@@ -140,14 +143,14 @@ def test_results_are_listed_and_exported(segmented: Workbench, folder: Path):
     segmented.tabs.selected_index = EXPORT
     assert segmented.export.message.text.startswith("3 images.")
     segmented.export.start.click()
-    segmented.export.job.join(20)
+    segmented.export.job.join(LONG)
     assert len(list((folder / "exported").iterdir())) == 6
 
 
 def answered(workbench: Workbench) -> None:
     """Wait until what was asked of the network is shown."""
     assert workbench._asking is not None
-    assert workbench._asking.join(20).ended
+    assert workbench._asking.join(LONG).ended
 
 
 def inspect(workbench: Workbench, name: str) -> None:
@@ -155,7 +158,7 @@ def inspect(workbench: Workbench, name: str) -> None:
     results = workbench.segment.results
     results.list.index = [entry.name for entry in results.entries].index(name)
     results.buttons["inspect"].click()
-    workbench.inspector.join(20)
+    workbench.inspector.join(LONG)
 
 
 def test_a_result_is_inspected_against_what_was_drawn(segmented: Workbench, folder: Path):
@@ -201,7 +204,7 @@ def test_thresholds_found_in_the_inspector_are_those_to_segment_with(
     assert form.thresholds._sliders["min_size"].value == 60
     assert "Press Segment" in segmented.segment.message.text
     job = segmented.segment.segment(anew=True)
-    assert job.join(30).state == "done"
+    assert job.join(LONG).state == "done"
     written = readers.read_masks(folder / "segmented" / "b_masks.tif")
     np.testing.assert_array_equal(written > 0, seen > 0)
     record = json.loads((folder / "segmented" / "segmented.json").read_text())
