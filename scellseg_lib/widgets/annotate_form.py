@@ -9,6 +9,8 @@ from scellseg_lib.widgets.wording import Message, row
 
 HEIGHT, TOOLBARS = 500, 95
 """Of the image in the page, and of what is above it, px."""
+SPOKEN = 60
+"""Room for two lines of words, px: what a model says must not move what is drawn on."""
 
 
 class AnnotateForm(ipywidgets.VBox):
@@ -25,14 +27,16 @@ class AnnotateForm(ipywidgets.VBox):
         ).add_class("scellseg-annotate-images")
         self.message = Message()
         self.message.layout.flex = "1 1 0"
+        self.suggest = _button("Suggest cells", "suggest")
+        self.suggest.tooltip = "The model chosen in step 3 finds cells; what you have drawn stays"
         self.learn = _button("Learn from this image", "learn", "primary")
         self.replace = _button("Replace them", "replace", "danger")
         self.again = _button("Open the image again", "again")
         self.back = _button("Back to my images", "back")
         self.editor = MaskEditor(height=HEIGHT, layout={"flex": "1 1 0", "width": "auto"})
         speaking = ipywidgets.HBox(
-            [self.learn, self.replace, self.again, self.back, self.message],
-            layout={"align_items": "center", "grid_gap": "4px"},
+            [self.suggest, self.learn, self.replace, self.again, self.back, self.message],
+            layout={"align_items": "center", "grid_gap": "4px", "min_height": f"{SPOKEN}px"},
         )
         both = ipywidgets.HBox(
             [self.list, self.editor],

@@ -23,6 +23,7 @@ from scellseg_lib.widgets.annotated_folder import (
 from scellseg_lib.widgets.inspected import network_pictures
 from scellseg_lib.widgets.rounds import Rounds, add_to_shots
 from scellseg_lib.widgets.segmented import Result
+from scellseg_lib.widgets.suggestions import Suggestion, Suggestions
 from scellseg_lib.widgets.wording import count, plain
 
 EMPTY = (
@@ -52,6 +53,9 @@ class AnnotatePanel(AnnotateForm):
         Called with the folder when another one is opened.
     on_learn : callable, optional
         Called with the folder when an image was put among the annotated ones.
+    on_suggest : callable, optional
+        Called with the image's file by "Suggest cells", which is there only with it; gives what
+        finds the cells, to be called in the background.
 
     Attributes
     ----------
@@ -59,6 +63,7 @@ class AnnotatePanel(AnnotateForm):
     current : Listed or None
     correcting : Result or None
         The prediction that is being corrected.
+    suggestions : Suggestions
     """
 
     def __init__(
@@ -66,6 +71,7 @@ class AnnotatePanel(AnnotateForm):
         folder: Path | None = None,
         on_folder: Callable[[Path], None] | None = None,
         on_learn: Callable[[Path], None] | None = None,
+        on_suggest: Callable[[Path], Callable[[], Suggestion]] | None = None,
     ) -> None:
         super().__init__()
         self.path: Path | None = None
@@ -76,9 +82,12 @@ class AnnotatePanel(AnnotateForm):
         self._predicted: np.ndarray | None = None
         self._anyway: Callable[[], None] = self._save_anyway
         self._on_folder, self._on_learn, self._filling = on_folder, on_learn, False
+        self._on_suggest = on_suggest
+        self.suggestions = Suggestions(self.editor, self.suggest, self.message)
         self.folder.observe(lambda change: self._typed(change["new"]), "value")
         self.list.observe(lambda change: self._chosen(change["new"]), "value")
         clicks = {
+            self.suggest: self._suggest,
             self.learn: self.learn_from_it,
             self.replace: lambda: self._anyway(),
             self.again: self._open_again,
@@ -229,6 +238,11 @@ class AnnotatePanel(AnnotateForm):
             f"learn from them.{again}"
         )
 
+    def _suggest(self) -> None:
+        opened = self.correcting or self.current
+        if self._on_suggest is not None and opened is not None:
+            self.suggestions.ask(opened.name, self._on_suggest(opened.image))
+
     def learn_from_it(self, *, replace: bool = False) -> None:
         """Put the image that is open among the annotated ones; a correction is scored and kept.
 
@@ -336,6 +350,7 @@ class AnnotatePanel(AnnotateForm):
     def _show_state(self) -> None:
         query = self.current is not None and self.current.is_query
         shown = {
+            self.suggest: bool(self._on_suggest and (self.correcting or self.current)),
             self.learn: bool(self.correcting) or query,
             self.replace: False,
             self.again: False,

@@ -14,18 +14,17 @@ import pandas as pd
 from scellseg_lib.atomic import whole
 from scellseg_lib.errors import ImageError
 from scellseg_lib.readers import write_labels
-from scellseg_lib.widgets import operations
+from scellseg_lib.widgets import class_list, operations
+from scellseg_lib.widgets.class_list import Classes
 from scellseg_lib.widgets.edits import NOTHING, Edit, Facts
+from scellseg_lib.widgets.given_cells import COLUMNS, LARGEST_LABEL, checked_facts, checked_labels
 from scellseg_lib.widgets.journal import Journal
 from scellseg_lib.widgets.patches import EMPTY, Patch, apply, rebased
 
 CELLS = "_cells.csv"
-COLUMNS = ("label", "area", "class", "note")
-"""Of the list of cells; areas are in pixels."""
-LARGEST_LABEL = 2_000_000
+LISTED = "class list"
+"""Kind of an edit that makes a class known, or gives it another colour."""
 PUT_ASIDE = "What was not saved before is put aside, in a hidden file that ends in .other."
-COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#CC79A7", "#D55E00", "#4C9BE8", "#B8B8B8")
-"""Of classes, one after the other: told apart by colour-blind people, and seen on black."""
 
 
 class Annotation:
@@ -55,12 +54,11 @@ class Annotation:
         journal: Path | None = None,
         classes: Mapping[str, str] | None = None,
     ) -> None:
-        self.labels = _checked(np.asarray(labels))
+        self.labels = checked_labels(np.asarray(labels))
         self.areas = np.bincount(self.labels.ravel(), minlength=1)
-        self.facts: dict[int, Facts] = {}
+        self.facts = {} if cells is None else checked_facts(cells, self.areas)
         self.classes = dict(classes or {})
-        if cells is not None:
-            self._take(cells)
+        self._know_all()
         self.edits: list[Edit] = []
         self._undoable: list[str] = []
         self._redoable: list[str] = []
@@ -108,6 +106,7 @@ class Annotation:
         patch: Patch = EMPTY,
         facts: Mapping[int, Facts] | None = None,
         id: str = "",
+        classes: tuple[Classes, Classes] | None = None,
     ) -> Edit:
         """Apply a change and keep it.
 
@@ -121,6 +120,8 @@ class Annotation:
             What is now said of cells.
         id : str
             Empty: the next free number.
+        classes : (dict of str to str, dict of str to str), optional
+            The list of classes before and after.
 
         Returns
         -------
@@ -146,10 +147,11 @@ class Annotation:
         for cell in patch.runs[:, 2].tolist():  # nothing is said of a cell that is gone
             if cell and not after[cell] and cell in self.facts:
                 changed[cell] = (self.facts[cell], NOTHING)
-        edit = Edit(id or self._free_id(), kind, patch, changed)
+        edit = Edit(id or self._free_id(), kind, patch, changed, classes=classes)
         self._perform(edit, patch, changed)
-        self._undoable.append(edit.id)
-        self._redoable.clear()
+        if kind != LISTED:
+            self._undoable.append(edit.id)
+            self._redoable.clear()
         return edit
 
     def undo(self, id: str = "") -> Edit | None:
@@ -176,8 +178,8 @@ class Annotation:
         facts = {}
         for cell in cells:
             was = self.facts.get(cell, NOTHING)
-            new = (kind if kind is not None else was.kind, note if note is not None else was.note)
-            facts[cell] = Facts(*(text.strip() for text in new))
+            named = was.kind if kind is None else " ".join(kind.split())
+            facts[cell] = Facts(named, was.note if note is None else note.strip())
         return self.change("class" if kind is not None else "note", EMPTY, facts)
 
     def merge(self, cells: Sequence[int]) -> Edit:
@@ -215,10 +217,57 @@ class Annotation:
         facts |= {new: self.facts[int(old)] for new, old in there if int(old) in self.facts}
         return self.change("renumber", operations.relabel(self.labels), facts)
 
-    def add_class(self, name: str, colour: str = "") -> None:
-        """Make a class known before any cell has it; without a colour it gets the next one."""
-        if name and name not in self.classes:
-            self.classes[name] = colour or COLOURS[len(self.classes) % len(COLOURS)]
+    @property
+    def used(self) -> set[str]:
+        """Classes that cells of this image have."""
+        return {facts.kind for facts in self.facts.values()} - {""}
+
+    def add_class(self, name: str, colour: str = "") -> Edit | None:
+        """Make a class known before any cell has it, or give one another colour.
+
+        Without a colour a new one gets the next one, see `class_list.next_colour`. This is in the
+        log, but no undo takes it back. None where nothing changes.
+
+        Raises
+        ------
+        ImageError
+            For no name, or what is no colour.
+        """
+        name = class_list.class_name(name)
+        old = self.classes.get(name, "")
+        new = class_list.class_colour(colour) if colour else old
+        new = new or class_list.next_colour(self.classes)
+        if new == old:
+            return None
+        return self._list(LISTED, self.classes | {name: new}, {})
+
+    def rename_class(self, old: str, new: str) -> Edit | None:
+        """Call a class otherwise, and so its cells; None where it is called so already.
+
+        It keeps colour and place. Where another class is called `new`, both become that one.
+
+        Raises
+        ------
+        ImageError
+            If there is no class `old`, or `new` is no name.
+        """
+        old, new = class_list.known_class(self.classes, old), class_list.class_name(new)
+        if old == new:
+            return None
+        kind = "merge classes" if new in self.classes else "rename class"
+        return self._list(kind, class_list.renamed(self.classes, old, new), self._of(old, new))
+
+    def remove_class(self, name: str) -> Edit:
+        """Take a class from the list; its cells have none then.
+
+        Raises
+        ------
+        ImageError
+            If there is no such class.
+        """
+        name = class_list.known_class(self.classes, name)
+        kept = {kind: colour for kind, colour in self.classes.items() if kind != name}
+        return self._list("remove class", kept, self._of(name, ""))
 
     def recover(self) -> int:
         """Do again what a crash has left; the number of edits."""
@@ -277,7 +326,22 @@ class Annotation:
                 turn(id)
             else:
                 facts = {cell: after for cell, (_, after) in edit.facts.items()}
-                self.change(edit.kind, edit.patch, facts, id)
+                self.change(edit.kind, edit.patch, facts, id, edit.classes)
+
+    def _list(self, kind: str, classes: Classes, facts: Mapping[int, Facts]) -> Edit:
+        return self.change(kind, EMPTY, facts, classes=(dict(self.classes), classes))
+
+    def _of(self, old: str, new: str) -> dict[int, Facts]:
+        """What is said of the cells of a class once they are of another."""
+        return {cell: Facts(new, one.note) for cell, one in self.facts.items() if one.kind == old}
+
+    def _know(self, kind: str) -> None:
+        if kind and kind not in self.classes:
+            self.classes[kind] = class_list.next_colour(self.classes)
+
+    def _know_all(self) -> None:
+        for facts in self.facts.values():
+            self._know(facts.kind)
 
     def _free_id(self) -> str:
         number = len(self.edits)
@@ -292,7 +356,10 @@ class Annotation:
         back = kind == "undo"
         patch = turned.patch.inverse() if back else turned.patch
         facts = {cell: pair[::-1] if back else pair for cell, pair in turned.facts.items()}
-        edit = Edit(id or self._free_id(), kind, patch, facts, turned.id)
+        classes = turned.classes
+        if back and classes:
+            classes = classes[1], classes[0]
+        edit = Edit(id or self._free_id(), kind, patch, facts, turned.id, classes)
         self._perform(edit, patch, facts)
         target.append(source.pop())
         return edit
@@ -302,15 +369,19 @@ class Annotation:
             raise ImageError(f"the edit {edit.id} was made before", remedy="Open the image again.")
         apply(self.labels, patch)
         self.areas = self._areas_after(patch)
+        if edit.classes:
+            self.classes = class_list.merged(*edit.classes, self.classes)
         for cell, (_, new) in facts.items():
-            self.add_class(new.kind)
+            self._know(new.kind)
             if new == NOTHING:
                 self.facts.pop(cell, None)
             else:
                 self.facts[cell] = new
+        if edit.classes:
+            self._know_all()
         self.edits.append(edit)
         self._by_id[edit.id] = edit
-        if self.journal:
+        if self.journal and (self.journal.is_begun or not edit.is_of_list):
             aside, self.recoverable = len(self.recoverable), []
             try:
                 self.journal.append(edit)
@@ -325,36 +396,3 @@ class Annotation:
         np.subtract.at(areas, patch.runs[:, 2], patch.runs[:, 1])
         np.add.at(areas, patch.runs[:, 3], patch.runs[:, 1])
         return areas
-
-    def _take(self, cells: pd.DataFrame) -> None:
-        if "label" not in cells:
-            raise ImageError(
-                "the list of cells has no column 'label'",
-                remedy=f"Its columns: {', '.join(COLUMNS)}.",
-            )
-        texts = cells.reindex(columns=["class", "note"]).astype(object).fillna("").astype(str)
-        named = pd.to_numeric(cells["label"], errors="coerce")
-        for cell, kind, note in zip(named, texts["class"], texts["note"], strict=True):
-            if not 0 < cell < len(self.areas) or cell % 1 or not self.areas[int(cell)]:
-                raise ImageError(
-                    f"the list names cell {cell}, which the masks have not",
-                    remedy="Take the list that was saved with these masks.",
-                )
-            if (kind, note) != NOTHING:
-                self.facts[int(cell)] = Facts(kind, note)
-                self.add_class(kind)
-
-
-def _checked(labels: np.ndarray) -> np.ndarray:
-    """Copy of labels as int32[H, W]; ImageError for what are none."""
-    if labels.ndim != 2 or labels.dtype.kind not in "bui" or not labels.size:
-        raise ImageError(
-            f"masks are whole numbers of the shape (H, W), these {labels.dtype} of {labels.shape}",
-            remedy="Label the cells 1, 2, .. on background 0.",
-        )
-    if labels.min() < 0 or labels.max() > LARGEST_LABEL:
-        raise ImageError(
-            f"the masks hold labels from {labels.min()} to {labels.max()}",
-            remedy="Number the cells 1 to n: scellseg_lib.readers.relabel(masks).",
-        )
-    return np.ascontiguousarray(labels, np.int32).copy()

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from scellseg_lib.widgets.class_list import Classes
 from scellseg_lib.widgets.patches import EMPTY, Patch
 
 
@@ -36,6 +37,8 @@ class Edit:
         What was said before and after of the cells concerned.
     of : str
         The edit that an undo or redo concerns.
+    classes : (dict of str to str, dict of str to str) or None
+        The list of classes before and after, where the edit changes it.
     """
 
     id: str
@@ -43,3 +46,9 @@ class Edit:
     patch: Patch = EMPTY
     facts: Mapping[int, tuple[Facts, Facts]] = field(default_factory=dict)
     of: str = ""
+    classes: tuple[Classes, Classes] | None = None
+
+    @property
+    def is_of_list(self) -> bool:
+        """Whether it changes the list of classes alone, and no cell."""
+        return self.classes is not None and not self.facts and not len(self.patch.runs)

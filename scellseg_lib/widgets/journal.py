@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from scellseg_lib.errors import ImageError
+from scellseg_lib.widgets.class_list import Classes, class_colour, class_name
 from scellseg_lib.widgets.edits import Edit, Facts
 from scellseg_lib.widgets.patches import Patch
 
@@ -48,6 +49,11 @@ class Journal:
         self._waiting: list[str] = []  # lines that could not be written
         self._left = False  # whether the file is of a crash, and not taken up
 
+    @property
+    def is_begun(self) -> bool:
+        """Whether it holds edits since the labels that it starts at."""
+        return bool(self._waiting) or (self.path.exists() and not self._left)
+
     def append(self, edit: Edit) -> None:
         """Write an edit at the end; it is with the operating system when this returns.
 
@@ -59,6 +65,8 @@ class Journal:
         """
         line: dict[str, Any] = {"id": edit.id, "kind": edit.kind, "of": edit.of}
         line["facts"] = {str(cell): [*pair] for cell, pair in edit.facts.items()}
+        if edit.classes:
+            line["classes"] = [dict(one) for one in edit.classes]
         line["runs"] = base64.b64encode(edit.patch.to_bytes()).decode()
         self._waiting.append(json.dumps(line))
         with self._in_words("your last edits cannot be kept safe until you save"):
@@ -157,4 +165,15 @@ class Journal:
             int(cell): (Facts(*map(str, before)), Facts(*map(str, after)))
             for cell, (before, after) in line["facts"].items()
         }
-        return Edit(str(line["id"]), str(line["kind"]), patch, facts, str(line["of"]))
+        id, kind, of = str(line["id"]), str(line["kind"]), str(line["of"])
+        return Edit(id, kind, patch, facts, of, _lists(line.get("classes")))
+
+
+def _lists(found: Any) -> tuple[Classes, Classes] | None:
+    """The lists of classes before and after that a line holds."""
+    if found is None:
+        return None
+    before, after = (
+        {class_name(name): class_colour(colour) for name, colour in one.items()} for one in found
+    )
+    return before, after

@@ -69,10 +69,22 @@ def layers_of(
             remedy="Name each channel once.",
         )
     found = [_layer(name, planes[..., k], channel=True) for k, name in enumerate(names)]
+    return found + pictures_of(others, image.shape[:2])
+
+
+def pictures_of(others: Mapping[str, np.ndarray], shape: tuple[int, ...]) -> list[Layer]:
+    """Layers of pictures beside the channels, uint8[H, W, 3] or number[H, W].
+
+    Raises
+    ------
+    ImageError
+        For another size than that of the image, or what is no picture.
+    """
+    found = []
     for name, pixels in others.items():
-        if pixels.shape[:2] != image.shape[:2]:
+        if pixels.shape[:2] != shape:
             raise ImageError(
-                f"{name!r} is of {pixels.shape[:2]} px, the image of {image.shape[:2]}",
+                f"{name!r} is of {pixels.shape[:2]} px, the image of {shape}",
                 remedy="Give pictures of the image's size.",
             )
         if pixels.ndim > 2 and (pixels.dtype != np.uint8 or pixels.shape[2:] != (3,)):

@@ -9,6 +9,7 @@ const PALETTE = ["#E69F00", "#56B4E9", "#2FC79B", "#F0E442", "#CC79A7", "#F07838
 const RESEND_MS = 5000; // then twice as long each time, up to a minute
 const LONGEST_MS = 60000;
 const ROW = 27; // px, of the list of cells
+const OF_CLASSES = new Set(["add_class", "rename_class", "remove_class"]); // commands that may concern no cell
 const TOOLS = [
   ["select", "Select", "V", "Click on a cell; hold Shift for several. Drag to move the image."],
   ["brush", "Brush", "B", "Adds to the selected cell. With none selected (N): start on a cell to enlarge it, on the background for a new cell."],
@@ -34,6 +35,7 @@ const HELP = [
   ["K", "colour by class"],
   ["T", "disk from the cells drawn so far"],
   ["Q", "new class"],
+  ["\u22ef", "beside a class: its name, its colour, remove it"],
   ["Enter", "note on the selected cell"],
   ["Z", "zoom to the selected cell"],
   ["Space", "hold it and drag: move the image"],
@@ -60,6 +62,7 @@ const bytes = (view) => new Uint8Array(view.buffer, view.byteOffset, view.byteLe
 const pack = (r, g, b) => (255 << 24 | b << 16 | g << 8 | r) >>> 0;
 const unhex = (text) => { const n = parseInt(text.slice(1), 16); return pack(n >> 16, (n >> 8) & 255, n & 255); };
 const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
+const fillChoice = (node, names, chosen) => node.replaceChildren(...names.map((name, k) => make("option", { value: k, textContent: name, selected: k === chosen })));
 const sameRuns = (a, b) => a.length === b.length && a.every((value, i) => value === b[i]);
 
 // --- labels -----------------------------------------------------------------------------------
@@ -419,7 +422,7 @@ class Editor {
     this.masksBox = toggle("masks", "Masks", true, "Show masks (H)", (on) => { this.masks = on; this.redraw(); });
     this.outlinesBox = toggle("outlines", "Outlines", true, "Show outlines (L)", (on) => { this.outlines = on; this.redraw(); });
     this.referenceBox = toggle("reference", "Truth", true, "Show true outlines", (on) => { this.reference = on; this.redraw(); });
-    this.classBox = toggle("by-class", "Colour by class", false, "Colour cells by their class", (on) => { this.byClass = on; this.recolour(); });
+    this.classBox = toggle("by-class", "Colour by class", false, "Colour cells by their class", (on) => { this.byClass = on; this.recolour(); this.relist(); });
     this.diskInput = make("input", { type: "number", class: "se-number se-diameter", min: 0, step: 0.5, title: "Diameter of the disk in the corner, in pixels; 0 hides it", "aria-label": "Diameter in pixels", onchange: (event) => this.setDiameter(Number(event.target.value)) });
     this.diskGroup = group(make("label", { class: "se-toggle" }, "Disk", this.diskInput, "px"), button("from-cells", "Size of my cells", "Median diameter of the cells drawn so far (T)", () => this.diskFromCells()));
     this.display = make("div", { class: "se-bar se-display", role: "toolbar", "aria-label": "Display" },
@@ -455,14 +458,16 @@ class Editor {
 
   buildList(button) {
     this.counts = make("div", { class: "se-counts" });
-    this.chips = make("div", { class: "se-chips" });
+    this.chips = make("div", { class: "se-chips", role: "group", "aria-label": "Classes" });
+    this.classForm = make("div", { class: "se-class-form", hidden: true, role: "group" });
+    this.others = make("div", { class: "se-others", hidden: true, role: "alert" });
     this.newClass = make("input", { class: "se-text se-new-class", placeholder: "New class", "aria-label": "Name of a new class", onkeydown: (event) => { if (event.key === "Enter") this.addClass(); } });
     this.search = make("input", { class: "se-text se-filter", placeholder: "Find: number, class, note", "aria-label": "Filter the list", oninput: (event) => { this.filter = event.target.value.trim().toLowerCase(); this.relist(); } });
     const column = (name, text) => make("button", { type: "button", class: `se-column se-sort-${name}`, title: `Sort by ${text.toLowerCase()}`, onclick: () => { this.sort = [name, this.sort[0] === name ? -this.sort[1] : 1]; this.relist(); } }, text);
     this.head = make("div", { class: "se-row se-head" }, make("span", {}), column("label", "Cell"), column("area", "Area"), column("class", "Class"), column("note", "Note"));
     this.filler = make("div", { class: "se-filler" });
     this.rows = make("div", { class: "se-rows", onscroll: () => this.showRows() }, this.filler);
-    return make("div", { class: "se-list" }, this.counts, this.chips, make("div", { class: "se-add" }, this.newClass, button("add-class", "Add", "Add the class", () => this.addClass())), this.search, this.head, this.rows);
+    return make("div", { class: "se-list" }, this.counts, this.chips, this.classForm, this.others, make("div", { class: "se-add" }, this.newClass, button("add-class", "Add", "Add the class", () => this.addClass())), this.search, this.head, this.rows);
   }
 
   listen() {
@@ -497,9 +502,11 @@ class Editor {
       known: () => { if (this.outbox.waiting.has(content.id)) this.ask(); }, // its answer was lost
       done: () => this.done(content),
       labels: () => this.takeLabels(buffers),
+      layers: () => this.takeLayers(content, buffers),
       colours: () => { this.given = content.given.map((is, k) => is ? words(buffers[k]) : null); this.recolour(); },
       tips: () => { this.tips = [content.cells, content.reference]; },
       classes: () => { this.classes = content.classes; this.recolour(); this.relist(); },
+      others: () => this.offerOthers(content),
       go: () => { if (!this.labels) return; this.select([content.label]); this.zoomToChosen(); },
       say: () => this.say(content.text, content.error),
     };
@@ -517,18 +524,11 @@ class Editor {
     this.truth = content.reference ? new Labels(width, height, words(buffers[1])) : null;
     this.maps = content.maps.map((_, k) => bytes(buffers[2]).subarray(768 * k, 768 * (k + 1)));
     this.layers = content.layers.map((described, k) => new Layer(described, buffers[3 + k]));
-    this.channels = this.layers.filter((layer) => layer.channel && layer.kind !== "rgb");
     this.title = content.title;
-    this.tableKey = null; // the intensities are others
     this.given = [null, null];
     this.tips = [[], []];
-    const several = this.channels.length > 1 ? ["all channels"] : [];
-    this.pictures = [...several, ...this.layers.map((layer) => layer.name)];
-    const fillChoice = (node, names, chosen) => node.replaceChildren(...names.map((name, k) => make("option", { value: k, textContent: name, selected: k === chosen })));
-    this.layer = same ? Math.min(this.layer, this.pictures.length - 1) : 0;
-    fillChoice(this.layerChoice, this.pictures, this.layer);
+    this.offerPictures(same ? this.pictures[this.layer] : "");
     fillChoice(this.mapChoice, content.maps, this.map);
-    this.layerChoice.hidden = this.pictures.length < 2;
     this.referenceBox.hidden = !this.truth;
     this.empty.hidden = true;
     this.root.classList.remove("se-blank");
@@ -540,6 +540,26 @@ class Editor {
     this.recolour();
     this.relist();
     this.ready = true;
+  }
+
+  offerPictures(shown) {
+    this.channels = this.layers.filter((one) => one.channel && one.kind !== "rgb");
+    const several = this.channels.length > 1 ? ["all channels"] : [];
+    this.pictures = [...several, ...this.layers.map((one) => one.name)];
+    this.layer = Math.max(this.pictures.indexOf(shown), 0);
+    fillChoice(this.layerChoice, this.pictures, this.layer);
+    this.layerChoice.disabled = this.pictures.length < 2;
+    this.layerChoice.hidden = this.layerChoice.disabled && !this.editable; // further ones must not move what is drawn on
+    this.tableKey = null; // the intensities are others
+  }
+
+  // Other pictures beside the channels; all else stays, a stroke under way too.
+  takeLayers(content, buffers) {
+    if (!this.ready || this.asked) return; // they come with the image
+    const others = content.layers.map((described, k) => new Layer(described, buffers[k]));
+    this.layers = [...this.layers.filter((one) => one.channel), ...others];
+    this.offerPictures(this.pictures[this.layer]);
+    this.repaint();
   }
 
   // Nothing is open: no tools, but what to do.
@@ -566,6 +586,8 @@ class Editor {
     }
     this.facts = new Map(Object.entries(content.facts).map(([label, facts]) => [Number(label), facts]));
     this.classes = content.classes;
+    this.palette = content.palette;
+    this.others.hidden = true;
     this.pending = [];
     let at = 0;
     const take = ([id, length]) => ({ id, runs: words(new DataView(history.buffer, history.byteOffset + at, (at += length, length))) });
@@ -583,6 +605,7 @@ class Editor {
     this.outbox.keep();
     this.showDiameter();
     this.showState();
+    if (content.trouble) this.say(content.trouble, true);
   }
 
   recover(yes) {
@@ -607,7 +630,7 @@ class Editor {
 
   // Send an edit; with runs it is shown already. Python knows the runs of what is undone.
   emit(content, runs) {
-    this.recovery.hidden = true; // edits that were not asked for are put aside now
+    if (!OF_CLASSES.has(content.name)) this.recovery.hidden = true; // edits that were not asked for are put aside now
     const message = { client: this.client, session: this.session, seq: ++this.seq, number: this.number, ...content };
     const id = `${this.client}:${this.seq}`;
     this.pending.push({ id, runs: runs ?? null });
@@ -619,12 +642,14 @@ class Editor {
   edited(content, runs) {
     if (content.number !== this.number + 1 && !this.asked) { this.ask(); return; } // one was lost
     if (this.asked) return; // all of it is on its way
-    this.number = content.number;
+    if (runs.length || Object.keys(content.facts).length) this.recovery.hidden = true;
     const at = this.pending.findIndex((item) => item.id === content.id);
+    const sent = this.outbox.waiting.get(content.id)?.content;
     this.outbox.answered(content.id);
     const asShown = at === 0 && this.pending[0].runs && sameRuns(this.pending[0].runs, runs);
-    const going = !asShown && this.stroke?.triples.length ? this.stroke : null;
-    if (going) this.endStroke(); // its first part: the labels below it change
+    const going = asShown ? null : this.stroke;
+    if (going?.triples.length) this.endStroke(); // its first part, of labels that change now
+    this.number = content.number;
     if (asShown) {
       this.pending.shift();
     } else {
@@ -636,7 +661,10 @@ class Editor {
       }
       this.redraw();
     }
-    if (at === 0 && content.kind === "paint" && going?.label && runs.length && !(this.labels.areas[going.label] > 0)) going.label = runs[3];
+    if (going && content.kind === "paint" && sent?.label === going.label) { // Python may have named its cell
+      if (runs.length) going.label = runs[3];
+      else going.fresh = sent.fresh; // nothing of it was free
+    }
     this.remember(content.kind, content.of, content.id, runs);
     if (content.renumbers) this.renumber(runs, going);
     for (const [label, facts] of Object.entries(content.facts)) {
@@ -648,7 +676,7 @@ class Editor {
     this.recolour();
     this.relist();
     this.showState();
-    if (going) this.stroke = { ...going, fresh: false, triples: [] };
+    if (going) this.stroke = { ...going, fresh: going.fresh && !going.triples.length, triples: [] };
   }
 
   // What is selected, and drawn just now, keeps its cell.
@@ -662,6 +690,7 @@ class Editor {
 
   // Both stacks; what is known already stays as it is but for its runs.
   remember(kind, of, id, runs) {
+    if (kind === "class list") return; // no undo takes it back
     const [from, to] = kind === "undo" ? [this.undo, this.redo] : kind === "redo" ? [this.redo, this.undo] : [null, null];
     if (from) {
       const at = from.findIndex((item) => item.id === of);
@@ -671,7 +700,9 @@ class Editor {
     const known = this.undo.find((item) => item.id === id) ?? this.redo.find((item) => item.id === id);
     if (known) known.runs = runs;
     else {
-      this.undo.push({ id, runs });
+      const waits = (one) => this.pending.some((item) => item.id === one);
+      const at = waits(id) ? -1 : this.undo.findIndex((item) => waits(item.id)); // Python does those later
+      this.undo.splice(at < 0 ? this.undo.length : at, 0, { id, runs });
       this.redo = [];
     }
   }
@@ -784,6 +815,7 @@ class Editor {
 
   turn(kind) {
     if (this.stroke) return;
+    this.others.hidden = true;
     const item = this[kind].at(-1);
     // What Python still works on comes before; and it knows more than this page, which was opened later.
     if (!item || this.pending.some((one) => !one.runs)) { this.command(kind); return; }
@@ -835,6 +867,90 @@ class Editor {
     const name = this.newClass.value.trim();
     this.newClass.value = "";
     if (name) this.command("add_class", { name });
+  }
+
+  // Name, colour and end of a class, under the list of classes.
+  openClass(kind) {
+    if (this.openKind === kind) { this.closeClass(); return; }
+    this.openKind = kind;
+    const button = (name, text, action) => make("button", { type: "button", class: `se-button se-${name}`, textContent: text, onclick: action });
+    this.nameInput = make("input", { class: "se-text se-class-name", value: kind, "aria-label": `Name of the class ${kind}`, oninput: () => this.showClass(), onkeydown: (event) => { if (event.key === "Enter") this.renameClass(); } });
+    this.renameButton = button("rename-class", "Rename", () => this.renameClass());
+    this.mergeNote = make("div", { class: "se-hint", role: "status" });
+    const named = Object.entries(this.palette).map(([name, colour]) => make("button", { type: "button", class: "se-colour", style: `background: ${colour}`, "data-colour": colour, "data-name": name, onclick: () => this.colourClass(colour) }));
+    this.colourInput = make("input", { type: "color", class: "se-other-colour", value: this.classes[kind].toLowerCase(), title: "Another colour", "aria-label": "Another colour", onchange: () => this.colourClass(this.colourInput.value.toUpperCase()) });
+    this.removeNote = make("span", { class: "se-hint se-remove-note" });
+    this.classForm.setAttribute("aria-label", `Class ${kind}`);
+    this.classForm.replaceChildren(
+      make("div", { class: "se-line" }, this.nameInput, this.renameButton), this.mergeNote,
+      make("div", { class: "se-line", role: "group", "aria-label": "Colour" }, ...named, this.colourInput),
+      make("div", { class: "se-line" }, button("remove-class", "Remove class", () => this.removeClass()), this.removeNote, button("close-class", "Close", () => this.closeClass())));
+    this.classForm.hidden = false;
+    this.list_();
+    this.nameInput.select();
+  }
+
+  // The focus goes back to where the form was opened, where that is still there.
+  closeClass() {
+    const kind = this.openKind;
+    const held = this.classForm.contains(document.activeElement) || document.activeElement?.dataset?.kind === kind;
+    this.openKind = null;
+    this.classForm.hidden = true;
+    this.list_();
+    const opener = [...this.chips.querySelectorAll(".se-class-menu")].find((node) => node.dataset.kind === kind);
+    if (held) (opener ?? this.canvas).focus({ preventScroll: true });
+  }
+
+  typedName() { return this.nameInput.value.trim().replace(/\s+/g, " "); }
+
+  // What the buttons would do now.
+  showClass(counts = this.classCounts()) {
+    const kind = this.openKind;
+    const name = this.typedName();
+    const other = name !== kind && Object.hasOwn(this.classes, name);
+    this.renameButton.textContent = other ? "Merge" : "Rename";
+    this.renameButton.disabled = !name || name === kind;
+    this.mergeNote.textContent = other ? `There is a class "${name}" already: the cells of "${kind}" would join it.` : "";
+    this.mergeNote.hidden = !other;
+    const n = counts.get(kind);
+    this.removeNote.textContent = n ? `Its ${n > 1 ? `${n} cells` : "one cell"} will have none.` : "";
+    for (const node of this.classForm.querySelectorAll(".se-colour")) {
+      const { colour } = node.dataset;
+      const owner = Object.keys(this.classes).find((one) => one !== kind && this.classes[one] === colour);
+      node.setAttribute("aria-pressed", String(this.classes[kind] === colour));
+      node.title = owner ? `${node.dataset.name}, as ${owner}` : node.dataset.name;
+      node.setAttribute("aria-label", node.title);
+    }
+    this.colourInput.value = this.classes[kind].toLowerCase();
+  }
+
+  renameClass() {
+    const [old, name] = [this.openKind, this.typedName()];
+    if (!name || name === old) return;
+    this.command("rename_class", { old, new: name });
+    this.closeClass();
+    this.canvas.focus({ preventScroll: true });
+  }
+
+  removeClass() {
+    this.command("remove_class", { name: this.openKind });
+    this.closeClass();
+    this.canvas.focus({ preventScroll: true });
+  }
+
+  colourClass(colour) {
+    this.command("add_class", { name: this.openKind, colour });
+    if (!this.byClass) this.say("Colour by class (K) shows it on the cells.");
+  }
+
+  // Other images that have a class whose name has changed here.
+  offerOthers({ old, new: name, images }) {
+    const shown = images.slice(0, 5).join(", ") + (images.length > 5 ? " \u2026" : "");
+    const button = (end, text, action) => make("button", { type: "button", class: `se-button se-${end}`, textContent: text, onclick: () => { this.others.hidden = true; action(); this.canvas.focus({ preventScroll: true }); } });
+    this.others.replaceChildren(
+      make("div", {}, `${images.length} other image${images.length > 1 ? "s" : ""} of this folder still ${images.length > 1 ? "have" : "has"} the class "${old}": ${shown}. Undo does not reach ${images.length > 1 ? "them" : "it"}.`),
+      make("div", { class: "se-line" }, button("rename-elsewhere", "Rename there too", () => this.model.send({ type: "rename_elsewhere", old, new: name })), button("leave-others", "Leave as is", () => {})));
+    this.others.hidden = false;
   }
 
   setClass(cells, name) { if (cells.length) this.command("set_class", { cells, name }); }
@@ -978,6 +1094,11 @@ class Editor {
     // No key of ours, known or not, is for the notebook around: there "r" makes another cell of this one.
     if (!event.ctrlKey && !event.altKey && !event.metaKey && event.key !== "Tab") event.stopPropagation();
     if (event.key === " " && event.target !== this.canvas) return; // it presses a button
+    if (event.key === "Enter" && event.target.matches("button")) return;
+    if (this.classForm?.contains(event.target) && !event.ctrlKey && !event.metaKey) {
+      if (event.key === "Escape") this.closeClass();
+      return;
+    }
     if (event.target.matches('select, textarea, input:not([type="checkbox"]):not([type="range"])')) {
       if (event.key === "Escape") this.canvas.focus();
       event.stopPropagation();
@@ -1268,13 +1389,33 @@ class Editor {
     const diameter = this.labels.diameter();
     const shownToo = found.length < every.length ? `, ${found.length} shown` : "";
     this.counts.textContent = every.length ? `${every.length} cell${every.length > 1 ? "s" : ""}${shownToo}; median diameter ${diameter.toFixed(1)} px` : "No cells yet: choose Brush or Outline and draw one.";
-    const counts = new Map(Object.keys(this.classes).map((kind) => [kind, 0]));
-    for (const label of every) if (fact(label, 0)) counts.set(fact(label, 0), (counts.get(fact(label, 0)) ?? 0) + 1);
-    this.chips.replaceChildren(...[...counts].map(([kind, count], k) => make("button", { type: "button", class: "se-chip", title: `Put the selected cells into ${kind} (${k + 1})`, onclick: () => { this.setClass([...this.chosen], kind); this.canvas.focus({ preventScroll: true }); } },
-      make("span", { class: "se-swatch", style: `background: ${this.classes[kind]}` }), `${kind} ${count}`)));
+    this.listClasses(every);
     for (const node of this.head.querySelectorAll(".se-column")) node.dataset.sorted = node.classList.contains(`se-sort-${this.sort[0]}`) ? (this.sort[1] > 0 ? "\u25b4" : "\u25be") : "";
     this.filler.style.height = `${this.order.length * ROW}px`;
     this.showRows();
+  }
+
+  classCounts(cells = this.labels.list()) {
+    const counts = new Map(Object.keys(this.classes).map((kind) => [kind, 0]));
+    for (const label of cells) {
+      const kind = this.facts.get(label)?.[0];
+      if (kind) counts.set(kind, (counts.get(kind) ?? 0) + 1);
+    }
+    return counts;
+  }
+
+  listClasses(cells) {
+    const counts = this.classCounts(cells);
+    const held = this.chips.contains(document.activeElement) ? document.activeElement : null;
+    const chip = ([kind, count], k) => make("span", { class: "se-pair" },
+      make("button", { type: "button", class: "se-chip", "data-kind": kind, title: `Put the selected cells into ${kind}${k < 9 ? ` (${k + 1})` : ""}`, onclick: () => { this.setClass([...this.chosen], kind); this.canvas.focus({ preventScroll: true }); } },
+        make("span", { class: "se-swatch", style: `background: ${this.classes[kind]}` }), make("span", { class: "se-kind" }, kind), ` ${count}`),
+      make("button", { type: "button", class: "se-chip se-class-menu", "data-kind": kind, title: "Name, colour, remove", "aria-label": `Change the class ${kind}`, "aria-expanded": String(kind === this.openKind), onclick: () => this.openClass(kind), textContent: "\u22ef" }));
+    const none = make("span", { class: "se-hint" }, "No classes yet. Name one; a click on it then puts the selected cells into it.");
+    this.chips.replaceChildren(...(counts.size ? [...counts].map(chip) : [none]));
+    if (held) [...this.chips.querySelectorAll("button")].find((node) => node.className === held.className && node.dataset.kind === held.dataset.kind)?.focus();
+    if (this.openKind && !Object.hasOwn(this.classes, this.openKind)) this.closeClass();
+    else if (this.openKind) this.showClass(counts);
   }
 
   showRows() {

@@ -19,19 +19,20 @@ import traitlets
 from scellseg_lib import export
 from scellseg_lib.errors import ImageError, ScellsegError
 from scellseg_lib.widgets.annotation import Annotation
+from scellseg_lib.widgets.class_list import COLOURS, class_name
+from scellseg_lib.widgets.edited_view import EditedView
 from scellseg_lib.widgets.edits import Edit
-from scellseg_lib.widgets.page_edits import PageEdits, Waiting
+from scellseg_lib.widgets.page_edits import PageEdits
 from scellseg_lib.widgets.patches import difference
-from scellseg_lib.widgets.view import ImageView, in_words, locked
+from scellseg_lib.widgets.view import locked
 
-COMMANDS = {"merge", "split", "delete", "fill_holes", "outline", "relabel", "undo", "redo", "save"}
-COMMANDS |= {"set_class", "set_note", "add_class"}
-"""What a page may ask for."""
 HISTORY = 300
 """Edits that a page which opens can undo without asking Python."""
+OF_ONE_IMAGE = ("_annotation", "path", "_pages", "_n_saved", "_stamp", "_class_file")
+"""What another image replaces."""
 
 
-class MaskEditor(ImageView):
+class MaskEditor(EditedView):
     """Edit the cells of an image, and what is said of them.
 
     Parameters
@@ -63,10 +64,8 @@ class MaskEditor(ImageView):
         path: Path | None = None,
         **traits: Any,
     ) -> None:
-        super().__init__(tools=True, **traits)
-        self.path: Path | None = None
-        self._annotation = Annotation(np.zeros((1, 1), np.int32))
-        self._pages, self._n_saved = PageEdits(), 0
+        super().__init__(**traits)
+        self._n_saved = 0
         self._stamp: tuple[int, int] | None = None
         if image is not None:
             self.load(
@@ -81,11 +80,6 @@ class MaskEditor(ImageView):
         return self._annotation.cells
 
     @property
-    def classes(self) -> dict[str, str]:
-        """Classes and their colours."""
-        return dict(self._annotation.classes)
-
-    @property
     def edits(self) -> list[Edit]:
         """Log of all edits; `Annotation.replay` performs it again."""
         return list(self._annotation.edits)
@@ -93,7 +87,8 @@ class MaskEditor(ImageView):
     @property
     def is_changed(self) -> bool:
         """Whether there are edits that `save` has not written to the image's own file."""
-        return self.path is not None and len(self._annotation.edits) > self._n_saved
+        since = self._annotation.edits[self._n_saved :]
+        return self.path is not None and not all(edit.is_of_list for edit in since)
 
     @property
     def annotation(self) -> Annotation:
@@ -125,7 +120,8 @@ class MaskEditor(ImageView):
             See `ImageView.show`.
         path : path, optional
             File of masks (``NAME_masks.tif``) that `save` writes. Every edit is kept beside it at
-            once; what a crash has left is offered when the image is opened again.
+            once; what a crash has left is offered when the image is opened again. The classes
+            are those of the folder, see `ClassFile`.
 
         Raises
         ------
@@ -134,14 +130,16 @@ class MaskEditor(ImageView):
         """
         given = np.zeros(np.shape(image)[:2], np.int32) if labels is None else labels
         journal = path.with_name(f".{path.name}.edits") if path else None
-        annotation = Annotation(given, cells, journal, self.classes)
-        before = self._annotation, self.path, self._pages, self._n_saved, self._stamp
+        class_file, classes = self._classes_of(path)
+        annotation = Annotation(given, cells, journal, classes)
+        before = {name: getattr(self, name) for name in OF_ONE_IMAGE}
         self._annotation, self.path, self._pages, self._n_saved = annotation, path, PageEdits(), 0
-        self._stamp = _stamp(path)
+        self._stamp, self._class_file = _stamp(path), class_file
         try:
             super().show(image, annotation.labels, channels=channels, layers=layers, title=title)
         except ScellsegError:  # what was open stays open
-            self._annotation, self.path, self._pages, self._n_saved, self._stamp = before
+            for name, value in before.items():
+                setattr(self, name, value)
             raise
         self._labels = annotation.labels  # the truth itself, and no copy
 
@@ -212,15 +210,45 @@ class MaskEditor(ImageView):
 
     @locked
     def add_class(self, name: str, colour: str = "") -> None:
-        """Make a class known before any cell has it; colour as ``#rrggbb``."""
-        self._annotation.add_class(name.strip(), colour)
-        self.send({"type": "classes", "classes": self.classes})
+        """Make a class known before any cell has it, or give one another colour, ``#rrggbb``.
+
+        It is written into the folder's list at once, see `ClassFile`, and is not undone by `undo`.
+        """
+        self._tell_edit(self._annotation.add_class(name, colour))
+        self._tell_list()
+
+    @locked
+    def rename_class(self, old: str, new: str) -> Edit | None:
+        """Call a class otherwise, and so its cells of this image, as one edit.
+
+        Where there is a class `new` already, both become that one; None where the name is the same.
+        Cells of other images keep the old name until `rename_elsewhere`.
+        """
+        return self._tell_edit(self._annotation.rename_class(old, new))
+
+    @locked
+    def remove_class(self, name: str) -> Edit:
+        """Remove a class; its cells of this image have none then. Other images keep theirs."""
+        return self._did(self._annotation.remove_class(name))
+
+    @locked
+    def rename_elsewhere(self, old: str, new: str) -> tuple[list[str], list[str]]:
+        """Rename a class in the saved lists of cells of the folder's other images; no edit.
+
+        Returns
+        -------
+        renamed, left : list of str
+            Names of images. Those with edits that were not saved are left as they are.
+        """
+        if self._class_file is None or self.path is None:
+            return [], []
+        return self._class_file.rename(old, class_name(new), self.path)
 
     @locked
     def save(
         self, path: Path | None = None, formats: Sequence[str] = (), *, replace: bool = False
     ) -> list[Path]:
-        """Save the masks and the list of cells.
+        """Save the masks and the list of cells, and the classes in the folder's ``classes.csv``.
 
         The cells are numbered 1 to n, which is an edit as others.
 
@@ -260,6 +288,7 @@ class MaskEditor(ImageView):
         if path == self.path:
             self._n_saved, self._stamp = len(annotation.edits), _stamp(path)
             annotation.saved()
+        self._keep_classes(path)
         written = [path, table]
         if formats:
             done = export.export(path, path.parent, formats, overwrite=True)
@@ -293,54 +322,8 @@ class MaskEditor(ImageView):
     # --- what the browser asks for --------------------------------------------------------------
 
     def _handlers(self) -> dict[str, Callable[[dict[str, Any], Sequence[memoryview]], None]]:
-        edits = dict.fromkeys(("stroke", "turn", "command"), self._take)
-        return super()._handlers() | edits | {"recover": self._asked_to_recover}
-
-    def _take(self, content: dict[str, Any], buffers: Sequence[memoryview]) -> None:
-        """Take an edit of a page, see `PageEdits`."""
-        id = f"{content['client']}:{int(content['seq'])}"
-        if content["session"] != self._pages.session:
-            text = "An edit of the image before this one came too late. Go back and do it again."
-            self.send({"type": "refused", "id": id, "session": content["session"], "text": text})
-        elif self._pages.taken(content):
-            self.send({"type": "known", "id": id, "to": content["client"]})
-        else:
-            for edit in self._pages.in_order(content, buffers):
-                self._perform(edit)
-
-    def _perform(self, edit: Waiting) -> None:
-        content, session = edit.content, self._pages.session
-        try:
-            if content["type"] == "stroke":
-                patch = self._pages.stroke(self._annotation, edit)
-                self._tell_edit(self._annotation.change(content["kind"], patch, id=edit.id))
-            elif content["type"] == "turn":
-                self._turn(edit.id, content)
-            else:
-                self._command(edit.id, content["name"], self._pages.arguments(edit))
-        except Exception as error:  # whatever a page sends, the kernel goes on
-            text = in_words(error)
-            self.send({"type": "refused", "id": edit.id, "session": session, "text": text})
-            if content["type"] != "command":  # the page has shown it already
-                self._send_picture(edit.client)
-
-    def _turn(self, id: str, content: dict[str, Any]) -> None:
-        annotation, back = self._annotation, content["kind"] == "undo"
-        known = annotation.undoable if back else annotation.redoable
-        if not known or known[-1].id != content["of"]:
-            raise ImageError("the masks have changed in between", remedy="Look, and undo again.")
-        self._tell_edit(annotation.undo(id) if back else annotation.redo(id))
-
-    def _command(self, id: str, name: str, args: dict[str, Any]) -> None:
-        if name not in COMMANDS:
-            raise KeyError(name)
-        edit = (self._save_in_words if name == "save" else getattr(self, name))(**args)
-        n_pixels = edit.patch.n_pixels if isinstance(edit, Edit) else None
-        self.send({"type": "done", "id": id, "name": name, "pixels": n_pixels})
-
-    def _save_in_words(self) -> None:
-        masks, table = self.save()
-        self.say(f"Saved {len(self.cells)} cells: {masks.name} and {table.name}.")
+        asked = {"recover": self._asked_to_recover, "rename_elsewhere": self._asked_to_rename}
+        return super()._handlers() | asked
 
     def _asked_to_recover(self, content: dict[str, Any], buffers: Sequence[memoryview]) -> None:
         if content["yes"]:
@@ -348,23 +331,13 @@ class MaskEditor(ImageView):
         else:
             self.discard_recovery()
 
-    # --- what it tells the browser ---------------------------------------------------------------
-
-    def _did(self, edit: Edit) -> Edit:
-        self._tell_edit(edit)
-        return edit
-
-    def _tell_edit(self, edit: Edit | None) -> Edit | None:
-        if edit is not None:
-            content: dict[str, Any] = {"type": "edit", "number": len(self._annotation.edits)}
-            content |= {"id": edit.id, "kind": edit.kind, "of": edit.of}
-            content["renumbers"] = self._pages.follow(self._annotation, edit)
-            facts = {cell: [*after] for cell, (_, after) in edit.facts.items()}
-            self.send(content | {"facts": facts, "classes": self.classes}, [edit.patch.to_bytes()])
-            if self._annotation.trouble:
-                self.say(self._annotation.trouble, error=True)
-            self._call("edit", edit)
-        return edit
+    def _asked_to_rename(self, content: dict[str, Any], buffers: Sequence[memoryview]) -> None:
+        renamed, left = self.rename_elsewhere(content["old"], content["new"])
+        text = f'"{content["old"]}" is called "{content["new"]}" in {_listed(renamed)} too.'
+        if left:
+            text = f"{text if renamed else ''} Not in {_listed(left)}, which cannot be changed or "
+            text += "has edits that were not saved: open and save it first."
+        self.say(text.strip(), error=bool(left))
 
     def _more(self) -> tuple[dict[str, Any], bytes]:
         annotation, (more, _) = self._annotation, super()._more()
@@ -380,6 +353,8 @@ class MaskEditor(ImageView):
             "number": len(annotation.edits),
             "facts": {cell: [*facts] for cell, facts in annotation.facts.items()},
             "classes": self.classes,
+            "palette": COLOURS,
+            "trouble": self._class_file.trouble if self._class_file else "",
             "undo": ids[0],
             "redo": ids[1],
             "savable": self.path is not None,
@@ -393,3 +368,9 @@ def _stamp(path: Path | None) -> tuple[int, int] | None:
         return None
     state = path.stat()
     return state.st_mtime_ns, state.st_size
+
+
+def _listed(names: Sequence[str], most: int = 5) -> str:
+    """Names in a row; of many the first ones."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

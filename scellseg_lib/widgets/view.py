@@ -17,7 +17,7 @@ from matplotlib import colormaps
 
 from scellseg_lib import progress
 from scellseg_lib.errors import ImageError, ScellsegError
-from scellseg_lib.widgets.layers import Layer, composed, layers_of, still
+from scellseg_lib.widgets.layers import Layer, composed, layers_of, pictures_of, still
 from scellseg_lib.widgets.patches import encode_labels
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -31,7 +31,7 @@ def locked(method: F) -> F:
 
     @wraps(method)
     def waiting(self: ImageView, *args: Any, **options: Any) -> Any:
-        with self._lock:
+        with self.lock:
             return method(self, *args, **options)
 
     return waiting  # type: ignore[return-value]
@@ -50,6 +50,8 @@ class ImageView(anywidget.AnyWidget):
         Label of the cell that was last clicked on; 0: none.
     height : int
         Of the widget, in pixels of the page.
+    lock : RLock
+        Who holds it is alone: no message of a page and no other thread changes anything.
     """
 
     _esm = HERE / "mask_editor.js"
@@ -67,7 +69,7 @@ class ImageView(anywidget.AnyWidget):
         self._tips: list[list[str]] = [[], []]
         self._callbacks: dict[str, list[Callable[..., None]]] = {}
         self._parts: dict[str, list[bytes]] = {}
-        self._lock = RLock()  # some kernels take messages in a thread of their own
+        self.lock = RLock()  # some kernels take messages in a thread of their own
         self.on_msg(self._receive)
 
     @property
@@ -77,6 +79,7 @@ class ImageView(anywidget.AnyWidget):
         view.flags.writeable = False
         return view
 
+    @locked
     def show(
         self,
         image: np.ndarray,
@@ -123,6 +126,7 @@ class ImageView(anywidget.AnyWidget):
         self.selected = 0
         self._send_picture()
 
+    @locked
     def show_labels(self, labels: np.ndarray, reference: np.ndarray | None = None) -> None:
         """Show other cells, int[H, W], on the same image; colours and tips are as they were."""
         if labels.shape != self._labels.shape:
@@ -135,6 +139,26 @@ class ImageView(anywidget.AnyWidget):
             self._reference = reference.astype(np.int32)
         self.send({"type": "labels", "reference": self._reference is not None}, self._cells())
 
+    @locked
+    def show_layers(self, layers: Mapping[str, np.ndarray]) -> None:
+        """Show other pictures beside the channels; cells, history and view stay as they are.
+
+        Parameters
+        ----------
+        layers : mapping of str to uint8[H, W, 3] or number[H, W]
+            Of the image's size.
+
+        Raises
+        ------
+        ImageError
+            For another size, or what is no picture; nothing is changed then.
+        """
+        found = pictures_of(layers, self._labels.shape)
+        self._layers = [layer for layer in self._layers if layer.channel] + found
+        content = {"type": "layers", "layers": [layer.described() for layer in found]}
+        self.send(content, _pixels(found))
+
+    @locked
     def colour(self, cells: np.ndarray | None, reference: np.ndarray | None = None) -> None:
         """Colour cells, and outlines of the reference, by label.
 
@@ -149,6 +173,7 @@ class ImageView(anywidget.AnyWidget):
         ]
         self._send_colours()
 
+    @locked
     def tell(self, tips: Sequence[str], reference: Sequence[str] = ()) -> None:
         """Say something of each cell, by label, where the mouse is on it; entry 0 is not used."""
         self._tips = [list(tips), list(reference)]
@@ -190,7 +215,7 @@ class ImageView(anywidget.AnyWidget):
             self._handlers()
         )
         try:
-            with self._lock:
+            with self.lock:
                 handlers[content["type"]](content, buffers)
         except Exception as error:  # whatever a page sends, the kernel goes on
             self.say(in_words(error), error=True)
@@ -233,8 +258,7 @@ class ImageView(anywidget.AnyWidget):
             "maps": names,
             "reference": self._reference is not None,
         }
-        pixels = [np.ascontiguousarray(layer.pixels).data.cast("B") for layer in self._layers]
-        buffers = [*self._cells(), np.stack(tables).tobytes(), *pixels]
+        buffers = [*self._cells(), np.stack(tables).tobytes(), *_pixels(self._layers)]
         more, history = self._more()
         self.send(content | more, [*buffers, history])
         self._send_colours()
@@ -257,6 +281,10 @@ class ImageView(anywidget.AnyWidget):
     def _call(self, event: str, *args: Any) -> None:
         for callback in self._callbacks.get(event, ()):
             callback(*args)
+
+
+def _pixels(layers: Sequence[Layer]) -> list[memoryview]:
+    return [np.ascontiguousarray(layer.pixels).data.cast("B") for layer in layers]
 
 
 def in_words(error: Exception) -> str:

@@ -14,8 +14,9 @@ import ipywidgets
 import numpy as np
 
 from scellseg_lib import progress, readers
-from scellseg_lib.errors import ScellsegError
+from scellseg_lib.errors import ImageError, ModelError, ScellsegError
 from scellseg_lib.segment import Prediction
+from scellseg_lib.widgets import suggestions
 from scellseg_lib.widgets.annotate_panel import AnnotatePanel
 from scellseg_lib.widgets.annotated_folder import experiment_of, listed
 from scellseg_lib.widgets.export_panel import ExportPanel
@@ -25,6 +26,7 @@ from scellseg_lib.widgets.inspector import Inspector
 from scellseg_lib.widgets.jobs import Job
 from scellseg_lib.widgets.segment_panel import SegmentPanel
 from scellseg_lib.widgets.segmented import Result
+from scellseg_lib.widgets.suggestions import Suggestion
 from scellseg_lib.widgets.wording import Message, plain
 
 TABS = ("1 Annotate", "2 Fine-tune", "3 Segment", "4 Inspect", "5 Export")
@@ -63,7 +65,9 @@ class Workbench(ipywidgets.VBox):
     """
 
     def __init__(self, folder: Path | None = None) -> None:
-        self.annotate = AnnotatePanel(on_folder=self._go_to, on_learn=self._learnt)
+        self.annotate = AnnotatePanel(
+            on_folder=self._go_to, on_learn=self._learnt, on_suggest=self._finder
+        )
         self.finetune = FinetunePanel(on_tuned=self._tuned)
         self.segment = SegmentPanel(on_inspect=self.inspect, on_edit=self._correct_result)
         self.inspector = Inspector(on_edit=self._correct_inspected, on_use=self._use_thresholds)
@@ -135,6 +139,21 @@ class Workbench(ipywidgets.VBox):
         else:
             self.finetune.folder.value = str(folder)
         self.segment.list_results()
+
+    def _finder(self, image: Path) -> Callable[[], Suggestion]:
+        """What finds cells of an image with the model and the settings of step 3 as they are."""
+        chosen = self.segment.form.chosen
+        if chosen is None:
+            raise ModelError("there is no model", remedy=f"Choose one {suggestions.STEP}.")
+
+        def find() -> Suggestion:
+            try:
+                return suggestions.find_cells(image, *chosen)
+            except ImageError as error:
+                self.segment.ask_channels(image, str(error))
+                raise
+
+        return find
 
     def _ask(self, words: str, work: Callable[[Job], T], show: Callable[[T], None]) -> Job:
         """Do something in the background and show what came of it, if nothing else was asked."""

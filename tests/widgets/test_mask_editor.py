@@ -573,7 +573,8 @@ def test_what_is_saved_opens_as_an_equal_editor(tmp_path):
     np.testing.assert_array_equal(again.labels, editor.labels)
     pd.testing.assert_frame_equal(again.cells, editor.cells)
     assert again.classes == editor.classes
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["a_cells.csv", "a_masks.tif"]
+    names = sorted(file.name for file in tmp_path.iterdir())
+    assert names == ["a_cells.csv", "a_masks.tif", "classes.csv"]
     np.testing.assert_array_equal(page.labels, editor.labels)  # it has heard of the numbering
     page.command("undo")
     assert set(areas(editor)) == {2, 5}
