@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
 
-from scellseg_lib import augment
+from scellseg_lib import augment, paths
 from scellseg_lib.data import Dataset, Sample, load_dataset
 from scellseg_lib.errors import DatasetError, TrainingError
 from scellseg_lib.finetune import finetune
@@ -424,3 +426,13 @@ def test_folders_of_one_name_have_results_of_their_own(tmp_path: Path):
     assert own_images.results_folder(runs, str(folders[0] / ".." / "worms"), "worms") == places[0]
     assert own_images.results_folder(runs, "", "worms") == runs / "worms"
     assert own_images.results_folder(runs, "no_folder_but_a_set", "worms") == runs / "worms"
+
+
+def test_the_notebook_tells_the_scores_of_its_second_curve() -> None:
+    curve = pd.read_csv(paths.results("cpu") / "your_own_images_bbbc010_elegans.csv")
+    means = curve.groupby("n_shots")["map"].mean()
+    notebook = nbformat.read(paths.REPOSITORY / "notebooks" / "your_own_images.ipynb", as_version=4)
+    (told,) = [c.source for c in notebook.cells if c.source.startswith("With the example stands")]
+    said = re.search(r"was has (\S+) mAP, tuned on one image (\S+), on eight (\S+)\.", told)
+    assert said is not None
+    assert list(said.groups()) == [f"{means[n]:.2f}" for n in (0, 1, 8)]
