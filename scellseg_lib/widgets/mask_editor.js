@@ -47,6 +47,8 @@ const HELP = [
 
 function make(tag, properties = {}, ...children) {
   const node = document.createElement(tag);
+  // Notebook 7 gives its shortcuts keys before we see them, unless the very element that has the focus says no.
+  node.setAttribute("data-lm-suppress-shortcuts", "true");
   for (const [name, value] of Object.entries(properties)) {
     if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
     else if (name === "class") node.className = value;
@@ -446,7 +448,7 @@ class Editor {
     this.info = make("span", { class: "se-info" });
     this.status = make("div", { class: "se-status" }, this.previous, this.next, this.message, this.info, button("help", "?", "Keys (?)", () => this.help()));
     this.list = this.buildList(button);
-    this.root = make("div", { class: `se-root se-blank${this.editable ? "" : " se-view"}`, "data-lm-suppress-shortcuts": "true", "data-jp-suppress-context-menu": "true" },
+    this.root = make("div", { class: `se-root se-blank${this.editable ? "" : " se-view"}`, "data-jp-suppress-context-menu": "true" },
       this.recovery, ...(this.editable ? [this.editing] : []), this.display, make("div", { class: "se-middle" }, this.stage, ...(this.editable ? [this.list] : [])), this.status);
     this.root.scellseg = this; // for tests and the benchmark
     this.painter = new Painter(this.canvas);

@@ -306,6 +306,11 @@ def test_keys_do_not_reach_the_notebook(lab: Opener) -> None:
     kinds = "jupyterapp.shell.currentWidget.content.widgets.map(cell => cell.model.type)"
     assert editor.page.evaluate(kinds) == ["code", "code"]
     np.testing.assert_array_equal(editor.labels, scene())
+    # Notebook 7 takes keys first, but for what says itself that it wants them.
+    focusable = editor.root.locator("button, canvas, input, select, [tabindex]")
+    assert focusable.count() > 30
+    silent = "nodes => nodes.filter(node => !node.dataset.lmSuppressShortcuts).length"
+    assert focusable.evaluate_all(silent) == 0
 
 
 def test_help_lists_the_keys(editor: EditorInPage) -> None:
