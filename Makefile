@@ -44,8 +44,8 @@ app: $(STAMP) ## open the workbench in the browser: annotate, fine-tune, segment
 	@echo "On a server without a browser: open the address below through an SSH tunnel (ssh -L 8866:localhost:8866)."
 	$(RUN) -m scellseg_lib.widgets $(FOLDER)
 
-test: $(STAMP) ## re-execute the notebooks and compare, run the tests (about 16 minutes)
-	@echo "Testing the notebooks, the library and the workbench in a browser: about 16 minutes on two cores."
+test: $(STAMP) ## re-execute the notebooks and compare, run the tests (about 21 minutes)
+	@echo "Testing the notebooks, the library and the workbench in a browser: about 21 minutes on two cores."
 	$(RUN) -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
 	  --nbval --nbval-current-env \
 	  --nbval-sanitize-with tests/notebooks/sanitize.cfg notebooks tests
