@@ -42,7 +42,7 @@ endif
 app: $(STAMP) ## open the workbench in the browser: annotate, fine-tune, segment, inspect, export
 	@echo "Opening the workbench in your browser, for this machine alone and by a token. Stop it with Ctrl C."
 	@echo "On a server without a browser: open the address below through an SSH tunnel (ssh -L 8866:localhost:8866)."
-	$(RUN) -m scellseg_lib.widgets $(FOLDER)
+	$(RUN) -m scellseg_lib.workbench $(FOLDER)
 
 test: $(STAMP) ## re-execute the notebooks and compare, run the tests (about 21 minutes)
 	@echo "Testing the notebooks, the library and the workbench in a browser: about 21 minutes on two cores."

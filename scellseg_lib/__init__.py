@@ -9,13 +9,14 @@ Five verbs do the whole job::
     scores = scellseg.evaluate(cells, worms.query)
 """
 
-from scellseg_lib.data import Dataset, Sample, load_dataset
+from scellseg_lib.datasets.load import load_dataset
 from scellseg_lib.errors import ScellsegError
-from scellseg_lib.finetune import finetune
+from scellseg_lib.finetuning import finetune
 from scellseg_lib.metrics import evaluate
 from scellseg_lib.model import Model, load_model
-from scellseg_lib.pretrain import PretrainRecipe, pretrain
-from scellseg_lib.segment import segment
+from scellseg_lib.pretraining import PretrainRecipe, pretrain
+from scellseg_lib.samples import Dataset, Sample
+from scellseg_lib.segmentation import segment
 
 __all__ = [
     "Dataset",

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scellseg_lib.data import Sample, normalise, resize, resize_masks
 from scellseg_lib.errors import TrainingError
 from scellseg_lib.representation import Representation
+from scellseg_lib.samples import Sample, normalise, resize, resize_masks
 
 PATCH = 224
 """Side of a training patch, pixels."""

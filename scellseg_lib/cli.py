@@ -10,18 +10,20 @@ from typing import Annotated, Any, Literal
 import typer
 
 import scellseg_lib as scellseg
-from scellseg_lib import batch, doctor, scoring
+from scellseg_lib import doctor
 from scellseg_lib.atomic import whole
 from scellseg_lib.commands import Group, data_app, export_masks, fail, models_app
 from scellseg_lib.contrast import AlphaMode, StatisticsMode
-from scellseg_lib.data import names, readable
+from scellseg_lib.datasets.load import names, readable
 from scellseg_lib.errors import DatasetError, TrainingError
-from scellseg_lib.experiment import grid, run
-from scellseg_lib.experiment import sweep as sweeping
-from scellseg_lib.experiment.cluster import run_on_cluster
-from scellseg_lib.experiment.profile import load_profile
-from scellseg_lib.finetune import Layers, Schedule
+from scellseg_lib.files import folder as batch
+from scellseg_lib.files import scoring
+from scellseg_lib.finetuning import Layers, Schedule
 from scellseg_lib.model import Model
+from scellseg_lib.paper import grid, run
+from scellseg_lib.paper import sweep as sweeping
+from scellseg_lib.paper.cluster import run_on_cluster
+from scellseg_lib.paper.profile import load_profile
 
 app = Group()
 app.add_typer(data_app, name="data")

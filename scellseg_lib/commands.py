@@ -14,8 +14,9 @@ import typer
 from tqdm import tqdm
 from typer.core import TyperGroup
 
-from scellseg_lib import export, fetch, manifest, released, synthetic
+from scellseg_lib.datasets import fetch, manifest, released, synthetic
 from scellseg_lib.errors import ScellsegError
+from scellseg_lib.files import export
 from scellseg_lib.model import load_model, packaged
 
 _ARGUMENT = re.compile(

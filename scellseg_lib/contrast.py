@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from scellseg_lib.augment import CROP_SIDES, Source, unlabelled_batch
+from scellseg_lib.device import Precision
 from scellseg_lib.network import Network
-from scellseg_lib.precision import Precision
 
 INITIAL_ALPHA = 0.2
 ALPHA_RATE = 0.1

@@ -12,13 +12,15 @@ import numba
 import numpy as np
 import torch
 
-from scellseg_lib import manifest, paths, precision, released, synthetic
-from scellseg_lib.data import Sample
-from scellseg_lib.finetune import finetune
+from scellseg_lib import device as precision
+from scellseg_lib import paths
+from scellseg_lib.datasets import manifest, released, synthetic
+from scellseg_lib.device import Precision
+from scellseg_lib.finetuning import finetune
 from scellseg_lib.flows import flows_to_masks, masks_to_flows
 from scellseg_lib.metrics import average_precision
 from scellseg_lib.model import new_model, packaged
-from scellseg_lib.precision import Precision
+from scellseg_lib.samples import Sample
 
 PACKAGES = ("scellseg-notebooks", "torch", "numpy", "numba", "opencv-python-headless")
 LEVELS = (16, 32, 64, 128)  # of the network in the self-test: half the paper's width

@@ -21,7 +21,7 @@ from scipy.sparse.csgraph import connected_components
 from scellseg_lib.errors import MetricError
 
 if TYPE_CHECKING:
-    from scellseg_lib.data import Sample
+    from scellseg_lib.samples import Sample
 
 THRESHOLDS = (0.50, 0.55, 0.60, 0.65, 0.70, 0.75, 0.80, 0.85, 0.90, 0.95)
 """The ten IoU thresholds of mAP and mAJI."""

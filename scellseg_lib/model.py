@@ -14,12 +14,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from scellseg_lib import official, paths, released, representation
+from scellseg_lib import paths, representation
 from scellseg_lib.atomic import whole
 from scellseg_lib.card import Card, TrainingData, is_card, library_versions
+from scellseg_lib.datasets import official, released
+from scellseg_lib.device import default_device
 from scellseg_lib.errors import ModelError
 from scellseg_lib.network import N_OUTPUTS, Network, build_network
-from scellseg_lib.precision import default_device
 from scellseg_lib.representation import Decoding, Representation
 
 REPRESENTATIONS = dict.fromkeys(("cellpose", "scellseg"), "flow") | {

@@ -17,8 +17,8 @@ from skimage.measure import find_contours
 
 from scellseg_lib import paths
 from scellseg_lib.atomic import whole
-from scellseg_lib.data import normalise
 from scellseg_lib.errors import DatasetError, ImageError
+from scellseg_lib.samples import normalise
 
 STYLE = paths.PACKAGE / "scellseg.mplstyle"
 PREDICTED, TRUE = "red", "#F0E442"

@@ -10,9 +10,9 @@ from scipy.cluster.vq import kmeans2
 from scipy.spatial.distance import cdist
 
 from scellseg_lib.augment import MEAN_DIAMETER
-from scellseg_lib.data import Sample, normalise, resize
 from scellseg_lib.model import Model
 from scellseg_lib.progress import progress_bar
+from scellseg_lib.samples import Sample, normalise, resize
 from scellseg_lib.tiles import TiledImage
 
 MAX_CENTRES = 16

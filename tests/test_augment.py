@@ -9,8 +9,8 @@ import torch
 from scellseg_lib import augment, representation
 from scellseg_lib.augment import CROP_SIDES, PATCH, Source, labelled_batch, prepare
 from scellseg_lib.augment import unlabelled_batch as unlabelled
-from scellseg_lib.data import Sample
 from scellseg_lib.errors import DatasetError, TrainingError
+from scellseg_lib.samples import Sample
 
 FLOW = representation.get("flow")
 

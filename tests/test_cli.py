@@ -24,17 +24,23 @@ from tqdm import tqdm
 from typer.testing import CliRunner
 
 import scellseg_lib as scellseg
-from scellseg_lib import augment, batch, checkpoint, cli, doctor, paths, readers, synthetic
+from scellseg_lib import augment, cli, doctor, paths
+from scellseg_lib import training as checkpoint
 from scellseg_lib.commands import as_options
-from scellseg_lib.data import Dataset, Sample
-from scellseg_lib.experiment import sweep
-from scellseg_lib.finetune import weights_hash
+from scellseg_lib.datasets import synthetic
+from scellseg_lib.device import Precision
+from scellseg_lib.files import folder as batch
+from scellseg_lib.files import images as readers
+from scellseg_lib.finetuning import weights_hash
 from scellseg_lib.metrics import average_precision, mean_aggregated_jaccard_index
 from scellseg_lib.model import new_model
-from scellseg_lib.precision import Precision
+from scellseg_lib.paper import sweep
+from scellseg_lib.samples import Dataset, Sample
 from tests import tiny
 
-FINETUNE, SEGMENT = (import_module(f"scellseg_lib.{name}") for name in ("finetune", "segment"))
+FINETUNE, SEGMENT = (
+    import_module(f"scellseg_lib.{name}") for name in ("finetuning", "segmentation")
+)
 LEVELS = (4, 8, 16, 32)
 THRESHOLDS = {"cell_threshold": -1.0, "flow_threshold": 0.0, "diameter": 60.0}
 """With these an untrained network finds cells of a kind."""
@@ -44,7 +50,7 @@ OPTIONS = ["--cell-threshold", "-1", "--flow-threshold", "0", "--diameter", "60"
 @pytest.fixture(autouse=True)
 def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Float32 without measuring what is fastest (some 10 s), on one thread, as images are tiny."""
-    monkeypatch.setattr("scellseg_lib.precision.choose", lambda device, levels: Precision())
+    monkeypatch.setattr("scellseg_lib.device.choose", lambda device, levels: Precision())
     monkeypatch.setattr("scellseg_lib.model.default_device", lambda: torch.device("cpu"))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -101,7 +107,7 @@ def files(folder: Path) -> dict[str, bytes]:
 # --- segment ---------------------------------------------------------------------------------
 
 
-@pytest.mark.filterwarnings("ignore::scellseg_lib.segment.FarFromModel")
+@pytest.mark.filterwarnings("ignore::scellseg_lib.segmentation.FarFromModel")
 def test_masks_are_those_of_the_library(plate: Path, model_file: str) -> None:
     out = done("segment", plate, "--model", model_file, *OPTIONS)
     model = scellseg.load_model(model_file)
@@ -340,7 +346,7 @@ def test_previews_are_drawn_later_without_the_network(
     assert ((red > 200) & (green < 60) & (blue < 60)).sum() > 100
 
 
-@pytest.mark.filterwarnings("ignore::scellseg_lib.segment.FarFromModel")
+@pytest.mark.filterwarnings("ignore::scellseg_lib.segmentation.FarFromModel")
 def test_channels_are_the_models_unless_named(tmp_path: Path) -> None:
     planes = [picture(seed)[0] for seed in range(3)]
     cv2.imwrite(str(tmp_path / "rgb.png"), np.dstack(planes))  # blue, green, red
@@ -392,7 +398,7 @@ def test_colours_are_not_averaged_unless_asked(tmp_path: Path, model_file: str) 
     assert "1 images segmented" in done(*command, "--channels", "gray", "--output", tmp_path / "o")
 
 
-@pytest.mark.filterwarnings("ignore::scellseg_lib.segment.FarFromModel")
+@pytest.mark.filterwarnings("ignore::scellseg_lib.segmentation.FarFromModel")
 def test_one_page_of_a_stack(tmp_path: Path, model_file: str) -> None:
     pages = np.stack([picture(seed)[0] for seed in range(2)])
     (tmp_path / "stack").mkdir()
@@ -830,8 +836,8 @@ def test_arguments_are_told_as_options() -> None:
     assert [as_options(text) for text in told] == list(told.values())
 
 
-MODULES = ["batch", "cli", "commands", "data", "folders", "plots"]
-MODULES += ["readers", "samples", "scoring", "segment", "tiff"]
+MODULES = ["cli", "commands", "plots", "samples", "segmentation", "datasets/load"]
+MODULES += ["files/folder", "files/images", "files/layout", "files/scoring", "files/tiff"]
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -868,7 +874,7 @@ def test_a_sweep_is_counted_computed_and_not_computed_again(tmp_path, monkeypatc
     small = partial(synthetic.image, shape=(200, 200))
     monkeypatch.setattr(synthetic, "_cached", cache(small))
     sets = cache(partial(synthetic.dataset, n_query=2))
-    monkeypatch.setattr("scellseg_lib.experiment.run._images", sets)
+    monkeypatch.setattr("scellseg_lib.paper.run._images", sets)
     monkeypatch.setattr(augment, "PATCH", tiny.PATCH)
     monkeypatch.setattr(paths, "results", lambda profile: tmp_path / profile)
     monkeypatch.setattr(paths, "runs", lambda: tmp_path / "runs")

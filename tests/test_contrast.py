@@ -9,8 +9,8 @@ from torch import nn
 
 from scellseg_lib.augment import CROP_SIDES, Source
 from scellseg_lib.contrast import ContrastiveTerm, pair_distance
+from scellseg_lib.device import Precision
 from scellseg_lib.network import build_network
-from scellseg_lib.precision import Precision
 
 TINY = (4, 8, 16, 32)
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scellseg_lib.data import load_dataset
+from scellseg_lib.datasets.load import load_dataset
 from scellseg_lib.errors import ScellsegError
 from scellseg_lib.flows import flow_errors, flows_to_masks, masks_to_flows, relabel, tidy
 from scellseg_lib.metrics import average_precision, match

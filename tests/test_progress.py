@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from scellseg_lib import augment, checkpoint, precision, progress
-from scellseg_lib.precision import CANDIDATES
+from scellseg_lib import augment, progress
+from scellseg_lib import device as precision
+from scellseg_lib import training as checkpoint
+from scellseg_lib.device import CANDIDATES
 from tests import tiny
 
 

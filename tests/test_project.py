@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import ast
 import getpass
-import io
 import os
 import re
 import shutil
 import subprocess
 import sys
-import tokenize
 import tomllib
 from functools import cache
 from graphlib import TopologicalSorter
@@ -31,30 +29,24 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 # anywhere, as long as no circle and no way back from left to right arises through it.
 ORDER = (
     ("errors", "paths"),
-    ("manifest",),
-    ("readers",),
-    ("fetch",),
+    ("atomic", "progress"),
     ("samples",),
-    ("synthetic",),
-    ("data",),
-    ("metrics", "flows"),
+    ("flows", "metrics"),
     ("representation",),
-    ("augment",),
     ("network",),
     ("model",),
-    ("segment",),
-    ("style",),
-    ("contrast", "pretrain", "finetune", "embedding"),
-    ("experiment", "weights"),
-    ("stats", "claims", "census", "plots"),
-    ("panels",),
+    ("device", "tiles", "augment"),
+    ("style", "contrast", "training"),
+    ("segmentation",),
+    ("files",),
+    ("datasets",),
+    ("finetuning", "pretraining"),
+    ("stats", "plots", "learning_curve"),
+    ("paper",),
     ("__init__",),
-    ("widgets", "cli"),
+    ("workbench", "cli"),
     ("__main__",),
 )
-MODULE_LINES, FUNCTION_LINES = 400, 50
-METHOD_LINES, LIBRARY_LINES = 3000, 7100
-ASIDE = ("widgets", "synthetic", "claims")
 
 
 @cache
@@ -180,57 +172,9 @@ def test_version_is_one() -> None:
 # --- sizes and imports -----------------------------------------------------------------------
 
 
-def test_modules_and_functions_are_short() -> None:
-    long = []
-    for path in modules():
-        text = path.read_text()
-        lines = text.count("\n")
-        if lines >= MODULE_LINES:
-            long.append(f"{path.name}: {lines} lines")
-        for node in ast.walk(ast.parse(text)):
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                # The docstring is read apart from the code.
-                start = node.body[1].lineno if ast.get_docstring(node) and node.body[1:] else None
-                length = (node.end_lineno or 0) - (start or node.lineno) + 1
-                if length >= FUNCTION_LINES:
-                    long.append(f"{path.name}: {node.name} has {length} lines")
-    assert long == []
-
-
-def code_lines(source: str) -> int:
-    """Lines that hold code: docstrings, comments and blank lines say it to people."""
-    docstrings = {
-        line
-        for node in ast.walk(ast.parse(source))
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
-        for line in range(node.lineno, (node.end_lineno or node.lineno) + 1)
-    }
-    layout = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT}
-    code: set[int] = set()
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        if token.type not in layout:
-            code.update(range(token.start[0], token.end[0] + 1))
-    return len(code - docstrings)
-
-
 def unit(path: Path) -> str:
     """Name in ORDER: a package such as representation/ counts as one."""
     return path.relative_to(LIBRARY).parts[0].removesuffix(".py")
-
-
-# What one reads to know the method; the rest gets files in and out, or repeats the paper's runs.
-METHOD = {"samples", "data", "augment", "tiles", "flows", "representation", "network", "model"}
-METHOD |= {"segment", "style", "contrast", "finetune", "pretrain", "checkpoint", "precision"}
-METHOD |= {"metrics", "progress", "errors", "paths", "__init__"}
-
-
-def test_library_is_thin() -> None:
-    """What stands aside: the widgets, the picture generator, and the rules of the 30 claims."""
-    sizes = {path: code_lines(path.read_text()) for path in modules()}
-    assert {unit(path) for path in sizes} >= METHOD
-    assert sum(n for path, n in sizes.items() if unit(path) in METHOD) < METHOD_LINES
-    thin = sum(n for path, n in sizes.items() if unit(path) not in ASIDE)
-    assert thin < LIBRARY_LINES
 
 
 def imports(path: Path, names: set[str]) -> set[str]:

@@ -10,7 +10,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from scellseg_lib import representation
-from scellseg_lib.data import load_dataset, resize_masks
+from scellseg_lib.datasets.load import load_dataset
 from scellseg_lib.errors import ModelError
 from scellseg_lib.flows import relabel
 from scellseg_lib.metrics import average_precision
@@ -18,6 +18,7 @@ from scellseg_lib.representation import Decoding, search_thresholds
 from scellseg_lib.representation.flow import Flow
 from scellseg_lib.representation.hover import HoVer
 from scellseg_lib.representation.semantic import UNet2, UNet3
+from scellseg_lib.samples import resize_masks
 
 ALL = (Flow(), HoVer(), UNet2(), UNet3())
 

@@ -9,7 +9,7 @@ import pytest
 
 from scellseg_lib import style
 from scellseg_lib.model import new_model
-from scellseg_lib.segment import style_distance
+from scellseg_lib.segmentation import style_distance
 from tests import tiny
 
 

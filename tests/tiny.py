@@ -14,12 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from scellseg_lib import augment, checkpoint, synthetic
-from scellseg_lib.data import Dataset, Sample
-from scellseg_lib.finetune import finetune
+from scellseg_lib import augment
+from scellseg_lib import training as checkpoint
+from scellseg_lib.datasets import synthetic
+from scellseg_lib.device import Precision
+from scellseg_lib.finetuning import finetune
 from scellseg_lib.model import Model, new_model
-from scellseg_lib.precision import Precision
-from scellseg_lib.pretrain import PretrainRecipe, pretrain
+from scellseg_lib.pretraining import PretrainRecipe, pretrain
+from scellseg_lib.samples import Dataset, Sample
 
 LEVELS = (4, 8, 16, 32)
 STEPS = 4

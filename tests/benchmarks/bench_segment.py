@@ -10,11 +10,12 @@ from unittest.mock import patch
 import numpy as np
 import torch
 
-from scellseg_lib import flows, metrics, released
+from scellseg_lib import flows, metrics
 from scellseg_lib.augment import MEAN_DIAMETER
-from scellseg_lib.data import load_dataset
+from scellseg_lib.datasets import released
+from scellseg_lib.datasets.load import load_dataset
 from scellseg_lib.model import Model, load_model
-from scellseg_lib.segment import Cells, decode, segment
+from scellseg_lib.segmentation import Cells, decode, segment
 from tests.benchmarks.clock import THREADS, report, timed
 from tests.benchmarks.peer import run_peer
 

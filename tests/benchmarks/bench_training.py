@@ -18,9 +18,9 @@ import torch
 
 from scellseg_lib.augment import labelled_batch, prepare
 from scellseg_lib.contrast import ContrastiveTerm, pair_distance
-from scellseg_lib.data import load_dataset
+from scellseg_lib.datasets.load import load_dataset
+from scellseg_lib.device import Precision, choose, keep_memory
 from scellseg_lib.model import new_model
-from scellseg_lib.precision import Precision, choose, keep_memory
 from tests.benchmarks.clock import THREADS
 
 LEVELS = (32, 64, 128, 256)

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from playwright.sync_api import Locator
 
-from scellseg_lib import readers
+from scellseg_lib.files import images as readers
 from tests.browser.conftest import Opener
 from tests.browser.editing import SETUP, EditorInPage
 from tests.browser.test_mask_editor import SCENE, scene

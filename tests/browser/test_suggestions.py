@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from scellseg_lib import readers
+from scellseg_lib.files import images as readers
 from tests.browser.conftest import Opener
 from tests.browser.editing import EditorInPage, Point, swept
 from tests.browser.test_workbench import Truth
@@ -16,8 +16,8 @@ OPEN = """
 import numpy as np, threading
 from pathlib import Path
 from scellseg_lib import precision
-from scellseg_lib.widgets import suggestions
-from scellseg_lib.widgets.workbench import Workbench
+from scellseg_lib.workbench import suggestions
+from scellseg_lib.workbench.app import Workbench
 precision.choose = lambda device, levels: precision.Precision()
 # The network waits at the gate, so that the page can do something meanwhile.
 gate, asked, see = threading.Event(), threading.Semaphore(0), suggestions.predict_one

@@ -21,7 +21,9 @@ import tifffile
 from playwright.sync_api import Browser, Page
 from skimage.graph import route_through_array
 
-from scellseg_lib import paths, readers, synthetic
+from scellseg_lib import paths
+from scellseg_lib.datasets import synthetic
+from scellseg_lib.files import images as readers
 from tests.browser.conftest import Opener
 from tests.browser.servers import PAGE_MILLISECONDS, START_SECONDS, NotebookPage, screenshot
 
@@ -37,9 +39,9 @@ TABS = ("Annotate", "Fine-tune", "Segment", "Inspect", "Export")
 # A minute less: neither what is fastest here, nor how long a step takes.
 NOTHING_MEASURED = """
 from importlib import import_module
-precision = import_module("scellseg_lib.precision")
+precision = import_module("scellseg_lib.device")
 precision.choose = lambda device, levels: precision.Precision()
-choices = import_module("scellseg_lib.widgets.finetune_choices")
+choices = import_module("scellseg_lib.workbench.finetune_choices")
 choices.seconds_per_step = lambda job, settings: 1.0
 """
 
@@ -431,7 +433,7 @@ def test_an_empty_workbench_says_what_to_do_and_takes_a_folder_with_a_damaged_fi
 ) -> None:
     opened = voila.open(
         [
-            "from scellseg_lib.widgets.workbench import Workbench",
+            "from scellseg_lib.workbench.app import Workbench",
             "workbench = Workbench()\nworkbench",
         ]
     )
@@ -524,7 +526,7 @@ def test_the_notebook_is_the_app_in_jupyterlab_too(
 def test_the_app_opens_for_this_machine_alone_and_by_its_token(
     browser: Browser, synthetic_truth: Truth
 ) -> None:
-    command = [sys.executable, "-m", "scellseg_lib.widgets", str(synthetic_truth.folder)]
+    command = [sys.executable, "-m", "scellseg_lib.workbench", str(synthetic_truth.folder)]
     server = subprocess.Popen(
         [*command, "--no-browser"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )

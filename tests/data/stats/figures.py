@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from scellseg_lib.experiment import grid, run
-from scellseg_lib.experiment.profile import load_profile
-from scellseg_lib.panels import scores
+from scellseg_lib.paper import grid, run
+from scellseg_lib.paper.figures import scores
+from scellseg_lib.paper.profile import load_profile
 
 FOLDER = Path(__file__).parent
 

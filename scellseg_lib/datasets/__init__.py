@@ -1,0 +1,1 @@
+"""Data sets: manifests, downloads, converters, synthetic images; and the trained weights."""

@@ -1,1 +1,0 @@
-"""Experiments: a trial says all of one run, the store keeps its scores, `run` computes it."""

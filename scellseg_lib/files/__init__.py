@@ -1,0 +1,1 @@
+"""Image files, exports, and where an experiment's files are."""

@@ -1,0 +1,130 @@
+"""Style embeddings of many images, their picture by t-SNE, and numbers for what it shows (Fig. 2b).
+
+A t-SNE alone proves nothing: it draws clusters also where there are none. How pure the clusters are
+is measured in the embedding's own space.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from sklearn.manifold import TSNE
+from sklearn.metrics import silhouette_score
+from sklearn.model_selection import LeaveOneOut, cross_val_predict
+from sklearn.neighbors import KNeighborsClassifier
+
+from scellseg_lib.errors import ScellsegError
+from scellseg_lib.model import Model
+from scellseg_lib.progress import progress_bar
+from scellseg_lib.samples import Dataset
+from scellseg_lib.style import embed
+
+N_NEIGHBOURS = 5
+
+
+class Purity(NamedTuple):
+    """How well styles tell data sets apart."""
+
+    silhouette: float
+    """Mean over the images, -1 to 1: how much nearer a set's own images are than the next set's."""
+    knn_accuracy: float
+    """Share of images whose data set is that of most of their 5 nearest neighbours."""
+    chance: float
+    """The same share if one always said the largest set."""
+    n_images: int
+
+
+def style_embeddings(model: Model, datasets: Sequence[Dataset]) -> pd.DataFrame:
+    """Style of every image, each scaled by the diameter of its own cells.
+
+    Parameters
+    ----------
+    model : Model
+        Untuned, in the paper's figure.
+    datasets : sequence of Dataset
+        Labelled; images without cells are left out.
+
+    Returns
+    -------
+    DataFrame
+        One row an image: ``data``, ``image``, ``diameter`` and ``s0``, ``s1`` .., the embedding.
+    """
+    pairs = [
+        (data.name, sample) for data in datasets for sample in data if not np.isnan(sample.diameter)
+    ]
+    rows = []
+    for name, sample in progress_bar(pairs, len(pairs), "styles"):
+        style = embed(model, sample, sample.diameter)
+        columns = {f"s{k}": value for k, value in enumerate(style.tolist())}
+        rows.append({"data": name, "image": sample.name, "diameter": sample.diameter} | columns)
+    return pd.DataFrame(rows)
+
+
+def styles_of(frame: pd.DataFrame) -> np.ndarray:
+    """Embeddings of a frame of `style_embeddings`, float64[n, S]."""
+    return frame.filter(regex=r"^s\d+$").to_numpy(np.float64)
+
+
+def tsne(frame: pd.DataFrame, *, perplexity: float = 30.0, seed: int = 0) -> pd.DataFrame:
+    """Lay the images out in the plane by t-SNE; neighbours stay neighbours, distances mean nothing.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        As `style_embeddings` gives.
+    perplexity : float
+        About how many neighbours count; less than the number of images.
+    seed : int
+
+    Returns
+    -------
+    DataFrame
+        The frame's ``data`` and ``image``, with ``x`` and ``y``.
+
+    Raises
+    ------
+    ScellsegError
+        If there are not more images than the perplexity.
+    """
+    if len(frame) <= perplexity:
+        raise ScellsegError(
+            f"{len(frame)} images are too few for a perplexity of {perplexity:g}",
+            remedy="Give more images, or a smaller perplexity.",
+        )
+    # Started from the principal components, so that far groups keep something of their places.
+    layout = TSNE(perplexity=perplexity, init="pca", random_state=seed)
+    x, y = layout.fit_transform(styles_of(frame)).T
+    return frame[["data", "image"]].assign(x=x, y=y)
+
+
+def purity(frame: pd.DataFrame) -> Purity:
+    """Measure in the embedding's own space how well styles tell the data sets apart.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        As `style_embeddings` gives, of two data sets or more.
+
+    Raises
+    ------
+    ScellsegError
+        If there are fewer than two data sets, or one has no more images than are neighbours.
+    """
+    counts = frame["data"].value_counts()
+    if len(counts) < 2 or counts.min() <= N_NEIGHBOURS:
+        raise ScellsegError(
+            f"purity is not defined for sets of {counts.to_dict()} images",
+            remedy=f"Give two data sets or more, of more than {N_NEIGHBOURS} images each.",
+        )
+    styles, names = styles_of(frame), frame["data"].to_numpy()
+    neighbours = KNeighborsClassifier(N_NEIGHBOURS)
+    said = cross_val_predict(neighbours, styles, names, cv=LeaveOneOut())
+    return Purity(
+        float(silhouette_score(styles, names)),
+        float((said == names).mean()),
+        float(counts.max() / counts.sum()),
+        len(frame),
+    )

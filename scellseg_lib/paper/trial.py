@@ -1,0 +1,145 @@
+"""A trial: everything that decides the scores of one run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, NamedTuple
+
+from scellseg_lib.samples import Dataset, Sample
+
+METHOD_VERSION = 1  # HoVer's decoding was mended under it, before it had any result
+"""Raised when a change of the code changes scores: trials of another version are other trials."""
+METHOD_SOURCES = "e56057ccda232c6b"
+"""Hash of the code that decides scores; a test says when it is another and the version may have to
+be raised."""
+ADDED = {"queries": "query", "tested_on": ""}
+"""Fields that came after the first results, with the value that those had: where a trial has it,
+its identity leaves the field out, so that its key is the same as ever."""
+
+
+class Protocol(NamedTuple):
+    """How maps become masks."""
+
+    resample: bool
+    """The dynamics run at the image's own size, not at the 30-px scale."""
+    flips: bool
+    """The maps are averaged over the four flips."""
+    as_released: bool = False
+    """By the decoders of the released code (HoVer and U-Nets), see `as_released`."""
+
+
+PROTOCOLS = {
+    "paper": Protocol(resample=False, flips=False),
+    "flips": Protocol(resample=False, flips=True),
+    "resample": Protocol(resample=True, flips=False),
+    "best": Protocol(resample=True, flips=True),
+    "as_released": Protocol(resample=False, flips=False, as_released=True),
+}
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One run: which model is tuned how, by which shots, and how its maps are decoded."""
+
+    data: str
+    """Name of the data set."""
+    model: str
+    """One of the five networks."""
+    weights: str
+    """Which weights it starts from: "packaged", "released", "untrained", or "subset:NAME" for those
+    pre-trained on a subset."""
+    strategy: str
+    """"direct" (not tuned), or a strategy of `finetune`."""
+    shots: tuple[str, ...]
+    """Names of the annotated images; "direct" takes their diameter."""
+    seed: int = 0
+    """The random state: of the draw of shots and of the patches."""
+    steps: int = 100
+    options: tuple[tuple[str, Any], ...] = ()
+    """Further options of `finetune`, as sorted pairs."""
+    levels: tuple[int, ...] = (32, 64, 128, 256)
+    split: str = "query"
+    """Images that are segmented and scored: a split of the data set, or "held_out": the images of
+    its pool that are no shots."""
+    protocol: str = "paper"
+    """One of `PROTOCOLS`."""
+    contrast: str = ""
+    """Name of the contrast images; none for a strategy without."""
+    precision: str = "fp32"
+    """Numeric type of the network: "fp32" or "bf16"."""
+    queries: str = "query"
+    """Split whose images, without masks, are the queries of contrastive fine-tuning: "query", as in
+    the paper (transductive), or "shot", the pool (inductive)."""
+    tested_on: str = ""
+    """Name of another data set whose split is scored; each of its images is scaled by its own true
+    diameter, an oracle. None: ``data``."""
+
+    @property
+    def n_shots(self) -> int:
+        """Number of shots."""
+        return len(self.shots)
+
+    def identity(self, images: Mapping[str, Dataset], weights_sha256: str) -> dict[str, Any]:
+        """What the scores depend on: the trial, the pixels, the weights and the method.
+
+        Parameters
+        ----------
+        images : mapping of str to Dataset
+            The data sets of `needs`.
+        weights_sha256 : str
+            Of the weights that the trial starts from, see `checkpoint.weights_hash`.
+        """
+        needed = [*self.shot_samples(images), *self.tested(images)]
+        if self.contrast and (self.split, self.queries, self.tested_on) != ("query", "query", ""):
+            needed += self.query_samples(images)  # else they are those that are scored
+        needed += images[self.contrast] if self.contrast else ()
+        said = asdict(self)
+        return {name: v for name, v in said.items() if name not in ADDED or v != ADDED[name]} | {
+            "method": METHOD_VERSION,
+            "pixels": _pixels_hash(needed),
+            "weights_sha256": weights_sha256,
+        }
+
+    @property
+    def needs(self) -> set[str]:
+        """Names of the data sets that the trial uses."""
+        return {self.data, self.contrast, self.tested_on} - {""}
+
+    def tuning(self) -> Trial:
+        """Return the trial without what only concerns the scoring: one tuned model serves all."""
+        return replace(self, protocol="paper", split="query", tested_on="")
+
+    def shot_samples(self, images: Mapping[str, Dataset]) -> Dataset:
+        """Shots of the trial, in its order."""
+        data = images[self.data]
+        named = {sample.name: sample for sample in data.shot}
+        return replace(data, samples=tuple(named[name] for name in self.shots))
+
+    def query_samples(self, images: Mapping[str, Dataset]) -> Dataset:
+        """Queries of contrastive fine-tuning, without masks."""
+        return images[self.data].split(self.queries).without_masks()
+
+    def tested(self, images: Mapping[str, Dataset]) -> Dataset:
+        """Images that are segmented and scored."""
+        if self.split != "held_out":
+            return images[self.tested_on or self.data].split(self.split)
+        pool = images[self.data].shot
+        return replace(pool, samples=tuple(s for s in pool if s.name not in self.shots))
+
+
+def key(identity: Mapping[str, Any]) -> str:
+    """Name of a trial's results: 16 hexadecimal digits of the hash of its `Trial.identity`."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _pixels_hash(samples: Sequence[Sample]) -> str:
+    digest = hashlib.sha256()
+    for sample in samples:
+        digest.update(sample.name.encode())
+        digest.update(sample.image.tobytes())
+        if sample.read_masks is not None:  # queries that only train have none
+            digest.update(sample.masks.tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,377 @@
+"""From images to masks: one network pass at the 30-px scale, then dynamics (METHOD section 5)."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+import torch
+
+from scellseg_lib import device as precision_module
+from scellseg_lib.augment import MEAN_DIAMETER
+from scellseg_lib.device import Precision
+from scellseg_lib.errors import ImageError
+from scellseg_lib.model import Card, Model
+from scellseg_lib.progress import progress_bar
+from scellseg_lib.representation import Decoding, Representation
+from scellseg_lib.representation.flow import FLOW_SCALE
+from scellseg_lib.samples import Sample, normalise, resize, resize_masks
+from scellseg_lib.tiles import TiledImage
+
+FLIPS: tuple[tuple[int, ...], ...] = ((), (0,), (1,), (0, 1))
+"""Axes (y 0, x 1) along which test-time flips turn an image."""
+
+
+class FarFromModel(UserWarning):
+    """An image's scale or style is far from what the model has seen.
+
+    Attributes
+    ----------
+    diameter : float or None
+        Median diameter of the masks, pixels, where it is the scale that is far.
+    """
+
+    def __init__(self, text: str, diameter: float | None = None) -> None:
+        super().__init__(text)
+        self.diameter = diameter
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What the network says of one image, before any threshold."""
+
+    name: str
+    maps: np.ndarray
+    """float32[K, h, w], at the 30-px scale."""
+    style: np.ndarray
+    """float32[S], of unit length."""
+    shape: tuple[int, int]
+    """Height and width of the image."""
+    diameter: float
+    """That the image was scaled by, in its pixels."""
+
+
+@dataclass(frozen=True, eq=False)
+class Cells:
+    """A segmented image.
+
+    Attributes
+    ----------
+    name : str
+    masks : int32[H, W]
+        Labels 1..n, 0 is background.
+    prediction : Prediction
+        Kept, so that `decode` with other thresholds needs no network.
+    """
+
+    name: str
+    masks: np.ndarray
+    prediction: Prediction
+
+    @property
+    def style(self) -> np.ndarray:
+        """Style embedding, float32[S], of unit length."""
+        return self.prediction.style
+
+    @property
+    def flows(self) -> np.ndarray:
+        """First two maps at unit scale, float32[2, h, w], at the 30-px scale."""
+        return self.prediction.maps[:2] / FLOW_SCALE
+
+
+def segment(
+    model: Model,
+    images: Sequence[Sample | np.ndarray],
+    *,
+    diameter: float | None = None,
+    cell_threshold: float | None = None,
+    flow_threshold: float | None = None,
+    min_size: int | None = None,
+    resample: bool = True,
+    flips: bool = False,
+    batch_size: int = 8,
+    precision: Precision | None = None,
+    progress: bool = True,
+    callback: Callable[[Cells], None] | None = None,
+) -> list[Cells]:
+    """Segment images.
+
+    Parameters
+    ----------
+    model : Model
+    images : sequence of Sample or array
+        Arrays are float or integer [H, W] or [2, H, W] (to segment, nucleus).
+    diameter : float, optional
+        Of the cells, in pixels of the images; None: the model's own.
+    cell_threshold, flow_threshold, min_size : optional
+        See `Decoding`; None: the model's. ``min_size`` counts pixels of the 30-px scale.
+    resample : bool
+        Run the dynamics at the image's own size. The paper's protocol is False.
+    flips : bool
+        Average the maps over the four flips (four times the work).
+    batch_size : int
+        Tiles in a batch; tiles of all images are pooled.
+    precision : Precision, optional
+        None: what pays on this machine.
+    progress : bool
+        Show a bar where somebody looks.
+    callback : callable, optional
+        Gets the cells of each image, in order, as soon as they are found.
+
+    Returns
+    -------
+    list of Cells
+
+    Raises
+    ------
+    ImageError
+        For a setting that is no number of its kind, or an image that cannot be read or is none.
+
+    Warns
+    -----
+    FarFromModel
+        When the masks' diameters differ from the given one by more than a factor of two, or an
+        image's style lies far from the training images' (of released weights these are unknown).
+    UserWarning
+        When an image has next to no contrast.
+    """
+    _check_several(images)
+    thresholds = {"cell_threshold": cell_threshold, "flow_threshold": flow_threshold}
+    diameter, decoding = resolve(model.card, diameter=diameter, min_size=min_size, **thresholds)
+    cells = []
+    predictions = predict(
+        model, images, diameter=diameter, flips=flips, batch_size=batch_size, precision=precision
+    )
+    for prediction in progress_bar(predictions, len(images), "segment", shown=progress):
+        masks = decode(prediction, model.representation, decoding, resample=resample)
+        _warn_if_far(prediction, masks, model.card)
+        cells.append(Cells(prediction.name, masks, prediction))
+        if callback:
+            callback(cells[-1])
+    return cells
+
+
+_NUMBERS: dict[str, tuple[type, float]] = {
+    "diameter": (Real, 1),
+    "cell_threshold": (Real, -math.inf),
+    "flow_threshold": (Real, 0),
+    "min_size": (Integral, 0),
+    "batch_size": (Integral, 1),
+}
+"""Kind and least value of each setting."""
+
+
+def resolve(card: Card, *, diameter: float | None, **chosen: Any) -> tuple[float, Decoding]:
+    """Diameter and decoding that are asked for, the model's where None.
+
+    Raises ImageError for one that is no number of its kind.
+    """
+    given = {name: value for name, value in chosen.items() if value is not None}
+    diameter = card.diameter if diameter is None else diameter
+    _check_numbers(diameter=diameter, **given)
+    return diameter, replace(card.decoding, **given)
+
+
+def _check_several(images: Sequence[Sample | np.ndarray]) -> None:
+    if isinstance(images, np.ndarray | Sample):
+        raise ImageError("one image was given", remedy="Give a list of images: [image].")
+
+
+def _check_numbers(**given: Any) -> None:
+    for name, value in given.items():
+        kind, least = _NUMBERS[name]
+        if not (isinstance(value, kind) and math.isfinite(value) and value >= least):  # type: ignore[arg-type,operator]
+            wanted = "a whole number" if kind is Integral else "a number"
+            raise ImageError(
+                f"{name}={value} is not {wanted}{f' from {least}' if least > -math.inf else ''}",
+                remedy="Leave it out for the usual.",
+            )
+
+
+def predict(
+    model: Model,
+    images: Sequence[Sample | np.ndarray],
+    *,
+    diameter: float | None = None,
+    flips: bool = False,
+    batch_size: int = 8,
+    precision: Precision | None = None,
+) -> Iterator[Prediction]:
+    """Run the network over images, without turning its maps into masks.
+
+    Parameters
+    ----------
+    model, images, diameter, flips, batch_size, precision
+        See `segment`.
+
+    Yields
+    ------
+    Prediction
+        One an image, in order, as soon as its last tile is done.
+
+    Raises
+    ------
+    ImageError
+        As `segment`, at the first image or at that which is bad.
+    """
+    _check_several(images)
+    diameter, _ = resolve(model.card, diameter=diameter)
+    _check_numbers(batch_size=batch_size)
+    device = model.device
+    precision_module.keep_memory()
+    precision = precision or precision_module.choose(device, model.network.levels)
+    network = precision.place(model.network, device).eval()
+    turns = FLIPS if flips else FLIPS[:1]
+
+    waiting: list[tuple[Sample, TiledImage]] = []
+    pool: list[tuple[TiledImage, int, np.ndarray]] = []
+
+    def run(part: list[tuple[TiledImage, int, np.ndarray]]) -> None:
+        batch = torch.from_numpy(np.stack([tile for _, _, tile in part]))
+        maps, styles = _forward(network, batch, model.representation, turns, precision, device)
+        for (owner, index, _), tile_maps, style in zip(part, maps, styles, strict=True):
+            owner.add(index, tile_maps, style)
+
+    for number, image in enumerate(images):
+        sample = as_sample(image, number)
+        scaled = resize(normalise(sample.image, sample.name), MEAN_DIAMETER / diameter)
+        tiled = TiledImage(scaled, model.network.stride)
+        if pool and pool[0][0].sides != tiled.sides:
+            run(pool)
+            pool = []
+        waiting.append((sample, tiled))
+        pool.extend((tiled, index, tile) for index, tile in enumerate(tiled.tiles()))
+        while len(pool) >= batch_size or (pool and number == len(images) - 1):
+            run(pool[:batch_size])
+            pool = pool[batch_size:]
+        while waiting and not waiting[0][1].missing:
+            done, its_tiles = waiting.pop(0)
+            shape = (done.image.shape[1], done.image.shape[2])
+            maps, style = its_tiles.maps(), its_tiles.style()
+            yield Prediction(done.name, maps, style, shape, diameter)
+
+
+def decode(
+    prediction: Prediction,
+    representation: Representation,
+    decoding: Decoding,
+    *,
+    resample: bool = True,
+) -> np.ndarray:
+    """Turn maps into masks of the image's size; needs no network.
+
+    Parameters
+    ----------
+    prediction : Prediction
+    representation : Representation
+        The model's.
+    decoding : Decoding
+        ``min_size`` and ``n_steps`` are of the 30-px scale.
+    resample : bool
+        Resize the maps first and run the dynamics at the image's own scale, with steps and sizes to
+        match (HoVer always decodes at 30 px a cell, for which its filters are made).
+
+    Returns
+    -------
+    int32[H, W]
+        0 background, cells 1 to n.
+    """
+    if resample and representation.resamples:
+        enlarged = prediction.diameter / MEAN_DIAMETER
+        decoding = replace(
+            decoding,
+            n_steps=max(round(decoding.n_steps * enlarged), 1),
+            min_size=max(round(decoding.min_size * enlarged**2), 1),
+        )
+        return representation.masks(resize(prediction.maps, prediction.shape), decoding)
+    return resize_masks(representation.masks(prediction.maps, decoding), prediction.shape)
+
+
+def as_sample(image: Sample | np.ndarray, number: int) -> Sample:
+    """Wrap an array [H, W] or [2, H, W] as a sample.
+
+    Raises
+    ------
+    ImageError
+        For another shape, or values that are not numbers.
+    """
+    if isinstance(image, Sample):
+        return image
+    planes = np.asarray(image)
+    if planes.ndim == 2:
+        planes = np.stack((planes, np.zeros_like(planes)))
+    if planes.ndim != 3 or len(planes) != 2 or 0 in planes.shape:
+        raise ImageError(
+            f"an image of shape {np.shape(image)} cannot be segmented",
+            where=f"image {number}",
+            remedy="Give [H, W], or [2, H, W] with the plane to segment and the nuclei.",
+        )
+    if not np.isfinite(planes).all():
+        raise ImageError(
+            "an image holds NaN or infinity",
+            where=f"image {number}",
+            remedy="Replace them, for example by the background's value.",
+        )
+    return Sample(str(number), lambda: planes.astype(np.float32))
+
+
+@torch.inference_mode()
+def _forward(
+    network: torch.nn.Module,
+    tiles: torch.Tensor,
+    representation: Representation,
+    turns: Sequence[tuple[int, ...]],
+    precision: Precision,
+    device: torch.device,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Maps (B, K, h, w) and styles (B, S), means over the flips; flipped vectors turn back."""
+    maps, styles = None, None
+    for axes in turns:
+        image_axes = [axis + 2 for axis in axes]
+        with precision.autocast(device):
+            output = network(precision.batch(torch.flip(tiles, image_axes), device))
+        turned = torch.flip(output.maps.float(), image_axes)
+        if representation.vector:
+            for axis in axes:
+                turned[:, axis] = -turned[:, axis]
+        maps = turned if maps is None else maps + turned
+        styles = output.style.float() if styles is None else styles + output.style.float()
+    assert maps is not None
+    assert styles is not None
+    return (maps / len(turns)).cpu().numpy(), (styles / len(turns)).cpu().numpy()
+
+
+def style_distance(style: np.ndarray, card: Card) -> float:
+    """Distance of a style to the nearest of the training styles, in units of their radius.
+
+    0 where the model has not stored any.
+    """
+    if not card.styles or card.style_radius <= 0:  # as of weights of others
+        return 0.0
+    gaps = np.linalg.norm(np.array(card.styles) - style, axis=1)
+    return float(gaps.min() / card.style_radius)
+
+
+def _warn_if_far(prediction: Prediction, masks: np.ndarray, card: Card) -> None:
+    areas = np.bincount(masks.ravel())[1:]
+    if areas.size >= 5:
+        found = float(np.median(2 * np.sqrt(areas / np.pi)))
+        if not 0.5 <= found / prediction.diameter <= 2:
+            text = (
+                f"{prediction.name}: the masks' median diameter is {found:.0f} px, the image was "
+                f"scaled for {prediction.diameter:.0f} px. Give diameter={found:.0f}."
+            )
+            warnings.warn(FarFromModel(text, found), stacklevel=3)
+    distance = style_distance(prediction.style, card)
+    if distance > 1:
+        warnings.warn(
+            f"{prediction.name}: its style is {distance:.1f} times as far from those of the "
+            "training images as is usual among them. Fine-tune on a few images like it.",
+            FarFromModel,
+            stacklevel=3,
+        )

@@ -1,1 +1,0 @@
-"""The packaged weights, and the run that made them (``python -m scellseg_lib.weights``)."""

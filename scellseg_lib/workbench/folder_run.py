@@ -1,0 +1,242 @@
+"""What the inference panel does beside its display: a run over a folder.
+
+A run is that of ``scellseg segment`` (see `batch`), with the same files as results: either goes on
+with what the other has begun.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from threading import Lock, get_ident
+from typing import Any
+
+from scellseg_lib.errors import DatasetError
+from scellseg_lib.files import folder as batch
+from scellseg_lib.files import images as readers
+from scellseg_lib.model import Model
+from scellseg_lib.representation import Decoding
+from scellseg_lib.segmentation import FarFromModel, Prediction, predict
+from scellseg_lib.workbench.jobs import Cancelled, Job
+from scellseg_lib.workbench.thresholds import SETTINGS
+
+SUFFIX = ".tif"
+CHANNELS = "Choose under Channels what to segment."
+PLAIN = (
+    (r"Name the one to segment and that of.*", CHANNELS),
+    (r"Name others, such as channels=.*", CHANNELS),
+    (r"(Say axes=|Give page=|Give one letter).*", "Save the plane to segment as its own file."),
+    (r"Give another folder as the output.*", "Choose another folder for the masks."),
+    (r"Give diameter=(\d+).*", r"Set the diameter of the cells to \1 px and try again."),
+    (r"the folder holds masks made otherwise", "there are masks of other settings"),
+    (r"weights \S+ there, \S+ asked for", "another model was used"),
+    (r"\bresample (?=\w+ there)", "full size "),
+    (r"\bflips (?=\w+ there)", "four views "),
+    *((rf"\b{name}\b", setting.label.lower()) for name, setting in SETTINGS.items()),
+    (r" there, ([^;.]*(?:\.\d+)?) asked for", r" there, \1 now"),
+)
+"""What the library says to those who call it, and what this panel says instead."""
+
+
+def reworded(message: object, folder: Path | None = None) -> str:
+    """Words of the library in those of the panel; paths within `folder` are shortened."""
+    text = str(message)
+    for pattern, words in PLAIN:
+        text = re.sub(pattern, words, text, flags=re.DOTALL)
+    return text if folder is None else text.replace(f"{folder}{os.sep}", "")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How images are segmented."""
+
+    diameter: float
+    decoding: Decoding = field(default_factory=Decoding)
+    resample: bool = True
+    flips: bool = False
+    channels: tuple[str, str] | None = None
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """Arguments of `readers.read_image`."""
+        return {"channels": self.channels, "axes": None, "page": None}
+
+    @property
+    def seen(self) -> tuple[Any, ...]:
+        """What the network's answer depends on; the rest is decoded without it."""
+        return self.diameter, self.flips, self.channels
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where images are and where their masks go."""
+
+    source: Path
+    """A file or a folder."""
+    output: Path
+
+    @property
+    def root(self) -> Path:
+        """Folder of the images."""
+        return self.source if self.source.is_dir() else self.source.parent
+
+    def plan(self, reading: dict[str, Any]) -> tuple[list[batch.Job], batch.Outcome]:
+        """As `batch.plan`; DatasetError also where there is no such file or folder."""
+        if not self.source.exists():
+            raise DatasetError(
+                "there is no such file or folder",
+                where=self.source,
+                remedy="Check how it is written; on a server it is a path of the server.",
+            )
+        return batch.plan(self.source, self.output, SUFFIX, **reading)
+
+    def image_of(self, job: batch.Job) -> Path:
+        """File of a job's image."""
+        return self.root / job.masks.parent.relative_to(self.output) / job.sample.name
+
+    def record(self) -> dict[str, Any]:
+        """What the masks there were made with, by ``segmented.json``; empty where nobody says."""
+        try:
+            record = json.loads((self.output / batch.RECORD).read_text())
+        except (OSError, ValueError):
+            return {}
+        return record if isinstance(record, dict) and "weights" in record else {}
+
+
+def predict_one(model: Model, image: Path, settings: Settings) -> Prediction:
+    """What the network says of one file; ImageError where it cannot be read."""
+    planes = readers.read_image(image, **settings.reading)
+    options: dict[str, Any] = {"diameter": settings.diameter, "flips": settings.flips}
+    return replace(next(predict(model, [planes], **options)), name=image.name)
+
+
+class _Stopped(BaseException):
+    """A cancelled run on its way through `batch`, which survives all Exceptions of one image."""
+
+
+@dataclass
+class _Watched(batch.Outcome):
+    """An outcome that tells how far it is, after each image that is read, and written."""
+
+    tell: Callable[[], None] = lambda: None
+
+    @contextmanager
+    def survives(self, job: batch.Job) -> Iterator[None]:
+        with super().survives(job):
+            yield
+        self.tell()
+
+
+@dataclass
+class FolderRun:
+    """Segments all images of a place that have no masks yet; the work of a `Job`.
+
+    It can be paused and cancelled between two images; what is written stays, and another run goes
+    on from there.
+
+    Parameters
+    ----------
+    place : Place
+    model : Model
+    settings : Settings
+    anew : bool
+        Replace what exists.
+
+    Attributes
+    ----------
+    outcome : batch.Outcome
+        So far.
+    doubts : list of str
+        What was warned of.
+    """
+
+    place: Place
+    model: Model
+    settings: Settings
+    anew: bool = False
+    outcome: batch.Outcome = field(default_factory=batch.Outcome)
+    doubts: list[str] = field(default_factory=list)
+
+    def __call__(self, job: Job) -> batch.Outcome:
+        """Run; raises what `batch.segment_jobs` does, and Cancelled."""
+        jobs, planned = self.place.plan(self.settings.reading)
+        twins, there = len(planned.failed), sum(one.masks.exists() for one in jobs)
+        self.outcome = watched = _Watched(failed=planned.failed)
+        watched.already = 0 if self.anew else there
+
+        def tell(waits: bool = False) -> None:
+            done = watched.already + watched.segmented + len(watched.failed) - twins
+            try:
+                job.report(
+                    done, len(jobs), cells=watched.cells, failed=len(watched.failed), waits=waits
+                )
+            except Cancelled:
+                raise _Stopped from None
+
+        watched.tell = tell
+        card = self.model.card.model_copy(update={"decoding": self.settings.decoding})
+        try:
+            tell()
+            with _alone(partial(tell, waits=True)), self._doubts_kept():
+                tell()
+                batch.segment_jobs(
+                    jobs,
+                    replace(self.model, card=card),
+                    self.place.output,
+                    watched,
+                    reading=self.settings.reading | {"format": "tiff"},
+                    overwrite=self.anew,
+                    diameter=self.settings.diameter,
+                    resample=self.settings.resample,
+                    flips=self.settings.flips,
+                )
+            tell()
+        except _Stopped:
+            raise Cancelled from None
+        return watched
+
+    @contextmanager
+    def _doubts_kept(self) -> Iterator[None]:
+        mine = get_ident()
+
+        def keep(message: Any, *rest: Any, **options: Any) -> None:
+            if get_ident() == mine:
+                self.doubts.append(reworded(message, self.place.root))
+            else:
+                before(message, *rest, **options)
+
+        with warnings.catch_warnings():
+            before = warnings.showwarning
+            warnings.simplefilter("always", FarFromModel)
+            warnings.simplefilter("always", UserWarning)
+            warnings.showwarning = keep
+            yield
+
+
+_RUNS = Lock()
+
+
+@contextmanager
+def _alone(waits: Callable[[], None]) -> Iterator[None]:
+    """One run at a time, the others wait: warnings have one handler for all threads, and of two
+    runs that overlap the last would leave that of the first behind.
+    """
+    while not _RUNS.acquire(timeout=0.2):
+        waits()
+    try:
+        yield
+    finally:
+        _RUNS.release()
+
+
+def made_otherwise(error: BaseException | None) -> bool:
+    """Whether a run was refused since masks of other settings are there, which it may replace."""
+    told = isinstance(error, DatasetError) and "masks made otherwise" in error.what
+    return told and "other masks would stay" not in str(error)

@@ -1,0 +1,234 @@
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from scipy import ndimage
+from skimage.measure import label
+
+from scellseg_lib.datasets import synthetic
+from scellseg_lib.errors import DatasetError, ImageError
+
+# Lowest and highest of every real image of the kind (BBBC010: 49, T98G: 23, contrast styles: 5
+# each): median diameter (px), 99th percentile of the first plane (counts), where the median lies
+# between the 1st and 99th percentile, and SD of what a blur of 2 px takes away over that range.
+REAL = {
+    "worms": ((33.6, 37.6), (2515, 2931), (0.011, 0.019), (0.0125, 0.0234)),
+    "phase": ((36.6, 45.4), (53_550, 65_540), (0.342, 0.465), (0.0411, 0.0570)),
+    "Kc167": ((29.4, 35.5), (32_900, 40_860), (0.008, 0.228), (0.0394, 0.0488)),
+    "cytomembrane": ((28.4, 36.7), (11_310, 21_070), (0.045, 0.263), (0.0606, 0.0723)),
+    "macrophagocyte": ((47.2, 50.5), (39_580, 47_030), (0.039, 0.258), (0.0285, 0.0451)),
+    "neurocyte": ((28.2, 38.2), (16_450, 31_100), (0.0, 0.026), (0.0524, 0.0649)),
+    "style1": ((22.9, 23.7), (10_540, 34_950), (0.286, 0.450), (0.0257, 0.0447)),
+    "style2": ((13.9, 14.7), (20_560, 29_810), (0.027, 0.108), (0.0549, 0.0761)),
+    "style3": ((22.7, 53.4), (52_170, 63_480), (0.315, 0.723), (0.0570, 0.0852)),
+}
+# Seed 7, 256 x 320 (worms: their usual size): cells, labelled pixels, mean of either plane.
+# Pixels are not hashed: another CPU's blur and exp may differ in the last bit.
+PINNED: dict[str, tuple[int, int, float, float]] = {
+    "worms": (14, 14701, 972.9, 0.0),
+    "phase": (18, 21807, 33901.0, 0.0),
+    "mito": (16, 46527, 2193.3, 1282.9),
+    "Kc167": (58, 41812, 9380.7, 4433.8),
+    "cytomembrane": (70, 57297, 4145.9, 0.0),
+    "macrophagocyte": (18, 26110, 6361.0, 2821.6),
+    "neurocyte": (12, 7348, 1382.6, 2417.2),
+    "style1": (88, 32906, 6050.9, 0.0),
+    "style2": (51, 8237, 2695.2, 2672.4),
+    "style3": (87, 73083, 26385.7, 0.0),
+}
+TWO_PLANES = {"mito", "Kc167", "macrophagocyte", "neurocyte", "style2"}
+
+
+@pytest.fixture(scope="module")
+def images() -> dict[str, list[tuple[np.ndarray, np.ndarray]]]:
+    return {kind: [synthetic.image(kind, seed) for seed in range(3)] for kind in synthetic.KINDS}
+
+
+def _small(kind: str, seed: int = 7) -> tuple[np.ndarray, np.ndarray]:
+    return synthetic.image(kind, seed, None if kind == "worms" else (256, 320))
+
+
+@pytest.mark.parametrize("kind", synthetic.KINDS)
+def test_same_seed_gives_same_image_as_when_it_was_committed(kind: str) -> None:
+    planes, masks = _small(kind)
+    cells, pixels, first, second = PINNED[kind]
+    assert abs(masks.max() - cells) <= 1
+    assert (masks > 0).sum() == pytest.approx(pixels, rel=2e-3)
+    assert planes[0].mean() == pytest.approx(first, rel=2e-3)
+    assert planes[1].mean() == pytest.approx(second, rel=2e-3)
+
+
+def test_images_do_not_depend_on_the_process_or_on_what_was_made_before() -> None:
+    code = (
+        "import hashlib; from scellseg_lib import synthetic;"
+        "planes, masks = synthetic.image('mito', 3, (256, 256));"
+        "print(hashlib.sha256(planes.tobytes() + masks.tobytes()).hexdigest())"
+    )
+    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    synthetic.image("mito", 4, (256, 256))
+    planes, masks = synthetic.image("mito", 3, (256, 256))
+    here = hashlib.sha256(planes.tobytes() + masks.tobytes()).hexdigest()
+    assert other.stdout.strip() == here
+
+
+@pytest.mark.parametrize("kind", synthetic.KINDS)
+def test_seeds_give_different_images(kind: str, images: dict) -> None:
+    (first, first_masks), (second, second_masks) = images[kind][:2]
+    assert (first[0] != second[0]).mean() > 0.5
+    assert (first_masks != second_masks).any()
+
+
+@pytest.mark.parametrize("kind", synthetic.KINDS)
+def test_labels_are_contiguous_connected_and_of_a_plausible_size(kind: str, images: dict) -> None:
+    for planes, masks in images[kind]:
+        assert masks.dtype == np.int32
+        assert masks.shape == planes.shape[1:]
+        area = np.bincount(masks.ravel())[1:]
+        assert len(area) >= 5
+        assert area.min() >= 15
+        pieces = label(masks, background=0, connectivity=1).max()
+        assert pieces == masks.max() == len(np.unique(masks)) - 1
+
+
+@pytest.mark.parametrize("kind", synthetic.KINDS)
+def test_planes_are_whole_16_bit_counts_and_second_is_nuclei_or_zeros(
+    kind: str, images: dict
+) -> None:
+    for planes, masks in images[kind]:
+        assert planes.dtype == np.float32
+        assert planes.shape[0] == 2
+        assert (planes == np.rint(planes)).all()
+        assert planes.min() >= 0
+        assert planes.max() <= 65535
+        assert (planes[0] == 65535).mean() < 0.01
+        if kind not in TWO_PLANES:
+            assert not planes[1].any()
+            continue
+        bright = planes[1] > np.quantile(planes[1], 0.97)
+        if kind != "style2":  # which has nuclei without a cell, as the real images do
+            assert (masks[bright] > 0).mean() > 0.93
+        blurred = ndimage.gaussian_filter(planes[1], 1)
+        top = ndimage.maximum(blurred, masks, np.arange(1, masks.max() + 1))
+        assert (top > 1.2 * np.median(planes[1][masks == 0])).mean() > 0.8
+
+
+def _statistics(plane: np.ndarray, masks: np.ndarray) -> tuple[float, ...]:
+    area = np.bincount(masks.ravel())[1:]
+    low, middle, high = np.percentile(plane, (1, 50, 99))
+    fine = plane - ndimage.gaussian_filter(plane, 2)
+    diameter = np.median(2 * np.sqrt(area[area > 0] / np.pi))
+    return diameter, high, (middle - low) / (high - low), fine.std() / (high - low)
+
+
+@pytest.mark.parametrize("kind", sorted(REAL))
+def test_statistics_are_those_of_the_real_images(kind: str, images: dict) -> None:
+    measured = [_statistics(planes[0], masks) for planes, masks in images[kind]]
+    # The mean of three seeds within the real range, a fifth wider at either end.
+    for value, (lowest, highest) in zip(np.mean(measured, axis=0), REAL[kind], strict=True):
+        assert 0.8 * lowest <= value <= 1.2 * highest
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize("kind", sorted(REAL))
+def test_ranges_above_are_those_of_the_real_images(kind: str, real_data: Path) -> None:
+    folders = {"worms": "bbbc010_elegans/*", "phase": "t98g_phase/*"}
+    pattern = folders.get(kind, f"cellpose_contrast35/{kind}_*")
+    measured = []
+    for path in sorted(real_data.glob(f"{pattern}_img.png")):
+        plane = cv2.imread(str(path), cv2.IMREAD_UNCHANGED).astype(float)
+        masks = cv2.imread(str(path).replace("_img", "_masks"), cv2.IMREAD_UNCHANGED)
+        measured.append(_statistics(plane if plane.ndim == 2 else plane[..., 1], masks))
+    expected = np.array(REAL[kind])
+    np.testing.assert_allclose(np.min(measured, axis=0), expected[:, 0], rtol=0.01, atol=6e-4)
+    np.testing.assert_allclose(np.max(measured, axis=0), expected[:, 1], rtol=0.01, atol=6e-4)
+
+
+def test_cells_differ_from_their_surroundings_at_the_labelled_boundary(images: dict) -> None:
+    for planes, masks in images["worms"]:
+        worm = masks > 0
+        inside = planes[0][worm & ~ndimage.binary_erosion(worm, iterations=3)]
+        ring = ndimage.binary_dilation(worm, iterations=6) & ~ndimage.binary_dilation(
+            worm, iterations=2
+        )
+        assert np.median(inside) < 0.85 * np.median(planes[0][ring])
+    for planes, masks in images["phase"]:
+        cell = masks > 0
+        halo = ndimage.binary_dilation(cell, iterations=4) & ~cell
+        far = ~ndimage.binary_dilation(cell, iterations=25)
+        assert np.median(planes[0][halo]) > 1.1 * np.median(planes[0][far])
+        assert np.median(planes[0][cell]) < np.median(planes[0][far])
+
+
+def test_worms_stay_in_the_well_and_rarely_touch(images: dict) -> None:
+    for planes, masks in images["worms"]:
+        well = ndimage.binary_fill_holes(ndimage.binary_closing(planes[0] > 600, iterations=4))
+        assert well[masks > 0].all()
+        right, left = masks[:, 1:], masks[:, :-1]
+        edge = right != left
+        assert (edge & (right > 0) & (left > 0)).sum() < 0.08 * edge.sum()
+
+
+def test_boundary_of_mito_cells_cannot_be_seen_as_a_step() -> None:
+    planes, masks = synthetic.image("mito", 1)
+    depth = ndimage.distance_transform_edt(masks > 0)
+    light = [planes[0][(depth > d) & (depth <= d + 2)].mean() for d in (0, 2, 4, 6)]
+    steps = np.diff(light) / light[-1]
+    assert (np.abs(steps) < 0.45).all()
+
+
+def test_sets_have_their_splits_and_make_images_on_reading() -> None:
+    shots = synthetic.dataset("synthetic_worms", n_shot=3, n_query=2)
+    assert [len(shots), len(shots.shot), len(shots.query)] == [5, 3, 2]
+    sample = shots.query[1]
+    assert sample.image.shape == (2, 520, 696)
+    assert sample.masks.max() > 5
+    assert 25 < sample.diameter < 45
+    contrast = synthetic.dataset("synthetic_contrast")
+    assert len(contrast) == 35
+    assert {style: len(part) for style, part in contrast.styles().items()} == dict.fromkeys(
+        synthetic.STYLES, 5
+    )
+    assert [s.style for s in contrast.split("contrast:style2")] == ["style2"] * 5
+
+
+def test_no_image_is_in_two_splits_or_sets() -> None:
+    seen: dict[bytes, str] = {}
+    parts = [
+        synthetic.dataset("synthetic_mito", n_shot=2, n_query=2),
+        synthetic.dataset("synthetic_contrast")[::5],
+        synthetic.dataset("synthetic_pretrain", n_pretrain=20)[2:10],
+        synthetic.dataset("synthetic_pretrain", n_pretrain=20)[12:13],
+    ]
+    for part in parts:
+        for sample in part:
+            key = sample.read_image().tobytes()
+            assert key not in seen, (sample.name, seen[key])
+            seen[key] = sample.name
+    assert len(set(seen.values())) == len(seen)
+
+
+def test_a_larger_set_begins_with_the_smaller_one() -> None:
+    few = synthetic.dataset("synthetic_mito", n_shot=1, n_query=1)
+    more = synthetic.dataset("synthetic_mito", n_shot=2, n_query=2)
+    np.testing.assert_array_equal(few.query[0].image, more.query[0].image)
+
+
+def test_readers_of_a_sample_cannot_change_what_others_get() -> None:
+    sample = synthetic.dataset("synthetic_mito", n_shot=1)[0]
+    sample.read_image()[:] = 0
+    assert sample.read_image().any()
+
+
+def test_wrong_names_and_sizes_say_what_to_do() -> None:
+    with pytest.raises(ImageError, match=r"no synthetic image of kind 'discs'.*worms"):
+        synthetic.image("discs", 0)
+    with pytest.raises(ImageError, match="at least 200"):
+        synthetic.image("mito", 0, (100, 300))
+    with pytest.raises(DatasetError, match=r"'synthetic_discs'.*synthetic_worms"):
+        synthetic.dataset("synthetic_discs")

@@ -1,0 +1,77 @@
+"""The decoders of the released code, and what is wrong with them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from scellseg_lib.datasets.load import load_dataset
+from scellseg_lib.device import Precision
+from scellseg_lib.errors import ScellsegError
+from scellseg_lib.metrics import average_precision
+from scellseg_lib.model import new_model
+from scellseg_lib.paper import as_released
+from scellseg_lib.paper.as_released import HoVerAsReleased, UNet3AsReleased
+from scellseg_lib.representation import Decoding
+from scellseg_lib.representation.hover import HoVer
+from scellseg_lib.representation.semantic import UNet3
+from scellseg_lib.samples import resize_masks
+from tests import tiny
+from tests.test_representation import perfect, three_cells
+
+
+@pytest.mark.real_data
+def test_perfect_hover_maps_lose_half_of_the_cells(real_data):
+    """METHOD section 2 measured 0.48 with the released code on 21 of these images."""
+    scores = {HoVer: [], HoVerAsReleased: []}
+    for sample in load_dataset("cellpose_contrast35"):
+        masks = resize_masks(sample.masks, 30 / sample.diameter)
+        output = perfect(HoVer(), masks)
+        for kind, found in scores.items():
+            ap = average_precision(masks, kind().masks(output, Decoding(min_size=15)), [0.5])
+            found.append(ap[0])
+    assert np.mean(scores[HoVer]) > 0.95
+    assert np.mean(scores[HoVerAsReleased]) == pytest.approx(0.48, abs=0.06)
+
+
+def test_perfect_classes_come_back():
+    masks = three_cells()
+    found = UNet3AsReleased().masks(perfect(UNet3(), masks), Decoding())
+    assert average_precision(masks, found, [0.9])[0] == 1
+
+
+def test_border_far_from_any_cell_is_none():
+    output = np.zeros((3, 60, 60), np.float32)
+    output[0] = 1
+    output[1, 10:30, 10:30] = 9
+    output[2, 10:60, 10:60] = 3
+    found = UNet3AsReleased().masks(output, Decoding(interior_threshold=2))
+    assert found[39, 20] == 1  # ten pixels below the interior
+    assert found[40, 20] == 0
+
+
+@pytest.mark.parametrize("chosen", [HoVerAsReleased(), UNet3AsReleased()])
+def test_nothing_stays_nothing(chosen):
+    found = chosen.masks(np.full((3, 40, 50), [[[9.0]], [[-9]], [[-9]]], np.float32), Decoding())
+    assert found.dtype == np.int32
+    assert not found.any()
+
+
+def test_thresholds_of_a_unet_come_from_squashed_shots_and_images_keep_their_size(monkeypatch):
+    seen = []
+
+    def search(representation, outputs, truths, decoding):
+        seen.extend(array.shape for array in (*outputs, *truths))
+        return decoding
+
+    monkeypatch.setattr(as_released, "search_thresholds", search)
+    model = new_model("unet3", tiny.LEVELS)
+    representation, _, diameter = as_released.decoder(model, tiny.worms(2), Precision())
+    assert isinstance(representation, UNet3AsReleased)
+    assert diameter == 30  # at which an image is not scaled
+    assert seen == [(3, 224, 224)] * 2 + [(224, 224)] * 2
+
+
+def test_scellseg_has_no_such_decoder():
+    with pytest.raises(ScellsegError, match=r"flow as this library does.*hover, unet2, unet3"):
+        as_released.decoder(new_model("scellseg", tiny.LEVELS), tiny.worms(1), Precision())

@@ -1,0 +1,213 @@
+"""The export panel, driven as by a hand but without a browser: the files that come of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import roifile
+import tifffile
+
+from scellseg_lib.files import export
+from scellseg_lib.files import images as readers
+from scellseg_lib.files.seg_npy import read_seg, write_seg
+from scellseg_lib.workbench.export_panel import ANNOTATED, EMPTY, SEGMENTED, WORDS, ExportPanel
+from scellseg_lib.workbench.jobs import Job
+from tests.workbench.waiting import LONG
+
+SHAPE = (40, 50)
+
+
+def masks(*corners: tuple[int, int], side: int = 8) -> np.ndarray:
+    """Square cells with these upper left corners."""
+    labels = np.zeros(SHAPE, np.uint16)
+    for label, (y, x) in enumerate(corners, 1):
+        labels[y : y + side, x : x + side] = label
+    return labels
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two segmented images of two channels, of which one is corrected, and an annotated one."""
+    home = tmp_path / "worms"
+    for part, name in (("shot", "a"), ("query", "b"), ("query", "c")):
+        (home / part).mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(ord(name)).integers(1, 200, (*SHAPE, 2)).astype(np.uint8)
+        options = {"planarconfig": "contig", "photometric": "minisblack"}
+        tifffile.imwrite(home / part / f"{name}_img.tif", pixels, **options)
+    readers.write_labels(home / "shot" / "a_masks.tif", masks((2, 2), (12, 2), (22, 2)))
+    for name in "bc":
+        readers.write_labels(home / "segmented" / f"{name}_masks.tif", masks((2, 2)))
+    readers.write_labels(home / "corrected" / "c_masks.tif", masks((2, 2), (20, 20)))
+    cells = pd.DataFrame({"label": [1, 2], "class": ["male", ""], "note": ["", "curled"]})
+    cells.to_csv(home / "corrected" / "c_cells.csv", index=False)
+    return home
+
+
+def ticked(panel: ExportPanel, *names: str) -> None:
+    for name, box in panel.formats.items():
+        box.value = name in names
+
+
+def exported(panel: ExportPanel) -> Job:
+    """Press Export and wait."""
+    panel.start.click()
+    assert panel.job is not None
+    job = panel.job.join(LONG)
+    assert job.ended
+    assert job.error is None
+    return job
+
+
+def written(folder: Path) -> list[str]:
+    return sorted(file.name for file in (folder / "exported").iterdir())
+
+
+def test_every_format_has_words():
+    assert WORDS.keys() == export.FORMATS.keys()
+    assert len(set(WORDS.values())) == len(WORDS)
+
+
+def test_without_a_folder_there_is_nothing_to_export():
+    panel = ExportPanel()
+    assert panel.message.text == EMPTY
+    assert panel.start.disabled
+
+
+def test_all_formats(folder: Path):
+    panel = ExportPanel(folder)
+    assert panel.message.text.startswith("2 images.")
+    ticked(panel, *WORDS)
+    job = exported(panel)
+    assert (job.result.written, job.result.already, job.result.failed) == (16, 0, [])
+    assert written(folder) == sorted(f"{n}{end}" for n in "bc" for end in export.FORMATS.values())
+    assert panel.message.text == f"16 files written to {folder / 'exported'}."
+    place, cells = folder / "exported", masks((2, 2), (20, 20))
+    np.testing.assert_array_equal(readers.read_masks(place / "c_masks.tif"), cells)
+    np.testing.assert_array_equal(readers.read_masks(place / "c_masks.png"), cells)
+    np.testing.assert_array_equal(read_seg(place / "c_seg.npy")["masks"], cells)
+    assert len(roifile.roiread(place / "c_rois.zip")) == 2
+    assert len((place / "c_outlines.txt").read_text().strip().splitlines()) == 2
+    assert len(json.loads((place / "c.geojson").read_text())["features"]) == 2
+    crops = sorted((place / "c_cells").iterdir())
+    assert [tifffile.imread(crop).shape for crop in crops] == [(8, 8, 2), (8, 8, 2)]
+
+
+def test_corrected_cells_come_before_those_that_a_model_gave(folder: Path):
+    panel = ExportPanel(folder)
+    assert [(one.name, one.masks.parent.name) for one in panel.found()] == [
+        ("b", "segmented"),
+        ("c", "corrected"),
+    ]
+    ticked(panel, "table")
+    exported(panel)
+    counts = [len(pd.read_csv(folder / "exported" / f"{n}_measurements.csv")) for n in "bc"]
+    assert counts == [1, 2]
+
+
+def test_classes_notes_and_channels_are_in_the_table(folder: Path):
+    panel = ExportPanel(folder)
+    ticked(panel, "table", "geojson")
+    panel.channels.value = "worm, dye"
+    exported(panel)
+    table = pd.read_csv(folder / "exported" / "c_measurements.csv", keep_default_na=False)
+    assert table["class"].tolist() == ["male", ""]
+    assert table["note"].tolist() == ["", "curled"]
+    pixels = tifffile.imread(folder / "query" / "c_img.tif")
+    inside = pixels[masks((2, 2), (20, 20)) == 2]
+    for channel, name in enumerate(("worm", "dye")):
+        assert table[f"intensity_mean_{name}"][1] == pytest.approx(inside[:, channel].mean())
+    drawn = json.loads((folder / "exported" / "c.geojson").read_text())["features"]
+    kinds = [one["properties"].get("classification", {}).get("name") for one in drawn]
+    assert kinds == ["male", None]
+
+
+def test_annotated_images_are_exported_too(folder: Path):
+    panel = ExportPanel(folder)
+    panel.what.value = ANNOTATED
+    assert panel.message.text.startswith("1 image.")
+    exported(panel)
+    assert written(folder) == ["a_measurements.csv", "a_rois.zip"]
+    panel.what.value = SEGMENTED
+    assert panel.message.text.startswith("2 images.")
+
+
+def test_masks_of_cellpose_are_exported(tmp_path: Path):
+    tifffile.imwrite(tmp_path / "x.tif", np.ones(SHAPE, np.uint8))
+    write_seg(tmp_path / "x_seg.npy", masks((2, 2), (20, 20)).astype(np.int32))
+    panel = ExportPanel(tmp_path)
+    panel.what.value = ANNOTATED
+    exported(panel)
+    assert len(roifile.roiread(tmp_path / "exported" / "x_rois.zip")) == 2
+
+
+def test_images_of_cells_have_the_size_asked_for_and_can_be_cut_out(folder: Path):
+    panel = ExportPanel(folder)
+    ticked(panel, "cells")
+    panel.side.value, panel.cut_out.value = 12, True
+    exported(panel)
+    crop = tifffile.imread(folder / "exported" / "c_cells" / "c_cells_00002.tif")
+    assert crop.shape == (12, 12, 2)
+    assert np.count_nonzero(crop[..., 0]) == 64
+
+
+def test_a_cell_that_is_too_large_is_said_in_words_of_the_panel(folder: Path):
+    panel = ExportPanel(folder)
+    ticked(panel, "cells", "png")
+    panel.side.value = 4
+    exported(panel)
+    assert panel.message.is_error
+    assert "c: 2 of 2 cells do not fit into 4 x 4 px" in panel.message.text
+    assert "Make the image of a cell 8 px or more a side, or 0." in panel.message.text
+    assert "side=" not in panel.message.text
+    assert written(folder) == ["b_masks.png", "c_masks.png"]
+
+
+def test_what_was_exported_before_stays_unless_that_is_asked_for(folder: Path):
+    panel = ExportPanel(folder)
+    ticked(panel, "table")
+    exported(panel)
+    file = folder / "exported" / "b_measurements.csv"
+    file.write_text("mine")
+    exported(panel)
+    assert file.read_text() == "mine"
+    assert "2 files were there already and stayed" in panel.message.text
+    panel.overwrite.value = True
+    exported(panel)
+    assert file.read_text().startswith("label,area")
+
+
+def test_a_damaged_file_does_not_stop_the_others(folder: Path):
+    (folder / "segmented" / "b_masks.tif").write_bytes(b"II*\0")
+    panel = ExportPanel(folder)
+    exported(panel)
+    assert panel.message.is_error
+    assert "Not exported:\nb: segmented/b_masks.tif" in panel.message.text
+    assert written(folder) == ["c_measurements.csv", "c_rois.zip"]
+    assert not panel.start.disabled
+
+
+def test_masks_without_their_image_are_named(folder: Path):
+    (folder / "query" / "b_img.tif").unlink()
+    panel = ExportPanel(folder)
+    assert panel.message.text.startswith("1 image.")
+    assert "Left out, as their images are not in the folder: b." in panel.message.text
+
+
+def test_something_must_be_chosen(folder: Path):
+    panel = ExportPanel(folder)
+    ticked(panel)
+    panel.start.click()
+    assert panel.job is None
+    assert panel.message.text == "nothing is chosen. Tick one of the kinds of files."
+
+
+def test_a_folder_that_is_gone_is_said(folder: Path):
+    panel = ExportPanel(folder)
+    panel.go_to(folder / "nowhere")
+    assert panel.message.is_error
+    assert "there is no such folder" in panel.message.text
+    assert panel.start.disabled

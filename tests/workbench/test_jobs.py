@@ -1,0 +1,270 @@
+"""Jobs: they report, pause, go on, end as told, and leave the caller's thread free."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+
+import pytest
+
+from scellseg_lib.workbench import jobs
+from scellseg_lib.workbench.jobs import Cancelled, Job
+from tests.workbench.waiting import LONG, rests, until
+
+
+class Gated:
+    """Work of some steps, each of which waits until the test lets it pass.
+
+    Attributes
+    ----------
+    step : int
+        The one that waits or is done, from 1.
+    """
+
+    def __init__(self, n_steps: int = 5) -> None:
+        self.n_steps, self.step = n_steps, 0
+        self._gate = threading.Semaphore(0)
+
+    def __call__(self, job: Job) -> list[int]:
+        passed = []
+        job.report(0, self.n_steps)
+        for step in range(1, self.n_steps + 1):
+            self.step = step
+            assert self._gate.acquire(timeout=LONG)
+            passed.append(step)
+            job.report(step, self.n_steps, latest=step)
+        return passed
+
+    def let(self, n_steps: int) -> None:
+        """Let some steps pass."""
+        self._gate.release(n_steps)
+
+
+class Clock:
+    """The time of jobs, which the test sets."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(jobs, "monotonic", clock)
+    return clock
+
+
+def test_work_runs_beside_the_caller_and_gives_its_result():
+    work = Gated()
+    job = Job(work)
+    assert job.state == "waiting"
+    assert job.start() is job
+    until(lambda: work.step == 1)
+    assert (job.state, job.done, job.total) == ("running", 0, 5)  # we are here, it has not ended
+    work.let(2)
+    until(lambda: work.step == 3)
+    assert (job.done, job.facts) == (2, {"latest": 2})
+    work.let(3)
+    job.join(LONG)
+    assert (job.state, job.result, job.error, job.done) == ("done", [1, 2, 3, 4, 5], None, 5)
+    assert job.ended
+
+
+def test_cancelled_work_stops_at_its_next_report():
+    work, cleaned = Gated(), []
+
+    def careful(job: Job) -> list[int]:
+        try:
+            return work(job)
+        except Cancelled:
+            cleaned.append(job.done)
+            raise
+
+    job = Job(careful).start()
+    work.let(1)
+    until(lambda: work.step == 2)
+    job.cancel()
+    work.let(4)
+    job.join(LONG)
+    assert (job.state, job.done, job.result) == ("cancelled", 2, None)
+    assert cleaned == [2]
+
+
+def test_a_job_cancelled_before_it_begins_never_does():
+    ran = []
+    job = Job(lambda job: ran.append(1))
+    job.cancel()
+    assert job.start().state == "cancelled"
+    assert job.join(1).state == "cancelled"
+    assert ran == []
+
+
+def test_a_pause_holds_the_work_and_does_not_count_in_the_time_left(clock):
+    work = Gated(5)
+    job = Job(work).start()
+    for step in (1, 2):
+        until(lambda step=step: work.step == step)
+        clock.now += 10
+        work.let(1)
+    until(lambda: work.step == 3)
+    job.pause()
+    clock.now += 10
+    work.let(1)
+    until(lambda: rests(job))
+    assert (job.state, job.done) == ("paused", 3)
+    clock.now += 1000
+    assert job.seconds_left == 20  # two steps of ten seconds
+    job.resume()
+    until(lambda: work.step == 4)
+    clock.now += 10
+    work.let(1)
+    until(lambda: work.step == 5)
+    assert job.seconds_left == 10
+    work.let(1)
+    assert job.join(LONG).state == "done"
+
+
+def test_a_paused_job_can_be_cancelled():
+    work = Gated()
+    job = Job(work).start()
+    until(lambda: work.step == 1)
+    job.pause()
+    work.let(1)
+    until(lambda: rests(job))
+    job.cancel()
+    job.join(LONG)
+    assert (job.state, job.done) == ("cancelled", 1)
+
+
+def test_work_that_fails_keeps_its_error():
+    def work(job: Job) -> None:
+        raise ValueError("no such cell")
+
+    job = Job(work).start().join(LONG)
+    assert job.state == "failed"
+    assert str(job.error) == "no such cell"
+    job.cancel()
+    job.pause()
+    assert job.state == "failed"  # what has ended stays as it is
+
+
+def test_the_time_left_follows_the_speed_since_the_first_report(clock):
+    def work(job: Job) -> None:
+        job.report(50, 100)  # goes on where an earlier run was stopped
+        assert job.seconds_left is None
+        for done in range(51, 61):
+            clock.now += 2
+            job.report(done, 100)
+        lefts.append(job.seconds_left)
+
+    lefts: list[float | None] = []
+    assert Job(work).start().join(LONG).state == "done"
+    assert lefts == [40 * 2]
+
+
+def test_another_part_of_the_work_has_a_speed_of_its_own(clock):
+    def work(job: Job) -> None:
+        job.report(0, 8, doing="reading")
+        clock.now += 1
+        job.report(8, 8)
+        job.report(41, 100, doing="learning")  # 41 were done before
+        lefts.append(job.seconds_left)
+        clock.now += 5
+        job.report(42, 100)
+        lefts.append(job.seconds_left)
+
+    lefts: list[float | None] = []
+    assert Job(work).start().join(LONG).state == "done"
+    assert lefts == [None, 58 * 5]
+
+
+def test_changes_are_told_at_most_ten_times_a_second_and_always_at_the_end(clock):
+    told: list[tuple[str, int]] = []
+    threads = []
+
+    def tell(job: Job) -> None:
+        told.append((job.state, job.done))
+        threads.append(threading.get_ident())
+
+    def work(job: Job) -> None:
+        for done in range(500):
+            clock.now = done / 64
+            job.report(done, 500)
+
+    Job(work, on_change=tell).start().join(LONG)
+    # A 64th of a second is exact in binary: seven of them are the first beyond a tenth.
+    running = [("running", done) for done in range(0, 500, 7)]
+    assert told == [*running, ("done", 499)]
+    assert threads[0] == threading.get_ident()  # the start is told by the caller
+    assert threading.get_ident() not in threads[1:]  # the rest by the thread
+
+
+def test_the_start_is_told_before_all_else_and_the_end_once():
+    told: list[str] = []
+
+    def tell(job: Job) -> None:
+        if not job.ended:
+            job.join(0.1)  # long enough to end, if it could: its work is nothing
+        told.append(job.state)
+
+    Job(lambda job: None, on_change=tell).start().join(LONG)
+    assert told == ["running", "done"]
+
+
+def test_the_end_does_not_come_in_the_middle_of_what_is_told():
+    work, told, pausing, go_on = Gated(1), [], threading.Event(), threading.Event()
+
+    def tell(job: Job) -> None:
+        if job.state == "paused":
+            work.let(1)
+            pausing.set()
+            assert go_on.wait(LONG)
+            job.join(0.1)  # long enough to end, if it could
+        told.append((job.state, job.ended))
+
+    job = Job(work, on_change=tell).start()
+    until(lambda: work.step == 1)
+    page = threading.Thread(target=job.pause)
+    page.start()
+    assert pausing.wait(LONG)
+    job.cancel()  # which wakes it: its end now waits until the pause is told
+    until(lambda: job.done == 1)
+    go_on.set()
+    page.join(LONG)
+    job.join(LONG)
+    assert told[-2:] == [("paused", False), ("cancelled", True)]
+
+
+def test_a_display_that_fails_does_not_stop_the_work(caplog):
+    def tell(job: Job) -> None:
+        raise RuntimeError("the page is gone")
+
+    with caplog.at_level(logging.ERROR):
+        job = Job(lambda job: 7, on_change=tell).start().join(LONG)
+    assert (job.state, job.result) == ("done", 7)
+    assert "the page is gone" in caplog.text
+
+
+def test_bars_are_silent_while_any_job_runs(monkeypatch):
+    monkeypatch.setenv("TQDM_DISABLE", "0")
+    go, seen = [threading.Event(), threading.Event()], []
+
+    def work(number):
+        def wait(job):
+            seen.append(os.environ["TQDM_DISABLE"])
+            assert go[number].wait(LONG)
+
+        return wait
+
+    first, second = Job(work(0)).start(), Job(work(1)).start()
+    until(lambda: len(seen) == 2)
+    go[0].set()
+    first.join(LONG)
+    assert os.environ["TQDM_DISABLE"] == "1"
+    go[1].set()
+    second.join(LONG)
+    assert (seen, os.environ["TQDM_DISABLE"]) == (["1", "1"], "0")
