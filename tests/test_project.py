@@ -1,8 +1,7 @@
-"""House rules that a machine can check: pins, sizes, one way of imports, what is never there."""
+"""Rules of the project that a machine can check: pins, hooks, what is never there."""
 
 from __future__ import annotations
 
-import ast
 import getpass
 import os
 import re
@@ -11,7 +10,6 @@ import subprocess
 import sys
 import tomllib
 from functools import cache
-from graphlib import TopologicalSorter
 from importlib import metadata
 from pathlib import Path
 
@@ -24,29 +22,6 @@ from packaging.version import Version
 ROOT = Path(__file__).resolve().parents[1]
 LIBRARY = ROOT / "scellseg_lib"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-
-# DESIGN: a module imports only from modules to its left. A module that is not named here may stand
-# anywhere, as long as no circle and no way back from left to right arises through it.
-ORDER = (
-    ("errors", "paths"),
-    ("atomic", "progress"),
-    ("samples",),
-    ("flows", "metrics"),
-    ("representation",),
-    ("network",),
-    ("model",),
-    ("device", "tiles", "augment"),
-    ("style", "contrast", "training"),
-    ("segmentation",),
-    ("files",),
-    ("datasets",),
-    ("finetuning", "pretraining"),
-    ("stats", "plots", "learning_curve"),
-    ("paper",),
-    ("__init__",),
-    ("workbench", "cli"),
-    ("__main__",),
-)
 
 
 @cache
@@ -167,79 +142,6 @@ def test_version_is_one() -> None:
     newest = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), flags=re.MULTILINE)
     assert newest is not None
     assert {citation["version"], newest[1], PROJECT["version"]} == {PROJECT["version"]}
-
-
-# --- sizes and imports -----------------------------------------------------------------------
-
-
-def unit(path: Path) -> str:
-    """Name in ORDER: a package such as representation/ counts as one."""
-    return path.relative_to(LIBRARY).parts[0].removesuffix(".py")
-
-
-def imports(path: Path, names: set[str]) -> set[str]:
-    """Units of the library that a module imports, at its top or inside a function."""
-    package = ("scellseg_lib", *path.relative_to(LIBRARY).parent.parts)
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            targets = [alias.name.split(".") for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            base = list(package[: len(package) + 1 - node.level]) if node.level else []
-            base += node.module.split(".") if node.module else []
-            targets = [[*base, alias.name] for alias in node.names]
-        else:
-            continue
-        for top, *rest in targets:
-            if top == "scellseg_lib":
-                # `from scellseg_lib import X` is the façade unless X is a module.
-                found.add(rest[0] if rest and rest[0] in names else "__init__")
-    return found - {unit(path)}
-
-
-def test_imports_go_one_way() -> None:
-    names = {unit(path) for path in modules()}
-    graph: dict[str, set[str]] = {name: set() for name in names}
-    for path in modules():
-        graph[unit(path)] |= imports(path, names)
-    # A circle raises CycleError, whose message names it.
-    reached: dict[str, set[str]] = {}
-    for name in TopologicalSorter(graph).static_order():
-        reached[name] = graph.get(name, set()).union(
-            *(reached[other] for other in graph.get(name, ()))
-        )
-    layer = {name: i for i, layer in enumerate(ORDER) for name in layer}
-    backwards = [
-        f"{name} imports {other}, directly or through others"
-        for name in sorted(names & set(layer))
-        for other in sorted(reached[name] & set(layer))
-        if layer[other] > layer[name]
-    ]
-    assert backwards == []
-
-
-# --- errors ----------------------------------------------------------------------------------
-
-
-def last_name(node: ast.AST) -> str:
-    """What a name or an attribute ends in."""
-    return node.id if isinstance(node, ast.Name) else getattr(node, "attr", "")
-
-
-def test_every_error_says_what_to_do() -> None:
-    """Each is made with a remedy, be it one that a helper or a caught error passes on."""
-    nodes = [(p.name, node) for p in modules() for node in ast.walk(ast.parse(p.read_text()))]
-    ours = {n.name for _, n in nodes if isinstance(n, ast.ClassDef) and n.name.endswith("Error")}
-    assert "ScellsegError" in ours
-    silent = set()
-    for name, node in nodes:
-        if isinstance(node, ast.Raise) and node.exc is not None and last_name(node.exc) in ours:
-            silent.add(f"{name}: {ast.unparse(node)}")
-        elif isinstance(node, ast.Call) and last_name(node.func) in ours:
-            given = [keyword.value for keyword in node.keywords if keyword.arg == "remedy"]
-            if not given or (isinstance(given[0], ast.Constant) and not given[0].value):
-                silent.add(f"{name}: {ast.unparse(node)}")
-    assert sorted(silent) == []
 
 
 # --- what is never there ---------------------------------------------------------------------
