@@ -9,10 +9,10 @@ NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
 FIGURES = $(shell grep -l 'PROFILE = ' $(NOTEBOOKS))
 
 .DEFAULT_GOAL := help
-.PHONY: help environment figures app test lint bench lock clean
+.PHONY: help environment figures app test test-fast lint bench lock clean
 
 help: ## list the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1	/' | expand -t 20
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1	/' | expand -t 20
 	@echo "PYTHON=... names another interpreter (now: $(PYTHON)); pip's own settings are respected."
 
 environment: $(STAMP) ## create .venv from requirements.lock, or bring it into line with it
@@ -49,6 +49,11 @@ test: $(STAMP) ## re-execute the notebooks and compare, run the tests (about 21 
 	$(RUN) -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
 	  --nbval --nbval-current-env \
 	  --nbval-sanitize-with tests/notebooks/sanitize.cfg notebooks tests
+
+test-fast: $(STAMP) ## the tests of the library alone, for the working day (under two minutes)
+	@echo "Testing the library without a browser and without live notebooks: under two minutes on two cores."
+	$(RUN) -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
+	  -m "not slow" --ignore tests/browser --ignore tests/notebooks tests
 
 lint: $(STAMP) ## ruff, mypy and the notebook contract (half a minute)
 	$(RUN) -m ruff check .
