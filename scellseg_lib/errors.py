@@ -1,4 +1,4 @@
-"""What the library raises. An error says what was wrong, where, and what to do; nobody parses it."""
+"""What the library raises: an error says what was wrong, where, and what to do."""
 
 from __future__ import annotations
 

@@ -20,6 +20,7 @@ from skimage.draw import polygon
 
 from scellseg_lib.errors import DatasetError, ImageError
 from scellseg_lib.files import images as readers
+from scellseg_lib.files.layout import SUFFIXES
 
 _AGAIN = "Get the raw files from their publisher again; these are damaged or of another version."
 
@@ -152,7 +153,7 @@ def cellpose(raw: RawFiles, source: str) -> Iterator[Picture]:
     """
     for path in raw.find(f"{source}_img.*"):
         name = path.stem.removesuffix("_img")
-        masks = [path.with_name(f"{name}_masks{suffix}") for suffix in readers.SUFFIXES]
+        masks = [path.with_name(f"{name}_masks{suffix}") for suffix in SUFFIXES]
         labels = readers.read_masks(next((m for m in masks if m.is_file()), masks[0]))
         yield Picture(name, readers.read_pixels(path), _as_labels(labels, path))
 

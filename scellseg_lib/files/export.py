@@ -95,7 +95,7 @@ def export(
             f"there is no format {unknown[0]!r}" if unknown else "cells are cut out of images",
             remedy=f"There are: {', '.join(FORMATS)}." if unknown else "Say where: images=...",
         )
-    files = folders.label_files(masks)
+    files = folders.find_labels(masks)
     pictures = _pictures(images, files) if images else {}
     done = Exported()
     for name in progress_bar(files, len(files), "export"):

@@ -23,9 +23,6 @@ from scellseg_lib.errors import ImageError
 from scellseg_lib.files import tiff
 from scellseg_lib.files.seg_npy import read_seg
 
-SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg")
-"""Endings of the files that are taken for images in a folder."""
-
 _COLOURS = {"red": 0, "green": 1, "blue": 2}
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two are BigTIFF
 _PNG, _JPEG, _NUMPY = b"\x89PNG", b"\xff\xd8\xff", b"\x93NUM"

@@ -1,29 +1,102 @@
-"""Which files of a folder are images, which their masks, and what they serve for."""
+"""Where the files of an experiment are: the one module that knows their names.
+
+An experiment is a folder of images, in ``shot/`` (annotated) and ``query/`` (to be segmented) as
+Scellseg has them, or all in one folder as Cellpose has them::
+
+    NAME_img.tif or NAME.tif      an image (.png and .jpg too)
+    NAME_masks.tif                its masks; Cellpose's are NAME_cp_masks.* or NAME_seg.npy
+    NAME_cells.csv                the list of its cells, with their classes and notes
+    .NAME_masks.tif.edits         edits of the masks that were never saved
+    MODEL.safetensors             a tuned model; MODEL.checkpoint and MODEL.checkpoint.json while it
+                                  is being learnt
+    classes.csv, rounds.csv       the classes of cells, and the rounds of correction
+    segmented/                    masks that a model gave, and segmented.json, which says how
+    corrected/                    masks of segmented/ that were corrected by hand
+    exported/                     files for other programs
+
+Here are paths alone: nothing is read, and nothing is written.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from natsort import natsorted
 
 from scellseg_lib.errors import DatasetError
-from scellseg_lib.files.images import SUFFIXES
+
+SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg")
+"""Endings of the files that are taken for images."""
+SHOT, QUERY, SEGMENTED, CORRECTED, EXPORTED = "shot", "query", "segmented", "corrected", "exported"
+CLASSES, ROUNDS, RECORD = "classes.csv", "rounds.csv", "segmented.json"
+CELLS, OVERLAY, EDITS = "_cells.csv", "_overlay.png", ".edits"
+MODEL, CHECKPOINT, RUN = ".safetensors", ".checkpoint", ".checkpoint.json"
 
 
-class FoundSample(NamedTuple):
-    """An image file, its masks where there are any, and its split."""
+@dataclass(frozen=True)
+class ImageFiles:
+    """An image with the files that belong to it.
+
+    Attributes
+    ----------
+    name : str
+        Without ``_img`` and its ending.
+    image : Path
+    masks : Path or None
+        That are there: ours, or those that Cellpose has saved.
+    split : str
+        "shot" for an annotated image, "query" for one to be segmented.
+    """
 
     name: str
     image: Path
     masks: Path | None
     split: str
 
+    @property
+    def is_query(self) -> bool:
+        """Whether it lies among the images to be segmented, from which nothing is learnt."""
+        return self.image.parent.name == QUERY
 
-def find_samples(folder: Path) -> list[FoundSample]:
-    """Images and masks in the Scellseg or the Cellpose layout, in natural order of their names.
+    @property
+    def is_ours(self) -> bool:
+        """Whether its masks are in a file of ours."""
+        return self.masks is not None and self.masks == self.own_masks
+
+    @property
+    def own_masks(self) -> Path:
+        """Where masks are saved: what is there if it is ours, else ``NAME_masks.tif``."""
+        if self.masks is not None and re.search("(?<!_cp)_masks$", plain_name(self.masks)):
+            return self.masks
+        return self.image.with_name(f"{self.name}_masks.tif")
+
+    @property
+    def cells(self) -> Path | None:
+        """Its list of cells, whether it is there or not; None without masks."""
+        return None if self.masks is None else cells_path(self.masks)
+
+    @property
+    def is_unsaved(self) -> bool:
+        """Whether edits lie beside the masks that were never saved."""
+        return edits_path(self.own_masks).is_file()
+
+
+class ShotFiles(NamedTuple):
+    """Where an image and its masks are among the annotated ones, or would be."""
+
+    image: Path
+    masks: Path
+
+
+# --- the images of a folder -------------------------------------------------------------------
+
+
+def find_samples(folder: Path) -> list[ImageFiles]:
+    """Images and masks to learn from and to segment, in natural order of their names.
 
     *Scellseg*: ``shot/`` with ``NAME_img.*`` and ``NAME_masks.*``, and ``query/`` with
     ``NAME_img.*``, and masks where there are any. *Cellpose*: all in one folder; images with masks
@@ -41,11 +114,11 @@ def find_samples(folder: Path) -> list[FoundSample]:
     if not folder.is_dir():
         raise DatasetError("there is no such folder", where=folder, remedy="Check the path.")
     found = [sample for part in _parts(folder) for sample in _pair(folder / part, part)]
-    bare = [sample.image.name for sample in found if sample.split == "shot" and not sample.masks]
+    bare = [sample.image.name for sample in found if sample.split == SHOT and not sample.masks]
     if bare:
         raise DatasetError(
             f"images without masks: {', '.join(bare)}",
-            where=folder / "shot",
+            where=folder / SHOT,
             remedy="Annotate them (NAME_masks.png), or move them to query/.",
         )
     if not found:
@@ -72,6 +145,203 @@ def find_images(folder: Path) -> list[tuple[str, list[Path]]]:
     return found
 
 
+def list_images(folder: Path) -> list[ImageFiles]:
+    """Images with whatever masks each has, ours before Cellpose's, as they are to be annotated.
+
+    Other than `find_samples` it takes an incomplete folder as it is. DatasetError if there is no
+    such folder, or no image in it.
+    """
+    if not folder.is_dir():
+        raise DatasetError(
+            "there is no such folder",
+            where=folder,
+            remedy="Check how it is written; on a server it is a folder of the server.",
+        )
+    found = []
+    for name, (image, *_) in find_images(folder):
+        masks = _masks_beside(image.parent, name)
+        own = image.parent.name if image.parent != folder else ""
+        found.append(ImageFiles(name, image, masks, own or (SHOT if masks else QUERY)))
+    return found
+
+
+def is_divided(folder: Path) -> bool:
+    """Whether an experiment has its images in ``shot/`` and ``query/``."""
+    return any((folder / part).is_dir() for part in (SHOT, QUERY))
+
+
+def shots_path(folder: Path) -> Path:
+    """Folder of an experiment's annotated images: ``shot/``, or that of all in Cellpose's layout.
+
+    A new ``shot/`` would hide images that lie beside it, see `find_samples`.
+    """
+    return folder / SHOT if is_divided(folder) or not _grouped(folder, "(.*)") else folder
+
+
+def find_annotated_masks(folder: Path) -> dict[str, Path]:
+    """Masks of an experiment's annotated images, by name: ours, or those of Cellpose."""
+    kinds = _masks(shots_path(folder))
+    return next(kinds) or next(kinds)
+
+
+def place_shot(folder: Path, image: Path) -> ShotFiles:
+    """Where an image and its masks are, or would be, among the annotated ones of an experiment.
+
+    One file called ``*_img``, or masks of one kind, hide all of other kinds: the way of the folder
+    is kept. DatasetError where its masks are Cellpose's ``_seg.npy``.
+    """
+    home, name = shots_path(folder), image_name(image)
+    ours, saved, seg = _masks(home)
+    if not ours and not saved and seg.keys() - {name}:
+        raise DatasetError(
+            "the cells are annotated in _seg.npy files, which masks of ours would hide",
+            where=home,
+            remedy="Export them as label images (TIFF) into this folder first, then try again.",
+        )
+    masks = home / f"{name}{'_cp_masks' if saved and not ours else '_masks'}.tif"
+    there = _single(_images(home)).get(name, _named_as_beside(home, image, "_img"))
+    return ShotFiles(there, (ours or saved).get(name, masks))
+
+
+def place_image(folder: Path, file_name: str) -> Path:
+    """Where a new image is put: among those to be segmented, called as those beside it are."""
+    own = "_img" if plain_name(Path(file_name)).endswith("_img") else ""
+    home = folder / QUERY if is_divided(folder) else folder
+    return _named_as_beside(home, Path(file_name), own)
+
+
+def role_of(file_name: str) -> tuple[Literal["image", "masks", "cells"], str] | None:
+    """What a file is by its name, and the name of its image; None if it is none of these."""
+    file = Path(file_name)
+    ending, name = file.suffix.lower(), label_name(file)
+    if file_name.endswith(CELLS):
+        return "cells", file_name.removesuffix(CELLS).removesuffix("_img")
+    if name != plain_name(file) and ending in (*SUFFIXES, ".npy"):
+        return "masks", name
+    return ("image", image_name(file)) if ending in SUFFIXES else None
+
+
+# --- label files --------------------------------------------------------------------------------
+
+
+def find_labels(place: Path) -> dict[str, Path]:
+    """Label files by name, or the one that `place` is.
+
+    Where some are called ``*_masks`` or ``*_seg.npy``, the others are images. Of one name,
+    ``NAME_masks.*`` comes before ``NAME_cp_masks.*``, and this before ``NAME_seg.npy``.
+    """
+    if not place.is_dir():
+        return {label_name(place): place}
+    ours, saved, seg = _masks(place)
+    return seg | saved | ours or _single(_grouped(place, "(.*)"))
+
+
+def find_results(folder: Path) -> dict[str, Path]:
+    """Masks of an experiment's results, by name: a correction comes before what a model gave."""
+    places = [folder / SEGMENTED, folder / CORRECTED]
+    files = [file for place in places for file in natsorted(place.rglob("*_masks.tif"), str)]
+    return {label_name(file): file for file in files}
+
+
+def find_cell_lists(folder: Path) -> list[Path]:
+    """All lists of cells of an experiment but those of its results."""
+    places = [folder, folder / SHOT, folder / QUERY, folder / CORRECTED]
+    return [file for place in places for file in natsorted(place.glob(f"[!.]*{CELLS}"), str)]
+
+
+def find_unsaved_corrections(folder: Path) -> list[str]:
+    """Names of images with edits of their corrections that were never saved."""
+    ending = f"_masks.tif{EDITS}"
+    files = natsorted((folder / CORRECTED).glob(f".*{ending}"), str)
+    return [file.name[1:].removesuffix(ending) for file in files]
+
+
+def cells_path(masks: Path) -> Path:
+    """List of the cells of a label file, whether it is there or not."""
+    return masks.with_name(label_name(masks) + CELLS)
+
+
+def edits_path(masks: Path) -> Path:
+    """File of the edits of a label file that were not saved."""
+    return masks.with_name(f".{masks.name}{EDITS}")
+
+
+def label_name(file: Path) -> str:
+    """Name of the image that a label file belongs to."""
+    kind = r"(_img|\.ome)?_seg" if file.suffix == ".npy" else "(_cp)?_masks"
+    return re.sub(f"{kind}$", "", plain_name(file))
+
+
+def image_name(file: Path) -> str:
+    """Name of an image: that of its file without ``_img`` and ending."""
+    return plain_name(file).removesuffix("_img")
+
+
+def plain_name(path: Path) -> str:
+    """File name without its ending, of which .ome.tif is one."""
+    return path.stem.removesuffix(".ome")
+
+
+# --- folders and models -------------------------------------------------------------------------
+
+
+def experiment_of(file: Path) -> Path:
+    """Experiment that an image is in, or a file of masks: above ``shot/`` or ``query/``.
+
+    Masks may lie in ``corrected/`` too; images in a folder of this name are an experiment's own.
+    """
+    role = role_of(file.name)
+    parts = (SHOT, QUERY, CORRECTED) if role and role[0] == "masks" else (SHOT, QUERY)
+    return file.parent.parent if file.parent.name in parts else file.parent
+
+
+def results_path(source: Path, experiment: Path | None = None) -> Path:
+    """Where the masks of a file's or a folder's images usually go: ``segmented/`` in the folder.
+
+    Those of an experiment's ``query/`` go into the experiment's, if it is given.
+    """
+    root = source if source.is_dir() else source.parent
+    within = experiment is not None and root == (experiment / QUERY).resolve()
+    return (root.parent if within else root) / SEGMENTED
+
+
+def checkpoint_path(model: Path) -> Path:
+    """Checkpoint of a model that is being learnt."""
+    return model.with_suffix(CHECKPOINT)
+
+
+def run_path(model: Path) -> Path:
+    """Record of the run in which a model is being learnt, beside its checkpoint."""
+    return model.with_suffix(RUN)
+
+
+def find_models(folder: Path) -> list[Path]:
+    """Models of an experiment, the newest first."""
+    return _newest_first(folder, MODEL)
+
+
+def find_runs(folder: Path) -> list[Path]:
+    """Records of an experiment's models that are being learnt, the newest first."""
+    return _newest_first(folder, RUN)
+
+
+def find_free_name(folder: Path, wanted: str) -> str:
+    """Name for a model that no model, card or unfinished run of the folder has."""
+    name, number = wanted, 2
+    while any(
+        (folder / f"{name}{ending}").exists() for ending in (MODEL, ".json", CHECKPOINT, RUN)
+    ):
+        name, number = f"{wanted}-{number}", number + 1
+    return name
+
+
+# --- names of files in one folder ----------------------------------------------------------------
+
+
+def _parts(folder: Path) -> list[str]:
+    return [part for part in (SHOT, QUERY) if (folder / part).is_dir()] or [""]
+
+
 def _no_images(folder: Path) -> DatasetError:
     return DatasetError(
         "there are no images",
@@ -80,15 +350,18 @@ def _no_images(folder: Path) -> DatasetError:
     )
 
 
-def _parts(folder: Path) -> list[str]:
-    return [part for part in ("shot", "query") if (folder / part).is_dir()] or [""]
-
-
 def _images(folder: Path) -> dict[str, list[Path]]:
     return _grouped(folder, "(.*)_img") or _grouped(folder, "(.*)(?<!_masks|_flows)")
 
 
-def _pair(folder: Path, split: str) -> list[FoundSample]:
+def _named_as_beside(folder: Path, file: Path, usual: str) -> Path:
+    """File for an image in a folder: ``*_img`` as those beside it, or not; `usual` without any."""
+    beside = [plain_name(image) for files in _images(folder).values() for image in files]
+    mark = usual if not beside else "_img" if beside[0].endswith("_img") else ""
+    return folder / f"{image_name(file)}{mark}{file.name.removeprefix(plain_name(file))}"
+
+
+def _pair(folder: Path, split: str) -> list[ImageFiles]:
     """Images of one folder with their masks; without a `split`, the masks decide on it."""
     masks = next((found for found in _masks(folder) if found), {})
     images = _single(_images(folder))
@@ -100,58 +373,36 @@ def _pair(folder: Path, split: str) -> list[FoundSample]:
             remedy="The masks of NAME_img.png are NAME_masks.png.",
         )
     return [
-        FoundSample(name, path, masks.get(name), split or ("shot" if name in masks else "query"))
+        ImageFiles(name, path, masks.get(name), split or (SHOT if name in masks else QUERY))
         for name, path in images.items()
     ]
 
 
 def _masks(folder: Path) -> Iterator[dict[str, Path]]:
     """Mask files by the names of their images: ours, those of Cellpose, and its ``_seg.npy``."""
-    yield files_by_name(folder, "(.*)(?<!_cp)_masks")
-    yield files_by_name(folder, "(.*)_cp_masks")
+    yield _single(_grouped(folder, "(.*)(?<!_cp)_masks"))
+    yield _single(_grouped(folder, "(.*)_cp_masks"))
     yield _single(_grouped(folder, r"(.*?)(?:_img|\.ome)?_seg", (".npy",)))
 
 
-def label_files(place: Path) -> dict[str, Path]:
-    """Label files by name, or the one that `place` is.
-
-    Where some are called ``*_masks`` or ``*_seg.npy``, the others are images. Of one name,
-    ``NAME_masks.*`` comes before ``NAME_cp_masks.*``, and this before ``NAME_seg.npy``.
-    """
-    if not place.is_dir():
-        return {label_name(place): place}
-    ours, saved, seg = _masks(place)
-    return seg | saved | ours or files_by_name(place, "(.*)")
-
-
-def label_name(file: Path) -> str:
-    """Name of the image that a label file belongs to."""
-    kind = r"(_img|\.ome)?_seg" if file.suffix == ".npy" else "(_cp)?_masks"
-    return re.sub(f"{kind}$", "", plain_name(file))
+def _masks_beside(folder: Path, name: str) -> Path | None:
+    """Masks of an image in its folder: ours before Cellpose's."""
+    endings = (".tif", ".tiff", ".png")
+    names = [f"{name}{kind}{ending}" for kind in ("_masks", "_cp_masks") for ending in endings]
+    names += [f"{name}_seg.npy", f"{name}_img_seg.npy"]
+    return next((folder / one for one in names if (folder / one).is_file()), None)
 
 
 def files_by_name(folder: Path, pattern: str) -> dict[str, Path]:
-    """Image files of a folder by the names of their samples, in natural order of the files.
-
-    Parameters
-    ----------
-    folder : Path
-        Hidden files in it are left alone.
-    pattern : str
-        Regular expression for the whole `plain_name` of the files that count; its group is the
-        name of the sample.
-
-    Raises
-    ------
-    DatasetError
-        If two files have the same name.
-    """
+    """Image files by the group of a pattern; DatasetError if two have the same name."""
     return _single(_grouped(folder, pattern))
 
 
 def _grouped(folder: Path, pattern: str, ends: tuple[str, ...] = SUFFIXES) -> dict[str, list[Path]]:
+    """Files by the group of a pattern for their `plain_name`, in natural order; no hidden ones."""
     found: dict[str, list[Path]] = {}
-    for path in natsorted(folder.iterdir(), key=lambda path: path.name):
+    files = folder.iterdir() if folder.is_dir() else ()
+    for path in natsorted(files, key=lambda path: path.name):
         match = re.fullmatch(pattern, plain_name(path), re.DOTALL)
         if match and path.suffix.lower() in ends and not path.name.startswith("."):
             found.setdefault(match[1], []).append(path)
@@ -169,6 +420,6 @@ def _single(found: dict[str, list[Path]]) -> dict[str, Path]:
     return {name: path for name, (path,) in found.items()}
 
 
-def plain_name(path: Path) -> str:
-    """File name without its ending, of which .ome.tif is one."""
-    return path.stem.removesuffix(".ome")
+def _newest_first(folder: Path, ending: str) -> list[Path]:
+    files = [file for file in folder.glob(f"[!.]*{ending}") if file.is_file()]
+    return sorted(files, key=lambda file: (-file.stat().st_mtime, file.name))

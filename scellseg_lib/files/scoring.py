@@ -32,10 +32,10 @@ def pair_labels(predicted: Path, true: Path | Sequence[Sample]) -> list[Pair]:
     """
     if isinstance(true, Path) and predicted.is_file() and true.is_file():
         return [(predicted, _truth(folders.label_name(predicted), true))]
-    ours = folders.label_files(predicted)
+    ours = folders.find_labels(predicted)
     theirs: Mapping[str, Path | Sample]
     theirs = (
-        folders.label_files(true)
+        folders.find_labels(true)
         if isinstance(true, Path)
         else {sample.name: sample for sample in true}
     )

@@ -192,13 +192,13 @@ def take_in(folder: Path, name: str, content: bytes) -> Path:
     """
     suffix, belongs = Path(name).suffix.lower(), _OF_AN_IMAGE.fullmatch(Path(name).stem)
     kinds = {".npy": ("seg",), ".csv": ("cells",)} | dict.fromkeys(
-        readers.SUFFIXES, ("masks", "cp_masks")
+        folders.SUFFIXES, ("masks", "cp_masks")
     )
     if suffix not in kinds or (suffix in (".npy", ".csv") and belongs is None):
         raise ImageError(
             f"a file of the kind {suffix or 'without ending'} is no image, and no masks",
             where=name,
-            remedy=f"Images end in {', '.join(readers.SUFFIXES)}, masks in _masks before that, "
+            remedy=f"Images end in {', '.join(folders.SUFFIXES)}, masks in _masks before that, "
             "lists of cells in _cells.csv.",
         )
     images = {one.name: one for one in _images(folder)}

@@ -10,7 +10,7 @@ import numpy as np
 
 from scellseg_lib.errors import ImageError, ScellsegError
 from scellseg_lib.files import images as readers
-from scellseg_lib.files.layout import FoundSample, find_samples
+from scellseg_lib.files.layout import ImageFiles, find_samples
 from scellseg_lib.samples import check_size
 from scellseg_lib.workbench.wording import plain
 
@@ -112,7 +112,7 @@ def look(folder: Path, report: Report = lambda done, total: None) -> Found:
     return Found(folder, tuple(shots), queries)
 
 
-def _look_at(sample: FoundSample) -> Shot:
+def _look_at(sample: ImageFiles) -> Shot:
     try:
         pixels = readers.read_pixels(sample.image)
         assert sample.masks is not None

@@ -757,12 +757,12 @@ def test_what_a_page_asks_of_a_class_in_vain_is_refused_in_words(folder, name, a
 
 def test_the_list_of_classes_is_no_image_no_masks_and_no_list_of_cells(folder, tmp_path):
     images, samples = folders.find_images(folder), folders.find_samples(folder)
-    labels, shown = folders.label_files(folder), listed(folder)
+    labels, shown = folders.find_labels(folder), listed(folder)
     editor_of(folder).add_class("dead")
     assert (folder / "classes.csv").is_file()
     assert folders.find_images(folder) == images
     assert folders.find_samples(folder) == samples
-    assert folders.label_files(folder) == labels
+    assert folders.find_labels(folder) == labels
     assert listed(folder) == shown
     done = export.export(folder, tmp_path / "out", ("table", "geojson"))
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == [

@@ -1,0 +1,178 @@
+"""Where the files of an experiment are found, and where new ones are put."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from scellseg_lib.errors import DatasetError
+from scellseg_lib.files import layout
+
+
+def make(folder: Path, *names: str) -> Path:
+    """Empty files: nothing of them is ever read."""
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    return folder
+
+
+def relative(folder: Path, *files: Path | None) -> list[str | None]:
+    return [None if file is None else file.relative_to(folder).as_posix() for file in files]
+
+
+# A file's name, what it is, and the name of its image.
+ROLES = [
+    ("A.tif", ("image", "A")),
+    ("A_img.PNG", ("image", "A")),
+    ("A_img.ome.tif", ("image", "A")),
+    ("A_masks.tif", ("masks", "A")),
+    ("A_cp_masks.png", ("masks", "A")),
+    ("A_seg.npy", ("masks", "A")),
+    ("A_img_seg.npy", ("masks", "A")),
+    ("A_cells.csv", ("cells", "A")),
+    ("plate 1.csv", None),
+    ("A.npy", None),
+    ("A_masks.pdf", None),
+    ("classes.csv", None),
+]
+
+
+@pytest.mark.parametrize(("name", "role"), ROLES)
+def test_what_a_file_is_by_its_name(name: str, role: tuple[str, str] | None) -> None:
+    assert layout.role_of(name) == role
+
+
+# Files of a folder; then of each image: its file, its masks, where they are saved, its split.
+LISTED = [
+    (["A.tif", "B.tif", "B_masks.png"], ["A.tif", None, "A_masks.tif", "query"],
+     ["B.tif", "B_masks.png", "B_masks.png", "shot"]),
+    (["A_img.tif", "A_seg.npy", "A_cp_masks.tif"],
+     ["A_img.tif", "A_cp_masks.tif", "A_masks.tif", "shot"]),
+    (["A_img.tif", "A_img_seg.npy"], ["A_img.tif", "A_img_seg.npy", "A_masks.tif", "shot"]),
+    (["query/A.png", "query/A_masks.tif", "shot/B.png", "C.png"],
+     ["shot/B.png", None, "shot/B_masks.tif", "shot"],
+     ["query/A.png", "query/A_masks.tif", "query/A_masks.tif", "query"]),
+    (["A.png", "A.tif"], ["A.png", None, "A_masks.tif", "query"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", LISTED)
+def test_images_are_listed_with_their_masks(tmp_path: Path, case: list[list[str]]) -> None:
+    names, *images = case
+    found = layout.list_images(make(tmp_path, *names))
+    shown = [[*relative(tmp_path, o.image, o.masks, o.own_masks), o.split] for o in found]
+    assert shown == images
+    assert [one.is_ours for one in found] == [masks == own for _, masks, own, _ in images]
+    for one in found:
+        assert layout.experiment_of(one.image) == tmp_path
+        assert one.is_query == (one.image.parent.name == "query")
+
+
+def test_what_lies_beside_masks(tmp_path: Path) -> None:
+    make(tmp_path, "A_img.tif", "A_img_seg.npy", ".A_masks.tif.edits", "B_img.tif")
+    first, second = layout.list_images(tmp_path)
+    assert (first.is_unsaved, second.is_unsaved) == (True, False)
+    assert relative(tmp_path, first.cells, second.cells) == ["A_cells.csv", None]
+    assert layout.cells_path(tmp_path / "A_cp_masks.ome.tif") == tmp_path / "A_cells.csv"
+
+
+def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
+    for folder, said in ((tmp_path, "no images"), (tmp_path / "absent", "no such folder")):
+        with pytest.raises(DatasetError, match=said):
+            layout.list_images(folder)
+
+
+# Files of a folder, an image; where it goes, and its masks, as an annotated one.
+SHOTS = [
+    (["shot/A_img.tif", "shot/A_masks.png"], "query/B.png", "shot/B_img.png", "shot/B_masks.tif"),
+    (["shot/A_img.tif", "shot/A_masks.png"], "query/A.tif", "shot/A_img.tif", "shot/A_masks.png"),
+    (["shot/A.tif", "shot/A_masks.tif"], "query/B_img.tif", "shot/B.tif", "shot/B_masks.tif"),
+    (["shot/A.tif", "shot/A_cp_masks.tif"], "query/B.tif", "shot/B.tif", "shot/B_cp_masks.tif"),
+    (["A.tif", "B.tif", "A_masks.tif"], "B.tif", "B.tif", "B_masks.tif"),
+    (["B.tif", "B_seg.npy"], "B.tif", "B.tif", "B_masks.tif"),
+    (["query/B.ome.tif"], "query/B.ome.tif", "shot/B_img.ome.tif", "shot/B_masks.tif"),
+    ([], "B.tif", "shot/B_img.tif", "shot/B_masks.tif"),
+]
+
+
+@pytest.mark.parametrize(("names", "image", "copy", "masks"), SHOTS)
+def test_an_image_is_put_among_the_annotated_ones_as_they_are_called(
+    tmp_path: Path, names: list[str], image: str, copy: str, masks: str
+) -> None:
+    found = layout.place_shot(make(tmp_path, *names), tmp_path / image)
+    assert relative(tmp_path, *found) == [copy, masks]
+
+
+def test_masks_of_ours_would_hide_those_of_seg_files(tmp_path: Path) -> None:
+    make(tmp_path, "shot/A_img.tif", "shot/A_seg.npy")
+    with pytest.raises(DatasetError, match=r"_seg\.npy files, which masks of ours would hide"):
+        layout.place_shot(tmp_path, tmp_path / "B.tif")
+
+
+# Files of a folder, a new image, where it goes.
+NEW = [
+    ([], "A.tif", "A.tif"),
+    ([], "A_img.tif", "A_img.tif"),
+    (["B.tif"], "A_img.png", "A.png"),
+    (["B_img.tif"], "A.ome.tif", "A_img.ome.tif"),
+    (["shot/B_img.tif"], "A.tif", "query/A.tif"),
+    (["query/B_img.tif"], "A.tif", "query/A_img.tif"),
+]
+
+
+@pytest.mark.parametrize(("names", "new", "place"), NEW)
+def test_no_new_image_hides_the_others(
+    tmp_path: Path, names: list[str], new: str, place: str
+) -> None:
+    assert layout.place_image(make(tmp_path, *names), new) == tmp_path / place
+
+
+def test_results_lists_and_corrections_of_an_experiment(tmp_path: Path) -> None:
+    make(tmp_path, *(f"segmented/{name}_masks.tif" for name in ("A", "B", "plate/C")))
+    make(tmp_path, "corrected/B_masks.tif", "corrected/.D_masks.tif.edits", "corrected/B_cells.csv")
+    make(tmp_path, "shot/A_cells.csv", "segmented/A_cells.csv", "A_cells.csv")
+    make(tmp_path, "shot/A_masks.tif", "shot/B_cp_masks.tif")
+    assert relative(tmp_path, *layout.find_results(tmp_path).values()) == [
+        "segmented/A_masks.tif", "corrected/B_masks.tif", "segmented/plate/C_masks.tif",
+    ]  # fmt: skip
+    assert relative(tmp_path, *layout.find_cell_lists(tmp_path)) == [
+        "A_cells.csv", "shot/A_cells.csv", "corrected/B_cells.csv",
+    ]  # fmt: skip
+    assert layout.find_unsaved_corrections(tmp_path) == ["D"]
+    assert relative(tmp_path, *layout.find_annotated_masks(tmp_path).values()) == [
+        "shot/A_masks.tif"
+    ]
+
+
+def test_the_experiment_of_a_file(tmp_path: Path) -> None:
+    for name in ("shot/A.tif", "query/A.tif", "A.tif", "shot/A_masks.tif", "corrected/A_masks.tif"):
+        assert layout.experiment_of(tmp_path / name) == tmp_path
+    own = tmp_path / "corrected" / "A.tif"  # by its microscope, perhaps: nobody knows
+    assert layout.experiment_of(own) == own.parent
+
+
+def test_where_results_go(tmp_path: Path) -> None:
+    make(tmp_path, "query/A.tif")
+    query = tmp_path / "query"
+    assert layout.results_path(query) == query / "segmented"
+    assert layout.results_path(query / "A.tif") == query / "segmented"
+    assert layout.results_path(query, tmp_path) == tmp_path / "segmented"
+    assert layout.results_path(tmp_path, tmp_path) == tmp_path / "segmented"
+
+
+def test_models_and_their_runs(tmp_path: Path) -> None:
+    make(tmp_path, "old.safetensors", "new.b.safetensors", ".hidden.safetensors", "c.json")
+    os.utime(tmp_path / "old.safetensors", (0, 0))
+    assert relative(tmp_path, *layout.find_models(tmp_path)) == [
+        "new.b.safetensors", "old.safetensors",
+    ]  # fmt: skip
+    new = tmp_path / "new.b.safetensors"
+    files = layout.checkpoint_path(new), layout.run_path(new)
+    assert relative(tmp_path, *files) == ["new.b.checkpoint", "new.b.checkpoint.json"]
+    files[1].touch()
+    assert layout.find_runs(tmp_path) == [files[1]]
+    names = {name: layout.find_free_name(tmp_path, name) for name in ("a", "c", "old", "new.b")}
+    assert names == {"a": "a", "c": "c-2", "old": "old-2", "new.b": "new.b-2"}
