@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from base64 import b64encode
+from html import escape
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -23,6 +26,25 @@ from scellseg_lib.samples import normalise
 STYLE = paths.PACKAGE / "scellseg.mplstyle"
 PREDICTED, TRUE = "red", "#F0E442"
 DOTS = 200  # per inch, as in the style file: an overlay keeps its image's pixels, up to 2000
+
+
+class Method(NamedTuple):
+    """How a tuned model is drawn, and called, in all figures."""
+
+    label: str
+    colour: str
+    marker: str
+
+
+METHODS = {
+    ("scellseg", "contrastive"): Method("Scellseg-CFT", "#0072B2", "o"),
+    ("scellseg", "classic"): Method("Scellseg-FT", "#D55E00", "s"),
+    ("cellpose", "classic"): Method("Cellpose-FT", "#009E73", "^"),
+    ("hover", "classic"): Method("HoVer-FT", "#CC79A7", "D"),
+    ("unet3", "classic"): Method("U-Net3-FT", "#E69F00", "v"),
+    ("unet2", "classic"): Method("U-Net2-FT", "#56B4E9", "P"),
+}
+"""The tuned models of Fig. 2, by model and strategy, in the order of the paper."""
 
 
 def overlay(
@@ -76,7 +98,7 @@ def contours(masks: np.ndarray) -> list[np.ndarray]:
     return found
 
 
-def ap_curve(frame: pd.DataFrame, axes: Axes | None = None) -> Axes:
+def ap_curve(frame: pd.DataFrame, axes: Axes | None = None, *, marked: float | None = None) -> Axes:
     """Draw average precision against the IoU threshold, one curve for each label.
 
     Parameters
@@ -86,25 +108,37 @@ def ap_curve(frame: pd.DataFrame, axes: Axes | None = None) -> Axes:
         ``seed`` where runs are repeated: then the band is the standard deviation over seeds.
     axes : Axes, optional
         None: those of a new figure.
+    marked : float, optional
+        A threshold to point at, where the first curve's height is told.
     """
-    frame = frame.assign(**{k: "" for k in ("label", "seed") if k not in frame})
-    repeated = False
+    frame = frame.assign(**{name: "" for name in ("label", "seed") if name not in frame})
+    several_images = frame["image"].nunique() > 1
+    title = "mean over images" if several_images else None
     with plt.style.context(STYLE):
         axes = axes or plt.figure().subplots()
-        for label, part in frame.groupby("label", sort=False):
+        for position, (label, part) in enumerate(frame.groupby("label", sort=False)):
             runs = part.groupby(["seed", "threshold"])["ap"].mean().unstack("threshold")
-            mean, count = runs.mean(), f"n = {part['image'].nunique()} images"
-            count += f", {len(runs)} seeds" if len(runs) > 1 else ""
-            name = f"{label!s} ({count})" if label else count
-            (line,) = axes.plot(mean.index, mean.to_numpy(), marker="o", label=name)
+            mean, name = runs.mean(), str(label)
+            if several_images:
+                count = f"n = {part['image'].nunique()} images"
+                count += f", {len(runs)} seeds" if len(runs) > 1 else ""
+                name = f"{name} ({count})" if name else count
+            marker = "o" if len(mean) <= 20 else ""  # with a value at every hundredth, a plain line
+            (line,) = axes.plot(mean.index, mean.to_numpy(), marker=marker, label=name)
+            colour = line.get_color()
             if len(runs) > 1:
-                deviation, repeated = runs.std(ddof=1), True
+                deviation = runs.std(ddof=1)
                 low, high = mean - deviation, mean + deviation
-                colour = line.get_color()
                 axes.fill_between(mean.index, low, high, color=colour, alpha=0.25, linewidth=0)
+                title = "mean over images; band: SD over seeds"
+            if marked is not None and position == 0:
+                height = float(np.interp(marked, mean.index.to_numpy(float), mean.to_numpy()))
+                told = f"AP {height:.2f} at IoU {marked:.2f}"
+                axes.axvline(marked, color="0.4", linestyle=":", linewidth=1)
+                axes.plot([marked], [height], "o", color=colour, markersize=6, label=told)
         axes.set(xlabel="IoU threshold", ylabel="AP = TP / (TP + FP + FN)", ylim=(0, 1))
         axes.legend(
-            title="mean over images" + ("; band: SD over seeds" if repeated else ""),
+            title=title,
             title_fontsize="small",
             loc="upper center",  # of the space below: curves go through every corner of the panel
             bbox_to_anchor=(0.5, -0.16),
@@ -132,7 +166,7 @@ def save(figure: Figure, path: str | Path, origin: dict[str, Any]) -> Path:
     return _write(figure, path.with_name(f"{path.name}.png"), {"Software": None})
 
 
-def saved(path: str | Path, width: float = 8) -> Axes:
+def show_saved(path: str | Path, width: float = 8) -> Axes:
     """Show a figure that `save` has written: where what it is drawn from may not be at hand.
 
     Parameters
@@ -167,6 +201,22 @@ def save_overlay(path: Path, image: np.ndarray, masks: np.ndarray) -> None:
     if figure := overlay(image, masks).get_figure(root=True):
         _write(figure, path, {"Software": None})
         plt.close(figure)
+
+
+def render_html(figure: Figure, words: str) -> str:
+    """Draw a figure as an SVG within an ``<img>``, for a page.
+
+    Parameters
+    ----------
+    figure : Figure
+    words : str
+        What it shows, for readers who do not see it.
+    """
+    drawn = BytesIO()
+    with plt.style.context(STYLE):
+        figure.savefig(drawn, format="svg", metadata={"Date": None, "Creator": None})
+    encoded = b64encode(drawn.getvalue()).decode()
+    return f'<img src="data:image/svg+xml;base64,{encoded}" alt="{escape(words)}">'
 
 
 def _image_axes(shape: tuple[int, ...]) -> Axes:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from base64 import b64decode
 from pathlib import Path
+from xml.etree import ElementTree
 
 import matplotlib.colors
 import matplotlib.pyplot as plt
@@ -18,7 +20,7 @@ from scellseg_lib.errors import DatasetError, ImageError
 
 
 @pytest.fixture(autouse=True)
-def close_figures():
+def _close_figures():
     yield
     plt.close("all")
 
@@ -30,19 +32,14 @@ def two_cells() -> np.ndarray:
     return masks
 
 
-def test_contours_run_half_a_pixel_outside_the_cells() -> None:
+def test_contours_run_half_a_pixel_outside_the_cells_and_tell_touching_ones_apart() -> None:
     first, last = plots.contours(two_cells())
     assert first.min(axis=0).tolist() == [9.5, 4.5]  # (x, y)
     assert first.max(axis=0).tolist() == [29.5, 14.5]
     assert last.max(axis=0).tolist() == [59.5, 39.5]
     assert (first[0] == first[-1]).all()
-    assert (last[0] == last[-1]).all()
-
-
-def test_contours_tell_touching_cells_apart() -> None:
-    masks = np.zeros((10, 10), np.int32)
-    masks[2:8, 2:5], masks[2:8, 5:8] = 1, 2
-    assert len(plots.contours(masks)) == 2
+    touching = np.repeat([[0, 1, 1, 2, 2, 0]], 5, axis=0).astype(np.int32)
+    assert len(plots.contours(touching)) == 2
     assert plots.contours(np.zeros((4, 4), np.int32)) == []
 
 
@@ -51,17 +48,13 @@ def test_overlay_has_the_papers_colours() -> None:
     image = np.random.default_rng(0).random((2, 40, 60), np.float32)
     axes = plots.overlay(image, masks, true=np.where(masks == 3, masks, 0))
     true, predicted = axes.collections
-    red, yellow = (matplotlib.colors.to_rgba(c) for c in ("red", plots.TRUE))
+    red, yellow = (matplotlib.colors.to_rgba(colour) for colour in ("red", plots.TRUE))
     assert tuple(predicted.get_edgecolor()[0]) == red
     assert tuple(true.get_edgecolor()[0]) == yellow
     assert predicted.get_linestyle()[0][1] is not None  # dotted
     assert true.get_linestyle()[0][1] is None  # solid
     assert (len(predicted.get_segments()), len(true.get_segments())) == (2, 1)
-    legend = [text.get_text() for text in axes.get_legend().get_texts()]
-    assert legend == ["truth (n = 1 cells)", "prediction (n = 2 cells)"]
-
-
-def test_overlay_refuses_another_size() -> None:
+    assert legend(axes) == ["truth (n = 1 cells)", "prediction (n = 2 cells)"]
     with pytest.raises(ImageError, match="prediction"):
         plots.overlay(np.zeros((40, 61)), two_cells())
 
@@ -72,6 +65,13 @@ def test_saved_overlay_shows_red_where_the_cell_ends(tmp_path: Path) -> None:
     assert ((pixels[..., 0] > 0.8) & (pixels[..., 1:].max(axis=2) < 0.2)).sum() > 50
     assert [file.name for file in tmp_path.iterdir()] == ["a.png"]
     assert plt.get_fignums() == []
+
+
+# --- the curve of the average precision ------------------------------------------------------
+
+
+def legend(axes: plt.Axes) -> list[str]:
+    return [text.get_text() for text in axes.get_legend().get_texts()]
 
 
 def scores(ap: dict[tuple[str, int], list[float]]) -> pd.DataFrame:
@@ -94,21 +94,44 @@ def test_curve_is_the_mean_and_its_band_the_deviation_over_seeds() -> None:
     (band,) = axes.collections  # none for a single seed
     y = band.get_paths()[0].vertices[:, 1]
     assert (y.min(), y.max()) == pytest.approx((0.4, 0.7 + 0.2 / np.sqrt(2)))
-    legend = axes.get_legend()
-    assert legend is not None
-    assert [text.get_text() for text in legend.get_texts()] == [
-        "ours (n = 2 images, 2 seeds)",
-        "theirs (n = 2 images)",
-    ]
-    assert "SD over seeds" in legend.get_title().get_text()
+    assert legend(axes) == ["ours (n = 2 images, 2 seeds)", "theirs (n = 2 images)"]
+    assert "SD over seeds" in axes.get_legend().get_title().get_text()
     assert axes.get_xlabel() == "IoU threshold"
 
 
 def test_curve_of_one_run_needs_no_label() -> None:
-    frame = scores({("x", 0): [0.8, 0.4]}).drop(columns=["label", "seed"])
-    axes = plots.ap_curve(frame)
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["n = 2 images"]
-    assert "SD" not in axes.get_legend().get_title().get_text()
+    axes = plots.ap_curve(scores({("x", 0): [0.8, 0.4]}).drop(columns=["label", "seed"]))
+    assert legend(axes) == ["n = 2 images"]
+    assert axes.get_legend().get_title().get_text() == "mean over images"
+
+
+def test_curve_of_one_image_is_marked_where_one_looks_and_lies_beside_another() -> None:
+    thresholds = np.arange(50, 96) / 100
+    now = pd.DataFrame({"threshold": thresholds, "ap": 1 - thresholds, "image": "A"})
+    frame = pd.concat([now.assign(label="now"), now.assign(label="before", ap=0.3)])
+    axes = plots.ap_curve(frame, marked=0.6)
+    assert legend(axes) == ["now", "AP 0.40 at IoU 0.60", "before"]
+    assert axes.get_legend().get_title().get_text() == ""
+    _, line, dot, _ = axes.lines
+    assert list(line.get_xdata()) == [0.6, 0.6]
+    np.testing.assert_allclose(dot.get_xydata(), [(0.6, 0.4)])
+
+
+def test_a_figure_goes_into_a_page_with_its_words() -> None:
+    axes = plots.ap_curve(scores({("x", 0): [0.8, 0.4]}))
+    image = ElementTree.fromstring(plots.render_html(axes.figure, "AP <b> 0.8").replace(">", "/>"))
+    assert image.get("alt") == "AP <b> 0.8"
+    kind, _, encoded = image.get("src", "").partition(",")
+    assert kind == "data:image/svg+xml;base64"
+    assert ElementTree.fromstring(b64decode(encoded)).tag.endswith("svg")
+
+
+def test_methods_are_told_apart_by_label_colour_and_marker() -> None:
+    for values in zip(*plots.METHODS.values(), strict=True):
+        assert len(set(values)) == len(plots.METHODS) == 6
+
+
+# --- files -----------------------------------------------------------------------------------
 
 
 def test_a_figures_files_are_written_whole_or_not_at_all(
@@ -119,17 +142,19 @@ def test_a_figures_files_are_written_whole_or_not_at_all(
     before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
     original = Path.write_text
 
-    def half(path: Path, text: str, *arguments: object) -> None:
+    def write_half(path: Path, text: str, *arguments: object) -> None:
         original(path, text[:5])
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", half)
+    monkeypatch.setattr(Path, "write_text", write_half)
     with pytest.raises(OSError, match="No space"):
         plots.save(figure, tmp_path / "a", {"seed": 2})
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 
-def test_saving_twice_gives_the_same_bytes(tmp_path: Path) -> None:
+def test_saving_twice_gives_the_same_bytes_and_they_are_shown_again(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=r"fig2.c.png: the figure has not been drawn"):
+        plots.show_saved(tmp_path / "first" / "fig2.c")
     hashes = []
     for name in ("first", "second"):
         axes = plots.ap_curve(scores({("ours", 0): [0.8, 0.4], ("ours", 1): [0.6, 0.4]}))
@@ -143,14 +168,6 @@ def test_saving_twice_gives_the_same_bytes(tmp_path: Path) -> None:
     assert json.loads(files[0].read_text()) == {"data": "worms", "seed": 1}
     assert ">IoU threshold<" in files[2].read_text()  # text stays text
     assert "dc:date" not in files[2].read_text()
-
-
-def test_a_saved_figure_is_shown_again(tmp_path: Path) -> None:
-    figure, axes = plt.subplots(figsize=(3, 2))
-    axes.plot([0, 1])
-    with pytest.raises(DatasetError, match=r"line.png: the figure has not been drawn"):
-        plots.saved(tmp_path / "line")
-    written = plots.save(figure, tmp_path / "line", {})
-    shown = plots.saved(tmp_path / "line", width=4)
-    np.testing.assert_array_equal(shown.images[0].get_array(), plt.imread(written))
+    shown = plots.show_saved(tmp_path / "first" / "fig2.c", width=4)
+    np.testing.assert_array_equal(shown.images[0].get_array(), plt.imread(png))
     assert shown.figure.get_size_inches()[0] == 4
