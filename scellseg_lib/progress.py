@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
+from threading import current_thread, main_thread
 from typing import Any, TypeVar
 
 from tqdm import tqdm as plain_tqdm
@@ -18,7 +19,12 @@ LOG_EVERY = 60.0
 
 
 def _silent() -> bool:
-    """Whether nothing is to be said: ``TQDM_DISABLE``, under pytest, papermill and nbval."""
+    """Whether nothing is to be said: ``TQDM_DISABLE``, under pytest, papermill and nbval.
+
+    Nor from a thread: in a notebook its bars would be drawn below whatever cell is run.
+    """
+    if current_thread() is not main_thread():
+        return True
     if os.environ.get("TQDM_DISABLE", "") not in ("", "0") or "PYTEST_CURRENT_TEST" in os.environ:
         return True
     return "ipykernel" in sys.modules and run_by_machine()

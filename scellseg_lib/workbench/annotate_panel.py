@@ -20,11 +20,11 @@ from scellseg_lib.workbench.annotated_folder import (
     listed,
     take_in,
 )
+from scellseg_lib.workbench.forms import count, plain
 from scellseg_lib.workbench.inspected import network_pictures
 from scellseg_lib.workbench.rounds import Rounds, add_to_shots
 from scellseg_lib.workbench.segmented import Result
 from scellseg_lib.workbench.suggestions import Suggestion, Suggestions
-from scellseg_lib.workbench.wording import count, plain
 
 EMPTY = (
     "Type the folder with your images and press Enter, or drop images onto the grey field below. "

@@ -22,13 +22,13 @@ from scellseg_lib.workbench.annotate_panel import AnnotatePanel
 from scellseg_lib.workbench.annotated_folder import experiment_of, listed
 from scellseg_lib.workbench.export_panel import ExportPanel
 from scellseg_lib.workbench.finetune_panel import FinetunePanel
+from scellseg_lib.workbench.forms import Message, plain
 from scellseg_lib.workbench.inspected import Looked
 from scellseg_lib.workbench.inspector import Inspector
 from scellseg_lib.workbench.jobs import Job
 from scellseg_lib.workbench.segment_panel import SegmentPanel
 from scellseg_lib.workbench.segmented import Result
 from scellseg_lib.workbench.suggestions import Suggestion
-from scellseg_lib.workbench.wording import Message, plain
 
 TABS = ("1 Annotate", "2 Fine-tune", "3 Segment", "4 Inspect", "5 Export")
 ANNOTATE, FINETUNE, SEGMENT, INSPECT, EXPORT = range(5)

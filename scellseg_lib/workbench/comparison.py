@@ -19,7 +19,7 @@ from matplotlib.lines import Line2D
 from scellseg_lib import metrics
 from scellseg_lib.metrics import THRESHOLDS, ObjectMatches, Scores
 from scellseg_lib.plots import STYLE
-from scellseg_lib.workbench.wording import count
+from scellseg_lib.workbench.forms import count
 
 IOUS = tuple(percent / 100 for percent in range(50, 96))
 """IoU thresholds that can be chosen: every hundredth from 0.50 to 0.95."""

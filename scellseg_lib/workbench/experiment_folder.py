@@ -12,7 +12,7 @@ from scellseg_lib.errors import ImageError, ScellsegError
 from scellseg_lib.files import images as readers
 from scellseg_lib.files.layout import ImageFiles, find_samples
 from scellseg_lib.samples import check_size
-from scellseg_lib.workbench.wording import plain
+from scellseg_lib.workbench.forms import plain
 
 CROP = 4
 """Side of the piece that is shown of an image, in diameters of its cells."""

@@ -14,8 +14,8 @@ from scellseg_lib.errors import DatasetError, ScellsegError
 from scellseg_lib.files import export
 from scellseg_lib.files import layout as folders
 from scellseg_lib.workbench.annotated_folder import CORRECTED, listed
+from scellseg_lib.workbench.forms import Message, count, duration, heading, plain, row
 from scellseg_lib.workbench.jobs import Job
-from scellseg_lib.workbench.wording import Message, count, duration, heading, plain, row
 
 WORDS = {
     "tiff": "masks as TIFF",

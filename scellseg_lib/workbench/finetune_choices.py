@@ -20,10 +20,10 @@ from scellseg_lib.workbench.finetune_form import (
     diameter_picture,
     shots_table,
 )
+from scellseg_lib.workbench.forms import count, duration, plain, typed_path
 from scellseg_lib.workbench.jobs import Job
 from scellseg_lib.workbench.offered_models import TITLES, Choice, described, starts
 from scellseg_lib.workbench.tuning import Settings, Tuning, learning, seconds_per_step, unfinished
-from scellseg_lib.workbench.wording import count, duration, plain, typed_path
 
 EMPTY = (
     "Type the folder of your experiment. Draw the cells in one or two of its images first "

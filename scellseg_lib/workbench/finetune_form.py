@@ -10,9 +10,7 @@ import torch
 from scellseg_lib.device import default_device, machine
 from scellseg_lib.workbench.drawings import BOX, diameter_disk, loss_curve
 from scellseg_lib.workbench.experiment_folder import Found
-from scellseg_lib.workbench.jobs import Job
-from scellseg_lib.workbench.tuning import Tuning
-from scellseg_lib.workbench.wording import (
+from scellseg_lib.workbench.forms import (
     ERROR_COLOUR,
     Message,
     button,
@@ -21,6 +19,8 @@ from scellseg_lib.workbench.wording import (
     heading,
     row,
 )
+from scellseg_lib.workbench.jobs import Job
+from scellseg_lib.workbench.tuning import Tuning
 
 STRATEGIES = (
     (

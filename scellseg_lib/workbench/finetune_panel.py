@@ -11,9 +11,9 @@ from time import monotonic
 
 from scellseg_lib.errors import ScellsegError
 from scellseg_lib.workbench.finetune_choices import NO_SHOTS, NONE_USABLE, FinetuneChoices
+from scellseg_lib.workbench.forms import count, plain
 from scellseg_lib.workbench.jobs import Job
 from scellseg_lib.workbench.tuning import Settings, Tuning
-from scellseg_lib.workbench.wording import count, plain
 
 DRAWN_EVERY = 0.25
 """Least seconds between two drawings of the curve."""

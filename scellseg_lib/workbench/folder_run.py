@@ -20,11 +20,10 @@ from typing import Any
 
 from scellseg_lib.errors import DatasetError
 from scellseg_lib.files import folder as batch
-from scellseg_lib.files import images as readers
 from scellseg_lib.model import Model
-from scellseg_lib.representation import Decoding
-from scellseg_lib.segmentation import FarFromModel, Prediction, predict
+from scellseg_lib.segmentation import FarFromModel
 from scellseg_lib.workbench.jobs import Cancelled, Job
+from scellseg_lib.workbench.session import SegmentationSettings
 from scellseg_lib.workbench.thresholds import SETTINGS
 
 SUFFIX = ".tif"
@@ -51,27 +50,6 @@ def reworded(message: object, folder: Path | None = None) -> str:
     for pattern, words in PLAIN:
         text = re.sub(pattern, words, text, flags=re.DOTALL)
     return text if folder is None else text.replace(f"{folder}{os.sep}", "")
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How images are segmented."""
-
-    diameter: float
-    decoding: Decoding = field(default_factory=Decoding)
-    resample: bool = True
-    flips: bool = False
-    channels: tuple[str, str] | None = None
-
-    @property
-    def reading(self) -> dict[str, Any]:
-        """Arguments of `readers.read_image`."""
-        return {"channels": self.channels, "axes": None, "page": None}
-
-    @property
-    def seen(self) -> tuple[Any, ...]:
-        """What the network's answer depends on; the rest is decoded without it."""
-        return self.diameter, self.flips, self.channels
 
 
 @dataclass(frozen=True)
@@ -110,13 +88,6 @@ class Place:
         return record if isinstance(record, dict) and "weights" in record else {}
 
 
-def predict_one(model: Model, image: Path, settings: Settings) -> Prediction:
-    """What the network says of one file; ImageError where it cannot be read."""
-    planes = readers.read_image(image, **settings.reading)
-    options: dict[str, Any] = {"diameter": settings.diameter, "flips": settings.flips}
-    return replace(next(predict(model, [planes], **options)), name=image.name)
-
-
 class _Stopped(BaseException):
     """A cancelled run on its way through `batch`, which survives all Exceptions of one image."""
 
@@ -145,7 +116,7 @@ class FolderRun:
     ----------
     place : Place
     model : Model
-    settings : Settings
+    settings : SegmentationSettings
     anew : bool
         Replace what exists.
 
@@ -159,7 +130,7 @@ class FolderRun:
 
     place: Place
     model: Model
-    settings: Settings
+    settings: SegmentationSettings
     anew: bool = False
     outcome: batch.Outcome = field(default_factory=batch.Outcome)
     doubts: list[str] = field(default_factory=list)

@@ -20,8 +20,8 @@ from scellseg_lib.samples import Sample, resize
 from scellseg_lib.segmentation import Cells, Prediction, decode
 from scellseg_lib.workbench import comparison
 from scellseg_lib.workbench.comparison import Standing
+from scellseg_lib.workbench.forms import plain
 from scellseg_lib.workbench.thresholds import Thresholds
-from scellseg_lib.workbench.wording import plain
 
 
 @dataclass(frozen=True, eq=False)

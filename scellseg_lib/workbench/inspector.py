@@ -17,11 +17,11 @@ from scellseg_lib.representation import Decoding
 from scellseg_lib.samples import Sample
 from scellseg_lib.segmentation import Cells, Prediction
 from scellseg_lib.workbench import comparison
+from scellseg_lib.workbench.forms import count, plain
 from scellseg_lib.workbench.inspected import Found, Inspected, Looked, Record, inspected
 from scellseg_lib.workbench.inspector_form import ASKING, EMPTY, FIXED, InspectorForm
 from scellseg_lib.workbench.jobs import Job
 from scellseg_lib.workbench.thresholds import Newest
-from scellseg_lib.workbench.wording import count, plain
 
 __all__ = ["Inspected", "Inspector", "Looked"]
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import traceback
+from collections.abc import Callable
 from threading import Condition, RLock, Thread
 from time import monotonic
 from typing import Any, Literal
@@ -20,7 +19,9 @@ class Cancelled(Exception):
 
 
 class Job:
-    """Work in a thread of its own, so that the page stays alive.
+    """Work in a thread of its own.
+
+    Once it has ended, it keeps nothing of the work but its result: images and models are free.
 
     Parameters
     ----------
@@ -58,10 +59,11 @@ class Job:
         self.error: Exception | None = None
         self.done = self.total = 0
         self.facts: dict[str, Any] = {}
-        self._work, self._on_change = work, on_change
+        self._work: Callable[[Job], Any] | None = work
+        self._on_change = on_change
         self._changed = Condition()
         self._telling = RLock()
-        self._end_told = self._cancelled = False
+        self._cancelled = False
         self._told = -TELL_EVERY
         self._first: tuple[int, float] | None = None
         self._latest = self._rested = 0.0
@@ -107,14 +109,14 @@ class Job:
     def cancel(self) -> None:
         """End the work at its next report; one that has not begun never does."""
         with self._changed:
-            before = self.state
-            if before in ("done", "cancelled", "failed"):
+            if self.ended:
                 return
             self._cancelled = True
-            if before == "waiting":
+            never_begun = self.state == "waiting"
+            if never_begun:
                 self.state = "cancelled"
             self._changed.notify_all()
-        if before == "waiting":
+        if never_begun:
             self._tell()
 
     def pause(self) -> None:
@@ -134,7 +136,7 @@ class Job:
     @property
     def seconds_left(self) -> float | None:
         """Seconds to the end at the speed so far; None while there is nothing to tell it from."""
-        if self.state in ("done", "cancelled", "failed") or self._first is None:
+        if self.ended or self._first is None:
             return None
         done = self.done - self._first[0]
         if done <= 0 or not self.total:
@@ -155,15 +157,14 @@ class Job:
         self._tell()
 
     def _run(self) -> None:
+        assert self._work is not None
+        state: State = "done"
         try:
-            with _no_bars():
-                self.result = self._work(self)
-            state: State = "done"
+            self.result = self._work(self)
         except Cancelled:
             state = "cancelled"
         except Exception as error:
-            self.error = error
-            state = "failed"
+            self.error, state = _without_frames(error), "failed"
         with self._telling:
             with self._changed:
                 self.state = state
@@ -171,33 +172,20 @@ class Job:
 
     def _tell(self) -> None:
         self._told = monotonic()
-        try:
-            with self._telling:  # the thread and the page may change the job at once
-                if self._on_change is not None and not self._end_told:
-                    self._end_told = self.ended
-                    self._on_change(self)
-        except Exception:
-            # A page that cannot be drawn must not cost hours of work.
-            logging.getLogger(__name__).exception("the display of a job failed")
+        with self._telling:  # the thread and the page may change the job at once
+            tell = self._on_change
+            if self.ended:  # which is told once, and is the last that happens
+                self._work = self._on_change = None
+            try:
+                if tell is not None:
+                    tell(self)
+            except Exception:
+                # A page that cannot be drawn must not cost hours of work.
+                logging.getLogger(__name__).exception("the display of a job failed")
 
 
-_SILENCED: list[str | None] = []
-_SILENCING = RLock()
-
-
-@contextmanager
-def _no_bars() -> Iterator[None]:
-    """No bars of the library's own: from a thread they would be drawn below any cell."""
-    with _SILENCING:
-        _SILENCED.append(os.environ.get("TQDM_DISABLE"))
-        os.environ["TQDM_DISABLE"] = "1"
-    try:
-        yield
-    finally:
-        with _SILENCING:
-            before = _SILENCED[0]
-            _SILENCED.pop()
-            if not _SILENCED:  # the last of several jobs gives back what the first has found
-                os.environ.pop("TQDM_DISABLE")
-                if before is not None:
-                    os.environ["TQDM_DISABLE"] = before
+def _without_frames(error: Exception) -> Exception:
+    """Say in a note where an error happened, and free what the work had in its variables."""
+    error.add_note("".join(traceback.format_exception(error)))
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)

@@ -17,16 +17,10 @@ from scellseg_lib.workbench.folder_run import (
     CHANNELS,
     FolderRun,
     Place,
-    Settings,
     made_otherwise,
     reworded,
 )
-from scellseg_lib.workbench.jobs import Job
-from scellseg_lib.workbench.segment_preview import Chosen, SegmentPreview
-from scellseg_lib.workbench.segment_results import SegmentResults
-from scellseg_lib.workbench.segment_settings import SegmentSettings
-from scellseg_lib.workbench.segmented import Result, results
-from scellseg_lib.workbench.wording import (
+from scellseg_lib.workbench.forms import (
     Message,
     button,
     count,
@@ -36,6 +30,12 @@ from scellseg_lib.workbench.wording import (
     row,
     typed_path,
 )
+from scellseg_lib.workbench.jobs import Job
+from scellseg_lib.workbench.segment_preview import Chosen, SegmentPreview
+from scellseg_lib.workbench.segment_results import SegmentResults
+from scellseg_lib.workbench.segment_settings import SegmentSettings
+from scellseg_lib.workbench.segmented import Result, results
+from scellseg_lib.workbench.session import SegmentationSettings
 
 EMPTY = "Type the folder of your images, or the path of one image, and press Enter."
 LOOKED_AT = 5
@@ -169,7 +169,7 @@ class SegmentPanel(ipywidgets.VBox):
             else:
                 place = self._typed_place()
                 try:
-                    self._jobs, outcome = place.plan(Settings(30.0).reading)
+                    self._jobs, outcome = place.plan(SegmentationSettings(30.0).reading)
                     self._place, twins = place, outcome.failed
                     self._found()
                 except (ScellsegError, OSError) as error:

@@ -13,14 +13,15 @@ import numpy as np
 from scellseg_lib.files import images as readers
 from scellseg_lib.model import Model
 from scellseg_lib.segmentation import Prediction, decode
-from scellseg_lib.workbench.folder_run import Settings, predict_one, reworded
+from scellseg_lib.workbench.folder_run import reworded
+from scellseg_lib.workbench.forms import Message, count, plain, row
 from scellseg_lib.workbench.inspected import network_pictures
 from scellseg_lib.workbench.jobs import Job
+from scellseg_lib.workbench.session import SegmentationSettings, predict_one
 from scellseg_lib.workbench.thresholds import Newest
 from scellseg_lib.workbench.view import ImageView
-from scellseg_lib.workbench.wording import Message, count, plain, row
 
-Chosen = tuple[Model, Settings]
+Chosen = tuple[Model, SegmentationSettings]
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,11 +30,11 @@ class _Tried:
 
     image: Path
     model: Model
-    settings: Settings
+    settings: SegmentationSettings
     prediction: Prediction
     pixels: np.ndarray
 
-    def serves(self, image: Path | None, model: Model, settings: Settings) -> bool:
+    def serves(self, image: Path | None, model: Model, settings: SegmentationSettings) -> bool:
         """Whether the network would say the same again."""
         same = (self.image, self.settings.seen) == (image, settings.seen)
         return same and self.model is model

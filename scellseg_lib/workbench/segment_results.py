@@ -11,10 +11,10 @@ import ipywidgets
 
 from scellseg_lib.errors import ScellsegError
 from scellseg_lib.workbench.folder_run import reworded
+from scellseg_lib.workbench.forms import Message, button, count, plain
 from scellseg_lib.workbench.jobs import Job
 from scellseg_lib.workbench.rounds import Rounds
 from scellseg_lib.workbench.segmented import UNCOUNTED, Result, count_cells
-from scellseg_lib.workbench.wording import Message, button, count, plain
 
 Action = Callable[[Result], None]
 _SUMMARY = {

@@ -14,10 +14,10 @@ from scellseg_lib.errors import ScellsegError
 from scellseg_lib.model import Model
 from scellseg_lib.representation import Decoding
 from scellseg_lib.training import weights_hash
-from scellseg_lib.workbench.folder_run import Settings
+from scellseg_lib.workbench.forms import Message, plain, row
 from scellseg_lib.workbench.offered_models import Choice, choices, described
+from scellseg_lib.workbench.session import SegmentationSettings
 from scellseg_lib.workbench.thresholds import Thresholds, settings_of
-from scellseg_lib.workbench.wording import Message, plain, row
 
 COLOURS = ("red", "green", "blue")
 
@@ -116,13 +116,13 @@ class SegmentSettings(ipywidgets.VBox):
         """Whether channels are to be chosen."""
         return self._channels.layout.display != "none"
 
-    def settings(self) -> Settings | None:
+    def settings(self) -> SegmentationSettings | None:
         """What is chosen; None without a model."""
         if self.loaded is None:
             return None
         model = self.loaded[1]
         decoding = self.thresholds.of(model.card.decoding, model.representation)
-        return Settings(
+        return SegmentationSettings(
             self.diameter.value,
             decoding,
             self.full_size.value,
@@ -131,7 +131,7 @@ class SegmentSettings(ipywidgets.VBox):
         )
 
     @property
-    def chosen(self) -> tuple[Choice, Model, Settings] | None:
+    def chosen(self) -> tuple[Choice, Model, SegmentationSettings] | None:
         """The model and the settings as they are; None without a model."""
         settings = self.settings()
         return None if self.loaded is None or settings is None else (*self.loaded[:2], settings)

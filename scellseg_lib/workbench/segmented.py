@@ -14,9 +14,10 @@ from scellseg_lib.files import images as readers
 from scellseg_lib.model import Model
 from scellseg_lib.representation import Decoding
 from scellseg_lib.segmentation import Prediction
-from scellseg_lib.workbench.folder_run import SUFFIX, Place, Settings, predict_one
+from scellseg_lib.workbench.folder_run import SUFFIX, Place
 from scellseg_lib.workbench.inspected import Inspected
 from scellseg_lib.workbench.offered_models import Choice
+from scellseg_lib.workbench.session import SegmentationSettings, predict_one
 
 UNCOUNTED = -1
 
@@ -37,7 +38,7 @@ class Result:
         That made them; None where that is another one than chosen now.
     model_file, weights : str
         Its name, empty where that is not known, and the hash of its weights.
-    settings : Settings
+    settings : SegmentationSettings
         With which they were made.
     """
 
@@ -48,7 +49,7 @@ class Result:
     model: Model | None
     model_file: str
     weights: str
-    settings: Settings
+    settings: SegmentationSettings
 
     def pixels(self) -> np.ndarray:
         """Read the image as it is stored: number[H, W] or [H, W, C]."""
@@ -95,7 +96,7 @@ def results(place: Place, jobs: list[batch.Job], chosen: tuple[Choice, Model, st
     ours = record.get("weights") == weights
     decoding = {one.name: record[one.name] for one in fields(Decoding) if one.name in record}
     channels = record.get("channels")
-    settings = Settings(
+    settings = SegmentationSettings(
         record.get("diameter", model.card.diameter),
         Decoding(**decoding),
         record.get("resample", True),

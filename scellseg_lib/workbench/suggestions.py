@@ -15,14 +15,15 @@ from scellseg_lib.model import Model
 from scellseg_lib.segmentation import Prediction, decode, style_distance
 from scellseg_lib.workbench import operations
 from scellseg_lib.workbench.edits import Edit
-from scellseg_lib.workbench.folder_run import Settings, predict_one, reworded
+from scellseg_lib.workbench.folder_run import reworded
+from scellseg_lib.workbench.forms import Message, count, plain
 from scellseg_lib.workbench.inspected import network_pictures
 from scellseg_lib.workbench.jobs import Job
 from scellseg_lib.workbench.mask_editor import MaskEditor
 from scellseg_lib.workbench.offered_models import Choice
 from scellseg_lib.workbench.patches import apply
+from scellseg_lib.workbench.session import SegmentationSettings, predict_one
 from scellseg_lib.workbench.thresholds import SETTINGS, settings_of
-from scellseg_lib.workbench.wording import Message, count, plain
 
 STEP, AGAIN = "in step 3, Segment", "then press Suggest cells again."
 
@@ -48,7 +49,9 @@ class Suggestion:
     doubt: str = ""
 
 
-def find_cells(image: Path, choice: Choice, model: Model, settings: Settings) -> Suggestion:
+def find_cells(
+    image: Path, choice: Choice, model: Model, settings: SegmentationSettings
+) -> Suggestion:
     """Let a model look at an image, which takes seconds; raises what `predict_one` does."""
     prediction, known = predict_one(model, image, settings), model.representation
     masks = decode(prediction, known, settings.decoding, resample=settings.resample)

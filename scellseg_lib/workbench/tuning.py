@@ -26,9 +26,9 @@ from scellseg_lib.model import Model
 from scellseg_lib.samples import Dataset
 from scellseg_lib.training import Enough, Progress
 from scellseg_lib.workbench.experiment_folder import Channels, free_name
+from scellseg_lib.workbench.forms import plain
 from scellseg_lib.workbench.jobs import Cancelled, Job
 from scellseg_lib.workbench.offered_models import load_start
-from scellseg_lib.workbench.wording import plain
 
 TIMED_STEPS = 3
 """Steps before the estimate. The first, slower as all is new, does not count, and of the others the

@@ -16,9 +16,9 @@ from scellseg_lib.files.seg_npy import write_seg
 from scellseg_lib.workbench.annotate_panel import DONE, EMPTY, OPEN, AnnotatePanel
 from scellseg_lib.workbench.annotated_folder import UNSAVED, listed
 from scellseg_lib.workbench.experiment_folder import look
-from scellseg_lib.workbench.folder_run import Settings
 from scellseg_lib.workbench.rounds import Rounds
 from scellseg_lib.workbench.segmented import Result
+from scellseg_lib.workbench.session import SegmentationSettings
 
 SHAPE = (40, 50)
 SQUARE = np.array([[5, 5], [5, 15], [15, 15], [15, 5]], float)
@@ -462,7 +462,7 @@ def result(experiment: Path, name: str = "b", weights: str = "first") -> Result:
         None,
         "tuned.safetensors",
         weights,
-        Settings(30.0),
+        SegmentationSettings(30.0),
     )
 
 

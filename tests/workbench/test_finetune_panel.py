@@ -32,9 +32,9 @@ from scellseg_lib.workbench import experiment_folder, finetune_choices, tuning
 from scellseg_lib.workbench.drawings import diameter_disk, loss_curve
 from scellseg_lib.workbench.experiment_folder import look
 from scellseg_lib.workbench.finetune_panel import FinetunePanel
+from scellseg_lib.workbench.forms import duration, plain, typed_path
 from scellseg_lib.workbench.jobs import Job
 from scellseg_lib.workbench.offered_models import choices, starts
-from scellseg_lib.workbench.wording import duration, plain, typed_path
 from tests import tiny
 from tests.workbench.waiting import LONG, until
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import logging
-import os
 import threading
+import weakref
+from functools import partial
 
 import pytest
 
+from scellseg_lib import progress
 from scellseg_lib.workbench import jobs
 from scellseg_lib.workbench.jobs import Cancelled, Job
 from tests.workbench.waiting import LONG, rests, until
@@ -249,22 +252,29 @@ def test_a_display_that_fails_does_not_stop_the_work(caplog):
     assert "the page is gone" in caplog.text
 
 
-def test_bars_are_silent_while_any_job_runs(monkeypatch):
-    monkeypatch.setenv("TQDM_DISABLE", "0")
-    go, seen = [threading.Event(), threading.Event()], []
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_job_that_has_ended_keeps_nothing_of_its_work(fails):
+    class Image:
+        """Stands for what takes much memory."""
 
-    def work(number):
-        def wait(job):
-            seen.append(os.environ["TQDM_DISABLE"])
-            assert go[number].wait(LONG)
+    image = Image()
+    seen = weakref.ref(image)
 
-        return wait
+    def work(job: Job, image: Image = image) -> str:
+        held = [image]
+        if fails:
+            raise ValueError(f"{len(held)} image is odd")
+        return "done"
 
-    first, second = Job(work(0)).start(), Job(work(1)).start()
-    until(lambda: len(seen) == 2)
-    go[0].set()
-    first.join(LONG)
-    assert os.environ["TQDM_DISABLE"] == "1"
-    go[1].set()
-    second.join(LONG)
-    assert (seen, os.environ["TQDM_DISABLE"]) == (["1", "1"], "0")
+    job = Job(work, on_change=partial(lambda kept, job: None, image)).start().join(LONG)
+    del image, work
+    gc.collect()
+    assert seen() is None
+    assert (job.result, str(job.error)) == ((None, "1 image is odd") if fails else ("done", "None"))
+
+
+def test_a_thread_draws_no_bars(monkeypatch):
+    monkeypatch.delenv("TQDM_DISABLE", raising=False)
+    monkeypatch.delenv("PYTEST_CURRENT_TEST")
+    assert not progress._silent()
+    assert Job(lambda job: progress._silent()).start().join(LONG).result is True

@@ -30,7 +30,7 @@ from scellseg_lib.representation import Decoding
 from scellseg_lib.segmentation import decode
 from scellseg_lib.training import weights_hash
 from scellseg_lib.workbench import folder_run, segment_panel, segment_preview, segment_results
-from scellseg_lib.workbench.folder_run import Settings, reworded
+from scellseg_lib.workbench.folder_run import reworded
 from scellseg_lib.workbench.inspector import Inspector
 from scellseg_lib.workbench.jobs import Job
 from scellseg_lib.workbench.offered_models import choices
@@ -38,6 +38,7 @@ from scellseg_lib.workbench.rounds import Rounds
 from scellseg_lib.workbench.segment_panel import SegmentPanel
 from scellseg_lib.workbench.segment_results import SegmentResults
 from scellseg_lib.workbench.segmented import Result
+from scellseg_lib.workbench.session import SegmentationSettings
 from tests.workbench.waiting import LONG, rests, until
 
 SEGMENT = import_module("scellseg_lib.segmentation")
@@ -746,7 +747,7 @@ def test_results_are_listed_before_their_cells_are_counted(
 @pytest.fixture
 def three() -> list[Result]:
     """Results whose cells are to be counted."""
-    settings = Settings(30.0)
+    settings = SegmentationSettings(30.0)
     return [
         Result(name, Path(f"{name}.tif"), Path(f"{name}_masks.tif"), -1, None, "", "", settings)
         for name in "abc"

@@ -24,13 +24,14 @@ from scellseg_lib.segmentation import FarFromModel, decode, segment
 from scellseg_lib.workbench import operations, suggestions
 from scellseg_lib.workbench.annotate_panel import AnnotatePanel
 from scellseg_lib.workbench.app import Workbench
-from scellseg_lib.workbench.folder_run import CHANNELS, Settings, predict_one
+from scellseg_lib.workbench.folder_run import CHANNELS
 from scellseg_lib.workbench.jobs import Job
 from scellseg_lib.workbench.layers import layers_of
 from scellseg_lib.workbench.mask_editor import MaskEditor
 from scellseg_lib.workbench.offered_models import Choice
 from scellseg_lib.workbench.patches import apply
 from scellseg_lib.workbench.segmented import Result
+from scellseg_lib.workbench.session import SegmentationSettings, predict_one
 from scellseg_lib.workbench.suggestions import Suggestion, find_cells
 from scellseg_lib.workbench.view import ImageView
 from tests.workbench.test_mask_editor import connected
@@ -397,7 +398,7 @@ def test_a_prediction_that_is_corrected_gets_what_another_model_finds_beside_it(
 ):
     image, masks = folder / "image_2.tif", folder / "segmented" / "image_2_masks.tif"
     readers.write_labels(masks, squares((20, 30)))
-    panel.correct(Result("image_2", image, masks, 1, None, "", "", Settings(30.0)))
+    panel.correct(Result("image_2", image, masks, 1, None, "", "", SegmentationSettings(30.0)))
     assert shown(panel)
     suggest(panel, model)
     assert model.asked == ["image_2.tif"]
@@ -525,10 +526,10 @@ def test_it_doubts_where_segmenting_warns(
     distance: float,
     words: str,
 ):
-    style = predict_one(small, nuclei / "a.tif", Settings(diameter)).style
+    style = predict_one(small, nuclei / "a.tif", SegmentationSettings(diameter)).style
     seen = {"styles": ((0.0,) * len(style),), "style_radius": 1 / distance}  # styles have length 1
     known = Model(small.network, small.representation, small.card.model_copy(update=seen))
-    chosen = Settings(diameter, known.card.decoding)
+    chosen = SegmentationSettings(diameter, known.card.decoding)
     found = find_cells(nuclei / "a.tif", Choice("Mine", Path("mine.safetensors")), known, chosen)
     assert found.model == "mine"
     assert found.masks.max() >= 5
@@ -545,7 +546,9 @@ def test_without_any_cell_the_next_step_is_the_diameter_or_the_threshold(
 ):
     tifffile.imwrite(nuclei / "empty.tif", np.full((80, 80), 100, np.uint16))
     choice = Choice("Scellseg", Path("scellseg_32.safetensors"))
-    found = find_cells(nuclei / "empty.tif", choice, small, Settings(33.0, small.card.decoding))
+    found = find_cells(
+        nuclei / "empty.tif", choice, small, SegmentationSettings(33.0, small.card.decoding)
+    )
     assert not found.masks.any()
     assert found.doubt.startswith(
         "It looked for cells 33 px wide: set the diameter to that of yours in step 3, Segment, or "
