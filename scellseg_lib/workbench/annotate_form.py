@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import ipywidgets
 
+from scellseg_lib.workbench.editor import MaskEditor
 from scellseg_lib.workbench.forms import Message, row
-from scellseg_lib.workbench.mask_editor import MaskEditor
 
 HEIGHT, TOOLBARS = 500, 95
 """Of the image in the page, and of what is above it, px."""

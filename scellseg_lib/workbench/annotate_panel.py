@@ -20,6 +20,8 @@ from scellseg_lib.workbench.annotated_folder import (
     listed,
     take_in,
 )
+from scellseg_lib.workbench.class_file import ClassFile
+from scellseg_lib.workbench.editor import MasksChanged
 from scellseg_lib.workbench.forms import count, plain
 from scellseg_lib.workbench.inspected import network_pictures
 from scellseg_lib.workbench.rounds import Rounds, add_to_shots
@@ -35,8 +37,8 @@ DROPPED = "scellseg-images"
 """Folder, in the user's own, that takes dropped images while none is open."""
 DONE, OPEN = "\u25cf", "\u25cb"
 """Marks of images: annotated, and not yet."""
-OTHERS, CHANGED = "other masks already", "changed in another window"
-"""Errors that leave a choice, by their words."""
+OTHERS = "other masks already"
+"""An error that leaves a choice, by its words."""
 NAMED = 5
 """Problems with files that are said one by one."""
 
@@ -138,7 +140,14 @@ class AnnotatePanel(AnnotateForm):
     def _show(self, image: Listed) -> None:
         image = next((one for one in self.images if one.image == image.image), image)
         pixels, labels, cells = image.pixels(), image.labels(), image.cells()
-        self.editor.load(pixels, labels, cells=cells, title=image.name, path=image.target)
+        self.editor.load(
+            pixels,
+            labels,
+            cells=cells,
+            title=image.name,
+            path=image.target,
+            classes=ClassFile(image.target),
+        )
         self.current, self.correcting, self._predicted = image, None, None
         self._fill()
         self._show_state()
@@ -225,7 +234,13 @@ class AnnotatePanel(AnnotateForm):
             layers = network_pictures(prediction, result.model.representation)
         start = predicted if begun is None else begun
         self.editor.load(
-            result.pixels(), start, cells=cells, layers=layers, title=result.name, path=target
+            result.pixels(),
+            start,
+            cells=cells,
+            layers=layers,
+            title=result.name,
+            path=target,
+            classes=ClassFile(target),
         )
         self._before = self.current or self._before
         self.current, self.correcting, self._predicted = None, result, predicted
@@ -378,11 +393,11 @@ class AnnotatePanel(AnnotateForm):
         except (ScellsegError, OSError) as error:
             self.message.fail(plain(error))
             self.editor.say(plain(error), error=True)
-            what = getattr(error, "what", "")
-            if CHANGED in what or OTHERS in what:
+            what, changed = getattr(error, "what", ""), isinstance(error, MasksChanged)
+            if changed or OTHERS in what:
                 self._anyway = self._learn_anyway if OTHERS in what else self._save_anyway
                 self.replace.layout.display = None
-                self.again.layout.display = None if CHANGED in what else "none"
+                self.again.layout.display = None if changed else "none"
 
     def _learn_anyway(self) -> None:
         self.learn_from_it(replace=True)

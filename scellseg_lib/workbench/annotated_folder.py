@@ -16,7 +16,7 @@ from scellseg_lib.atomic import whole
 from scellseg_lib.errors import DatasetError, ImageError, ScellsegError
 from scellseg_lib.files import images as readers
 from scellseg_lib.files import layout as folders
-from scellseg_lib.workbench.annotation import CELLS, Annotation
+from scellseg_lib.workbench.editor.annotation import CELLS, Annotation
 
 CORRECTED = "corrected"
 """Folder of an experiment with masks that were corrected, beside those that a model gave."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Collection
 from glob import escape
 from pathlib import Path
 from typing import NamedTuple
@@ -15,12 +14,16 @@ from natsort import natsorted
 from scellseg_lib.atomic import whole
 from scellseg_lib.errors import ImageError
 from scellseg_lib.workbench.annotated_folder import CORRECTED, experiment_of
-from scellseg_lib.workbench.annotation import CELLS
-from scellseg_lib.workbench.class_list import Classes, class_colour, merged, next_colour
+from scellseg_lib.workbench.editor.annotation import CELLS
+from scellseg_lib.workbench.editor.classes import Classes, class_colour, next_colour
 
 CLASSES = "classes.csv"
 PARTS = ("", "shot", "query", CORRECTED)
 """Folders of an experiment with masks."""
+
+
+class ClassesChanged(ImageError):
+    """Another window has changed a list of classes since it was read."""
 
 
 class Table(NamedTuple):
@@ -100,55 +103,61 @@ class ClassFile:
     Attributes
     ----------
     file : Path
-    trouble : str
-        Why it could not be read or written the last time.
     """
 
     def __init__(self, masks: Path) -> None:
         of_corrected = masks.parent.name == CORRECTED
         self.home = masks.parent.parent if of_corrected else experiment_of(masks)
-        self.file, self.trouble = self.home / CLASSES, ""
-        self._known: Classes = {}  # as it was when it was last read or written here
+        self.file = self.home / CLASSES
+        self._seen = b""  # the file's content when it was last read or written here
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ClassFile) and self.file == other.file
+
+    __hash__ = None  # type: ignore[assignment]
 
     def read(self) -> dict[str, str]:
-        """Classes of the file; none where it cannot be read, see `trouble`."""
-        if self.file.exists():
-            try:
-                self._known = read_table(self.file).classes
-            except ImageError as error:
-                self.trouble = str(error)
-        return dict(self._known)
+        """Classes of the file; none without it.
 
-    def keep(self, classes: Classes, used: Collection[str] = ()) -> dict[str, str]:
-        """Write what has changed here since `read`; what others have changed since then stays.
-
-        Parameters
-        ----------
-        classes : mapping of str to str
-            Names and colours.
-        used : collection of str
-            Classes that cells have: they are listed, though others have removed them.
-
-        Returns
-        -------
-        dict of str to str
-            The list as it is now. Where it could not be written it is as given, see `trouble`.
+        Raises
+        ------
+        ImageError
+            If it is no list of classes, or cannot be read.
         """
-        try:
-            table = read_table(self.file) if self.file.exists() else None
-            there = table.classes if table else {}
-            found = merged(self._known, classes, there) if table else dict(classes)
-            found |= {name: classes[name] for name in classes if name in used and name not in found}
-            if found != there:
-                self._write(found, table or Table(",", ["class", "colour"], []))
-        except ImageError as error:
-            self.trouble = str(error)
-            return dict(classes)
-        self._known, self.trouble = found, ""
-        return dict(found)
+        self._seen = b""
+        if not self.file.exists():
+            return {}
+        found, self._seen = read_table(self.file).classes, self.file.read_bytes()
+        return found
 
-    def others(self, name: str, masks: Path) -> list[Path]:
-        """Lists of cells of other images of the experiment that name a class."""
+    def write(self, classes: Classes) -> None:
+        """Write a list in the place of the one that was read.
+
+        Raises
+        ------
+        ImageError
+            If the file is no list of classes, or cannot be written.
+        ClassesChanged
+            If another window has changed it since `read`. Nothing is written then.
+        """
+        table = read_table(self.file) if self.file.exists() else None
+        if table and classes == table.classes and list(classes) == list(table.classes):
+            self._seen = self.file.read_bytes()
+            return
+        if table and self._seen != self.file.read_bytes():
+            raise ClassesChanged(
+                "another window has changed the classes of this folder meanwhile",
+                where=self.file,
+                remedy="Open the image again: it then has the classes of both.",
+            )
+        self._write(classes, table or Table(",", ["class", "colour"], []))
+        self._seen = self.file.read_bytes()
+
+    def others(self, name: str, masks: Path) -> list[str]:
+        """Names of the other images of the experiment whose saved cells have a class."""
+        return list(dict.fromkeys(image_of(table) for table in self._others(name, masks)))
+
+    def _others(self, name: str, masks: Path) -> list[Path]:
         own, found = _cells_of(masks), []
         for part in PARTS:
             for table in natsorted((self.home / part).glob(f"[!.]*{CELLS}"), str):
@@ -166,7 +175,7 @@ class ClassFile:
             list cannot be written.
         """
         renamed, left = [], []
-        for table in self.others(old, masks):
+        for table in self._others(old, masks):
             image = image_of(table)
             if any(table.parent.glob(f".{escape(image)}_masks.*.edits")):
                 left.append(image)

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import ipywidgets
 
 from scellseg_lib.workbench.comparison import IOUS
+from scellseg_lib.workbench.editor import ImageView
 from scellseg_lib.workbench.forms import Message, button, heading
 from scellseg_lib.workbench.thresholds import Thresholds
-from scellseg_lib.workbench.view import ImageView
 
 EMPTY = (
     "There is nothing to inspect yet. Segment one or more images first; their cells are then shown "

@@ -23,8 +23,8 @@ from scellseg_lib.errors import DatasetError, ImageError, ScellsegError
 from scellseg_lib.files import images as readers
 from scellseg_lib.files import layout as folders
 from scellseg_lib.samples import check_size
-from scellseg_lib.workbench.annotation import CELLS
 from scellseg_lib.workbench.correction import Comparison, compare
+from scellseg_lib.workbench.editor.annotation import CELLS
 
 FILE = "rounds.csv"
 COLUMNS = {

@@ -13,15 +13,14 @@ import numpy as np
 from scellseg_lib.errors import ImageError
 from scellseg_lib.model import Model
 from scellseg_lib.segmentation import Prediction, decode, style_distance
-from scellseg_lib.workbench import operations
-from scellseg_lib.workbench.edits import Edit
+from scellseg_lib.workbench.editor import MaskEditor, operations
+from scellseg_lib.workbench.editor.edits import Edit
+from scellseg_lib.workbench.editor.patches import apply
 from scellseg_lib.workbench.folder_run import reworded
 from scellseg_lib.workbench.forms import Message, count, plain
 from scellseg_lib.workbench.inspected import network_pictures
 from scellseg_lib.workbench.jobs import Job
-from scellseg_lib.workbench.mask_editor import MaskEditor
 from scellseg_lib.workbench.offered_models import Choice
-from scellseg_lib.workbench.patches import apply
 from scellseg_lib.workbench.session import SegmentationSettings, predict_one
 from scellseg_lib.workbench.thresholds import SETTINGS, settings_of
 

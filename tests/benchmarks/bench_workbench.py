@@ -13,7 +13,7 @@ from tests.browser.servers import NotebookPage, Voila, chromium
 SIZES = ((2048, 1000), (4096, 3000))
 EDITOR = """
 import numpy as np
-from scellseg_lib.workbench.mask_editor import MaskEditor
+from scellseg_lib.workbench.editor import MaskEditor
 
 rng, labels = np.random.default_rng(0), np.zeros(({side}, {side}), np.int32)
 n_columns = int(np.ceil({n_cells} ** 0.5))

@@ -19,7 +19,7 @@ SETUP = """
 import numpy as np
 from pathlib import Path
 from scellseg_lib.files.images import read_masks
-from scellseg_lib.workbench.mask_editor import MaskEditor
+from scellseg_lib.workbench.editor import MaskEditor
 """
 # Where a point of the image is in the window. Nothing else is asked of the page's own code.
 PLACE = """(root, points) => {

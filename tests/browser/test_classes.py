@@ -14,6 +14,11 @@ from tests.browser.editing import SETUP, EditorInPage
 from tests.browser.test_mask_editor import SCENE, scene
 
 ORANGE, SKY_BLUE, GREEN, PINK = "#E69F00", "#56B4E9", "#009E73", "#CC79A7"
+OPENED = """
+from scellseg_lib.workbench.class_file import ClassFile
+path = Path({path!r})
+editor = MaskEditor(image, labels, path=path, classes=ClassFile(path))
+"""
 DISK, BAR, SQUARE, RING = (80.5, 110.5), (25.5, 120.5), (30.5, 30.5), (75.5, 45.5)
 """Places in the cells 4, 5, 1 and 3."""
 
@@ -31,7 +36,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def editor(lab: Opener, folder: Path) -> EditorInPage:
-    opened = f"editor = MaskEditor(image, labels, path=Path({str(folder / 'a_masks.tif')!r}))"
+    opened = OPENED.format(path=str(folder / "a_masks.tif"))
     return EditorInPage(lab.open([SETUP + SCENE + opened, "editor"]))
 
 
@@ -125,6 +130,7 @@ def reopened(editor: EditorInPage, folder: Path, expected: dict[str, str]) -> No
     editor.opened()
     chip(editor, "apoptotic 2").wait_for()
     opened = "read_masks(path), cells=pd.read_csv(path.with_name('a_cells.csv')), path=path"
+    opened += ", classes=ClassFile(path)"
     editor.kernel.run(f"import pandas as pd\npath = Path({str(folder / 'a_masks.tif')!r})")
     editor.kernel.run("editor.close(); editor = MaskEditor(height=400)")
     editor.notebook.run_cell(1)
@@ -210,7 +216,7 @@ def test_a_class_that_another_page_removes_closes_its_form(
 
 def test_a_file_that_is_no_list_of_classes_is_said_in_the_page(lab: Opener, folder: Path) -> None:
     (folder / "classes.csv").write_text("name\ndead\n")
-    opened = f"editor = MaskEditor(image, labels, path=Path({str(folder / 'a_masks.tif')!r}))"
+    opened = OPENED.format(path=str(folder / "a_masks.tif"))
     editor = EditorInPage(lab.open([SETUP + SCENE + opened, "editor"]))
     editor.message("this is no list of classes")
     editor.screenshot("classes_trouble")

@@ -323,7 +323,7 @@ def test_help_lists_the_keys(editor: EditorInPage) -> None:
 
 def test_view_without_tools(lab_of_module: Opener) -> None:
     shown = "view.show(image, labels); view.tell(['', *(f'cell no. {n}' for n in range(1, 6))])"
-    imported = "from scellseg_lib.workbench.view import ImageView\nview = ImageView()\n"
+    imported = "from scellseg_lib.workbench.editor.view import ImageView\nview = ImageView()\n"
     notebook = lab_of_module.open([SETUP + SCENE + imported + shown, "view"])
     view = EditorInPage(notebook, "view")
     assert view.root.locator(".se-editing, .se-list").count() == 0

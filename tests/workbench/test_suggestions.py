@@ -21,20 +21,19 @@ from scellseg_lib.errors import ImageError, ModelError
 from scellseg_lib.files import images as readers
 from scellseg_lib.model import Model, load_model
 from scellseg_lib.segmentation import FarFromModel, decode, segment
-from scellseg_lib.workbench import operations, suggestions
+from scellseg_lib.workbench import suggestions
 from scellseg_lib.workbench.annotate_panel import AnnotatePanel
 from scellseg_lib.workbench.app import Workbench
+from scellseg_lib.workbench.editor import ImageView, MaskEditor, operations
+from scellseg_lib.workbench.editor.layers import layers_of
+from scellseg_lib.workbench.editor.patches import apply
 from scellseg_lib.workbench.folder_run import CHANNELS
 from scellseg_lib.workbench.jobs import Job
-from scellseg_lib.workbench.layers import layers_of
-from scellseg_lib.workbench.mask_editor import MaskEditor
 from scellseg_lib.workbench.offered_models import Choice
-from scellseg_lib.workbench.patches import apply
 from scellseg_lib.workbench.segmented import Result
 from scellseg_lib.workbench.session import SegmentationSettings, predict_one
 from scellseg_lib.workbench.suggestions import Suggestion, find_cells
-from scellseg_lib.workbench.view import ImageView
-from tests.workbench.test_mask_editor import connected
+from tests.workbench.editor.test_mask_editor import connected
 from tests.workbench.waiting import until
 
 SHAPE = (40, 50)

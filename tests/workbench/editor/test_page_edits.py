@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from scellseg_lib.errors import ImageError
-from scellseg_lib.workbench.mask_editor import MaskEditor
-from scellseg_lib.workbench.patches import set_pixels
+from scellseg_lib.workbench.editor import MaskEditor
+from scellseg_lib.workbench.editor.patches import set_pixels
 
 
 class Page:

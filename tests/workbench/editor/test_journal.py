@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from scellseg_lib.errors import ImageError
-from scellseg_lib.workbench.annotation import Annotation
-from scellseg_lib.workbench.edits import Edit
-from scellseg_lib.workbench.journal import Journal, labels_hash
-from scellseg_lib.workbench.patches import set_pixels
+from scellseg_lib.workbench.editor.annotation import Annotation
+from scellseg_lib.workbench.editor.edits import Edit
+from scellseg_lib.workbench.editor.journal import Journal, labels_hash
+from scellseg_lib.workbench.editor.patches import set_pixels
 
 FIRST = np.zeros((6, 12), np.int32)
 FIRST[1:5, 1:11] = 4
@@ -293,7 +293,7 @@ STROKES = """
 import sys
 from pathlib import Path
 import numpy as np
-from scellseg_lib.workbench.mask_editor import MaskEditor
+from scellseg_lib.workbench.editor import MaskEditor
 
 editor = MaskEditor(np.zeros((256, 256)), path=Path(sys.argv[1]))
 
@@ -317,7 +317,7 @@ def test_a_kill_in_the_middle_of_editing_loses_nothing_that_was_answered(tmp_pat
         [sys.executable, "-c", STROKES, str(masks)],
         stdout=subprocess.PIPE,
         text=True,
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
     ) as process:
         assert process.stdout is not None
         answered = [process.stdout.readline().strip() for _ in range(40)]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from scellseg_lib.errors import ImageError
-from scellseg_lib.workbench.layers import (
+from scellseg_lib.workbench.editor.layers import (
     OUTLINE,
     REFERENCE,
     STILL_SIDE,

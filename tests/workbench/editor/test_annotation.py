@@ -14,9 +14,9 @@ from hypothesis.extra import numpy as hnp
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from scellseg_lib.errors import ImageError
-from scellseg_lib.workbench.annotation import LARGEST_LABEL, Annotation
-from scellseg_lib.workbench.edits import NOTHING, Facts
-from scellseg_lib.workbench.patches import Patch, set_pixels
+from scellseg_lib.workbench.editor.annotation import LARGEST_LABEL, Annotation
+from scellseg_lib.workbench.editor.edits import NOTHING, Facts
+from scellseg_lib.workbench.editor.patches import Patch, set_pixels
 
 SHAPE = (8, 9)
 labels_of_some_cells = hnp.arrays(np.int32, SHAPE, elements=st.sampled_from([0, 0, 1, 2, 5]))

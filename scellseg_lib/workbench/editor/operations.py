@@ -14,7 +14,7 @@ from scipy import ndimage
 
 from scellseg_lib.errors import ImageError
 from scellseg_lib.metrics import overlap
-from scellseg_lib.workbench.patches import Patch, difference, set_pixels
+from scellseg_lib.workbench.editor.patches import Patch, difference, set_pixels
 
 _PART = 16  # of a pixel, to which OpenCV's coordinates are exact
 _FAR = 1e6  # pixels: beyond it OpenCV's coordinates overflow

@@ -20,12 +20,12 @@ from scellseg_lib.files import images as readers
 from scellseg_lib.files import layout as folders
 from scellseg_lib.workbench.annotate_panel import AnnotatePanel
 from scellseg_lib.workbench.annotated_folder import listed
-from scellseg_lib.workbench.annotation import Annotation
 from scellseg_lib.workbench.class_file import ClassFile
-from scellseg_lib.workbench.class_list import COLOURS, class_colour, merged, next_colour
-from scellseg_lib.workbench.mask_editor import MaskEditor
-from tests.workbench.test_annotation import AnyEdits, said, three
-from tests.workbench.test_mask_editor import connected
+from scellseg_lib.workbench.editor import MaskEditor
+from scellseg_lib.workbench.editor.annotation import Annotation
+from scellseg_lib.workbench.editor.classes import COLOURS, class_colour, merged, next_colour
+from tests.workbench.editor.test_annotation import AnyEdits, said, three
+from tests.workbench.editor.test_mask_editor import connected
 
 ORANGE, BLUE, GREEN = list(COLOURS.values())[:3]
 IMAGE = np.arange(6 * 12, dtype=np.uint8).reshape(6, 12)
@@ -331,7 +331,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 def editor_of(folder: Path, name: str = "a", labels: np.ndarray = LABELS) -> MaskEditor:
-    return MaskEditor(IMAGE, labels, path=folder / f"{name}_masks.tif")
+    path = folder / f"{name}_masks.tif"
+    return MaskEditor(IMAGE, labels, path=path, classes=ClassFile(path))
 
 
 def rows(folder: Path) -> list[str]:
@@ -394,9 +395,11 @@ def test_classes_of_one_folder_are_not_taken_to_another(folder, tmp_path):
     editor = editor_of(folder)
     editor.add_class("dead")
     other = tmp_path / "other"
-    editor.load(IMAGE, LABELS, path=other / "a_masks.tif")
+    editor.load(IMAGE, LABELS, path=other / "a_masks.tif", classes=ClassFile(other / "a_masks.tif"))
     assert editor.classes == {}
-    editor.load(IMAGE, LABELS, path=folder / "b_masks.tif")
+    editor.load(
+        IMAGE, LABELS, path=folder / "b_masks.tif", classes=ClassFile(folder / "b_masks.tif")
+    )
     assert editor.classes == {"dead": ORANGE}
 
 
@@ -405,27 +408,17 @@ def test_classes_that_were_made_before_the_first_image_are_written_with_it(folde
     editor = MaskEditor()
     editor.add_class("dead")
     editor.add_class("alive", "red")
-    editor.load(IMAGE, LABELS, path=folder / "a_masks.tif")
+    editor.load(
+        IMAGE, LABELS, path=folder / "a_masks.tif", classes=ClassFile(folder / "a_masks.tif")
+    )
     assert list(editor.classes.items()) == [("alive", GREEN), ("dead", ORANGE)]
     editor.save()
     assert rows(folder)[1:] == [f"alive,{GREEN}", f"dead,{ORANGE}"]
 
 
-def test_a_save_elsewhere_takes_the_classes_along(folder, tmp_path):
-    other = tmp_path / "other"
-    other.mkdir()
-    (other / "classes.csv").write_text("class,colour\nodd,#123456\n")
-    editor = editor_of(folder)
-    editor.set_class([1], "dead")
-    written = editor.save(other / "x_masks.tif")
-    assert [file.name for file in written] == ["x_masks.tif", "x_cells.csv"]
-    assert rows(other) == ["class,colour", f"dead,{ORANGE}", "odd,#123456"]
-    assert editor.classes == {"dead": ORANGE}
-
-
 @pytest.mark.parametrize("part", ["shot", "query", "corrected"])
 def test_the_parts_of_an_experiment_share_one_list(tmp_path, part):
-    editor = MaskEditor(IMAGE, LABELS, path=tmp_path / part / "a_masks.tif")
+    editor = editor_of(tmp_path / part)
     editor.add_class("dead")
     assert rows(tmp_path) == ["class,colour", f"dead,{ORANGE}"]
     for other in ("shot", "query", "corrected"):
@@ -444,6 +437,7 @@ def test_what_a_crash_has_left_comes_back_with_its_classes(folder):
         readers.read_masks(folder / "a_masks.tif"),
         cells=pd.read_csv(folder / "a_cells.csv", keep_default_na=False),
         path=folder / "a_masks.tif",
+        classes=ClassFile(folder / "a_masks.tif"),
     )
     assert again.cells["class"].tolist() == ["dead", "", ""]
     assert again.recover() == 3
@@ -520,7 +514,9 @@ def test_a_file_that_is_no_list_is_said_and_never_overwritten(folder, content):
     assert page.told("say")["text"].startswith("Saved 3 cells: a_masks.tif and a_cells.csv.")
     assert "this is no list of classes" in page.told("say")["text"]
     assert file.read_bytes() == content
-    editor.load(IMAGE, LABELS, path=folder / "b_masks.tif")
+    editor.load(
+        IMAGE, LABELS, path=folder / "b_masks.tif", classes=ClassFile(folder / "b_masks.tif")
+    )
     assert list(editor.classes) == ["odd", "dead"]  # they are kept in the window
     file.unlink()
     editor.save()
@@ -555,37 +551,20 @@ def windows(folder: Path) -> tuple[MaskEditor, MaskEditor]:
     return editor_of(folder), editor_of(folder, "c")
 
 
-def test_what_two_windows_add_is_in_the_list_of_both(windows, folder):
+def test_a_window_never_overwrites_the_classes_of_another_and_says_so(windows, folder):
     one, two = windows
+    (page,) = connected(two)
     one.add_class("odd")
     two.add_class("even")
-    one.set_class([1], "dead")
-    one.save()
-    assert set(one.classes) == set(two.classes) == {"dead", "alive", "odd", "even"}
-    assert len(rows(folder)) == 5
-
-
-def test_what_one_window_renames_removes_and_colours_the_other_does_not_bring_back(windows, folder):
-    one, two = windows
-    one.rename_class("dead", "gone")
-    one.add_class("alive", "#123456")
-    two.add_class("odd")
-    two.save()
-    assert dict(line.split(",") for line in rows(folder)[1:]) == two.classes
-    assert set(two.classes) == {"gone", "alive", "odd"}
-    assert two.classes["alive"] == "#123456"
-    one.remove_class("alive")
-    two.save()
-    assert set(two.classes) == {"gone", "odd"}
-
-
-def test_a_class_that_cells_here_have_stays_though_another_window_removes_it(windows, folder):
-    one, two = windows
-    two.set_class([3], "dead")
-    one.remove_class("dead")
-    two.save()
-    assert two.classes == {"alive": BLUE, "dead": ORANGE}
-    assert set(rows(folder)[1:]) == {f"alive,{BLUE}", f"dead,{ORANGE}"}
+    assert "another window has changed the classes" in page.told("say")["text"]
+    assert [row.split(",")[0] for row in rows(folder)[1:]] == ["dead", "alive", "odd"]
+    two.save()  # the masks and their list
+    assert [row.split(",")[0] for row in rows(folder)[1:]] == ["dead", "alive", "odd"]
+    path = folder / "c_masks.tif"
+    two.load(IMAGE, readers.read_masks(path), path=path, classes=ClassFile(path))
+    two.add_class("round")
+    assert list(two.classes) == ["dead", "alive", "odd", "even", "round"]
+    assert [row.split(",")[0] for row in rows(folder)[1:]] == list(two.classes)
 
 
 def test_a_list_that_was_deleted_is_written_anew(windows, folder):
@@ -593,14 +572,6 @@ def test_a_list_that_was_deleted_is_written_anew(windows, folder):
     (folder / "classes.csv").unlink()
     one.add_class("odd")
     assert len(rows(folder)) == 4
-
-
-def test_a_page_hears_of_the_classes_of_another_window(windows):
-    one, two = windows
-    (page,) = connected(one)
-    two.add_class("odd")
-    page.command("save")
-    assert list(page.told("classes")["classes"]) == ["dead", "alive", "odd"]
 
 
 # --- other images of the folder -------------------------------------------------------------------
@@ -630,7 +601,10 @@ def test_other_images_keep_the_old_name_and_are_counted(folder):
     }
     editor.save()
     assert cells_of(folder, "b") == ["dead", "alive", ""]
-    again = MaskEditor(IMAGE, LABELS, cells=listed(folder)[1].cells(), path=folder / "b_masks.tif")
+    path = folder / "b_masks.tif"
+    again = MaskEditor(
+        IMAGE, LABELS, cells=listed(folder)[1].cells(), path=path, classes=ClassFile(path)
+    )
     assert list(again.classes) == ["gone", "dead", "alive"]
 
 
@@ -686,8 +660,8 @@ def test_other_images_of_all_parts_of_an_experiment_are_counted_once(folder):
     for place in ("shot", "corrected"):
         shutil.copy(folder / "b_cells.csv", folder / place)
     file = ClassFile(folder / "query" / "a_masks.tif")
-    assert len(file.others("dead", folder / "query" / "a_masks.tif")) == 4
-    editor = MaskEditor(IMAGE, LABELS, path=folder / "query" / "a_masks.tif")
+    assert file.others("dead", folder / "query" / "a_masks.tif") == ["b", "c"]
+    editor = editor_of(folder / "query")
     editor.add_class("dead")
     (page,) = connected(editor)
     page.command("rename_class", old="dead", new="gone")

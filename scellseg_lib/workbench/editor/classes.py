@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
 
 from matplotlib.colors import is_color_like, to_hex
 
@@ -21,6 +23,25 @@ COLOURS = {
     "grey": "#B8B8B8",
 }
 """Of classes, one after the other: told apart by colour-blind people, and seen on black."""
+
+
+class SharedClasses(Protocol):
+    """A list of classes that the images of a folder share, such as `class_file.ClassFile`.
+
+    Every method raises an ImageError if it cannot do what it is asked for.
+    """
+
+    def read(self) -> dict[str, str]:
+        """Names and colours."""
+
+    def write(self, classes: Classes) -> None:
+        """Replace the list; an error if somebody else has changed it since `read`."""
+
+    def others(self, name: str, masks: Path) -> list[str]:
+        """Names of the images whose saved cells have a class, but for the image of these masks."""
+
+    def rename(self, old: str, new: str, masks: Path) -> tuple[list[str], list[str]]:
+        """Rename a class in the lists of those images; names of the renamed and the others."""
 
 
 def class_name(text: str) -> str:

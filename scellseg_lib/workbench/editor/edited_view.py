@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from scellseg_lib.errors import ImageError
-from scellseg_lib.workbench.annotation import Annotation
-from scellseg_lib.workbench.class_file import ClassFile, image_of
-from scellseg_lib.workbench.edits import Edit
-from scellseg_lib.workbench.page_edits import PageEdits, Waiting
-from scellseg_lib.workbench.view import ImageView, in_words
+from scellseg_lib.workbench.editor.annotation import Annotation
+from scellseg_lib.workbench.editor.classes import SharedClasses
+from scellseg_lib.workbench.editor.edits import Edit
+from scellseg_lib.workbench.editor.page_edits import PageEdits, Waiting
+from scellseg_lib.workbench.editor.view import ImageView, in_words
 
 COMMANDS = {"merge", "split", "delete", "fill_holes", "outline", "relabel", "undo", "redo", "save"}
 COMMANDS |= {"set_class", "set_note", "add_class", "rename_class", "remove_class"}
@@ -28,7 +28,8 @@ class EditedView(ImageView):
         self.path: Path | None = None
         self._annotation = Annotation(np.zeros((1, 1), np.int32))
         self._pages = PageEdits()
-        self._class_file: ClassFile | None = None
+        self._shared: SharedClasses | None = None
+        self._trouble = ""
 
     @property
     def classes(self) -> dict[str, str]:
@@ -109,34 +110,32 @@ class EditedView(ImageView):
     def _tell_saved(self, masks: Path, table: Path) -> None:
         count = len(self._annotation.cells)
         text = f"Saved {count} cells: {masks.name} and {table.name}."
-        trouble = self._class_file.trouble if self._class_file else ""
-        self.say(f"{text} {trouble}".strip(), error=bool(trouble))
+        self.say(f"{text} {self._trouble}".strip(), error=bool(self._trouble))
 
     # --- classes, and their file -----------------------------------------------------------------
 
-    def _classes_of(self, path: Path | None) -> tuple[ClassFile | None, dict[str, str]]:
-        """File of classes of an image, and those it starts with."""
-        if path is None:
-            return None, self.classes
-        before, file = self._class_file, ClassFile(path)
-        of_no_folder = before is None or (before.file == file.file and bool(before.trouble))
-        carried, found = self.classes if of_no_folder else {}, file.read()
-        return file, found | {name: carried[name] for name in carried if name not in found}
+    def _classes_of(self, shared: SharedClasses | None) -> tuple[dict[str, str], str]:
+        """Classes that an image starts with, and why the shared ones cannot be read."""
+        if shared is None:
+            return self.classes, ""
+        alone = self._shared is None or (self._shared == shared and bool(self._trouble))
+        carried = self.classes if alone else {}
+        try:
+            found, trouble = shared.read(), ""
+        except ImageError as error:
+            found, trouble = {}, str(error)
+        return found | {name: carried[name] for name in carried if name not in found}, trouble
 
-    def _keep_classes(self, path: Path | None = None) -> None:
-        """Write the classes into the folder of masks; none: into that of the image."""
-        own, file = self._class_file, ClassFile(path) if path else self._class_file
-        if own and file and own.file == file.file:
-            file = own
-        if file is None:
+    def _keep_classes(self) -> None:
+        """Give the classes to the list that they are shared by."""
+        if self._shared is None:
             return
-        before, found = self.classes, file.keep(self.classes, self._annotation.used)
-        if file is own:
-            self._annotation.classes = found
-        if self.classes != before:
-            self._tell_list()
-        if file.trouble:
-            self.say(file.trouble, error=True)
+        try:
+            self._shared.write(self.classes)
+            self._trouble = ""
+        except ImageError as error:
+            self._trouble = str(error)
+            self.say(self._trouble, error=True)
 
     def _tell_list(self) -> None:
         self.send({"type": "classes", "classes": self.classes})
@@ -158,10 +157,9 @@ class EditedView(ImageView):
 
     def _others(self, name: str) -> list[str]:
         """Other images of the folder whose saved cells have a class."""
-        if self._class_file is None or self.path is None:
+        if self._shared is None or self.path is None:
             return []
-        tables = self._class_file.others(name, self.path)
-        return list(dict.fromkeys(image_of(table) for table in tables))
+        return self._shared.others(name, self.path)
 
 
 def _changed(edit: Edit, old: str, new: str) -> str:

@@ -8,9 +8,9 @@ from uuid import uuid4
 
 import numpy as np
 
-from scellseg_lib.workbench.annotation import Annotation
-from scellseg_lib.workbench.edits import Edit
-from scellseg_lib.workbench.patches import Patch, set_pixels
+from scellseg_lib.workbench.editor.annotation import Annotation
+from scellseg_lib.workbench.editor.edits import Edit
+from scellseg_lib.workbench.editor.patches import Patch, set_pixels
 
 Content = dict[str, Any]
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from scellseg_lib.errors import ImageError
-from scellseg_lib.workbench.patches import (
+from scellseg_lib.workbench.editor.patches import (
     EMPTY,
     LARGEST,
     Patch,

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from scellseg_lib.workbench.class_list import Classes
-from scellseg_lib.workbench.patches import EMPTY, Patch
+from scellseg_lib.workbench.editor.classes import Classes
+from scellseg_lib.workbench.editor.patches import EMPTY, Patch
 
 
 class Facts(NamedTuple):

@@ -22,10 +22,10 @@ from hypothesis import strategies as st
 from scellseg_lib import progress
 from scellseg_lib.errors import ImageError
 from scellseg_lib.files import images as readers
-from scellseg_lib.workbench.annotation import Annotation
-from scellseg_lib.workbench.mask_editor import HISTORY, MaskEditor
-from scellseg_lib.workbench.patches import Patch, apply, set_pixels
-from scellseg_lib.workbench.view import MAPS, ImageView
+from scellseg_lib.workbench.editor.annotation import Annotation
+from scellseg_lib.workbench.editor.editor import HISTORY, MaskEditor
+from scellseg_lib.workbench.editor.patches import Patch, apply, set_pixels
+from scellseg_lib.workbench.editor.view import MAPS, ImageView
 
 IMAGE = np.arange(12 * 16, dtype=np.uint16).reshape(12, 16)
 
@@ -575,7 +575,7 @@ def test_what_is_saved_opens_as_an_equal_editor(tmp_path):
     pd.testing.assert_frame_equal(again.cells, editor.cells)
     assert again.classes == editor.classes
     names = sorted(file.name for file in tmp_path.iterdir())
-    assert names == ["a_cells.csv", "a_masks.tif", "classes.csv"]
+    assert names == ["a_cells.csv", "a_masks.tif"]
     np.testing.assert_array_equal(page.labels, editor.labels)  # it has heard of the numbering
     page.command("undo")
     assert set(areas(editor)) == {2, 5}

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 
 from scellseg_lib.errors import ImageError
-from scellseg_lib.workbench.class_list import Classes, class_colour, class_name
-from scellseg_lib.workbench.edits import Edit, Facts
-from scellseg_lib.workbench.patches import Patch
+from scellseg_lib.workbench.editor.classes import Classes, class_colour, class_name
+from scellseg_lib.workbench.editor.edits import Edit, Facts
+from scellseg_lib.workbench.editor.patches import Patch
 
 HEADER = "scellseg edits"
 

@@ -14,12 +14,18 @@ import pandas as pd
 from scellseg_lib.atomic import whole
 from scellseg_lib.errors import ImageError
 from scellseg_lib.files.images import write_labels
-from scellseg_lib.workbench import class_list, operations
-from scellseg_lib.workbench.class_list import Classes
-from scellseg_lib.workbench.edits import NOTHING, Edit, Facts
-from scellseg_lib.workbench.given_cells import COLUMNS, LARGEST_LABEL, checked_facts, checked_labels
-from scellseg_lib.workbench.journal import Journal
-from scellseg_lib.workbench.patches import EMPTY, Patch, apply, rebased
+from scellseg_lib.workbench.editor import classes as class_list
+from scellseg_lib.workbench.editor import operations
+from scellseg_lib.workbench.editor.classes import Classes
+from scellseg_lib.workbench.editor.edits import NOTHING, Edit, Facts
+from scellseg_lib.workbench.editor.given_cells import (
+    COLUMNS,
+    LARGEST_LABEL,
+    checked_facts,
+    checked_labels,
+)
+from scellseg_lib.workbench.editor.journal import Journal
+from scellseg_lib.workbench.editor.patches import EMPTY, Patch, apply, rebased
 
 CELLS = "_cells.csv"
 LISTED = "class list"

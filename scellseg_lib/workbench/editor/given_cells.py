@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from scellseg_lib.errors import ImageError
-from scellseg_lib.workbench.edits import NOTHING, Facts
+from scellseg_lib.workbench.editor.edits import NOTHING, Facts
 
 COLUMNS = ("label", "area", "class", "note")
 """Of the list of cells; areas are in pixels."""

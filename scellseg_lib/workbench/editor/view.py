@@ -17,8 +17,8 @@ from matplotlib import colormaps
 
 from scellseg_lib import progress
 from scellseg_lib.errors import ImageError, ScellsegError
-from scellseg_lib.workbench.layers import Layer, composed, layers_of, pictures_of, still
-from scellseg_lib.workbench.patches import encode_labels
+from scellseg_lib.workbench.editor.layers import Layer, composed, layers_of, pictures_of, still
+from scellseg_lib.workbench.editor.patches import encode_labels
 
 F = TypeVar("F", bound=Callable[..., Any])
 HERE = Path(__file__).parent

@@ -12,8 +12,8 @@ from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 
 from scellseg_lib.errors import ImageError
-from scellseg_lib.workbench import operations
-from scellseg_lib.workbench.patches import Patch, apply
+from scellseg_lib.workbench.editor import operations
+from scellseg_lib.workbench.editor.patches import Patch, apply
 
 quick = settings(max_examples=40, deadline=None)
 shapes = st.tuples(st.integers(1, 10), st.integers(1, 10))

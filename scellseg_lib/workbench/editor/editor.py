@@ -18,18 +18,22 @@ import traitlets
 
 from scellseg_lib.errors import ImageError, ScellsegError
 from scellseg_lib.files import export
-from scellseg_lib.workbench.annotation import Annotation
-from scellseg_lib.workbench.class_list import COLOURS, class_name
-from scellseg_lib.workbench.edited_view import EditedView
-from scellseg_lib.workbench.edits import Edit
-from scellseg_lib.workbench.page_edits import PageEdits
-from scellseg_lib.workbench.patches import difference
-from scellseg_lib.workbench.view import locked
+from scellseg_lib.workbench.editor.annotation import Annotation
+from scellseg_lib.workbench.editor.classes import COLOURS, SharedClasses, class_name
+from scellseg_lib.workbench.editor.edited_view import EditedView
+from scellseg_lib.workbench.editor.edits import Edit
+from scellseg_lib.workbench.editor.page_edits import PageEdits
+from scellseg_lib.workbench.editor.patches import difference
+from scellseg_lib.workbench.editor.view import locked
 
 HISTORY = 300
 """Edits that a page which opens can undo without asking Python."""
-OF_ONE_IMAGE = ("_annotation", "path", "_pages", "_n_saved", "_stamp", "_class_file")
+OF_ONE_IMAGE = ("_annotation", "path", "_pages", "_n_saved", "_stamp", "_shared", "_trouble")
 """What another image replaces."""
+
+
+class MasksChanged(ImageError):
+    """Another window or program has changed masks since they were opened here."""
 
 
 class MaskEditor(EditedView):
@@ -39,7 +43,7 @@ class MaskEditor(EditedView):
     ----------
     image : number[H, W] or number[H, W, C], optional
         None: to be given to `load`.
-    labels, cells, channels, layers, title, path
+    labels, cells, channels, layers, title, path, classes
         See `load`.
     **traits
         Of the widget, such as ``height``.
@@ -62,6 +66,7 @@ class MaskEditor(EditedView):
         layers: Mapping[str, np.ndarray] | None = None,
         title: str = "",
         path: Path | None = None,
+        classes: SharedClasses | None = None,
         **traits: Any,
     ) -> None:
         super().__init__(**traits)
@@ -69,7 +74,14 @@ class MaskEditor(EditedView):
         self._stamp: tuple[int, int] | None = None
         if image is not None:
             self.load(
-                image, labels, cells=cells, channels=channels, layers=layers, title=title, path=path
+                image,
+                labels,
+                cells=cells,
+                channels=channels,
+                layers=layers,
+                title=title,
+                path=path,
+                classes=classes,
             )
 
     # --- in Python ----------------------------------------------------------------------------
@@ -106,6 +118,7 @@ class MaskEditor(EditedView):
         layers: Mapping[str, np.ndarray] | None = None,
         title: str = "",
         path: Path | None = None,
+        classes: SharedClasses | None = None,
     ) -> None:
         """Open an image.
 
@@ -120,8 +133,9 @@ class MaskEditor(EditedView):
             See `ImageView.show`.
         path : path, optional
             File of masks (``NAME_masks.tif``) that `save` writes. Every edit is kept beside it at
-            once; what a crash has left is offered when the image is opened again. The classes
-            are those of the folder, see `ClassFile`.
+            once; what a crash has left is offered when the image is opened again.
+        classes : SharedClasses, optional
+            The list of classes that this image shares with others.
 
         Raises
         ------
@@ -130,11 +144,11 @@ class MaskEditor(EditedView):
         """
         given = np.zeros(np.shape(image)[:2], np.int32) if labels is None else labels
         journal = path.with_name(f".{path.name}.edits") if path else None
-        class_file, classes = self._classes_of(path)
-        annotation = Annotation(given, cells, journal, classes)
+        known, trouble = self._classes_of(classes)
+        annotation = Annotation(given, cells, journal, known)
         before = {name: getattr(self, name) for name in OF_ONE_IMAGE}
         self._annotation, self.path, self._pages, self._n_saved = annotation, path, PageEdits(), 0
-        self._stamp, self._class_file = _stamp(path), class_file
+        self._stamp, self._shared, self._trouble = _stamp(path), classes, trouble
         try:
             super().show(image, annotation.labels, channels=channels, layers=layers, title=title)
         except ScellsegError:  # what was open stays open
@@ -212,7 +226,7 @@ class MaskEditor(EditedView):
     def add_class(self, name: str, colour: str = "") -> None:
         """Make a class known before any cell has it, or give one another colour, ``#rrggbb``.
 
-        It is written into the folder's list at once, see `ClassFile`, and is not undone by `undo`.
+        It is given to the shared list at once, and is not undone by `undo`.
         """
         self._tell_edit(self._annotation.add_class(name, colour))
         self._tell_list()
@@ -240,15 +254,15 @@ class MaskEditor(EditedView):
         renamed, left : list of str
             Names of images. Those with edits that were not saved are left as they are.
         """
-        if self._class_file is None or self.path is None:
+        if self._shared is None or self.path is None:
             return [], []
-        return self._class_file.rename(old, class_name(new), self.path)
+        return self._shared.rename(old, class_name(new), self.path)
 
     @locked
     def save(
         self, path: Path | None = None, formats: Sequence[str] = (), *, replace: bool = False
     ) -> list[Path]:
-        """Save the masks and the list of cells, and the classes in the folder's ``classes.csv``.
+        """Save the masks and the list of cells.
 
         The cells are numbered 1 to n, which is an edit as others.
 
@@ -276,7 +290,7 @@ class MaskEditor(EditedView):
         if path is None:
             raise ImageError("the masks have no file", remedy="Give save(path) a file's name.")
         if path == self.path and not replace and _stamp(path) not in (None, self._stamp):
-            raise ImageError(
+            raise MasksChanged(
                 "these masks were changed in another window or program meanwhile",
                 where=path,
                 remedy="Replace them by what you see, or open the image again.",
@@ -288,7 +302,7 @@ class MaskEditor(EditedView):
         if path == self.path:
             self._n_saved, self._stamp = len(annotation.edits), _stamp(path)
             annotation.saved()
-        self._keep_classes(path)
+            self._keep_classes()
         written = [path, table]
         if formats:
             done = export.export(path, path.parent, formats, overwrite=True)
@@ -354,7 +368,7 @@ class MaskEditor(EditedView):
             "facts": {cell: [*facts] for cell, facts in annotation.facts.items()},
             "classes": self.classes,
             "palette": COLOURS,
-            "trouble": self._class_file.trouble if self._class_file else "",
+            "trouble": self._trouble,
             "undo": ids[0],
             "redo": ids[1],
             "savable": self.path is not None,
