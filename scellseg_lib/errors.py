@@ -22,10 +22,11 @@ class ScellsegError(Exception):
     where : path, optional
         The file, folder or URL concerned.
     remedy : str, optional
-        What the user can do about it. ``{page}`` in it stands for the option of that name.
+        What the user can do about it. ``{page}`` in it, and in `what`, stands for the option of
+        that name.
     options : mapping, optional
-        The options that the remedy speaks of, with the value to give, or None for any. The command
-        line and the workbench say them in their own words, see `told`.
+        The options that are spoken of, with their value, or None for any. The command line and the
+        workbench say them in their own words, see `told`.
     """
 
     def __init__(
@@ -36,9 +37,14 @@ class ScellsegError(Exception):
         remedy: str | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> None:
-        self.what, self.where, self.options = what, where, dict(options or {})
+        self._what, self.where, self.options = what, where, dict(options or {})
         self._remedy = remedy
         super().__init__(what)
+
+    @property
+    def what(self) -> str:
+        """What was wrong, in the words of the library."""
+        return self._say(self._what, as_argument)
 
     @property
     def remedy(self) -> str | None:
@@ -53,14 +59,18 @@ class ScellsegError(Exception):
         option : callable
             From an option's name and value to words, such as ``--page 2``.
         """
-        if self._remedy is None or not self.options:
-            return self._remedy
-        words = {name: option(name, value) for name, value in self.options.items()}
-        return self._remedy.format_map(words)
+        return None if self._remedy is None else self._say(self._remedy, option)
+
+    def _say(self, text: str, option: Callable[[str, Any], str]) -> str:
+        """Text with options in somebody's words; braces of anything else stay."""
+        for name, value in self.options.items():
+            text = text.replace(f"{{{name}}}", option(name, value))
+        return text
 
     def told(self, option: Callable[[str, Any], str] = as_argument) -> str:
         """Whole message: where, what and remedy, with the options in somebody's words."""
-        message = f"{self.where}: {self.what}." if self.where is not None else f"{self.what}."
+        what = self._say(self._what, option)
+        message = f"{self.where}: {what}." if self.where is not None else f"{what}."
         remedy = self.remedy_told(option)
         return f"{message} {remedy}" if remedy else message
 
