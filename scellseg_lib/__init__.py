@@ -10,10 +10,11 @@ Five verbs do the whole job::
 """
 
 from scellseg_lib.datasets.load import load_dataset
+from scellseg_lib.datasets.weights import load_model
 from scellseg_lib.errors import ScellsegError
 from scellseg_lib.finetuning import finetune
 from scellseg_lib.metrics import evaluate
-from scellseg_lib.model import Model, load_model
+from scellseg_lib.model import Model
 from scellseg_lib.pretraining import PretrainRecipe, pretrain
 from scellseg_lib.samples import Dataset, Sample
 from scellseg_lib.segmentation import segment

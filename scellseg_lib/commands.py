@@ -14,10 +14,9 @@ import typer
 from tqdm import tqdm
 from typer.core import TyperGroup
 
-from scellseg_lib.datasets import fetch, manifest, released, synthetic
+from scellseg_lib.datasets import fetch, manifest, synthetic, weights
 from scellseg_lib.errors import ScellsegError
 from scellseg_lib.files import export
-from scellseg_lib.model import load_model, packaged
 
 _ARGUMENT = re.compile(
     r"(?<![\w/.-])(axes|cell_threshold|channels|diameter|flow_threshold|images|min_size|overwrite"
@@ -186,13 +185,13 @@ def list_models() -> None:
     Example:
       scellseg models list
     """
-    cards = {file: load_model(file).card for file in packaged()}
+    cards = {file: weights.load_model(file).card for file in weights.packaged_files()}
     widest = {card.architecture: card for card in sorted(cards.values(), key=lambda c: c.levels)}
     for file, card in cards.items():
         asked = card.architecture if card is widest[card.architecture] else file
         typer.echo(f"--model {asked!s:10} packaged  levels {card.levels}  {card.origin}")
-    for name in released.WEIGHTS_SHA256:
-        here = "here" if released.weights_file(name).is_file() else "not fetched yet"
+    for name in weights.RELEASED:
+        here = "here" if weights.released_file(name).is_file() else "not fetched yet"
         typer.echo(f"--model {name:10} --weights released  the authors' own, {here}")
 
 
@@ -204,6 +203,6 @@ def fetch_models() -> None:
     Example:
       scellseg models fetch
     """
-    for name in released.WEIGHTS_SHA256:
-        released.state_dict(name)
-        typer.echo(released.weights_file(name))
+    for name in weights.RELEASED:
+        weights.released_weights(name)
+        typer.echo(weights.released_file(name))

@@ -14,12 +14,12 @@ import torch
 
 from scellseg_lib import device as precision
 from scellseg_lib import paths
-from scellseg_lib.datasets import manifest, released, synthetic
+from scellseg_lib.datasets import manifest, synthetic, weights
 from scellseg_lib.device import Precision
 from scellseg_lib.finetuning import finetune
 from scellseg_lib.flows import flows_to_masks, masks_to_flows
 from scellseg_lib.metrics import average_precision
-from scellseg_lib.model import new_model, packaged
+from scellseg_lib.model import new_model
 from scellseg_lib.samples import Sample
 
 PACKAGES = ("scellseg-notebooks", "torch", "numpy", "numba", "opencv-python-headless")
@@ -48,8 +48,8 @@ def facts() -> Iterator[tuple[str, str]]:
     yield "precision", f"{chosen.dtype}, {layout} (the fastest here, measured)"
     here = (name for name in manifest.names() if manifest.load_manifest(name).folder.is_dir())
     yield "data", f"{paths.data()}: {', '.join(here) or 'no data sets'}"
-    yield "packaged weights", ", ".join(file.stem for file in packaged()) or "none"
-    fetched = [name for name in released.WEIGHTS_SHA256 if released.weights_file(name).is_file()]
+    yield "packaged weights", ", ".join(file.stem for file in weights.packaged_files()) or "none"
+    fetched = [name for name in weights.RELEASED if weights.released_file(name).is_file()]
     yield "authors' weights", ", ".join(fetched) or "not fetched (scellseg models fetch)"
     yield "cache", str(paths.cache()) + (", offline" if paths.offline() else "")
 

@@ -14,15 +14,13 @@ from torch import Tensor, nn
 
 from scellseg_lib import device as precision_module
 from scellseg_lib.augment import Source, labelled_batch, prepare, sources_hash
-from scellseg_lib.card import TrainingData, library_versions
 from scellseg_lib.contrast import ALPHA_RATE, AlphaMode, ContrastiveTerm, StatisticsMode
 from scellseg_lib.datasets.load import load_dataset
 from scellseg_lib.device import Precision
 from scellseg_lib.errors import DatasetError, TrainingError
-from scellseg_lib.model import Model
+from scellseg_lib.model import Model, TrainingData, library_versions
 from scellseg_lib.progress import progress_bar
-from scellseg_lib.representation import Decoding, search_thresholds
-from scellseg_lib.representation.semantic import UNet2, UNet3
+from scellseg_lib.representation import Decoding
 from scellseg_lib.samples import Dataset, Sample, resize_masks
 from scellseg_lib.segmentation import predict
 from scellseg_lib.style import remember_styles
@@ -211,7 +209,7 @@ def finetune(
     saved = Checkpoint(checkpoint, identity) if checkpoint else None
     tuned.log = run.train(saved, callback)
     _complete_card(tuned, model, shots, diameter, identity)
-    if isinstance(tuned.representation, UNet2 | UNet3):
+    if tuned.representation.tunes:
         decoding = _tune_thresholds(tuned, shots, precision)
         tuned.card = tuned.card.model_copy(update={"decoding": decoding})
     return tuned
@@ -320,13 +318,12 @@ def _complete_card(
 
 
 def _tune_thresholds(model: Model, shots: Sequence[Sample], precision: Precision) -> Decoding:
-    """Thresholds of a U-Net, searched on the shots at the 30-px scale."""
+    """Thresholds of a representation that fits them, searched on the shots at the 30-px scale."""
     maps = predict(model, shots, precision=precision)
     predictions = list(progress_bar(maps, len(shots), "thresholds"))
     truths = [
         resize_masks(sample.masks, prediction.maps.shape[1:])
         for sample, prediction in zip(shots, predictions, strict=True)
     ]
-    assert isinstance(model.representation, UNet2 | UNet3)
     outputs = [prediction.maps for prediction in predictions]
-    return search_thresholds(model.representation, outputs, truths, model.card.decoding)
+    return model.representation.tune(model.card.decoding, outputs, truths)

@@ -176,7 +176,7 @@ def cross_validate(
         "steps": steps,
         "seed": seed,
         "weights": weights_hash(model.network),
-        "decoding": asdict(model.card.decoding),
+        "decoding": model.card.decoding.model_dump(),
         "precision": asdict(precision),
         "contrast": contrast.name if contrast else None,
         "queries": [_content(sample) for sample in queries or ()] if strategy != "classic" else [],

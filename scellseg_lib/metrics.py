@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -18,10 +18,8 @@ from scipy.optimize import linear_sum_assignment
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from scellseg_lib.errors import MetricError
-
-if TYPE_CHECKING:
-    from scellseg_lib.samples import Sample
+from scellseg_lib.errors import MetricError, ScellsegError
+from scellseg_lib.samples import INT64_MAX, Sample, as_labels
 
 THRESHOLDS = (0.50, 0.55, 0.60, 0.65, 0.70, 0.75, 0.80, 0.85, 0.90, 0.95)
 """The ten IoU thresholds of mAP and mAJI."""
@@ -96,13 +94,16 @@ def overlap(true: np.ndarray, predicted: np.ndarray) -> Overlap:
     Raises
     ------
     MetricError
-        For different shapes, labels that are not integers, or negative labels.
+        For different shapes.
+    ImageError
+        For what are no labels.
     """
     if np.shape(true) != np.shape(predicted):
         what = f"the true labels are {np.shape(true)} pixels, the predicted {np.shape(predicted)}"
         remedy = "Resize the prediction to the image (nearest neighbour) before scoring it."
         raise MetricError(what, remedy=remedy)
-    true, predicted = _checked(true, "true"), _checked(predicted, "predicted")
+    true = as_labels(true, "true labels", largest=INT64_MAX).ravel()
+    predicted = as_labels(predicted, "predicted labels", largest=INT64_MAX).ravel()
     starts = _run_starts(true, predicted)
     length = np.diff(starts, append=true.size)
     sides = [_objects(side[starts].astype(np.int64), length) for side in (true, predicted)]
@@ -269,8 +270,9 @@ def evaluate(
         )
         try:
             result = scores(true, getattr(predicted, "masks", predicted), thresholds)
-        except MetricError as error:
-            raise MetricError(error.what, where=f"image {name}", remedy=error.remedy) from error
+        except ScellsegError as error:
+            where = f"image {name}" if error.where is None else f"image {name}, {error.where}"
+            raise type(error)(error.what, where=where, remedy=error.remedy) from error
         columns = dict(zip(("threshold", *result._fields[1:]), result, strict=True))
         frames.append(pd.DataFrame({"image": name, **columns}))
     if not frames:
@@ -314,20 +316,6 @@ def _exact(thresholds: Sequence[float] | np.ndarray) -> np.ndarray:
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     """Part of the whole; nothing of nothing is all of it, so that empty images score 1."""
     return np.where(whole == 0, 1.0, part / np.maximum(whole, 1))
-
-
-def _checked(labels: np.ndarray, side: str) -> np.ndarray:
-    """Labels as a flat array, once they are known to be whole and not negative."""
-    labels = np.asarray(labels)
-    if labels.dtype.kind not in "iu":
-        what = f"the {side} labels are of type {labels.dtype}, not whole numbers"
-        remedy = "Label the cells 1, 2, .. on background 0 and convert with .astype('int32')."
-        raise MetricError(what, remedy=remedy)
-    if labels.size and (lowest := int(labels.min())) < 0:
-        what = f"the {side} labels hold the negative value {lowest}"
-        remedy = "Background is 0 and cells are positive; set ignored pixels to 0."
-        raise MetricError(what, remedy=remedy)
-    return labels.ravel().astype(labels.dtype.newbyteorder("="), copy=False)
 
 
 @njit(cache=True)

@@ -5,28 +5,64 @@ from __future__ import annotations
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any
 
 import torch
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from scellseg_lib import paths, representation
+from scellseg_lib import representation
 from scellseg_lib.atomic import whole
-from scellseg_lib.card import Card, TrainingData, is_card, library_versions
-from scellseg_lib.datasets import official, released
-from scellseg_lib.device import default_device
 from scellseg_lib.errors import ModelError
-from scellseg_lib.network import N_OUTPUTS, Network, build_network
+from scellseg_lib.network import Network, build_network, find_architecture
 from scellseg_lib.representation import Decoding, Representation
 
-REPRESENTATIONS = dict.fromkeys(("cellpose", "scellseg"), "flow") | {
-    name: name for name in ("unet2", "unet3", "hover")
-}
-"""The representation of each of the paper's five models."""
+
+class TrainingData(BaseModel):
+    """What a model has learnt from."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    images: int
+    licence: str
+
+
+class Card(BaseModel):
+    """Where a model comes from and how it is used: JSON inside its file and beside it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    architecture: str
+    levels: tuple[int, ...] = (32, 64, 128, 256)
+    attention: bool | None = None
+    dense: bool | None = None
+    hierarchical_style: bool | None = None
+    representation: str
+    diameter: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 30.0
+    """Default diameter of the cells in an image, pixels."""
+    channels: tuple[str, str] = ("gray", "none")
+    """Planes that training images had (to segment, nucleus); not binding."""
+    origin: str = ""
+    licence: str = ""
+    training_data: list[TrainingData] = []
+    recipe: dict[str, Any] = {}
+    decoding: Decoding = Decoding()
+    styles: list[list[float]] = []
+    """Centres of the style embeddings of the training images."""
+    style_radius: float = 0.0
+    """Largest distance of a training image's style to the nearest centre."""
+    scores: dict[str, float] = {}
+    versions: dict[str, str] = {}
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of what determines a model's numbers."""
+    return {name: version(name) for name in ("scellseg-notebooks", "torch", "numpy")}
 
 
 @dataclass(eq=False)
@@ -88,7 +124,7 @@ class Model:
             tensors[name] = value.detach().cpu().to(torch.float16 if shrinks else value.dtype)
             tensors[name] = tensors[name].contiguous()
         card, beside = self.card.model_dump_json(indent=2), path.with_suffix(".json")
-        if beside.exists() and not path.exists() and not is_card(beside):
+        if beside.exists() and not path.exists() and not _is_card(beside):
             raise ModelError(
                 "this file is no model's card, and would be replaced by one",
                 where=beside,
@@ -136,178 +172,25 @@ def new_model(
     Raises
     ------
     ModelError
-        For an unknown name, levels that make no network, or a representation that does not fit.
+        For an unknown name or representation, or levels that make no network.
     """
-    card = Card(
-        architecture=name,
-        levels=levels,
-        representation=representation_name or REPRESENTATIONS.get(name, ""),
-    )
+    chosen = representation_name or find_architecture(name).representation
+    card = Card(architecture=name, levels=levels, representation=chosen)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return _assemble(card)
+        return _build_model(card)
 
 
-def _assemble(card: Card) -> Model:
-    network = build_network(
-        card.architecture,  # type: ignore[arg-type]
-        card.levels,
-        attention=card.attention,
-        dense=card.dense,
-        hierarchical_style=card.hierarchical_style,
-    )
-    chosen = representation.get(card.representation)
-    n_outputs = N_OUTPUTS[card.architecture]
-    if chosen.n_outputs != n_outputs:
-        raise ModelError(
-            f"network {card.architecture!r} gives {n_outputs} maps, representation "
-            f"{chosen.name!r} needs {chosen.n_outputs}",
-            remedy="Choose a network and a representation that fit.",
-        )
-    return Model(network, chosen, card)
-
-
-def load_model(
-    name: str | Path = "scellseg",
-    weights: Literal["packaged", "released"] | str | Path = "packaged",
-    *,
-    levels: tuple[int, ...] | None = None,
-    device: torch.device | None = None,
-) -> Model:
-    """Load a trained model.
-
-    Parameters
-    ----------
-    name : str or path
-        One of the five models, or the path of a file that `Model.save` wrote.
-    weights : {"packaged", "released"} or path
-        "packaged": ours, in this package. "released": the authors' own of Scellseg or Cellpose,
-        full width, fetched through pip's index at first use. A path: a file of ours, or official
-        Cellpose v1-v3 weights of the ``cyto`` type (for ``name="cellpose"``).
-    levels : tuple of int, optional
-        Which width of the packaged weights; None: full where there is one, else half.
-    device : torch.device, optional
-        None: the GPU where there is one, else the CPU.
-
-    Returns
-    -------
-    Model
-
-    Raises
-    ------
-    ModelError
-        When there are no such weights, or they do not fit; nothing is put in their place.
-    """
-    model = _find(name, weights, levels)
-    if levels is not None and tuple(levels) != model.card.levels:
-        raise ModelError(
-            f"the model has the levels {model.card.levels}, {tuple(levels)} were asked for",
-            where=name if weights == "packaged" else weights,
-            remedy="Leave levels out, or name other weights.",
-        )
-    model.network.to(device or default_device())
-    return model
-
-
-def _find(name: str | Path, weights: str | Path, levels: tuple[int, ...] | None) -> Model:
-    if Path(name).suffix == ".safetensors":
-        if weights != "packaged":
-            raise ModelError(
-                f"two models are named: {name} and weights={str(weights)!r}",
-                remedy="Give the file alone, or the name of its network before it.",
-            )
-        return _load_file(_existing(Path(name)))
-    name = str(name)
-    if name not in N_OUTPUTS:
-        raise ModelError(
-            f"there is no model {name!r}",
-            remedy=f"Choose one of {', '.join(N_OUTPUTS)}, or give a .safetensors file.",
-        )
-    if weights == "released":
-        return _load_released(name)
-    if weights == "packaged":
-        return _load_packaged(name, levels)
-    path = _existing(Path(weights))
-    if path.suffix == ".safetensors":
-        model = _load_file(path)
-        if model.card.architecture != name:
-            raise ModelError(
-                f"the file holds a {model.card.architecture}, not a {name}",
-                where=path,
-                remedy=f"Load it as load_model({model.card.architecture!r}, weights=...).",
-            )
-        return model
-    return _load_cellpose(name, path)
-
-
-def _existing(path: Path) -> Path:
-    if not path.is_file():
-        raise ModelError(
-            "this is a folder" if path.is_dir() else "no such file",
-            where=path,
-            remedy='Check the path: weights are "packaged", "released" or a file.',
-        )
-    return path
-
-
-def packaged() -> list[Path]:
-    """Files of the packaged weights."""
-    return sorted(paths.PACKAGED_WEIGHTS.glob("[!.]*.safetensors"))
-
-
-def packaged_name(name: str, levels: tuple[int, ...]) -> str:
-    """File name of packaged weights: model and first width."""
-    return f"{name}_{levels[0]}.safetensors"
-
-
-def _load_packaged(name: str, levels: tuple[int, ...] | None) -> Model:
-    widths = [levels] if levels else [(32, 64, 128, 256), (16, 32, 64, 128)]
-    for width in widths:
-        file = paths.PACKAGED_WEIGHTS / packaged_name(name, width)
-        if file.is_file():
-            return _load_file(file)
-    there = ", ".join(file.stem for file in packaged()) or "none"
-    raise ModelError(
-        f"no packaged weights of {name!r} with levels {levels or 'any'}",
-        remedy=f"Packaged are: {there}. Use one of these, weights='released', or pretrain.",
-    )
-
-
-def _load_file(path: Path) -> Model:
-    try:
-        with safe_open(path, framework="pt") as file:
-            card_text = (file.metadata() or {}).get("card")
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise ModelError(
-            f"the file is damaged or not safetensors ({error})", where=path, remedy="Get it again."
-        ) from error
-    if card_text is None:
-        raise ModelError(
-            "the file has no model card",
-            where=path,
-            remedy="Load files that Model.save has written.",
-        )
-    try:
-        card = Card.model_validate_json(card_text)
-    except ValidationError as error:
-        raise ModelError(
-            f"the model card is not valid: {error}", where=path, remedy="Get the file again."
-        ) from error
-    model = _assemble(card)
-    fill(model.network, tensors, where=path)
-    return model
-
-
-def fill(network: Network, tensors: Mapping[str, Tensor], *, where: Path | str) -> None:
-    """Copy weights into a network, or say in words what does not fit.
+def fill_model(card: Card, tensors: Mapping[str, Tensor], *, where: Path | str) -> Model:
+    """Build the model of a card and copy weights into it, or say in words what does not fit.
 
     Raises
     ------
     ModelError
         For missing, unknown or differently shaped tensors, and values that are no numbers.
     """
-    own = network.state_dict()
+    model = _build_model(card)
+    own = model.network.state_dict()
     missing = [key for key in own if key not in tensors]
     unknown = [key for key in tensors if key not in own]
     shapes = [
@@ -332,43 +215,64 @@ def fill(network: Network, tensors: Mapping[str, Tensor], *, where: Path | str) 
             where=where,
             remedy="Check the model's name, its levels and its additions, or get the file again.",
         )
-    network.load_state_dict({key: value.to(own[key].dtype) for key, value in tensors.items()})
-
-
-def _load_released(name: str) -> Model:
-    tensors = released.state_dict(name)
-    card = Card(
-        architecture=name,
-        representation=REPRESENTATIONS[name],
-        channels=("green", "red"),
-        origin="the authors' release, scellseg 0.1.8",
-        licence="trained on the Cellpose data: non-commercial research",
-        training_data=[TrainingData(name="cellpose", images=540, licence="non-commercial")],
-        versions=library_versions(),
-    )
-    model = _assemble(card)
-    fill(model.network, tensors, where="scellseg 0.1.8")
+    same_type = {key: value.to(own[key].dtype) for key, value in tensors.items()}
+    model.network.load_state_dict(same_type)
     return model
 
 
-def _load_cellpose(name: str, path: Path) -> Model:
-    if name != "cellpose":
+def read_card(path: Path) -> Card:
+    """Read the card within a model's file.
+
+    Raises
+    ------
+    ModelError
+        If `Model.save` has not written the file, or it is damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get("card")
+    except (SafetensorError, OSError) as error:
         raise ModelError(
-            f"{path.suffix or 'a file without suffix'} is no file of ours",
+            f"the file is damaged or not safetensors ({error})", where=path, remedy="Get it again."
+        ) from error
+    if text is None:
+        raise ModelError(
+            "the file has no model card",
             where=path,
-            remedy="Official Cellpose weights load with load_model('cellpose', weights=PATH).",
+            remedy="Load files that Model.save has written.",
         )
-    tensors, diameter = official.read(path)
-    card = Card(
-        architecture="cellpose",
-        representation="flow",
-        diameter=diameter,
-        channels=("green", "red"),
-        decoding=Decoding(cell_threshold=0.0),
-        origin=f"official Cellpose weights, {path.name}",
-        licence="see the Cellpose release",
-        versions=library_versions(),
+    try:
+        return Card.model_validate_json(text)
+    except ValidationError as error:
+        raise ModelError(
+            f"the model card is not valid: {error}", where=path, remedy="Get the file again."
+        ) from error
+
+
+def read_model(path: Path) -> Model:
+    """Read a model that `Model.save` wrote, on the CPU; errors as those of `read_card`."""
+    card = read_card(path)
+    with safe_open(path, framework="pt") as file:
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    return fill_model(card, tensors, where=path)
+
+
+def _build_model(card: Card) -> Model:
+    chosen = representation.get(card.representation)
+    network = build_network(
+        card.architecture,
+        card.levels,
+        attention=card.attention,
+        dense=card.dense,
+        hierarchical_style=card.hierarchical_style,
+        outputs=chosen.n_outputs,
     )
-    model = _assemble(card)
-    fill(model.network, tensors, where=path)
-    return model
+    return Model(network, chosen, card)
+
+
+def _is_card(file: Path) -> bool:
+    try:
+        Card.model_validate_json(file.read_bytes())
+    except (OSError, ValidationError):
+        return False
+    return True

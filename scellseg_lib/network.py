@@ -14,11 +14,45 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from scellseg_lib import representation
 from scellseg_lib.errors import ModelError
 
 NetworkName = Literal["unet2", "unet3", "hover", "cellpose", "scellseg"]
+"""Keys of `ARCHITECTURES`, for those who check types."""
 
-N_OUTPUTS: dict[str, int] = {"unet2": 2, "unet3": 3, "hover": 3, "cellpose": 3, "scellseg": 3}
+
+class Architecture(NamedTuple):
+    """One of the paper's models."""
+
+    title: str
+    """Name for people."""
+    representation: str
+    """Name of its representation, which sets the number of outputs."""
+    attention: bool = False
+    dense: bool = False
+    hierarchical_style: bool = False
+    learning_rate: float = 0.2
+    """Of its pre-training in the paper."""
+
+
+ARCHITECTURES: dict[str, Architecture] = {
+    "scellseg": Architecture("Scellseg", "flow", True, True, True),
+    "cellpose": Architecture("Cellpose", "flow"),
+    "hover": Architecture("HoVer", "hover"),
+    "unet3": Architecture("U-Net3", "unet3", learning_rate=0.002),
+    "unet2": Architecture("U-Net2", "unet2", learning_rate=0.002),
+}
+"""The five models; nothing else in the library lists them."""
+
+
+def find_architecture(name: str) -> Architecture:
+    """Return the model of that name, or raise ModelError where there is none."""
+    if name not in ARCHITECTURES:
+        raise ModelError(
+            f"there is no model {name!r}",
+            remedy=f"Choose one of {', '.join(ARCHITECTURES)}, or give a .safetensors file.",
+        )
+    return ARCHITECTURES[name]
 
 
 def _norm_relu_conv(inputs: int, outputs: int) -> nn.Sequential:
@@ -234,46 +268,48 @@ class Network(nn.Module):
 
 
 def build_network(
-    name: NetworkName,
+    name: str,
     levels: Sequence[int] = (32, 64, 128, 256),
     *,
     attention: bool | None = None,
     dense: bool | None = None,
     hierarchical_style: bool | None = None,
+    outputs: int | None = None,
 ) -> Network:
     """Build one of the paper's five networks, or an ablation of one.
 
     Parameters
     ----------
     name : {"unet2", "unet3", "hover", "cellpose", "scellseg"}
-        Which model; it sets the number of outputs (2, 3, 3, 3, 3) and the three additions.
+        Which model.
     levels : sequence of int
         Channels of each level, shallow first.
     attention, dense, hierarchical_style : bool, optional
         Scellseg's additions (Extended Data Fig. 1); None: as the model has them.
+    outputs : int, optional
+        Maps that the network gives; None: those of the model's representation (2, 3, 3, 3, 3).
 
     Raises
     ------
     ModelError
         For an unknown name or widths that the gates cannot halve.
     """
-    if name not in N_OUTPUTS:
-        raise ModelError(
-            f"there is no network {name!r}", remedy=f"Choose one of {list(N_OUTPUTS)}."
-        )
+    usual = find_architecture(name)
     if len(levels) < 2 or any(width < 2 or width % 2 for width in levels):
         raise ModelError(
             f"levels {tuple(levels)} do not make a network",
             remedy="Give at least two even widths, such as (32, 64, 128, 256).",
         )
-    whole = name == "scellseg"
     extractor = Extractor(
         levels,
-        attention=whole if attention is None else attention,
-        dense=whole if dense is None else dense,
-        hierarchical_style=whole if hierarchical_style is None else hierarchical_style,
+        attention=usual.attention if attention is None else attention,
+        dense=usual.dense if dense is None else dense,
+        hierarchical_style=(
+            usual.hierarchical_style if hierarchical_style is None else hierarchical_style
+        ),
     )
-    return Network(extractor, Tasker(levels[0], N_OUTPUTS[name]), levels)
+    outputs = outputs or representation.get(usual.representation).n_outputs
+    return Network(extractor, Tasker(levels[0], outputs), levels)
 
 
 def count_parameters(network: nn.Module) -> int:

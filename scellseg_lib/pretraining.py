@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,11 +13,10 @@ import torch
 
 from scellseg_lib import device as precision_module
 from scellseg_lib.augment import Source, labelled_batch, prepare, sources_hash
-from scellseg_lib.card import TrainingData, library_versions
 from scellseg_lib.device import Precision
 from scellseg_lib.errors import TrainingError
-from scellseg_lib.model import Model, new_model
-from scellseg_lib.network import NetworkName
+from scellseg_lib.model import Model, TrainingData, library_versions, new_model
+from scellseg_lib.network import NetworkName, find_architecture
 from scellseg_lib.progress import progress_bar
 from scellseg_lib.samples import Dataset
 from scellseg_lib.style import remember_styles
@@ -215,8 +214,7 @@ def _start(name: str, levels: tuple[int, ...], seed: int, initial: Model | None)
 
 def paper_recipe(name: str) -> PretrainRecipe:
     """Return the paper's recipe for a model."""
-    recipe = PretrainRecipe()
-    return replace(recipe, learning_rate=0.002) if name in ("unet2", "unet3") else recipe
+    return PretrainRecipe(learning_rate=find_architecture(name).learning_rate)
 
 
 def epoch_batch(n_images: int, batch_size: int, step: int, seed: int) -> list[int]:

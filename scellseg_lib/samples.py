@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from os import PathLike
 from pathlib import Path
 from typing import overload
 
@@ -15,6 +16,7 @@ from natsort import natsorted
 
 from scellseg_lib.errors import DatasetError, ImageError
 
+INT32_MAX, INT64_MAX = 2**31 - 1, 2**63 - 1
 MINIMAL_RANGE = 1e-3
 """A plane whose 1st and 99th percentiles are closer than this holds nothing to normalise."""
 
@@ -78,7 +80,7 @@ class Sample:
             raise DatasetError(
                 "the image has no masks", where=self.name, remedy="Annotate it, or leave it out."
             )
-        masks = _labels(np.asarray(self.read_masks()), self.name)
+        masks = as_labels(self.read_masks(), self.name)
         if "image" in self.__dict__:
             check_size(self.image, masks.shape, "its masks", self.name)
         return masks
@@ -86,9 +88,7 @@ class Sample:
     @cached_property
     def diameter(self) -> float:
         """Median over the cells of ``2 * sqrt(area / pi)``, in pixels; nan without cells."""
-        areas = np.bincount(self.masks.ravel())[1:]
-        areas = areas[areas > 0]
-        return float(np.median(2 * np.sqrt(areas / np.pi))) if areas.size else float("nan")
+        return diameter(self.masks)
 
     def without_masks(self) -> Sample:
         """Same image, as an unlabelled sample."""
@@ -209,20 +209,66 @@ class Dataset(Sequence[Sample]):
         return float(np.mean(diameters)) if diameters else float("nan")
 
 
-def _labels(masks: np.ndarray, where: str) -> np.ndarray:
-    """Masks as int32[H, W], refused where they are not whole numbers from 0."""
-    whole = masks.dtype.kind in "bui"
+def diameters(areas: np.ndarray) -> np.ndarray:
+    """Diameters of discs of some areas."""
+    return 2 * np.sqrt(areas / np.pi)
+
+
+def diameter(masks: np.ndarray) -> float:
+    """Typical diameter of cells: the median of ``2 * sqrt(area / pi)``.
+
+    Parameters
+    ----------
+    masks : int[H, W] or int[n]
+        Labels, or the areas of the cells in pixels; an area of 0 is no cell.
+
+    Returns
+    -------
+    float
+        In pixels; nan without cells.
+    """
+    areas = masks if masks.ndim == 1 else np.bincount(masks.ravel())[1:]
+    areas = areas[areas > 0]
+    return float(np.median(diameters(areas))) if areas.size else float("nan")
+
+
+def as_labels(
+    masks: np.ndarray, where: str | PathLike[str] | None = None, *, largest: int = INT32_MAX
+) -> np.ndarray:
+    """Check that an array holds labels: whole numbers from 0, of the shape [H, W].
+
+    Parameters
+    ----------
+    masks : ndarray
+        Of any type of numbers, or bool.
+    where : path, optional
+        Image or file, for messages.
+    largest : int
+        The largest label allowed.
+
+    Returns
+    -------
+    int32[H, W]
+        The same labels; int64 where one needs it and `largest` allows it.
+
+    Raises
+    ------
+    ImageError
+        For anything else.
+    """
+    masks = np.asarray(masks)
+    is_whole = masks.dtype.kind in "bui"
     if masks.dtype.kind == "f":
-        whole = bool((masks == np.round(masks)).all())
+        is_whole = bool((masks == np.round(masks)).all())
     low, high = masks.min(initial=0), masks.max(initial=0)
-    if masks.ndim != 2 or not whole or low < 0 or high > np.iinfo(np.int32).max:
+    if masks.ndim != 2 or not masks.size or not is_whole or low < 0 or high > largest:
         raise ImageError(
-            f"masks are whole numbers from 0 of the shape (H, W), these are {masks.dtype} from "
-            f"{low} to {high} of the shape {masks.shape}",
+            f"masks are whole numbers from 0 to {largest} of the shape (H, W), these are "
+            f"{masks.dtype} from {low} to {high} of the shape {masks.shape}",
             where=where,
-            remedy="Label the cells 1, 2, .. on background 0.",
+            remedy="Label the cells 1, 2, .. on background 0, in one plane, not in colours.",
         )
-    return np.ascontiguousarray(masks, np.int32)
+    return np.ascontiguousarray(masks, np.int32 if high <= INT32_MAX else np.int64)
 
 
 def check_size(image: np.ndarray, wanted: tuple[int, ...], whose: str, where: str | Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any
 
@@ -13,9 +13,10 @@ import numpy as np
 import torch
 
 from scellseg_lib import device as precision_module
+from scellseg_lib import samples
 from scellseg_lib.augment import MEAN_DIAMETER
 from scellseg_lib.device import Precision
-from scellseg_lib.errors import ImageError
+from scellseg_lib.errors import ImageError, ModelError
 from scellseg_lib.model import Card, Model
 from scellseg_lib.progress import progress_bar
 from scellseg_lib.representation import Decoding, Representation
@@ -54,6 +55,8 @@ class Prediction:
     """Height and width of the image."""
     diameter: float
     """That the image was scaled by, in its pixels."""
+    has_flows: bool = True
+    """Whether the first two maps are flows, as Cellpose's and Scellseg's are."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +83,19 @@ class Cells:
 
     @property
     def flows(self) -> np.ndarray:
-        """First two maps at unit scale, float32[2, h, w], at the 30-px scale."""
+        """Unit flows (dy, dx), float32[2, h, w], at the 30-px scale.
+
+        Raises
+        ------
+        ModelError
+            If the model's representation has none, as that of a U-Net.
+        """
+        if not self.prediction.has_flows:
+            raise ModelError(
+                "the model writes cells otherwise than as flows",
+                where=self.name,
+                remedy="Use a Scellseg or a Cellpose, or look at prediction.maps.",
+            )
         return self.prediction.maps[:2] / FLOW_SCALE
 
 
@@ -174,7 +189,7 @@ def resolve(card: Card, *, diameter: float | None, **chosen: Any) -> tuple[float
     given = {name: value for name, value in chosen.items() if value is not None}
     diameter = card.diameter if diameter is None else diameter
     _check_numbers(diameter=diameter, **given)
-    return diameter, replace(card.decoding, **given)
+    return diameter, card.decoding.model_copy(update=given)
 
 
 def _check_several(images: Sequence[Sample | np.ndarray]) -> None:
@@ -253,7 +268,8 @@ def predict(
             done, its_tiles = waiting.pop(0)
             shape = (done.image.shape[1], done.image.shape[2])
             maps, style = its_tiles.maps(), its_tiles.style()
-            yield Prediction(done.name, maps, style, shape, diameter)
+            flows = model.representation.has_flows
+            yield Prediction(done.name, maps, style, shape, diameter, flows)
 
 
 def decode(
@@ -283,11 +299,9 @@ def decode(
     """
     if resample and representation.resamples:
         enlarged = prediction.diameter / MEAN_DIAMETER
-        decoding = replace(
-            decoding,
-            n_steps=max(round(decoding.n_steps * enlarged), 1),
-            min_size=max(round(decoding.min_size * enlarged**2), 1),
-        )
+        n_steps = max(round(decoding.n_steps * enlarged), 1)
+        min_size = max(round(decoding.min_size * enlarged**2), 1)
+        decoding = decoding.model_copy(update={"n_steps": n_steps, "min_size": min_size})
         return representation.masks(resize(prediction.maps, prediction.shape), decoding)
     return resize_masks(representation.masks(prediction.maps, decoding), prediction.shape)
 
@@ -360,7 +374,7 @@ def style_distance(style: np.ndarray, card: Card) -> float:
 def _warn_if_far(prediction: Prediction, masks: np.ndarray, card: Card) -> None:
     areas = np.bincount(masks.ravel())[1:]
     if areas.size >= 5:
-        found = float(np.median(2 * np.sqrt(areas / np.pi)))
+        found = samples.diameter(areas)
         if not 0.5 <= found / prediction.diameter <= 2:
             text = (
                 f"{prediction.name}: the masks' median diameter is {found:.0f} px, the image was "

@@ -284,15 +284,16 @@ def test_a_strategy_of_ones_own():
 def test_thresholds_of_a_unet_are_searched_on_the_shots(name: str, monkeypatch):
     monkeypatch.setattr(precision, "choose", lambda *_: pytest.fail("a precision was given"))
     searched = []
-    original = module.search_thresholds
+    kind = type(representation.get(name))
+    original = kind.tune
 
-    def search(chosen, outputs, truths, decoding):
+    def search(chosen, decoding, outputs, truths):
         searched.append(([o.shape for o in outputs], [t.shape for t in truths]))
-        return original(chosen, outputs, truths, decoding)
+        return original(chosen, decoding, outputs, truths)
 
-    monkeypatch.setattr(module, "search_thresholds", search)
+    monkeypatch.setattr(kind, "tune", search)
     monkeypatch.setattr(representation.semantic, "INTERIOR_THRESHOLDS", np.array([-1.5]))
-    monkeypatch.setattr(representation.semantic, "BORDER_THRESHOLDS", np.array([-1.0]))
+    monkeypatch.setattr(representation.semantic.UNet3, "borders", [-1.0])
     tuned = tiny.tune("classic", new_model(name, tiny.LEVELS), steps=1)
     assert tuned.card.decoding.interior_threshold == -1.5
     assert tuned.card.decoding.border_threshold == (-1.0 if name == "unet3" else 0.5)

@@ -121,7 +121,7 @@ def test_images_of_a_batch_do_not_mix(images):
 
 
 def test_an_unknown_name_is_an_error():
-    with pytest.raises(ModelError, match=r"no network 'unet4'.*'cellpose'"):
+    with pytest.raises(ModelError, match=r"no model 'unet4'.*cellpose"):
         build_network("unet4")  # type: ignore[arg-type]
 
 

@@ -14,7 +14,7 @@ from scellseg_lib.datasets.load import load_dataset
 from scellseg_lib.errors import ModelError
 from scellseg_lib.flows import relabel
 from scellseg_lib.metrics import average_precision
-from scellseg_lib.representation import Decoding, search_thresholds
+from scellseg_lib.representation import Decoding
 from scellseg_lib.representation.flow import Flow
 from scellseg_lib.representation.hover import HoVer
 from scellseg_lib.representation.semantic import UNet2, UNet3
@@ -232,7 +232,7 @@ def test_the_search_finds_the_thresholds_that_were_planted(chosen):
     if chosen.n_outputs == 3:
         output[2] = -20
         output[1] -= rivals
-    found = search_thresholds(chosen, [output], [masks], Decoding(min_size=20))
+    found = chosen.tune(Decoding(min_size=20), [output], [masks])
     assert found.interior_threshold == 1.0
     assert found.min_size == 20
     assert average_precision(masks, chosen.masks(output, found), [0.9])[0] == 1
@@ -246,7 +246,7 @@ def test_the_search_weighs_all_images_alike():
         for t, v in ((empty, 2.2), (empty, 2.2))
     ]
     outputs.append(np.stack((np.zeros_like(cell, np.float32), np.where(cell, 1.2, -5))))
-    found = search_thresholds(UNet2(), outputs, [empty, empty, cell], Decoding())
+    found = UNet2().tune(Decoding(), outputs, [empty, empty, cell])
     assert found.interior_threshold == 2.5  # two of three right; any lower one is right once
 
 

@@ -10,10 +10,11 @@ import torch
 from torch import nn
 
 from scellseg_lib.datasets import synthetic
+from scellseg_lib.datasets.weights import load_model
 from scellseg_lib.device import Precision
 from scellseg_lib.errors import ImageError
 from scellseg_lib.metrics import average_precision
-from scellseg_lib.model import Model, load_model, new_model
+from scellseg_lib.model import Model, new_model
 from scellseg_lib.network import NetworkOutput
 from scellseg_lib.representation import Decoding
 from scellseg_lib.samples import Sample

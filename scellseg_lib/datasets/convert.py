@@ -21,6 +21,7 @@ from skimage.draw import polygon
 from scellseg_lib.errors import DatasetError, ImageError
 from scellseg_lib.files import images as readers
 from scellseg_lib.files.layout import SUFFIXES
+from scellseg_lib.samples import as_labels
 
 _AGAIN = "Get the raw files from their publisher again; these are damaged or of another version."
 
@@ -155,7 +156,7 @@ def cellpose(raw: RawFiles, source: str) -> Iterator[Picture]:
         name = path.stem.removesuffix("_img")
         masks = [path.with_name(f"{name}_masks{suffix}") for suffix in SUFFIXES]
         labels = readers.read_masks(next((m for m in masks if m.is_file()), masks[0]))
-        yield Picture(name, readers.read_pixels(path), _as_labels(labels, path))
+        yield Picture(name, readers.read_pixels(path), _as_uint16(labels, path))
 
 
 Converter = Callable[[RawFiles, str], Iterator[Picture]]
@@ -180,7 +181,7 @@ def paint(cells: Sequence[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
     labels = np.zeros(shape, np.int64)
     for k in sorted(range(len(cells)), key=lambda k: -np.count_nonzero(cells[k])):
         labels[cells[k]] = k + 1
-    return _as_labels(labels)
+    return _as_uint16(labels)
 
 
 def rasterise(segment: Any, shape: tuple[int, ...]) -> np.ndarray:
@@ -268,12 +269,6 @@ def _layer(path: Path, image: np.ndarray) -> np.ndarray:
     return layer
 
 
-def _as_labels(labels: np.ndarray, where: Path | None = None) -> np.ndarray:
-    """The same labels as uint16, if they fit."""
-    if labels.max(initial=0) > np.iinfo(np.uint16).max:
-        raise ImageError(
-            f"the highest label, {labels.max()}, is more than a 16-bit PNG holds",
-            where=where,
-            remedy="Cut the image into smaller ones, or number its cells from 1.",
-        )
-    return labels.astype(np.uint16)
+def _as_uint16(labels: np.ndarray, where: Path | None = None) -> np.ndarray:
+    """The same labels as a 16-bit PNG holds them, if they fit."""
+    return as_labels(labels, where, largest=2**16 - 1).astype(np.uint16)

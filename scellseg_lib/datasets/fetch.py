@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from scellseg_lib import paths
-from scellseg_lib.datasets import convert, released
+from scellseg_lib.datasets import convert, weights
 from scellseg_lib.datasets.download import download, is_whole
 from scellseg_lib.datasets.manifest import Archive, Entry, Manifest, load_manifest
 from scellseg_lib.datasets.unpack import DAMAGED, unpack
@@ -220,7 +220,7 @@ def _obtain(card: Manifest, archive: Archive) -> Path:
 def _from_package(archive: Archive) -> Path:
     """The authors' source archive, which the module of their weights finds and checks."""
     try:
-        file = released.source_archive()
+        file = weights.fetch_archive()
     except ScellsegError as error:
         raise FetchError(error.what, where=error.where, remedy=error.remedy) from error
     if not is_whole(file, archive.sha256):

@@ -10,7 +10,7 @@ import json
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -184,7 +184,7 @@ def _made_with(model: Model, settings: dict[str, Any]) -> dict[str, Any]:
     names = ("diameter", "cell_threshold", "flow_threshold", "min_size")
     diameter, decoding = resolve(model.card, **{name: others.pop(name, None) for name in names})
     weights = weights_hash(model.network)
-    return {"weights": weights, "diameter": diameter, **asdict(decoding), **others}
+    return {"weights": weights, "diameter": diameter, **decoding.model_dump(), **others}
 
 
 def _claim(output: Path, jobs: list[Job], made_with: dict[str, Any], overwrite: bool) -> None:

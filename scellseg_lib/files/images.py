@@ -22,6 +22,7 @@ from scellseg_lib.atomic import whole
 from scellseg_lib.errors import ImageError
 from scellseg_lib.files import tiff
 from scellseg_lib.files.seg_npy import read_seg
+from scellseg_lib.samples import INT64_MAX, as_labels
 
 _COLOURS = {"red": 0, "green": 1, "blue": 2}
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two are BigTIFF
@@ -218,21 +219,8 @@ def relabel(masks: np.ndarray, *, where: str | PathLike[str] | None = None) -> n
     ImageError
         If the shape is not [H, W], or a label is negative or not a whole number.
     """
-    if masks.ndim != 2 or masks.size == 0:
-        what = f"masks have the shape (H, W), these have {masks.shape}"
-        remedy = "Save one label per pixel: a single channel and plane, not colours or a stack."
-        raise ImageError(what, where=where, remedy=remedy)
-    if masks.dtype.kind == "f":
-        broken = int(np.count_nonzero(~np.isfinite(masks) | (masks != np.round(masks))))
-        if broken:
-            what = f"{broken} pixels of the masks are not whole numbers"
-            remedy = "Save the labels as integers, and do not interpolate them."
-            raise ImageError(what, where=where, remedy=remedy)
+    masks = as_labels(masks, where, largest=INT64_MAX)
     labels, places = np.unique(masks, return_inverse=True)
-    if labels[0] < 0:
-        what = f"the masks hold negative labels, down to {labels[0]}"
-        remedy = "Use 0 for the background and positive labels for the cells."
-        raise ImageError(what, where=where, remedy=remedy)
     contiguous = (places + (labels[0] > 0)).reshape(masks.shape).astype(np.int32)
     if contiguous.max() == 1:
         pieces = cv2.connectedComponents(contiguous.astype(np.uint8))[0] - 1
@@ -262,13 +250,7 @@ def write_labels(path: str | PathLike[str], masks: np.ndarray) -> None:
         If the masks are not labels, or too many for a PNG, or the file cannot be written.
     """
     path = Path(path)
-    if masks.ndim != 2 or masks.size == 0 or masks.dtype.kind not in "bui" or masks.min() < 0:
-        raise ImageError(
-            f"labels are integers from 0 of the shape (H, W), these are {masks.dtype} of the "
-            f"shape {masks.shape}",
-            where=path,
-            remedy="Label the cells 1, 2, .. on background 0 and convert with .astype('int32').",
-        )
+    masks = as_labels(masks, path, largest=INT64_MAX)
     suffix, depth = path.suffix.lower(), np.promote_types("u2", np.min_scalar_type(masks.max()))
     deep = depth != np.uint16
     if suffix not in (".tif", ".tiff") and (deep or suffix != ".png"):

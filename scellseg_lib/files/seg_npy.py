@@ -19,6 +19,7 @@ from scipy.ndimage import maximum_filter, minimum_filter
 
 from scellseg_lib.atomic import whole
 from scellseg_lib.errors import ImageError
+from scellseg_lib.samples import diameter
 
 STEPS = 2_000_000
 """Steps of a file, at most: some hundred times what Cellpose takes for thousands of cells."""
@@ -72,12 +73,12 @@ def write_seg(path: Path, masks: np.ndarray, **more: object) -> None:
         its pixels, shown where that file is not; and others.
     """
     areas = np.unique(masks[masks > 0], return_counts=True)[1]
-    diameter = float(2 * np.sqrt(np.median(areas) / np.pi)) if areas.size else 30.0
+    typical = diameter(areas) if areas.size else 30.0
     labels = masks.astype(np.promote_types("u2", np.min_scalar_type(masks.max())))
     edges = maximum_filter(labels, 3) != minimum_filter(labels, 3)
     seg: dict[str, object] = {"masks": labels, "outlines": labels * edges, "flows": []}
     seg |= {"chan_choose": [0, 0], "ismanual": np.zeros(labels.max(), bool)}
-    seg |= {"est_diam": diameter, "diameter": diameter}
+    seg |= {"est_diam": typical, "diameter": typical}
     # What makes an array is named once, at the start; NumPy 1 knows it by its old name only.
     steps = dumps(np.array(seg | more, object), 3).replace(b"numpy._core", b"numpy.core", 1)
     with whole(path) as scratch, scratch.open("wb") as file:

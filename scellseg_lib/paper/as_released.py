@@ -18,7 +18,7 @@ from scellseg_lib.device import Precision
 from scellseg_lib.errors import ScellsegError
 from scellseg_lib.flows import tidy
 from scellseg_lib.model import Model
-from scellseg_lib.representation import Decoding, Representation, search_thresholds
+from scellseg_lib.representation import Decoding, Representation
 from scellseg_lib.representation.hover import HoVer, edge_map
 from scellseg_lib.representation.semantic import UNet2, UNet3
 from scellseg_lib.samples import Sample, resize, resize_masks
@@ -107,12 +107,12 @@ def decoder(
             remedy=f"This protocol is for {', '.join(DECODERS)}.",
         )
     representation, decoding = DECODERS[name], model.card.decoding
-    if not isinstance(representation, UNet2 | UNet3):
+    if not representation.tunes:
         return representation, decoding, None
     side = (PATCH, PATCH)
     squashed = [resize(sample.image, side) for sample in shots]
     truths = [resize_masks(sample.masks, side) for sample in shots]
     maps = predict(model, squashed, diameter=MEAN_DIAMETER, precision=precision)
     outputs = [prediction.maps for prediction in maps]
-    found = search_thresholds(representation, outputs, truths, decoding)
+    found = representation.tune(decoding, outputs, truths)
     return representation, found, MEAN_DIAMETER

@@ -18,9 +18,10 @@ from scellseg_lib import paths
 from scellseg_lib.datasets import synthetic
 from scellseg_lib.datasets.load import load_dataset
 from scellseg_lib.datasets.manifest import load_manifest
+from scellseg_lib.datasets.weights import load_model, packaged_file
 from scellseg_lib.metrics import evaluate, summary
-from scellseg_lib.model import Model, load_model, packaged_name
-from scellseg_lib.network import N_OUTPUTS
+from scellseg_lib.model import Model
+from scellseg_lib.network import ARCHITECTURES
 from scellseg_lib.pretraining import PretrainRecipe, log_of, pretrain
 from scellseg_lib.samples import Dataset
 from scellseg_lib.segmentation import segment
@@ -54,7 +55,7 @@ def checkpoint_of(stem: str) -> Path:
 def train(name: str, width: str, steps: int, initial: Model | None = None) -> Model:
     """Pre-train one model, from another's weights where given; resumes from ``runs/pretrain/``."""
     levels = WIDTHS[width]
-    stem = packaged_name(name, levels).removesuffix(".safetensors")
+    stem = packaged_file(name, levels).stem
     recipe = PretrainRecipe(optimiser="adam", learning_rate=2e-3, steps=steps, schedule="onecycle")
 
     def show(done: Progress) -> None:
@@ -87,7 +88,7 @@ def general_test_scores(model: Model) -> dict[str, float]:
     return scores
 
 
-def write_log(model: Model, stem: str, before: str = "") -> None:
+def write_log(model: Model, weights: Path, before: str = "") -> None:
     """Write the losses of a run beside the weights, below those of the run that it went on from."""
     file = io.StringIO(newline="")
     writer = csv.DictWriter(file, ["step", "loss", "validation_loss"], lineterminator="\n")
@@ -97,33 +98,32 @@ def write_log(model: Model, stem: str, before: str = "") -> None:
     for entry in model.log:
         row = {k: round(v, 5) for k, v in entry.items()}
         writer.writerow(row | {"step": done + int(entry["step"])})
-    log_of(paths.PACKAGED_WEIGHTS / f"{stem}.safetensors").write_text(before + file.getvalue())
+    log_of(weights).write_text(before + file.getvalue())
 
 
 def main() -> None:
     """Train and save as the command line asks."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("name", choices=sorted(N_OUTPUTS))
+    parser.add_argument("name", choices=sorted(ARCHITECTURES))
     parser.add_argument("--width", choices=sorted(WIDTHS), default="half")
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument(
         "--initial", help="packaged model of the same width to start from; its own name: go on"
     )
     asked = parser.parse_args()
-    folder, levels = paths.PACKAGED_WEIGHTS, WIDTHS[asked.width]
-    stem = packaged_name(asked.name, levels).removesuffix(".safetensors")
-    goes_on = asked.initial == asked.name
-    before = log_of(folder / f"{stem}.safetensors").read_text() if goes_on else ""
-    initial = load_model(folder / packaged_name(asked.initial, levels)) if asked.initial else None
+    file = packaged_file(asked.name, WIDTHS[asked.width])
+    before = log_of(file).read_text() if asked.initial == asked.name else ""
+    initial = None
+    if asked.initial:
+        initial = load_model(packaged_file(asked.initial, WIDTHS[asked.width]))
     model = train(asked.name, asked.width, asked.steps, initial)
-    file = folder / f"{stem}.safetensors"
     model.card.licence = "research only, see LICENSE-WEIGHTS.md"
     model.save(file, half=True)
-    write_log(model, stem, before)
+    write_log(model, file, before)
     shipped = load_model(file)  # what is scored is what is shipped: weights of 16 bits
     shipped.card.scores |= general_test_scores(shipped)
     shipped.save(file, half=True)
-    checkpoint_of(stem).unlink()
+    checkpoint_of(file.stem).unlink()
 
 
 if __name__ == "__main__":

@@ -17,11 +17,12 @@ import pandas as pd
 from scellseg_lib import paths
 from scellseg_lib.atomic import whole
 from scellseg_lib.datasets.load import load_dataset, load_pretraining_subset, readable
+from scellseg_lib.datasets.weights import load_model
 from scellseg_lib.device import Precision, choose, machine
 from scellseg_lib.errors import ScellsegError
 from scellseg_lib.finetuning import finetune
 from scellseg_lib.metrics import evaluate
-from scellseg_lib.model import Model, library_versions, load_model, new_model
+from scellseg_lib.model import Model, library_versions, new_model
 from scellseg_lib.paper import as_released
 from scellseg_lib.paper.profile import Profile
 from scellseg_lib.paper.store import Store
@@ -292,7 +293,7 @@ def _predicted(
         predictions = list(predict(model, tested.without_masks(), diameter=diameter, **options))
 
     def decoder(threshold: float) -> list[np.ndarray]:
-        chosen = replace(decoding, cell_threshold=threshold)
+        chosen = decoding.model_copy(update={"cell_threshold": threshold})
         return [decode(p, representation, chosen, resample=protocol.resample) for p in predictions]
 
     return predictions, decoder

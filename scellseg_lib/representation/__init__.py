@@ -1,7 +1,7 @@
 """Instance representations: how masks become what a network learns, and come back.
 
-Each has the same three verbs, ``targets(masks)``, ``loss(output, targets)`` and
-``masks(output, decoding)``; a new one registers itself with `register`.
+Each has the same verbs, ``targets(masks)``, ``loss(output, targets)`` and
+``masks(output, decoding)``; a new one is made known with `register`, and no other file changes.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from scellseg_lib.errors import ModelError
 from scellseg_lib.representation.base import Decoding, Representation
 from scellseg_lib.representation.flow import Flow
 from scellseg_lib.representation.hover import HoVer
-from scellseg_lib.representation.semantic import UNet2, UNet3, search_thresholds
+from scellseg_lib.representation.semantic import UNet2, UNet3
 
-__all__ = ["Decoding", "Representation", "get", "names", "register", "search_thresholds"]
+__all__ = ["Decoding", "Representation", "get", "names", "register"]
 
 _REGISTERED: dict[str, Representation] = {}
 

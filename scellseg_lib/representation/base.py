@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 
-@dataclass(frozen=True)
-class Decoding:
+class Decoding(BaseModel):
     """Settings of the step from maps to masks; a representation reads those that it needs."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
     cell_threshold: float = 0.5
     """Logit above which a pixel is cell (flow, HoVer): the released scripts' 0.5, Cellpose's 0."""
-    flow_threshold: float = 0.4
-    """Largest flow error of a mask (flow)."""
-    n_steps: int = 200
+    flow_threshold: float = Field(default=0.4, ge=0)
+    """Largest flow error of a mask (flow); 0: masks of any error stay."""
+    n_steps: int = Field(default=200, ge=1)
     """Euler steps (flow)."""
-    min_size: int = 35
-    """Smallest mask, pixels."""
+    min_size: int = Field(default=35, ge=0)
+    """Smallest mask, pixels of the 30-px scale."""
     interior_threshold: float = 2.0
     """Log-odds above which a pixel is interior (U-Nets)."""
     border_threshold: float = 0.5
@@ -28,25 +33,54 @@ class Decoding:
 
 
 class Representation(Protocol):
-    """Targets, loss and decoding of one way to write instances as maps."""
+    """One way to write instances as maps: targets, loss and decoding.
+
+    A new one inherits from this class, names itself and its number of maps, and is registered.
+    """
 
     name: str
     """Under which it is registered."""
     n_outputs: int
     """Maps that the network gives."""
-    vector: bool
+    vector: bool = False
     """Whether the first two maps are a (y, x) field, whose sign turns when an image is flipped."""
-    resamples: bool
+    has_flows: bool = False
+    """Whether that field is Cellpose's flow."""
+    resamples: bool = True
     """Whether maps may be decoded at another scale than 30 px a cell."""
+    tunes: bool = False
+    """Whether its thresholds are fitted to the shots of a fine-tuning, see `tune`."""
+    thresholds: tuple[str, ...] = tuple(name for name in Decoding.model_fields if name != "n_steps")
+    """Fields of `Decoding` that `masks` reads, beside the number of steps."""
 
+    @abstractmethod
     def targets(self, masks: np.ndarray) -> np.ndarray:
         """int32[H, W] -> float32[K, H, W]."""
-        ...
 
+    @abstractmethod
     def loss(self, output: Tensor, targets: Tensor) -> Tensor:
         """Output (B, n_outputs, H, W), targets (B, K, H, W) -> scalar."""
-        ...
 
+    @abstractmethod
     def masks(self, output: np.ndarray, decoding: Decoding) -> np.ndarray:
         """float32[n_outputs, H, W] -> int32[H, W]."""
-        ...
+
+    @abstractmethod
+    def probability(self, output: np.ndarray) -> np.ndarray:
+        """Chance that a pixel is cell: float32[n_outputs, H, W] -> float32[H, W]."""
+
+    def tune(
+        self, decoding: Decoding, outputs: Sequence[np.ndarray], truths: Sequence[np.ndarray]
+    ) -> Decoding:
+        """Fit thresholds to the network's maps of labelled shots; by default they stay.
+
+        Parameters
+        ----------
+        decoding : Decoding
+            Whose thresholds are replaced.
+        outputs : sequence of float32[n_outputs, H, W]
+            Maps of the shots, one forward pass each.
+        truths : sequence of int32[H, W]
+            Their masks at the same scale.
+        """
+        return decoding

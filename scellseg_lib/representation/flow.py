@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy.special import expit
 from torch import Tensor
 from torch.nn import functional as F
 
 from scellseg_lib.flows import flows_to_masks, masks_to_flows
-from scellseg_lib.representation.base import Decoding
+from scellseg_lib.representation.base import Decoding, Representation
 
 FLOW_SCALE = 5.0
 """The network learns 5 times the unit flow (Eq. 1)."""
@@ -25,13 +26,14 @@ def field_loss(output: Tensor, targets: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(output[:, 2], targets[:, 2]) + 0.5 * field
 
 
-class Flow:
+class Flow(Representation):
     """Unit flow of simulated diffusion from the centre, and the foreground."""
 
     name = "flow"
     n_outputs = 3
     vector = True
-    resamples = True
+    has_flows = True
+    thresholds = ("cell_threshold", "flow_threshold", "min_size")
 
     def targets(self, masks: np.ndarray) -> np.ndarray:
         """int32[H, W] -> float32[3, H, W]: dy, dx, foreground."""
@@ -51,3 +53,7 @@ class Flow:
             n_steps=decoding.n_steps,
             min_size=decoding.min_size,
         )
+
+    def probability(self, output: np.ndarray) -> np.ndarray:
+        """Sigmoid of the foreground's logit."""
+        return expit(output[2])

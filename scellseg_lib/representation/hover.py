@@ -14,11 +14,12 @@ import numpy as np
 from scipy import ndimage
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
+from scipy.special import expit
 from skimage.segmentation import watershed
 from torch import Tensor
 
 from scellseg_lib.flows import tidy
-from scellseg_lib.representation.base import Decoding
+from scellseg_lib.representation.base import Decoding, Representation
 from scellseg_lib.representation.flow import FLOW_SCALE, field_loss
 
 SOBEL_SIZE = 21
@@ -117,13 +118,14 @@ def _join(pieces: np.ndarray, jumps: np.ndarray) -> np.ndarray:
     return np.where(pieces > 0, joined[pieces] + 1, 0).astype(np.int32)
 
 
-class HoVer:
+class HoVer(Representation):
     """Distance maps and foreground; decoded by a marker-controlled watershed."""
 
     name = "hover"
     n_outputs = 3
     vector = True
     resamples = False  # the Sobel filters are made for 30-px cells
+    thresholds = ("cell_threshold", "min_size")
 
     def targets(self, masks: np.ndarray) -> np.ndarray:
         """int32[H, W] -> float32[3, H, W]: vertical, horizontal, foreground."""
@@ -147,3 +149,7 @@ class HoVer:
         pieces = watershed(energy, _markers(inside, foreground), mask=foreground)
         jumps = _jumps(vertical, horizontal, foreground)
         return tidy(_join(pieces.astype(np.int32), jumps), decoding.min_size)
+
+    def probability(self, output: np.ndarray) -> np.ndarray:
+        """Sigmoid of the foreground's logit."""
+        return expit(output[2])

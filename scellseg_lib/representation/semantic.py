@@ -7,25 +7,24 @@ shots at their true scale (METHOD section 2).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import product
 
 import cv2
 import numpy as np
 from scipy import ndimage
-from scipy.special import logsumexp
+from scipy.special import logsumexp, softmax
 from skimage.segmentation import watershed
 from torch import Tensor
 from torch.nn import functional as F
 
 from scellseg_lib.flows import tidy
 from scellseg_lib.metrics import average_precision
-from scellseg_lib.representation.base import Decoding
+from scellseg_lib.representation.base import Decoding, Representation
 
 BORDER_WIDTH = 2
 """Pixels of the 30-px scale that count as border on a cell's inside."""
-INTERIOR_THRESHOLDS = np.arange(-4, 4.01, 0.5)
-BORDER_THRESHOLDS = np.arange(-2, 2.01, 1)
+INTERIOR_THRESHOLDS = [step / 2 for step in range(-8, 9)]
+BORDER_THRESHOLDS = [-2.0, -1.0, 0.0, 1.0, 2.0]
 SEARCH_IOUS = (0.5, 0.75, 0.9)
 
 
@@ -35,27 +34,49 @@ def _log_odds(output: np.ndarray, index: int) -> np.ndarray:
     return output[index] - logsumexp(others, axis=0)
 
 
-def _class_loss(output: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy times 8 / (number of classes)."""
-    n_classes = output.shape[1]
-    return 8 / n_classes * F.cross_entropy(output, targets[:, 0].long())
+class _PixelClasses(Representation):
+    """What U-Net2 and U-Net3 share: background is the class 0."""
+
+    tunes = True
+    borders: Sequence[float] | None = None
+    """Thresholds of the border that are tried; None: there is no such class."""
+
+    def loss(self, output: Tensor, targets: Tensor) -> Tensor:
+        """Cross-entropy times 8 / (number of classes)."""
+        return 8 / self.n_outputs * F.cross_entropy(output, targets[:, 0].long())
+
+    def probability(self, output: np.ndarray) -> np.ndarray:
+        """One minus the chance of background."""
+        return 1 - softmax(output, axis=0)[0]
+
+    def tune(
+        self, decoding: Decoding, outputs: Sequence[np.ndarray], truths: Sequence[np.ndarray]
+    ) -> Decoding:
+        """Choose the thresholds of highest mean AP (IoU 0.5, 0.75, 0.9) on the shots."""
+        best, best_score = decoding, -1.0
+        borders = self.borders or [decoding.border_threshold]
+        for interior, border in product(INTERIOR_THRESHOLDS, borders):
+            thresholds = {"interior_threshold": interior, "border_threshold": border}
+            tried = decoding.model_copy(update=thresholds)
+            scores = [
+                average_precision(truth, self.masks(output, tried), SEARCH_IOUS).mean()
+                for output, truth in zip(outputs, truths, strict=True)
+            ]
+            if np.mean(scores) > best_score:
+                best, best_score = tried, float(np.mean(scores))
+        return best
 
 
-class UNet2:
+class UNet2(_PixelClasses):
     """Background and foreground."""
 
     name = "unet2"
     n_outputs = 2
-    vector = False
-    resamples = True
+    thresholds = ("interior_threshold", "min_size")
 
     def targets(self, masks: np.ndarray) -> np.ndarray:
         """int32[H, W] -> float32[1, H, W]: 0 background, 1 foreground."""
         return (masks > 0)[None].astype(np.float32)
-
-    def loss(self, output: Tensor, targets: Tensor) -> Tensor:
-        """Cross-entropy x 8/2."""
-        return _class_loss(output, targets)
 
     def masks(self, output: np.ndarray, decoding: Decoding) -> np.ndarray:
         """float32[2, H, W] -> int32[H, W]: connected components of the foreground."""
@@ -63,13 +84,13 @@ class UNet2:
         return tidy(labels, decoding.min_size)
 
 
-class UNet3:
+class UNet3(_PixelClasses):
     """Background, interior and border."""
 
     name = "unet3"
     n_outputs = 3
-    vector = False
-    resamples = True
+    thresholds = ("interior_threshold", "border_threshold", "min_size")
+    borders = BORDER_THRESHOLDS
 
     def targets(self, masks: np.ndarray) -> np.ndarray:
         """int32[H, W] -> float32[1, H, W]: 0 background, 1 interior, 2 border."""
@@ -81,10 +102,6 @@ class UNet3:
         classes = np.where(lowest == highest, 1.0, 2.0) * (masks > 0)
         return classes[None].astype(np.float32)
 
-    def loss(self, output: Tensor, targets: Tensor) -> Tensor:
-        """Cross-entropy x 8/3."""
-        return _class_loss(output, targets)
-
     def masks(self, output: np.ndarray, decoding: Decoding) -> np.ndarray:
         """float32[3, H, W] -> int32[H, W]: interiors, and border pixels to the nearest of them."""
         interior = _log_odds(output, 1) > decoding.interior_threshold
@@ -95,36 +112,3 @@ class UNet3:
         distance = ndimage.distance_transform_edt(~interior)
         cells = watershed(distance, markers.astype(np.int32), mask=interior | border)
         return tidy(cells.astype(np.int32), decoding.min_size)
-
-
-def search_thresholds(
-    representation: UNet2 | UNet3,
-    outputs: Sequence[np.ndarray],
-    truths: Sequence[np.ndarray],
-    decoding: Decoding,
-) -> Decoding:
-    """Choose the thresholds of highest mean AP (IoU 0.5, 0.75, 0.9) on the shots.
-
-    Parameters
-    ----------
-    representation : UNet2 or UNet3
-    outputs : sequence of float32[K, H, W]
-        Maps of the labelled shots, one forward pass each.
-    truths : sequence of int32[H, W]
-        Their masks at the same scale.
-    decoding : Decoding
-        Whose thresholds are replaced.
-    """
-    borders = BORDER_THRESHOLDS if representation.n_outputs == 3 else [decoding.border_threshold]
-    best, best_score = decoding, -1.0
-    for interior, border in product(INTERIOR_THRESHOLDS, borders):
-        tried = replace(
-            decoding, interior_threshold=float(interior), border_threshold=float(border)
-        )
-        scores = [
-            average_precision(truth, representation.masks(output, tried), SEARCH_IOUS).mean()
-            for output, truth in zip(outputs, truths, strict=True)
-        ]
-        if np.mean(scores) > best_score:
-            best, best_score = tried, float(np.mean(scores))
-    return best

@@ -11,7 +11,7 @@ import numpy as np
 from scellseg_lib.errors import ImageError, ScellsegError
 from scellseg_lib.files import images as readers
 from scellseg_lib.files.layout import ImageFiles, find_samples
-from scellseg_lib.samples import check_size
+from scellseg_lib.samples import check_size, diameter, diameters
 from scellseg_lib.workbench.forms import plain
 
 CROP = 4
@@ -122,12 +122,12 @@ def _look_at(sample: ImageFiles) -> Shot:
         return Shot(sample.name, sample.image, plain(error))
     if not masks.any():
         return Shot(sample.name, sample.image, "No cell is drawn in it yet.")
-    n_cells, diameter, middle = _typical(masks)
+    n_cells, typical, middle = _typical(masks)
     return Shot(
         sample.name,
         sample.image,
         cells=n_cells,
-        diameter=diameter,
+        diameter=typical,
         n_channels=pixels.shape[2] if pixels.ndim == 3 else 1,
         differ=_channels_differ(pixels),
         middle=middle,
@@ -139,14 +139,13 @@ def _typical(masks: np.ndarray) -> tuple[int, float, tuple[int, int]]:
     several the one next to the middle of the image.
     """
     areas = np.bincount(masks.ravel())[1:]
-    diameters = 2 * np.sqrt(areas / np.pi)
-    typical = float(np.median(diameters))
+    typical = diameter(areas)
     places = [
         np.bincount(masks.ravel(), weights=axis.ravel())[1:] / areas
         for axis in np.indices(masks.shape, np.int32)
     ]
     off = np.hypot(*(place - size / 2 for place, size in zip(places, masks.shape, strict=True)))
-    errors = abs(diameters - typical)
+    errors = abs(diameters(areas) - typical)
     chosen = int(np.argmin(np.where(errors <= errors.min() + 0.1 * typical, off, np.inf)))
     return areas.size, typical, (int(places[0][chosen]), int(places[1][chosen]))
 

@@ -11,6 +11,7 @@ from threading import local
 from typing import Any
 
 from scellseg_lib.errors import ScellsegError
+from scellseg_lib.network import ARCHITECTURES
 from scellseg_lib.workbench.experiment_folder import Channels, Found, free_name, look
 from scellseg_lib.workbench.finetune_form import (
     CHOOSE,
@@ -22,7 +23,7 @@ from scellseg_lib.workbench.finetune_form import (
 )
 from scellseg_lib.workbench.forms import count, duration, plain, typed_path
 from scellseg_lib.workbench.jobs import Job
-from scellseg_lib.workbench.offered_models import TITLES, Choice, described, starts
+from scellseg_lib.workbench.offered_models import Choice, described, starts
 from scellseg_lib.workbench.tuning import Settings, Tuning, learning, seconds_per_step, unfinished
 
 EMPTY = (
@@ -236,7 +237,7 @@ class FinetuneChoices(FinetuneForm):
         if self.found is None or self.tuning or self.name.value not in ("", self._proposed):
             return
         kind = self.model.value.key.removeprefix("released ").split("_")[0]
-        kind = kind if kind in TITLES else "tuned"
+        kind = kind if kind in ARCHITECTURES else "tuned"
         wanted = re.sub(r"[^\w.-]", "_", self.found.folder.name).strip("._-") or "my"
         self._proposed = free_name(self.found.folder, f"{wanted}-{kind}")
         self.name.value = self._proposed

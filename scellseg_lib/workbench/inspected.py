@@ -8,7 +8,6 @@ from threading import Lock, RLock
 from typing import Any
 
 import numpy as np
-from scipy.special import expit, softmax
 
 from scellseg_lib.errors import ImageError, MetricError, ScellsegError
 from scellseg_lib.metrics import Scores
@@ -111,10 +110,8 @@ def network_pictures(prediction: Prediction, representation: Representation) -> 
         "cell probability", float32[H, W] from 0 to 1, and of flows "flow", uint8[H, W, 3].
     """
     maps = resize(prediction.maps, prediction.shape)
-    if not representation.vector:
-        return {"cell probability": 1 - softmax(maps, axis=0)[0]}
-    pictures = {"cell probability": expit(maps[2])}
-    if representation.name == "flow":
+    pictures = {"cell probability": representation.probability(maps)}
+    if representation.has_flows:
         pictures["flow"] = np.round(flow_colours(maps[:2] / FLOW_SCALE) * 255).astype(np.uint8)
     return pictures
 

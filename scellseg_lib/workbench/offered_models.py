@@ -5,22 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import ValidationError
-from safetensors import SafetensorError, safe_open
-
-from scellseg_lib.card import Card
-from scellseg_lib.datasets import released
+from scellseg_lib.datasets.weights import RELEASED, load_model, packaged_files, released_file
 from scellseg_lib.errors import ModelError
-from scellseg_lib.model import Model, load_model, packaged
-
-TITLES = {
-    "scellseg": "Scellseg",
-    "cellpose": "Cellpose",
-    "hover": "HoVer",
-    "unet3": "U-Net with 3 classes",
-    "unet2": "U-Net with 2 classes",
-}
-"""The paper's five models as they are offered, in this order."""
+from scellseg_lib.model import Card, Model, read_card
+from scellseg_lib.network import ARCHITECTURES
 
 
 @dataclass(frozen=True)
@@ -62,18 +50,18 @@ def choices(folder: Path | None = None) -> list[Choice]:
     """
     own = list(folder.glob("[!.]*.safetensors")) if folder and folder.is_dir() else []
     own.sort(key=lambda file: (-file.stat().st_mtime, file.name))
-    found = [Choice(f"Yours: {one.stem}", one, card=read_card(one), is_own=True) for one in own]
-    ours: dict[str, list[tuple[int, Path]]] = {name: [] for name in TITLES}
-    for file in packaged():
+    found = [Choice(f"Yours: {one.stem}", one, card=_card_of(one), is_own=True) for one in own]
+    ours: dict[str, list[tuple[int, Path]]] = {name: [] for name in ARCHITECTURES}
+    for file in packaged_files():
         name, width = file.stem.rsplit("_", 1)
         ours[name].append((-int(width), file))
     for name, files in ours.items():
         for number, (_, file) in enumerate(sorted(files)):
-            title = f"{TITLES[name]}{', smaller and quicker' * (number > 0)}"
-            found.append(Choice(title, file, card=read_card(file)))
-    for name in released.WEIGHTS_SHA256:
-        if released.weights_file(name).is_file():
-            found.append(Choice(f"{TITLES[name]}, the authors' own", name, "released"))
+            title = f"{ARCHITECTURES[name].title}{', smaller and quicker' * (number > 0)}"
+            found.append(Choice(title, file, card=_card_of(file)))
+    for name in RELEASED:
+        if released_file(name).is_file():
+            found.append(Choice(f"{ARCHITECTURES[name].title}, the authors' own", name, "released"))
     return found
 
 
@@ -103,16 +91,15 @@ def described(card: Card) -> str:
     """Where a model comes from, in a sentence or two."""
     learnt = ", ".join(f"{one.name} ({one.images})" for one in card.training_data)
     origin = card.origin.split("; started from")[0] or "of unknown origin"
-    text = f"{TITLES.get(card.architecture, card.architecture)}, {origin}. "
+    text = f"{ARCHITECTURES[card.architecture].title}, {origin}. "
     text += f"Made for cells {card.diameter:g} px wide. "
     text += f"Has learnt from these sets (images): {learnt}. " if learnt else ""
     return text + (f"Terms of use: {card.licence}." if card.licence else "")
 
 
-def read_card(file: Path) -> Card | None:
+def _card_of(file: Path) -> Card | None:
     """Card within a model's file; None where it is no model of ours."""
     try:
-        with safe_open(file, framework="pt") as tensors:
-            return Card.model_validate_json((tensors.metadata() or {}).get("card", ""))
-    except (SafetensorError, OSError, ValidationError):
+        return read_card(file)
+    except ModelError:
         return None

@@ -17,7 +17,7 @@ from scellseg_lib.training import weights_hash
 from scellseg_lib.workbench.forms import Message, plain, row
 from scellseg_lib.workbench.offered_models import Choice, choices, described
 from scellseg_lib.workbench.session import SegmentationSettings
-from scellseg_lib.workbench.thresholds import Thresholds, settings_of
+from scellseg_lib.workbench.thresholds import Thresholds
 
 COLOURS = ("red", "green", "blue")
 
@@ -141,7 +141,7 @@ class SegmentSettings(ipywidgets.VBox):
         if self.loaded is None:
             return
         model = self.loaded[1]
-        own, used = model.card.decoding, settings_of(model.representation)
+        own, used = model.card.decoding, model.representation.thresholds
         wanted = {name: getattr(decoding, name) for name in used}
         self.thresholds.chosen = {
             name: value for name, value in wanted.items() if value != getattr(own, name)

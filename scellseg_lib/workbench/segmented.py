@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -94,7 +94,7 @@ def results(place: Place, jobs: list[batch.Job], chosen: tuple[Choice, Model, st
     """
     record, (choice, model, weights) = place.record(), chosen
     ours = record.get("weights") == weights
-    decoding = {one.name: record[one.name] for one in fields(Decoding) if one.name in record}
+    decoding = {name: record[name] for name in Decoding.model_fields if name in record}
     channels = record.get("channels")
     settings = SegmentationSettings(
         record.get("diameter", model.card.diameter),

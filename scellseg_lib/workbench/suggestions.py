@@ -12,6 +12,7 @@ import numpy as np
 
 from scellseg_lib.errors import ImageError
 from scellseg_lib.model import Model
+from scellseg_lib.samples import diameter
 from scellseg_lib.segmentation import Prediction, decode, style_distance
 from scellseg_lib.workbench.editor import MaskEditor, operations
 from scellseg_lib.workbench.editor.edits import Edit
@@ -22,7 +23,7 @@ from scellseg_lib.workbench.inspected import network_pictures
 from scellseg_lib.workbench.jobs import Job
 from scellseg_lib.workbench.offered_models import Choice
 from scellseg_lib.workbench.session import SegmentationSettings, predict_one
-from scellseg_lib.workbench.thresholds import SETTINGS, settings_of
+from scellseg_lib.workbench.thresholds import SETTINGS
 
 STEP, AGAIN = "in step 3, Segment", "then press Suggest cells again."
 
@@ -62,10 +63,10 @@ def find_cells(
 def _doubt(prediction: Prediction, masks: np.ndarray, model: Model) -> str:
     """Words for what `segment.segment` warns of (`FarFromModel`), and for masks without cells."""
     areas, wanted = np.bincount(masks.ravel())[1:], prediction.diameter
-    found = float(np.median(2 * np.sqrt(areas / np.pi))) if areas.size else 0.0
+    found = diameter(areas)
     words = []
     if not areas.size:
-        threshold = SETTINGS[settings_of(model.representation)[0]].label
+        threshold = SETTINGS[model.representation.thresholds[0]].label
         words.append(
             f"It looked for cells {wanted:g} px wide: set the diameter to that of yours {STEP}, "
             f"or lower the threshold {threshold}, {AGAIN}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from html import escape
 from threading import Lock
 
@@ -34,17 +34,6 @@ SETTINGS = {
         "Smallest cell", "Pixels, in an image whose cells are 30 pixels wide.", 0, 500, 1
     ),
 }
-_USED = {
-    "flow": ("cell_threshold", "flow_threshold", "min_size"),
-    "hover": ("cell_threshold", "min_size"),
-    "unet2": ("interior_threshold", "min_size"),
-    "unet3": ("interior_threshold", "border_threshold", "min_size"),
-}
-
-
-def settings_of(representation: Representation) -> tuple[str, ...]:
-    """Fields of `Decoding` that a representation reads; all, of one that is not the library's."""
-    return _USED.get(representation.name, tuple(SETTINGS))
 
 
 class Newest:
@@ -134,7 +123,7 @@ class Thresholds(ipywidgets.VBox):
             Said below the sliders, or in their place: why nothing can be moved.
         """
         self._loaded = decoding, representation, note
-        used = settings_of(representation) if decoding and representation else ()
+        used = representation.thresholds if decoding and representation else ()
         for name, slider in self._sliders.items():
             self._rows[name].layout.display = None if name in used else "none"
             if name in used:
@@ -149,9 +138,9 @@ class Thresholds(ipywidgets.VBox):
 
     def of(self, decoding: Decoding, representation: Representation) -> Decoding:
         """Thresholds that hold for an image whose own are `decoding`."""
-        used = settings_of(representation)
+        used = representation.thresholds
         changes = {name: value for name, value in self.chosen.items() if name in used}
-        return replace(decoding, **changes)  # type: ignore[arg-type]
+        return decoding.model_copy(update=changes)
 
     def reset(self) -> None:
         """Take all changes back."""

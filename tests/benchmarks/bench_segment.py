@@ -12,9 +12,10 @@ import torch
 
 from scellseg_lib import flows, metrics
 from scellseg_lib.augment import MEAN_DIAMETER
-from scellseg_lib.datasets import released
+from scellseg_lib.datasets import weights
 from scellseg_lib.datasets.load import load_dataset
-from scellseg_lib.model import Model, load_model
+from scellseg_lib.datasets.weights import load_model
+from scellseg_lib.model import Model
 from scellseg_lib.segmentation import Cells, decode, segment
 from tests.benchmarks.clock import THREADS, report, timed
 from tests.benchmarks.peer import run_peer
@@ -24,9 +25,7 @@ N_IMAGES = 6
 
 def cellpose_state() -> dict[str, np.ndarray]:
     """Weights of the authors' Cellpose under the names of Cellpose's own network."""
-    member = released._member(
-        released.source_archive(), "cellpose", released.WEIGHTS_SHA256["cellpose"]
-    )
+    member = weights._member(weights.fetch_archive(), "cellpose", weights.RELEASED["cellpose"])
     state = torch.load(io.BytesIO(member), map_location="cpu", weights_only=True)
     theirs = {}
     for key, value in state.items():

@@ -28,7 +28,7 @@ import pytest
 import yaml
 
 from scellseg_lib import paths
-from scellseg_lib.datasets import download, fetch, manifest, released, unpack
+from scellseg_lib.datasets import download, fetch, manifest, unpack, weights
 from scellseg_lib.errors import DatasetError, FetchError, ModelError
 from scellseg_lib.files import images as readers
 
@@ -490,7 +490,7 @@ def test_the_package_scheme_goes_through_the_module_of_the_weights(
             info = tarfile.TarInfo(f"package-1/assets/cells/{stem}.png")
             info.size = len(content)
             tar.addfile(info, io.BytesIO(content))
-    monkeypatch.setattr(released, "source_archive", lambda: source)
+    monkeypatch.setattr(weights, "fetch_archive", lambda: source)
     name = describe(home, "pip:package==1", sha256=download.pooch.file_hash(str(source)))
     fetch.fetch(name)
     assert fetch.verify(name).complete
@@ -498,7 +498,7 @@ def test_the_package_scheme_goes_through_the_module_of_the_weights(
     def unreachable() -> Path:
         raise ModelError("the index does not answer", remedy="Try later.")
 
-    monkeypatch.setattr(released, "source_archive", unreachable)
+    monkeypatch.setattr(weights, "fetch_archive", unreachable)
     (fetch.path(name) / "a_img.png").unlink()
     with pytest.raises(FetchError, match=r"the index does not answer\. Try later\."):
         fetch.fetch(name)
@@ -679,7 +679,7 @@ def test_a_download_tells_how_far_it_is(home: Path, server: Server, monkeypatch)
 @pytest.mark.released_weights
 def test_the_contrast_images_come_out_of_the_authors_archive(tmp_path: Path, monkeypatch) -> None:
     try:
-        released.source_archive()  # in the user's cache, through pip's index
+        weights.fetch_archive()  # in the user's cache, through pip's index
     except ModelError as error:
         pytest.skip(f"the authors' archive cannot be had: {error}")
     monkeypatch.setenv("SCELLSEG_DATA", str(tmp_path))

@@ -60,11 +60,11 @@ def test_nothing_stays_nothing(chosen):
 def test_thresholds_of_a_unet_come_from_squashed_shots_and_images_keep_their_size(monkeypatch):
     seen = []
 
-    def search(representation, outputs, truths, decoding):
+    def search(representation, decoding, outputs, truths):
         seen.extend(array.shape for array in (*outputs, *truths))
         return decoding
 
-    monkeypatch.setattr(as_released, "search_thresholds", search)
+    monkeypatch.setattr(UNet3AsReleased, "tune", search)
     model = new_model("unet3", tiny.LEVELS)
     representation, _, diameter = as_released.decoder(model, tiny.worms(2), Precision())
     assert isinstance(representation, UNet3AsReleased)

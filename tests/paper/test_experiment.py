@@ -464,7 +464,7 @@ def test_a_killed_tuning_goes_on_in_the_layout_that_it_began_with(data, tmp_path
 METHOD = ("samples", "augment", "tiles", "flows", "network", "finetuning", "contrast")
 METHOD += ("segmentation", "metrics", "representation/base", "representation/flow")
 METHOD += ("representation/hover", "representation/semantic", "datasets/load", "model")
-METHOD += ("paper/run", "paper/as_released")
+METHOD += ("datasets/weights", "paper/run", "paper/as_released")
 
 
 def test_the_method_has_not_changed_under_its_version():

@@ -13,9 +13,9 @@ import yaml
 
 from scellseg_lib import paths
 from scellseg_lib.datasets.load import load_dataset
+from scellseg_lib.datasets.weights import load_model
 from scellseg_lib.device import default_device, machine
 from scellseg_lib.errors import ScellsegError
-from scellseg_lib.model import load_model
 from scellseg_lib.paper import grid, profile, run, shots, sweep
 from scellseg_lib.paper.profile import load_profile
 from scellseg_lib.paper.store import Store

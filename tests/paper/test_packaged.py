@@ -11,10 +11,10 @@ from safetensors import safe_open
 
 from scellseg_lib import paths
 from scellseg_lib.datasets.manifest import load_manifest, names
-from scellseg_lib.model import load_model, packaged
+from scellseg_lib.datasets.weights import load_model, packaged_files
 from scellseg_lib.pretraining import log_of
 
-FILES = packaged()
+FILES = packaged_files()
 
 
 def test_all_five_models_are_there_at_half_width():

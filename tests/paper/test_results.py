@@ -13,8 +13,9 @@ import pytest
 
 from scellseg_lib import paths
 from scellseg_lib.datasets.load import load_dataset
+from scellseg_lib.datasets.weights import load_model
 from scellseg_lib.errors import ModelError
-from scellseg_lib.model import Model, load_model
+from scellseg_lib.model import Model
 from scellseg_lib.paper import grid, run
 from scellseg_lib.paper import trial as trials
 from scellseg_lib.paper.claims import judge

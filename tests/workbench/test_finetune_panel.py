@@ -24,9 +24,10 @@ import torch
 
 from scellseg_lib import augment, paths
 from scellseg_lib.datasets.load import load_folder
+from scellseg_lib.datasets.weights import load_model
 from scellseg_lib.device import Precision
 from scellseg_lib.finetuning import finetune, weights_hash
-from scellseg_lib.model import load_model, new_model
+from scellseg_lib.model import new_model
 from scellseg_lib.training import Enough, Steps
 from scellseg_lib.workbench import experiment_folder, finetune_choices, tuning
 from scellseg_lib.workbench.drawings import diameter_disk, loss_curve

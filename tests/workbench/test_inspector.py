@@ -18,15 +18,16 @@ from PIL import Image
 
 from scellseg_lib import progress, representation
 from scellseg_lib.datasets.load import load_dataset
+from scellseg_lib.datasets.weights import load_model
 from scellseg_lib.errors import DatasetError, ImageError
 from scellseg_lib.metrics import match
-from scellseg_lib.model import load_model, new_model
+from scellseg_lib.model import new_model
 from scellseg_lib.representation import Decoding
 from scellseg_lib.samples import Sample
 from scellseg_lib.segmentation import Cells, Prediction, decode, segment
 from scellseg_lib.workbench import comparison, inspected
 from scellseg_lib.workbench.inspector import Inspected, Inspector
-from scellseg_lib.workbench.thresholds import SETTINGS, Newest, Thresholds, settings_of
+from scellseg_lib.workbench.thresholds import SETTINGS, Newest, Thresholds
 from tests import tiny
 from tests.workbench.waiting import LONG
 
@@ -209,21 +210,21 @@ def test_settings_are_those_that_are_read() -> None:
             name
             for name in SETTINGS
             if len({
-                chosen.masks(maps, replace(Decoding(), **{name: value})).tobytes()
+                chosen.masks(maps, Decoding().model_copy(update={name: value})).tobytes()
                 for value in extremes.get(name, (-50, 50))
             }) > 1
         }  # fmt: skip
-        assert set(settings_of(chosen)) == read
+        assert set(chosen.thresholds) == read
 
 
 @pytest.mark.parametrize("kind", ["flow", "hover", "unet2", "unet3"])
 def test_moved_thresholds_give_what_decode_gives(kind: str) -> None:
     panel = Inspector([movable(kind=kind)])
-    first = settings_of(representation.get(kind))[0]
+    first = representation.get(kind).thresholds[0]
     values = {first: 4.0, "min_size": 150}
     for name, value in values.items():
         found(panel, name.replace("_", "-")).value = value
-    wanted = replace(Decoding(), **values)  # type: ignore[arg-type]
+    wanted = Decoding().model_copy(update=values)  # type: ignore[arg-type]
     expected = decode(said(name=kind), representation.get(kind), wanted)
     assert expected.max() == 1  # of three
     np.testing.assert_array_equal(panel.view.labels, expected)
@@ -280,7 +281,7 @@ def test_without_the_networks_output_nothing_can_be_moved() -> None:
     assert reset.layout.display == "none"
     panel.next()
     assert {name for name, row in rows.items() if row.layout.display is None} == set(
-        settings_of(representation.get("flow"))
+        representation.get("flow").thresholds
     )
     assert text(panel, "thresholds-note") == ""
 
@@ -591,7 +592,7 @@ def test_of_cells_and_samples() -> None:
     worms = tiny.worms(2)
     samples = [worms[0], worms[1].without_masks()]
     cells = segment(model, samples, diameter=30.0, resample=False, cell_threshold=-2.0)
-    used = replace(model.card.decoding, cell_threshold=-2.0)
+    used = model.card.decoding.model_copy(update={"cell_threshold": -2.0})
     panel = Inspector.of(cells, samples, model, resample=False, decoding=used)
     assert panel.names == ["worm0", "worm1"]
     assert panel.entry is not None
@@ -604,7 +605,7 @@ def test_of_cells_and_samples() -> None:
     expected = decode(
         cells[0].prediction,
         model.representation,
-        replace(used, cell_threshold=-3.0),
+        used.model_copy(update={"cell_threshold": -3.0}),
         resample=False,
     )
     np.testing.assert_array_equal(panel.view.labels, expected)
@@ -671,7 +672,7 @@ def test_thresholds_act_at_once_on_worms(real_data: Path) -> None:
     panel = Inspector.of(cells, [sample], model)
     before = panel.view.labels.copy()
     found(panel, "cell-threshold").value = 2.0
-    wanted = replace(model.card.decoding, cell_threshold=2.0)
+    wanted = model.card.decoding.model_copy(update={"cell_threshold": 2.0})
     after = decode(cells[0].prediction, model.representation, wanted)
     np.testing.assert_array_equal(panel.view.labels, after)
     assert (before > 0).sum() > (after > 0).sum() > 0

@@ -21,11 +21,12 @@ from typer.testing import CliRunner
 
 from scellseg_lib import cli
 from scellseg_lib.datasets import synthetic
+from scellseg_lib.datasets.weights import load_model
 from scellseg_lib.device import Precision
 from scellseg_lib.errors import DatasetError
 from scellseg_lib.files import folder as batch
 from scellseg_lib.files import images as readers
-from scellseg_lib.model import Model, load_model, new_model
+from scellseg_lib.model import Model, new_model
 from scellseg_lib.representation import Decoding
 from scellseg_lib.segmentation import decode
 from scellseg_lib.training import weights_hash
@@ -306,7 +307,7 @@ def test_the_network_runs_once_and_cells_follow_the_thresholds(
     before = view.labels.copy()
     for threshold in (0.325, 0.34):
         slider(panel, "cell_threshold").value = threshold
-        decoding = replace(DECODING, cell_threshold=threshold)
+        decoding = DECODING.model_copy(update={"cell_threshold": threshold})
         wanted = decode(prediction, model.representation, decoding)
         assert wanted.any()
         assert not np.array_equal(wanted, before)
@@ -675,7 +676,7 @@ def test_a_result_opens_in_the_inspector_with_its_thresholds(experiment: Path):
     wanted = decode(
         entry.predict(),
         entry.model.representation,
-        replace(DECODING, cell_threshold=0.34),
+        DECODING.model_copy(update={"cell_threshold": 0.34}),
         resample=False,
     )
     np.testing.assert_array_equal(inspector.entry.predicted, wanted)

@@ -16,10 +16,11 @@ from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 
 from scellseg_lib.datasets import synthetic
+from scellseg_lib.datasets.weights import load_model
 from scellseg_lib.device import Precision
 from scellseg_lib.errors import ImageError, ModelError
 from scellseg_lib.files import images as readers
-from scellseg_lib.model import Model, load_model
+from scellseg_lib.model import Model
 from scellseg_lib.segmentation import FarFromModel, decode, segment
 from scellseg_lib.workbench import suggestions
 from scellseg_lib.workbench.annotate_panel import AnnotatePanel

@@ -7,7 +7,6 @@ import base64
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
@@ -201,7 +200,7 @@ def test_thresholds_found_in_the_inspector_are_those_to_segment_with(
     seen = np.array(inspector.view.labels)
     inspector._use.click()
     assert segmented.tabs.selected_index == SEGMENT
-    assert form.settings().decoding == replace(DECODING, min_size=60)
+    assert form.settings().decoding == DECODING.model_copy(update={"min_size": 60})
     assert form.thresholds._sliders["min_size"].value == 60
     assert "Press Segment" in segmented.segment.message.text
     job = segmented.segment.segment(anew=True)

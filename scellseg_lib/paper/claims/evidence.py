@@ -12,6 +12,7 @@ from scipy import stats
 
 from scellseg_lib.errors import ScellsegError
 from scellseg_lib.metrics import THRESHOLDS
+from scellseg_lib.network import ARCHITECTURES
 from scellseg_lib.paper.claims.base import Judgement, Triple, Untested, Verdict
 from scellseg_lib.paper.grid import TUNED
 from scellseg_lib.paper.profile import Profile, load_profile
@@ -20,15 +21,9 @@ from scellseg_lib.paper.shots import shots
 if TYPE_CHECKING:
     from scellseg_lib.paper.styles import Purity
 
-FT, CFT, CELLPOSE, HOVER, UNET3, UNET2 = COMPARED = (
-    "Scellseg-FT",
-    "Scellseg-CFT",
-    "Cellpose-FT",
-    "HoVer-FT",
-    "U-Net3-FT",
-    "U-Net2-FT",
-)
-METHODS = dict(zip(COMPARED, TUNED, strict=True))
+TUNING = {"classic": "FT", "contrastive": "CFT"}
+METHODS = {f"{ARCHITECTURES[one[0]].title}-{TUNING[one[1]]}": one for one in TUNED}
+FT, CFT, CELLPOSE, HOVER, UNET3, UNET2 = COMPARED = tuple(METHODS)
 SETS = {
     "elegans": ("bbbc010_elegans",),
     "bv2": ("livecell_bv2", "t98g_phase"),

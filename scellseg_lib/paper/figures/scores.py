@@ -10,19 +10,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from scellseg_lib.paper.claims.evidence import METHODS
+from scellseg_lib.network import ARCHITECTURES
 from scellseg_lib.plots import STYLE
 from scellseg_lib.stats import HyperbolaFit
 
+TITLES = {name: one.title for name, one in ARCHITECTURES.items()}
 NEGLIGIBLE = 0.01
 """Curves that stay under it are left out of Fig. 2, as in the paper."""
-
-
-LABELS = {
-    model: method.removesuffix("-FT")
-    for method, (model, strategy) in METHODS.items()
-    if strategy == "classic"
-}
 
 
 def labelled(frame: pd.DataFrame) -> pd.DataFrame:
@@ -35,7 +29,7 @@ def labelled(frame: pd.DataFrame) -> pd.DataFrame:
     """
     contrastive = frame["strategy"].map({"contrastive": "-CFT"}).fillna("")
     return frame.assign(
-        label=frame["model"].map(LABELS) + contrastive, tuned=frame["strategy"] != "direct"
+        label=frame["model"].map(TITLES) + contrastive, tuned=frame["strategy"] != "direct"
     )
 
 

@@ -14,6 +14,7 @@ import pandas as pd
 from scellseg_lib.atomic import whole
 from scellseg_lib.errors import ImageError
 from scellseg_lib.files.images import write_labels
+from scellseg_lib.samples import diameter
 from scellseg_lib.workbench.editor import classes as class_list
 from scellseg_lib.workbench.editor import operations
 from scellseg_lib.workbench.editor.classes import Classes
@@ -93,8 +94,7 @@ class Annotation:
     @property
     def diameter(self) -> float:
         """Median of ``2 sqrt(area / pi)`` over the cells, pixels; NaN without cells."""
-        areas = self.areas[1:][self.areas[1:] > 0]
-        return float(np.median(2 * np.sqrt(areas / np.pi))) if len(areas) else float("nan")
+        return diameter(self.areas[1:])
 
     @property
     def undoable(self) -> list[Edit]:

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from scellseg_lib.errors import ImageError
+from scellseg_lib.samples import as_labels
 from scellseg_lib.workbench.editor.edits import NOTHING, Facts
 
 COLUMNS = ("label", "area", "class", "note")
@@ -15,17 +16,7 @@ LARGEST_LABEL = 2_000_000
 
 def checked_labels(labels: np.ndarray) -> np.ndarray:
     """Copy of labels as int32[H, W]; ImageError for what are none."""
-    if labels.ndim != 2 or labels.dtype.kind not in "bui" or not labels.size:
-        raise ImageError(
-            f"masks are whole numbers of the shape (H, W), these {labels.dtype} of {labels.shape}",
-            remedy="Label the cells 1, 2, .. on background 0.",
-        )
-    if labels.min() < 0 or labels.max() > LARGEST_LABEL:
-        raise ImageError(
-            f"the masks hold labels from {labels.min()} to {labels.max()}",
-            remedy="Number the cells 1 to n: scellseg_lib.files.images.relabel(masks).",
-        )
-    return np.ascontiguousarray(labels, np.int32).copy()
+    return as_labels(labels, largest=LARGEST_LABEL).copy()
 
 
 def checked_facts(cells: pd.DataFrame, areas: np.ndarray) -> dict[int, Facts]:

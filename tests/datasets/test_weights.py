@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from scellseg_lib.datasets import download, released
+from scellseg_lib.datasets import download, weights
 from scellseg_lib.errors import ModelError
 from scellseg_lib.network import build_network
 from tests import functional_network
@@ -49,7 +49,7 @@ def assert_equal_forward(name: str, ours: dict, theirs: dict) -> None:
 def test_network_equals_the_functional_pass_on_random_weights(name):
     theirs = functional_network.random_state(name)
     assert len(theirs) == {"scellseg": 423, "cellpose": 311}[name]
-    ours = {released.rename(key): tensor for key, tensor in theirs.items()}
+    ours = {weights.rename(key): tensor for key, tensor in theirs.items()}
     assert_equal_forward(name, ours, theirs)
 
 
@@ -57,15 +57,15 @@ def test_network_equals_the_functional_pass_on_random_weights(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_network_equals_the_functional_pass_on_released_weights(name):
     try:
-        archive = released.source_archive()
+        archive = weights.fetch_archive()
     except ModelError as error:
         pytest.skip(f"the authors' weights cannot be had: {error}")
-    content = released._member(archive, name, released.WEIGHTS_SHA256[name])
+    content = weights._member(archive, name, weights.RELEASED[name])
     theirs = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
     assert {k: v.shape for k, v in theirs.items()} == {
         k: v.shape for k, v in functional_network.random_state(name).items()
     }
-    assert_equal_forward(name, released.state_dict(name), theirs)
+    assert_equal_forward(name, weights.released_weights(name), theirs)
 
 
 def test_keys_of_official_cellpose_weights_are_known():
@@ -76,19 +76,19 @@ def test_keys_of_official_cellpose_weights_are_known():
         .replace("tasker.base_conv", "output.2")
         for key in theirs
     }
-    assert all(released.rename(cellpose[key]) == released.rename(key) for key in theirs)
+    assert all(weights.rename(cellpose[key]) == weights.rename(key) for key in theirs)
 
 
 def test_unknown_key_is_refused():
     with pytest.raises(ModelError, match="conv1x1"):
-        released.rename("extractor.upsample.up.res_up_0.conv.conv1x1.weight")
+        weights.rename("extractor.upsample.up.res_up_0.conv.conv1x1.weight")
 
 
 @pytest.mark.parametrize(("name", "reason"), [("hover", "attention"), ("unet2", "no weights")])
 def test_weights_that_do_not_fit_are_refused_before_any_fetch(name, reason, monkeypatch):
-    monkeypatch.setattr(released, "source_archive", lambda: pytest.fail("went for the archive"))
+    monkeypatch.setattr(weights, "fetch_archive", lambda: pytest.fail("went for the archive"))
     with pytest.raises(ModelError, match=reason):
-        released.state_dict(name)
+        weights.released_weights(name)
 
 
 # The index
@@ -102,7 +102,7 @@ class Index(ThreadingHTTPServer):
     def __init__(self, content: bytes) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.content = content
-        self.links = f'<a href="../../files/{released.ARCHIVE}#sha256=0">{released.ARCHIVE}</a>'
+        self.links = f'<a href="../../files/{weights.ARCHIVE}#sha256=0">{weights.ARCHIVE}</a>'
         self.page_type = "text/html"
         self.cuts: list[int] = []  # bytes after which to cut the next downloads
         self.statuses: list[int] = []  # errors with which to answer the next downloads
@@ -117,7 +117,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if self.path == "/simple/scellseg/":
             self.answer(200, self.server.links.encode(), self.server.page_type)
-        elif self.path == f"/files/{released.ARCHIVE}":
+        elif self.path == f"/files/{weights.ARCHIVE}":
             self.download()
         else:
             self.send_error(404)
@@ -168,24 +168,24 @@ def cache(temporary_cache, monkeypatch) -> Path:
 
 def configure(monkeypatch, **settings: str) -> None:
     options = {option.replace("_", "-"): value for option, value in settings.items()}
-    monkeypatch.setattr(released, "_pip_settings", lambda: options)
+    monkeypatch.setattr(weights, "_pip_settings", lambda: options)
 
 
 @pytest.fixture
 def index(cache, tmp_path, monkeypatch):
     """An index with a small archive, to which the hashes are set."""
-    weights = io.BytesIO()
-    torch.save(THEIRS, weights)
+    stored = io.BytesIO()
+    torch.save(THEIRS, stored)
     content = make_archive(
         tmp_path,
         {
             "scellseg-0.1.8/setup.py": b"raise SystemExit('set-up code was run')",
             "scellseg-0.1.8/padding": os.urandom(3 * MIB),
-            f"{released.WEIGHTS_FOLDER}/scellseg": weights.getvalue(),
+            f"{weights.WEIGHTS_FOLDER}/scellseg": stored.getvalue(),
         },
     )
-    monkeypatch.setattr(released, "ARCHIVE_SHA256", sha256(content))
-    monkeypatch.setitem(released.WEIGHTS_SHA256, "scellseg", sha256(weights.getvalue()))
+    monkeypatch.setattr(weights, "ARCHIVE_SHA256", sha256(content))
+    monkeypatch.setitem(weights.RELEASED, "scellseg", sha256(stored.getvalue()))
     with Index(content) as server:
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         configure(monkeypatch, index_url=server.url)
@@ -199,18 +199,18 @@ def assert_fetched(state: dict) -> None:
 
 
 def test_fetched_once_then_served_from_the_cache(index, cache, monkeypatch):
-    assert_fetched(released.state_dict("scellseg"))
-    assert {file.name for file in cache.iterdir()} == {released.ARCHIVE, "scellseg.safetensors"}
-    (cache / released.ARCHIVE).unlink()
+    assert_fetched(weights.released_weights("scellseg"))
+    assert {file.name for file in cache.iterdir()} == {weights.ARCHIVE, "scellseg.safetensors"}
+    (cache / weights.ARCHIVE).unlink()
     monkeypatch.setenv("SCELLSEG_OFFLINE", "1")
-    assert_fetched(released.state_dict("scellseg"))
+    assert_fetched(weights.released_weights("scellseg"))
     assert index.ranges == [None]
 
 
 def test_index_that_answers_in_json(index):
     index.page_type = "application/vnd.pypi.simple.v1+json"
-    index.links = json.dumps({"files": [{"url": f"../../files/{released.ARCHIVE}"}]})
-    assert_fetched(released.state_dict("scellseg"))
+    index.links = json.dumps({"files": [{"url": f"../../files/{weights.ARCHIVE}"}]})
+    assert_fetched(weights.released_weights("scellseg"))
 
 
 def test_broken_places_are_passed_over(index, monkeypatch, tmp_path):
@@ -221,36 +221,36 @@ def test_broken_places_are_passed_over(index, monkeypatch, tmp_path):
         index_url=(tmp_path / "simple").as_uri(),
         extra_index_url=f"{index.url}/wrong {index.url}",
     )
-    assert_fetched(released.state_dict("scellseg"))
+    assert_fetched(weights.released_weights("scellseg"))
 
 
 @pytest.mark.parametrize("as_page", [True, False])
 def test_local_folder_of_links(index, as_page, monkeypatch, tmp_path):
     folder = tmp_path / "links"
     (folder / "files").mkdir(parents=True)
-    place = folder / "files" / released.ARCHIVE if as_page else folder / released.ARCHIVE
+    place = folder / "files" / weights.ARCHIVE if as_page else folder / weights.ARCHIVE
     place.write_bytes(index.content)
     if as_page:
-        (folder / "index.html").write_text(f'<a href="files/{released.ARCHIVE}">it</a>')
+        (folder / "index.html").write_text(f'<a href="files/{weights.ARCHIVE}">it</a>')
     configure(monkeypatch, find_links=str(folder), no_index="1")
-    assert_fetched(released.state_dict("scellseg"))
+    assert_fetched(weights.released_weights("scellseg"))
     assert index.ranges == []
 
 
 def test_cut_connection_is_resumed(index):
     index.cuts = [2 * MIB + 1000]
-    assert released.source_archive().read_bytes() == index.content
+    assert weights.fetch_archive().read_bytes() == index.content
     assert index.ranges == [None, f"bytes={2 * MIB}-"]
 
 
 def test_server_that_cannot_resume_starts_again(index):
     index.cuts, index.resumes = [2 * MIB + 1000], False
-    assert released.source_archive().read_bytes() == index.content
+    assert weights.fetch_archive().read_bytes() == index.content
 
 
 def test_server_that_fails_for_a_moment_is_asked_again(index):
     index.statuses = [503]
-    assert released.source_archive().read_bytes() == index.content
+    assert weights.fetch_archive().read_bytes() == index.content
 
 
 @pytest.mark.parametrize(
@@ -267,9 +267,9 @@ def test_archive_that_cannot_be_had_is_an_error(index, cache, spoil, says, downl
     spoil(index)
     monkeypatch.setattr(tarfile, "open", lambda *_, **__: pytest.fail("an archive was opened"))
     with pytest.raises(ModelError, match=says) as caught:
-        released.state_dict("scellseg")
+        weights.released_weights("scellseg")
     assert "pip config list" in str(caught.value)
-    assert released.ARCHIVE_SHA256 in str(caught.value)
+    assert weights.ARCHIVE_SHA256 in str(caught.value)
     assert len(index.ranges) == downloads
     assert list(cache.glob("*")) == []
 
@@ -277,38 +277,38 @@ def test_archive_that_cannot_be_had_is_an_error(index, cache, spoil, says, downl
 def test_offline_is_an_error_that_says_so(index, monkeypatch):
     monkeypatch.setenv("SCELLSEG_OFFLINE", "1")
     with pytest.raises(ModelError, match="SCELLSEG_OFFLINE"):
-        released.state_dict("scellseg")
+        weights.released_weights("scellseg")
     assert index.ranges == []
 
 
 def test_damaged_files_of_the_cache_are_replaced(index, cache):
     cache.mkdir(parents=True)
-    (cache / released.ARCHIVE).write_bytes(b"half")
-    released.weights_file("scellseg").write_bytes(b"\x10\0\0\0\0\0\0\0{")
-    assert_fetched(released.state_dict("scellseg"))
-    assert_fetched(released.state_dict("scellseg"))
+    (cache / weights.ARCHIVE).write_bytes(b"half")
+    weights.released_file("scellseg").write_bytes(b"\x10\0\0\0\0\0\0\0{")
+    assert_fetched(weights.released_weights("scellseg"))
+    assert_fetched(weights.released_weights("scellseg"))
     assert index.ranges == [None]
 
 
 def test_weights_are_converted_again_when_our_names_change(index, monkeypatch):
-    released.state_dict("scellseg")
-    monkeypatch.setattr(released, "KEYS", ((r"tasker\.base_(?:bn|conv)\.", "head."),))
-    assert set(released.state_dict("scellseg")) == {"head.weight", "head.bias"}
+    weights.released_weights("scellseg")
+    monkeypatch.setattr(weights, "KEYS", ((r"tasker\.base_(?:bn|conv)\.", "head."),))
+    assert set(weights.released_weights("scellseg")) == {"head.weight", "head.bias"}
 
 
 def test_member_is_checked_too(index, monkeypatch):
-    monkeypatch.setitem(released.WEIGHTS_SHA256, "scellseg", "0" * 64)
+    monkeypatch.setitem(weights.RELEASED, "scellseg", "0" * 64)
     with pytest.raises(ModelError, match="has SHA-256"):
-        released.state_dict("scellseg")
+        weights.released_weights("scellseg")
     with pytest.raises(ModelError, match="holds no"):
-        released.state_dict("cellpose")
+        weights.released_weights("cellpose")
 
 
 def test_passwords_stay_out_of_the_message(index, monkeypatch):
     index.links = ""
     configure(monkeypatch, index_url=index.url.replace("//", "//me:secret@") + "/absent")
     with pytest.raises(ModelError, match="404") as caught:
-        released.state_dict("scellseg")
+        weights.released_weights("scellseg")
     assert "secret" not in str(caught.value)
 
 
@@ -325,7 +325,7 @@ def test_settings_come_from_the_files_and_the_environment_of_pip(tmp_path, monke
     monkeypatch.setenv("PIP_CONFIG_FILE", str(tmp_path / "pip.conf"))
     monkeypatch.setenv("PIP_INDEX_URL", "http://d/simple/")
     monkeypatch.setenv("PIP_FIND_LINKS", "")
-    assert list(released._pages(released._pip_settings(), [])) == [
+    assert list(weights._pages(weights._pip_settings(), [])) == [
         "/links",
         "http://d/simple/scellseg/",
         "http://b/simple/scellseg/",
@@ -337,10 +337,10 @@ def test_without_pip_the_error_says_so(cache, monkeypatch):
     configure(monkeypatch)
     monkeypatch.setitem(sys.modules, "pip._internal.models.index", None)
     with pytest.raises(ModelError, match=r"pip.* is not installed here"):
-        released.state_dict("scellseg")
+        weights.released_weights("scellseg")
 
 
 def test_public_index_is_what_pip_says(monkeypatch):
     from pip._internal.models.index import PyPI
 
-    assert list(released._pages({}, [])) == [PyPI.simple_url + "/scellseg/"]
+    assert list(weights._pages({}, [])) == [PyPI.simple_url + "/scellseg/"]
