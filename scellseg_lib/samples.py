@@ -262,11 +262,12 @@ def as_labels(
         is_whole = bool((masks == np.round(masks)).all())
     low, high = masks.min(initial=0), masks.max(initial=0)
     if masks.ndim != 2 or not masks.size or not is_whole or low < 0 or high > largest:
+        limit = f" to {largest}" if largest < INT64_MAX else ""
         raise ImageError(
-            f"masks are whole numbers from 0 to {largest} of the shape (H, W), these are "
-            f"{masks.dtype} from {low} to {high} of the shape {masks.shape}",
+            f"masks are whole numbers from 0{limit} of the shape (H, W), these are {masks.dtype} "
+            f"from {low} to {high} of the shape {masks.shape}",
             where=where,
-            remedy="Label the cells 1, 2, .. on background 0, in one plane, not in colours.",
+            remedy="Label the cells 1, 2, .. on background 0: one plane, not colours or a stack.",
         )
     return np.ascontiguousarray(masks, np.int32 if high <= INT32_MAX else np.int64)
 

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scellseg_lib import metrics
-from scellseg_lib.errors import MetricError
+from scellseg_lib.errors import MetricError, ScellsegError
 from tests.benchmarks.label_pairs import disc_grid, random_pair
 
 CELLPOSE = Path(__file__).parent / "data" / "cellpose_counts.csv"
@@ -104,8 +104,6 @@ def test_empty_against_empty_is_perfect_and_one_sided_emptiness_is_nothing() -> 
         assert metrics.aggregated_jaccard_index(true, predicted) == score
         assert metrics.aggregated_jaccard_index(true, predicted, 0.5) == score
         assert metrics.mean_aggregated_jaccard_index(true, predicted) == score
-    no_pixels = np.zeros((0, 5), np.int32)
-    assert metrics.mean_average_precision(no_pixels, no_pixels) == 1.0
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, ">u2", ">i4", np.int64, np.uint64])
@@ -258,17 +256,16 @@ def test_memory_grows_with_pixels_and_not_with_pairs() -> None:
     ("true", "predicted", "words"),
     [
         (np.zeros((4, 5), int), np.zeros((5, 4), int), r"\(4, 5\).*\(5, 4\).*nearest"),
-        (np.zeros((4, 5)), np.zeros((4, 5), int), "true labels.*float64.*astype"),
-        (np.zeros((4, 5), int), np.zeros((4, 5), bool), "predicted labels.*bool.*Label the cells"),
-        (np.zeros((4, 5), int), np.full((4, 5), -1), "predicted labels.*-1.*Background is 0"),
+        (np.full((4, 5), 0.5), np.zeros((4, 5), int), "true labels.*float64 from 0.0 to 0.5"),
+        (np.zeros((4, 5), int), np.full((4, 5), -1), "predicted labels.*from -1.*on background 0"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(
     true: np.ndarray, predicted: np.ndarray, words: str
 ) -> None:
-    with pytest.raises(MetricError, match=words):
+    with pytest.raises(ScellsegError, match=words):
         metrics.mean_average_precision(true, predicted)
-    with pytest.raises(MetricError, match=f"^image 1: .*{words}"):
+    with pytest.raises(ScellsegError, match=f"^image 1.*{words}"):
         metrics.evaluate([strip(), predicted], [strip(), true])
 
 

@@ -368,18 +368,18 @@ def test_whole_floats_are_labels(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("bad", [0.5, np.nan, np.inf])
 def test_other_floats_are_not(bad: float) -> None:
-    with pytest.raises(ImageError, match="2 pixels of the masks are not whole"):
+    with pytest.raises(ImageError, match="masks are whole numbers"):
         readers.relabel(np.array([[bad, bad, 1.0]]))
 
 
 def test_negative_labels() -> None:
-    with pytest.raises(ImageError, match="negative labels, down to -3"):
+    with pytest.raises(ImageError, match="from -3 to 2"):
         readers.relabel(np.array([[0, -3, 2]]))
 
 
 @pytest.mark.parametrize("shape", [(4, 5, 3), (20,), (0, 4)])
 def test_masks_of_a_wrong_shape(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ImageError, match=r"masks have the shape \(H, W\)"):
+    with pytest.raises(ImageError, match=r"of the shape \(H, W\)"):
         readers.relabel(np.zeros(shape, int))
 
 
@@ -425,10 +425,10 @@ def test_many_labels_need_a_tiff(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "masks", [np.zeros((2, 3, 4), int), np.array([[-1]]), np.zeros((2, 2)), np.zeros((0, 2), int)]
+    "masks", [np.zeros((2, 3, 4), int), np.array([[-1]]), np.full((2, 2), 0.5), np.zeros((0, 2))]
 )
 def test_only_labels_are_written(tmp_path: Path, masks: np.ndarray) -> None:
-    with pytest.raises(ImageError, match="labels are integers from 0"):
+    with pytest.raises(ImageError, match="masks are whole numbers from 0"):
         readers.write_labels(tmp_path / "a.tif", masks)
     assert not list(tmp_path.iterdir())
 

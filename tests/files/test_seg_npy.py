@@ -149,7 +149,7 @@ def test_one_plane_is_flat_and_a_stack_is_refused(tmp_path: Path) -> None:
     one = saved(tmp_path / "a_seg.npy", {"masks": cells()[None]})
     np.testing.assert_array_equal(readers.read_masks(one), cells())
     stack = saved(tmp_path / "b_seg.npy", {"masks": np.stack([cells()] * 3)})
-    with pytest.raises(ImageError, match=r"b_seg.npy: .*these have \(3, 24, 32\).*a stack"):
+    with pytest.raises(ImageError, match=r"b_seg.npy: .*of the shape \(3, 24, 32\).*a stack"):
         readers.read_masks(stack)
 
 

@@ -342,7 +342,7 @@ def test_a_list_without_labels_is_refused():
     [
         np.zeros((2, 3, 3), np.int32),
         np.zeros((0, 3), np.int32),
-        np.zeros((3, 3)),
+        np.full((3, 3), 0.5),
         np.full((3, 3), -1),
         np.full((3, 3), LARGEST_LABEL + 1),
     ],

@@ -208,7 +208,7 @@ def test_another_image_begins_another_session(editor, page):
     [
         (IMAGE, cells()[:5]),
         (np.zeros(4), None),
-        (IMAGE, np.zeros((12, 16))),
+        (IMAGE, np.full((12, 16), 0.5)),
         (np.dstack([IMAGE, IMAGE]), -cells()),
     ],
     ids=["other size", "no image", "floats", "negative"],
