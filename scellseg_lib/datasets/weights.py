@@ -13,24 +13,21 @@ import ast
 import hashlib
 import io
 import math
-import os
 import re
 import subprocess
 import sys
 import tarfile
-from collections.abc import Iterator
-from html.parser import HTMLParser
-from importlib import import_module
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Literal
-from urllib.parse import unquote, urljoin, urlsplit
+from urllib.parse import unquote, urlsplit
 from urllib.request import url2pathname
 
 import requests
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from pypi_simple import ACCEPT_ANY, PYPI_SIMPLE_ENDPOINT, ProjectPage
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from scellseg_lib import paths
@@ -45,10 +42,7 @@ from scellseg_lib.representation import Decoding
 ARCHIVE = "scellseg-0.1.8.tar.gz"
 ARCHIVE_SHA256 = "084c5f1b12d0d97f0c3d0880ae579c1b7c4f7dea2203486bd11ba4c640a92d3c"
 WEIGHTS_FOLDER = "scellseg-0.1.8/scellseg/assets/pretrained_models"
-RELEASED = {
-    "scellseg": "37bd9eb7805ea4389dd0eb9e3f5afca8889b42e22daaf8cc0478bd14d5bb24db",
-    "cellpose": "70885242cf9720cabd973fca8b014010e69609924b5f9fe007ae37198220b4e9",
-}
+RELEASED = ("scellseg", "cellpose")
 """The released state dicts that our networks can hold."""
 
 _DOWN = r"downsample\.down\.res_down_(\d)\."
@@ -69,9 +63,6 @@ KEYS = (
     (r"(?:tasker\.base_conv|output\.2)\.", "tasker.2."),
 )
 """Beginnings of their keys and of ours; our upsampling pass counts levels from the deepest."""
-
-_CELLPOSE = "Give the state dict of a Cellpose 1 to 3 network."
-_ACCEPT = "application/vnd.pypi.simple.v1+json, text/html;q=0.5"
 
 
 def load_model(
@@ -117,40 +108,33 @@ def load_model(
 
 
 def _find_model(name: str | Path, weights: str | Path, levels: tuple[int, ...] | None) -> Model:
-    if Path(name).suffix == ".safetensors":
-        if weights != "packaged":
-            raise ModelError(
-                f"two models are named: {name} and weights={str(weights)!r}",
-                remedy="Give the file alone, or the name of its network before it.",
-            )
-        return read_model(_existing(Path(name)))
-    name = str(name)
-    find_architecture(name)
-    if weights == "released":
-        return _read_released(name)
-    if weights == "packaged":
-        return read_model(_find_packaged(name, levels))
-    path = _existing(Path(weights))
-    if path.suffix != ".safetensors":
-        return _read_cellpose(name, path)
-    model = read_model(path)
-    if model.card.architecture != name:
+    is_file = Path(name).suffix == ".safetensors"
+    if is_file and weights != "packaged":
         raise ModelError(
-            f"the file holds a {model.card.architecture}, not a {name}",
-            where=path,
-            remedy=f"Load it as load_model({model.card.architecture!r}, weights=...).",
+            f"two models are named: {name} and weights={str(weights)!r}",
+            remedy="Give the file alone, or the name of its network before it.",
         )
-    return model
-
-
-def _existing(path: Path) -> Path:
+    if not is_file:
+        find_architecture(str(name))
+        if weights == "released":
+            return _read_released(str(name))
+        if weights == "packaged":
+            return read_model(_find_packaged(str(name), levels))
+    path = Path(name if is_file else weights)
     if not path.is_file():
         raise ModelError(
             "this is a folder" if path.is_dir() else "no such file",
             where=path,
             remedy='Check the path: weights are "packaged", "released" or a file.',
         )
-    return path
+    model = read_model(path) if path.suffix == ".safetensors" else _read_cellpose(path)
+    if not is_file and model.card.architecture != name:
+        raise ModelError(
+            f"the file holds a {model.card.architecture}, not a {name}",
+            where=path,
+            remedy=f"Load it as load_model({model.card.architecture!r}, weights=...).",
+        )
+    return model
 
 
 # --- in the package --------------------------------------------------------------------------
@@ -180,14 +164,8 @@ def _find_packaged(name: str, levels: tuple[int, ...] | None) -> Path:
 # --- of Cellpose -----------------------------------------------------------------------------
 
 
-def _read_cellpose(name: str, path: Path) -> Model:
+def _read_cellpose(path: Path) -> Model:
     """Official weights of Cellpose 1 to 3: other key names, else the same network."""
-    if name != "cellpose":
-        raise ModelError(
-            f"{path.suffix or 'a file without suffix'} is no file of ours",
-            where=path,
-            remedy="Official Cellpose weights load with load_model('cellpose', weights=PATH).",
-        )
     try:
         stored = torch.load(io.BytesIO(path.read_bytes()), map_location="cpu", weights_only=True)
     except (UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
@@ -198,35 +176,31 @@ def _read_cellpose(name: str, path: Path) -> Model:
         ) from error
     if not isinstance(stored, dict) or not all(isinstance(v, Tensor) for v in stored.values()):
         raise ModelError(
-            "the file holds something else than named tensors", where=path, remedy=_CELLPOSE
+            "the file holds something else than named tensors",
+            where=path,
+            remedy="Give the state dict of a Cellpose 1 to 3 network.",
         )
-    scale, diameter = (_diameter(stored, key, path) for key in ("diam_mean", "diam_labels"))
-    if scale != 30:
+    scale, diameter = (
+        stored.pop(key, torch.tensor(30.0)).flatten().tolist()
+        for key in ("diam_mean", "diam_labels")
+    )
+    if scale != [30] or len(diameter) != 1 or not 0 < diameter[0] < math.inf:
         raise ModelError(
-            f"the network is made for cells of {scale:g} px, ours for 30 px",
+            f"the network scales cells from {diameter} px to {scale} px, ours to 30 px",
             where=path,
             remedy="Use weights of the `cyto` type; those of `nuclei` have another scale.",
         )
-    weights = {rename(key): value for key, value in stored.items() if not key.startswith("diam_")}
     card = Card(
         architecture="cellpose",
         representation="flow",
-        diameter=diameter,
+        diameter=diameter[0],
         channels=("green", "red"),
         decoding=Decoding(cell_threshold=0.0),
         origin=f"official Cellpose weights, {path.name}",
         licence="see the Cellpose release",
         versions=library_versions(),
     )
-    return fill_model(card, weights, where=path)
-
-
-def _diameter(stored: dict[str, Tensor], key: str, path: Path) -> float:
-    """One number of the file, 30 where it says none."""
-    values = stored.get(key, torch.tensor(30.0)).flatten().tolist()
-    if len(values) != 1 or not 0 < values[0] < math.inf:
-        raise ModelError(f"{key} is {values}, which is no diameter", where=path, remedy=_CELLPOSE)
-    return float(values[0])
+    return fill_model(card, {rename(k): value for k, value in stored.items()}, where=path)
 
 
 # --- of the authors --------------------------------------------------------------------------
@@ -245,14 +219,43 @@ def _read_released(name: str) -> Model:
     return fill_model(card, released_weights(name), where="scellseg 0.1.8")
 
 
-def rename(key: str) -> str:
-    """Give our name of a tensor in a released state dict (or in one of Cellpose 1 to 3).
+def released_weights(name: str) -> dict[str, Tensor]:
+    """Get a released state dict in our key names, from the cache or through pip's index.
 
-    Raises
-    ------
-    ModelError
-        When the key belongs to none of the paper's networks.
+    Raises ModelError for what is not released, and when the archive cannot be had.
     """
+    cached = released_file(name)
+    try:
+        return load_file(cached)
+    except (FileNotFoundError, SafetensorError):
+        state = {rename(key): tensor.clone() for key, tensor in original_weights(name).items()}
+        with whole(cached) as scratch:
+            save_file(state, scratch)
+        return state
+
+
+def released_file(name: str) -> Path:
+    """Where the cache holds a released state dict, in the names of this version, once fetched."""
+    names = hashlib.sha256(repr(KEYS).encode()).hexdigest()[:8]
+    return paths.cache() / "released" / f"{name}-{names}.safetensors"
+
+
+def original_weights(name: str) -> dict[str, Tensor]:
+    """Read a state dict as the authors released it, without unpacking the archive."""
+    if name not in RELEASED:  # `hover` is, but as a network that the released code cannot build
+        raise ModelError(
+            f"the authors released no {name} weights that fit this network",
+            remedy=f"Released are {', '.join(RELEASED)}; use packaged weights, or pre-train it.",
+        )
+    with tarfile.open(fetch_archive(), "r:gz") as archive:
+        file = archive.extractfile(f"{WEIGHTS_FOLDER}/{name}")
+        assert file is not None
+        content = io.BytesIO(file.read())
+    return torch.load(content, weights_only=True, map_location="cpu")
+
+
+def rename(key: str) -> str:
+    """Give our name of a tensor in a released state dict, or in one of Cellpose 1 to 3."""
     bare = key.removeprefix("extractor.")
     for pattern, ours in KEYS:
         if found := re.match(pattern, bare):
@@ -266,116 +269,30 @@ def rename(key: str) -> str:
     )
 
 
-def released_weights(name: str) -> dict[str, Tensor]:
-    """Get a released state dict in our key names, from the cache or through pip's index.
-
-    Parameters
-    ----------
-    name : {"scellseg", "cellpose"}
-        Full width (32, 64, 128, 256); float32, and int64 for the batch counters.
-
-    Raises
-    ------
-    ModelError
-        For another name (``hover`` is released, but as another network), and when the archive
-        cannot be had: nothing else is ever given in its place.
-    """
-    expected = _expected_hash(name)
-    cached = released_file(name)
-    origin = {"sha256": expected, "archive": ARCHIVE, "keys": _sha256(repr(KEYS).encode())}
-    if (state := _read_cached(cached, origin)) is not None:
-        return state
-    content = _member(fetch_archive(), name, expected)
-    theirs = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
-    state = {rename(key): tensor.clone() for key, tensor in theirs.items()}
-    with whole(cached) as scratch:
-        save_file(state, scratch, metadata=origin)
-    return state
-
-
-def released_file(name: str) -> Path:
-    """Where the cache holds a released state dict once it was fetched."""
-    return paths.cache() / "released" / f"{name}.safetensors"
-
-
 def fetch_archive() -> Path:
     """Get the authors' source archive (102 MB), from the cache or through pip's index.
 
-    Returns
-    -------
-    Path
-        A file whose SHA-256 is ``ARCHIVE_SHA256``.
-
-    Raises
-    ------
-    ModelError
-        When it cannot be had, with what each place answered.
+    Its SHA-256 is ``ARCHIVE_SHA256``; the ModelError says what each place answered.
     """
     archive = paths.cache() / "released" / ARCHIVE
     if is_whole(archive, ARCHIVE_SHA256):
         return archive
-    failures: list[str] = []
+    failures = ["SCELLSEG_OFFLINE forbids the network"] if paths.offline() else []
     settings = _pip_settings()
     with requests.Session() as session:
-        session.verify = settings.get("cert") or True
-        for page in _pages(settings, failures):
+        session.verify = settings.get("cert", True)
+        for place in [] if paths.offline() else _places(settings):
             try:
-                return download(_find(page, session), archive, ARCHIVE_SHA256, session)
+                return download(_find(place, session), archive, ARCHIVE_SHA256, session)
             except (OSError, ValueError, KeyError, ScellsegError) as error:
-                failures.append(_public(f"{page}: {getattr(error, 'what', error)}"))
+                reason = f"{place}: {getattr(error, 'what', error)}"
+                failures.append(re.sub(r"(?<=//)[^/@\s]*@", "", reason))  # names and passwords
     raise ModelError(
-        "the authors' archive cannot be had: " + "; ".join(failures),
+        f"the authors' archive cannot be had: {'; '.join(failures) or 'pip may ask no index'}",
         where=archive,
         remedy=f"Check the connection and `pip config list`, or put {ARCHIVE} "
         f"(SHA-256 {ARCHIVE_SHA256}) there yourself.",
     )
-
-
-def _expected_hash(name: str) -> str:
-    """SHA-256 of the released file, or the reason why there is none for us."""
-    if name == "hover":
-        raise ModelError(
-            "the released `hover` weights are of another network: channel and spatial attention "
-            "inside each style block, which the released code itself cannot build",
-            remedy='Use load_model("hover", weights="packaged"), or pre-train it.',
-        )
-    if name not in RELEASED:
-        raise ModelError(
-            f"the authors released no weights named {name!r}",
-            remedy=f"Choose one of {list(RELEASED)}, or other weights.",
-        )
-    return RELEASED[name]
-
-
-def _read_cached(cached: Path, origin: dict[str, str]) -> dict[str, Tensor] | None:
-    """State dict converted earlier from the same source with the same names, if whole."""
-    try:
-        with safe_open(cached, "pt") as file:
-            if file.metadata() != origin:
-                return None
-            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (FileNotFoundError, SafetensorError):
-        return None
-
-
-def _member(archive: Path, name: str, expected: str) -> bytes:
-    """Bytes of one released file, read without unpacking the archive."""
-    member = f"{WEIGHTS_FOLDER}/{name}"
-    try:
-        with tarfile.open(archive, "r:gz") as tar:
-            file = tar.extractfile(member)
-            content = file.read() if file else b""
-    except (KeyError, tarfile.TarError) as error:
-        raise ModelError(
-            f"holds no {member} ({error})", where=archive, remedy="Delete it and fetch it again."
-        ) from error
-    if _sha256(content) != expected:
-        raise ModelError(
-            f"{member} has SHA-256 {_sha256(content)} instead of {expected}",
-            where=archive,
-            remedy="Delete the archive and fetch it again.",
-        )
-    return content
 
 
 def _pip_settings() -> dict[str, str]:
@@ -383,87 +300,38 @@ def _pip_settings() -> dict[str, str]:
     command = [sys.executable, "-P", "-m", "pip", "config", "list"]
     listing = subprocess.run(command, capture_output=True, text=True).stdout
     settings = {}
-    for section in ("global", "install", "download"):
+    for section in ("global", "install", "download", ":env:"):
         for option, value in re.findall(rf"^{section}\.([\w-]+)=(.*)$", listing, re.MULTILINE):
-            settings[option] = str(ast.literal_eval(value))
-    for variable, value in os.environ.items():
-        if variable.startswith("PIP_") and value:
-            settings[variable.removeprefix("PIP_").lower().replace("_", "-")] = value
+            if said := ast.literal_eval(value):
+                settings[option] = str(said)
     return settings
 
 
-def _pages(settings: dict[str, str], failures: list[str]) -> Iterator[str]:
-    """Folders and pages that may list the archive; why there are none goes to `failures`."""
-    if paths.offline():
-        failures.append(
-            "SCELLSEG_OFFLINE forbids the network (unset it and run `scellseg models fetch`)"
-        )
-        return
-    yield from settings.get("find-links", "").split()
+def _places(settings: dict[str, str]) -> list[str]:
+    """Folders and pages that may list the archive, in the order in which pip names them."""
+    places = settings.get("find-links", "").split()
     if settings.get("no-index", "").lower() in ("1", "true", "yes", "on"):
-        failures.append("pip is configured with no-index")
-        return
-    indexes = settings.get("extra-index-url", "").split()
-    try:
-        indexes.insert(0, settings.get("index-url") or _public_index())
-    except (ImportError, AttributeError):
-        failures.append(
-            "pip, which knows the package index, is not installed here "
-            "(run `python -m ensurepip`, or set PIP_INDEX_URL)"
-        )
-    for index in indexes:
-        yield index.rstrip("/") + "/scellseg/"
+        return places
+    indexes = [settings.get("index-url", PYPI_SIMPLE_ENDPOINT)]
+    indexes += settings.get("extra-index-url", "").split()
+    return places + [index.rstrip("/") + "/scellseg/" for index in indexes]
 
 
-def _public_index() -> str:
-    """Address that pip falls back on; only pip knows it, and no public interface of it tells."""
-    return str(import_module("pip._internal.models.index").PyPI.simple_url)
-
-
-class _Links(HTMLParser):
-    """The links of a page of the simple index, as full addresses in ``urls``."""
-
-    def __init__(self, html: str, base: str) -> None:
-        super().__init__()
-        self.base = base
-        self.urls: list[str] = []
-        self.feed(html)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        href = dict(attrs).get("href")
-        if href and tag == "base":
-            self.base = urljoin(self.base, href)
-        elif href and tag == "a":
-            self.urls.append(urljoin(self.base, href))
-
-
-def _find(page: str, session: requests.Session) -> str:
-    """Address of the archive on a page of links or in a folder."""
-    parts = urlsplit(page)
+def _find(place: str, session: requests.Session) -> str:
+    """Address of the archive on a page of an index, on a page of links or in a folder."""
+    parts = urlsplit(place)
+    path = Path(url2pathname(parts.path) if parts.scheme == "file" else place).expanduser()
+    page = path / "index.html" if path.is_dir() else path
     if parts.scheme in ("http", "https"):
-        answer = session.get(page, headers={"Accept": _ACCEPT}, timeout=TIMEOUT)
+        answer = session.get(place, headers={"Accept": ACCEPT_ANY}, timeout=TIMEOUT)
         answer.raise_for_status()
-        if "json" in answer.headers.get("Content-Type", ""):
-            urls = [urljoin(answer.url, file["url"]) for file in answer.json()["files"]]
-        else:
-            urls = _Links(answer.text, answer.url).urls
+        urls = [one.url for one in ProjectPage.from_response(answer, "scellseg").packages]
+    elif page.is_file():
+        text, base = page.read_text("utf-8"), page.resolve().as_uri()
+        urls = [one.url for one in ProjectPage.from_html("scellseg", text, base).packages]
     else:
-        folder = Path(url2pathname(parts.path) if parts.scheme == "file" else page).expanduser()
-        listing = folder / "index.html" if folder.is_dir() else folder
-        if listing.is_file():
-            urls = _Links(listing.read_text("utf-8"), listing.resolve().as_uri()).urls
-        else:
-            urls = [file.resolve().as_uri() for file in folder.iterdir()]
+        urls = [file.resolve().as_uri() for file in path.iterdir()]
     for url in urls:
         if unquote(urlsplit(url).path).rpartition("/")[2] == ARCHIVE:
             return url.partition("#")[0]
     raise ModelError(f"lists no {ARCHIVE}", remedy="Ask another index.")
-
-
-def _public(text: str) -> str:
-    """Take user names and passwords out of addresses."""
-    return re.sub(r"(?<=//)[^/@\s]*@", "", text)
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()

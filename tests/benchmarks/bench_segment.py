@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import replace
 from functools import partial
 from unittest.mock import patch
@@ -25,10 +24,8 @@ N_IMAGES = 6
 
 def cellpose_state() -> dict[str, np.ndarray]:
     """Weights of the authors' Cellpose under the names of Cellpose's own network."""
-    member = weights._member(weights.fetch_archive(), "cellpose", weights.RELEASED["cellpose"])
-    state = torch.load(io.BytesIO(member), map_location="cpu", weights_only=True)
     theirs = {}
-    for key, value in state.items():
+    for key, value in weights.original_weights("cellpose").items():
         name = key.removeprefix("extractor.")
         name = name.replace("tasker.base_bn", "output.0").replace("tasker.base_conv", "output.2")
         theirs[f"weight:{name}"] = value.numpy()

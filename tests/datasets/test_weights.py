@@ -1,97 +1,240 @@
-"""The authors' weights: the way through pip's index, and what our networks make of them."""
+"""Trained models: packaged, of the authors through pip's index, and of Cellpose."""
 
 from __future__ import annotations
 
 import hashlib
 import io
 import json
+import math
 import os
-import sys
 import tarfile
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
+from pypi_simple import PYPI_SIMPLE_ENDPOINT
+from safetensors import safe_open
 
+from scellseg_lib import paths
 from scellseg_lib.datasets import download, weights
+from scellseg_lib.datasets.manifest import load_manifest, names
+from scellseg_lib.datasets.weights import load_model, packaged_file, packaged_files
 from scellseg_lib.errors import ModelError
-from scellseg_lib.network import build_network
+from scellseg_lib.model import new_model
+from scellseg_lib.network import ARCHITECTURES, Network, build_network
+from scellseg_lib.pretraining import log_of
 from tests import functional_network
 
-NAMES = ("scellseg", "cellpose")
-MIB = 1 << 20
+TINY = (4, 8, 16, 32)
+HALF, FULL = (16, 32, 64, 128), (32, 64, 128, 256)
 
 
-def sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
+# Which model is meant
 
 
-# The networks
+def test_packaged_weights_are_found_by_width_the_full_first(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "PACKAGED_WEIGHTS", tmp_path)
+    with pytest.raises(ModelError, match=r"no packaged weights of 'unet2'.*Packaged are: none"):
+        load_model("unet2")
+    for width in (HALF, FULL):
+        new_model("unet2", width).save(packaged_file("unet2", width))
+        assert load_model("unet2").network.levels == width
+    assert load_model("unet2", levels=HALF).network.levels == HALF
+    with pytest.raises(ModelError, match=r"\(4, 8\).*Packaged are: unet2_16, unet2_32"):
+        load_model("unet2", levels=(4, 8))
+    with pytest.raises(ModelError, match=r"levels \(16, 32, 64, 128\), \(16, 4\) were asked for"):
+        load_model("unet2", levels=(16, 4))
 
 
-def assert_equal_forward(name: str, ours: dict, theirs: dict) -> None:
-    """Our network on our keys against the functional pass on theirs, in double precision."""
-    network = build_network(name).eval().double()
-    network.load_state_dict(ours, strict=True)
-    theirs = {k: v.double() if v.is_floating_point() else v for k, v in theirs.items()}
-    images = torch.rand(2, 2, 32, 24, generator=torch.Generator().manual_seed(1)).double()
+def test_what_a_file_holds_is_not_overruled_in_silence(tmp_path):
+    file = new_model("unet2", TINY).save(tmp_path / "own.safetensors")
+    assert load_model("unet2", weights=file).card == load_model(file).card
+    for asked in ({"name": file}, {"name": "unet2", "weights": file}):
+        with pytest.raises(ModelError, match=r"own.safetensors: the model has the levels"):
+            load_model(**asked, levels=HALF)
+    with pytest.raises(ModelError, match=r"two models are named: .*own.safetensors.*'released'"):
+        load_model(file, "released")
+    with pytest.raises(ModelError, match=r"holds a unet2, not a cellpose.*'unet2'"):
+        load_model("cellpose", weights=file)
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        (("stardist",), "no model 'stardist'.*hover, unet3, unet2"),
+        (("{}/no.safetensors",), "no such file"),
+        (("cellpose", "{}/cyto"), 'no such file.*weights are "packaged", "released" or a file'),
+        (("scellseg", "relased"), 'no such file.*weights are "packaged", "released" or a file'),
+        (("scellseg", "{}"), "this is a folder"),
+    ],
+)
+def test_a_model_that_is_not_there(asked, words: str, tmp_path):
+    with pytest.raises(ModelError, match=words):
+        load_model(*(word.format(tmp_path) for word in asked))
+
+
+# Packaged
+
+
+def test_all_five_models_are_there_at_half_width():
+    assert {packaged_file(name, HALF) for name in ARCHITECTURES} <= set(packaged_files())
+    assert (paths.PACKAGED_WEIGHTS / "LICENSE-WEIGHTS.md").is_file()
+
+
+@pytest.mark.parametrize("file", packaged_files(), ids=lambda file: file.stem)
+def test_a_packaged_model_says_what_it_is_and_has_seen_no_queries(file: Path):
+    card = load_model(file).card
+    assert card == type(card).model_validate(json.loads(file.with_suffix(".json").read_text()))
+    assert card.licence.startswith("research only")
+    log = pd.read_csv(log_of(file))
+    assert log["step"].tolist() == list(range(1, len(log) + 1))
+    scored = {name.partition(" ")[0] for name in card.scores}
+    assert {"huh7_nuclei", "dsb2018_colour", "tcell_if"} <= scored
+    with safe_open(file, "pt") as tensors:
+        kinds = {tensors.get_tensor(key).dtype for key in tensors.keys() if "weight" in key}  # noqa: SIM118
+    assert kinds == {torch.float16}
+    assert file.stat().st_size < (4e6 if card.levels[0] == 16 else 16e6)
+    entries = {name: load_manifest(name).entries() for name in names()}
+    tested = {name for name, those in entries.items() if any("query" in e.splits for e in those)}
+    seen = {one.name for one in card.training_data}
+    assert "bbbc010_elegans" in tested
+    assert seen
+    assert not seen & tested
+
+
+# The authors' networks are ours
+
+
+def assert_equal_forward(network: Network, theirs: dict, rtol: float, atol: float) -> None:
+    """Our network against the functional pass on their weights, in the type of the network."""
+    kind = next(network.parameters()).dtype
+    theirs = {k: v.to(kind) if v.is_floating_point() else v for k, v in theirs.items()}
+    images = torch.rand(2, 2, 32, 24, generator=torch.Generator().manual_seed(1)).to(kind)
     with torch.no_grad():
-        output = network(images)
+        output = network.eval()(images)
     maps, style = functional_network.forward(theirs, images)
     assert maps.std() > 0.05
-    torch.testing.assert_close(output.maps, maps, rtol=1e-6, atol=1e-9)
-    torch.testing.assert_close(output.style, style, rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(output.maps, maps, rtol=rtol, atol=atol)
+    torch.testing.assert_close(output.style, style, rtol=rtol, atol=atol)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_network_equals_the_functional_pass_on_random_weights(name):
+@pytest.mark.parametrize("name", weights.RELEASED)
+@pytest.mark.parametrize(
+    "kind", ["random", pytest.param("released", marks=pytest.mark.released_weights)]
+)
+def test_networks_equal_the_functional_pass(name: str, kind: str):
     theirs = functional_network.random_state(name)
     assert len(theirs) == {"scellseg": 423, "cellpose": 311}[name]
     ours = {weights.rename(key): tensor for key, tensor in theirs.items()}
-    assert_equal_forward(name, ours, theirs)
+    if kind == "released":
+        try:
+            theirs = weights.original_weights(name)
+        except ModelError as error:
+            pytest.skip(f"the authors' weights cannot be had: {error}")
+        assert {weights.rename(key) for key in theirs} == set(ours)
+        ours = weights.released_weights(name)
+    network = build_network(name).double()
+    network.load_state_dict(ours, strict=True)
+    assert_equal_forward(network, theirs, rtol=1e-6, atol=1e-9)
 
 
-@pytest.mark.released_weights
-@pytest.mark.parametrize("name", NAMES)
-def test_network_equals_the_functional_pass_on_released_weights(name):
-    try:
-        archive = weights.fetch_archive()
-    except ModelError as error:
-        pytest.skip(f"the authors' weights cannot be had: {error}")
-    content = weights._member(archive, name, weights.RELEASED[name])
-    theirs = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
-    assert {k: v.shape for k, v in theirs.items()} == {
-        k: v.shape for k, v in functional_network.random_state(name).items()
-    }
-    assert_equal_forward(name, weights.released_weights(name), theirs)
-
-
-def test_keys_of_official_cellpose_weights_are_known():
-    theirs = functional_network.random_state("cellpose")
-    cellpose = {
-        key: key.removeprefix("extractor.")
-        .replace("tasker.base_bn", "output.0")
-        .replace("tasker.base_conv", "output.2")
-        for key in theirs
-    }
-    assert all(weights.rename(cellpose[key]) == weights.rename(key) for key in theirs)
-
-
-def test_unknown_key_is_refused():
-    with pytest.raises(ModelError, match="conv1x1"):
-        weights.rename("extractor.upsample.up.res_up_0.conv.conv1x1.weight")
-
-
-@pytest.mark.parametrize(("name", "reason"), [("hover", "attention"), ("unet2", "no weights")])
-def test_weights_that_do_not_fit_are_refused_before_any_fetch(name, reason, monkeypatch):
+@pytest.mark.parametrize("name", ["hover", "unet2"])
+def test_weights_that_do_not_fit_are_refused_before_any_fetch(name, monkeypatch, temporary_cache):
     monkeypatch.setattr(weights, "fetch_archive", lambda: pytest.fail("went for the archive"))
-    with pytest.raises(ModelError, match=reason):
-        weights.released_weights(name)
+    with pytest.raises(ModelError, match=f"no {name} weights that fit.*scellseg, cellpose"):
+        load_model(name, "released")
 
 
-# The index
+# Official Cellpose weights
+
+
+def cellpose_file(path: Path, **changes) -> dict:
+    """A file in the layout of Cellpose 1 to 3 with random weights; returns the released keys'."""
+    state = functional_network.random_state("cellpose")
+    stored = {
+        key.removeprefix("extractor.")
+        .replace("tasker.base_bn", "output.0")
+        .replace("tasker.base_conv", "output.2"): value
+        for key, value in state.items()
+    }
+    torch.save(stored | changes, path)
+    return state
+
+
+@pytest.mark.parametrize(
+    ("changes", "diameter"), [({"diam_mean": [30.0], "diam_labels": [21.7]}, 21.7), ({}, 30.0)]
+)
+def test_official_cellpose_weights_load(tmp_path, changes, diameter: float):
+    path = tmp_path / "cyto2torch_0"
+    state = cellpose_file(path, **{key: torch.tensor(value) for key, value in changes.items()})
+    model = load_model("cellpose", weights=path)
+    assert model.card.diameter == pytest.approx(diameter)
+    assert model.representation.name == "flow"
+    assert "cyto2torch_0" in model.card.origin
+    assert model.card.decoding.cell_threshold == 0  # Cellpose's own
+    assert_equal_forward(model.network.cpu(), state, rtol=1e-4, atol=1e-4)
+    with pytest.raises(ModelError, match=r"load_model\('cellpose', weights=\.\.\.\)"):
+        load_model("scellseg", weights=path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"diam_mean": torch.tensor([17.0])}, r"\[17.0\] px, ours to 30 px.*`cyto`"),
+        *(
+            ({key: torch.tensor(values)}, "ours to 30 px")
+            for key in ("diam_mean", "diam_labels")
+            for values in ([30.0, 17.0], [], [0.0], [-30.0], [math.nan], [math.inf])
+        ),
+        ({"output.2.bias": torch.zeros(4)}, r"tasker\.2\.bias is \(4,\), the network has \(3,\)"),
+        ({"epoch": torch.ones(1)}, "'epoch' belongs to none of the paper's networks"),
+        ({"output.2.bias": 0.5}, "something else than named tensors"),
+    ],
+)
+def test_official_weights_that_do_not_fit_are_refused(tmp_path, changes, words: str):
+    cellpose_file(tmp_path / "cyto", **changes)
+    with pytest.raises(ModelError, match=f"cyto: .*{words}|^.*{words}"):
+        load_model("cellpose", weights=tmp_path / "cyto")
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut short", [1, 2], torch.zeros(3)])
+def test_a_file_that_is_no_weights_is_refused(tmp_path, content):
+    if isinstance(content, bytes):
+        (tmp_path / "cyto").write_bytes(content)
+    else:
+        torch.save(content, tmp_path / "cyto")
+    with pytest.raises(ModelError, match=r"safe loader refuses|something else than named tensors"):
+        load_model("cellpose", weights=tmp_path / "cyto")
+
+
+class Armed:
+    """Were it unpickled, it would run code."""
+
+    ran = False
+
+    def __reduce__(self):
+        return (setattr, (Armed, "ran", True))
+
+
+def test_code_in_a_file_is_refused_and_not_run(tmp_path):
+    torch.save({"diam_mean": Armed()}, tmp_path / "cyto")
+    with pytest.raises(ModelError, match="safe loader refuses") as caught:
+        load_model("cellpose", weights=tmp_path / "cyto")
+    assert not Armed.ran
+    assert "weights_only" not in str(caught.value)  # torch's advice, the contrary of ours
+    call, arguments = Armed().__reduce__()  # what the file holds, and did not get to do
+    call(*arguments)
+    assert Armed.ran
+
+
+# The way through pip's index; what a connection may do to a download is tested with `download`
+
+
+THEIRS = {"tasker.base_bn.weight": torch.arange(32.0), "tasker.base_conv.bias": torch.ones(3)}
+JSON = "application/vnd.pypi.simple.v1+json"
 
 
 class Index(ThreadingHTTPServer):
@@ -104,10 +247,7 @@ class Index(ThreadingHTTPServer):
         self.content = content
         self.links = f'<a href="../../files/{weights.ARCHIVE}#sha256=0">{weights.ARCHIVE}</a>'
         self.page_type = "text/html"
-        self.cuts: list[int] = []  # bytes after which to cut the next downloads
-        self.statuses: list[int] = []  # errors with which to answer the next downloads
-        self.resumes = True
-        self.ranges: list[str | None] = []  # what the downloads asked for
+        self.downloads = 0
         self.url = f"http://127.0.0.1:{self.server_port}/simple"
 
 
@@ -116,54 +256,54 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         if self.path == "/simple/scellseg/":
-            self.answer(200, self.server.links.encode(), self.server.page_type)
+            content, kind = self.server.links.encode(), self.server.page_type
         elif self.path == f"/files/{weights.ARCHIVE}":
-            self.download()
+            self.server.downloads += 1
+            content, kind = self.server.content, "application/gzip"
         else:
-            self.send_error(404)
-
-    def download(self) -> None:
-        asked = self.headers["Range"]
-        self.server.ranges.append(asked)
-        if self.server.statuses:
-            return self.send_error(self.server.statuses.pop(0))
-        start = int(asked[6:-1]) if asked and self.server.resumes else 0
-        content = self.server.content[start:]
-        keep = self.server.cuts.pop(0) if self.server.cuts else len(content)
-        self.answer(206 if start else 200, content, "application/gzip", keep)
-
-    def answer(self, status: int, content: bytes, kind: str, keep: int | None = None) -> None:
-        self.send_response(status)
+            return self.send_error(404)
+        self.send_response(200)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
-        self.wfile.write(content[:keep])
+        self.wfile.write(content)
 
     def log_message(self, *_: object) -> None:
         pass
 
 
-THEIRS = {"tasker.base_bn.weight": torch.arange(32.0), "tasker.base_conv.bias": torch.ones(3)}
+@pytest.fixture
+def cache(temporary_cache, monkeypatch) -> Path:
+    """An empty cache, and nothing that leads to the real index."""
+    for variable in [name for name in os.environ if name.startswith("PIP_")]:
+        monkeypatch.delenv(variable)
+    monkeypatch.delenv("SCELLSEG_OFFLINE", raising=False)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(download, "PATIENCE", 0.0)
+    return temporary_cache / "released"
 
 
-def make_archive(folder: Path, members: dict[str, bytes]) -> bytes:
-    path = folder / "made.tar.gz"
-    with tarfile.open(path, "w:gz", compresslevel=1) as tar:
+@pytest.fixture
+def index(cache, tmp_path, monkeypatch):
+    """An index with a small archive, to which the hash is set, and which pip is configured for."""
+    stored, made = io.BytesIO(), io.BytesIO()
+    torch.save(THEIRS, stored)
+    members = {
+        "scellseg-0.1.8/setup.py": b"raise SystemExit('set-up code was run')",
+        f"{weights.WEIGHTS_FOLDER}/scellseg": stored.getvalue(),
+    }
+    with tarfile.open(fileobj=made, mode="w:gz", compresslevel=1) as tar:
         for name, content in members.items():
             entry = tarfile.TarInfo(name)
             entry.size = len(content)
             tar.addfile(entry, io.BytesIO(content))
-    return path.read_bytes()
-
-
-@pytest.fixture
-def cache(temporary_cache, monkeypatch) -> Path:
-    """An empty cache, no waiting, and settings of pip that lead nowhere."""
-    monkeypatch.delenv("SCELLSEG_OFFLINE", raising=False)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(download, "PATIENCE", 0.0)
-    configure(monkeypatch, no_index="1")
-    return temporary_cache / "released"
+    sha256 = hashlib.sha256(made.getvalue()).hexdigest()
+    monkeypatch.setattr(weights, "ARCHIVE_SHA256", sha256)
+    with Index(made.getvalue()) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        configure(monkeypatch, index_url=server.url)
+        yield server
+        server.shutdown()
 
 
 def configure(monkeypatch, **settings: str) -> None:
@@ -171,57 +311,51 @@ def configure(monkeypatch, **settings: str) -> None:
     monkeypatch.setattr(weights, "_pip_settings", lambda: options)
 
 
-@pytest.fixture
-def index(cache, tmp_path, monkeypatch):
-    """An index with a small archive, to which the hashes are set."""
-    stored = io.BytesIO()
-    torch.save(THEIRS, stored)
-    content = make_archive(
-        tmp_path,
-        {
-            "scellseg-0.1.8/setup.py": b"raise SystemExit('set-up code was run')",
-            "scellseg-0.1.8/padding": os.urandom(3 * MIB),
-            f"{weights.WEIGHTS_FOLDER}/scellseg": stored.getvalue(),
-        },
-    )
-    monkeypatch.setattr(weights, "ARCHIVE_SHA256", sha256(content))
-    monkeypatch.setitem(weights.RELEASED, "scellseg", sha256(stored.getvalue()))
-    with Index(content) as server:
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        configure(monkeypatch, index_url=server.url)
-        yield server
-        server.shutdown()
-
-
-def assert_fetched(state: dict) -> None:
+def assert_fetched() -> None:
+    state = weights.released_weights("scellseg")
     assert set(state) == {"tasker.0.weight", "tasker.2.bias"}
     torch.testing.assert_close(state["tasker.0.weight"], torch.arange(32.0))
 
 
 def test_fetched_once_then_served_from_the_cache(index, cache, monkeypatch):
-    assert_fetched(weights.released_weights("scellseg"))
-    assert {file.name for file in cache.iterdir()} == {weights.ARCHIVE, "scellseg.safetensors"}
+    assert_fetched()
+    ours = weights.released_file("scellseg")
+    assert {file.name for file in cache.iterdir()} == {weights.ARCHIVE, ours.name}
     (cache / weights.ARCHIVE).unlink()
     monkeypatch.setenv("SCELLSEG_OFFLINE", "1")
-    assert_fetched(weights.released_weights("scellseg"))
-    assert index.ranges == [None]
+    assert_fetched()
+    assert index.downloads == 1
 
 
-def test_index_that_answers_in_json(index):
-    index.page_type = "application/vnd.pypi.simple.v1+json"
-    index.links = json.dumps({"files": [{"url": f"../../files/{weights.ARCHIVE}"}]})
-    assert_fetched(weights.released_weights("scellseg"))
+def test_damaged_files_of_the_cache_are_replaced(index, cache):
+    cache.mkdir(parents=True)
+    (cache / weights.ARCHIVE).write_bytes(b"half")
+    weights.released_file("scellseg").write_bytes(b"\x10\0\0\0\0\0\0\0{")
+    assert_fetched()
+    assert_fetched()
+    assert index.downloads == 1
 
 
-def test_broken_places_are_passed_over(index, monkeypatch, tmp_path):
+def test_weights_are_converted_again_when_our_names_change(index, monkeypatch):
+    weights.released_weights("scellseg")
+    monkeypatch.setattr(weights, "KEYS", ((r"tasker\.base_(?:bn|conv)\.", "head."),))
+    assert set(weights.released_weights("scellseg")) == {"head.weight", "head.bias"}
+
+
+def test_an_index_may_answer_in_json_and_broken_places_are_passed_over(
+    index, monkeypatch, tmp_path
+):
     (tmp_path / "empty").mkdir()
+    index.page_type = JSON
+    file = {"filename": weights.ARCHIVE, "url": f"../../files/{weights.ARCHIVE}", "hashes": {}}
+    index.links = json.dumps({"meta": {"api-version": "1.0"}, "name": "scellseg", "files": [file]})
     configure(
         monkeypatch,
         find_links=f"{tmp_path / 'absent'} {tmp_path / 'empty'}",
         index_url=(tmp_path / "simple").as_uri(),
         extra_index_url=f"{index.url}/wrong {index.url}",
     )
-    assert_fetched(weights.released_weights("scellseg"))
+    assert_fetched()
 
 
 @pytest.mark.parametrize("as_page", [True, False])
@@ -233,91 +367,44 @@ def test_local_folder_of_links(index, as_page, monkeypatch, tmp_path):
     if as_page:
         (folder / "index.html").write_text(f'<a href="files/{weights.ARCHIVE}">it</a>')
     configure(monkeypatch, find_links=str(folder), no_index="1")
-    assert_fetched(weights.released_weights("scellseg"))
-    assert index.ranges == []
-
-
-def test_cut_connection_is_resumed(index):
-    index.cuts = [2 * MIB + 1000]
-    assert weights.fetch_archive().read_bytes() == index.content
-    assert index.ranges == [None, f"bytes={2 * MIB}-"]
-
-
-def test_server_that_cannot_resume_starts_again(index):
-    index.cuts, index.resumes = [2 * MIB + 1000], False
-    assert weights.fetch_archive().read_bytes() == index.content
-
-
-def test_server_that_fails_for_a_moment_is_asked_again(index):
-    index.statuses = [503]
-    assert weights.fetch_archive().read_bytes() == index.content
+    assert_fetched()
+    assert index.downloads == 0
 
 
 @pytest.mark.parametrize(
-    ("spoil", "says", "downloads"),
+    ("spoil", "says"),
     [
-        (lambda index: setattr(index, "content", index.content[:-1] + b"?"), "SHA-256", 1),
-        (lambda index: setattr(index, "links", "<a href='scellseg-0.1.7.tar.gz'>"), "lists no", 0),
-        (lambda index: index.statuses.append(404), "404", 1),
-        (lambda index: index.cuts.extend([10] * 9), "IncompleteRead", 5),
+        (lambda index: setattr(index, "content", index.content[:-1] + b"?"), "SHA-256"),
+        (lambda index: setattr(index, "links", "<a href='scellseg-0.1.7.tar.gz'>"), "lists no"),
+        (lambda index: setattr(index, "links", "<a href='scellseg-0.1.8.tar.gz'>"), "404"),
+        (lambda index: setattr(index, "page_type", "text/plain"), "text/plain"),
     ],
-    ids=["wrong hash", "not listed", "missing file", "always cut"],
+    ids=["wrong hash", "not listed", "missing file", "no page of links"],
 )
-def test_archive_that_cannot_be_had_is_an_error(index, cache, spoil, says, downloads, monkeypatch):
+def test_archive_that_cannot_be_had_is_an_error(index, cache, spoil, says, monkeypatch):
     spoil(index)
+    configure(monkeypatch, index_url=index.url.replace("//", "//me:secret@"))
     monkeypatch.setattr(tarfile, "open", lambda *_, **__: pytest.fail("an archive was opened"))
     with pytest.raises(ModelError, match=says) as caught:
         weights.released_weights("scellseg")
     assert "pip config list" in str(caught.value)
     assert weights.ARCHIVE_SHA256 in str(caught.value)
-    assert len(index.ranges) == downloads
+    assert "secret" not in str(caught.value)
     assert list(cache.glob("*")) == []
 
 
-def test_offline_is_an_error_that_says_so(index, monkeypatch):
+def test_what_forbids_the_network_is_said(index, monkeypatch):
+    configure(monkeypatch, no_index="1")
+    with pytest.raises(ModelError, match="pip may ask no index"):
+        weights.released_weights("scellseg")
     monkeypatch.setenv("SCELLSEG_OFFLINE", "1")
     with pytest.raises(ModelError, match="SCELLSEG_OFFLINE"):
         weights.released_weights("scellseg")
-    assert index.ranges == []
+    assert index.downloads == 0
 
 
-def test_damaged_files_of_the_cache_are_replaced(index, cache):
-    cache.mkdir(parents=True)
-    (cache / weights.ARCHIVE).write_bytes(b"half")
-    weights.released_file("scellseg").write_bytes(b"\x10\0\0\0\0\0\0\0{")
-    assert_fetched(weights.released_weights("scellseg"))
-    assert_fetched(weights.released_weights("scellseg"))
-    assert index.ranges == [None]
-
-
-def test_weights_are_converted_again_when_our_names_change(index, monkeypatch):
-    weights.released_weights("scellseg")
-    monkeypatch.setattr(weights, "KEYS", ((r"tasker\.base_(?:bn|conv)\.", "head."),))
-    assert set(weights.released_weights("scellseg")) == {"head.weight", "head.bias"}
-
-
-def test_member_is_checked_too(index, monkeypatch):
-    monkeypatch.setitem(weights.RELEASED, "scellseg", "0" * 64)
-    with pytest.raises(ModelError, match="has SHA-256"):
-        weights.released_weights("scellseg")
-    with pytest.raises(ModelError, match="holds no"):
-        weights.released_weights("cellpose")
-
-
-def test_passwords_stay_out_of_the_message(index, monkeypatch):
-    index.links = ""
-    configure(monkeypatch, index_url=index.url.replace("//", "//me:secret@") + "/absent")
-    with pytest.raises(ModelError, match="404") as caught:
-        weights.released_weights("scellseg")
-    assert "secret" not in str(caught.value)
-
-
-# pip
-
-
-def test_settings_come_from_the_files_and_the_environment_of_pip(tmp_path, monkeypatch):
-    for variable in [name for name in os.environ if name.startswith("PIP_")]:
-        monkeypatch.delenv(variable)
+def test_settings_come_from_the_files_and_the_environment_of_pip(cache, tmp_path, monkeypatch):
+    assert weights._places({}) == [PYPI_SIMPLE_ENDPOINT.rstrip("/") + "/scellseg/"]
     (tmp_path / "pip.conf").write_text(
         "[global]\nindex-url = http://a/simple\nextra-index-url = http://b/simple\n"
         "    http://c/simple\n[download]\nfind-links = /links\n[install]\nfind-links = /other\n"
@@ -325,22 +412,9 @@ def test_settings_come_from_the_files_and_the_environment_of_pip(tmp_path, monke
     monkeypatch.setenv("PIP_CONFIG_FILE", str(tmp_path / "pip.conf"))
     monkeypatch.setenv("PIP_INDEX_URL", "http://d/simple/")
     monkeypatch.setenv("PIP_FIND_LINKS", "")
-    assert list(weights._pages(weights._pip_settings(), [])) == [
+    assert weights._places(weights._pip_settings()) == [
         "/links",
         "http://d/simple/scellseg/",
         "http://b/simple/scellseg/",
         "http://c/simple/scellseg/",
     ]
-
-
-def test_without_pip_the_error_says_so(cache, monkeypatch):
-    configure(monkeypatch)
-    monkeypatch.setitem(sys.modules, "pip._internal.models.index", None)
-    with pytest.raises(ModelError, match=r"pip.* is not installed here"):
-        weights.released_weights("scellseg")
-
-
-def test_public_index_is_what_pip_says(monkeypatch):
-    from pip._internal.models.index import PyPI
-
-    assert list(weights._pages({}, [])) == [PyPI.simple_url + "/scellseg/"]
