@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
+from matplotlib.colors import hsv_to_rgb
 from matplotlib.figure import Figure
 from scipy.ndimage import find_objects
 from skimage.measure import find_contours
@@ -144,6 +145,24 @@ def ap_curve(frame: pd.DataFrame, axes: Axes | None = None, *, marked: float | N
             bbox_to_anchor=(0.5, -0.16),
         )
     return axes
+
+
+def flow_colours(flows: np.ndarray) -> np.ndarray:
+    """Colour flows: the hue is the direction, black where there is none.
+
+    Parameters
+    ----------
+    flows : float[2, H, W]
+        (dy, dx), of unit length inside cells.
+
+    Returns
+    -------
+    float64[H, W, 3]
+        Red, green and blue, 0 to 1.
+    """
+    hue = np.arctan2(flows[0], flows[1]) / (2 * np.pi) % 1
+    length = np.clip(np.hypot(flows[0], flows[1]), 0, 1)
+    return hsv_to_rgb(np.stack((hue, np.full_like(hue, 0.85), length), axis=-1))
 
 
 def save(figure: Figure, path: str | Path, origin: dict[str, Any]) -> Path:

@@ -16,19 +16,17 @@ import numpy as np
 from scellseg_lib import progress
 from scellseg_lib.errors import ImageError, ModelError, ScellsegError
 from scellseg_lib.files import images as readers
+from scellseg_lib.files.layout import experiment_of, list_images
 from scellseg_lib.segmentation import Prediction
-from scellseg_lib.workbench import suggestions
-from scellseg_lib.workbench.annotate_panel import AnnotatePanel
-from scellseg_lib.workbench.annotated_folder import experiment_of, listed
+from scellseg_lib.workbench.annotate import AnnotatePanel
+from scellseg_lib.workbench.experiment import SegmentedImage
 from scellseg_lib.workbench.export_panel import ExportPanel
 from scellseg_lib.workbench.finetune_panel import FinetunePanel
 from scellseg_lib.workbench.forms import Message, plain
-from scellseg_lib.workbench.inspected import Looked
-from scellseg_lib.workbench.inspector import Inspector
+from scellseg_lib.workbench.inspect import Inspector
 from scellseg_lib.workbench.jobs import Job
 from scellseg_lib.workbench.segment_panel import SegmentPanel
-from scellseg_lib.workbench.segmented import Result
-from scellseg_lib.workbench.suggestions import Suggestion
+from scellseg_lib.workbench.session import STEP, FoundCells, Suggestion, find_cells
 
 TABS = ("1 Annotate", "2 Fine-tune", "3 Segment", "4 Inspect", "5 Export")
 ANNOTATE, FINETUNE, SEGMENT, INSPECT, EXPORT = range(5)
@@ -73,7 +71,7 @@ class Workbench(ipywidgets.VBox):
         self.segment = SegmentPanel(on_inspect=self.inspect, on_edit=self._correct_result)
         self.inspector = Inspector(on_edit=self._correct_inspected, on_use=self._use_thresholds)
         self.export = ExportPanel()
-        self._results: dict[str, Result] = {}
+        self._results: dict[str, SegmentedImage] = {}
         self._asking: Job | None = None
         self.message = Message()
         panels = [self.annotate, self.finetune, self.segment, self.inspector, self.export]
@@ -87,15 +85,15 @@ class Workbench(ipywidgets.VBox):
         if folder is not None:
             self.annotate.folder.value = str(folder)
 
-    def inspect(self, result: Result) -> None:
+    def inspect(self, result: SegmentedImage) -> None:
         """Look at a result among all others, against the cells that were drawn."""
         results = self.segment.results.entries
         self._results = {one.name: one for one in results}
         drawn = _drawn(result)
-        self.inspector.show([one.inspected(drawn.get(one.name)) for one in results], result.name)
+        self.inspector.show([one.to_inspect(drawn.get(one.name)) for one in results], result.name)
         self._turn_to(INSPECT)
 
-    def correct(self, result: Result) -> Job:
+    def correct(self, result: SegmentedImage) -> Job:
         """Open a result in the mask editor, with what the network says of it."""
 
         def work(job: Job) -> Prediction | None:
@@ -145,11 +143,12 @@ class Workbench(ipywidgets.VBox):
         """What finds cells of an image with the model and the settings of step 3 as they are."""
         chosen = self.segment.form.chosen
         if chosen is None:
-            raise ModelError("there is no model", remedy=f"Choose one {suggestions.STEP}.")
+            raise ModelError("there is no model", remedy=f"Choose one {STEP}.")
+        offered, model, settings = chosen
 
         def find() -> Suggestion:
             try:
-                return suggestions.find_cells(image, *chosen)
+                return find_cells(image, offered.file.removesuffix(".safetensors"), model, settings)
             except ImageError as error:
                 self.segment.ask_channels(image, str(error))
                 raise
@@ -202,10 +201,10 @@ class Workbench(ipywidgets.VBox):
         elif tab == EXPORT:
             self.export.look()
 
-    def _correct_result(self, result: Result) -> None:
+    def _correct_result(self, result: SegmentedImage) -> None:
         self.correct(result)
 
-    def _correct_inspected(self, entry: Looked) -> None:
+    def _correct_inspected(self, entry: FoundCells) -> None:
         result = self._results.get(entry.name)
         if result is None:
             return
@@ -217,16 +216,16 @@ class Workbench(ipywidgets.VBox):
             self.message.tell("")
             self._turn_to(ANNOTATE)
 
-    def _use_thresholds(self, entry: Looked) -> None:
+    def _use_thresholds(self, entry: FoundCells) -> None:
         if entry.decoding is not None:
             self.segment.form.take_thresholds(entry.decoding)
             self._turn_to(SEGMENT)
             self.segment.message.tell(USED)
 
 
-def _drawn(result: Result) -> dict[str, Callable[[], np.ndarray]]:
+def _drawn(result: SegmentedImage) -> dict[str, Callable[[], np.ndarray]]:
     """What reads the masks that were drawn of the result's experiment, by name."""
-    images = listed(experiment_of(result.image))
+    images = list_images(experiment_of(result.image))
     return {
         one.name: partial(readers.read_masks, one.masks) for one in images if one.masks is not None
     }

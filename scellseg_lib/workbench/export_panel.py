@@ -13,7 +13,6 @@ from natsort import natsorted
 from scellseg_lib.errors import DatasetError, ScellsegError
 from scellseg_lib.files import export
 from scellseg_lib.files import layout as folders
-from scellseg_lib.workbench.annotated_folder import CORRECTED, listed
 from scellseg_lib.workbench.forms import Message, count, duration, heading, plain, row
 from scellseg_lib.workbench.jobs import Job
 
@@ -142,7 +141,7 @@ class ExportPanel(ipywidgets.VBox):
         if self.path is None:
             return []
         if self.what.value == ANNOTATED:
-            images = listed(self.path)
+            images = folders.list_images(self.path)
             return [Masked(one.name, one.image, one.masks) for one in images if one.masks]
         masks, images_of = self._segmented(), self._images()
         return [Masked(name, images_of[name], masks[name]) for name in masks if name in images_of]
@@ -157,13 +156,13 @@ class ExportPanel(ipywidgets.VBox):
     def _images(self) -> dict[str, Path]:
         """Images that were segmented, by name; none of the copies that serve to learn."""
         assert self.path is not None
-        images = listed(self.path)
+        images = folders.list_images(self.path)
         return {one.name: one.image for one in images if one.image.parent != self.path / "shot"}
 
     def _segmented(self) -> dict[str, Path]:
         """Masks by name: a correction comes before what the model gave."""
         assert self.path is not None
-        places = [self.path / name for name in ("segmented", CORRECTED)]
+        places = [self.path / name for name in ("segmented", folders.CORRECTED)]
         files = [file for place in places for file in natsorted(place.rglob("*_masks.tif"), str)]
         return {folders.label_name(file): file for file in files}
 

@@ -11,8 +11,16 @@ from threading import local
 from typing import Any
 
 from scellseg_lib.errors import ScellsegError
+from scellseg_lib.files.layout import find_free_name
 from scellseg_lib.network import ARCHITECTURES
-from scellseg_lib.workbench.experiment_folder import Channels, Found, free_name, look
+from scellseg_lib.workbench.experiment import (
+    Channels,
+    Experiment,
+    OfferedModel,
+    Survey,
+    describe_model,
+    offer_starts,
+)
 from scellseg_lib.workbench.finetune_form import (
     CHOOSE,
     NO_NUCLEI,
@@ -23,7 +31,6 @@ from scellseg_lib.workbench.finetune_form import (
 )
 from scellseg_lib.workbench.forms import count, duration, plain, typed_path
 from scellseg_lib.workbench.jobs import Job
-from scellseg_lib.workbench.offered_models import Choice, described, starts
 from scellseg_lib.workbench.tuning import Settings, Tuning, learning, seconds_per_step, unfinished
 
 EMPTY = (
@@ -42,7 +49,7 @@ class FinetuneChoices(FinetuneForm):
 
     def __init__(self) -> None:
         super().__init__()
-        self.found: Found | None = None
+        self.found: Survey | None = None
         self.tuning: Tuning | None = None
         self._former: Tuning | None = None
         self.job: Job | None = None
@@ -121,7 +128,9 @@ class FinetuneChoices(FinetuneForm):
             self.message.tell(EMPTY)
             return
         self.message.tell("Looking into the folder ...")
-        self._looking = Job(lambda job: look(folder, job.report), on_change=self._looked)
+        self._looking = Job(
+            lambda job: Experiment(folder).survey(job.report), on_change=self._looked
+        )
         self._looking.start()
 
     def _looked(self, job: Job) -> None:
@@ -162,7 +171,7 @@ class FinetuneChoices(FinetuneForm):
             return former if former.log == tuning.log else tuning
         return tuning
 
-    def _say_what_next(self, found: Found) -> None:
+    def _say_what_next(self, found: Survey) -> None:
         if self.tuning:
             self.message.tell(
                 f"An unfinished run, {self.tuning.settings.name}, lies here: "
@@ -205,7 +214,7 @@ class FinetuneChoices(FinetuneForm):
 
     def _offer_models(self) -> None:
         before = self.model.value
-        known = starts(self.found.folder if self.found else None)
+        known = offer_starts(self.found.folder if self.found else None)
         self.model.options = [(start.title, start) for start in known]
         same = [start for start in known if before and start.key == before.key]
         self.model.value = (same or known)[0]
@@ -213,7 +222,7 @@ class FinetuneChoices(FinetuneForm):
 
     def _model_chosen(self) -> None:
         with self._quietly():
-            start: Choice = self.model.value
+            start: OfferedModel = self.model.value
             if start.is_own and start.card:
                 self._choose_channels(start.card.channels)
             self._show_about()
@@ -224,7 +233,7 @@ class FinetuneChoices(FinetuneForm):
 
     def _show_about(self) -> None:
         card = self.model.value.card
-        self.about.value = escape(described(card)) if card else ""
+        self.about.value = escape(describe_model(card)) if card else ""
 
     def _channel_chosen(self) -> None:
         self._show_diameter()
@@ -239,7 +248,7 @@ class FinetuneChoices(FinetuneForm):
         kind = self.model.value.key.removeprefix("released ").split("_")[0]
         kind = kind if kind in ARCHITECTURES else "tuned"
         wanted = re.sub(r"[^\w.-]", "_", self.found.folder.name).strip("._-") or "my"
-        self._proposed = free_name(self.found.folder, f"{wanted}-{kind}")
+        self._proposed = find_free_name(self.found.folder, f"{wanted}-{kind}")
         self.name.value = self._proposed
 
     def _show_diameter(self) -> None:

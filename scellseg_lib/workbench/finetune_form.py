@@ -9,7 +9,7 @@ import torch
 
 from scellseg_lib.device import default_device, machine
 from scellseg_lib.workbench.drawings import BOX, diameter_disk, loss_curve
-from scellseg_lib.workbench.experiment_folder import Found
+from scellseg_lib.workbench.experiment import Survey
 from scellseg_lib.workbench.forms import (
     ERROR_COLOUR,
     Message,
@@ -177,7 +177,7 @@ class FinetuneForm(ipywidgets.VBox):
         self.curve.value = loss_curve(list(tuning.log), tuning.settings.steps) if tuning else ""
 
 
-def shots_table(found: Found) -> str:
+def shots_table(found: Survey) -> str:
     """Table of the annotated images, with those that are left out and why."""
     cell = "style='padding:1px 14px 1px 0;text-align:{}'"
     left, right = cell.format("left"), cell.format("right")
@@ -205,7 +205,7 @@ def shots_table(found: Found) -> str:
     )
 
 
-def diameter_picture(found: Found, channels: tuple[str, str] | None) -> str:
+def diameter_picture(found: Survey, channels: tuple[str, str] | None) -> str:
     """Diameter of the cells in words and as a disk beside a piece of an image.
 
     Raises

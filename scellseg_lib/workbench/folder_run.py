@@ -23,8 +23,7 @@ from scellseg_lib.files import folder as batch
 from scellseg_lib.model import Model
 from scellseg_lib.segmentation import FarFromModel
 from scellseg_lib.workbench.jobs import Cancelled, Job
-from scellseg_lib.workbench.session import SegmentationSettings
-from scellseg_lib.workbench.thresholds import SETTINGS
+from scellseg_lib.workbench.session import SETTINGS, SegmentationSettings
 
 SUFFIX = ".tif"
 CHANNELS = "Choose under Channels what to segment."

@@ -13,6 +13,7 @@ import numpy as np
 from scellseg_lib.errors import ScellsegError
 from scellseg_lib.files import folder as batch
 from scellseg_lib.files import images as readers
+from scellseg_lib.workbench.experiment import SegmentedImage, list_results
 from scellseg_lib.workbench.folder_run import (
     CHANNELS,
     FolderRun,
@@ -34,7 +35,6 @@ from scellseg_lib.workbench.jobs import Job
 from scellseg_lib.workbench.segment_preview import Chosen, SegmentPreview
 from scellseg_lib.workbench.segment_results import SegmentResults
 from scellseg_lib.workbench.segment_settings import SegmentSettings
-from scellseg_lib.workbench.segmented import Result, results
 from scellseg_lib.workbench.session import SegmentationSettings
 
 EMPTY = "Type the folder of your images, or the path of one image, and press Enter."
@@ -53,7 +53,8 @@ class SegmentPanel(ipywidgets.VBox):
         Of the experiment: its ``query/`` is proposed, its models are offered, masks go to its
         ``segmented/``.
     on_inspect, on_edit : callable, optional
-        Called with a `Result` by "Look at it" and "Correct it", which are there only with them.
+        Called with a `SegmentedImage` by "Look at it" and "Correct it", which are there only
+        with them.
 
     Attributes
     ----------
@@ -68,8 +69,8 @@ class SegmentPanel(ipywidgets.VBox):
     def __init__(
         self,
         folder: Path | None = None,
-        on_inspect: Callable[[Result], None] | None = None,
-        on_edit: Callable[[Result], None] | None = None,
+        on_inspect: Callable[[SegmentedImage], None] | None = None,
+        on_edit: Callable[[SegmentedImage], None] | None = None,
     ) -> None:
         self.folder = folder
         self.job: Job | None = None
@@ -326,9 +327,10 @@ class SegmentPanel(ipywidgets.VBox):
     def list_results(self) -> None:
         """List anew what is there, and the rounds of correction."""
         with self._lock:
-            found: list[Result] = []
+            found: list[SegmentedImage] = []
             if self._place is not None and self.form.loaded is not None:
-                found = results(self._place, self._jobs, self.form.loaded)
+                files = [(self._place.image_of(job), job.masks) for job in self._jobs]
+                found = list_results(files, self._place.record(), self.form.loaded)
             self.results.show(found, self.folder)
 
 

@@ -16,10 +16,13 @@ from scellseg_lib.segmentation import Prediction, decode
 from scellseg_lib.workbench.editor import ImageView
 from scellseg_lib.workbench.folder_run import reworded
 from scellseg_lib.workbench.forms import Message, count, plain, row
-from scellseg_lib.workbench.inspected import network_pictures
 from scellseg_lib.workbench.jobs import Job
-from scellseg_lib.workbench.session import SegmentationSettings, predict_one
-from scellseg_lib.workbench.thresholds import Newest
+from scellseg_lib.workbench.session import (
+    Newest,
+    SegmentationSettings,
+    network_pictures,
+    predict_one,
+)
 
 Chosen = tuple[Model, SegmentationSettings]
 

@@ -10,13 +10,17 @@ from threading import RLock
 import ipywidgets
 
 from scellseg_lib.errors import ScellsegError
+from scellseg_lib.workbench.experiment import (
+    UNCOUNTED,
+    Experiment,
+    SegmentedImage,
+    count_cells,
+)
 from scellseg_lib.workbench.folder_run import reworded
 from scellseg_lib.workbench.forms import Message, button, count, plain
 from scellseg_lib.workbench.jobs import Job
-from scellseg_lib.workbench.rounds import Rounds
-from scellseg_lib.workbench.segmented import UNCOUNTED, Result, count_cells
 
-Action = Callable[[Result], None]
+Action = Callable[[SegmentedImage], None]
 _SUMMARY = {
     "round": "Round",
     "model": "Model",
@@ -42,17 +46,18 @@ class SegmentResults(ipywidgets.VBox):
     Parameters
     ----------
     on_inspect, on_edit : callable or None
-        Called with a `Result` by "Look at it" and "Correct it", which are there only with them.
+        Called with a `SegmentedImage` by "Look at it" and "Correct it", which are there only
+        with them.
 
     Attributes
     ----------
-    entries : list of Result
+    entries : list of SegmentedImage
     job : Job or None
         Counts their cells, which can take a while; None where their numbers are known.
     """
 
     def __init__(self, on_inspect: Action | None, on_edit: Action | None) -> None:
-        self.entries: list[Result] = []
+        self.entries: list[SegmentedImage] = []
         self.job: Job | None = None
         self._lock = RLock()  # lists come from the page, from a run that ends, and counted
         self.list = ipywidgets.Select(rows=10, layout={"width": "520px"})
@@ -64,14 +69,14 @@ class SegmentResults(ipywidgets.VBox):
         buttons = ipywidgets.HBox(list(self.buttons.values()))
         super().__init__([self.message, self.list, buttons, self.rounds])
 
-    def show(self, entries: Sequence[Result], folder: Path | None) -> None:
+    def show(self, entries: Sequence[SegmentedImage], folder: Path | None) -> None:
         """Show results, and the rounds of the experiment in a folder."""
         with self._lock:
             self._show(entries)
             self._show_rounds(folder)
             self._count()
 
-    def _show(self, entries: Sequence[Result]) -> None:
+    def _show(self, entries: Sequence[SegmentedImage]) -> None:
         chosen = None if self.list.index is None else self.entries[self.list.index].masks
         self.entries = list(entries)
         lines = [_line(entry.name, entry.cells) for entry in self.entries]
@@ -144,7 +149,7 @@ class SegmentResults(ipywidgets.VBox):
         if folder is None:
             return
         try:
-            summary = Rounds(folder).summary()
+            summary = Experiment(folder).sum_up_rounds()
         except ScellsegError as error:
             self.rounds.value = f"<p>&#9888; {escape(plain(error))}</p>"
             return

@@ -14,10 +14,9 @@ from scellseg_lib.errors import ScellsegError
 from scellseg_lib.model import Model
 from scellseg_lib.representation import Decoding
 from scellseg_lib.training import weights_hash
+from scellseg_lib.workbench.experiment import OfferedModel, describe_model, offer_models
 from scellseg_lib.workbench.forms import Message, plain, row
-from scellseg_lib.workbench.offered_models import Choice, choices, described
-from scellseg_lib.workbench.session import SegmentationSettings
-from scellseg_lib.workbench.thresholds import Thresholds
+from scellseg_lib.workbench.session import SegmentationSettings, Thresholds
 
 COLOURS = ("red", "green", "blue")
 
@@ -32,14 +31,14 @@ class SegmentSettings(ipywidgets.VBox):
 
     Attributes
     ----------
-    loaded : (Choice, Model, str) or None
+    loaded : (OfferedModel, Model, str) or None
         The model chosen and the hash of its weights; None where it cannot be loaded.
     """
 
     def __init__(self, on_change: Callable[[], None]) -> None:
-        self.loaded: tuple[Choice, Model, str] | None = None
+        self.loaded: tuple[OfferedModel, Model, str] | None = None
         self._on_change, self._quiet, self._own_channels = on_change, True, True
-        self._chosen: Choice | None = None
+        self._chosen: OfferedModel | None = None
         wide = ipywidgets.Layout(width="420px")
         self.model = ipywidgets.Dropdown(layout=wide).add_class("scellseg-segment-model")
         self._origin = ipywidgets.HTML(layout=ipywidgets.Layout(width="620px")).add_class(
@@ -101,7 +100,7 @@ class SegmentSettings(ipywidgets.VBox):
             A model to choose; None: that which the user chose before, else the newest of the user's
             own, else Scellseg.
         """
-        before, found = self._chosen, choices(folder)
+        before, found = self._chosen, offer_models(folder)
         wanted = [one for one in found if choose is not None and one.name == choose]
         kept = [one for one in found if before and one.key == before.key]
         options = [(one.title, one) for one in found]
@@ -121,7 +120,7 @@ class SegmentSettings(ipywidgets.VBox):
         if self.loaded is None:
             return None
         model = self.loaded[1]
-        decoding = self.thresholds.of(model.card.decoding, model.representation)
+        decoding = self.thresholds.apply_to(model.card.decoding, model.representation)
         return SegmentationSettings(
             self.diameter.value,
             decoding,
@@ -131,7 +130,7 @@ class SegmentSettings(ipywidgets.VBox):
         )
 
     @property
-    def chosen(self) -> tuple[Choice, Model, SegmentationSettings] | None:
+    def chosen(self) -> tuple[OfferedModel, Model, SegmentationSettings] | None:
         """The model and the settings as they are; None without a model."""
         settings = self.settings()
         return None if self.loaded is None or settings is None else (*self.loaded[:2], settings)
@@ -201,7 +200,7 @@ class SegmentSettings(ipywidgets.VBox):
         self.loaded = self.model.value, model, weights_hash(model.network)
         self.message.tell("")
         self._origin.value = (
-            f"<div style='line-height:1.4;color:#595959'>{escape(described(model.card))}</div>"
+            f"<div style='line-height:1.4;color:#595959'>{escape(describe_model(model.card))}</div>"
         )
         self._usual.value = f"&nbsp;pixels (the model was made for {model.card.diameter:g})"
         self._quiet = True

@@ -21,14 +21,14 @@ from safetensors import SafetensorError, safe_open
 from scellseg_lib.atomic import whole
 from scellseg_lib.datasets.load import load_folder
 from scellseg_lib.errors import DatasetError, ScellsegError, TrainingError
+from scellseg_lib.files.layout import find_free_name
 from scellseg_lib.finetuning import finetune
 from scellseg_lib.model import Model
 from scellseg_lib.samples import Dataset
 from scellseg_lib.training import Enough, Progress
-from scellseg_lib.workbench.experiment_folder import Channels, free_name
+from scellseg_lib.workbench.experiment import Channels, load_start
 from scellseg_lib.workbench.forms import plain
 from scellseg_lib.workbench.jobs import Cancelled, Job
-from scellseg_lib.workbench.offered_models import load_start
 
 TIMED_STEPS = 3
 """Steps before the estimate. The first, slower as all is new, does not count, and of the others the
@@ -214,7 +214,7 @@ class Tuning:
         settings, file = self.settings, self.settings.model_file
         if file.exists() and not settings.overwrite:  # it came while this learnt
             folder = Path(settings.folder)
-            file = folder / f"{free_name(folder, settings.name)}.safetensors"
+            file = folder / f"{find_free_name(folder, settings.name)}.safetensors"
         tuned.save(file)
         self._forget()
         return file

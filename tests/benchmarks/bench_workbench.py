@@ -30,7 +30,7 @@ editor
 INSPECTOR = """
 import time
 import scellseg_lib as scellseg
-from scellseg_lib.workbench.inspector import Inspector
+from scellseg_lib.workbench.inspect import Inspector
 
 try:
     images = scellseg.load_dataset("bbbc010_elegans").query[:1]

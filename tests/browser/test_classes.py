@@ -15,7 +15,7 @@ from tests.browser.test_mask_editor import SCENE, scene
 
 ORANGE, SKY_BLUE, GREEN, PINK = "#E69F00", "#56B4E9", "#009E73", "#CC79A7"
 OPENED = """
-from scellseg_lib.workbench.class_file import ClassFile
+from scellseg_lib.workbench.experiment import ClassFile
 path = Path({path!r})
 editor = MaskEditor(image, labels, path=path, classes=ClassFile(path))
 """

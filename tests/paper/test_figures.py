@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scellseg_lib import stats
+from scellseg_lib import plots, stats
 from scellseg_lib.model import new_model
 from scellseg_lib.paper.figures import pipeline, scores
 from scellseg_lib.samples import Sample
@@ -51,7 +51,7 @@ def test_all_panels_have_the_plane_of_the_first() -> None:
 def test_flow_colours_tell_directions_apart() -> None:
     flows = np.zeros((2, 1, 5), np.float32)
     flows[:, 0, :4] = np.array([[0, 1, 0, -1], [1, 0, -1, 0]])
-    colours = pipeline.flow_colours(flows)[0]
+    colours = plots.flow_colours(flows)[0]
     assert np.allclose(colours[4], 0)
     assert len({tuple(np.round(colour, 3)) for colour in colours}) == 5
     assert np.allclose(colours[0], [1, 0.15, 0.15])  # to the right: red

@@ -26,16 +26,16 @@ from scellseg_lib import augment, paths
 from scellseg_lib.datasets.load import load_folder
 from scellseg_lib.datasets.weights import load_model
 from scellseg_lib.device import Precision
+from scellseg_lib.files import layout
 from scellseg_lib.finetuning import finetune, weights_hash
 from scellseg_lib.model import new_model
 from scellseg_lib.training import Enough, Steps
-from scellseg_lib.workbench import experiment_folder, finetune_choices, tuning
+from scellseg_lib.workbench import finetune_choices, tuning
 from scellseg_lib.workbench.drawings import diameter_disk, loss_curve
-from scellseg_lib.workbench.experiment_folder import look
+from scellseg_lib.workbench.experiment import Experiment, offer_models, offer_starts
 from scellseg_lib.workbench.finetune_panel import FinetunePanel
 from scellseg_lib.workbench.forms import duration, plain, typed_path
 from scellseg_lib.workbench.jobs import Job
-from scellseg_lib.workbench.offered_models import choices, starts
 from tests import tiny
 from tests.workbench.waiting import LONG, until
 
@@ -214,7 +214,7 @@ def test_the_disk_is_to_the_scale_of_the_piece_beside_it():
 
 
 def test_the_piece_that_is_shown_is_around_a_cell(folder):
-    found = look(folder)
+    found = Experiment(folder).survey()
     crop = found.crop(None)
     assert crop.shape == (round(4 * found.diameter - 0.5),) * 2
     assert np.count_nonzero(crop >= 150) >= 400  # a disk of 24 px has 450, the noise is below
@@ -305,21 +305,24 @@ def test_all_packaged_fetched_and_own_models_are_offered(folder, monkeypatch, te
     monkeypatch.setattr(paths, "PACKAGED_WEIGHTS", paths.PACKAGE / "weights")
     new_model("hover", tiny.LEVELS).save(folder / "mine.safetensors")
     (folder / "other.safetensors").write_bytes(b"no model")
-    keys = [start.key for start in starts(folder)]
+    keys = [start.key for start in offer_starts(folder)]
     packaged = ["scellseg_32", "scellseg_16", "cellpose_16", "hover_16", "unet3_16", "unet2_16"]
     assert keys == [*packaged, "mine.safetensors"]
     fetched = temporary_cache / "released" / "cellpose.safetensors"
     fetched.parent.mkdir()
     fetched.touch()
-    assert [start.key for start in starts(folder)][6:] == ["released cellpose", "mine.safetensors"]
-    offered = [start.title for start in choices(folder)]
-    assert [start.title for start in starts(folder)] == [*offered[2:], "Yours: mine"]
+    assert [start.key for start in offer_starts(folder)][6:] == [
+        "released cellpose",
+        "mine.safetensors",
+    ]
+    offered = [start.title for start in offer_models(folder)]
+    assert [start.title for start in offer_starts(folder)] == [*offered[2:], "Yours: mine"]
     panel = FinetunePanel(folder)
     panel.join(LONG)
-    panel.model.value = starts(folder)[-1]
+    panel.model.value = offer_starts(folder)[-1]
     assert panel.about.value.startswith("HoVer, of unknown origin. Made for cells 30 px wide.")
     panel.join(LONG)
-    loaded = starts(folder)[1].load()
+    loaded = offer_starts(folder)[1].load()
     assert (loaded.card.architecture, loaded.card.levels[0]) == ("scellseg", 16)
 
 
@@ -844,7 +847,7 @@ def test_a_stack_is_explained_without_arguments(tmp_path):
     (tmp_path / "shot").mkdir()
     tifffile.imwrite(tmp_path / "shot" / "A_img.tif", np.zeros((5, 64, 64), np.uint8))
     tifffile.imwrite(tmp_path / "shot" / "A_masks.tif", disks(2)[1])
-    shot = look(tmp_path).shots[0]
+    shot = Experiment(tmp_path).survey().shots[0]
     assert "Save it as one plane" in shot.problem
     assert "axes=" not in shot.problem
 
@@ -889,4 +892,4 @@ def test_paths_are_understood_as_they_are_pasted(tmp_path, typed):
 def test_a_free_name_is_free_of_models_cards_and_unfinished_runs(tmp_path):
     for taken in ("a.safetensors", "a-2.json", "a-3.checkpoint"):
         (tmp_path / taken).touch()
-    assert experiment_folder.free_name(tmp_path, "a") == "a-4"
+    assert layout.find_free_name(tmp_path, "a") == "a-4"

@@ -31,14 +31,12 @@ from scellseg_lib.representation import Decoding
 from scellseg_lib.segmentation import decode
 from scellseg_lib.training import weights_hash
 from scellseg_lib.workbench import folder_run, segment_panel, segment_preview, segment_results
+from scellseg_lib.workbench.experiment import Experiment, SegmentedImage, offer_models
 from scellseg_lib.workbench.folder_run import reworded
-from scellseg_lib.workbench.inspector import Inspector
+from scellseg_lib.workbench.inspect import Inspector
 from scellseg_lib.workbench.jobs import Job
-from scellseg_lib.workbench.offered_models import choices
-from scellseg_lib.workbench.rounds import Rounds
 from scellseg_lib.workbench.segment_panel import SegmentPanel
 from scellseg_lib.workbench.segment_results import SegmentResults
-from scellseg_lib.workbench.segmented import Result
 from scellseg_lib.workbench.session import SegmentationSettings
 from tests.workbench.waiting import LONG, rests, until
 
@@ -136,7 +134,7 @@ class Gate:
 def test_models_of_the_experiment_come_first_the_newest_before_all(experiment: Path):
     tiny_model(seed=1).save(experiment / "older.safetensors")
     os.utime(experiment / "older.safetensors", (1, 1))
-    titles = [choice.title for choice in choices(experiment)]
+    titles = [choice.title for choice in offer_models(experiment)]
     assert titles[:4] == [
         "Yours: tuned",
         "Yours: older",
@@ -144,12 +142,12 @@ def test_models_of_the_experiment_come_first_the_newest_before_all(experiment: P
         "Scellseg, smaller and quicker",
     ]
     assert len(set(titles)) == len(titles)
-    assert choices(None)[0].title == "Scellseg"
+    assert offer_models(None)[0].title == "Scellseg"
 
 
 def test_the_authors_own_are_offered_once_they_were_fetched(temporary_cache: Path):
     def theirs() -> list[tuple[Any, str]]:
-        return [(one.name, one.weights) for one in choices(None) if one.weights == "released"]
+        return [(one.name, one.weights) for one in offer_models(None) if one.weights == "released"]
 
     assert theirs() == []
     file = temporary_cache / "released" / "cellpose.safetensors"
@@ -162,12 +160,12 @@ def test_card_of_the_chosen_model_is_shown_and_its_diameter_taken(experiment: Pa
     tiny_model("unet3", diameter=41.5).save(experiment / "other.safetensors")
     panel = SegmentPanel(experiment)
     form = panel.form
-    form.model.value = next(one for one in choices(experiment) if one.title == "Yours: tuned")
+    form.model.value = next(one for one in offer_models(experiment) if one.title == "Yours: tuned")
     assert form.diameter.value == 60
     assert "made for a test" in form._origin.value
     assert form.settings().decoding == DECODING
     form.diameter.value = 50
-    form.model.value = next(one for one in choices(experiment) if one.title == "Yours: other")
+    form.model.value = next(one for one in offer_models(experiment) if one.title == "Yours: other")
     assert form.diameter.value == 41.5
     assert "U-Net with 3 classes" in form._origin.value
 
@@ -179,7 +177,7 @@ def test_a_damaged_model_is_said_and_cannot_be_run(experiment: Path):
     assert "tuned.safetensors" in panel.form.message.text
     assert panel.segment() is None
     assert panel.message.text == "There is no model. Choose one above."
-    panel.form.model.value = choices(None)[0]
+    panel.form.model.value = offer_models(None)[0]
     assert not panel.form.message.is_error
     assert panel.form.settings() is not None
 
@@ -238,7 +236,7 @@ def test_channels_are_asked_for_only_where_they_differ(experiment: Path, tmp_pat
     panel = SegmentPanel(experiment)
     assert not shown(panel.form._channels)
     assert panel.form.settings().channels is None
-    panel.form.model.value = choices(None)[0]
+    panel.form.model.value = offer_models(None)[0]
     panel.source.value = str(colours)
     assert shown(panel.form._channels)
     assert panel.form.settings().channels == ("green", "red")  # as the packaged card says
@@ -604,7 +602,7 @@ def test_images_chosen_while_a_run_ends_are_those_whose_results_are_listed(
 ):
     original, listing, go_on = segment_panel.results, threading.Event(), threading.Event()
 
-    def slow(*arguments: Any) -> list[Result]:
+    def slow(*arguments: Any) -> list[SegmentedImage]:
         found = original(*arguments)
         if found and not listing.is_set():
             listing.set()
@@ -639,8 +637,8 @@ def test_the_time_left_is_told(experiment: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_results_are_looked_at_and_corrected(experiment: Path):
-    looked: list[Result] = []
-    edited: list[Result] = []
+    looked: list[SegmentedImage] = []
+    edited: list[SegmentedImage] = []
     panel = SegmentPanel(experiment, looked.append, edited.append)
     assert panel.results.buttons["inspect"].disabled
     segmented(panel)
@@ -655,8 +653,8 @@ def test_results_are_looked_at_and_corrected(experiment: Path):
     assert (entry.model_file, entry.weights) == ("tuned.safetensors", weights_hash(model.network))
     prediction = entry.predict()
     again = decode(prediction, entry.model.representation, entry.settings.decoding)
-    np.testing.assert_array_equal(again, entry.labels())
-    assert entry.pixels().shape == entry.labels().shape
+    np.testing.assert_array_equal(again, readers.read_masks(entry.masks))
+    assert readers.read_pixels(entry.image).shape == readers.read_masks(entry.masks).shape
 
 
 def test_a_result_opens_in_the_inspector_with_its_thresholds(experiment: Path):
@@ -664,13 +662,13 @@ def test_a_result_opens_in_the_inspector_with_its_thresholds(experiment: Path):
     panel.form.full_size.value = False
     segmented(panel)
     entry = panel.results.entries[1]
-    given = entry.inspected(entry.labels())
+    given = entry.to_inspect(readers.read_masks(entry.masks))
     assert callable(given.predicted)  # nothing is read or asked before it is needed
     assert callable(given.prediction)
     inspector = Inspector([given])
     inspector.join(LONG)
     shown_cells = inspector.entry
-    np.testing.assert_array_equal(shown_cells.predicted, entry.labels())
+    np.testing.assert_array_equal(shown_cells.predicted, readers.read_masks(entry.masks))
     assert shown_cells.resample is False
     inspector.thresholds._sliders["cell_threshold"].value = 0.34
     wanted = decode(
@@ -680,7 +678,7 @@ def test_a_result_opens_in_the_inspector_with_its_thresholds(experiment: Path):
         resample=False,
     )
     np.testing.assert_array_equal(inspector.entry.predicted, wanted)
-    assert not np.array_equal(wanted, entry.labels())
+    assert not np.array_equal(wanted, readers.read_masks(entry.masks))
 
 
 def test_a_panel_without_callbacks_has_no_such_buttons(experiment: Path):
@@ -698,7 +696,7 @@ def test_former_results_are_listed_and_belong_to_their_model(experiment: Path):
     entry = panel.results.entries[0]
     assert entry.model is None
     assert entry.predict() is None
-    assert Inspector([entry.inspected()]).entry.prediction is None
+    assert Inspector([entry.to_inspect()]).entry.prediction is None
     assert entry.weights == weights_hash(load_model(experiment / "tuned.safetensors").network)
     assert entry.settings.decoding == DECODING
 
@@ -706,7 +704,7 @@ def test_former_results_are_listed_and_belong_to_their_model(experiment: Path):
 def test_damaged_masks_are_listed_as_such(experiment: Path):
     segmented(SegmentPanel(experiment))
     (experiment / "segmented" / "B_masks.tif").write_bytes(b"II*\0")
-    panel = SegmentPanel(experiment, lambda entry: entry.labels())
+    panel = SegmentPanel(experiment, lambda entry: readers.read_masks(entry.masks))
     panel.results.job.join(LONG)
     assert "B: the masks are damaged; delete" in panel.results.list.options[1][0]
     panel.results.list.index = 1
@@ -746,17 +744,19 @@ def test_results_are_listed_before_their_cells_are_counted(
 
 
 @pytest.fixture
-def three() -> list[Result]:
+def three() -> list[SegmentedImage]:
     """Results whose cells are to be counted."""
     settings = SegmentationSettings(30.0)
     return [
-        Result(name, Path(f"{name}.tif"), Path(f"{name}_masks.tif"), -1, None, "", "", settings)
+        SegmentedImage(
+            name, Path(f"{name}.tif"), Path(f"{name}_masks.tif"), -1, None, "", "", settings
+        )
         for name in "abc"
     ]
 
 
 def test_numbers_that_come_too_late_are_not_those_of_other_images(
-    three: list[Result], monkeypatch: pytest.MonkeyPatch
+    three: list[SegmentedImage], monkeypatch: pytest.MonkeyPatch
 ):
     counting, go_on = threading.Event(), threading.Event()
 
@@ -778,7 +778,7 @@ def test_numbers_that_come_too_late_are_not_those_of_other_images(
 
 
 def test_what_is_chosen_is_opened_while_the_numbers_are_filled_in(
-    three: list[Result], monkeypatch: pytest.MonkeyPatch
+    three: list[SegmentedImage], monkeypatch: pytest.MonkeyPatch
 ):
     """Filled anew, the list goes to its first line for a moment."""
     counted, filling, go_on = threading.Event(), threading.Event(), threading.Event()
@@ -789,7 +789,7 @@ def test_what_is_chosen_is_opened_while_the_numbers_are_filled_in(
             assert go_on.wait(LONG)
 
     monkeypatch.setattr(segment_results, "count_cells", lambda masks: counted.wait(LONG) and 7)
-    looked: list[Result] = []
+    looked: list[SegmentedImage] = []
     results = SegmentResults(looked.append, None)
     results.show(three, None)
     results.list.index = 2
@@ -809,14 +809,10 @@ def test_a_round_of_correction_is_kept_and_shown(experiment: Path):
     segmented(panel)
     assert panel.results.rounds.value == ""
     entry = panel.results.entries[0]
-    corrected = entry.labels()
+    corrected = readers.read_masks(entry.masks)
     corrected[corrected == 1] = 0
-    found = Rounds(experiment).correct(
-        entry.image,
-        entry.labels(),
-        corrected,
-        model=entry.model_file,
-        weights=entry.weights,
+    found = Experiment(experiment).keep_correction(
+        entry, readers.read_masks(entry.masks), corrected
     )
     assert (found.removed, found.added) == (1, 0)
     panel.list_results()

@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
-from matplotlib.colors import hsv_to_rgb
 from matplotlib.figure import Figure
 from scipy.ndimage import binary_dilation
 from sklearn.decomposition import PCA
@@ -17,29 +16,11 @@ from sklearn.decomposition import PCA
 from scellseg_lib.model import Model
 from scellseg_lib.network import count_parameters
 from scellseg_lib.paper.styles import styles_of
-from scellseg_lib.plots import PREDICTED, STYLE, TRUE, contours
+from scellseg_lib.plots import PREDICTED, STYLE, TRUE, contours, flow_colours
 from scellseg_lib.samples import Sample, normalise
 from scellseg_lib.segmentation import Cells
 
 ROLES = {"shot": ("#D55E00", "o"), "query": ("#0072B2", "^"), "contrast": ("0.6", "s")}
-
-
-def flow_colours(flows: np.ndarray) -> np.ndarray:
-    """Colour flows: the hue is the direction, black where there is none.
-
-    Parameters
-    ----------
-    flows : float[2, H, W]
-        (dy, dx), of unit length inside cells.
-
-    Returns
-    -------
-    float64[H, W, 3]
-        Red, green and blue, 0 to 1.
-    """
-    hue = np.arctan2(flows[0], flows[1]) / (2 * np.pi) % 1
-    length = np.clip(np.hypot(flows[0], flows[1]), 0, 1)
-    return hsv_to_rgb(np.stack((hue, np.full_like(hue, 0.85), length), axis=-1))
 
 
 def pipeline(model: Model, shots: Sequence[Sample], found: Cells, query: Sample) -> Figure:

@@ -18,12 +18,11 @@ from scellseg_lib.errors import ImageError
 from scellseg_lib.files import export
 from scellseg_lib.files import images as readers
 from scellseg_lib.files import layout as folders
-from scellseg_lib.workbench.annotate_panel import AnnotatePanel
-from scellseg_lib.workbench.annotated_folder import listed
-from scellseg_lib.workbench.class_file import ClassFile
+from scellseg_lib.workbench.annotate import AnnotatePanel
 from scellseg_lib.workbench.editor import MaskEditor
 from scellseg_lib.workbench.editor.annotation import Annotation
 from scellseg_lib.workbench.editor.classes import COLOURS, class_colour, merged, next_colour
+from scellseg_lib.workbench.experiment import ClassFile, read_cells
 from tests.workbench.editor.test_annotation import AnyEdits, said, three
 from tests.workbench.editor.test_mask_editor import connected
 
@@ -374,10 +373,10 @@ def test_a_list_of_classes_alone_leaves_no_masks_to_be_saved(folder):
     editor.undo()
     assert rows(folder) == ["class,colour", f"dead,{ORANGE}", f"alive,{BLUE}", f"even,{GREEN}"]
     assert not editor.is_changed
-    assert not listed(folder)[0].is_unsaved
+    assert not folders.list_images(folder)[0].is_unsaved
     editor.set_note([1], "x")
     assert editor.is_changed
-    assert listed(folder)[0].is_unsaved
+    assert folders.list_images(folder)[0].is_unsaved
 
 
 def test_an_image_without_cells_stays_without_masks_when_classes_are_made_at_it(folder):
@@ -603,7 +602,7 @@ def test_other_images_keep_the_old_name_and_are_counted(folder):
     assert cells_of(folder, "b") == ["dead", "alive", ""]
     path = folder / "b_masks.tif"
     again = MaskEditor(
-        IMAGE, LABELS, cells=listed(folder)[1].cells(), path=path, classes=ClassFile(path)
+        IMAGE, LABELS, cells=read_cells(folder / "b_cells.csv"), path=path, classes=ClassFile(path)
     )
     assert list(again.classes) == ["gone", "dead", "alive"]
 
@@ -731,13 +730,13 @@ def test_what_a_page_asks_of_a_class_in_vain_is_refused_in_words(folder, name, a
 
 def test_the_list_of_classes_is_no_image_no_masks_and_no_list_of_cells(folder, tmp_path):
     images, samples = folders.find_images(folder), folders.find_samples(folder)
-    labels, shown = folders.find_labels(folder), listed(folder)
+    labels, shown = folders.find_labels(folder), folders.list_images(folder)
     editor_of(folder).add_class("dead")
     assert (folder / "classes.csv").is_file()
     assert folders.find_images(folder) == images
     assert folders.find_samples(folder) == samples
     assert folders.find_labels(folder) == labels
-    assert listed(folder) == shown
+    assert folders.list_images(folder) == shown
     done = export.export(folder, tmp_path / "out", ("table", "geojson"))
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == [
         "b.geojson",

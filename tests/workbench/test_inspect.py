@@ -25,9 +25,15 @@ from scellseg_lib.model import new_model
 from scellseg_lib.representation import Decoding
 from scellseg_lib.samples import Sample
 from scellseg_lib.segmentation import Cells, Prediction, decode, segment
-from scellseg_lib.workbench import comparison, inspected
-from scellseg_lib.workbench.inspector import Inspected, Inspector
-from scellseg_lib.workbench.thresholds import SETTINGS, Newest, Thresholds
+from scellseg_lib.workbench import session
+from scellseg_lib.workbench.inspect import COLOURS, Inspector
+from scellseg_lib.workbench.session import (
+    SETTINGS,
+    InspectedImage,
+    Inspection,
+    Newest,
+    Thresholds,
+)
 from tests import tiny
 from tests.workbench.waiting import LONG
 
@@ -62,12 +68,14 @@ def said(masks: np.ndarray = TRUE, name: str = "flow") -> Prediction:
     return Prediction("a", maps.astype(np.float32), style, masks.shape, 30.0)
 
 
-def entry(name: str = "a", true: Any = TRUE, predicted: np.ndarray = TRUE, **more) -> Inspected:
+def entry(
+    name: str = "a", true: Any = TRUE, predicted: np.ndarray = TRUE, **more
+) -> InspectedImage:
     image = np.random.default_rng(0).integers(0, 255, predicted.shape).astype(np.uint8)
-    return Inspected(name, image, true, predicted, **more)
+    return InspectedImage(name, image, true, predicted, **more)
 
 
-def movable(name: str = "a", true: Any = TRUE, kind: str = "flow") -> Inspected:
+def movable(name: str = "a", true: Any = TRUE, kind: str = "flow") -> InspectedImage:
     """An image whose thresholds can be moved."""
     chosen, decoding = representation.get(kind), Decoding()
     masks = decode(said(name=kind), chosen, decoding)
@@ -95,7 +103,7 @@ def colour(panel: Inspector, label: int, side: int = 0) -> str:
     """What became of a cell by its colour; side 1: true cells."""
     table = panel.view._colours[side]
     assert table is not None
-    of = {tuple(bytes.fromhex(value[1:])): name for name, value in comparison.COLOURS.items()}
+    of = {tuple(bytes.fromhex(value[1:])): name for name, value in COLOURS.items()}
     return of[tuple(table[label, :3].tolist())]
 
 
@@ -297,7 +305,7 @@ def test_only_the_newest_counts(monkeypatch: pytest.MonkeyPatch) -> None:
         assert go_on.wait(LONG)
         return decode(prediction, chosen, decoding, **options)
 
-    monkeypatch.setattr(inspected, "decode", slowly)
+    monkeypatch.setattr(session, "decode", slowly)
     slider = found(panel, "cell-threshold")
     first = Thread(target=lambda: setattr(slider, "value", 1.0))
     first.start()
@@ -340,7 +348,7 @@ def test_what_is_unforeseen_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
         raise RuntimeError("the moon")
 
     with monkeypatch.context() as patch:
-        patch.setattr(inspected, "decode", fails)
+        patch.setattr(session, "decode", fails)
         found(panel, "cell-threshold").value = 1.0
     assert "the moon" in text(panel, "message")
     found(panel, "cell-threshold").value = 4.0
@@ -350,7 +358,7 @@ def test_what_is_unforeseen_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 # --- several images --------------------------------------------------------------------------
 
 
-def three() -> list[Inspected]:
+def three() -> list[InspectedImage]:
     """AP at 0.5: two thirds, one third, unknown; at 0.85 the first has 0."""
     first = squares((10, 10, 18), (10, 60, 22))  # IoU 0.81 and 0.84
     second = squares((10, 10, 20))
@@ -441,13 +449,13 @@ def test_failure_for_one_of_all_is_said(monkeypatch: pytest.MonkeyPatch) -> None
     def fails(*_: Any, **__: Any) -> None:
         raise ImageError("no memory", remedy="Close other programs.")
 
-    monkeypatch.setattr(inspected, "decode", fails)
+    monkeypatch.setattr(session, "decode", fails)
     panel.apply_to_all().join(LONG)
     assert "Close other programs" in text(panel, "message")
 
 
 def test_correct_this_image() -> None:
-    given: list[Inspected] = []
+    given: list[InspectedImage] = []
     panel = Inspector([movable("a"), movable("b")], on_edit=given.append)
     found(panel, "cell-threshold").value = 4.0
     found(panel, "correct").click()
@@ -490,12 +498,12 @@ def test_images_are_compared_one_by_one_and_their_memory_freed() -> None:
     assert panel.names == ["c", "b", "a"]
     assert [line[:7] for line in lines(panel)] == ["AP 0.00", "AP 0.33", "AP 1.00"]
     assert "Over the 3 images with true cells: AP 0.44" in text(panel, "summary")
-    assert [record._now is None for record in panel._records] == [False, True, True]
+    assert [record._found is None for record in panel._inspections] == [False, True, True]
     assert [one.asked.is_set() for one in waiting] == [True, False, False]
     panel.go_to("b")
     panel.join(LONG)
-    assert [record._now is None for record in panel._records] == [True, False, True]
-    assert [record.prediction is None for record in panel._records] == [True, False, True]
+    assert [record._found is None for record in panel._inspections] == [True, False, True]
+    assert [record.prediction is None for record in panel._inspections] == [True, False, True]
     assert panel.names == ["c", "b", "a"]
 
 
@@ -557,7 +565,7 @@ def test_a_network_that_does_not_answer(fails: bool) -> None:
 
 
 def test_an_image_that_is_left_when_the_network_answers_is_asked_about_again() -> None:
-    class Left(inspected.Record):
+    class Left(Inspection):
         """Its memory is freed at the very moment."""
 
         prediction = property(lambda self: None, lambda self, answer: None)  # type: ignore[assignment]
@@ -566,7 +574,7 @@ def test_an_image_that_is_left_when_the_network_answers_is_asked_about_again() -
     record = Left(one.entry)
     record.ask()
     assert one.asked.is_set()
-    assert record.unasked
+    assert record.is_unasked
 
 
 def test_cells_that_cannot_be_read_are_a_problem_of_one_image() -> None:
@@ -632,7 +640,7 @@ def test_nucleus_plane_is_shown_where_there_is_one() -> None:
 @pytest.mark.parametrize("kind", ["flow", "hover", "unet2", "unet3"])
 def test_network_pictures(kind: str) -> None:
     maps = said(name=kind)
-    pictures = inspected.network_pictures(
+    pictures = session.network_pictures(
         replace(maps, shape=(SIZE * 2, SIZE)), representation.get(kind)
     )
     assert all(picture.shape[:2] == (SIZE * 2, SIZE) for picture in pictures.values())

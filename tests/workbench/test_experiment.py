@@ -16,8 +16,8 @@ from scellseg_lib.datasets.load import load_dataset
 from scellseg_lib.errors import DatasetError, ImageError
 from scellseg_lib.files import images as readers
 from scellseg_lib.files import layout as folders
-from scellseg_lib.workbench.correction import compare
-from scellseg_lib.workbench.rounds import COLUMNS, Rounds, add_to_shots
+from scellseg_lib.workbench.experiment import COLUMNS, Experiment, SegmentedImage, compare
+from scellseg_lib.workbench.session import SegmentationSettings
 from tests.workbench.waiting import until
 
 SIDE = 40
@@ -50,11 +50,14 @@ def experiment(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def correct(folder: Path, name: str = "c", corrected: np.ndarray = CORRECTED, weights: str = "w1"):
-    image = folder / "query" / f"{name}_img.tif"
-    return Rounds(folder).correct(
-        image, PREDICTED, corrected, model=f"{weights}.safetensors", weights=weights
+def correct(
+    folder: Path, name: str = "c", corrected: np.ndarray = CORRECTED, weights: str = "w1", **options
+):
+    image, masks = folder / "query" / f"{name}_img.tif", folder / "segmented" / f"{name}_masks.tif"
+    result = SegmentedImage(
+        name, image, masks, 3, None, f"{weights}.safetensors", weights, SegmentationSettings(30.0)
     )
+    return Experiment(folder).keep_correction(result, PREDICTED, corrected, **options)
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -76,8 +79,8 @@ def test_a_correction_is_counted_and_scored_by_arithmetic():
 
 def test_what_needed_no_correction_scores_one_and_nothing_is_changed():
     found = compare(PREDICTED, PREDICTED * 5)  # other numbers, the same cells
-    assert found[:2] == (1.0, 1.0)
-    assert found[4:] == (0, 0, 0)
+    assert (found.ap50, found.map) == (1.0, 1.0)
+    assert (found.added, found.removed, found.changed) == (0, 0, 0)
 
 
 # --- shots -------------------------------------------------------------------------------------
@@ -86,12 +89,12 @@ def test_what_needed_no_correction_scores_one_and_nothing_is_changed():
 def test_image_and_masks_become_a_shot_and_the_image_stays(experiment: Path):
     source = experiment / "query" / "c_img.tif"
     before = files(experiment)
-    shot = add_to_shots(experiment, source, CORRECTED)
+    _, masks_there = Experiment(experiment).add_to_shots(source, CORRECTED)
     after = files(experiment)
     assert set(after) - set(before) == {"shot/c_img.tif", "shot/c_masks.tif"}
     assert {name: after[name] for name in before} == before
     assert after["shot/c_img.tif"] == before["query/c_img.tif"]
-    np.testing.assert_array_equal(readers.read_masks(shot.masks), CORRECTED)
+    np.testing.assert_array_equal(readers.read_masks(masks_there), CORRECTED)
     assert [sample.name for sample in load_dataset(experiment).shot] == ["a", "b", "c"]
 
 
@@ -100,14 +103,12 @@ def test_classes_and_notes_go_with_the_masks(experiment: Path):
     table.parent.mkdir()
     table.write_text("label,area,class,note\n1,100,male,curled\n")
     there = experiment / "shot" / "c_cells.csv"
-    Rounds(experiment).correct(
-        source, PREDICTED, CORRECTED, model="m", weights="w", replace=False, cells=table
-    )
+    correct(experiment, "c", cells=table)
     assert there.read_text() == table.read_text()
-    add_to_shots(experiment, source, CORRECTED)  # nobody says a word of notes: they stay
+    Experiment(experiment).add_to_shots(source, CORRECTED)  # nobody says a word of notes: they stay
     assert there.is_file()
     table.unlink()
-    add_to_shots(experiment, source, PREDICTED, replace=True, cells=table)
+    Experiment(experiment).add_to_shots(source, PREDICTED, replace=True, cells=table)
     assert not there.exists()
 
 
@@ -115,8 +116,8 @@ def test_a_shot_folder_is_made_and_a_double_ending_is_kept(tmp_path: Path):
     image = tmp_path / "query" / "plate 1.ome.tif"
     image.parent.mkdir()
     tifffile.imwrite(image, np.zeros((SIDE, SIDE), np.uint16), metadata={"axes": "YX"})
-    shot = add_to_shots(tmp_path, image, CORRECTED)
-    assert (shot.image.name, shot.masks.name) == ("plate 1_img.ome.tif", "plate 1_masks.tif")
+    image_there, masks_there = Experiment(tmp_path).add_to_shots(image, CORRECTED)
+    assert (image_there.name, masks_there.name) == ("plate 1_img.ome.tif", "plate 1_masks.tif")
     assert [found.name for found in folders.find_samples(tmp_path / "shot")] == ["plate 1"]
 
 
@@ -131,8 +132,8 @@ def test_the_names_that_a_folder_has_are_kept(tmp_path: Path, part: str):
     source = home / "b.tif"
     if part:
         source = source.rename(tmp_path / "b.tif")
-    shot = add_to_shots(tmp_path, source, CORRECTED)
-    assert (shot.image, shot.masks) == (home / "b.tif", home / "b_masks.tif")
+    image_there, masks_there = Experiment(tmp_path).add_to_shots(source, CORRECTED)
+    assert (image_there, masks_there) == (home / "b.tif", home / "b_masks.tif")
     found = folders.find_samples(tmp_path)
     assert [(one.name, one.masks is None) for one in found] == [("a", False), ("b", False)]
 
@@ -145,7 +146,7 @@ def test_masks_that_cellpose_has_saved_are_not_hidden(experiment: Path):
     shots = load_dataset(experiment).shot
     assert [sample.name for sample in shots] == ["a", "b", "c"]
     np.testing.assert_array_equal(shots[2].masks, CORRECTED)
-    assert Rounds(experiment).table[["shots", "shot_cells"]].values.tolist() == [[2, 3]]
+    assert Experiment(experiment).rounds()[["shots", "shot_cells"]].values.tolist() == [[2, 3]]
 
 
 def test_annotations_in_seg_files_are_not_hidden(experiment: Path):
@@ -162,9 +163,9 @@ def test_masks_that_are_there_are_replaced_only_when_asked(experiment: Path):
     image = experiment / "shot" / "a_img.tif"
     before = files(experiment)
     with pytest.raises(DatasetError, match="other masks already"):
-        add_to_shots(experiment, image, CORRECTED)
+        Experiment(experiment).add_to_shots(image, CORRECTED)
     assert files(experiment) == before
-    add_to_shots(experiment, image, CORRECTED, replace=True)
+    Experiment(experiment).add_to_shots(image, CORRECTED, replace=True)
     after = files(experiment)
     assert {name for name in after if after[name] != before.get(name)} == {"shot/a_masks.tif"}
 
@@ -173,7 +174,7 @@ def test_masks_in_a_file_of_another_kind_are_replaced_there(experiment: Path):
     shot = experiment / "shot"
     (shot / "a_masks.tif").unlink()
     readers.write_labels(shot / "a_masks.png", PREDICTED)
-    add_to_shots(experiment, shot / "a_img.tif", CORRECTED, replace=True)
+    Experiment(experiment).add_to_shots(shot / "a_img.tif", CORRECTED, replace=True)
     assert not (shot / "a_masks.tif").exists()
     np.testing.assert_array_equal(readers.read_masks(shot / "a_masks.png"), CORRECTED)
 
@@ -182,7 +183,9 @@ def test_another_image_of_the_same_name_is_never_replaced(experiment: Path):
     tifffile.imwrite(experiment / "query" / "a_img.tif", np.zeros((SIDE, SIDE), np.uint8))
     before = files(experiment)
     with pytest.raises(DatasetError, match=r"another image of this name.*Rename a_img\.tif"):
-        add_to_shots(experiment, experiment / "query" / "a_img.tif", CORRECTED, replace=True)
+        Experiment(experiment).add_to_shots(
+            experiment / "query" / "a_img.tif", CORRECTED, replace=True
+        )
     assert files(experiment) == before
 
 
@@ -190,22 +193,22 @@ def test_what_teaches_nothing_is_refused(experiment: Path):
     image = experiment / "query" / "c_img.tif"
     before = files(experiment)
     with pytest.raises(DatasetError, match="no cells"):
-        add_to_shots(experiment, image, np.zeros((SIDE, SIDE), np.int32))
+        Experiment(experiment).add_to_shots(image, np.zeros((SIDE, SIDE), np.int32))
     with pytest.raises(ImageError, match="40 x 40 px"):
-        add_to_shots(experiment, image, CORRECTED[:-1])
+        Experiment(experiment).add_to_shots(image, CORRECTED[:-1])
     assert files(experiment) == before
     image.write_bytes(b"II*\0")
     with pytest.raises(ImageError, match="damaged"):
-        add_to_shots(experiment, image, CORRECTED)
+        Experiment(experiment).add_to_shots(image, CORRECTED)
 
 
 # --- rounds ------------------------------------------------------------------------------------
 
 
 def test_an_experiment_without_rounds_has_an_empty_table(tmp_path: Path):
-    table = Rounds(tmp_path).table
+    table = Experiment(tmp_path).rounds()
     assert list(table) == list(COLUMNS)
-    assert len(table) == len(Rounds(tmp_path).summary()) == 0
+    assert len(table) == len(Experiment(tmp_path).sum_up_rounds()) == 0
     assert list(tmp_path.iterdir()) == []
 
 
@@ -213,7 +216,7 @@ def test_other_weights_begin_the_next_round(experiment: Path):
     correct(experiment, "c")
     correct(experiment, "d", PREDICTED)
     correct(experiment, "e", weights="w2")
-    table = Rounds(experiment).table
+    table = Experiment(experiment).rounds()
     assert table["round"].tolist() == [1, 1, 2]
     assert table["image"].tolist() == ["c", "d", "e"]
     assert table["model"].tolist() == ["w1.safetensors"] * 2 + ["w2.safetensors"]
@@ -223,7 +226,7 @@ def test_other_weights_begin_the_next_round(experiment: Path):
     assert table["ap50"].tolist() == [0.5, 1.0, 0.5]
     assert not table["seen"].any()
     assert all(pd.to_datetime(table["time"]).dt.tz is not None for _ in table)
-    summary = Rounds(experiment).summary()
+    summary = Experiment(experiment).sum_up_rounds()
     assert summary["images"].tolist() == [2, 1]
     assert summary["ap50"].tolist() == [0.75, 0.5]
     assert summary[["added", "removed", "changed"]].values.tolist() == [[1, 1, 1]] * 2
@@ -234,7 +237,7 @@ def test_correcting_an_image_again_replaces_its_row_and_its_masks(experiment: Pa
     correct(experiment, "d")
     again = squares((2, 2), (30, 2))
     found = correct(experiment, "c", again)
-    table = Rounds(experiment).table.set_index("image")
+    table = Experiment(experiment).rounds().set_index("image")
     assert table.index.tolist() == ["d", "c"]
     assert table.loc["c", "ap50"] == pytest.approx(found.ap50) == 1 / 4
     assert not table.loc["c", "seen"]  # the prediction was made before
@@ -245,15 +248,15 @@ def test_an_image_that_the_model_has_learnt_is_kept_and_not_averaged(experiment:
     correct(experiment, "c")
     correct(experiment, "c", squares((9, 9)), weights="w2")
     correct(experiment, "d", PREDICTED, weights="w2")
-    assert Rounds(experiment).table["seen"].tolist() == [False, True, False]
-    second = Rounds(experiment).summary().iloc[1]
+    assert Experiment(experiment).rounds()["seen"].tolist() == [False, True, False]
+    second = Experiment(experiment).sum_up_rounds().iloc[1]
     assert (second["images"], second["scored"], second["ap50"]) == (2, 1, 1.0)
 
 
 def test_a_round_of_learnt_images_alone_has_no_score(experiment: Path):
     correct(experiment, "c")
     correct(experiment, "c", weights="w2")
-    assert np.isnan(Rounds(experiment).summary()["ap50"].iloc[1])
+    assert np.isnan(Experiment(experiment).sum_up_rounds()["ap50"].iloc[1])
 
 
 def test_masks_changed_by_others_meanwhile_are_not_overwritten(experiment: Path):
@@ -268,7 +271,7 @@ def test_masks_changed_by_others_meanwhile_are_not_overwritten(experiment: Path)
 def test_a_damaged_shot_does_not_cost_the_correction(experiment: Path):
     (experiment / "shot/a_masks.tif").write_bytes(b"II*\0 cut off")
     correct(experiment)
-    assert Rounds(experiment).table[["shots", "shot_cells"]].values.tolist() == [[1, 2]]
+    assert Experiment(experiment).rounds()[["shots", "shot_cells"]].values.tolist() == [[1, 2]]
 
 
 @pytest.mark.parametrize("content", ["", "a,b\n1,2\n", "\0\0\0", ",".join(COLUMNS) + "\nx,y\n"])
@@ -283,7 +286,7 @@ def test_a_file_that_is_not_ours_is_refused_and_left_alone(experiment: Path, con
 KILLED = """
 import sys
 from pathlib import Path
-from tests.workbench.test_rounds import correct, squares
+from tests.workbench.test_experiment import correct, squares
 
 folder = Path(sys.argv[1])
 print("ready", flush=True)
@@ -300,13 +303,13 @@ def test_a_kill_leaves_a_whole_table(experiment: Path):
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
         try:  # the table is read while it is written
-            until(lambda: len(Rounds(experiment).table) >= 7)
+            until(lambda: len(Experiment(experiment).rounds()) >= 7)
         finally:
             process.kill()
-    table = Rounds(experiment).table
+    table = Experiment(experiment).rounds()
     assert len(table) >= 7
     assert not table.duplicated(["round", "image"]).any()
     last = table.iloc[-1]["round"]
     correct(experiment, "c", weights="after")
-    assert Rounds(experiment).table["round"].max() == last + 1
+    assert Experiment(experiment).rounds()["round"].max() == last + 1
     assert len(load_dataset(experiment).shot) == 5

@@ -3,30 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
+import ipywidgets
 import numpy as np
 
 from scellseg_lib.errors import ScellsegError
-from scellseg_lib.segmentation import Prediction
-from scellseg_lib.workbench.annotate_form import AnnotateForm
-from scellseg_lib.workbench.annotated_folder import (
-    CORRECTED,
-    UNSAVED,
-    Listed,
-    adopt,
+from scellseg_lib.files.images import read_masks, read_pixels
+from scellseg_lib.files.layout import (
+    ImageFiles,
+    cells_path,
     experiment_of,
-    hints,
-    listed,
-    take_in,
+    find_unsaved_corrections,
 )
-from scellseg_lib.workbench.class_file import ClassFile
-from scellseg_lib.workbench.editor import MasksChanged
-from scellseg_lib.workbench.forms import count, plain
-from scellseg_lib.workbench.inspected import network_pictures
-from scellseg_lib.workbench.rounds import Rounds, add_to_shots
-from scellseg_lib.workbench.segmented import Result
-from scellseg_lib.workbench.suggestions import Suggestion, Suggestions
+from scellseg_lib.segmentation import Prediction
+from scellseg_lib.workbench.editor import MaskEditor, MasksChanged
+from scellseg_lib.workbench.experiment import (
+    ClassFile,
+    Experiment,
+    OtherMasks,
+    SegmentedImage,
+    read_cells,
+)
+from scellseg_lib.workbench.forms import Message, button, count, plain, row, typed_path
+from scellseg_lib.workbench.session import Suggestion, Suggestions, network_pictures
 
 EMPTY = (
     "Type the folder with your images and press Enter, or drop images onto the grey field below. "
@@ -35,18 +36,17 @@ EMPTY = (
 NEXT, ENOUGH = "Draw all cells of one or two images, then go on to Fine-tune.", 2
 DROPPED = "scellseg-images"
 """Folder, in the user's own, that takes dropped images while none is open."""
-DONE, OPEN = "\u25cf", "\u25cb"
-"""Marks of images: annotated, and not yet."""
-OTHERS = "other masks already"
-"""An error that leaves a choice, by its words."""
+DONE, OPEN, UNSAVED = "\u25cf", "\u25cb", "\u25d0"
+"""Marks of images: annotated, not yet, and with edits that a crash has left."""
 NAMED = 5
 """Problems with files that are said one by one."""
+HEIGHT, TOOLBARS, SPOKEN = 500, 95, 60
+"""Of the image in the page, of what is above it, and of two lines of words, px: what a model says
+must not move what is drawn on."""
 
 
-class AnnotatePanel(AnnotateForm):
-    """Draw and correct the cells of a folder's images.
-
-    Going to another image saves the one before.
+class AnnotatePanel(ipywidgets.VBox):
+    """Draw and correct the cells of a folder's images. Going to another image saves the one before.
 
     Parameters
     ----------
@@ -58,14 +58,6 @@ class AnnotatePanel(AnnotateForm):
     on_suggest : callable, optional
         Called with the image's file by "Suggest cells", which is there only with it; gives what
         finds the cells, to be called in the background.
-
-    Attributes
-    ----------
-    images : list of Listed
-    current : Listed or None
-    correcting : Result or None
-        The prediction that is being corrected.
-    suggestions : Suggestions
     """
 
     def __init__(
@@ -75,30 +67,25 @@ class AnnotatePanel(AnnotateForm):
         on_learn: Callable[[Path], None] | None = None,
         on_suggest: Callable[[Path], Callable[[], Suggestion]] | None = None,
     ) -> None:
-        super().__init__()
         self.path: Path | None = None
-        self.images: list[Listed] = []
-        self.current: Listed | None = None
-        self.correcting: Result | None = None
-        self._before: Listed | None = None  # what was open before a correction
+        self.images: list[ImageFiles] = []
+        self.current: ImageFiles | None = None
+        self.correcting: SegmentedImage | None = None
+        """The prediction that is being corrected."""
+        self._before: ImageFiles | None = None  # what was open before a correction
         self._predicted: np.ndarray | None = None
-        self._anyway: Callable[[], None] = self._save_anyway
-        self._on_folder, self._on_learn, self._filling = on_folder, on_learn, False
-        self._on_suggest = on_suggest
+        self._insist: Callable[[], object] = self.keep  # what "Replace them" does
+        self._on_folder, self._on_learn, self._on_suggest = on_folder, on_learn, on_suggest
+        self._filling = False
+        self.message = Message()
+        self.editor = MaskEditor(height=HEIGHT, layout={"flex": "1 1 0", "width": "auto"})
+        super().__init__(self._make())
+        self.add_class("scellseg-annotate-panel")
         self.suggestions = Suggestions(self.editor, self.suggest, self.message)
         self.folder.observe(lambda change: self._typed(change["new"]), "value")
         self.list.observe(lambda change: self._chosen(change["new"]), "value")
-        clicks = {
-            self.suggest: self._suggest,
-            self.learn: self.learn_from_it,
-            self.replace: lambda: self._anyway(),
-            self.again: self._open_again,
-            self.back: self._leave,
-        }
-        for button, act in clicks.items():
-            button.on_click(lambda _, act=act: self.in_words(act))
-        self.editor.on_cycle(lambda by: self.in_words(lambda: self.step(by)))
-        self.editor.on_drop(lambda name, content: self.in_words(lambda: self.take(name, content)))
+        self.editor.on_cycle(lambda by: self.in_words(partial(self.step, by)))
+        self.editor.on_drop(lambda name, content: self.in_words(partial(self.take, name, content)))
         self.editor.on_save(lambda _: self._saved())
         self._show_state()
         if folder is None:
@@ -106,47 +93,68 @@ class AnnotatePanel(AnnotateForm):
         else:
             self.folder.value = str(folder)
 
+    def _make(self) -> list[ipywidgets.Widget]:
+        self.folder = ipywidgets.Text(
+            continuous_update=False,
+            placeholder="folder with your images",
+            layout={"width": "520px"},
+        ).add_class("scellseg-annotate-folder")
+        self.list = ipywidgets.Select(
+            layout={"flex": "0 0 190px", "height": f"{HEIGHT + TOOLBARS}px"}
+        ).add_class("scellseg-annotate-images")
+        self.message.layout.flex = "1 1 0"
+
+        def press(
+            words: str, name: str, act: Callable[[], object], **look: str
+        ) -> ipywidgets.Button:
+            return button(words, f"annotate-{name}", lambda: self.in_words(act), **look)
+
+        tip = "The model chosen in step 3 finds cells; what you have drawn stays"
+        self.suggest = press("Suggest cells", "suggest", self._suggest, tip=tip)
+        self.learn = press("Learn from this image", "learn", self.learn_from_it, style="primary")
+        self.replace = press("Replace them", "replace", lambda: self._insist(), style="danger")
+        self.again = press("Open the image again", "again", self._open_again)
+        self.back = press("Back to my images", "back", self._leave)
+        return [
+            row("Folder", self.folder),
+            ipywidgets.HBox(
+                [self.suggest, self.learn, self.replace, self.again, self.back, self.message],
+                layout={"align_items": "center", "grid_gap": "4px", "min_height": f"{SPOKEN}px"},
+            ),
+            ipywidgets.HBox(
+                [self.list, self.editor],
+                layout={"align_items": "flex-start", "width": "100%", "grid_gap": "8px"},
+            ),
+        ]
+
     # --- images ---------------------------------------------------------------------------------
 
     def go_to(self, folder: Path) -> None:
-        """Open a folder, and an image: with edits that were not saved, or not annotated yet.
-
-        Raises
-        ------
-        ScellsegError
-            If there are no images, or the one open cannot be saved.
-        """
+        """Open a folder, and an image: with edits that were not saved, or not annotated yet."""
         self.keep()
-        found = listed(folder)
-        self.path, self.images, self.current, self.correcting = folder, found, None, None
+        images = Experiment(folder).images()
+        self.path, self.images, self.current, self.correcting = folder, images, None, None
         self._before = None
         self._fill()
         self._show_state()  # the list takes room from the picture, which then fits itself in
         if self._on_folder:
             self._on_folder(folder)
-        self._open_first(sorted(found, key=lambda one: (not one.is_unsaved, bool(one.masks))))
+        self._open_first(sorted(images, key=lambda one: (not one.is_unsaved, bool(one.masks))))
 
-    def show(self, image: Listed) -> None:
-        """Open an image; the one before is saved.
-
-        Raises
-        ------
-        ScellsegError
-            If it cannot be read, or the one before not be saved; nothing is opened then.
-        """
+    def show(self, image: ImageFiles) -> None:
+        """Open an image, after the one before is saved; where one of both fails, that stays."""
         self.keep()  # first: it may be this image whose masks are written
         self._show(image)
 
-    def _show(self, image: Listed) -> None:
+    def _show(self, image: ImageFiles) -> None:
         image = next((one for one in self.images if one.image == image.image), image)
-        pixels, labels, cells = image.pixels(), image.labels(), image.cells()
         self.editor.load(
-            pixels,
-            labels,
-            cells=cells,
+            read_pixels(image.image),
+            None if image.masks is None else read_masks(image.masks),
+            cells=None if image.cells is None else read_cells(image.cells),
             title=image.name,
-            path=image.target,
-            classes=ClassFile(image.target),
+            path=image.own_masks,
+            classes=ClassFile(image.own_masks),
         )
         self.current, self.correcting, self._predicted = image, None, None
         self._fill()
@@ -154,13 +162,7 @@ class AnnotatePanel(AnnotateForm):
         self._say_where()
 
     def step(self, by: int) -> None:
-        """Go to the image after (1) or before (-1), round and round; past those that are damaged.
-
-        Raises
-        ------
-        ScellsegError
-            If the one open cannot be saved.
-        """
+        """Go to the image after (1) or before (-1), round and round, past damaged ones."""
         self.keep()
         if self.images:
             known = self.current in self.images
@@ -174,16 +176,10 @@ class AnnotatePanel(AnnotateForm):
             self.editor.save()
 
     def take(self, name: str, content: bytes) -> None:
-        """Take a dropped file into the folder and open its image.
-
-        Raises
-        ------
-        ScellsegError
-            See `annotated_folder.take_in`.
-        """
+        """Take a dropped file into the folder and open its image."""
         self.keep()
         folder = self.path or Path.home() / DROPPED
-        taken = take_in(folder, name, content)
+        taken = Experiment(folder).take(name, content)
         if self.path is None:
             self.folder.value = str(folder)
         self._refresh()
@@ -197,46 +193,35 @@ class AnnotatePanel(AnnotateForm):
 
     def correct(
         self,
-        result: Result,
+        result: SegmentedImage,
         labels: np.ndarray | None = None,
         prediction: Prediction | None = None,
     ) -> None:
-        """Open a prediction to be corrected.
-
-        Corrected masks go to ``corrected/`` of the experiment; what the model gave stays. A
-        correction that was begun before is gone on with.
+        """Open a prediction to be corrected; a correction that was begun before is gone on with.
 
         Parameters
         ----------
-        result : Result
+        result : SegmentedImage
         labels : int32[H, W], optional
             At other thresholds than the result's file holds.
         prediction : Prediction, optional
             What the network said, to be looked at beside the image.
-
-        Raises
-        ------
-        ScellsegError
-            If the image or the masks cannot be read, or the one open not be saved.
         """
-        predicted = result.labels() if labels is None else labels
+        predicted = read_masks(result.masks) if labels is None else labels
         self.keep()
         self._correct(result, predicted, prediction)
 
     def _correct(
-        self, result: Result, predicted: np.ndarray, prediction: Prediction | None
+        self, result: SegmentedImage, predicted: np.ndarray, prediction: Prediction | None = None
     ) -> None:
-        target = experiment_of(result.image) / CORRECTED / result.masks.name
-        file = Listed(result.name, result.image, target if target.exists() else None, target)
-        begun, cells = file.labels(), file.cells()
-        layers = {}
+        target = Experiment(experiment_of(result.image)).correction_path(result)
+        is_begun, layers = target.exists(), {}
         if prediction is not None and result.model is not None:
             layers = network_pictures(prediction, result.model.representation)
-        start = predicted if begun is None else begun
         self.editor.load(
-            result.pixels(),
-            start,
-            cells=cells,
+            read_pixels(result.image),
+            read_masks(target) if is_begun else predicted,
+            cells=read_cells(cells_path(target)) if is_begun else None,
             layers=layers,
             title=result.name,
             path=target,
@@ -247,10 +232,9 @@ class AnnotatePanel(AnnotateForm):
         self._fill()
         self._show_state()
         model = f"the model {result.model_file.removesuffix('.safetensors')}".strip()
-        again = "" if begun is None else " You see your correction as you left it."
         self.message.tell(
             f"Correct the cells that {model} found in {result.name}, then let the next model "
-            f"learn from them.{again}"
+            f"learn from them.{' You see your correction as you left it.' if is_begun else ''}"
         )
 
     def _suggest(self) -> None:
@@ -261,28 +245,14 @@ class AnnotatePanel(AnnotateForm):
     def learn_from_it(self, *, replace: bool = False) -> None:
         """Put the image that is open among the annotated ones; a correction is scored and kept.
 
-        Parameters
-        ----------
-        replace : bool
-            Take the place of other masks of this image there.
-
-        Raises
-        ------
-        ScellsegError
-            If it cannot be, see `rounds.add_to_shots`.
+        With `replace` it takes the place of other masks of this image there.
         """
         _, table, *_ = self.editor.save()
         labels = np.array(self.editor.labels)
         if self.correcting is not None and self._predicted is not None:
             result, folder = self.correcting, experiment_of(self.correcting.image)
-            found = Rounds(folder).correct(
-                result.image,
-                self._predicted,
-                labels,
-                model=result.model_file,
-                weights=result.weights,
-                replace=replace,
-                cells=table,
+            found = Experiment(folder).keep_correction(
+                result, self._predicted, labels, replace=replace, cells=table
             )
             text = (
                 f"{result.name} is annotated now: {count(found.added, 'cell')} added, "
@@ -290,9 +260,9 @@ class AnnotatePanel(AnnotateForm):
                 f"scores {found.map:.2f} of 1 (mean AP). Fine-tune again to learn from it."
             )
         elif self.current is not None and self.path is not None:
-            folder = self.path
-            add_to_shots(folder, self.current.image, labels, replace=replace, cells=table)
-            text = f"{self.current.name} is among the annotated images now. Fine-tune next."
+            folder, image = self.path, self.current
+            Experiment(folder).add_to_shots(image.image, labels, replace=replace, cells=table)
+            text = f"{image.name} is among the annotated images now. Fine-tune next."
         else:
             return
         self._refresh()
@@ -304,11 +274,17 @@ class AnnotatePanel(AnnotateForm):
         if self.images:
             self.show(self._before or self.images[0])
 
+    def _open_again(self) -> None:
+        """Open what is in the file; what was drawn meanwhile is put aside beside it."""
+        if self.correcting is not None and self._predicted is not None:
+            self._correct(self.correcting, self._predicted)
+        elif self.current:
+            self._show(self.current)
+
     # --- what is shown ----------------------------------------------------------------------------
 
     def _typed(self, text: str) -> None:
-        if text.strip():
-            path = Path(text.strip().strip("'\"")).expanduser().resolve()
+        if path := typed_path(text):
             self.in_words(lambda: self.go_to(path))
 
     def _chosen(self, file: str | None) -> None:
@@ -317,7 +293,7 @@ class AnnotatePanel(AnnotateForm):
         self.in_words(lambda: self.show(next(one for one in self.images if str(one.image) == file)))
         self._fill()  # where it could not be opened, the list goes back
 
-    def _open_first(self, images: Sequence[Listed]) -> None:
+    def _open_first(self, images: Sequence[ImageFiles]) -> None:
         """Open the first image that can be opened, and say what is wrong with those before it."""
         problems = []
         for image in images:
@@ -335,14 +311,14 @@ class AnnotatePanel(AnnotateForm):
 
     def _saved(self) -> None:
         if self.path is not None:
-            adopt(self.path)
+            Experiment(self.path).adopt_masks()
         self._refresh()
         self._say_where()
 
     def _refresh(self) -> None:
         if self.path is None:
             return
-        self.images = listed(self.path)
+        self.images = Experiment(self.path).images()
         for image in self.images:
             if self.current is not None and image.image == self.current.image:
                 self.current = image
@@ -350,14 +326,15 @@ class AnnotatePanel(AnnotateForm):
 
     def _fill(self) -> None:
         self._filling = True
-        marks = [f"{self._mark(image)} {image.name}" for image in self.images]
         files = [str(image.image) for image in self.images]
-        self.list.options = list(zip(marks, files, strict=True))
+        self.list.options = [
+            (f"{self._mark(image)} {image.name}", str(image.image)) for image in self.images
+        ]
         current = str(self.current.image) if self.current else None
         self.list.value = current if current in files else None
         self._filling = False
 
-    def _mark(self, image: Listed) -> str:
+    def _mark(self, image: ImageFiles) -> str:
         if image.is_unsaved and (self.current is None or image.image != self.current.image):
             return UNSAVED
         return DONE if image.masks else OPEN
@@ -376,38 +353,34 @@ class AnnotatePanel(AnnotateForm):
             widget.layout.display = None if visible else "none"
 
     def _say_where(self) -> None:
+        """Say how far the folder is annotated, and what else there is to know of it."""
         if self.current is None or self.path is None:
             return
         done = sum(image.masks is not None for image in self.images)
-        text = f"{done} of {count(len(self.images), 'image')} annotated ({DONE}). "
-        text += NEXT if done < ENOUGH else ""
-        others = [one.name for one in self.images if self._mark(one) == UNSAVED]
-        self.message.tell((text + hints(self.path, self.current, others)).strip())
+        said = [f"{done} of {count(len(self.images), 'image')} annotated ({DONE})."]
+        if done < ENOUGH:
+            said.append(NEXT)
+        if unsaved := [one.name for one in self.images if self._mark(one) == UNSAVED]:
+            said.append(f"With edits that were not saved ({UNSAVED}): {', '.join(unsaved)}.")
+        if corrections := ", ".join(find_unsaved_corrections(self.path)):
+            said.append(f"Corrections that were not saved: {corrections}.")
+            said.append("Go there by Segment, Correct it.")
+        if self.current.is_query:
+            said.append("This one is to be segmented: its cells serve to check what a model finds.")
+        self.message.tell(" ".join(said))
 
     def in_words(self, act: Callable[[], object]) -> None:
         """Do something; an error becomes a sentence in the panel and in the editor."""
-        for button in (self.replace, self.again):
-            button.layout.display = "none"
+        for offer in (self.replace, self.again):
+            offer.layout.display = "none"
         try:
             act()
         except (ScellsegError, OSError) as error:
             self.message.fail(plain(error))
             self.editor.say(plain(error), error=True)
-            what, changed = getattr(error, "what", ""), isinstance(error, MasksChanged)
-            if changed or OTHERS in what:
-                self._anyway = self._learn_anyway if OTHERS in what else self._save_anyway
+            if isinstance(error, OtherMasks):
+                self._insist = partial(self.learn_from_it, replace=True)
                 self.replace.layout.display = None
-                self.again.layout.display = None if changed else "none"
-
-    def _learn_anyway(self) -> None:
-        self.learn_from_it(replace=True)
-
-    def _save_anyway(self) -> None:
-        self.editor.save(replace=True)
-
-    def _open_again(self) -> None:
-        """Open what is in the file; what was drawn meanwhile is put aside beside it."""
-        if self.correcting is not None and self._predicted is not None:
-            self._correct(self.correcting, self._predicted, None)
-        elif self.current:
-            self._show(self.current)
+            elif isinstance(error, MasksChanged):
+                self._insist = partial(self.editor.save, replace=True)
+                self.replace.layout.display = self.again.layout.display = None

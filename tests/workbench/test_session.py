@@ -22,18 +22,21 @@ from scellseg_lib.errors import ImageError, ModelError
 from scellseg_lib.files import images as readers
 from scellseg_lib.model import Model
 from scellseg_lib.segmentation import FarFromModel, decode, segment
-from scellseg_lib.workbench import suggestions
-from scellseg_lib.workbench.annotate_panel import AnnotatePanel
+from scellseg_lib.workbench.annotate import AnnotatePanel
 from scellseg_lib.workbench.app import Workbench
 from scellseg_lib.workbench.editor import ImageView, MaskEditor, operations
 from scellseg_lib.workbench.editor.layers import layers_of
 from scellseg_lib.workbench.editor.patches import apply
+from scellseg_lib.workbench.experiment import SegmentedImage
 from scellseg_lib.workbench.folder_run import CHANNELS
 from scellseg_lib.workbench.jobs import Job
-from scellseg_lib.workbench.offered_models import Choice
-from scellseg_lib.workbench.segmented import Result
-from scellseg_lib.workbench.session import SegmentationSettings, predict_one
-from scellseg_lib.workbench.suggestions import Suggestion, find_cells
+from scellseg_lib.workbench.session import (
+    STEP,
+    SegmentationSettings,
+    Suggestion,
+    find_cells,
+    predict_one,
+)
 from tests.workbench.editor.test_mask_editor import connected
 from tests.workbench.waiting import until
 
@@ -398,7 +401,9 @@ def test_a_prediction_that_is_corrected_gets_what_another_model_finds_beside_it(
 ):
     image, masks = folder / "image_2.tif", folder / "segmented" / "image_2_masks.tif"
     readers.write_labels(masks, squares((20, 30)))
-    panel.correct(Result("image_2", image, masks, 1, None, "", "", SegmentationSettings(30.0)))
+    panel.correct(
+        SegmentedImage("image_2", image, masks, 1, None, "", "", SegmentationSettings(30.0))
+    )
     assert shown(panel)
     suggest(panel, model)
     assert model.asked == ["image_2.tif"]
@@ -530,7 +535,7 @@ def test_it_doubts_where_segmenting_warns(
     seen = {"styles": ((0.0,) * len(style),), "style_radius": 1 / distance}  # styles have length 1
     known = Model(small.network, small.representation, small.card.model_copy(update=seen))
     chosen = SegmentationSettings(diameter, known.card.decoding)
-    found = find_cells(nuclei / "a.tif", Choice("Mine", Path("mine.safetensors")), known, chosen)
+    found = find_cells(nuclei / "a.tif", "mine", known, chosen)
     assert found.model == "mine"
     assert found.masks.max() >= 5
     recwarn.clear()
@@ -545,13 +550,12 @@ def test_without_any_cell_the_next_step_is_the_diameter_or_the_threshold(
     nuclei: Path, small: Model
 ):
     tifffile.imwrite(nuclei / "empty.tif", np.full((80, 80), 100, np.uint16))
-    choice = Choice("Scellseg", Path("scellseg_32.safetensors"))
     found = find_cells(
-        nuclei / "empty.tif", choice, small, SegmentationSettings(33.0, small.card.decoding)
+        nuclei / "empty.tif", "scellseg", small, SegmentationSettings(33.0, small.card.decoding)
     )
     assert not found.masks.any()
     assert found.doubt.startswith(
         "It looked for cells 33 px wide: set the diameter to that of yours in step 3, Segment, or "
         "lower the threshold Cell probability, then press Suggest cells again."
     )
-    assert suggestions.STEP in found.doubt
+    assert STEP in found.doubt

@@ -13,11 +13,8 @@ import tifffile
 
 from scellseg_lib.files import images as readers
 from scellseg_lib.files.seg_npy import write_seg
-from scellseg_lib.workbench.annotate_panel import DONE, EMPTY, OPEN, AnnotatePanel
-from scellseg_lib.workbench.annotated_folder import UNSAVED, listed
-from scellseg_lib.workbench.experiment_folder import look
-from scellseg_lib.workbench.rounds import Rounds
-from scellseg_lib.workbench.segmented import Result
+from scellseg_lib.workbench.annotate import DONE, EMPTY, OPEN, UNSAVED, AnnotatePanel
+from scellseg_lib.workbench.experiment import Experiment, SegmentedImage
 from scellseg_lib.workbench.session import SegmentationSettings
 
 SHAPE = (40, 50)
@@ -206,11 +203,11 @@ def test_masks_of_cellpose_are_opened_and_never_overwritten(foreign: Path):
 
 
 def test_one_file_of_ours_hides_none_of_cellposes_from_the_next_step(foreign: Path):
-    assert len(look(foreign).usable) == 1  # its _cp_masks hide its own _seg.npy
+    assert len(Experiment(foreign).survey().usable) == 1  # its _cp_masks hide its own _seg.npy
     panel = AnnotatePanel(foreign)
     panel.editor.outline(SQUARE)  # in the third
     panel.keep()
-    assert [(shot.name, shot.cells) for shot in look(foreign).usable] == [
+    assert [(shot.name, shot.cells) for shot in Experiment(foreign).survey().usable] == [
         ("cell1", 1),
         ("cell2", 2),
         ("cell3", 1),
@@ -379,7 +376,7 @@ def test_an_image_goes_among_those_to_be_segmented_where_they_are_apart(tmp_path
     drop(panel, "b_img.tif", content)
     assert (home / "query" / "b_img.tif").is_file()
     assert opened(panel) == "b"
-    assert [shot.name for shot in look(home).usable] == ["a"]
+    assert [shot.name for shot in Experiment(home).survey().usable] == ["a"]
 
 
 @pytest.mark.parametrize("name", ["worm_1_masks.tif", "worm_1_cp_masks.png", "worm_1_seg.npy"])
@@ -453,8 +450,8 @@ def experiment(tmp_path: Path) -> Path:
     return home
 
 
-def result(experiment: Path, name: str = "b", weights: str = "first") -> Result:
-    return Result(
+def result(experiment: Path, name: str = "b", weights: str = "first") -> SegmentedImage:
+    return SegmentedImage(
         name,
         experiment / "query" / f"{name}_img.tif",
         experiment / "segmented" / f"{name}_masks.tif",
@@ -474,10 +471,13 @@ def test_nothing_is_learnt_from_an_image_to_be_segmented_before_it_is_asked_for(
     assert "This one is to be segmented" in panel.message.text
     panel.editor.outline(SQUARE)
     panel.keep()
-    assert [shot.name for shot in look(experiment).usable] == ["a"]
+    assert [shot.name for shot in Experiment(experiment).survey().usable] == ["a"]
     assert told == []
     panel.learn.click()
-    assert [(shot.name, shot.cells) for shot in look(experiment).usable] == [("a", 1), ("b", 1)]
+    assert [(shot.name, shot.cells) for shot in Experiment(experiment).survey().usable] == [
+        ("a", 1),
+        ("b", 1),
+    ]
     assert told == [experiment]
     choose(panel, "a")
     assert not shown(panel.learn)
@@ -512,7 +512,7 @@ def test_a_correction_is_scored_and_becomes_a_shot(experiment: Path):
     panel.learn.click()
     assert panel.message.text.startswith("b is annotated now: 1 cell added, 1 removed, 0 changed")
     assert told == [experiment]
-    (row,) = Rounds(experiment).table.itertuples()
+    (row,) = Experiment(experiment).rounds().itertuples()
     assert (row.round, row.image, row.model, row.weights) == (1, "b", "tuned.safetensors", "first")
     assert (row.predicted, row.corrected, row.added, row.removed) == (2, 2, 1, 1)
     assert row.shots == 1
@@ -522,7 +522,7 @@ def test_a_correction_is_scored_and_becomes_a_shot(experiment: Path):
     np.testing.assert_array_equal(
         readers.read_masks(experiment / "shot" / "b_masks.tif"), corrected
     )
-    assert [shot.name for shot in look(experiment).usable] == ["a", "b"]
+    assert [shot.name for shot in Experiment(experiment).survey().usable] == ["a", "b"]
 
 
 def test_classes_and_notes_of_a_correction_go_with_it(experiment: Path):
@@ -542,7 +542,7 @@ def test_a_second_round_is_counted_as_one(experiment: Path):
     panel.correct(result(experiment, "c", "second"))
     panel.editor.delete([2])
     panel.learn.click()
-    table = Rounds(experiment).table
+    table = Experiment(experiment).rounds()
     assert table["round"].tolist() == [1, 2]
     assert table["shots"].tolist() == [1, 2]
     assert table["seen"].tolist() == [False, False]
@@ -560,7 +560,7 @@ def test_a_correction_is_gone_on_with(experiment: Path):
     assert len(panel.editor.cells) == 1
     assert "as you left it" in panel.message.text
     panel.learn.click()
-    (row,) = Rounds(experiment).table.itertuples()
+    (row,) = Experiment(experiment).rounds().itertuples()
     assert (row.predicted, row.corrected) == (2, 1)  # against what the model gave
 
 
@@ -568,7 +568,7 @@ def test_cells_at_other_thresholds_are_corrected_and_scored_as_they_were_seen(ex
     panel = AnnotatePanel(experiment)
     panel.correct(result(experiment), labels=masks((2, 2)).astype(np.int32))
     panel.learn.click()
-    (row,) = Rounds(experiment).table.itertuples()
+    (row,) = Experiment(experiment).rounds().itertuples()
     assert (row.predicted, row.corrected, row.map) == (1, 1, 1.0)
 
 
@@ -589,10 +589,3 @@ def test_an_image_without_cells_teaches_nothing(experiment: Path):
     assert "there are no cells to learn from" in panel.message.text
     assert not shown(panel.replace)
     assert not (experiment / "shot" / "b_img.tif").exists()
-
-
-def test_images_are_listed_with_their_masks(folder: Path):
-    found = {one.name: one for one in listed(folder)}
-    assert found["worm_2"].is_ours
-    assert found["worm_1"].target == folder / "worm_1_masks.tif"
-    assert not any(one.is_query for one in found.values())

@@ -1,0 +1,882 @@
+"""The folder of a biologist: images, masks, lists of cells, classes, models, results and rounds.
+
+An image that is corrected stays where it was, in ``query/`` too, and a copy of it becomes a shot.
+What is scored in a round is therefore always the prediction that was there *before* the correction:
+the model that made it had not seen these masks. A later model has learnt them; its score on the
+same image is kept, marked as ``seen``, and left out of the means.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from glob import escape
+from pathlib import Path
+from tempfile import gettempdir
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from filelock import FileLock
+from scipy import ndimage
+
+from scellseg_lib.atomic import whole
+from scellseg_lib.datasets.weights import RELEASED, load_model, packaged_files, released_file
+from scellseg_lib.errors import DatasetError, ImageError, ModelError, ScellsegError
+from scellseg_lib.files import layout
+from scellseg_lib.files.images import (
+    pixel_hash,
+    read_image,
+    read_masks,
+    read_pixels,
+    select_planes,
+    write_labels,
+)
+from scellseg_lib.files.layout import ImageFiles
+from scellseg_lib.metrics import match, scores
+from scellseg_lib.model import Card, Model, read_card
+from scellseg_lib.network import ARCHITECTURES
+from scellseg_lib.representation import Decoding
+from scellseg_lib.samples import check_size, diameters
+from scellseg_lib.segmentation import Prediction
+from scellseg_lib.workbench.editor.annotation import Annotation
+from scellseg_lib.workbench.editor.classes import Classes, class_colour, next_colour
+from scellseg_lib.workbench.forms import plain
+from scellseg_lib.workbench.session import InspectedImage, SegmentationSettings, predict_one
+
+COLUMNS = {
+    "round": "int64",
+    "time": "str",
+    "model": "str",
+    "weights": "str",
+    "shots": "int64",
+    "shot_cells": "int64",
+    "image": "str",
+    "seen": "bool",
+    "ap50": "float64",
+    "map": "float64",
+    "predicted": "int64",
+    "corrected": "int64",
+    "added": "int64",
+    "removed": "int64",
+    "changed": "int64",
+    "masks": "str",
+}
+"""Of ``rounds.csv``, one row for each image corrected in a round.
+
+``round`` from 1; ``time`` of the correction, UTC; ``model`` the file, and ``weights`` the hash of
+its weights; ``shots`` and ``shot_cells`` the annotated images and their cells when the round began;
+``seen`` whether the image was among them; ``ap50`` and ``map`` the prediction's score; cells
+``predicted`` and ``corrected``, and of these ``added`` (no predicted cell has an IoU of 0.5 with
+it), ``removed`` (the other way round) and ``changed`` (any pixel); ``masks`` the hash of the
+corrected masks."""
+UNCOUNTED = -1
+
+Channels = tuple[str, str]
+
+
+class OtherMasks(DatasetError):
+    """An annotated image has other masks already, which are replaced if that is asked for."""
+
+
+@dataclass(frozen=True, eq=False)
+class SegmentedImage:
+    """An image with the masks that a model made of it."""
+
+    name: str
+    image: Path
+    masks: Path
+    cells: int | None
+    """When it was listed; see `count_cells`."""
+    model: Model | None
+    """That made the masks; None where that is another one than chosen now."""
+    model_file: str
+    """Its name, empty where that is not known."""
+    weights: str
+    """Hash of its weights."""
+    settings: SegmentationSettings
+
+    def predict(self) -> Prediction | None:
+        """Run the network again (seconds), for other thresholds; None without the model."""
+        if self.model is None:
+            return None
+        return predict_one(self.model, self.image, self.settings)
+
+    def to_inspect(self, true: Callable[[], np.ndarray] | None = None) -> InspectedImage:
+        """For the inspector, against true cells where they are known; read when it is needed."""
+        return InspectedImage(
+            self.name,
+            partial(read_pixels, self.image),
+            true,
+            partial(read_masks, self.masks),
+            None if self.model is None else self.predict,
+            None if self.model is None else self.model.representation,
+            self.settings.decoding,
+            self.settings.resample,
+        )
+
+
+@dataclass(frozen=True)
+class AnnotatedImage:
+    """An image to learn from, or why it is left out."""
+
+    name: str
+    image: Path
+    problem: str = ""
+    cells: int = 0
+    diameter: float = float("nan")
+    """Median of the cells', px."""
+    n_channels: int = 1
+    channels_differ: bool = False
+    """Whether its channels are different pictures, so that one is to be chosen."""
+    middle: tuple[int, int] = (0, 0)
+    """Of a cell of that diameter."""
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What an experiment holds to learn from."""
+
+    folder: Path
+    shots: tuple[AnnotatedImage, ...]
+    """All annotated images, those that are left out among them."""
+    queries: tuple[str, ...]
+    """Names of the images to be segmented."""
+
+    @property
+    def usable(self) -> tuple[AnnotatedImage, ...]:
+        """Annotated images to learn from."""
+        return tuple(shot for shot in self.shots if not shot.problem)
+
+    @property
+    def diameter(self) -> float:
+        """Mean of the usable shots' diameters, px, which the tuned model gets."""
+        return float(np.mean([shot.diameter for shot in self.usable]))
+
+    @property
+    def channels(self) -> list[tuple[str, str]]:
+        """Channels to choose from, as (label, name); none where there is nothing to choose."""
+        if not any(shot.channels_differ for shot in self.usable):
+            return []
+        least = min(shot.n_channels for shot in self.usable)
+        colours = ("red", "green", "blue")
+        named = [(f"{i + 1} ({name})", name) for i, name in enumerate(colours[:least])]
+        others = [(f"{i + 1}", str(i)) for i in range(len(colours), least)]
+        return [*named, *others, ("mean of all", "gray")]
+
+    def crop(self, channels: Channels | None) -> np.ndarray:
+        """Piece of an annotated image around a cell of usual size, float32[N, N]."""
+        shot = min(self.usable, key=lambda shot: abs(shot.diameter - self.diameter))
+        plane = read_image(shot.image, channels=channels)[0]
+        side = int(min(4 * self.diameter, *plane.shape))
+        corner = np.clip(np.subtract(shot.middle, side // 2), 0, np.subtract(plane.shape, side))
+        return plane[corner[0] : corner[0] + side, corner[1] : corner[1] + side]
+
+
+@dataclass(frozen=True)
+class Correction:
+    """A prediction against its correction; see `COLUMNS`."""
+
+    ap50: float
+    map: float
+    predicted: int
+    corrected: int
+    added: int
+    removed: int
+    changed: int
+
+
+def compare(predicted: np.ndarray, corrected: np.ndarray) -> Correction:
+    """Score predicted labels, int[H, W], against their correction; MetricError as in `metrics`."""
+    ap, matched = scores(corrected, predicted).ap, match(corrected, predicted, 0.5)
+    mine = matched.objects[matched.objects["side"] == "true"]
+    return Correction(
+        ap50=float(ap[0]),
+        map=float(ap.mean()),
+        predicted=matched.tp + matched.fp,
+        corrected=matched.tp + matched.fn,
+        added=matched.fn,
+        removed=matched.fp,
+        changed=int(((mine["outcome"] == "TP") & (mine["iou"] < 1)).sum()),
+    )
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """The folder of an experiment, in a layout of `files.layout`."""
+
+    folder: Path
+
+    # --- images, and what is known of their cells -------------------------------------------------
+
+    def images(self) -> list[ImageFiles]:
+        """All images, whether they are annotated yet or not; DatasetError where there are none."""
+        return layout.list_images(self.folder)
+
+    def correction_path(self, result: SegmentedImage) -> Path:
+        """Where the corrected masks of a result are, or will be; those of the model stay."""
+        return self.folder / layout.CORRECTED / result.masks.name
+
+    def adopt_masks(self) -> None:
+        """Write masks of other programs as ours too, in each folder that has some of ours.
+
+        One file of ours would hide all of theirs from `layout.find_samples`. Theirs stay as they
+        are, and a damaged one is left alone.
+        """
+        images = self.images()
+        homes = {one.image.parent for one in images if one.is_ours}
+        for one in images:
+            if one.masks is not None and not one.is_ours and one.image.parent in homes:
+                with suppress(ScellsegError, OSError):
+                    write_labels(one.own_masks, read_masks(one.masks))
+
+    def take(self, name: str, content: bytes) -> Path:
+        """Write a file that was dropped on the page into the folder; return its image.
+
+        It is an image, or the masks or the list of cells of one that is there, by its name. Nothing
+        is written, and a ScellsegError raised, for another kind of file, a damaged one, one whose
+        image is not here, or one in whose place there is another.
+        """
+        role, owner_name = layout.role_of(name) or ("", "")
+        try:
+            owner = {one.name: one for one in self.images()}.get(owner_name)
+        except DatasetError:  # the first image is on its way
+            owner = None
+        if not role:
+            raise ImageError(
+                f"a file of the kind {Path(name).suffix or 'without ending'} is no image, and no "
+                "masks",
+                where=name,
+                remedy=f"Images end in {', '.join(layout.SUFFIXES)}, masks in _masks before that, "
+                "lists of cells in _cells.csv.",
+            )
+        if role == "image":
+            file = layout.place_image(self.folder, name)
+            if owner is not None and owner.image != file:
+                raise DatasetError(
+                    "another image of this name is here", where=owner.image, remedy="Rename yours."
+                )
+            _write_new(file, content, read_pixels)
+            return file
+        if owner is None:
+            raise DatasetError(
+                f"there is no image {owner_name} here that it could belong to",
+                where=name,
+                remedy="Drop the image first.",
+            )
+        if role == "cells":
+            _write_cells(owner, name, content)
+        elif owner.masks not in (None, owner.image.with_name(name)):
+            raise DatasetError(
+                "the image has masks already",
+                where=owner.masks,
+                remedy="Move them away if others are to take their place.",
+            )
+        else:
+            _write_new(owner.image.with_name(name), content, read_masks)
+        return owner.image
+
+    # --- what there is to learn from --------------------------------------------------------------
+
+    def survey(self, report: Callable[[int, int], None] = lambda done, total: None) -> Survey:
+        """Read all annotated images; one that cannot be used is named, and left out.
+
+        `report` is told how many of how many are read.
+        """
+        samples, shots = layout.find_samples(self.folder), []
+        annotated = [sample for sample in samples if sample.split == "shot"]
+        for done, sample in enumerate(annotated):
+            report(done, len(annotated))
+            assert sample.masks is not None
+            shots.append(_look_at(sample.name, sample.image, sample.masks))
+        queries = tuple(sample.name for sample in samples if sample.split == "query")
+        return Survey(self.folder, tuple(shots), queries)
+
+    def add_to_shots(
+        self,
+        image: Path,
+        masks: np.ndarray,
+        *,
+        replace: bool = False,
+        cells: Path | None = None,
+    ) -> tuple[Path, Path]:
+        """Put an image and its masks among the annotated images.
+
+        That is in ``shot/``, or, where all lies in one folder, in that. The image is copied byte
+        for byte, and stays where it is. All files are written before one of them gets its name.
+
+        Parameters
+        ----------
+        image : Path
+        masks : int[H, W]
+        replace : bool
+            Take the place of other masks of this image, which are `OtherMasks` otherwise. Another
+            image of the same name is never replaced.
+        cells : Path, optional
+            List of the cells beside the corrected masks: it is copied too. Where the file does not
+            exist, a list of other masks that are replaced is removed. None: such a list stays.
+
+        Returns
+        -------
+        (Path, Path)
+            Image and masks there: ``NAME_img.*`` and ``NAME_masks.tif``; without ``_img`` where
+            the images there are called so, and into the file of masks that is there.
+        """
+        copy, labels = self._check_shot(image, masks, replace)
+        table, noted = layout.cells_path(labels), cells if cells and cells.is_file() else None
+        try:
+            with ExitStack() as together:
+                scratch = {one: together.enter_context(whole(one)) for one in (copy, labels)}
+                if noted:
+                    shutil.copyfile(noted, together.enter_context(whole(table)))
+                write_labels(scratch[labels], masks)
+                shutil.copyfile(image, scratch[copy])
+            if cells and not noted:
+                table.unlink(missing_ok=True)
+        except OSError as error:
+            raise ImageError(
+                f"the image cannot be copied ({error.strerror})",
+                where=copy,
+                remedy="Check the folder and the space on its disk.",
+            ) from error
+        return copy, labels
+
+    def _check_shot(self, image: Path, masks: np.ndarray, replace: bool) -> tuple[Path, Path]:
+        """Where `add_to_shots` puts them, or why it cannot."""
+        pixels = read_pixels(image)
+        check_size(np.moveaxis(np.atleast_3d(pixels), 2, 0), masks.shape, "its masks", image)
+        if not np.any(masks):
+            raise DatasetError(
+                "there are no cells to learn from",
+                where=image,
+                remedy="Draw at least one cell, or choose another image.",
+            )
+        copy, labels = layout.place_shot(self.folder, image)
+        if copy.exists() and copy.read_bytes() != image.read_bytes():
+            raise DatasetError(
+                "another image of this name is among the annotated ones",
+                where=copy,
+                remedy=f"Rename {image.name}, segment it again and correct it under its new name.",
+            )
+        if labels.exists() and not replace and _hash_file(labels) != _hash_masks(masks):
+            raise OtherMasks(
+                "this image has other masks already",
+                where=labels,
+                remedy="Replace them, or leave them as they are.",
+            )
+        return copy, labels
+
+    # --- rounds of predict, correct, learn --------------------------------------------------------
+
+    def rounds(self) -> pd.DataFrame:
+        """All corrections, in the order of the rounds, see `COLUMNS`; DatasetError if damaged."""
+        file = self.folder / layout.ROUNDS
+        try:
+            return pd.read_csv(file, keep_default_na=False, dtype=COLUMNS)[list(COLUMNS)]
+        except FileNotFoundError:
+            return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in COLUMNS.items()})
+        except (ValueError, KeyError) as error:  # pandas' own errors are ValueErrors
+            raise DatasetError(
+                "this is not a table of rounds, or it is damaged",
+                where=file,
+                remedy="Move it away; a new one begins with the next correction.",
+            ) from error
+
+    def sum_up_rounds(self) -> pd.DataFrame:
+        """One row a round: sums over its corrected images, and mean scores of those not ``seen``.
+
+        ``images`` were corrected, of which ``scored`` were not seen; ``ap50`` and ``map`` are nan
+        without any.
+        """
+        table = self.rounds()
+        fresh = table.assign(scored=~table["seen"])
+        fresh.loc[table["seen"], ["ap50", "map"]] = np.nan
+        first = dict.fromkeys(("model", "shots", "shot_cells"), "first")
+        means = dict.fromkeys(("ap50", "map"), "mean")
+        sums = dict.fromkeys(("scored", "added", "removed", "changed"), "sum")
+        found = fresh.groupby("round", as_index=False).agg(
+            first | {"image": "size"} | means | sums  # type: ignore[arg-type]
+        )
+        columns = ["round", *first, "images", "scored", *means, *list(sums)[1:]]
+        return found.rename(columns={"image": "images"})[columns]
+
+    def keep_correction(
+        self,
+        result: SegmentedImage,
+        predicted: np.ndarray,
+        corrected: np.ndarray,
+        *,
+        replace: bool = False,
+        cells: Path | None = None,
+    ) -> Correction:
+        """Keep a correction: its score in ``rounds.csv``, then image and masks among the shots.
+
+        What is corrected of one model's predictions is a round; other weights begin the next.
+        Correcting an image again in the same round replaces the row, and the masks among the shots
+        if they are those of the former correction. Nothing is written where these cannot be, see
+        `add_to_shots`.
+        """
+        found, table = compare(predicted, corrected), self.rounds()
+        name = layout.image_name(result.image)
+        copy, masks = layout.place_shot(self.folder, result.image)
+        former = set(table.loc[table["image"] == name, "masks"])
+        replace = replace or (masks.exists() and _hash_file(masks) in former)
+        annotated = copy.exists() and masks.exists()
+        self._check_shot(result.image, corrected, replace)
+        row = self._round_of(table, result.weights)
+        same = (table["round"] == row["round"]) & (table["image"] == name)
+        row |= vars(found) | {
+            "time": datetime.now(UTC).isoformat(timespec="seconds"),
+            "model": result.model_file,
+            "weights": result.weights,
+            "image": name,
+            "seen": bool(table.loc[same, "seen"].iloc[0]) if same.any() else annotated,
+            "masks": _hash_masks(corrected),
+        }
+        rows = pd.DataFrame([row])[list(COLUMNS)].astype(COLUMNS)
+        table = pd.concat([table[~same], rows], ignore_index=True)
+        # The score first: the shot alone would make the image pass for one that was learnt from.
+        with whole(self.folder / layout.ROUNDS) as scratch:
+            ordered = table.sort_values("round", kind="stable")
+            ordered.to_csv(scratch, index=False, float_format="%.6f")
+        self.add_to_shots(result.image, corrected, replace=replace, cells=cells)
+        return found
+
+    def _round_of(self, table: pd.DataFrame, weights: str) -> dict[str, Any]:
+        """Number of the round that a prediction of these weights belongs to, and its shots."""
+        of_these = table[table["weights"] == weights]
+        if len(of_these):
+            names = ("round", "shots", "shot_cells")
+            return {name: int(of_these[name].iloc[-1]) for name in names}
+        counts = []
+        for file in layout.find_annotated_masks(self.folder).values():
+            try:
+                counts.append(int(np.count_nonzero(np.unique(read_pixels(file)))))
+            except ScellsegError:  # a damaged shot does not cost the correction
+                continue
+        last = int(table["round"].max()) if len(table) else 0
+        return {"round": last + 1, "shots": len(counts), "shot_cells": sum(counts)}
+
+
+def read_cells(table: Path) -> pd.DataFrame | None:
+    """Read a list of cells: ``label``, and perhaps ``class`` and ``note``; None if absent.
+
+    ImageError for a file that is no such list.
+    """
+    try:
+        cells = pd.read_csv(table, dtype={"class": str, "note": str}, keep_default_na=False)
+        return cells.astype({"label": int})
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError) as error:  # pandas' own errors are ValueErrors
+        raise ImageError(
+            "this is no list of cells, or it is damaged",
+            where=table,
+            remedy="Move it away; the masks themselves are not concerned.",
+        ) from error
+
+
+def _write_cells(owner: ImageFiles, name: str, content: bytes) -> None:
+    """Write a list of cells that was dropped, unless one is there that says something."""
+    if owner.masks is None or owner.cells is None:
+        raise DatasetError(
+            f"{owner.name} has no masks yet that the list could belong to",
+            where=name,
+            remedy="Drop the masks first, or draw the cells.",
+        )
+    labels, before = read_masks(owner.masks), read_cells(owner.cells)
+    says = before is not None and before.filter(["class", "note"]).any(axis=None)
+    _write_new(
+        owner.cells, content, lambda file: Annotation(labels, read_cells(file)), replace=not says
+    )
+
+
+def _write_new(
+    file: Path, content: bytes, read: Callable[[Path], Any], *, replace: bool = False
+) -> None:
+    """Write a file that can be read, where no other is."""
+    if not replace and file.exists() and file.read_bytes() != content:
+        raise DatasetError(
+            "another file of this name is there",
+            where=file,
+            remedy="Rename yours, or move that one away.",
+        )
+    with whole(file) as scratch:
+        scratch.write_bytes(content)
+        try:
+            read(scratch)
+        except ScellsegError as error:
+            error.where = file.name
+            raise
+
+
+def _look_at(name: str, image: Path, file: Path) -> AnnotatedImage:
+    """Read an annotated image and count and measure its cells."""
+    try:
+        pixels, masks = read_pixels(image), read_masks(file)
+        check_size(np.atleast_3d(pixels).transpose(2, 0, 1), masks.shape, "its masks", image)
+    except (ScellsegError, OSError) as error:
+        return AnnotatedImage(name, image, plain(error))
+    if not masks.any():
+        return AnnotatedImage(name, image, "No cell is drawn in it yet.")
+    sizes = diameters(np.bincount(masks.ravel())[1:])
+    typical = float(np.median(sizes))
+    middles = np.array(ndimage.center_of_mass(masks, masks, np.arange(1, masks.max() + 1)))
+    # Of the cells of nearly that size, the one next to the middle of the image.
+    off, errors = np.hypot(*(middles - np.divide(masks.shape, 2)).T), abs(sizes - typical)
+    chosen = int(np.argmin(np.where(errors <= errors.min() + 0.1 * typical, off, np.inf)))
+    try:
+        select_planes(pixels)
+        differ = False
+    except ImageError:
+        differ = True
+    return AnnotatedImage(
+        name,
+        image,
+        cells=sizes.size,
+        diameter=typical,
+        n_channels=pixels.shape[2] if pixels.ndim == 3 else 1,
+        channels_differ=differ,
+        middle=(int(middles[chosen][0]), int(middles[chosen][1])),
+    )
+
+
+def _hash_masks(masks: np.ndarray) -> str:
+    return pixel_hash(np.asarray(masks, np.int64))
+
+
+def _hash_file(file: Path) -> str | None:
+    """Hash of the masks in a file; None where it is damaged, and so nobody's."""
+    try:
+        return _hash_masks(read_pixels(file))
+    except ScellsegError:
+        return None
+
+
+# --- models that are offered ----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class OfferedModel:
+    """A model that can be chosen."""
+
+    title: str
+    name: str | Path
+    """As `load_model` takes it: a network or a file."""
+    weights: str = "packaged"
+    card: Card | None = None
+    """None: not known before it is loaded, or the file is damaged."""
+    is_own: bool = False
+    """Whether it lies in the experiment's folder."""
+
+    def load(self) -> Model:
+        """Load it; ModelError where that cannot be."""
+        return load_model(self.name, self.weights)
+
+    @property
+    def file(self) -> str:
+        """Name for the table of rounds."""
+        return self.name.name if isinstance(self.name, Path) else f"{self.name} ({self.weights})"
+
+    @property
+    def key(self) -> str:
+        """What a record knows it by: "scellseg_32" of this package, "released scellseg",
+        "worms.safetensors" of the experiment's folder.
+        """
+        if isinstance(self.name, Path):
+            return self.name.name if self.is_own else self.name.stem
+        return f"{self.weights} {self.name}"
+
+
+def offer_models(folder: Path | None = None) -> list[OfferedModel]:
+    """Models: those in the experiment's folder, the newest first; packaged; the authors' own.
+
+    The last are listed where they were fetched before: 102 MB are not asked for in silence.
+    """
+    own = layout.find_models(folder) if folder else []
+    found = [
+        OfferedModel(f"Yours: {one.stem}", one, card=_card_of(one), is_own=True) for one in own
+    ]
+    ours: dict[str, list[tuple[int, Path]]] = {name: [] for name in ARCHITECTURES}
+    for file in packaged_files():
+        name, width = file.stem.rsplit("_", 1)
+        ours[name].append((-int(width), file))
+    for name, files in ours.items():
+        for number, (_, file) in enumerate(sorted(files)):
+            title = f"{ARCHITECTURES[name].title}{', smaller and quicker' if number else ''}"
+            found.append(OfferedModel(title, file, card=_card_of(file)))
+    for name in RELEASED:
+        if released_file(name).is_file():
+            found.append(
+                OfferedModel(f"{ARCHITECTURES[name].title}, the authors' own", name, "released")
+            )
+    return found
+
+
+def offer_starts(folder: Path | None = None) -> list[OfferedModel]:
+    """Models to start a fine-tuning from: the user's own last, without damaged ones.
+
+    A model that has learnt from other images is the usual start.
+    """
+    found = offer_models(folder)
+    own = [model for model in found if model.is_own and model.card is not None]
+    return [*(model for model in found if not model.is_own), *own]
+
+
+def load_start(key: str, folder: Path) -> Model:
+    """Load a model by its `OfferedModel.key`; ModelError where it cannot be had."""
+    for model in offer_models(folder):
+        if model.key == key:
+            return model.load()
+    if key.startswith("released "):
+        return load_model(key.removeprefix("released "), "released")
+    raise ModelError(
+        "the model to start from is there no more", where=key, remedy="Choose another one."
+    )
+
+
+def describe_model(card: Card) -> str:
+    """Where a model comes from, in a sentence or two."""
+    learnt = ", ".join(f"{one.name} ({one.images})" for one in card.training_data)
+    origin = card.origin.split("; started from")[0] or "of unknown origin"
+    text = f"{ARCHITECTURES[card.architecture].title}, {origin}. "
+    text += f"Made for cells {card.diameter:g} px wide. "
+    text += f"Has learnt from these sets (images): {learnt}. " if learnt else ""
+    return text + (f"Terms of use: {card.licence}." if card.licence else "")
+
+
+def _card_of(file: Path) -> Card | None:
+    """Card within a model's file; None where it is no model of ours."""
+    with suppress(ModelError):
+        return read_card(file)
+    return None
+
+
+# --- results --------------------------------------------------------------------------------------
+
+
+def list_results(
+    files: Iterable[tuple[Path, Path]],
+    record: Mapping[str, Any],
+    chosen: tuple[OfferedModel, Model, str],
+) -> list[SegmentedImage]:
+    """Images that are segmented, in their order.
+
+    Parameters
+    ----------
+    files : iterable of (Path, Path)
+        Images, and where their masks are once they are made.
+    record : mapping
+        What the masks there were made with, by ``segmented.json``.
+    chosen : (OfferedModel, Model, str)
+        The model chosen now, loaded, and the hash of its weights.
+    """
+    offered, model, weights = chosen
+    ours = record.get("weights") == weights
+    decoding = {name: record[name] for name in Decoding.model_fields if name in record}
+    channels = record.get("channels")
+    settings = SegmentationSettings(
+        record.get("diameter", model.card.diameter),
+        Decoding(**decoding),
+        record.get("resample", True),
+        record.get("flips", False),
+        tuple(channels) if channels else None,
+    )
+    return [
+        SegmentedImage(
+            layout.label_name(masks),
+            image,
+            masks,
+            count_cells(masks, known=True),
+            model if ours else None,
+            offered.file if ours else "",
+            record.get("weights", ""),
+            settings,
+        )
+        for image, masks in files
+        if masks.exists()
+    ]
+
+
+def count_cells(masks: Path, *, known: bool = False) -> int | None:
+    """Cells in a file of masks, which is read once; None where it is damaged or gone.
+
+    With `known` it is not read at all: `UNCOUNTED` where the number is not known.
+    """
+    try:
+        state = masks.stat()
+        version = masks, state.st_mtime_ns, state.st_size
+        if version not in _COUNTS and known:
+            return UNCOUNTED
+        if version not in _COUNTS:
+            _COUNTS[version] = int(np.count_nonzero(np.unique(read_pixels(masks))))
+        return _COUNTS[version]
+    except (ScellsegError, OSError):
+        return None
+
+
+_COUNTS: dict[tuple[Path, int, int], int] = {}
+
+
+# --- classes --------------------------------------------------------------------------------------
+
+
+class ClassesChanged(ImageError):
+    """Another window or program has changed a list of classes since it was read."""
+
+
+class ClassFile:
+    """``classes.csv``: the classes of an experiment and their colours, shared by all its images.
+
+    Two windows do not merge their lists: the one that comes later writes nothing. `masks` is a file
+    of the experiment; see `editor.classes.SharedClasses`.
+    """
+
+    def __init__(self, masks: Path) -> None:
+        self.folder = layout.experiment_of(masks)
+        self.file = self.folder / layout.CLASSES
+        self._seen: bytes | None = None  # as it was when it was last read or written here
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ClassFile) and self.file == other.file
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def read(self) -> dict[str, str]:
+        """Names and colours of the classes; ImageError where the file is no such list."""
+        self._seen = None
+        with self._in_words("read"):
+            content = self._content()
+            found = _colours(self._parse(content)[0])
+        self._seen = content
+        return found
+
+    def write(self, classes: Classes) -> None:
+        """Write the classes; `ClassesChanged` if somebody else has changed them since `read`.
+
+        The separator and further columns of a list that others have written stay as they are.
+        """
+        mark = hashlib.sha256(str(self.file.absolute()).encode()).hexdigest()[:16]
+        with self._in_words("written"), FileLock(Path(gettempdir()) / f"scellseg-{mark}.lock"):
+            content = self._content()
+            table, separator = self._parse(content)
+            if list(_colours(table).items()) != list(classes.items()):
+                if content is not None and content != self._seen:
+                    raise ClassesChanged(
+                        "another window has changed the classes of this folder meanwhile",
+                        where=self.file,
+                        remedy="Open the image again: it then has the classes of both.",
+                    )
+                table = table.set_index("class", drop=False).reindex([*classes]).fillna("")
+                table["class"], table["colour"] = [*classes], [*classes.values()]
+                with whole(self.file) as scratch:
+                    table.to_csv(scratch, sep=separator, index=False)
+            self._seen = self._content()
+
+    def others(self, name: str, masks: Path) -> list[str]:
+        """Names of the other images of the experiment whose saved cells have a class."""
+        return list(dict.fromkeys(_image_of(table) for table in self._find(name, masks)))
+
+    def rename(self, old: str, new: str, masks: Path) -> tuple[list[str], list[str]]:
+        """Rename a class in the lists of cells of the other images, each whole or not at all.
+
+        Returns the names of the images, and of those that are left: with edits of their masks that
+        were not saved, or whose list cannot be written.
+        """
+        renamed, left = [], []
+        for table in self._find(old, masks):
+            image = _image_of(table)
+            if any(table.parent.glob(f".{escape(image)}_masks.*{layout.EDITS}")):
+                left.append(image)
+                continue
+            try:
+                with whole(table) as scratch:
+                    frame = pd.read_csv(table, dtype=str, keep_default_na=False)
+                    frame["class"] = frame["class"].where(frame["class"] != old, new)
+                    frame.to_csv(scratch, index=False)
+                renamed.append(image)
+            except (OSError, ValueError, KeyError):
+                left.append(image)
+        return renamed, left
+
+    def _find(self, name: str, masks: Path) -> list[Path]:
+        """Lists of cells of other images that name a class; a damaged one names none."""
+        found = []
+        for table in layout.find_cell_lists(self.folder):
+            with suppress(OSError, ValueError, KeyError):
+                kinds = pd.read_csv(table, dtype=str, keep_default_na=False)["class"]
+                if table != layout.cells_path(masks) and (kinds == name).any():
+                    found.append(table)
+        return found
+
+    def _content(self) -> bytes | None:
+        return self.file.read_bytes() if self.file.exists() else None
+
+    def _parse(self, content: bytes | None) -> tuple[pd.DataFrame, str]:
+        """Read a list, also one that a spreadsheet has saved: its rows, and its separator."""
+        data = b"class,colour" if content is None else content
+        try:
+            text = data.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            text = data.decode("cp1252", errors="replace")
+        # Of a single column, csv.Sniffer, which pandas would ask, takes a letter for the separator.
+        first = text.partition("\n")[0]
+        separator = max(",;\t", key=first.count)
+        try:
+            table = pd.read_csv(
+                io.StringIO(text),
+                sep=separator,
+                header=None,
+                index_col=False,
+                dtype=str,
+                keep_default_na=False,
+                engine="python",
+                on_bad_lines=lambda line: line[: first.count(separator) + 1],
+            ).fillna("")
+        except ValueError:  # pandas' own errors are ValueErrors
+            table = pd.DataFrame([[""]])
+        names = table.iloc[0].str.strip().str.lower().replace("color", "colour")
+        table = table.set_axis(names, axis=1).loc[1:, ~names.duplicated().to_numpy()]
+        if "class" not in table:
+            raise ImageError(
+                "this is no list of classes: it has no column 'class'",
+                where=self.file,
+                remedy="Give it the columns class and colour, or move it away; it is not changed "
+                "until then.",
+            )
+        table["class"] = table["class"].str.split().str.join(" ")
+        table["colour"] = table.get("colour", "")
+        return table[table["class"] != ""].drop_duplicates("class"), separator
+
+    @contextmanager
+    def _in_words(self, done: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise ImageError(
+                f"the list of classes cannot be {done} ({error.strerror})",
+                where=self.file,
+                remedy="Close other programs that have it open, and check the folder's rights and "
+                "its disk. This window keeps the classes until then.",
+            ) from error
+
+
+def _image_of(table: Path) -> str:
+    return table.name.removesuffix(layout.CELLS)
+
+
+def _colours(table: pd.DataFrame) -> dict[str, str]:
+    """Classes of a list; what is no colour becomes one of ours."""
+    found = dict.fromkeys(table["class"], "")
+    for name, text in zip(table["class"], table["colour"], strict=True):
+        with suppress(ImageError):
+            found[name] = class_colour(text)
+    for name, colour in found.items():
+        found[name] = colour or next_colour(found)
+    return found
