@@ -14,7 +14,7 @@ from scellseg_lib import doctor
 from scellseg_lib.atomic import whole
 from scellseg_lib.commands import Group, data_app, export_masks, fail, models_app
 from scellseg_lib.contrast import AlphaMode, StatisticsMode
-from scellseg_lib.datasets.load import names, readable
+from scellseg_lib.datasets.load import find_readable, list_datasets
 from scellseg_lib.errors import DatasetError, TrainingError
 from scellseg_lib.files import folder as batch
 from scellseg_lib.files import scoring
@@ -125,7 +125,7 @@ def segment(
     """
     suffix = ".tif" if file_format == "tiff" else ".png"
     loaded = _load(model, weights)
-    if source in names():
+    if source in list_datasets():
         reading: dict[str, Any] = {"channels": _planes(channels), "axes": axes, "page": page}
         images = scellseg.load_dataset(source, **reading).query
         output, outcome = output or Path("segmented", source), batch.Outcome()
@@ -207,7 +207,7 @@ def finetune(
       scellseg finetune worms/ --strategy classic --steps 200 --seed 1
       scellseg segment worms/query --model worms.safetensors
     """
-    named = source in names()
+    named = source in list_datasets()
     output = output or (Path(f"{source}.safetensors") if named else _existing(source) / OUTPUT)
     if output.suffix != ".safetensors":
         raise typer.BadParameter("a model's file ends in .safetensors", param_hint="--output")
@@ -223,7 +223,7 @@ def finetune(
     queries = images.query.without_masks() if queried else None
     unread: list[str] = []
     if queries is not None and strategy == "contrastive":
-        queries, unread = readable(queries)
+        queries, unread = find_readable(queries)
         if not len(queries):
             raise DatasetError(
                 f"none of the unlabelled images can be read, the first: {unread[0]}",
@@ -277,7 +277,7 @@ def evaluate(
         raise DatasetError(
             "the table exists already", where=csv, remedy="Name another, or give --overwrite."
         )
-    truth = scellseg.load_dataset(true).query if true in names() else _existing(true)
+    truth = scellseg.load_dataset(true).query if true in list_datasets() else _existing(true)
     frame = scoring.score_files(scoring.pair_labels(predicted, truth))
     typer.echo(scoring.score_table(frame).to_string(float_format="{:.3f}".format))
     if csv:

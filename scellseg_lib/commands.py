@@ -81,7 +81,7 @@ def list_data() -> None:
     Example:
       scellseg data list
     """
-    for name in manifest.names():
+    for name in manifest.list_manifests():
         card = manifest.load_manifest(name)
         entries = card.entries()
         here = sum((card.folder / entry.image).is_file() for entry in entries)
@@ -113,7 +113,7 @@ def verify_data(name: str) -> None:
     """
     report = fetch.verify(name)
     typer.echo(report)
-    if not report.complete:
+    if report.wrong:
         raise typer.Exit(1)
 
 
@@ -125,7 +125,7 @@ def path_data(name: str) -> None:
     Example:
       scellseg data path bbbc010_elegans
     """
-    typer.echo(fetch.path(name))
+    typer.echo(manifest.load_manifest(name).folder)
 
 
 def export_masks(

@@ -46,7 +46,9 @@ def facts() -> Iterator[tuple[str, str]]:
     chosen = precision.choose(device, LEVELS)
     layout = "channels last" if chosen.channels_last else "channels first"
     yield "precision", f"{chosen.dtype}, {layout} (the fastest here, measured)"
-    here = (name for name in manifest.names() if manifest.load_manifest(name).folder.is_dir())
+    here = (
+        name for name in manifest.list_manifests() if manifest.load_manifest(name).folder.is_dir()
+    )
     yield "data", f"{paths.data()}: {', '.join(here) or 'no data sets'}"
     yield "packaged weights", ", ".join(file.stem for file in weights.packaged_files()) or "none"
     fetched = [name for name in weights.RELEASED if weights.released_file(name).is_file()]
@@ -61,7 +63,7 @@ def self_test() -> Iterator[Check]:
     """
     device = precision.default_device()
     chosen = precision.choose(device, LEVELS)
-    image, masks = synthetic.image("Kc167", 0, (256, 256))
+    image, masks = synthetic.make_image("Kc167", 0, (256, 256))
     yield _check_flows(masks)
     yield _check_network(device, chosen)
     yield _check_finetuning(Sample("synthetic", lambda: image, lambda: masks), device, chosen)

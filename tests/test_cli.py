@@ -67,7 +67,7 @@ def model_file(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def picture(seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Image of 8 bits and its masks."""
-    image, masks = synthetic.image("Kc167", seed, (200, 200))
+    image, masks = synthetic.make_image("Kc167", seed, (200, 200))
     return cv2.normalize(image[0], np.zeros(0), 0, 255, cv2.NORM_MINMAX).astype(np.uint8), masks
 
 
@@ -479,8 +479,8 @@ def test_what_goes_wrong_is_said_in_one_message(
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fine-tuning with one patch a step, checkpoints after each, and two contrast images."""
     styles = [
-        Sample(name, lambda n=n: synthetic.image("Kc167", n, (200, 200))[0],
-               lambda n=n: synthetic.image("Kc167", n, (200, 200))[1], style=name)
+        Sample(name, lambda n=n: synthetic.make_image("Kc167", n, (200, 200))[0],
+               lambda n=n: synthetic.make_image("Kc167", n, (200, 200))[1], style=name)
         for n, name in enumerate(("one", "two"))
     ]  # fmt: skip
     contrast = Dataset("two styles", "", "", tuple(styles))
@@ -627,12 +627,12 @@ def small_worms(monkeypatch: pytest.MonkeyPatch) -> Dataset:
     """Four shots and two queries under the name of the synthetic worms."""
 
     def one(number: int, split: str) -> Sample:
-        image, masks = synthetic.image("worms", number, (200, 200))
+        image, masks = synthetic.make_image("worms", number, (200, 200))
         return Sample(f"{split}{number}", lambda: image, lambda: masks, split)
 
     samples = [one(n, "shot") for n in range(4)] + [one(n, "query") for n in (4, 5)]
     worms = Dataset("synthetic_worms", "", "", tuple(samples))
-    monkeypatch.setattr(synthetic, "dataset", lambda name: {"synthetic_worms": worms}[name])
+    monkeypatch.setattr(synthetic, "make_dataset", lambda name: {"synthetic_worms": worms}[name])
     return worms
 
 
@@ -871,9 +871,9 @@ def test_examples_in_the_help_use_its_options(command: str) -> None:
 
 def test_a_sweep_is_counted_computed_and_not_computed_again(tmp_path, monkeypatch) -> None:
     """The trials of the smoke profile, but of small images and patches."""
-    small = partial(synthetic.image, shape=(200, 200))
+    small = partial(synthetic.make_image, shape=(200, 200))
     monkeypatch.setattr(synthetic, "_cached", cache(small))
-    sets = cache(partial(synthetic.dataset, n_query=2))
+    sets = cache(partial(synthetic.make_dataset, n_query=2))
     monkeypatch.setattr("scellseg_lib.paper.run._images", sets)
     monkeypatch.setattr(augment, "PATCH", tiny.PATCH)
     monkeypatch.setattr(paths, "results", lambda profile: tmp_path / profile)

@@ -323,7 +323,7 @@ def test_a_packaged_model_knows_what_it_has_not_seen():
     stripes = np.tile(np.sin(np.arange(200) / 2), (200, 1)).astype(np.float32)
     with pytest.warns(FarFromModel, match=r"times as far from those of the training images"):
         segment(model, [stripes], precision=FP32)
-    cells = synthetic.image("phase", 3, (300, 300))[0]
+    cells = synthetic.make_image("phase", 3, (300, 300))[0]
     with warnings.catch_warnings():
         warnings.simplefilter("error", FarFromModel)
         segment(model, [cells], precision=FP32)

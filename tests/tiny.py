@@ -32,7 +32,7 @@ KINDS = ("classic", "contrastive", "pretrain")
 
 @cache
 def worm(seed: int) -> tuple[np.ndarray, np.ndarray]:
-    return synthetic.image("worms", seed, (200, 200))
+    return synthetic.make_image("worms", seed, (200, 200))
 
 
 def worms(n: int, first: int = 0) -> Dataset:

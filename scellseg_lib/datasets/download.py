@@ -6,6 +6,7 @@ next goes on.
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import time
 from contextlib import suppress
@@ -15,7 +16,6 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-import pooch
 import requests
 from filelock import FileLock
 
@@ -30,26 +30,18 @@ CHUNK = 1 << 16  # bytes; what a cut connection can lose
 
 
 def download(url: str, file: Path, sha256: str | None = None, session: Any = requests) -> Path:
-    """Get one file, whole or not at all, unless it is there already.
+    """Get one file, unless it is there already with the hash that it must have.
 
     A cut connection is taken up where it broke, by this run or the next, and a busy server asked
-    again, a few times. A second process that wants the same file waits for the first.
+    again, a few times. A second process that wants the same file waits for the first. (pooch starts
+    anew where a connection is cut, and asks again for what is not there.)
 
     Parameters
     ----------
     url : str
         ``http:`` or ``https:``; what ``file:`` names is copied.
-    file : Path
-        Where it goes; folders are made.
-    sha256 : str, optional
-        What the file must have; without it, any file of that name counts.
     session : requests.Session, optional
         For settings of the connection, such as which certificates to trust.
-
-    Returns
-    -------
-    Path
-        The file.
 
     Raises
     ------
@@ -68,18 +60,15 @@ def download(url: str, file: Path, sha256: str | None = None, session: Any = req
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_name(f"{file.name}.part")
     lock = Path(f"{part}.lock")
-    # The system frees the lock of a process that was killed.
-    with FileLock(lock):
+    with FileLock(lock):  # which the system frees when a process is killed
         try:
             if not is_whole(file, sha256):  # now that nobody else is at it
-                _receive_whole(session, url, part, sha256)
+                _receive(session, url, part, sha256)
                 part.replace(file)
         except OSError:  # such as a full disk
             part.unlink(missing_ok=True)
             raise
         finally:
-            if part.is_file() and not part.stat().st_size:
-                part.unlink()
             with suppress(OSError):  # Windows lets nobody delete a file in use; there the lock does
                 lock.unlink()
     return file
@@ -87,13 +76,22 @@ def download(url: str, file: Path, sha256: str | None = None, session: Any = req
 
 def is_whole(file: Path, sha256: str | None) -> bool:
     """Whether a file is there, with the hash that it must have where one is known."""
-    return file.is_file() and (sha256 is None or pooch.file_hash(str(file)) == sha256)
+    return file.is_file() and sha256 in (None, hash_file(file))
 
 
-def _receive_whole(session: Any, url: str, part: Path, sha256: str | None) -> None:
-    """Fill `part` and check it; if an earlier run began it wrongly, once more from the start."""
+def hash_file(file: Path) -> str:
+    """SHA-256 of a file, in hexadecimal digits."""
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def _receive(session: Any, url: str, part: Path, sha256: str | None) -> None:
+    """Fill `part` and check it; what an earlier run began wrongly is fetched anew, once."""
     resumed = part.is_file()
-    _receive(session, url, part)
+    if url.startswith("file:"):
+        shutil.copyfile(url2pathname(urlsplit(url).path), part)
+    else:
+        _persist(session, url, part)
     if is_whole(part, sha256):
         return
     part.unlink()
@@ -103,14 +101,11 @@ def _receive_whole(session: Any, url: str, part: Path, sha256: str | None) -> No
             where=url,
             remedy="Try again later; the publisher may have replaced the file.",
         )
-    _receive_whole(session, url, part, sha256)
+    _receive(session, url, part, sha256)
 
 
-def _receive(session: Any, url: str, part: Path) -> None:
+def _persist(session: Any, url: str, part: Path) -> None:
     """Fill `part`, going on where it ends, now and after each failure."""
-    if url.startswith("file:"):
-        shutil.copyfile(url2pathname(urlsplit(url).path), part)
-        return
     for attempt in range(ATTEMPTS):
         time.sleep(PATIENCE * (2**attempt // 2))  # none before the first
         try:

@@ -1,4 +1,4 @@
-"""Data sets from their publishers: downloaded, verified, unpacked and converted.
+"""Data sets from their publishers: downloaded, unpacked, converted and verified.
 
 Archives stay in ``CACHE/downloads/NAME``; images and masks go to ``DATA/NAME``, whole or not at
 all. ``SCELLSEG_DATA`` says where DATA is, ``SCELLSEG_OFFLINE=1`` forbids any use of the network.
@@ -7,81 +7,81 @@ all. ``SCELLSEG_DATA`` says where DATA is, ``SCELLSEG_OFFLINE=1`` forbids any us
 from __future__ import annotations
 
 import errno
+import gzip
+import lzma
+import shutil
+import stat
+import tarfile
 import tempfile
+import zipfile
+import zlib
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal, NamedTuple
+from fnmatch import fnmatchcase
+from functools import partial
+from pathlib import Path, PureWindowsPath
+from typing import Any, Literal, NamedTuple
 
 from scellseg_lib import paths
-from scellseg_lib.datasets import convert, weights
+from scellseg_lib.datasets import weights
+from scellseg_lib.datasets.convert import CONVERTERS, Picture, write_picture
 from scellseg_lib.datasets.download import download, is_whole
-from scellseg_lib.datasets.manifest import Archive, Entry, Manifest, load_manifest
-from scellseg_lib.datasets.unpack import DAMAGED, unpack
-from scellseg_lib.errors import DatasetError, FetchError, ImageError, ScellsegError
-from scellseg_lib.files import images as readers
+from scellseg_lib.datasets.manifest import Archive, Manifest, load_manifest
+from scellseg_lib.errors import DatasetError, FetchError, ImageError
+from scellseg_lib.files.images import pixel_hash, read_pixels
 from scellseg_lib.progress import progress_bar
 
+_DAMAGE = (
+    *(zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, EOFError),
+    RuntimeError,  # zipfile's for a password or an unknown compression
+)
 _CHANGED = "The publisher may have changed the files; please report it."
 
-State = Literal["ok", "missing", "different", "present, no hash published here"]
+
+class ArchiveDamaged(FetchError):
+    """An archive cannot be read to its end."""
+
+    def __init__(self, archive: Path, why: object) -> None:
+        self.archive = archive
+        what = f"the archive is damaged ({why})"
+        super().__init__(what, where=archive, remedy="Download it again.")
 
 
-class Finding(NamedTuple):
+class CheckedFile(NamedTuple):
     """What is known of one file; ``detail`` says why it is different or missing."""
 
     file: str
-    state: State
+    state: Literal["ok", "missing", "different", "present, no hash published here"]
     detail: str = ""
 
 
 @dataclass(frozen=True)
 class Report:
-    """What `verify` found of a data set's files."""
+    """What `verify` found of a data set's files; ``str`` is what a user should see."""
 
     name: str
     folder: Path
-    findings: tuple[Finding, ...]
-
-    def of(self, state: State) -> list[Finding]:
-        """The findings of one state."""
-        return [finding for finding in self.findings if finding.state == state]
+    files: tuple[CheckedFile, ...]
 
     @property
-    def complete(self) -> bool:
-        """Whether no file is missing or different (those without a hash are taken as they are)."""
-        return not (self.of("missing") or self.of("different"))
+    def wrong(self) -> list[CheckedFile]:
+        """Files that are missing or different; those without a hash are taken as they are."""
+        return [file for file in self.files if file.state in ("missing", "different")]
 
     def __str__(self) -> str:
-        counts = Counter(finding.state for finding in self.findings)
-        lines = [f"{self.name} ({self.folder})", *(f"  {n} {state}" for state, n in counts.items())]
-        wrong = self.of("missing") + self.of("different")
-        lines += [f"  {f.state}: {f.file}{f' ({f.detail})' if f.detail else ''}" for f in wrong]
+        lines = [f"{self.name} ({self.folder})"]
+        lines += [f"  {n} {state}" for state, n in Counter(f.state for f in self.files).items()]
+        lines += [
+            f"  {f.state}: {f.file}{f' ({f.detail})' if f.detail else ''}" for f in self.wrong
+        ]
         return "\n".join(lines)
 
 
-def path(name: str) -> Path:
-    """Folder of a data set's images and masks, whether it is there yet or not."""
-    return load_manifest(name).folder
-
-
 def verify(name: str) -> Report:
-    """Compare the files of a data set with its manifest: pixels, sizes and types.
-
-    Parameters
-    ----------
-    name : str
-        Of a manifest.
-
-    Returns
-    -------
-    Report
-        ``str(report)`` is what a user should see.
-    """
+    """Compare the files of a data set with its manifest: pixels, sizes and types."""
     card = load_manifest(name)
-    return _report(card, card.folder)
+    return _compare(card, card.folder)
 
 
 def fetch(name: str) -> Path:
@@ -102,44 +102,43 @@ def fetch(name: str) -> Path:
     FetchError
         If the data set cannot be had: access is manual, the network is forbidden or fails, the
         disk is full, an archive is unsafe, or what came is not what the manifest promises.
-        Nothing half-written is left.
+        Nothing half-written is left. (ModelError where the authors' archive cannot be had.)
     """
     card = load_manifest(name)
-    if _report(card, card.folder).complete:
+    if not _compare(card, card.folder).wrong:
         return card.folder
     if card.converter is None:
-        raise _by_hand(card)
-    converter, total = convert.CONVERTERS[card.converter], len(card.files) or None
-    with _storing(card.folder):
+        raise _ask_user(card)
+    try:
         archives = [_obtain(card, archive) for archive in card.archives]
         card.folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=card.folder.parent) as work:
             raw, made = Path(work, "raw"), Path(work, "made")
             for archive, file in zip(card.archives, archives, strict=True):
                 # Apart, for archives may hold the same names, with or without a top folder.
-                _unpack_or_drop(card, archive, file, raw / Path(archive.file).stem)
+                unpack(file, raw / Path(archive.file).stem, archive.members)
             made.mkdir()
-            try:
-                pictures = _pictures(card, converter, convert.RawFiles.under(raw))
-                for picture, *files in progress_bar(pictures, total, f"Converting {name}"):
-                    convert.write_picture(picture, *(made / file for file in files))
-                report = _report(card, made)
-                if not report.complete:
-                    what = f"not what the manifest promises:\n{report}\nNone is kept"
-                    raise DatasetError(what, remedy=_CHANGED)
-            except (DatasetError, ImageError) as error:
-                raise FetchError(
-                    f"the archives of {name} do not hold what they should: {error.what}",
-                    where=_downloads(card),
-                    remedy=_CHANGED,
-                ) from error
+            _convert(card, raw, made)
             card.folder.mkdir(exist_ok=True)
             for file in made.iterdir():
                 file.replace(card.folder / file.name)
+    except ArchiveDamaged as damaged:
+        if card.access == "open":  # so that a second try helps
+            damaged.archive.unlink(missing_ok=True)
+        raise
+    except OSError as error:
+        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        why = f"the files cannot be stored ({error.strerror or error})"
+        raise FetchError(
+            "the disk is full" if is_full else why,
+            where=error.filename or card.folder,
+            remedy="Free some space, or set SCELLSEG_DATA and SCELLSEG_CACHE to other folders that "
+            "you may write to. Nothing half-written was kept.",
+        ) from error
     return card.folder
 
 
-def _by_hand(card: Manifest) -> FetchError:
+def _ask_user(card: Manifest) -> FetchError:
     """The error of a data set that cannot be fetched without the user's help."""
     into = f" Put the archives into {_downloads(card)}." if card.archives else ""
     return FetchError(
@@ -153,49 +152,34 @@ def _downloads(card: Manifest) -> Path:
     return paths.cache() / "downloads" / card.name
 
 
-def _report(card: Manifest, folder: Path) -> Report:
-    """Compare the files in `folder` with a manifest."""
-    entries = card.entries(folder)
-    shown = progress_bar(entries, len(entries), f"Checking {card.name}")
-    findings = [finding for entry in shown for finding in _check(entry, folder)]
-    for group in card.groups:
-        found = sum(1 for _ in group.entries(folder))
-        if found < (group.count or 1):
-            detail = f"{found} of {group.count or 'an unknown number of'} images"
-            findings.append(Finding(f"{group.prefix}*_img.png", "missing", detail))
-    return Report(card.name, folder, tuple(findings))
+def _obtain(card: Manifest, archive: Archive) -> Path:
+    """Path of a downloaded archive, which has the promised hash where one is known."""
+    if archive.url.startswith("pip:"):
+        return weights.fetch_archive()
+    file = _downloads(card) / archive.file
+    if card.access == "manual" and not is_whole(file, archive.sha256):
+        raise _ask_user(card)
+    return download(archive.url, file, archive.sha256)
 
 
-def _check(entry: Entry, folder: Path) -> Iterator[Finding]:
-    """Findings on the image and the masks of one entry."""
-    size = entry.shape and entry.shape[:2]
-    yield _compare(folder / entry.image, entry.image_sha256, entry.shape, entry.dtype)
-    yield _compare(folder / entry.masks, entry.masks_sha256, size, "uint16")
-
-
-def _compare(
-    file: Path, sha256: str | None, shape: tuple[int, ...] | None, dtype: str | None
-) -> Finding:
-    """What is known of one file, against what its manifest promises."""
-    if not file.is_file():
-        return Finding(file.name, "missing")
+def _convert(card: Manifest, raw: Path, folder: Path) -> None:
+    """Write the images and masks of a data set, which must be those of its manifest."""
+    pictures, total = _pictures(card, raw), len(card.files) or None
     try:
-        pixels = readers.read_pixels(file)
-    except ImageError as error:
-        return Finding(file.name, "different", error.what)
-    if shape is not None and (pixels.shape != shape or pixels.dtype != dtype):
-        detail = f"{pixels.dtype} {pixels.shape} instead of {dtype} {shape}"
-        return Finding(file.name, "different", detail)
-    if sha256 is None:
-        return Finding(file.name, "present, no hash published here")
-    same = readers.pixel_hash(pixels) == sha256
-    return Finding(file.name, "ok") if same else Finding(file.name, "different", "its pixels")
+        for picture, *files in progress_bar(pictures, total, f"Converting {card.name}"):
+            write_picture(picture, *(folder / file for file in files))
+        report = _compare(card, folder)
+        if report.wrong:
+            what = f"not what the manifest promises:\n{report}\nNone is kept"
+            raise DatasetError(what, remedy=_CHANGED)
+    except (DatasetError, ImageError) as error:
+        what = f"the archives of {card.name} do not hold what they should: {error.what}"
+        raise FetchError(what, where=_downloads(card), remedy=_CHANGED) from error
 
 
-def _pictures(
-    card: Manifest, converter: convert.Converter, raw: convert.RawFiles
-) -> Iterator[tuple[convert.Picture, str, str]]:
+def _pictures(card: Manifest, raw: Path) -> Iterator[tuple[Picture, str, str]]:
     """All pictures of a data set, each with the names of its image file and its masks file."""
+    converter = CONVERTERS[str(card.converter)]
     for entry in card.files:
         found = list(converter(raw, entry.source or entry.name))
         if len(found) != 1:
@@ -207,55 +191,103 @@ def _pictures(
             yield picture, f"{name}_img.png", f"{name}_masks.png"
 
 
-def _obtain(card: Manifest, archive: Archive) -> Path:
-    """Path of a downloaded archive, which has the promised hash where one is known."""
-    if archive.url.startswith("pip:"):
-        return _from_package(archive)
-    file = _downloads(card) / archive.file
-    if card.access == "manual" and not is_whole(file, archive.sha256):
-        raise _by_hand(card)
-    return download(archive.url, file, archive.sha256)
+def unpack(archive: Path, folder: Path, members: str = "*") -> None:
+    """Unpack the members of a ZIP or TAR that match a shell pattern; copy any other file.
 
+    Links and devices are left out, and of an archive with a name that leads elsewhere nothing is
+    unpacked. (Python's filter for TARs renames some of these and lets links pass; ZIPs have none.)
 
-def _from_package(archive: Archive) -> Path:
-    """The authors' source archive, which the module of their weights finds and checks."""
+    Raises
+    ------
+    FetchError
+        If a name leads elsewhere or the disk is too small; ArchiveDamaged.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    zipped = zipfile.is_zipfile(archive)
+    if not zipped and not tarfile.is_tarfile(archive):
+        if archive.suffix in (".zip", ".gz", ".tar", ".tgz"):
+            raise ArchiveDamaged(archive, "it is not an archive at all")
+        shutil.copyfile(archive, folder / archive.name)
+        return
     try:
-        file = weights.fetch_archive()
-    except ScellsegError as error:
-        raise FetchError(error.what, where=error.where, remedy=error.remedy) from error
-    if not is_whole(file, archive.sha256):
-        raise FetchError(
-            f"this is not the archive with SHA-256 {archive.sha256}",
-            where=file,
-            remedy="Delete it and try again; if it comes again, the manifest is wrong.",
-        )
-    return file
+        with zipfile.ZipFile(archive) if zipped else tarfile.open(archive) as opened:
+            files = _list_files(opened)
+            for name in files:
+                path = PureWindowsPath(name)  # which knows what leads elsewhere on any system
+                if path.anchor or ".." in path.parts:
+                    raise FetchError(
+                        f"{name!r} in the archive leads elsewhere",
+                        where=archive,
+                        remedy="It is not safe to unpack; nothing was. Get it from its publisher.",
+                    )
+            wanted = [name for name in files if fnmatchcase(name, members)]
+            needed, free = sum(files[name].size for name in wanted), shutil.disk_usage(folder).free
+            if needed > free:
+                raise FetchError(
+                    f"unpacking needs {needed / 1e9:.1f} GB, the disk has {free / 1e9:.1f} GB left",
+                    where=folder,
+                    remedy="Free some space, or set SCELLSEG_DATA to a folder on another disk.",
+                )
+            label = f"Unpacking {archive.name}"
+            for name in progress_bar(wanted, len(wanted), label, unit="file"):
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                with files[name].open() as source, (folder / name).open("wb") as out:
+                    shutil.copyfileobj(source, out)
+    except _DAMAGE as error:
+        raise ArchiveDamaged(archive, error) from error
 
 
-def _unpack_or_drop(card: Manifest, archive: Archive, file: Path, folder: Path) -> None:
-    """Unpack a file; a damaged one that was downloaded is deleted, so that a second try helps."""
+class _Member(NamedTuple):
+    size: int
+    open: Callable[[], Any]
+
+
+def _list_files(opened: zipfile.ZipFile | tarfile.TarFile) -> dict[str, _Member]:
+    """Plain files in an archive, neither links nor devices, by name."""
+    if isinstance(opened, tarfile.TarFile):
+        tarred = (info for info in opened if info.isfile())
+        return {info.name: _Member(info.size, partial(opened.extractfile, info)) for info in tarred}
+    return {
+        info.filename: _Member(info.file_size, partial(opened.open, info))
+        for info in opened.infolist()
+        if not info.is_dir() and not stat.S_ISLNK(info.external_attr >> 16)
+    }
+
+
+# --- what is there, against the manifest ----------------------------------------------------------
+
+
+def _compare(card: Manifest, folder: Path) -> Report:
+    """Compare the files in `folder` with a manifest."""
+    entries, files = card.entries(folder), []
+    for entry in progress_bar(entries, len(entries), f"Checking {card.name}"):
+        size = entry.shape and entry.shape[:2]
+        files += [
+            _check(folder / entry.image, entry.image_sha256, entry.shape, entry.dtype),
+            _check(folder / entry.masks, entry.masks_sha256, size, "uint16"),
+        ]
+    for group in card.groups:
+        found = sum(1 for _ in group.entries(folder))
+        if found < (group.count or 1):
+            detail = f"{found} of {group.count or 'an unknown number of'} images"
+            files.append(CheckedFile(f"{group.prefix}*_img.png", "missing", detail))
+    return Report(card.name, folder, tuple(files))
+
+
+def _check(
+    file: Path, sha256: str | None, shape: tuple[int, ...] | None, dtype: str | None
+) -> CheckedFile:
+    """What is known of one file, against what its manifest promises."""
+    if not file.is_file():
+        return CheckedFile(file.name, "missing")
     try:
-        unpack(file, folder, archive.members)
-    except DAMAGED as error:
-        if card.access == "open":
-            file.unlink(missing_ok=True)
-        raise FetchError(
-            f"the archive is damaged ({error})", where=file, remedy="Download it again."
-        ) from error
-
-
-@contextmanager
-def _storing(where: Path) -> Iterator[None]:
-    """Turn what the file system refuses into a FetchError."""
-    try:
-        yield
-    except OSError as error:
-        what = f"the files cannot be stored ({error.strerror or error})"
-        remedy = "Set SCELLSEG_DATA and SCELLSEG_CACHE to folders that you may write to."
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            what = "the disk is full"
-            remedy = (
-                "Free some space, or set SCELLSEG_DATA and SCELLSEG_CACHE to folders on another "
-                "disk. Nothing half-written was kept."
-            )
-        raise FetchError(what, where=error.filename or where, remedy=remedy) from error
+        pixels = read_pixels(file)
+    except ImageError as error:
+        return CheckedFile(file.name, "different", error.what)
+    if shape is not None and (pixels.shape != shape or pixels.dtype != dtype):
+        detail = f"{pixels.dtype} {pixels.shape} instead of {dtype} {shape}"
+        return CheckedFile(file.name, "different", detail)
+    if sha256 is None:
+        return CheckedFile(file.name, "present, no hash published here")
+    same = pixel_hash(pixels) == sha256
+    return CheckedFile(file.name, *(("ok",) if same else ("different", "its pixels")))

@@ -1,40 +1,48 @@
-"""Data sets from a manifest, a folder or the embedded images."""
+"""Data sets from a manifest, a folder, or made in memory."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from scellseg_lib.datasets import manifest, synthetic
+from scellseg_lib.datasets import synthetic
+from scellseg_lib.datasets.manifest import (
+    SubsetPart,
+    list_manifests,
+    load_manifest,
+    load_subsets,
+)
 from scellseg_lib.errors import DatasetError, ScellsegError
-from scellseg_lib.files import images as readers
-from scellseg_lib.files import layout as folders
+from scellseg_lib.files.images import read_image, read_masks
+from scellseg_lib.files.layout import find_samples
 from scellseg_lib.progress import progress_bar
-from scellseg_lib.samples import Dataset, Sample, check_size, normalise, resize, resize_masks
-
-__all__ = [
-    "Dataset",
-    "Sample",
-    "load_dataset",
-    "load_folder",
-    "load_pretraining_subset",
-    "names",
-    "normalise",
-    "readable",
-    "resize",
-    "resize_masks",
-]
+from scellseg_lib.samples import Dataset, Sample, check_size
 
 SUBSET = 80
 """Synthetic images that subsets are taken from, eight of each kind: no fewer can pre-train."""
 
 
-def names() -> list[str]:
-    """Names of all data sets: those with a manifest, and the synthetic ones."""
-    return [*manifest.names(), *synthetic.NAMES]
+class DatasetNotHere(DatasetError):
+    """Files of a data set that has a manifest are not on this machine; `dataset` is its name."""
+
+    def __init__(self, dataset: str, folder: Path, missing: Sequence[str]) -> None:
+        self.dataset = dataset
+        some = f"{len(missing)} of its files ({missing[0]}, ...)" if missing else "all its files"
+        super().__init__(
+            f"data set {dataset!r} lacks {some}",
+            where=folder,
+            remedy=f"Get it with `scellseg data fetch {dataset}`, or set SCELLSEG_DATA to the "
+            f"folder that holds {dataset}/.",
+        )
+
+
+def list_datasets() -> list[str]:
+    """List the names of all data sets: those with a manifest, and the synthetic ones."""
+    return [*list_manifests(), *synthetic.NAMES]
 
 
 def load_dataset(
@@ -51,27 +59,24 @@ def load_dataset(
     Parameters
     ----------
     name_or_folder : str or Path
-        Name of a manifest, ``"synthetic"`` or another name of `synthetic.dataset`, or a folder
-        (see `load_folder`); a folder of such a name is meant by ``"./NAME"`` or a Path.
+        One of `list_datasets`, or a folder (see `load_folder`). A folder that has the name of a
+        data set is meant by ``"./NAME"`` or a Path.
     channels, axes, page : optional
         See `load_folder`; for folders only.
-
-    Returns
-    -------
-    Dataset
 
     Raises
     ------
     DatasetError
-        If there is neither such a name nor such a folder, files of the data set are absent, or
-        channels, axes or a page are given for a named one.
+        If there is neither such a name nor such a folder, or channels, axes or a page are given
+        for a name; DatasetNotHere if files of a named one are absent.
     """
-    if Path(name_or_folder).is_dir() and name_or_folder not in names():
+    named = name_or_folder in list_datasets()
+    if not named and Path(name_or_folder).is_dir():
         return load_folder(name_or_folder, channels, axes=axes, page=page)
-    if name_or_folder not in names():
+    if not named:
         raise DatasetError(
             f"{str(name_or_folder)!r} is neither a data set nor a folder",
-            remedy=f"Check the path. Data sets: {', '.join(names())}.",
+            remedy=f"Check the path. Data sets: {', '.join(list_datasets())}.",
         )
     if (channels, axes, page) != (None, None, None):
         raise DatasetError(
@@ -79,37 +84,75 @@ def load_dataset(
             remedy="Leave channels, axes and page out, or give the folder of its files.",
         )
     if name_or_folder in synthetic.NAMES:
-        return synthetic.dataset(str(name_or_folder))
-    return _load_manifest_set(str(name_or_folder))
+        return synthetic.make_dataset(str(name_or_folder))
+    return _load_named(str(name_or_folder))
 
 
 def load_pretraining_subset(name: str) -> list[Dataset]:
-    """Images of one of the nested pre-training subsets, as one Dataset for each source.
+    """Load one of `load_subsets`, such as ``"general"``: a Dataset for each source.
 
-    `name` is a key of `manifest.pretraining_subsets`, such as ``"general"``; DatasetError if there
-    is no such subset, or files are absent.
+    DatasetError if there is no such subset, or files are absent.
     """
-    subsets = manifest.pretraining_subsets()
+    subsets = load_subsets()
     if name not in subsets:
         raise DatasetError(
             f"no pre-training subset is called {name!r}", remedy=f"There are: {', '.join(subsets)}."
         )
-    sources: dict[str, list[manifest.SubsetPart]] = {}
+    sources: dict[str, list[SubsetPart]] = {}
     for part in subsets[name]:
         sources.setdefault(part.dataset, []).append(part)
     return [
-        synthetic.dataset(source, n_pretrain=SUBSET, kinds=[p.kind for p in parts if p.kind])
+        synthetic.make_dataset(source, n_pretrain=SUBSET, kinds=[p.kind for p in parts if p.kind])
         if source in synthetic.NAMES
-        else _load_manifest_set(source, tuple(parts))
+        else _load_named(source, tuple(parts))
         for source, parts in sources.items()
     ]
 
 
-def readable(data: Dataset, *, masks: bool = False) -> tuple[Dataset, list[str]]:
-    """Images of a set that can be read, with their masks where asked for, and what is wrong with
-    each of the others.
+def load_folder(
+    folder: str | Path,
+    channels: tuple[str, str] | None = None,
+    *,
+    axes: str | None = None,
+    page: int | None = None,
+) -> Dataset:
+    """Load a folder of images and masks, in natural order of their names.
+
+    Which files count is described in `layout.find_samples`, which raises the same DatasetErrors.
+
+    Parameters
+    ----------
+    folder : str or Path
+    channels : (str, str), optional
+        The plane to segment and the nucleus plane, see `images.select_planes`, which refuses
+        images of several channels when none is named.
+    axes, page : optional
+        For TIFF images, see `images.read_pixels`.
+
+    Returns
+    -------
+    Dataset
+        Its images are read, and refused, when they are used.
     """
-    kept, wrong = [], []
+    folder = Path(folder).resolve()
+    samples = tuple(
+        Sample(
+            found.name,
+            partial(read_image, found.image, channels=channels, axes=axes, page=page),
+            partial(read_masks, found.masks) if found.masks else None,
+            found.split,
+        )
+        for found in find_samples(folder)
+    )
+    return Dataset(folder.name, folder.name, "", samples, channels or ("gray", "none"))
+
+
+def find_readable(data: Dataset, *, masks: bool = False) -> tuple[Dataset, list[str]]:
+    """Find the images that can be read, with their masks where asked for.
+
+    Gives them as a Dataset, which does not keep their pixels, and what is wrong with each other.
+    """
+    good, wrong = [], []
     for sample in progress_bar(data, len(data), "check"):
         copy = replace(sample)  # its pixels go with it
         try:
@@ -117,29 +160,23 @@ def readable(data: Dataset, *, masks: bool = False) -> tuple[Dataset, list[str]]
         except (ScellsegError, OSError) as error:
             wrong.append(str(error))
         else:
-            kept.append(sample)
-    return replace(data, samples=tuple(kept)), wrong
+            good.append(sample)
+    return replace(data, samples=tuple(good)), wrong
 
 
-def _load_manifest_set(name: str, parts: tuple[manifest.SubsetPart, ...] = ()) -> Dataset:
+def _load_named(name: str, parts: tuple[SubsetPart, ...] = ()) -> Dataset:
     """Samples of a manifest in its order; only those that one of `parts` includes, if given."""
-    card = manifest.load_manifest(name)
-    folder = card.folder
+    card = load_manifest(name)
     entries = [e for e in card.entries() if not parts or any(p.includes(e) for p in parts)]
-    absent = [f for e in entries for f in (e.image, e.masks) if not (folder / f).is_file()]
-    if absent or not entries:
-        count = f"{len(absent)} of its files ({absent[0]}, ...)" if entries else "all its files"
-        raise DatasetError(
-            f"data set {name!r} lacks {count}",
-            where=folder,
-            remedy=f"Get it with `scellseg data fetch {name}`, or set SCELLSEG_DATA to the folder "
-            f"that holds {name}/.",
-        )
+    files = (file for entry in entries for file in (entry.image, entry.masks))
+    missing = [file for file in files if not (card.folder / file).is_file()]
+    if missing or not entries:
+        raise DatasetNotHere(name, card.folder, missing)
     samples = tuple(
         Sample(
             entry.name,
-            partial(_read_listed, folder / entry.image, card.channels, entry.shape),
-            partial(readers.read_masks, folder / entry.masks),
+            partial(_read_listed, card.folder / entry.image, card.channels, entry.shape),
+            partial(read_masks, card.folder / entry.masks),
             "+".join(entry.splits),
             entry.style,
         )
@@ -152,53 +189,7 @@ def _read_listed(
     path: Path, channels: tuple[str, str], shape: tuple[int, ...] | None
 ) -> np.ndarray:
     """Read an image that a manifest lists, which must be of the size that it says."""
-    image = readers.read_image(path, channels=channels)
+    image = read_image(path, channels=channels)
     if shape is not None:
         check_size(image, shape[:2], "the manifest", path)
     return image
-
-
-def load_folder(
-    folder: str | Path,
-    channels: tuple[str, str] | None = None,
-    *,
-    axes: str | None = None,
-    page: int | None = None,
-) -> Dataset:
-    """Load a folder of images and masks, in natural order of their names.
-
-    The layouts and which files count are described in `folders.find_samples`.
-
-    Parameters
-    ----------
-    folder : str or Path
-    channels : (str, str), optional
-        The plane to segment and the nucleus plane, see `readers.select_planes`, which refuses
-        images of several channels when none is named.
-    axes : str, optional
-        Meaning of the axes of the TIFF images where they do not say so, see `readers.read_pixels`.
-    page : int, optional
-        The one page of each TIFF to read, from 0.
-
-    Returns
-    -------
-    Dataset
-        Its images are read, and refused, when they are used.
-
-    Raises
-    ------
-    DatasetError
-        As `folders.find_samples`.
-    """
-    folder = Path(folder).resolve()
-    read = partial(readers.read_image, channels=channels, axes=axes, page=page)
-    samples = tuple(
-        Sample(
-            found.name,
-            partial(read, found.image),
-            None if found.masks is None else partial(readers.read_masks, found.masks),
-            found.split,
-        )
-        for found in folders.find_samples(folder)
-    )
-    return Dataset(folder.name, folder.name, "", samples, channels or ("gray", "none"))

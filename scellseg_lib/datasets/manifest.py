@@ -10,18 +10,17 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Literal, Self, TypeVar
 
 import yaml
 from natsort import natsorted
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from scellseg_lib import paths
+from scellseg_lib.datasets.convert import CONVERTERS
 from scellseg_lib.errors import DatasetError, ManifestError
 
-_SUBSETS = "pretraining_subsets"
-_STYLE = "contrast:"
-_Model = TypeVar("_Model", bound=BaseModel)
+_Schema = TypeVar("_Schema", bound=BaseModel)
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
@@ -30,21 +29,12 @@ Split = Annotated[
     Field(pattern=r"^(shot|query|pretrain|validation|general_test|contrast:\w+|subset:\w+)$"),
 ]
 Plane = Annotated[str, Field(pattern=r"^(red|green|blue|gray|none|\d+)$")]
-ConverterName = Literal["bbbc010", "livecell", "dsb2018", "cellpose"]
 
 
 class _Strict(BaseModel):
     """Unknown fields are errors, and nothing changes once it is read."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Source(_Strict):
-    """Repository the files were taken from, where they were taken from one."""
-
-    repository: str
-    commit: str
-    folder: str | None = None
 
 
 class Archive(_Strict):
@@ -59,9 +49,8 @@ class Archive(_Strict):
 class Entry(_Strict):
     """One image and its instance masks.
 
-    ``image_sha256`` and ``masks_sha256`` are hashes of the decoded pixels, by
-    `readers.pixel_hash`; null where they are not known to us.
-    ``shape`` and ``dtype`` are the image's; masks are uint16[H, W], 0 background, and hold
+    The hashes are of the decoded pixels, see `images.pixel_hash`; null where they are not known to
+    us. ``shape`` and ``dtype`` are the image's; masks are uint16[H, W], 0 background, and hold
     ``cells`` cells of the median ``diameter`` in pixels. ``source`` is what the converter finds
     the raw files by, or, where access is manual, the place in the source.
     """
@@ -86,7 +75,8 @@ class Entry(_Strict):
     @property
     def style(self) -> str | None:
         """Contrast style, where the entry is of one."""
-        return next((s.removeprefix(_STYLE) for s in self.splits if s.startswith(_STYLE)), None)
+        styles = [s.partition(":")[2] for s in self.splits if s.startswith("contrast:")]
+        return styles[0] if styles else None
 
 
 class Group(_Strict):
@@ -109,21 +99,15 @@ class Group(_Strict):
         """Entries for the files of this group that lie in `folder`, in natural order."""
         for path in natsorted(folder.glob(f"{self.prefix}*_img.png")):
             name = path.name.removesuffix("_img.png")
-            own = name.removeprefix(self.prefix)
-            splits = self.splits_of(int(own) if own.isdigit() else -1)
+            number = name.removeprefix(self.prefix)
+            splits = self.splits_of(int(number) if number.isdigit() else -1)
             yield Entry(image=path.name, masks=f"{name}_masks.png", splits=splits)
 
     def splits_of(self, number: int) -> tuple[Split, ...]:
-        """Splits of the file of that number."""
-        more = [s for s, (first, last) in self.ranges.items() if first <= number <= last]
-        more += [s for s, numbers in self.picks.items() if number in numbers]
-        return (*self.splits, *more)
-
-    @property
-    def numbers(self) -> set[int]:
-        """Numbers that are named, and one that is not."""
-        ranged = {n for first, last in self.ranges.values() for n in range(first, last + 1)}
-        return ranged.union(*self.picks.values(), {-1})
+        """Splits of the file of that number; -1 for one whose name is no number."""
+        ranged = (s for s, (first, last) in self.ranges.items() if first <= number <= last)
+        picked = (s for s, numbers in self.picks.items() if number in numbers)
+        return (*self.splits, *ranged, *picked)
 
 
 class Manifest(_Strict):
@@ -137,30 +121,32 @@ class Manifest(_Strict):
     access: Literal["open", "manual"]
     instructions: str | None = Field(None, description="What the user does where access is manual.")
     note: str | None = None
-    source: Source | None = None
+    source: dict[Literal["repository", "commit", "folder"], str] | None = None
     archives: tuple[Archive, ...] = ()
-    converter: ConverterName | None = None
+    converter: str | None = None
     channels: tuple[Plane, Plane] = Field(description="The plane to segment, the nucleus plane.")
     files: tuple[Entry, ...] = ()
     groups: tuple[Group, ...] = ()
 
     @model_validator(mode="after")
-    def _consistent(self) -> Self:
+    def _check(self) -> Self:
         if bool(self.files) == bool(self.groups):
             raise ValueError("a data set has either files or groups")
         if self.access == "manual" and not self.instructions:
             raise ValueError("manual access needs instructions")
         if self.access == "open" and not (self.archives and self.converter):
             raise ValueError("open access needs archives and a converter")
-        if self.converter and not self.archives:
-            raise ValueError("a converter needs archives")
-        names = [n for entry in self.files for n in (entry.image, entry.masks)]
+        if self.converter not in (None, *CONVERTERS) or (self.converter and not self.archives):
+            raise ValueError(f"a converter ({', '.join(CONVERTERS)}) needs archives")
+        names = [name for entry in self.files for name in (entry.image, entry.masks)]
         if len(set(names)) != len(names):
             raise ValueError("a file is named twice")
         for entry in self.files:
             _keep_apart(entry.image, entry.splits)
         for group in self.groups:
-            for number in group.numbers:
+            ends = [number for pair in group.ranges.values() for number in pair]
+            picked = [number for numbers in group.picks.values() for number in numbers]
+            for number in sorted({-1, *ends, *picked}):
                 _keep_apart(f"image {number} of {group.prefix}*", group.splits_of(number))
         return self
 
@@ -206,34 +192,25 @@ class _Subsets(_Strict):
     series: dict[str, dict[str, tuple[SubsetPart, ...]]]
 
 
-def load_manifest(name: str | Path) -> Manifest:
-    """Read and check a manifest.
+def list_manifests() -> list[str]:
+    """List the data sets with a manifest (files of another kind have no ``name:`` on top)."""
+    files = sorted(paths.manifests().glob("*.yaml"))
+    return [f.stem for f in files if f.read_text(encoding="utf-8").startswith("name:")]
 
-    Parameters
-    ----------
-    name : str or Path
-        Name of a data set, or a YAML file.
 
-    Raises
-    ------
-    DatasetError
-        If no data set has that name.
-    ManifestError
-        If the file does not follow the schema; the message names each wrong field.
+def load_manifest(name: str) -> Manifest:
+    """Read and check the manifest of a data set.
+
+    DatasetError if there is none of that name, ManifestError, which names each wrong field, if it
+    does not follow the schema.
     """
-    if isinstance(name, Path):
-        return _parse(name, Manifest)
-    if name not in names():
+    if name not in list_manifests():
         raise DatasetError(
-            f"no data set is called {name!r}", remedy=f"There are: {', '.join(names())}."
+            f"no data set is called {name!r}", remedy=f"There are: {', '.join(list_manifests())}."
         )
-    return _packaged(paths.manifests() / f"{name}.yaml")
-
-
-@cache
-def _packaged(path: Path) -> Manifest:
+    path = paths.manifests() / f"{name}.yaml"
     manifest = _parse(path, Manifest)
-    if manifest.name != path.stem:
+    if manifest.name != name:
         raise ManifestError(
             f"the manifest is named {manifest.name!r}",
             where=path,
@@ -242,48 +219,36 @@ def _packaged(path: Path) -> Manifest:
     return manifest
 
 
-def names() -> list[str]:
-    """Names of all data sets with a manifest (files of another kind have no ``name:`` on top)."""
-    return sorted(
-        path.stem
-        for path in paths.manifests().glob("*.yaml")
-        if path.read_text(encoding="utf-8").startswith("name:")
-    )
-
-
-def pretraining_subsets() -> dict[str, tuple[SubsetPart, ...]]:
-    """The nested pre-training subsets, each with all its parts.
+def load_subsets() -> dict[str, tuple[SubsetPart, ...]]:
+    """Read the nested pre-training subsets, each with all its parts.
 
     There are three series, each from the poorest on: the paper's Sneuro to Sgeneral, those by the
     same principle of the data at hand ("one" to "general"), and synthetic ones.
     """
     nested: dict[str, tuple[SubsetPart, ...]] = {}
-    for added in _parse(paths.manifests() / f"{_SUBSETS}.yaml", _Subsets).series.values():
+    for added in _parse(paths.manifests() / "pretraining_subsets.yaml", _Subsets).series.values():
         so_far: tuple[SubsetPart, ...] = ()
         for subset, parts in added.items():
             so_far = nested[subset] = so_far + parts
     return nested
 
 
-def _parse(path: Path, schema: type[_Model]) -> _Model:
+@cache
+def _parse(path: Path, schema: type[_Schema]) -> _Schema:
+    # The C loader reads the large manifests ten times faster; it is not in every build.
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        # The C loader reads the large manifests ten times faster; it is not in every build.
-        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-        content: Any = yaml.load(path.read_text(encoding="utf-8"), Loader=loader)
-        return schema.model_validate(content)
-    except OSError as error:
-        remedy = "Check that the file is there and that you may read it."
-        raise ManifestError("the manifest cannot be read", where=path, remedy=remedy) from error
-    except yaml.YAMLError as error:
+        return schema.model_validate(yaml.load(path.read_text(encoding="utf-8"), Loader=loader))
+    except (OSError, yaml.YAMLError) as error:
         raise ManifestError(
-            f"the manifest is not YAML ({error})", where=path, remedy="Mend the line that it names."
+            f"the manifest cannot be read ({error})",
+            where=path,
+            remedy="Check that you may read the file, and mend the line if one is named.",
         ) from error
     except ValidationError as error:
-        wrong = "; ".join(
-            f"{'.'.join(map(str, e['loc'])) or 'manifest'}: {e['msg']}" for e in error.errors()
-        )
+        faults = (f"{'.'.join(map(str, e['loc'])) or 'it'}: {e['msg']}" for e in error.errors())
         raise ManifestError(
-            f"the manifest does not follow the schema ({wrong})",
+            f"the manifest does not follow the schema ({'; '.join(faults)})",
             where=path,
-            remedy="Mend the fields named; scellseg_lib/manifest.py says what each holds.",
+            remedy="Mend the fields named; scellseg_lib/datasets/manifest.py says what each holds.",
         ) from error

@@ -43,7 +43,7 @@ def training_data() -> list[Dataset]:
         load_dataset("cellpose_contrast35"),
         colour_slides(load_dataset("dsb2018").pretrain),
         load_dataset("hepg2_nuclei").pretrain,
-        synthetic.dataset("synthetic_pretrain", n_pretrain=N_SYNTHETIC),
+        synthetic.make_dataset("synthetic_pretrain", n_pretrain=N_SYNTHETIC),
     ]
 
 

@@ -16,7 +16,7 @@ import pandas as pd
 
 from scellseg_lib import paths
 from scellseg_lib.atomic import whole
-from scellseg_lib.datasets.load import load_dataset, load_pretraining_subset, readable
+from scellseg_lib.datasets.load import find_readable, load_dataset, load_pretraining_subset
 from scellseg_lib.datasets.weights import load_model
 from scellseg_lib.device import Precision, choose, machine
 from scellseg_lib.errors import ScellsegError
@@ -204,7 +204,7 @@ def start(trial: Trial, place: Place) -> Model:
 
 def _whole(data: Dataset) -> Dataset:
     """Images of a set that can be read: a damaged one should not stop what takes hours."""
-    kept, wrong = readable(data, masks=True)
+    kept, wrong = find_readable(data, masks=True)
     if wrong:
         what = f"{len(wrong)} of the {len(data)} images of {data.name!r} are left out"
         warnings.warn(f"{what}, the first: {wrong[0]}", stacklevel=2)

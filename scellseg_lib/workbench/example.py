@@ -39,7 +39,7 @@ def make_example(folder: Path) -> Path:
     Path
         The folder.
     """
-    worms = synthetic.dataset("synthetic_worms", n_shot=N_ANNOTATED, n_query=N_OTHERS)
+    worms = synthetic.make_dataset("synthetic_worms", n_shot=N_ANNOTATED, n_query=N_OTHERS)
     for number, sample in enumerate(worms, 1):
         image = folder / f"worms_{number}.tif"
         if image.exists():

@@ -77,7 +77,7 @@ def example_folder(folder: Path, n_shot: int = 6, n_query: int = 3) -> Path:
         files = [place.with_name(place.name + end) for end in ("_img.tif", "_masks.tif")]
         if all(file.exists() for file in files[: 2 if part == "shot" else 1]):
             continue
-        image, masks = synthetic.image("worms", (77, number))
+        image, masks = synthetic.make_image("worms", (77, number))
         # What is narrower than the kernel and darker than its surroundings: worms, not the well.
         bright = cv2.morphologyEx(image[0], cv2.MORPH_BLACKHAT, KERNEL)[WELL]
         bright = cv2.GaussianBlur(bright, (0, 0), 1.5)

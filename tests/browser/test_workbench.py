@@ -57,7 +57,9 @@ class Truth:
     @classmethod
     def synthetic(cls, folder: Path) -> Truth:
         truth = cls(folder, "synthetic", ".tif", 10)
-        for number, sample in enumerate(synthetic.dataset("synthetic_worms", n_shot=5, n_query=0)):
+        for number, sample in enumerate(
+            synthetic.make_dataset("synthetic_worms", n_shot=5, n_query=0)
+        ):
             name = f"worms_{number}"
             folder.mkdir(exist_ok=True)
             image = np.round(sample.image[0][MIDDLE]).astype(np.uint16)

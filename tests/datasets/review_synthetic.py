@@ -64,7 +64,7 @@ def beside(data: Path, everything: bool) -> np.ndarray:
     """Every synthetic kind, and to its right the real one where there is one to show."""
     tiles = []
     for kind in synthetic.KINDS:
-        tiles.append(tile(synthetic.image(kind, 1)[0], f"synthetic {kind}"))
+        tiles.append(tile(synthetic.make_image(kind, 1)[0], f"synthetic {kind}"))
         patterns = (OTHERS if everything else FREE).get(kind, FREE.get(kind, []))
         found = [p for pattern in patterns for p in sorted(data.glob(pattern))]
         if found:

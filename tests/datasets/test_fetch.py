@@ -28,7 +28,7 @@ import pytest
 import yaml
 
 from scellseg_lib import paths
-from scellseg_lib.datasets import download, fetch, manifest, unpack, weights
+from scellseg_lib.datasets import download, fetch, manifest, weights
 from scellseg_lib.errors import DatasetError, FetchError, ModelError
 from scellseg_lib.files import images as readers
 
@@ -109,7 +109,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("SCELLSEG_OFFLINE", raising=False)
     monkeypatch.setattr(paths, "manifests", lambda: tmp_path / "manifests")
     monkeypatch.setattr(download, "PATIENCE", 0.0)
-    manifest._packaged.cache_clear()
+    manifest._parse.cache_clear()
     return tmp_path
 
 
@@ -174,11 +174,11 @@ def test_fetched_files_are_the_pixels_of_the_manifest(home: Path, server: Server
     server.files["/a.zip"] = GOOD
     name = describe(home, f"{server.url}/a.zip")
     folder = fetch.fetch(name)
-    assert folder == fetch.path(name) == home / "data" / name
+    assert folder == manifest.load_manifest(name).folder == home / "data" / name
     assert files_under(home / "data") == [f"{name}/a_img.png", f"{name}/a_masks.png"]
     assert np.array_equal(readers.read_pixels(folder / "a_img.png"), IMAGE)
     assert np.array_equal(readers.read_pixels(folder / "a_masks.png"), MASKS)
-    assert [f.state for f in fetch.verify(name).findings] == ["ok", "ok"]
+    assert [f.state for f in fetch.verify(name).files] == ["ok", "ok"]
 
 
 def test_what_is_there_is_not_fetched_again(
@@ -402,7 +402,8 @@ def test_an_archive_laid_out_otherwise_is_an_error(home: Path, server: Server) -
 LIMITED = """
 import resource, sys
 from pathlib import Path
-from scellseg_lib import fetch, paths
+from scellseg_lib import paths
+from scellseg_lib.datasets import fetch
 from scellseg_lib.errors import FetchError
 paths.manifests = lambda: Path(sys.argv[1])
 limit = int(sys.argv[3])
@@ -491,7 +492,7 @@ def test_the_package_scheme_goes_through_the_module_of_the_weights(
             info.size = len(content)
             tar.addfile(info, io.BytesIO(content))
     monkeypatch.setattr(weights, "fetch_archive", lambda: source)
-    name = describe(home, "pip:package==1", sha256=download.pooch.file_hash(str(source)))
+    name = describe(home, "pip:package==1", sha256=download.hash_file(source))
     fetch.fetch(name)
     assert fetch.verify(name).complete
 
@@ -499,7 +500,7 @@ def test_the_package_scheme_goes_through_the_module_of_the_weights(
         raise ModelError("the index does not answer", remedy="Try later.")
 
     monkeypatch.setattr(weights, "fetch_archive", unreachable)
-    (fetch.path(name) / "a_img.png").unlink()
+    (manifest.load_manifest(name).folder / "a_img.png").unlink()
     with pytest.raises(FetchError, match=r"the index does not answer\. Try later\."):
         fetch.fetch(name)
 
@@ -519,8 +520,8 @@ def test_groups_are_named_counted_and_reported_without_hashes(home: Path, server
     fetch.fetch(name)
     report = fetch.verify(name)
     assert report.complete
-    assert {f.state for f in report.findings} == {"present, no hash published here"}
-    assert [f.file for f in report.findings] == [
+    assert {f.state for f in report.files} == {"present, no hash published here"}
+    assert [f.file for f in report.files] == [
         f"train_{k}_{what}.png" for k in "ab" for what in ("img", "masks")
     ]
     assert "4 present, no hash published here" in str(report)
@@ -529,21 +530,21 @@ def test_groups_are_named_counted_and_reported_without_hashes(home: Path, server
 def test_verify_tells_missing_damaged_and_changed_files_apart(home: Path, server: Server) -> None:
     server.files["/a.zip"] = GOOD
     name = describe(home, f"{server.url}/a.zip")
-    assert [f.state for f in fetch.verify(name).findings] == ["missing", "missing"]
+    assert [f.state for f in fetch.verify(name).files] == ["missing", "missing"]
     folder = fetch.fetch(name)
     (folder / "a_img.png").write_bytes((folder / "a_img.png").read_bytes()[:200])
     changed = MASKS.copy()
     changed[3, 4] += 1
     (folder / "a_masks.png").write_bytes(imagecodecs.png_encode(changed))
     report = fetch.verify(name)
-    assert [f.state for f in report.findings] == ["different", "different"]
-    assert "damaged" in report.findings[0].detail
-    assert report.findings[1].detail == "its pixels"
+    assert [f.state for f in report.files] == ["different", "different"]
+    assert "damaged" in report.files[0].detail
+    assert report.files[1].detail == "its pixels"
     assert not report.complete
     assert "different: a_img.png (" in str(report)
     # Another container with the same pixels is the same.
     (folder / "a_masks.png").write_bytes(imagecodecs.tiff_encode(MASKS))
-    assert [f.state for f in fetch.verify(name).findings] == ["different", "ok"]
+    assert [f.state for f in fetch.verify(name).files] == ["different", "ok"]
 
 
 def test_a_bar_counts_the_images_that_are_checked(
@@ -565,7 +566,7 @@ def test_a_bar_counts_the_images_that_are_checked(
 
 
 def test_an_unknown_data_set_is_an_error() -> None:
-    for verb in (fetch.fetch, fetch.verify, fetch.path):
+    for verb in (fetch.fetch, fetch.verify):
         with pytest.raises(DatasetError, match="no data set is called 'cheese'"):
             verb("cheese")
 
@@ -575,12 +576,12 @@ def test_the_real_images_are_those_of_the_manifests(
     real_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SCELLSEG_DATA", str(real_data))
-    for name in manifest.names():
+    for name in manifest.list_manifests():
         card = manifest.load_manifest(name)
         if not card.folder.is_dir():
             continue
         entries = {entry.image: entry for entry in card.files}
-        for finding in fetch.verify(name).findings:
+        for finding in fetch.verify(name).files:
             entry = entries.get(finding.file)
             if finding.state == "different" and name == "dsb2018" and entry is not None:
                 # A copy of an image that is narrower than its own masks is truncated.
@@ -608,7 +609,7 @@ def test_bbbc010_comes_whole_from_its_raw_samples(
     local = card.model_copy(update={"files": tuple(wells), "archives": tuple(moved)})
     monkeypatch.setattr(fetch, "load_manifest", lambda _: local)
     fetch.fetch("bbbc010_elegans")
-    assert [f.state for f in fetch.verify("bbbc010_elegans").findings] == ["ok"] * 6
+    assert [f.state for f in fetch.verify("bbbc010_elegans").files] == ["ok"] * 6
 
 
 def unsafe_zip(path: Path, name: str, mode: int = 0) -> None:
@@ -651,7 +652,7 @@ def test_unsafe_archives_are_refused_whole(
     archive.parent.mkdir()
     build(archive, name, kind)
     with pytest.raises(FetchError, match="leads elsewhere"):
-        unpack.unpack(archive, tmp_path / "in" / "out")
+        fetch.unpack(archive, tmp_path / "in" / "out")
     assert files_under(tmp_path) == ["in/evil.archive"]
 
 
@@ -686,7 +687,7 @@ def test_the_contrast_images_come_out_of_the_authors_archive(tmp_path: Path, mon
     fetch.fetch("cellpose_contrast35")
     report = fetch.verify("cellpose_contrast35")
     assert report.complete
-    assert len(report.of("ok")) == 70
+    assert len([f for f in report.files if f.state == "ok"]) == 70
 
 
 def test_an_unsafe_download_leaves_no_data(home: Path, server: Server) -> None:
@@ -706,9 +707,9 @@ def test_an_archive_larger_than_the_disk_is_not_begun(
         opened.writestr("zeros.png", bytes(10**6))
     monkeypatch.setattr("shutil.disk_usage", lambda _: types.SimpleNamespace(free=10**5))
     with pytest.raises(FetchError, match=r"needs 0\.0 GB"):
-        unpack.unpack(archive, tmp_path / "out")
+        fetch.unpack(archive, tmp_path / "out")
     assert files_under(tmp_path / "out") == []
-    unpack.unpack(archive, tmp_path / "out", members="*.tif")
+    fetch.unpack(archive, tmp_path / "out", members="*.tif")
 
 
 @pytest.mark.parametrize(
@@ -730,5 +731,5 @@ def test_a_damaged_archive_raises_what_fetch_expects(
     content = bytearray(whole.read_bytes())
     content[25_000] ^= 255
     whole.write_bytes(content if damage == "flipped" else content[:20_000])
-    with pytest.raises(unpack.DAMAGED):
-        unpack.unpack(whole, tmp_path / "out")
+    with pytest.raises(fetch.ArchiveDamaged):
+        fetch.unpack(whole, tmp_path / "out")

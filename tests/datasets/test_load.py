@@ -15,7 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scellseg_lib.datasets import manifest, synthetic
-from scellseg_lib.datasets.load import load_dataset, load_folder, load_pretraining_subset, readable
+from scellseg_lib.datasets.load import (
+    find_readable,
+    load_dataset,
+    load_folder,
+    load_pretraining_subset,
+)
 from scellseg_lib.errors import DatasetError, ImageError
 from scellseg_lib.files import images as readers
 from scellseg_lib.files.seg_npy import write_seg
@@ -399,7 +404,7 @@ def test_pretraining_subsets_are_nested(real_data: Path) -> None:
 
 
 def test_synthetic_subsets_are_nested_and_hold_no_kind_that_is_tested() -> None:
-    names = [name for name in manifest.pretraining_subsets() if name.startswith("synthetic")]
+    names = [name for name in manifest.load_subsets() if name.startswith("synthetic")]
     images = [{s.name for part in load_pretraining_subset(n) for s in part} for n in names]
     assert all(less < more for less, more in pairwise(images))
     assert {name.split("_")[0] for name in images[-1]} == {*synthetic.KINDS} - {"worms", "phase"}
@@ -465,10 +470,10 @@ def test_images_that_cannot_be_read_are_told_apart() -> None:
     bad = Sample("bad", broken, lambda: np.zeros(SHAPE, np.int32))
     unlabelled = Sample("torn", good.read_image, broken)
     images = dataset(good, bad, unlabelled)
-    kept, wrong = readable(images)
+    kept, wrong = find_readable(images)
     assert [s.name for s in kept] == ["good", "torn"]
     assert wrong == ["it is cut."]
-    assert [s.name for s in readable(images, masks=True)[0]] == ["good"]
+    assert [s.name for s in find_readable(images, masks=True)[0]] == ["good"]
     assert "image" not in vars(kept[0])  # no pixels are kept
 
 

@@ -66,7 +66,7 @@ def load(content: Any, folder: Path) -> manifest.Manifest:
 
 
 def test_every_set_has_a_manifest_with_its_splits() -> None:
-    assert set(manifest.names()) == {*LISTED, "cellpose", "livecell_bv2", "mito"}
+    assert set(manifest.list_manifests()) == {*LISTED, "cellpose", "livecell_bv2", "mito"}
     for name, splits in LISTED.items():
         entries = manifest.load_manifest(name).entries()
         assert Counter(s for e in entries for s in e.splits) == splits, name
@@ -92,7 +92,9 @@ def test_manifests_agree_with_the_index(real_data: Path) -> None:
 
 
 def test_sets_without_a_stated_licence_say_so() -> None:
-    silent = {n for n in manifest.names() if "none stated" in manifest.load_manifest(n).licence}
+    silent = {
+        n for n in manifest.list_manifests() if "none stated" in manifest.load_manifest(n).licence
+    }
     assert silent == {
         "deepcell_nuclei",
         "deepcell_phase",
@@ -112,7 +114,7 @@ def test_pretraining_subsets_are_nested() -> None:
             if part.includes(entry)
         ]
 
-    every = manifest.pretraining_subsets()
+    every = manifest.load_subsets()
     subsets = {name: images(every[name]) for name in ("one", "fluor", "cell", "micro", "general")}
     assert [len(s) for s in subsets.values()] == [25, 182, 203, 215, 220]
     ordered = list(subsets.values())
@@ -245,6 +247,6 @@ def test_a_manifest_must_bear_the_name_of_its_file(
     monkeypatch.setattr(paths, "manifests", lambda: tmp_path)
     (tmp_path / "other.yaml").write_text(yaml.safe_dump(valid(), sort_keys=False))
     (tmp_path / "claims.yaml").write_text("claims: []\n")
-    assert manifest.names() == ["other"]
+    assert manifest.list_manifests() == ["other"]
     with pytest.raises(ManifestError, match="'small'"):
         manifest.load_manifest("other")

@@ -47,11 +47,13 @@ TWO_PLANES = {"mito", "Kc167", "macrophagocyte", "neurocyte", "style2"}
 
 @pytest.fixture(scope="module")
 def images() -> dict[str, list[tuple[np.ndarray, np.ndarray]]]:
-    return {kind: [synthetic.image(kind, seed) for seed in range(3)] for kind in synthetic.KINDS}
+    return {
+        kind: [synthetic.make_image(kind, seed) for seed in range(3)] for kind in synthetic.KINDS
+    }
 
 
 def _small(kind: str, seed: int = 7) -> tuple[np.ndarray, np.ndarray]:
-    return synthetic.image(kind, seed, None if kind == "worms" else (256, 320))
+    return synthetic.make_image(kind, seed, None if kind == "worms" else (256, 320))
 
 
 @pytest.mark.parametrize("kind", synthetic.KINDS)
@@ -66,13 +68,13 @@ def test_same_seed_gives_same_image_as_when_it_was_committed(kind: str) -> None:
 
 def test_images_do_not_depend_on_the_process_or_on_what_was_made_before() -> None:
     code = (
-        "import hashlib; from scellseg_lib import synthetic;"
-        "planes, masks = synthetic.image('mito', 3, (256, 256));"
+        "import hashlib; from scellseg_lib.datasets import synthetic;"
+        "planes, masks = synthetic.make_image('mito', 3, (256, 256));"
         "print(hashlib.sha256(planes.tobytes() + masks.tobytes()).hexdigest())"
     )
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    synthetic.image("mito", 4, (256, 256))
-    planes, masks = synthetic.image("mito", 3, (256, 256))
+    synthetic.make_image("mito", 4, (256, 256))
+    planes, masks = synthetic.make_image("mito", 3, (256, 256))
     here = hashlib.sha256(planes.tobytes() + masks.tobytes()).hexdigest()
     assert other.stdout.strip() == here
 
@@ -175,7 +177,7 @@ def test_worms_stay_in_the_well_and_rarely_touch(images: dict) -> None:
 
 
 def test_boundary_of_mito_cells_cannot_be_seen_as_a_step() -> None:
-    planes, masks = synthetic.image("mito", 1)
+    planes, masks = synthetic.make_image("mito", 1)
     depth = ndimage.distance_transform_edt(masks > 0)
     light = [planes[0][(depth > d) & (depth <= d + 2)].mean() for d in (0, 2, 4, 6)]
     steps = np.diff(light) / light[-1]
@@ -183,13 +185,13 @@ def test_boundary_of_mito_cells_cannot_be_seen_as_a_step() -> None:
 
 
 def test_sets_have_their_splits_and_make_images_on_reading() -> None:
-    shots = synthetic.dataset("synthetic_worms", n_shot=3, n_query=2)
+    shots = synthetic.make_dataset("synthetic_worms", n_shot=3, n_query=2)
     assert [len(shots), len(shots.shot), len(shots.query)] == [5, 3, 2]
     sample = shots.query[1]
     assert sample.image.shape == (2, 520, 696)
     assert sample.masks.max() > 5
     assert 25 < sample.diameter < 45
-    contrast = synthetic.dataset("synthetic_contrast")
+    contrast = synthetic.make_dataset("synthetic_contrast")
     assert len(contrast) == 35
     assert {style: len(part) for style, part in contrast.styles().items()} == dict.fromkeys(
         synthetic.STYLES, 5
@@ -200,10 +202,10 @@ def test_sets_have_their_splits_and_make_images_on_reading() -> None:
 def test_no_image_is_in_two_splits_or_sets() -> None:
     seen: dict[bytes, str] = {}
     parts = [
-        synthetic.dataset("synthetic_mito", n_shot=2, n_query=2),
-        synthetic.dataset("synthetic_contrast")[::5],
-        synthetic.dataset("synthetic_pretrain", n_pretrain=20)[2:10],
-        synthetic.dataset("synthetic_pretrain", n_pretrain=20)[12:13],
+        synthetic.make_dataset("synthetic_mito", n_shot=2, n_query=2),
+        synthetic.make_dataset("synthetic_contrast")[::5],
+        synthetic.make_dataset("synthetic_pretrain", n_pretrain=20)[2:10],
+        synthetic.make_dataset("synthetic_pretrain", n_pretrain=20)[12:13],
     ]
     for part in parts:
         for sample in part:
@@ -214,21 +216,21 @@ def test_no_image_is_in_two_splits_or_sets() -> None:
 
 
 def test_a_larger_set_begins_with_the_smaller_one() -> None:
-    few = synthetic.dataset("synthetic_mito", n_shot=1, n_query=1)
-    more = synthetic.dataset("synthetic_mito", n_shot=2, n_query=2)
+    few = synthetic.make_dataset("synthetic_mito", n_shot=1, n_query=1)
+    more = synthetic.make_dataset("synthetic_mito", n_shot=2, n_query=2)
     np.testing.assert_array_equal(few.query[0].image, more.query[0].image)
 
 
 def test_readers_of_a_sample_cannot_change_what_others_get() -> None:
-    sample = synthetic.dataset("synthetic_mito", n_shot=1)[0]
+    sample = synthetic.make_dataset("synthetic_mito", n_shot=1)[0]
     sample.read_image()[:] = 0
     assert sample.read_image().any()
 
 
 def test_wrong_names_and_sizes_say_what_to_do() -> None:
     with pytest.raises(ImageError, match=r"no synthetic image of kind 'discs'.*worms"):
-        synthetic.image("discs", 0)
+        synthetic.make_image("discs", 0)
     with pytest.raises(ImageError, match="at least 200"):
-        synthetic.image("mito", 0, (100, 300))
+        synthetic.make_image("mito", 0, (100, 300))
     with pytest.raises(DatasetError, match=r"'synthetic_discs'.*synthetic_worms"):
-        synthetic.dataset("synthetic_discs")
+        synthetic.make_dataset("synthetic_discs")

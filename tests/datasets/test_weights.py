@@ -20,7 +20,7 @@ from safetensors import safe_open
 
 from scellseg_lib import paths
 from scellseg_lib.datasets import download, weights
-from scellseg_lib.datasets.manifest import load_manifest, names
+from scellseg_lib.datasets.manifest import list_manifests, load_manifest
 from scellseg_lib.datasets.weights import load_model, packaged_file, packaged_files
 from scellseg_lib.errors import ModelError
 from scellseg_lib.model import new_model
@@ -97,7 +97,7 @@ def test_a_packaged_model_says_what_it_is_and_has_seen_no_queries(file: Path):
         kinds = {tensors.get_tensor(key).dtype for key in tensors.keys() if "weight" in key}  # noqa: SIM118
     assert kinds == {torch.float16}
     assert file.stat().st_size < (4e6 if card.levels[0] == 16 else 16e6)
-    entries = {name: load_manifest(name).entries() for name in names()}
+    entries = {name: load_manifest(name).entries() for name in list_manifests()}
     tested = {name for name, those in entries.items() if any("query" in e.splits for e in those)}
     seen = {one.name for one in card.training_data}
     assert "bbbc010_elegans" in tested

@@ -149,7 +149,7 @@ def test_claims_are_thirty_and_no_data_set():
     paper = load_claims()
     assert len(paper.claims) == 30
     assert paper.repeats == REPEATS
-    assert "paper_claims" not in manifest.names()
+    assert "paper_claims" not in manifest.list_manifests()
 
 
 @pytest.mark.parametrize(

@@ -51,8 +51,8 @@ def sweep(folder: Path, *options: str) -> None:
     multiprocessing.set_start_method("fork", force=True)
     paths.profiles, paths.runs = lambda: folder, lambda: folder / "runs"
     paths.results = lambda profile: folder / profile
-    synthetic.image = partial(synthetic.image, shape=(200, 200))
-    synthetic.dataset = partial(synthetic.dataset, n_query=1)
+    synthetic.make_image = partial(synthetic.make_image, shape=(200, 200))
+    synthetic.make_dataset = partial(synthetic.make_dataset, n_query=1)
     augment.PATCH, checkpoint.SAVE_EVERY = tiny.PATCH, 0
     run.choose = lambda *_: Precision()
     sweeping.step_seconds = lambda _: 1.0

@@ -70,7 +70,7 @@ def pictures() -> list[np.ndarray]:
     """Images of 8 bits."""
     scaled = []
     for seed in range(len(NAMES)):
-        image, _ = synthetic.image("Kc167", seed, (200, 200))
+        image, _ = synthetic.make_image("Kc167", seed, (200, 200))
         scaled.append(cv2.normalize(image[0, :SIDE, :SIDE], np.zeros(0), 0, 255, cv2.NORM_MINMAX))
     return [image.astype(np.uint8) for image in scaled]
 

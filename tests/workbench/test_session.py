@@ -450,7 +450,7 @@ def nuclei(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     home = tmp_path / "nuclei"
     home.mkdir()
     for seed, name in enumerate("ab"):
-        image, _ = synthetic.image("Kc167", seed, (200, 200))
+        image, _ = synthetic.make_image("Kc167", seed, (200, 200))
         tifffile.imwrite(home / f"{name}.tif", image[0].astype(np.uint16))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -7,45 +7,39 @@ from functools import lru_cache, partial
 
 import numpy as np
 
-from scellseg_lib.datasets.synthetic.cells import fluorescent, mito, phase
-from scellseg_lib.datasets.synthetic.shapes import Shape
-from scellseg_lib.datasets.synthetic.tissue import cytomembrane, style1, style3
-from scellseg_lib.datasets.synthetic.worms import worms
+from scellseg_lib.datasets.synthetic import cells
+from scellseg_lib.datasets.synthetic.scene import Scene, Shape
+from scellseg_lib.datasets.synthetic.worms import draw_worms
 from scellseg_lib.errors import DatasetError, ImageError
 from scellseg_lib.samples import Dataset, Sample
 
-Maker = Callable[[np.random.Generator, Shape], tuple[np.ndarray, np.ndarray]]
+Maker = Callable[[Scene], tuple[np.ndarray, np.ndarray]]
 
+# Each kind with the size of its real images.
 _MAKERS: dict[str, tuple[Maker, Shape]] = {
-    "worms": (worms, (520, 696)),
-    "phase": (phase, (520, 704)),
-    "mito": (mito, (512, 512)),
-    "Kc167": (partial(fluorescent, name="Kc167"), (400, 400)),
-    "cytomembrane": (cytomembrane, (512, 512)),
-    "macrophagocyte": (partial(fluorescent, name="macrophagocyte"), (384, 512)),
-    "neurocyte": (partial(fluorescent, name="neurocyte"), (384, 512)),
-    "style1": (style1, (512, 512)),
-    "style2": (partial(fluorescent, name="style2"), (384, 512)),
-    "style3": (style3, (384, 512)),
+    "worms": (draw_worms, (520, 696)),
+    "phase": (cells.draw_phase, (520, 704)),
+    "mito": (cells.draw_mito, (512, 512)),
+    "Kc167": (partial(cells.draw_fluorescence, name="Kc167"), (400, 400)),
+    "cytomembrane": (cells.draw_cytomembrane, (512, 512)),
+    "macrophagocyte": (partial(cells.draw_fluorescence, name="macrophagocyte"), (384, 512)),
+    "neurocyte": (partial(cells.draw_fluorescence, name="neurocyte"), (384, 512)),
+    "style1": (cells.draw_style1, (512, 512)),
+    "style2": (partial(cells.draw_fluorescence, name="style2"), (384, 512)),
+    "style3": (cells.draw_style3, (384, 512)),
 }
 KINDS = tuple(_MAKERS)
 STYLES = KINDS[3:]
-_TWO_PLANES = ("mito", "Kc167", "macrophagocyte", "neurocyte", "style2")
-_SETS = {
-    "synthetic": "worms",  # the default
-    "synthetic_worms": "worms",
-    "synthetic_phase": "phase",
-    "synthetic_mito": "mito",
-    "synthetic_contrast": "",
-    "synthetic_pretrain": "",
-}
-NAMES = tuple(_SETS)
+"""Those after the paper's contrast images."""
+
+_FEW_SHOT = {"synthetic": "worms"} | {f"synthetic_{kind}": kind for kind in KINDS[:3]}
+NAMES = (*_FEW_SHOT, "synthetic_contrast", "synthetic_pretrain")
 _SMALLEST = 200
 # One stream of random numbers per role, so that no image of one split is ever in another.
 _STREAMS = {"shot": 1, "query": 2, "contrast": 3, "pretrain": 4}
 
 
-def image(
+def make_image(
     kind: str, seed: int | tuple[int, ...], shape: Shape | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Make one annotated image; the same arguments give the same image on every machine.
@@ -56,7 +50,7 @@ def image(
         One of ``KINDS``: "worms" (bright field), "phase" (phase contrast), "mito" (mitochondria
         and nuclei), or a contrast style of the paper.
     seed : int or tuple of int
-        Seed, not negative.
+        Not negative.
     shape : (int, int), optional
         Height and width, px, at least 200 each; by default that of the real images of this kind.
 
@@ -78,23 +72,23 @@ def image(
             remedy=f"Use one of {', '.join(KINDS)}.",
         )
     make, usual = _MAKERS[kind]
-    shape = usual if shape is None else shape
+    shape = shape or usual
     if min(shape) < _SMALLEST:
         raise ImageError(
             f"a synthetic image of {shape[0]} x {shape[1]} px is too small",
             remedy=f"Ask for at least {_SMALLEST} px each way.",
         )
     words = seed if isinstance(seed, tuple) else (seed,)
-    return make(np.random.default_rng([KINDS.index(kind), *words]), shape)
+    return make(Scene(np.random.default_rng([KINDS.index(kind), *words]), shape))
 
 
 @lru_cache(maxsize=8)
 def _cached(kind: str, seed: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
     # Sample reads image and masks one after the other: without this each is made twice.
-    return image(kind, seed)
+    return make_image(kind, seed)
 
 
-def _sample(kind: str, role: str, seed: tuple[int, int]) -> Sample:
+def _make_sample(kind: str, role: str, seed: tuple[int, int]) -> Sample:
     words = (_STREAMS[role], *seed)
     style = kind if role == "contrast" else None
     return Sample(
@@ -106,7 +100,7 @@ def _sample(kind: str, role: str, seed: tuple[int, int]) -> Sample:
     )
 
 
-def dataset(
+def make_dataset(
     name: str,
     *,
     n_shot: int = 10,
@@ -120,14 +114,13 @@ def dataset(
     Parameters
     ----------
     name : str
-        "synthetic_worms" (also plain "synthetic"), "synthetic_phase" or "synthetic_mito" (splits
-        "shot" and "query"),
-        "synthetic_contrast" (splits "contrast:STYLE", five images of each of the seven styles), or
-        "synthetic_pretrain" (split "pretrain", all kinds in turn).
+        "synthetic_worms" (or "synthetic"), "synthetic_phase" or "synthetic_mito" (splits "shot"
+        and "query"), "synthetic_contrast" (splits "contrast:STYLE", five images of each of the
+        seven styles), or "synthetic_pretrain" (split "pretrain", all kinds in turn).
     n_shot, n_query, n_pretrain : int
         Images per split. No image of one split or set is ever in another of the same seed.
     seed : int
-        Seed, not negative.
+        Not negative.
     kinds : sequence of str
         Those of "synthetic_pretrain" that are kept of its `n_pretrain` images.
 
@@ -136,24 +129,23 @@ def dataset(
     DatasetError
         If there is no set of that name.
     """
-    if name not in _SETS:
+    if name not in NAMES:
         raise DatasetError(
             f"there is no synthetic set {name!r}", remedy=f"Use one of {', '.join(NAMES)}."
         )
-    kind = _SETS[name]
     if name == "synthetic_contrast":
         wanted = [(style, "contrast", i) for style in STYLES for i in range(5)]
     elif name == "synthetic_pretrain":
         every = [(KINDS[i % len(KINDS)], "pretrain", i) for i in range(n_pretrain)]
         wanted = [one for one in every if one[0] in kinds]
     else:
-        wanted = [(kind, "shot", i) for i in range(n_shot)]
-        wanted += [(kind, "query", i) for i in range(n_query)]
-    two = not kind or kind in _TWO_PLANES
+        wanted = [(_FEW_SHOT[name], "shot", i) for i in range(n_shot)]
+        wanted += [(_FEW_SHOT[name], "query", i) for i in range(n_query)]
+    has_nuclei = _FEW_SHOT.get(name) not in ("worms", "phase")
     return Dataset(
         name=name,
         title=f"Synthetic {name.removeprefix('synthetic_')} images",
         licence="BSD-3-Clause",
-        samples=tuple(_sample(each, role, (seed, i)) for each, role, i in wanted),
-        channels=("0", "1") if two else ("gray", "none"),
+        samples=tuple(_make_sample(kind, role, (seed, i)) for kind, role, i in wanted),
+        channels=("0", "1") if has_nuclei else ("gray", "none"),
     )

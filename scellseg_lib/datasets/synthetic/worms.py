@@ -2,18 +2,65 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from scipy import ndimage
 
-from scellseg_lib.datasets.synthetic.shapes import Shape, blur, camera, field, scatter
+from scellseg_lib.datasets.synthetic.scene import Scene, blur
 
 POINTS = 72
+_S = np.linspace(0, 1, POINTS)  # along a worm, from head to tail
 
 
-def _stop(rng: np.random.Generator, shape: Shape) -> np.ndarray:
+class Worm(NamedTuple):
+    """Where a worm lies, its mask bool[h, w] and how much light it lets through, float[h, w]."""
+
+    window: tuple[slice, slice]
+    mask: np.ndarray
+    transmission: np.ndarray
+
+
+def draw_worms(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
+    """Bright-field worms: image float32[2, H, W] (second plane zeros), labels int32[H, W].
+
+    Pixels shared by two worms belong to the smaller one, as in the real annotation.
+    """
+    rng, shape = scene.rng, scene.shape
+    stop = _draw_stop(scene)
+    inside = 1 / (1 + np.exp(-np.clip(stop / 0.55, -30, 30)))
+    y = np.arange(shape[0])[:, None] / shape[0] - rng.normal(0.53, 0.02)
+    x = np.arange(shape[1])[None] / shape[1] - rng.normal(0.545, 0.02)
+    lamp = rng.normal(2790, 60) / (1 + 5.6 * y**2 + 7.0 * x**2)
+    transmission = _draw_debris(scene)
+    labels = np.zeros(shape, np.int32)
+    areas: dict[int, int] = {}
+    wanted = max(1, round(rng.integers(11, 18) * float((stop > 0).sum()) / 160_000))
+    for _ in range(40 * wanted):
+        if len(areas) == wanted:
+            break
+        worm = _draw_worm(rng, stop, rng.uniform(0, 1, 2) * shape)
+        if worm is None or not _fits(labels, areas, worm):
+            continue
+        number, area, there = len(areas) + 1, int(worm.mask.sum()), labels[worm.window]
+        smaller = [other for other in areas if areas[other] < area]
+        there[worm.mask & ~np.isin(there, smaller)] = number
+        areas[number] = area
+        through, below = worm.transmission, transmission[worm.window]
+        transmission[worm.window] = np.where(
+            through < below, through * (0.8 + 0.2 * below), below * (0.8 + 0.2 * through)
+        )
+    glow = 34 * np.exp(np.minimum(stop, 0) / 9) + 40 * np.exp(np.minimum(stop, 0) / 90)
+    light = 96 + glow + inside * lamp * transmission
+    plane = scene.expose(light, gain=0.16, read=2.6, sigma=0.75, bias=96)
+    return np.stack([plane, np.zeros_like(plane)]), labels
+
+
+def _draw_stop(scene: Scene) -> np.ndarray:
     """Signed distance to the field stop (a square with round-cut corners), px; positive inside."""
+    shape = scene.shape
     half = 0.39 * min(shape[0], shape[1] * 0.75)
-    centre = np.array([0.567, 0.511]) * shape + rng.normal(0, 3, 2)
+    centre = np.array([0.567, 0.511]) * shape + scene.rng.normal(0, 3, 2)
     y = np.abs(np.arange(shape[0]) - centre[0])[:, None]
     x = np.abs(np.arange(shape[1]) - centre[1])[None]
     bow = half + 0.01 * half * (1 - (np.minimum(y, x) / half) ** 2)
@@ -22,9 +69,18 @@ def _stop(rng: np.random.Generator, shape: Shape) -> np.ndarray:
     return (-5.0 * np.log(sides.sum(0))).astype(np.float32)
 
 
-def _midline(rng: np.random.Generator, length: float) -> np.ndarray:
+def _draw_debris(scene: Scene) -> np.ndarray:
+    """Transmission of specks and smudges in the well, float32[H, W]."""
+    shape, specks = scene.shape, np.zeros(scene.shape, np.float32)
+    for y, x, size in scene.scatter(scene.rng.uniform(0.6, 1.6, 30), 1.0):
+        row, col = min(max(int(y), 0), shape[0] - 2), min(max(int(x), 0), shape[1] - 2)
+        specks[row : row + 2, col : col + int(1 + size)] = 0.5 * size
+    smudges = np.maximum(scene.draw_field(7) - 2.4, 0) * 0.13
+    return 1 - np.clip(blur(specks, 0.8) + smudges, 0, 0.7)
+
+
+def _draw_midline(rng: np.random.Generator, length: float) -> np.ndarray:
     """Midline of a worm, float64[POINTS, 2] (y, x) about its centroid: a rod, a wave or a coil."""
-    s = np.linspace(0, 1, POINTS)
     kind = rng.random()
     if kind < 0.35:
         bend, wave = rng.normal(0, 0.35), rng.normal(0, 0.4)
@@ -32,30 +88,27 @@ def _midline(rng: np.random.Generator, length: float) -> np.ndarray:
         bend, wave = rng.normal(0, 1.3), rng.normal(0, 2.6)
     else:
         bend, wave = rng.choice([-1, 1]) * rng.uniform(3.0, 5.2), rng.normal(0, 1.5)
-    turn = bend * (s - 0.5) * (0.6 + 0.8 * s) + wave / np.pi * np.sin(
-        2 * np.pi * rng.uniform(0.8, 1.3) * s + rng.uniform(0, 2 * np.pi)
+    turn = bend * (_S - 0.5) * (0.6 + 0.8 * _S) + wave / np.pi * np.sin(
+        2 * np.pi * rng.uniform(0.8, 1.3) * _S + rng.uniform(0, 2 * np.pi)
     )
     turn += rng.uniform(0, 2 * np.pi)
     line = np.cumsum(np.stack([np.sin(turn), np.cos(turn)], axis=1), axis=0) * (length / POINTS)
     return line - line.mean(axis=0)
 
 
-def _half_width(rng: np.random.Generator) -> np.ndarray:
+def _draw_half_width(rng: np.random.Generator) -> np.ndarray:
     """Half-width along the worm, px: blunt head, longer tapering tail."""
-    s = np.linspace(0, 1, POINTS)
     widest = rng.normal(5.5, 0.3)
-    head = 0.55 + 0.45 * np.sin(np.clip(s / rng.uniform(0.3, 0.42), 0, 1) * np.pi / 2)
-    head *= np.sqrt(np.clip(s / 0.05, 0, 1))
-    tail = np.sin(np.clip((1 - s) / rng.uniform(0.4, 0.5), 0, 1) * np.pi / 2)
+    head = 0.55 + 0.45 * np.sin(np.clip(_S / rng.uniform(0.3, 0.42), 0, 1) * np.pi / 2)
+    head *= np.sqrt(np.clip(_S / 0.05, 0, 1))
+    tail = np.sin(np.clip((1 - _S) / rng.uniform(0.4, 0.5), 0, 1) * np.pi / 2)
     return 0.6 + widest * head * tail**0.85
 
 
-def _render(
-    rng: np.random.Generator, stop: np.ndarray, centre: np.ndarray
-) -> tuple[tuple[slice, slice], np.ndarray, np.ndarray] | None:
-    """One worm: window, mask bool[h, w], transmission float[h, w]; None outside the well."""
-    line = _midline(rng, rng.normal(112, 8)) + centre
-    half = _half_width(rng)
+def _draw_worm(rng: np.random.Generator, stop: np.ndarray, centre: np.ndarray) -> Worm | None:
+    """One worm about a centre (y, x); None outside the well."""
+    line = _draw_midline(rng, rng.normal(112, 8)) + centre
+    half = _draw_half_width(rng)
     low, high = np.floor(line.min(0) - 14).astype(int), np.ceil(line.max(0) + 14).astype(int)
     grain, stretch = rng.standard_normal((POINTS + 8, 25)), rng.standard_normal(POINTS)
     if (low < 0).any() or (high >= stop.shape).any():
@@ -83,73 +136,22 @@ def _render(
     absorb = 0.28 + 0.2 * thick + thick * gut * (0.22 + 0.08 * along) + 0.095 * texture * thick
     absorb += 0.13 * np.exp(-0.5 * ((depth - 0.9) / 0.6) ** 2)
     light_line = 0.20 * np.exp(-0.5 * ((depth - 2.2) / 0.6) ** 2) * (0.5 + 0.5 * np.sign(side))
-    halo = 0.05 * np.exp(-np.maximum(-depth, 0) / 1.6) - 0.02 * np.exp(
-        -0.5 * ((depth + 3.5) / 1.5) ** 2
-    )
+    halo = 0.05 * np.exp(-np.maximum(-depth, 0) / 1.6)
+    halo = halo - 0.02 * np.exp(-0.5 * ((depth + 3.5) / 1.5) ** 2)
     transmission = 1 - body * np.clip(absorb - light_line, 0.05, 0.85) - (1 - body) * halo
-    return (slice(low[0], high[0]), slice(low[1], high[1])), depth > 0, transmission
+    return Worm((slice(low[0], high[0]), slice(low[1], high[1])), depth > 0, transmission)
 
 
-def _fits(labels: np.ndarray, areas: dict[int, int], window: tuple, mask: np.ndarray) -> bool:
-    """Whether a worm at `mask` leaves every worm in one piece and covers little of any."""
-    there = labels[window]
-    overlap = np.unique(there[mask & (there > 0)])
-    for other in overlap:
-        shared = int((mask & (there == other)).sum())
-        if shared > 0.06 * min(areas[other], int(mask.sum())):
+def _fits(labels: np.ndarray, areas: dict[int, int], worm: Worm) -> bool:
+    """Whether a worm leaves every worm in one piece and covers little of any."""
+    there, mask, area = labels[worm.window], worm.mask, int(worm.mask.sum())
+    for other in np.unique(there[mask & (there > 0)]):
+        if int((mask & (there == other)).sum()) > 0.06 * min(areas[other], area):
             return False
-        if mask.sum() < areas[other]:
-            rest = (labels == other).copy()
-            rest[window] &= ~mask
-        else:
-            rest = mask & (there != other)
+        rest = mask & (there != other)
+        if area < areas[other]:
+            rest = labels == other
+            rest[worm.window] &= ~mask
         if ndimage.label(rest)[1] != 1:
             return False
     return bool(ndimage.label(mask)[1] == 1)
-
-
-def _debris(rng: np.random.Generator, shape: Shape) -> np.ndarray:
-    """Transmission of specks and smudges in the well, float32[H, W]."""
-    specks = np.zeros(shape, np.float32)
-    for y, x, size in scatter(rng, shape, rng.uniform(0.6, 1.6, 30), 1.0):
-        row, col = min(max(int(y), 0), shape[0] - 2), min(max(int(x), 0), shape[1] - 2)
-        specks[row : row + 2, col : col + int(1 + size)] = 0.5 * size
-    smudges = np.maximum(field(rng, shape, 7) - 2.4, 0) * 0.13
-    return 1 - np.clip(blur(specks, 0.8) + smudges, 0, 0.7)
-
-
-def worms(rng: np.random.Generator, shape: Shape) -> tuple[np.ndarray, np.ndarray]:
-    """Bright-field worms: image float32[2, H, W] (second plane zeros), labels int32[H, W].
-
-    Pixels shared by two worms belong to the smaller one, as in the real annotation.
-    """
-    stop = _stop(rng, shape)
-    inside = 1 / (1 + np.exp(-np.clip(stop / 0.55, -30, 30)))
-    y = np.arange(shape[0])[:, None] / shape[0] - rng.normal(0.53, 0.02)
-    x = np.arange(shape[1])[None] / shape[1] - rng.normal(0.545, 0.02)
-    lamp = rng.normal(2790, 60) / (1 + 5.6 * y**2 + 7.0 * x**2)
-    transmission = _debris(rng, shape)
-    labels = np.zeros(shape, np.int32)
-    areas: dict[int, int] = {}
-    wanted = max(1, round(rng.integers(11, 18) * float((stop > 0).sum()) / 160_000))
-    for _ in range(40 * wanted):
-        if len(areas) == wanted:
-            break
-        worm = _render(rng, stop, rng.uniform(0, 1, 2) * shape)
-        if worm is None:
-            continue
-        window, mask, through = worm
-        if not _fits(labels, areas, window, mask):
-            continue
-        number = len(areas) + 1
-        smaller = [other for other, area in areas.items() if area < mask.sum()]
-        labels[window][mask & ~np.isin(labels[window], smaller)] = number
-        areas[number] = int(mask.sum())
-        below = transmission[window]
-        transmission[window] = np.where(
-            through < below, through * (0.8 + 0.2 * below), below * (0.8 + 0.2 * through)
-        )
-    glow = 34 * np.exp(np.minimum(stop, 0) / 9) + 40 * np.exp(np.minimum(stop, 0) / 90)
-    light = 96 + glow + inside * lamp * transmission
-    plane = camera(rng, light, gain=0.16, read=2.6, sigma=0.75, bias=96)
-    return np.stack([plane, np.zeros_like(plane)]), labels
