@@ -90,7 +90,7 @@ def keep_memory() -> None:
             mallopt(option, value)
 
 
-def choose(device: torch.device, levels: tuple[int, ...]) -> Precision:
+def choose_precision(device: torch.device, levels: tuple[int, ...]) -> Precision:
     """Return the fastest way to train on this machine, from the cache or by measuring (some 10 s).
 
     A cache that is damaged or cannot be written to counts as none: it is measured each time.
@@ -104,14 +104,20 @@ def choose(device: torch.device, levels: tuple[int, ...]) -> Precision:
     keep_memory()
     file = paths.cache() / "precision.json"
     key = _machine_key(device, levels)
-    known = _known(file)
-    if key not in known:
-        say("Measuring how this machine computes fastest: some 10 s, once.")
-        seconds = measure(device, levels)
-        known[key] = min(seconds, key=lambda precision: seconds[precision])
-        with suppress(OSError), whole(file) as scratch:
-            scratch.write_text(json.dumps({k: asdict(v) for k, v in known.items()}, indent=2))
-    return known[key]
+    if recalled := recall_precision(key):
+        return recalled
+    say("Measuring how this machine computes fastest: some 10 s, once.")
+    seconds = measure(device, levels)
+    fastest = min(seconds, key=lambda precision: seconds[precision])
+    known = _known(file) | {key: fastest}
+    with suppress(OSError), whole(file) as scratch:
+        scratch.write_text(json.dumps({k: asdict(v) for k, v in known.items()}, indent=2))
+    return fastest
+
+
+def recall_precision(key: str) -> Precision | None:
+    """What was chosen earlier for a machine and a width; None where nothing was."""
+    return _known(paths.cache() / "precision.json").get(key)
 
 
 def _known(file: Path) -> dict[str, Precision]:

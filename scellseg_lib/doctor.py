@@ -43,7 +43,7 @@ def facts() -> Iterator[tuple[str, str]]:
     kind = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     yield "device", f"{device.type} ({kind})"
     yield "threads", f"{torch.get_num_threads()} for torch, {numba.get_num_threads()} for numba"
-    chosen = precision.choose(device, LEVELS)
+    chosen = precision.choose_precision(device, LEVELS)
     layout = "channels last" if chosen.channels_last else "channels first"
     yield "precision", f"{chosen.dtype}, {layout} (the fastest here, measured)"
     here = (
@@ -62,7 +62,7 @@ def self_test() -> Iterator[Check]:
     The first time, numba compiles (ten seconds more) and the speed is measured; both are cached.
     """
     device = precision.default_device()
-    chosen = precision.choose(device, LEVELS)
+    chosen = precision.choose_precision(device, LEVELS)
     image, masks = synthetic.make_image("Kc167", 0, (256, 256))
     yield _check_flows(masks)
     yield _check_network(device, chosen)

@@ -104,3 +104,7 @@ class TrainingError(ScellsegError):
 
 class MetricError(ScellsegError):
     """Two label images cannot be compared."""
+
+
+class ScellsegWarning(ScellsegError, UserWarning):
+    """A doubt, with what the user can do about it; it is warned of, and not raised."""

@@ -1,4 +1,4 @@
-"""Fine-tuning on a few annotated images, classic and contrastive (METHOD section 3)."""
+"""Fine-tuning on a few annotated images, classic and contrastive (docs/method.md, section 3)."""
 
 from __future__ import annotations
 
@@ -6,32 +6,32 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
+from pydantic import Field, field_validator
 from torch import Tensor, nn
 
-from scellseg_lib import device as precision_module
 from scellseg_lib.augment import Source, labelled_batch, prepare, sources_hash
 from scellseg_lib.contrast import ALPHA_RATE, AlphaMode, ContrastiveTerm, StatisticsMode
 from scellseg_lib.datasets.load import load_dataset
-from scellseg_lib.device import Precision
+from scellseg_lib.device import Precision, choose_precision, keep_memory
 from scellseg_lib.errors import DatasetError, TrainingError
-from scellseg_lib.model import Model, TrainingData, library_versions
+from scellseg_lib.model import Model, TrainingData
+from scellseg_lib.network import weights_hash
+from scellseg_lib.options import Options
 from scellseg_lib.progress import progress_bar
 from scellseg_lib.representation import Decoding
 from scellseg_lib.samples import Dataset, Sample, resize_masks
 from scellseg_lib.segmentation import predict
-from scellseg_lib.style import remember_styles
 from scellseg_lib.training import (
     Callback,
     Checkpoint,
-    Steps,
-    check_choices,
-    check_numbers,
-    kept_precision,
-    weights_hash,
+    complete_card,
+    read_run,
+    segmentation_loss,
+    train,
 )
 
 Layers = Literal["all", "downsampling_fixed", "extractor_fixed"]
@@ -40,58 +40,94 @@ CONTRAST_SETS = ("cellpose_contrast35", "synthetic_contrast")
 """Contrast images by default: the paper's where they are at hand, else synthetic ones."""
 
 
-@dataclass(frozen=True)
-class Options:
-    """What identifies a fine-tuning beside its images; see `finetune`."""
+class FinetuneOptions(Options):
+    """What identifies a fine-tuning beside its images."""
+
+    refused: ClassVar = TrainingError
 
     strategy: str = "contrastive"
-    steps: int = 100
-    learning_rate: float = 1e-3
+    """Way of learning: one of `STRATEGIES`; contrastive is the paper's."""
+    steps: int = Field(default=100, ge=1)
+    """Optimiser steps; 100 are the paper's "100 epochs"."""
+    learning_rate: float = Field(default=1e-3, ge=0)
+    """Of Adam."""
     schedule: Schedule = "halvings"
-    batch_size: int = 8
+    """Of the learning rate: halved after every quarter of the steps (the paper), or down to 0 as a
+    cosine."""
+    batch_size: int = Field(default=8, ge=1)
+    """Patches a step, drawn with replacement."""
     layers: Layers = "all"
+    """What is learnt (Extended Data Fig. 8); fixed parts keep weights and BatchNorm statistics."""
     alpha: AlphaMode = "learnt"
+    """Weight of the contrastive term: learnt (the paper), fixed, or scheduled down to 0."""
     statistics: StatisticsMode = "mixed"
-    seed: int = 0
+    """What BatchNorm's running statistics see: all patches (mixed), or those of the shots alone."""
+    seed: int = Field(default=0, ge=0)
+    """Random state of the patches."""
 
-    def __post_init__(self) -> None:
-        known: dict[str, Any] = {
-            "strategy": _STRATEGIES,
-            "schedule": get_args(Schedule),
-            "layers": get_args(Layers),
-            "alpha": get_args(AlphaMode),
-            "statistics": get_args(StatisticsMode),
-        }
-        check_choices({name: (getattr(self, name), choices) for name, choices in known.items()})
-        counts = {"steps": self.steps, "batch_size": self.batch_size}
-        sizes = {"learning_rate": self.learning_rate, "seed": self.seed}
-        check_numbers(counts=counts, sizes=sizes)
+    @field_validator("strategy")
+    @classmethod
+    def _is_registered(cls, name: str) -> str:
+        if name not in STRATEGIES:
+            raise ValueError(name)
+        return name
+
+    @classmethod
+    def choices(cls, name: str) -> tuple[str, ...]:
+        """Values that an option can have; of the strategy those that are registered now."""
+        return tuple(STRATEGIES) if name == "strategy" else super().choices(name)
 
     def rate(self, step: int) -> float:
-        """Share of the learning rate at a step: halved after every quarter, or a cosine."""
+        """Share of the learning rate at a step."""
         if self.schedule == "cosine":
             return 0.5 * (1 + math.cos(math.pi * step / self.steps))
         return 0.5 ** (step * 4 // self.steps)
 
 
-Strategy = Callable[[Sequence[Source], list[Sequence[Source]], Options], nn.Module | None]
-"""From query and contrast sources and options to the extra term of the loss, called as
-`ContrastiveTerm.forward`; its parameters are learnt too. None: no extra term."""
+@dataclass(frozen=True)
+class Strategy:
+    """A way of learning from the shots, and from what else it says that it needs."""
 
-_STRATEGIES: dict[str, Strategy] = {}
+    name: str
+    make_term: Callable[
+        [Sequence[Source], list[Sequence[Source]], FinetuneOptions], nn.Module | None
+    ]
+    """From queries, contrast images of each style and options to a term of the loss that is called
+    as `ContrastiveTerm`, and whose parameters are learnt too. None: no such term."""
+    help: str = ""
+    """What it learns from, for people."""
+    needs_queries: bool = False
+    """Whether it learns from the images to be segmented, without their masks."""
+    needs_contrast: bool = False
+    """Whether it learns from contrast images of several styles."""
 
 
-def register_strategy(name: str, strategy: Strategy) -> None:
-    """Make a strategy known by its name; a name in use is replaced."""
-    _STRATEGIES[name] = strategy
+STRATEGIES: dict[str, Strategy] = {}
+"""All strategies by name, in the order in which they are offered."""
 
 
-register_strategy("classic", lambda queries, contrast, options: None)
+def register_strategy(strategy: Strategy) -> None:
+    """Make a strategy known; one of the same name is replaced."""
+    STRATEGIES[strategy.name] = strategy
+
+
 register_strategy(
-    "contrastive",
-    lambda queries, contrast, options: ContrastiveTerm(
-        queries, contrast, alpha_mode=options.alpha, statistics=options.statistics
-    ),
+    Strategy(
+        "contrastive",
+        lambda queries, contrasts, options: ContrastiveTerm(
+            queries, contrasts, alpha_mode=options.alpha, statistics=options.statistics
+        ),
+        help="learns from the annotated images, and the look of the images to be segmented",
+        needs_queries=True,
+        needs_contrast=True,
+    )
+)
+register_strategy(
+    Strategy(
+        "classic",
+        lambda queries, contrasts, options: None,
+        help="learns from the annotated images alone (quicker)",
+    )
 )
 
 
@@ -102,18 +138,11 @@ def finetune(
     strategy: str = "contrastive",
     *,
     contrast: Dataset | None = None,
-    steps: int = 100,
-    learning_rate: float = 1e-3,
-    schedule: Schedule = "halvings",
-    batch_size: int = 8,
-    layers: Layers = "all",
-    alpha: AlphaMode = "learnt",
-    statistics: StatisticsMode = "mixed",
-    seed: int = 0,
     precision: Precision | None = None,
     device: torch.device | None = None,
     checkpoint: str | Path | None = None,
     callback: Callback | None = None,
+    **options: Any,
 ) -> Model:
     """Fit a trained model to a few annotated images.
 
@@ -131,20 +160,6 @@ def finetune(
     contrast : Dataset, optional
         Images of several styles. None: the paper's 35 where they are at hand, else synthetic ones;
         the tuned model's card says which.
-    steps : int
-        Optimiser steps; the paper's "100 epochs".
-    learning_rate : float
-        Of Adam.
-    schedule : {"halvings", "cosine"}
-        Halved after every quarter of the steps (the paper), or down to 0 as a cosine.
-    batch_size : int
-        Patches a step, drawn with replacement.
-    layers : {"all", "downsampling_fixed", "extractor_fixed"}
-        What is learnt (Extended Data Fig. 8); fixed parts keep weights and BatchNorm statistics.
-    alpha, statistics
-        See `ContrastiveTerm`.
-    seed : int
-        Of the patches.
     precision : Precision, optional
         None: that of the checkpoint, else what pays on this machine; recorded in the card.
     device : torch.device, optional
@@ -154,9 +169,12 @@ def finetune(
         (``checkpoint.unlink(missing_ok=True)``). It knows the shots by their pixels, query and
         contrast images by name.
     callback : callable, optional
-        Gets a `Progress` after each step, and may raise `checkpoint.Enough` to end the run there.
+        Gets a `Progress` after each step, and may raise `training.Enough` to end the run there.
         It has no validation loss: all of a handful of shots are learnt from, and what would be held
         out is better judged by `evaluate`.
+    **options
+        ``steps``, ``learning_rate``, ``schedule``, ``batch_size``, ``layers``, ``alpha``,
+        ``statistics`` and ``seed``, see `FinetuneOptions`.
 
     Returns
     -------
@@ -165,40 +183,59 @@ def finetune(
     Raises
     ------
     TrainingError
-        Without shots, without an annotated cell, for an unknown strategy, for a loss that is no
-        longer a number, with a checkpoint of another run, or one that cannot be written.
+        Without shots, without an annotated cell, for an option that cannot be, for a loss that is
+        no longer a number, with a checkpoint of another run, or one that cannot be written.
     ImageError
         For a query image that cannot be read, at the step that draws it.
     """
-    options = Options(
-        strategy, steps, learning_rate, schedule, batch_size, layers, alpha, statistics, seed
-    )
+    chosen = FinetuneOptions(strategy=strategy, **options)
+    way = STRATEGIES[chosen.strategy]
     if not len(shots):
         raise TrainingError("there are no shots", remedy="Annotate at least one image.")
     device = device or model.device
-    precision_module.keep_memory()
-    precision = precision or kept_precision(checkpoint)
-    precision = precision or precision_module.choose(device, model.network.levels)
-    tuned = model.copy()
-    precision.place(tuned.network, device)
+    keep_memory()
+    saved = read_run(checkpoint)
+    precision = precision or (
+        saved.precision if saved else choose_precision(device, model.network.levels)
+    )
+
     sources = prepare(shots)
     diameter = float(np.nanmean([sample.diameter for sample in shots]))
-    needs_contrast = strategy != "classic"
-    contrasts = (contrast or _default_contrast()) if needs_contrast else None
-    if contrasts is not None and not contrasts.styles():
-        raise TrainingError(
-            f"the contrast images {contrasts.name!r} have no styles",
-            remedy="Give samples a style each, or leave contrast= to its default.",
-        )
-    term = _STRATEGIES[strategy](
-        prepare(queries or shots, diameter) if needs_contrast else [],
-        [prepare(style, style.diameter) for style in contrasts.styles().values()]
-        if contrasts
-        else [],
-        options,
+    contrasts = (contrast or default_contrast()) if way.needs_contrast else None
+    term = way.make_term(
+        prepare(queries or shots, diameter) if way.needs_queries else [],
+        _styles(contrasts) if contrasts else [],
+        chosen,
     )
-    run = _Run(tuned, sources, term, options, precision, device)
-    identity = asdict(options) | {
+    tuned = model.copy()
+    precision.place(tuned.network, device)
+    extractor = tuned.network.extractor
+    parts: dict[str, list[nn.Module]] = {
+        "all": [],
+        "downsampling_fixed": [extractor.down],
+        "extractor_fixed": [extractor],
+    }
+    fixed = parts[chosen.layers]
+    for part in fixed:
+        part.requires_grad_(False)
+    groups = [{"params": list(tuned.network.parameters()), "lr": chosen.learning_rate}]
+    if term is not None:
+        groups.append({"params": list(term.to(device).parameters()), "lr": ALPHA_RATE})
+
+    def losses_at(step: int) -> dict[str, Tensor]:
+        rng = np.random.default_rng((chosen.seed, step))
+        batch = labelled_batch(sources, tuned.representation, rng, chosen.batch_size)
+        loss, output = segmentation_loss(tuned, *batch, precision, device)
+        losses = {"segmentation": loss}
+        if term is not None:
+            # Numbers of their own: the shots' patches are the same for every strategy.
+            rng = np.random.default_rng((chosen.seed, step, 1))
+            extra = term(tuned.network, output.style, rng, step / chosen.steps, precision)
+            losses["contrast"] = extra
+            loss = loss + extra
+        return losses | {"loss": loss}
+
+    identity = chosen.model_dump() | {
         "precision": asdict(precision),
         "weights": weights_hash(model.network),
         "shots": [sample.name for sample in shots],
@@ -206,119 +243,58 @@ def finetune(
         "queries": [sample.name for sample in queries or []],
         "contrast": contrasts.name if contrasts else None,
     }
-    saved = Checkpoint(checkpoint, identity) if checkpoint else None
-    tuned.log = run.train(saved, callback)
-    _complete_card(tuned, model, shots, diameter, identity)
+    tuned.log = train(
+        tuned.network,
+        torch.optim.Adam(groups),
+        losses_at,
+        chosen.steps,
+        rate=chosen.rate,
+        label="fine-tune",
+        term=term,
+        fixed=fixed,
+        checkpoint=Checkpoint(checkpoint, identity) if checkpoint else None,
+        callback=callback,
+    )
+    tuned.network.requires_grad_(True)
+    tuned.card.diameter = round(diameter, 2)
+    name, licence = getattr(shots, "name", "images"), getattr(shots, "licence", "")
+    complete_card(
+        tuned,
+        "fine-tuned",
+        shots,
+        [TrainingData(name=name, images=len(shots), licence=licence)],
+        identity | {"initial": model.card.recipe},
+        getattr(shots, "channels", model.card.channels),
+    )
     if tuned.representation.tunes:
-        decoding = _tune_thresholds(tuned, shots, precision)
-        tuned.card = tuned.card.model_copy(update={"decoding": decoding})
+        tuned.card.decoding = _tune_thresholds(tuned, shots, precision)
     return tuned
 
 
-def _default_contrast() -> Dataset:
+def default_contrast() -> Dataset:
+    """Load the first of `CONTRAST_SETS` that is at hand; the card says which."""
     for name in CONTRAST_SETS[:-1]:
         try:
             return load_dataset(name)
-        except DatasetError:  # not at hand: the synthetic styles stand in, and the card says so
+        except DatasetError:  # the synthetic styles stand in
             continue
     return load_dataset(CONTRAST_SETS[-1])
 
 
-class _Run:
-    """One fine-tuning: the loop and what it needs."""
-
-    def __init__(
-        self,
-        model: Model,
-        sources: Sequence[Source],
-        term: nn.Module | None,
-        options: Options,
-        precision: Precision,
-        device: torch.device,
-    ) -> None:
-        self.model, self.sources, self.term = model, sources, term
-        self.options, self.precision, self.device = options, precision, device
-        extractor = model.network.extractor
-        fixed = {"all": [], "downsampling_fixed": [extractor.down], "extractor_fixed": [extractor]}
-        self.fixed: list[nn.Module] = fixed[options.layers]  # type: ignore[assignment]
-        for part in self.fixed:
-            part.requires_grad_(False)
-        groups = [{"params": list(model.network.parameters()), "base": options.learning_rate}]
-        if term is not None:
-            term.to(device)
-            groups.append({"params": list(term.parameters()), "base": ALPHA_RATE})
-        self.optimiser = torch.optim.Adam(groups)
-
-    def train(self, saved: Checkpoint | None, callback: Callback | None) -> list[dict[str, float]]:
-        """Run to the end; returns the log of losses."""
-        modules: dict[str, nn.Module] = {"network": self.model.network}
-        if self.term is not None:
-            modules["term"] = self.term
-        n_steps = self.options.steps
-        with Steps(n_steps, "fine-tune", modules, self.optimiser, saved, callback) as steps:
-            self.model.network.train()
-            for part in self.fixed:
-                part.eval()
-            for step in steps:
-                for group in self.optimiser.param_groups:
-                    group["lr"] = group["base"] * self.options.rate(step)
-                steps.finish(self._step(step))
-        self.model.network.requires_grad_(True).eval()
-        return steps.log
-
-    def _step(self, step: int) -> dict[str, float]:
-        options = self.options
-        rng = np.random.default_rng((options.seed, step))
-        representation = self.model.representation
-        images, targets = labelled_batch(self.sources, representation, rng, options.batch_size)
-        with self.precision.autocast(self.device):
-            output = self.model.network(self.precision.batch(images, self.device))
-        segmentation = representation.loss(output.maps.float(), targets.to(self.device))
-        loss: Tensor = segmentation
-        losses = {"segmentation": float(segmentation.detach())}
-        if self.term is not None:
-            # Numbers of their own: the shots' patches are the same for every strategy.
-            rng = np.random.default_rng((options.seed, step, 1))
-            extra = self.term(
-                self.model.network, output.style, rng, step / options.steps, self.precision
-            )
-            loss = loss + extra
-            losses["contrast"] = float(extra.detach())
-        losses["loss"] = float(loss.detach())
-        if not math.isfinite(losses["loss"]):
-            raise TrainingError(
-                f"the loss is {losses['loss']} at step {step + 1}",
-                remedy="Lower the learning rate, and check the images for odd intensities.",
-            )
-        self.optimiser.zero_grad(set_to_none=True)
-        if loss.requires_grad:
-            loss.backward()
-            self.optimiser.step()
-        return losses
-
-
-def _complete_card(
-    tuned: Model, model: Model, shots: Sequence[Sample], diameter: float, identity: dict
-) -> None:
-    name, licence = getattr(shots, "name", "images"), getattr(shots, "licence", "")
-    shot_data = TrainingData(name=name, images=len(shots), licence=licence)
-    tuned.card = model.card.model_copy(
-        update={
-            "diameter": round(diameter, 2),
-            "channels": getattr(shots, "channels", model.card.channels),
-            "origin": f"fine-tuned by the Scellseg notebooks, {len(tuned.log)} steps; "
-            f"started from: {model.card.origin}",
-            "training_data": [*model.card.training_data, shot_data],
-            "recipe": identity | {"initial": model.card.recipe},
-            "scores": {},
-            "versions": library_versions(),
-        }
-    )
-    remember_styles(tuned, shots)
+def _styles(contrasts: Dataset) -> list[Sequence[Source]]:
+    """Contrast images of each style, scaled by its mean diameter."""
+    styles = contrasts.styles().values()
+    if not styles:
+        raise TrainingError(
+            f"the contrast images {contrasts.name!r} have no styles",
+            remedy="Give samples a style each, or leave {contrast} to its default.",
+            options={"contrast": None},
+        )
+    return [prepare(style, style.diameter) for style in styles]
 
 
 def _tune_thresholds(model: Model, shots: Sequence[Sample], precision: Precision) -> Decoding:
-    """Thresholds of a representation that fits them, searched on the shots at the 30-px scale."""
+    """Fit the thresholds to the shots, at the 30-px scale."""
     maps = predict(model, shots, precision=precision)
     predictions = list(progress_bar(maps, len(shots), "thresholds"))
     truths = [

@@ -20,14 +20,14 @@ from scipy import stats as distributions
 from scellseg_lib import device as precision_module
 from scellseg_lib.atomic import whole
 from scellseg_lib.errors import DatasetError, ScellsegError, TrainingError
-from scellseg_lib.finetuning import finetune
+from scellseg_lib.finetuning import STRATEGIES, finetune
 from scellseg_lib.metrics import evaluate, summary
 from scellseg_lib.model import Model
+from scellseg_lib.network import weights_hash
 from scellseg_lib.progress import bar
 from scellseg_lib.samples import Dataset, Sample
 from scellseg_lib.segmentation import FarFromModel, segment
 from scellseg_lib.stats import HyperbolaFit, fit_hyperbola
-from scellseg_lib.training import weights_hash
 
 VERSION = 1
 """Of how a fold is computed: with another number, scores of before are not taken over."""
@@ -169,7 +169,8 @@ def cross_validate(
     folds = plan_folds(len(images), n_folds, seed)
     counts = (0, *shot_counts(min((len(fold.pool) for fold in folds), default=0)))
     plan = [(fold, n) for fold in folds for n in counts]
-    precision = precision_module.choose(model.device, model.network.levels)
+    precision = precision_module.choose_precision(model.device, model.network.levels)
+    seen = (queries or ()) if STRATEGIES[strategy].needs_queries else ()
     identity = {
         "version": VERSION,
         "strategy": strategy,
@@ -179,7 +180,7 @@ def cross_validate(
         "decoding": model.card.decoding.model_dump(),
         "precision": asdict(precision),
         "contrast": contrast.name if contrast else None,
-        "queries": [_content(sample) for sample in queries or ()] if strategy != "classic" else [],
+        "queries": [_content(sample) for sample in seen],
     }
     known, keys = _read(file), []
     with bar(len(plan), "learning curve", "score") as shown:

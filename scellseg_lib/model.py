@@ -17,7 +17,7 @@ from torch import Tensor
 
 from scellseg_lib import representation
 from scellseg_lib.atomic import whole
-from scellseg_lib.errors import ModelError
+from scellseg_lib.errors import ModelError, ScellsegError
 from scellseg_lib.network import Network, build_network, find_architecture
 from scellseg_lib.representation import Decoding, Representation
 
@@ -243,7 +243,7 @@ def read_card(path: Path) -> Card:
         )
     try:
         return Card.model_validate_json(text)
-    except ValidationError as error:
+    except (ValidationError, ScellsegError) as error:
         raise ModelError(
             f"the model card is not valid: {error}", where=path, remedy="Get the file again."
         ) from error
@@ -273,6 +273,6 @@ def _build_model(card: Card) -> Model:
 def _is_card(file: Path) -> bool:
     try:
         Card.model_validate_json(file.read_bytes())
-    except (OSError, ValidationError):
+    except (OSError, ValidationError, ScellsegError):
         return False
     return True

@@ -7,6 +7,7 @@ and a hierarchical style. Shapes below are for ``levels = (32, 64, 128, 256)``.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, cast
 
@@ -315,3 +316,12 @@ def build_network(
 def count_parameters(network: nn.Module) -> int:
     """Count trainable parameters."""
     return sum(cast(Tensor, p).numel() for p in network.parameters())
+
+
+def weights_hash(network: nn.Module) -> str:
+    """SHA-256 over all weights and statistics, in the order of their names."""
+    digest = hashlib.sha256()
+    for name, value in sorted(network.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

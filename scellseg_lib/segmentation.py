@@ -1,45 +1,45 @@
-"""From images to masks: one network pass at the 30-px scale, then dynamics (METHOD section 5)."""
+"""From images to masks: network at the 30-px scale, then dynamics (docs/method.md, section 5)."""
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from numbers import Integral, Real
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from pydantic import Field
 
-from scellseg_lib import device as precision_module
-from scellseg_lib import samples
 from scellseg_lib.augment import MEAN_DIAMETER
-from scellseg_lib.device import Precision
-from scellseg_lib.errors import ImageError, ModelError
+from scellseg_lib.device import Precision, choose_precision, keep_memory
+from scellseg_lib.errors import ImageError, ModelError, ScellsegWarning
 from scellseg_lib.model import Card, Model
+from scellseg_lib.options import Options
 from scellseg_lib.progress import progress_bar
 from scellseg_lib.representation import Decoding, Representation
 from scellseg_lib.representation.flow import FLOW_SCALE
 from scellseg_lib.samples import Sample, normalise, resize, resize_masks
+from scellseg_lib.samples import diameter as diameter_of
 from scellseg_lib.tiles import TiledImage
 
 FLIPS: tuple[tuple[int, ...], ...] = ((), (0,), (1,), (0, 1))
 """Axes (y 0, x 1) along which test-time flips turn an image."""
 
 
-class FarFromModel(UserWarning):
-    """An image's scale or style is far from what the model has seen.
+class SegmentOptions(Options):
+    """How images are segmented, beside the model's `Decoding`."""
 
-    Attributes
-    ----------
-    diameter : float or None
-        Median diameter of the masks, pixels, where it is the scale that is far.
-    """
+    refused: ClassVar = ImageError
 
-    def __init__(self, text: str, diameter: float | None = None) -> None:
-        super().__init__(text)
-        self.diameter = diameter
+    diameter: float | None = Field(default=None, ge=1)
+    """Of the cells, in pixels of the images. Default: the model's."""
+    resample: bool = True
+    """Find the cells at the image's own size, with smooth outlines; else at the 30-px scale."""
+    flips: bool = False
+    """Average the network's maps over the four flips: better, four times the work."""
+    batch_size: int = Field(default=8, ge=1)
+    """Tiles in a batch; tiles of all images are pooled."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,21 +164,12 @@ def segment(
     )
     for prediction in progress_bar(predictions, len(images), "segment", shown=progress):
         masks = decode(prediction, model.representation, decoding, resample=resample)
-        _warn_if_far(prediction, masks, model.card)
+        if doubt := far_from_model(prediction, masks, model.card):
+            warnings.warn(doubt, stacklevel=2)
         cells.append(Cells(prediction.name, masks, prediction))
         if callback:
             callback(cells[-1])
     return cells
-
-
-_NUMBERS: dict[str, tuple[type, float]] = {
-    "diameter": (Real, 1),
-    "cell_threshold": (Real, -math.inf),
-    "flow_threshold": (Real, 0),
-    "min_size": (Integral, 0),
-    "batch_size": (Integral, 1),
-}
-"""Kind and least value of each setting."""
 
 
 def resolve(card: Card, *, diameter: float | None, **chosen: Any) -> tuple[float, Decoding]:
@@ -187,25 +178,13 @@ def resolve(card: Card, *, diameter: float | None, **chosen: Any) -> tuple[float
     Raises ImageError for one that is no number of its kind.
     """
     given = {name: value for name, value in chosen.items() if value is not None}
-    diameter = card.diameter if diameter is None else diameter
-    _check_numbers(diameter=diameter, **given)
-    return diameter, card.decoding.model_copy(update=given)
+    asked = SegmentOptions(diameter=diameter).diameter
+    return asked or card.diameter, card.decoding.changed(**given)
 
 
 def _check_several(images: Sequence[Sample | np.ndarray]) -> None:
     if isinstance(images, np.ndarray | Sample):
         raise ImageError("one image was given", remedy="Give a list of images: [image].")
-
-
-def _check_numbers(**given: Any) -> None:
-    for name, value in given.items():
-        kind, least = _NUMBERS[name]
-        if not (isinstance(value, kind) and math.isfinite(value) and value >= least):  # type: ignore[arg-type,operator]
-            wanted = "a whole number" if kind is Integral else "a number"
-            raise ImageError(
-                f"{name}={value} is not {wanted}{f' from {least}' if least > -math.inf else ''}",
-                remedy="Leave it out for the usual.",
-            )
 
 
 def predict(
@@ -235,13 +214,13 @@ def predict(
         As `segment`, at the first image or at that which is bad.
     """
     _check_several(images)
-    diameter, _ = resolve(model.card, diameter=diameter)
-    _check_numbers(batch_size=batch_size)
+    options = SegmentOptions(diameter=diameter, batch_size=batch_size, flips=flips)
+    diameter = options.diameter or model.card.diameter
     device = model.device
-    precision_module.keep_memory()
-    precision = precision or precision_module.choose(device, model.network.levels)
+    keep_memory()
+    precision = precision or choose_precision(device, model.network.levels)
     network = precision.place(model.network, device).eval()
-    turns = FLIPS if flips else FLIPS[:1]
+    turns = FLIPS if options.flips else FLIPS[:1]
 
     waiting: list[tuple[Sample, TiledImage]] = []
     pool: list[tuple[TiledImage, int, np.ndarray]] = []
@@ -371,21 +350,74 @@ def style_distance(style: np.ndarray, card: Card) -> float:
     return float(gaps.min() / card.style_radius)
 
 
-def _warn_if_far(prediction: Prediction, masks: np.ndarray, card: Card) -> None:
-    areas = np.bincount(masks.ravel())[1:]
-    if areas.size >= 5:
-        found = samples.diameter(areas)
-        if not 0.5 <= found / prediction.diameter <= 2:
-            text = (
-                f"{prediction.name}: the masks' median diameter is {found:.0f} px, the image was "
-                f"scaled for {prediction.diameter:.0f} px. Give diameter={found:.0f}."
-            )
-            warnings.warn(FarFromModel(text, found), stacklevel=3)
+class FarFromModel(ScellsegWarning):
+    """An image's scale or style is far from what the model has seen; see `far_from_model`.
+
+    Attributes
+    ----------
+    where : str or None
+        Name of the image.
+    diameter : float or None
+        Median diameter of the masks, pixels, where it is the scale that is far.
+    given_diameter : float or None
+        Diameter that the image was scaled by, pixels.
+    style_distance : float or None
+        As `style_distance` gives it, where it is the style that is far.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        remedy: str,
+        *,
+        where: str | None = None,
+        diameter: float | None = None,
+        given_diameter: float | None = None,
+        style_distance: float | None = None,
+    ) -> None:
+        self.diameter, self.given_diameter = diameter, given_diameter
+        self.style_distance = style_distance
+        given = None if diameter is None else round(diameter)
+        super().__init__(what, where=where, remedy=remedy, options={"diameter": given})
+
+
+def far_from_model(prediction: Prediction, masks: np.ndarray, card: Card) -> FarFromModel | None:
+    """Say whether masks are to be doubted: the only test of that.
+
+    They are when the diameters of five cells or more differ from the given one by more than a
+    factor of two, or the image's style lies farther from the training images' than is usual.
+
+    Parameters
+    ----------
+    prediction : Prediction
+    masks : int32[H, W]
+        What was made of it.
+    card : Card
+        Of the model.
+    """
+    given, areas = prediction.diameter, np.bincount(masks.ravel())[1:]
+    found = diameter_of(areas) if np.count_nonzero(areas) >= 5 else given
     distance = style_distance(prediction.style, card)
-    if distance > 1:
-        warnings.warn(
-            f"{prediction.name}: its style is {distance:.1f} times as far from those of the "
-            "training images as is usual among them. Fine-tune on a few images like it.",
-            FarFromModel,
-            stacklevel=3,
+    whats, remedies, fields = [], [], {}
+    if not 0.5 <= found / given <= 2:
+        fields["diameter"] = found
+        whats.append(
+            f"the masks' median diameter is {found:.0f} px, the image was scaled for {given:.0f} px"
         )
+        remedies.append("Give {diameter}.")
+    if distance > 1:
+        fields["style_distance"] = distance
+        whats.append(
+            f"its style is {distance:.1f} times as far from those of the training images as is "
+            "usual among them"
+        )
+        remedies.append("Fine-tune on a few images like it.")
+    if not fields:
+        return None
+    return FarFromModel(
+        ", and ".join(whats),
+        " ".join(remedies),
+        where=prediction.name,
+        given_diameter=given,
+        **fields,
+    )

@@ -1,20 +1,19 @@
-"""Checkpoints of training: all state in one safetensors file, written whole, read without pickle.
+"""The one loop of training, and checkpoints from which a killed run goes on.
 
 Random numbers are drawn from ``default_rng((seed, step))``, so that the step is their whole state
-and a resumed run ends with the weights of one that was never stopped.
+and a resumed run ends with the weights of one that was never stopped. A checkpoint is one
+safetensors file, written whole and read without pickle.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from numbers import Integral, Real
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -24,7 +23,11 @@ from torch import Tensor, nn
 from scellseg_lib.atomic import whole
 from scellseg_lib.device import Precision
 from scellseg_lib.errors import TrainingError
+from scellseg_lib.model import Model, TrainingData, library_versions
+from scellseg_lib.network import NetworkOutput
 from scellseg_lib.progress import bar
+from scellseg_lib.samples import Sample
+from scellseg_lib.style import remember_styles
 
 SAVE_EVERY = 30.0
 """Seconds between checkpoints: what a kill can cost."""
@@ -52,56 +55,193 @@ class Enough(Exception):
     """
 
 
-def weights_hash(network: nn.Module) -> str:
-    """SHA-256 over all weights and statistics, in the order of their names."""
-    digest = hashlib.sha256()
-    for name, value in sorted(network.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+def train(
+    network: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    losses_at: Callable[[int], dict[str, Tensor]],
+    n_steps: int,
+    *,
+    rate: Callable[[int], float],
+    label: str,
+    term: nn.Module | None = None,
+    fixed: Sequence[nn.Module] = (),
+    validate: Callable[[], float] | None = None,
+    validate_every: int = 100,
+    checkpoint: Checkpoint | None = None,
+    callback: Callback | None = None,
+) -> list[dict[str, float]]:
+    """Train a network in place, from the checkpoint where there is one.
+
+    Parameters
+    ----------
+    network : Module
+        In evaluation mode afterwards.
+    optimiser : Optimizer
+        Its groups bring their learning rates.
+    losses_at : callable
+        From a step, counted from 0, to its ``loss`` and the parts of it.
+    n_steps : int
+    rate : callable
+        From a step to its share of the learning rates.
+    label : str
+        Of the progress bar.
+    term : Module, optional
+        Learnt with the network.
+    fixed : sequence of Module
+        Parts of the network whose BatchNorm statistics stay.
+    validate, validate_every : callable and int, optional
+        What measures the validation loss, and after how many steps each time.
+    checkpoint : Checkpoint, optional
+        Written every ``SAVE_EVERY`` seconds and after the last step, and left to who saves the
+        model.
+    callback : callable, optional
+        Gets a `Progress` after each step; it may raise `Enough`.
+
+    Returns
+    -------
+    list of dict
+        ``step``, the losses, and ``validation_loss`` where it was measured.
+
+    Raises
+    ------
+    TrainingError
+        For a loss that is no longer a number, and as `Checkpoint`.
+    """
+    rates = [group["lr"] for group in optimiser.param_groups]
+    modules = {"network": network} if term is None else {"network": network, "term": term}
+    log = checkpoint.resume(modules, optimiser) if checkpoint else []
+    saved_at, enough = monotonic(), False
+
+    with bar(n_steps, label, initial=len(log), delay=0) as shown:
+        while len(log) < n_steps and not enough:
+            step, done = len(log), len(log) + 1
+            network.train()
+            for part in fixed:
+                part.eval()
+            for group, base in zip(optimiser.param_groups, rates, strict=True):
+                group["lr"] = base * rate(step)
+
+            losses = losses_at(step)
+            values = {name: float(loss.detach()) for name, loss in losses.items()}
+            if not math.isfinite(values["loss"]):
+                raise TrainingError(
+                    f"the loss is {values['loss']} at step {done}",
+                    remedy="Lower the learning rate, and check the images for odd intensities.",
+                )
+            optimiser.zero_grad(set_to_none=True)
+            losses["loss"].backward()
+            optimiser.step()
+
+            log.append({"step": done} | values)
+            validation_loss = None
+            if validate and (done % validate_every == 0 or done == n_steps):
+                log[-1]["validation_loss"] = validation_loss = validate()
+            if checkpoint and (done == n_steps or monotonic() - saved_at >= SAVE_EVERY):
+                checkpoint.save(modules, optimiser, log)
+                saved_at = monotonic()
+            shown.update()
+            if callback:
+                try:
+                    callback(Progress(done, n_steps, values, validation_loss))
+                except Enough:
+                    enough = True
+    if checkpoint and enough:
+        checkpoint.save(modules, optimiser, log)
+    optimiser.zero_grad(set_to_none=True)  # the gradients are as large as the network
+    network.eval()
+    return log
 
 
-def kept_precision(path: str | Path | None) -> Precision | None:
-    """Precision of the run that a checkpoint is of, which its resumption keeps."""
-    if path is None or not Path(path).is_file():
-        return None
+def segmentation_loss(
+    model: Model, images: Tensor, targets: Tensor, precision: Precision, device: torch.device
+) -> tuple[Tensor, NetworkOutput]:
+    """Loss of a batch by the model's representation, and what the network said."""
+    with precision.autocast(device):
+        output = model.network(precision.batch(images, device))
+    return model.representation.loss(output.maps.float(), targets.to(device)), output
+
+
+def complete_card(
+    model: Model,
+    verb: str,
+    samples: Sequence[Sample],
+    data: Sequence[TrainingData],
+    recipe: dict[str, Any],
+    channels: tuple[str, str],
+) -> None:
+    """Write into a model's card what it was trained by, on and with; its log tells the steps.
+
+    Parameters
+    ----------
+    model : Model
+        Whose card is still that of the model that it started from.
+    verb : str
+        "fine-tuned" or "pre-trained".
+    samples : sequence of Sample
+        What it has learnt from, whose styles are remembered.
+    data : sequence of TrainingData
+        The same in words.
+    recipe : dict
+    channels : pair of str
+    """
+    validated = [entry for entry in model.log if "validation_loss" in entry]
+    before = f"; started from: {model.card.origin}" if model.card.origin else ""
+    update = {
+        "origin": f"{verb} by the Scellseg notebooks, {len(model.log)} steps{before}",
+        "channels": channels,
+        "training_data": list(dict.fromkeys([*model.card.training_data, *data])),
+        "recipe": recipe,
+        "scores": {"validation_loss": validated[-1]["validation_loss"]} if validated else {},
+        "versions": library_versions(),
+    }
+    model.card = model.card.model_copy(update=update)
+    remember_styles(model, samples)
+
+
+# Checkpoints
+
+UNREADABLE = (SafetensorError, OSError, KeyError, TypeError, ValueError)
+
+
+class CheckpointOfAnotherRun(TrainingError):
+    """A checkpoint is there whose run differs from what is asked for.
+
+    Attributes
+    ----------
+    differing : dict
+        From what differs to how it is there, and how it is asked for.
+    """
+
+    def __init__(self, path: Path, differing: dict[str, tuple[Any, Any]]) -> None:
+        self.differing = differing
+        words = (f"{name}: {a} there, {b} asked for" for name, (a, b) in differing.items())
+        super().__init__(
+            f"the checkpoint is of another run: {'; '.join(words)}",
+            where=path,
+            remedy="Give another file, or delete it to start anew.",
+        )
+
+
+class SavedRun(NamedTuple):
+    """What a checkpoint says of its run."""
+
+    identity: dict[str, Any]
+    log: list[dict[str, float]]
+    """Of the steps done, as `train` returns it."""
+
+    @property
+    def precision(self) -> Precision:
+        """In which the run began, and goes on."""
+        return Precision(**self.identity["precision"])
+
+
+def read_run(path: str | Path | None) -> SavedRun | None:
+    """Run that a checkpoint is of; None where there is none that can be read."""
     try:
         with safe_open(path, framework="pt") as file:
-            return Precision(**json.loads(file.metadata()["run"])["identity"]["precision"])
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError):
-        return None  # `resume` will say what is wrong with the file
-
-
-def check_choices(asked: dict[str, tuple[str, Collection[str]]]) -> None:
-    """Refuse options that are none of their choices; from a name to (value, choices).
-
-    Raises
-    ------
-    TrainingError
-        For the first that is unknown.
-    """
-    for name, (value, choices) in asked.items():
-        if value not in choices:
-            raise TrainingError(
-                f"{name}={value!r} is unknown", remedy=f"Choose one of {', '.join(choices)}."
-            )
-
-
-def check_numbers(*, counts: dict[str, Any], sizes: dict[str, Any]) -> None:
-    """Refuse counts that are no whole numbers from 1, and sizes that are no numbers from 0.
-
-    Raises
-    ------
-    TrainingError
-        For the first of them.
-    """
-    for name, value in (counts | sizes).items():
-        kind, least = (Integral, 1) if name in counts else (Real, 0)
-        if not (isinstance(value, kind) and least <= value < math.inf):  # type: ignore[operator]
-            what = "a whole number from 1" if name in counts else "a number from 0"
-            raise TrainingError(
-                f"{name}={value!r} is not {what}", remedy="Leave it out for the usual."
-            )
+            return SavedRun(**json.loads(file.metadata()["run"]))
+    except UNREADABLE:
+        return None  # `Checkpoint.resume` says what is wrong with the file
 
 
 class Checkpoint:
@@ -119,19 +259,32 @@ class Checkpoint:
         self.path = Path(path)
         self.identity = json.loads(json.dumps(identity, sort_keys=True, default=str))
 
-    def save(self, tensors: dict[str, Tensor], log: list[dict[str, float]]) -> None:
-        """Write a `snapshot` after the steps of a log; the earlier file stays until this is whole.
+    def save(
+        self,
+        modules: dict[str, nn.Module],
+        optimiser: torch.optim.Optimizer,
+        log: list[dict[str, float]],
+    ) -> None:
+        """Write all state after the steps of a log; the earlier file stays until this is whole.
 
         Raises
         ------
         TrainingError
             If it cannot be written.
         """
-        meta = {"identity": self.identity, "step": len(log), "log": log}
-        stored = {key: value.cpu().contiguous() for key, value in tensors.items()}
+        states: dict[str, dict[str, Any]] = {k: m.state_dict() for k, m in modules.items()}
+        for index, state in optimiser.state_dict()["state"].items():
+            states[f"optimiser/{index}"] = state
+        tensors = {
+            f"{prefix}/{name}": value.detach().cpu().contiguous()
+            for prefix, state in states.items()
+            for name, value in state.items()
+            if isinstance(value, Tensor)
+        }
+        run = json.dumps({"identity": self.identity, "log": log})
         try:
             with whole(self.path) as scratch:
-                save_file(stored, scratch, metadata={"run": json.dumps(meta)})
+                save_file(tensors, scratch, metadata={"run": run})
         except (OSError, SafetensorError) as error:
             raise TrainingError(
                 f"the checkpoint cannot be written ({error})",
@@ -147,128 +300,34 @@ class Checkpoint:
         Raises
         ------
         TrainingError
-            If the file is damaged or of another run.
+            If the file is damaged; CheckpointOfAnotherRun if it is of another run.
         """
         if not self.path.is_file():
             return []
         try:
             with safe_open(self.path, framework="pt") as file:
-                meta = json.loads((file.metadata() or {})["run"])
+                run = SavedRun(**json.loads(file.metadata()["run"]))
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError, KeyError, ValueError) as error:
+        except UNREADABLE as error:
             raise TrainingError(
                 f"the checkpoint cannot be read ({error})",
                 where=self.path,
                 remedy="Delete it to start anew.",
             ) from error
-        self._check(meta["identity"])
-        for prefix, module in modules.items():
-            head = f"{prefix}/"
-            module.load_state_dict(
-                {key[len(head) :]: value for key, value in tensors.items() if key.startswith(head)}
-            )
-        state: dict[int, dict[str, Tensor]] = {}
+        pairs = {
+            name: (run.identity.get(name), self.identity.get(name))
+            for name in sorted({*run.identity, *self.identity})
+        }
+        if differing := {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}:
+            raise CheckpointOfAnotherRun(self.path, differing)
+
+        states: dict[str, dict[str, Tensor]] = {}
         for key, value in tensors.items():
-            if key.startswith("optimiser/"):
-                _, index, name = key.split("/")
-                state.setdefault(int(index), {})[name] = value
+            prefix, name = key.rsplit("/", 1)
+            states.setdefault(prefix, {})[name] = value
+        for prefix, module in modules.items():
+            module.load_state_dict(states.get(prefix, {}))
+        state = {int(p.split("/")[1]): s for p, s in states.items() if p.startswith("optimiser/")}
         groups = optimiser.state_dict()["param_groups"]
         optimiser.load_state_dict({"state": state, "param_groups": groups})
-        return meta["log"]
-
-    def _check(self, found: dict[str, Any]) -> None:
-        differing = [
-            f"{key}: {found.get(key)} there, {self.identity.get(key)} asked for"
-            for key in sorted({*found, *self.identity})
-            if found.get(key) != self.identity.get(key)
-        ]
-        if differing:
-            raise TrainingError(
-                "the checkpoint is of another run: " + "; ".join(differing),
-                where=self.path,
-                remedy="Give another file, or delete it to start anew.",
-            )
-
-
-def snapshot(modules: dict[str, nn.Module], optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """All state of a run, as tensors."""
-    states = {prefix: module.state_dict() for prefix, module in modules.items()}
-    for index, state in optimiser.state_dict()["state"].items():
-        states[f"optimiser/{index}"] = state
-    return {
-        f"{prefix}/{key}": value.detach()
-        for prefix, state in states.items()
-        for key, value in state.items()
-        if isinstance(value, Tensor)
-    }
-
-
-@dataclass
-class Steps:
-    """The steps of a run: logged, told to the callback and shown with the time left.
-
-    Iterate over it within ``with``, and call `finish` after each step. With a checkpoint the run
-    goes on where that ends; it is written every ``SAVE_EVERY`` seconds and after the last step, and
-    left to who saves the model.
-
-    Parameters
-    ----------
-    n_steps : int
-    label : str
-        Of the bar.
-    modules, optimiser
-        All that the steps change.
-    saved : Checkpoint, optional
-    callback : callable, optional
-        Gets a `Progress` after each step; it may raise `Enough`.
-
-    Attributes
-    ----------
-    log : list of dict
-        ``step``, the losses, and ``validation_loss`` where it was measured.
-    """
-
-    n_steps: int
-    label: str
-    modules: dict[str, nn.Module]
-    optimiser: torch.optim.Optimizer
-    saved: Checkpoint | None
-    callback: Callback | None
-
-    def __post_init__(self) -> None:
-        self.log = self.saved.resume(self.modules, self.optimiser) if self.saved else []
-        self.saved_at = monotonic()
-        self.enough = False
-        self.bar = bar(self.n_steps, self.label, initial=len(self.log), delay=0)
-
-    def __iter__(self) -> Iterator[int]:
-        for step in range(len(self.log), self.n_steps):
-            if self.enough:
-                return
-            yield step
-
-    def finish(self, losses: dict[str, float], validation_loss: float | None = None) -> None:
-        """Note what a step came to."""
-        done = len(self.log) + 1
-        validated = {} if validation_loss is None else {"validation_loss": validation_loss}
-        self.log.append({"step": done} | losses | validated)
-        if done == self.n_steps or monotonic() - self.saved_at >= SAVE_EVERY:
-            self._save()
-        self.bar.update()
-        if self.callback:
-            try:
-                self.callback(Progress(done, self.n_steps, losses, validation_loss))
-            except Enough:
-                self.enough = True
-                self._save()
-
-    def _save(self) -> None:
-        if self.saved:
-            self.saved.save(snapshot(self.modules, self.optimiser), self.log)
-            self.saved_at = monotonic()
-
-    def __enter__(self) -> Steps:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.close()
+        return run.log

@@ -31,9 +31,9 @@ from scellseg_lib.datasets import synthetic
 from scellseg_lib.device import Precision
 from scellseg_lib.files import folder as batch
 from scellseg_lib.files import images as readers
-from scellseg_lib.finetuning import weights_hash
 from scellseg_lib.metrics import average_precision, mean_aggregated_jaccard_index
 from scellseg_lib.model import new_model
+from scellseg_lib.network import weights_hash
 from scellseg_lib.paper import sweep
 from scellseg_lib.samples import Dataset, Sample
 from tests import tiny
@@ -50,8 +50,8 @@ OPTIONS = ["--cell-threshold", "-1", "--flow-threshold", "0", "--diameter", "60"
 @pytest.fixture(autouse=True)
 def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Float32 without measuring what is fastest (some 10 s), on one thread, as images are tiny."""
-    monkeypatch.setattr("scellseg_lib.device.choose", lambda device, levels: Precision())
-    monkeypatch.setattr("scellseg_lib.model.default_device", lambda: torch.device("cpu"))
+    monkeypatch.setattr("scellseg_lib.device.recall_precision", lambda key: Precision())
+    monkeypatch.setattr("scellseg_lib.datasets.weights.default_device", lambda: torch.device("cpu"))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -13,7 +13,7 @@ from scellseg_lib import device as precision
 from scellseg_lib.device import CANDIDATES, Precision
 
 # Taken before a fixture of the other tests puts a constant in its place.
-CHOOSE = precision.choose
+CHOOSE = precision.choose_precision
 CPU = torch.device("cpu")
 TINY = (4, 8)
 

@@ -14,7 +14,7 @@ from scellseg_lib import device as precision
 from scellseg_lib.contrast import ContrastiveTerm
 from scellseg_lib.device import Precision
 from scellseg_lib.errors import TrainingError
-from scellseg_lib.finetuning import Options, finetune, register_strategy
+from scellseg_lib.finetuning import FinetuneOptions, Strategy, finetune, register_strategy
 from scellseg_lib.model import Model, new_model
 from scellseg_lib.samples import Dataset, Sample
 from tests import tiny
@@ -178,7 +178,7 @@ def alphas(mode: str, steps: int = 6) -> tuple[list[float], list[float]]:
         terms.append(ContrastiveTerm(queries, contrast, alpha_mode=options.alpha))
         return terms[-1]
 
-    register_strategy("watched", strategy)
+    register_strategy(Strategy("watched", strategy, needs_queries=True, needs_contrast=True))
     values, weights = [], []
 
     def callback(progress) -> None:
@@ -188,7 +188,7 @@ def alphas(mode: str, steps: int = 6) -> tuple[list[float], list[float]]:
     try:
         tiny.tune("watched", alpha=mode, steps=steps, callback=callback)
     finally:
-        del module._STRATEGIES["watched"]
+        del module.STRATEGIES["watched"]
     return values, weights
 
 
@@ -227,7 +227,7 @@ def test_statistics_of_shots_alone_are_those_of_the_classic_way():
 
 @pytest.mark.parametrize("n", [100, 10, 4])
 def test_the_rate_is_halved_after_every_quarter(n: int):
-    rates = [Options(steps=n).rate(step) for step in range(n)]
+    rates = [FinetuneOptions(steps=n).rate(step) for step in range(n)]
     assert rates == sorted(rates, reverse=True)
     assert set(rates) == {1, 0.5, 0.25, 0.125}
     first = [rates.index(rate) for rate in (1, 0.5, 0.25, 0.125)]
@@ -235,7 +235,7 @@ def test_the_rate_is_halved_after_every_quarter(n: int):
 
 
 def test_the_cosine_ends_near_zero():
-    rates = [Options(steps=50, schedule="cosine").rate(step) for step in range(50)]
+    rates = [FinetuneOptions(steps=50, schedule="cosine").rate(step) for step in range(50)]
     assert rates[0] == 1
     assert rates[25] == pytest.approx(0.5)
     assert 0 < rates[-1] < 0.002
@@ -268,10 +268,17 @@ def test_a_strategy_of_ones_own():
 
     given = []
     try:
-        register_strategy("decay", lambda *arguments: given.append(arguments) or Decay())
+        register_strategy(
+            Strategy(
+                "decay",
+                lambda *arguments: given.append(arguments) or Decay(),
+                needs_queries=True,
+                needs_contrast=True,
+            )
+        )
         tuned = tiny.tune("decay", steps=2)
     finally:
-        del module._STRATEGIES["decay"]
+        del module.STRATEGIES["decay"]
     ((queries, contrast, options),) = given
     assert (len(queries), [len(style) for style in contrast]) == (2, [2, 2])
     assert options.strategy == "decay"
@@ -282,7 +289,9 @@ def test_a_strategy_of_ones_own():
 
 @pytest.mark.parametrize("name", ["unet2", "unet3"])
 def test_thresholds_of_a_unet_are_searched_on_the_shots(name: str, monkeypatch):
-    monkeypatch.setattr(precision, "choose", lambda *_: pytest.fail("a precision was given"))
+    monkeypatch.setattr(
+        precision, "recall_precision", lambda _: pytest.fail("a precision was given")
+    )
     searched = []
     kind = type(representation.get(name))
     original = kind.tune
@@ -308,12 +317,12 @@ def test_thresholds_of_a_unet_are_searched_on_the_shots(name: str, monkeypatch):
 
 def test_synthetic_styles_stand_in_where_the_papers_are_absent(tmp_path, monkeypatch):
     monkeypatch.setenv("SCELLSEG_DATA", str(tmp_path))
-    assert module._default_contrast().name == "synthetic_contrast"
+    assert module.default_contrast().name == "synthetic_contrast"
 
 
 @pytest.mark.real_data
 def test_the_papers_contrast_images_are_the_default(real_data):
-    chosen = module._default_contrast()
+    chosen = module.default_contrast()
     assert chosen.name == "cellpose_contrast35"
     assert [len(style) for style in chosen.styles().values()] == [5] * 7
 

@@ -181,5 +181,5 @@ def test_the_search_for_thresholds_shows_the_shots(output, monkeypatch):
 def test_measuring_the_speed_is_said_in_a_terminal(output, monkeypatch, temporary_cache):
     monkeypatch.setattr(precision, "measure", lambda *_: dict.fromkeys(CANDIDATES, 1.0))
     stream = output(Terminal())
-    precision.choose(precision.torch.device("cpu"), (4, 8))
+    precision.choose_precision(precision.torch.device("cpu"), (4, 8))
     assert stream.getvalue().startswith("Measuring")

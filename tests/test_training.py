@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import itertools
 import random
 import signal
@@ -22,7 +21,7 @@ from scellseg_lib import training as module
 from scellseg_lib.device import Precision
 from scellseg_lib.errors import TrainingError
 from scellseg_lib.model import Model
-from scellseg_lib.training import Checkpoint, Progress, snapshot
+from scellseg_lib.training import Checkpoint, CheckpointOfAnotherRun, Progress
 from tests import tiny
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -93,11 +92,8 @@ def test_a_run_killed_after_its_last_step_has_nothing_left_to_do(kind: str, tmp_
 
     monkeypatch.setattr(module, "SAVE_EVERY", 1e9)
     file, seen = tmp_path / "run.safetensors", []
-    training = importlib.import_module(
-        "scellseg_lib." + ("pretrain" if kind == "pretrain" else "finetune")
-    )
     with monkeypatch.context() as patch:
-        patch.setattr(training, "remember_styles", killed)
+        patch.setattr(module, "remember_styles", killed)
         with pytest.raises(Killed):
             tiny.run(kind, file)
     for _ in range(2):
@@ -161,7 +157,7 @@ def test_weights_statistics_and_optimiser_come_back(name: str, tmp_path):
     stepped(network, optimiser, 3)
     file = Checkpoint(tmp_path / "deeper" / "c.safetensors", {"levels": (1, 2)})
     log = [{"step": i, "loss": i * 0.1} for i in (1, 2, 3)]
-    file.save(snapshot({"network": network}, optimiser), log)
+    file.save({"network": network}, optimiser, log)
 
     other = linear(seed=1)
     fresh = OPTIMISERS[name](other.parameters())
@@ -178,7 +174,7 @@ def test_parts_that_are_not_learnt_have_no_state(tmp_path):
     optimiser = OPTIMISERS["adam"](network.parameters())
     stepped(network, optimiser, 2)
     file = Checkpoint(tmp_path / "c.safetensors", {})
-    file.save(snapshot({"network": network}, optimiser), [])
+    file.save({"network": network}, optimiser, [])
     fresh = OPTIMISERS["adam"](network.parameters())
     file.resume({"network": network}, fresh)
     assert fresh.state_dict()["state"].keys() == {2, 3}
@@ -188,7 +184,7 @@ def saved(path: Path, **identity) -> tuple[nn.Module, torch.optim.Optimizer]:
     network = linear()
     optimiser = OPTIMISERS["sgd"](network.parameters())
     stepped(network, optimiser)
-    Checkpoint(path, identity).save(snapshot({"network": network}, optimiser), [])
+    Checkpoint(path, identity).save({"network": network}, optimiser, [])
     return network, optimiser
 
 
@@ -221,11 +217,12 @@ def test_the_checkpoint_of_another_run_is_refused_in_words(tmp_path):
     path = tmp_path / "c.safetensors"
     network, optimiser = saved(path, seed=0, levels=(4, 8), gone=1)
     before = {k: v.clone() for k, v in network.state_dict().items()}
-    with pytest.raises(TrainingError) as caught:
+    with pytest.raises(CheckpointOfAnotherRun) as caught:
         Checkpoint(path, {"seed": 1, "levels": (4, 8), "new": "x"}).resume(
             {"network": linear(3)}, optimiser
         )
     message = str(caught.value)
+    assert caught.value.differing == {"gone": (1, None), "new": (None, "x"), "seed": (0, 1)}
     assert "of another run: gone: 1 there, None asked for; " in message
     assert "new: None there, x asked for; seed: 0 there, 1 asked for" in message
     assert "levels" not in message
@@ -275,7 +272,7 @@ def test_the_earlier_file_stays_until_the_new_one_is_whole(tmp_path, monkeypatch
 
     monkeypatch.setattr(module, "save_file", cut_short)
     with pytest.raises(TrainingError, match=r"c\.safetensors: .*\(no space.*Make room"):
-        Checkpoint(path, {}).save(snapshot({"network": network}, optimiser), [])
+        Checkpoint(path, {}).save({"network": network}, optimiser, [])
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
 
@@ -293,9 +290,9 @@ def test_a_resumed_run_keeps_its_precision_whatever_pays_now(make, tmp_path, mon
         return made.card.recipe["precision"]["channels_last"]
 
     with monkeypatch.context() as patch:
-        patch.setattr(precision, "choose", lambda *_: Precision())
+        patch.setattr(precision, "recall_precision", lambda _: Precision())
         with pytest.raises(Killed):
             make(precision=None, checkpoint=tmp_path / "run", callback=stop)
-    monkeypatch.setattr(precision, "choose", lambda *_: Precision(channels_last=True))
+    monkeypatch.setattr(precision, "recall_precision", lambda _: Precision(channels_last=True))
     assert not layout(tmp_path / "run")
     assert layout(None)

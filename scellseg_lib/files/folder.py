@@ -23,10 +23,10 @@ from scellseg_lib.errors import DatasetError, ScellsegError
 from scellseg_lib.files import images as readers
 from scellseg_lib.files import layout as folders
 from scellseg_lib.model import Model
+from scellseg_lib.network import weights_hash
 from scellseg_lib.progress import bar
 from scellseg_lib.samples import Sample
 from scellseg_lib.segmentation import Cells, FarFromModel, resolve, segment
-from scellseg_lib.training import weights_hash
 
 GROUP = 4  # images segmented together: tiles are pooled, and no more is lost when a run is stopped
 RECORD, OVERLAY = "segmented.json", "_overlay.png"
@@ -244,11 +244,13 @@ def _doubts_summed_up() -> Iterator[None]:
         yield
     for unlike, diameters in found.items():
         if len(diameters) > 1:
-            what = "are unlike the training images. Fine-tune on a few of them."
+            what, remedy = "are unlike the training images", "Fine-tune on a few of them."
             if not unlike:
-                what = f"hold cells of another size. Give diameter={np.median(diameters):.0f}, "
-                what += "the median of what was found."
-            warnings.warn(FarFromModel(f"{len(diameters)} images in all {what}"), stacklevel=3)
+                what = "hold cells of another size"
+                remedy = "Give {diameter}, the median of what was found."
+            size = None if unlike else float(np.median(diameters))
+            doubt = FarFromModel(f"{len(diameters)} images in all {what}", remedy, diameter=size)
+            warnings.warn(doubt, stacklevel=3)
 
 
 def _readable(jobs: list[Job], outcome: Outcome) -> Iterator[tuple[Job, Sample]]:

@@ -6,7 +6,7 @@ import subprocess
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,12 @@ from scellseg_lib import paths
 from scellseg_lib.atomic import whole
 from scellseg_lib.datasets.load import find_readable, load_dataset, load_pretraining_subset
 from scellseg_lib.datasets.weights import load_model
-from scellseg_lib.device import Precision, choose, machine
+from scellseg_lib.device import Precision, choose_precision, machine
 from scellseg_lib.errors import ScellsegError
 from scellseg_lib.finetuning import finetune
 from scellseg_lib.metrics import evaluate
 from scellseg_lib.model import Model, library_versions, new_model
+from scellseg_lib.network import weights_hash
 from scellseg_lib.paper import as_released
 from scellseg_lib.paper.profile import Profile
 from scellseg_lib.paper.store import Store
@@ -31,7 +32,7 @@ from scellseg_lib.pretraining import PretrainRecipe, log_of, pretrain
 from scellseg_lib.progress import progress_bar
 from scellseg_lib.samples import Dataset
 from scellseg_lib.segmentation import Cells, Prediction, decode, predict
-from scellseg_lib.training import kept_precision, weights_hash
+from scellseg_lib.training import read_run
 
 CELL_THRESHOLDS = (0.5, 0.0)
 """Of the released scripts, and of Cellpose."""
@@ -213,7 +214,7 @@ def _whole(data: Dataset) -> Dataset:
 
 def pretrained_file(trial: Trial, place: Place) -> Path:
     """Where the model is kept that a trial of a subset starts from, by its recipe."""
-    recipe = key(asdict(place.pretraining)) if place.pretraining else "paper"
+    recipe = key(place.pretraining.model_dump()) if place.pretraining else "paper"
     return place.scratch / f"{trial.model}_{trial.levels[0]}_{_subset(trial)}_{recipe}.safetensors"
 
 
@@ -313,6 +314,7 @@ def tune(trial: Trial, model: Model, images: Mapping[str, Dataset], scratch: Pat
     if file.is_file():
         checkpoint.unlink(missing_ok=True)  # of a run that was killed when it had saved the model
         return load_model(file)
+    begun = read_run(checkpoint)
     tuned = finetune(
         model,
         shots,
@@ -322,7 +324,7 @@ def tune(trial: Trial, model: Model, images: Mapping[str, Dataset], scratch: Pat
         steps=trial.steps,
         seed=trial.seed,
         # A run that was killed goes on as it began, whatever layout is fast here and now.
-        precision=kept_precision(checkpoint) or _precision(trial, model),
+        precision=begun.precision if begun else _precision(trial, model),
         checkpoint=checkpoint,
         **dict(trial.options),
     )
@@ -338,7 +340,7 @@ def origin(identity: dict[str, Any]) -> dict[str, Any]:
 
 def _precision(trial: Trial, model: Model) -> Precision:
     """Numeric type of the trial, in the layout that is fast here."""
-    return replace(choose(model.device, model.network.levels), dtype=trial.precision)
+    return replace(choose_precision(model.device, model.network.levels), dtype=trial.precision)
 
 
 def commit() -> str | None:

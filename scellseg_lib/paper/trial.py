@@ -90,7 +90,7 @@ class Trial:
         images : mapping of str to Dataset
             The data sets of `needs`.
         weights_sha256 : str
-            Of the weights that the trial starts from, see `checkpoint.weights_hash`.
+            Of the weights that the trial starts from, see `network.weights_hash`.
         """
         needed = [*self.shot_samples(images), *self.tested(images)]
         if self.contrast and (self.split, self.queries, self.tested_on) != ("query", "query", ""):

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
 
+from scellseg_lib.errors import ImageError
+from scellseg_lib.options import Options
 
-class Decoding(BaseModel):
+
+class Decoding(Options):
     """Settings of the step from maps to masks; a representation reads those that it needs."""
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
-    )
+    refused: ClassVar = ImageError
 
     cell_threshold: float = 0.5
     """Logit above which a pixel is cell (flow, HoVer): the released scripts' 0.5, Cellpose's 0."""

@@ -12,8 +12,8 @@ import numpy as np
 
 from scellseg_lib.errors import ScellsegError
 from scellseg_lib.model import Model
+from scellseg_lib.network import weights_hash
 from scellseg_lib.representation import Decoding
-from scellseg_lib.training import weights_hash
 from scellseg_lib.workbench.experiment import OfferedModel, describe_model, offer_models
 from scellseg_lib.workbench.forms import Message, plain, row
 from scellseg_lib.workbench.session import SegmentationSettings, Thresholds

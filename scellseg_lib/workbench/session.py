@@ -22,8 +22,8 @@ from scellseg_lib.model import Model
 from scellseg_lib.plots import flow_colours
 from scellseg_lib.representation import Decoding, Representation
 from scellseg_lib.representation.flow import FLOW_SCALE
-from scellseg_lib.samples import diameter, resize
-from scellseg_lib.segmentation import Prediction, decode, predict, style_distance
+from scellseg_lib.samples import resize
+from scellseg_lib.segmentation import Prediction, decode, far_from_model, predict
 from scellseg_lib.workbench.editor import MaskEditor, operations
 from scellseg_lib.workbench.editor.edits import Edit
 from scellseg_lib.workbench.editor.patches import apply
@@ -481,21 +481,20 @@ def find_cells(image: Path, name: str, model: Model, settings: SegmentationSetti
 
 def _doubt(prediction: Prediction, masks: np.ndarray, model: Model) -> str:
     """Words for what `segment` warns of (`FarFromModel`), and for masks without cells."""
-    areas, wanted = np.bincount(masks.ravel())[1:], prediction.diameter
-    found = diameter(areas)
+    wanted, far = prediction.diameter, far_from_model(prediction, masks, model.card)
     words = []
-    if not areas.size:
+    if not masks.any():
         threshold = SETTINGS[model.representation.thresholds[0]].label
         words.append(
             f"It looked for cells {wanted:g} px wide: set the diameter to that of yours {STEP}, "
             f"or lower the threshold {threshold}, {AGAIN}"
         )
-    elif areas.size >= 5 and not 0.5 <= found / wanted <= 2:
+    if far and far.diameter is not None:
         words.append(
-            f"They are {found:.0f} px wide, and it looked for cells of {wanted:g} px: set the "
-            f"diameter to {found:.0f} {STEP}, {AGAIN}"
+            f"They are {far.diameter:.0f} px wide, and it looked for cells of {wanted:g} px: set "
+            f"the diameter to {far.diameter:.0f} {STEP}, {AGAIN}"
         )
-    if style_distance(prediction.style, model.card) > 1:
+    if far and far.style_distance is not None:
         words.append(
             "It has not learnt from images like this one: draw or correct some, then Fine-tune it."
         )

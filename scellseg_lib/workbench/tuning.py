@@ -16,16 +16,15 @@ from typing import Any
 import psutil
 import torch
 from pydantic import TypeAdapter, ValidationError
-from safetensors import SafetensorError, safe_open
 
 from scellseg_lib.atomic import whole
 from scellseg_lib.datasets.load import load_folder
 from scellseg_lib.errors import DatasetError, ScellsegError, TrainingError
 from scellseg_lib.files.layout import find_free_name
-from scellseg_lib.finetuning import finetune
+from scellseg_lib.finetuning import STRATEGIES, finetune
 from scellseg_lib.model import Model
 from scellseg_lib.samples import Dataset
-from scellseg_lib.training import Enough, Progress
+from scellseg_lib.training import CheckpointOfAnotherRun, Enough, Progress, read_run
 from scellseg_lib.workbench.experiment import Channels, load_start
 from scellseg_lib.workbench.forms import plain
 from scellseg_lib.workbench.jobs import Cancelled, Job
@@ -153,13 +152,11 @@ class Tuning:
                 checkpoint=self.settings.checkpoint,
                 callback=partial(self._step, job),
             )
-        except TrainingError as error:
-            if "checkpoint is of another run" in error.what:
-                raise TrainingError(
-                    "the images or the model have changed since this run was stopped",
-                    remedy="Discard it and start anew.",
-                ) from error
-            raise
+        except CheckpointOfAnotherRun as error:
+            raise TrainingError(
+                "the images or the model have changed since this run was stopped",
+                remedy="Discard it and start anew.",
+            ) from error
 
     def _write_record(self, *, learning: bool) -> None:
         record = asdict(self.settings)
@@ -180,7 +177,7 @@ class Tuning:
         settings = self.settings
         images = load_folder(settings.folder, settings.channels)
         shots = _chosen(images, "shot", settings.shots)
-        if settings.strategy == "classic":
+        if not STRATEGIES[settings.strategy].needs_queries:
             return shots, None
         if settings.queries is None:
             names = self._readable(job, images)
@@ -329,8 +326,5 @@ def _learns(record: Path) -> bool:
 
 def _log(checkpoint: Path) -> list[dict[str, float]]:
     """Losses of the steps that a checkpoint holds; none where there is no readable one."""
-    try:
-        with safe_open(checkpoint, framework="pt") as file:
-            return json.loads(file.metadata()["run"])["log"]
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError):
-        return []
+    run = read_run(checkpoint)
+    return run.log if run else []

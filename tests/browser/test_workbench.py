@@ -40,7 +40,7 @@ TABS = ("Annotate", "Fine-tune", "Segment", "Inspect", "Export")
 NOTHING_MEASURED = """
 from importlib import import_module
 precision = import_module("scellseg_lib.device")
-precision.choose = lambda device, levels: precision.Precision()
+precision.recall_precision = lambda key: precision.Precision()
 choices = import_module("scellseg_lib.workbench.finetune_choices")
 choices.seconds_per_step = lambda job, settings: 1.0
 """

@@ -23,12 +23,12 @@ from scellseg_lib.device import Precision
 from scellseg_lib.errors import DatasetError
 from scellseg_lib.metrics import evaluate
 from scellseg_lib.model import new_model
+from scellseg_lib.network import weights_hash
 from scellseg_lib.paper import as_released, run
 from scellseg_lib.paper.store import Store
 from scellseg_lib.paper.trial import METHOD_SOURCES, METHOD_VERSION, PROTOCOLS, Trial, key
 from scellseg_lib.pretraining import PretrainRecipe, log_of
 from scellseg_lib.samples import Dataset, Sample
-from scellseg_lib.training import weights_hash
 from tests import tiny
 
 

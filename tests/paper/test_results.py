@@ -16,6 +16,7 @@ from scellseg_lib.datasets.load import load_dataset
 from scellseg_lib.datasets.weights import load_model
 from scellseg_lib.errors import ModelError
 from scellseg_lib.model import Model
+from scellseg_lib.network import weights_hash
 from scellseg_lib.paper import grid, run
 from scellseg_lib.paper import trial as trials
 from scellseg_lib.paper.claims import judge
@@ -24,7 +25,6 @@ from scellseg_lib.paper.profile import load_profile
 from scellseg_lib.paper.store import Store, trial_of
 from scellseg_lib.paper.trial import key
 from scellseg_lib.samples import Dataset, Sample
-from scellseg_lib.training import weights_hash
 
 FOLDERS = sorted((paths.REPOSITORY / "figures" / "data").glob("*/trials"))
 RESULTS = [(folder, file.stem) for folder in FOLDERS for file in sorted(folder.glob("*.json"))]

@@ -54,7 +54,7 @@ def sweep(folder: Path, *options: str) -> None:
     synthetic.make_image = partial(synthetic.make_image, shape=(200, 200))
     synthetic.make_dataset = partial(synthetic.make_dataset, n_query=1)
     augment.PATCH, checkpoint.SAVE_EVERY = tiny.PATCH, 0
-    run.choose = lambda *_: Precision()
+    run.choose_precision = lambda *_: Precision()
     sweeping.step_seconds = lambda _: 1.0
     put = Store.put
 

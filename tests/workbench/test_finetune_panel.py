@@ -27,9 +27,10 @@ from scellseg_lib.datasets.load import load_folder
 from scellseg_lib.datasets.weights import load_model
 from scellseg_lib.device import Precision
 from scellseg_lib.files import layout
-from scellseg_lib.finetuning import finetune, weights_hash
+from scellseg_lib.finetuning import finetune
 from scellseg_lib.model import new_model
-from scellseg_lib.training import Enough, Steps
+from scellseg_lib.network import weights_hash
+from scellseg_lib.training import Enough
 from scellseg_lib.workbench import finetune_choices, tuning
 from scellseg_lib.workbench.drawings import diameter_disk, loss_curve
 from scellseg_lib.workbench.experiment import Experiment, offer_models, offer_starts
@@ -65,8 +66,8 @@ def tiny_world(weights, temporary_cache, monkeypatch):
     monkeypatch.setattr(paths, "PACKAGED_WEIGHTS", weights)
     monkeypatch.setattr(finetune_choices, "seconds_per_step", lambda job, settings: 2.0)
     monkeypatch.setattr(augment, "PATCH", tiny.PATCH)
-    monkeypatch.setattr("scellseg_lib.device.choose", lambda device, levels: Precision())
-    monkeypatch.setattr(FINETUNE, "_default_contrast", tiny.contrast)
+    monkeypatch.setattr("scellseg_lib.device.recall_precision", lambda key: Precision())
+    monkeypatch.setattr(FINETUNE, "default_contrast", tiny.contrast)
     monkeypatch.setattr(tuning, "finetune", on_one_thread)
     threads = torch.get_num_threads(), numba.get_num_threads()
     yield
@@ -124,25 +125,25 @@ def opened(folder: Path | None, **options) -> FinetunePanel:
 
 
 class Pace:
-    """Holds runs at the end of a step, so that a test can act in between.
+    """Holds runs at the start of a step, so that a test can act in between.
 
     Attributes
     ----------
     left : float
-        Steps that may still end.
+        Steps that may still begin.
     """
 
     def __init__(self) -> None:
         self.left, self._changed = inf, Condition()
 
     def let(self, steps: float) -> None:
-        """Let this many steps end from now on, and no more; `inf`: all."""
+        """Let this many steps begin from now on, and no more; `inf`: all."""
         with self._changed:
             self.left = steps
             self._changed.notify_all()
 
     def wait(self) -> None:
-        """Wait until a step may end."""
+        """Wait until a step may begin."""
         with self._changed:
             assert self._changed.wait_for(lambda: self.left > 0, LONG)
             self.left -= 1
@@ -151,8 +152,8 @@ class Pace:
 @pytest.fixture
 def pace(monkeypatch) -> Pace:
     """How far runs may go."""
-    pace, finish = Pace(), Steps.finish
-    monkeypatch.setattr(Steps, "finish", lambda *a, **k: (pace.wait(), finish(*a, **k))[1])
+    pace, draw = Pace(), FINETUNE.labelled_batch
+    monkeypatch.setattr(FINETUNE, "labelled_batch", lambda *a: (pace.wait(), draw(*a))[1])
     return pace
 
 
@@ -334,15 +335,15 @@ def timed(monkeypatch):
 
 def test_the_time_is_estimated_before_the_start_from_the_quicker_step(folder, timed, monkeypatch):
     clock, ends = [0.0], iter((50.0, 4.0, 3.0))  # the first is slower: all is new
-    finish = Steps.finish
+    draw = FINETUNE.labelled_batch
 
-    def after_a_while(*arguments, **options):
+    def after_a_while(*arguments):
         clock[0] += next(ends)
-        finish(*arguments, **options)
+        return draw(*arguments)
 
     monkeypatch.setattr(tuning, "monotonic", lambda: clock[0])
     with monkeypatch.context() as patch:
-        patch.setattr(Steps, "finish", after_a_while)
+        patch.setattr(FINETUNE, "labelled_batch", after_a_while)
         panel = FinetunePanel(folder)
         panel.join(LONG)
     assert next(ends, None) is None  # of the run itself no step is done

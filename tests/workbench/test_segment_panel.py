@@ -27,9 +27,9 @@ from scellseg_lib.errors import DatasetError
 from scellseg_lib.files import folder as batch
 from scellseg_lib.files import images as readers
 from scellseg_lib.model import Model, new_model
+from scellseg_lib.network import weights_hash
 from scellseg_lib.representation import Decoding
 from scellseg_lib.segmentation import decode
-from scellseg_lib.training import weights_hash
 from scellseg_lib.workbench import folder_run, segment_panel, segment_preview, segment_results
 from scellseg_lib.workbench.experiment import Experiment, SegmentedImage, offer_models
 from scellseg_lib.workbench.folder_run import reworded
@@ -50,7 +50,7 @@ NAMES, SIDE = "ABCDEF", 96
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Float32 without measuring what is fastest (some 10 s), on one thread, as images are tiny."""
-    monkeypatch.setattr("scellseg_lib.device.choose", lambda device, levels: Precision())
+    monkeypatch.setattr("scellseg_lib.device.recall_precision", lambda key: Precision())
     monkeypatch.setattr("scellseg_lib.model.default_device", lambda: torch.device("cpu"))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -445,7 +445,7 @@ def test_edits_that_a_crash_has_left_are_decided_on_first(folder: Path, model: A
 @pytest.fixture
 def nuclei(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Two images of some twenty cells."""
-    monkeypatch.setattr("scellseg_lib.device.choose", lambda device, levels: Precision())
+    monkeypatch.setattr("scellseg_lib.device.recall_precision", lambda key: Precision())
     monkeypatch.setattr("scellseg_lib.model.default_device", lambda: torch.device("cpu"))
     home = tmp_path / "nuclei"
     home.mkdir()
