@@ -46,7 +46,7 @@ from scellseg_lib.representation import Decoding
 from scellseg_lib.samples import check_size, diameters
 from scellseg_lib.segmentation import Prediction
 from scellseg_lib.workbench.editor.annotation import Annotation
-from scellseg_lib.workbench.editor.classes import Classes, class_colour, next_colour
+from scellseg_lib.workbench.editor.classes import Classes, choose_colour, parse_colour
 from scellseg_lib.workbench.forms import plain
 from scellseg_lib.workbench.session import InspectedImage, SegmentationSettings, predict_one
 
@@ -876,7 +876,7 @@ def _colours(table: pd.DataFrame) -> dict[str, str]:
     found = dict.fromkeys(table["class"], "")
     for name, text in zip(table["class"], table["colour"], strict=True):
         with suppress(ImageError):
-            found[name] = class_colour(text)
+            found[name] = parse_colour(text)
     for name, colour in found.items():
-        found[name] = colour or next_colour(found)
+        found[name] = colour or choose_colour(found)
     return found

@@ -25,7 +25,7 @@ from scellseg_lib.representation.flow import FLOW_SCALE
 from scellseg_lib.samples import resize
 from scellseg_lib.segmentation import Prediction, decode, far_from_model, predict
 from scellseg_lib.workbench.editor import MaskEditor, operations
-from scellseg_lib.workbench.editor.edits import Edit
+from scellseg_lib.workbench.editor.journal import Edit
 from scellseg_lib.workbench.editor.patches import apply
 from scellseg_lib.workbench.forms import Message, button, count, plain
 from scellseg_lib.workbench.jobs import Job

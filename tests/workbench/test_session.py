@@ -25,8 +25,8 @@ from scellseg_lib.segmentation import FarFromModel, decode, segment
 from scellseg_lib.workbench.annotate import AnnotatePanel
 from scellseg_lib.workbench.app import Workbench
 from scellseg_lib.workbench.editor import ImageView, MaskEditor, operations
-from scellseg_lib.workbench.editor.layers import layers_of
 from scellseg_lib.workbench.editor.patches import apply
+from scellseg_lib.workbench.editor.view import make_layers
 from scellseg_lib.workbench.experiment import SegmentedImage
 from scellseg_lib.workbench.folder_run import CHANNELS
 from scellseg_lib.workbench.jobs import Job
@@ -37,7 +37,7 @@ from scellseg_lib.workbench.session import (
     find_cells,
     predict_one,
 )
-from tests.workbench.editor.test_mask_editor import connected
+from tests.workbench.editor.page import connect
 from tests.workbench.waiting import until
 
 SHAPE = (40, 50)
@@ -163,7 +163,7 @@ PROBABILITY = np.linspace(0, 1, 600).reshape(20, 30)
 
 def test_pictures_come_to_an_open_image_and_go_without_touching_cells_or_history():
     editor = MaskEditor(IMAGE, title="a")
-    (page,) = connected(editor)
+    (page,) = connect(editor)
     editor.outline(SQUARE)
     before = [editor.edits, np.array(editor.labels)]
     heard = len(page.heard)
@@ -179,7 +179,7 @@ def test_pictures_come_to_an_open_image_and_go_without_touching_cells_or_history
         np.frombuffer(buffers[1], np.uint16), PROBABILITY.ravel() * 65535, atol=0.5
     )
     assert [editor.edits, np.array(editor.labels).tolist()] == [before[0], before[1].tolist()]
-    (later,) = connected(editor)  # a page that comes later gets them with the image
+    (later,) = connect(editor)  # a page that comes later gets them with the image
     names = [one["name"] for one in later.told("open")["layers"]]
     assert names == ["image", "flow", "cell probability"]
     editor.show_layers({"flow": FLOW})  # in the place of both
@@ -195,7 +195,7 @@ def test_pictures_that_do_not_fit_leave_those_that_are_there():
         with pytest.raises(ImageError, match="flow"):
             view.show_layers({"flow": wrong})
     assert [layer.name for layer in view._layers] == ["image", "flow"]
-    assert len(layers_of(IMAGE, (), {"flow": FLOW})) == 2
+    assert len(make_layers(IMAGE, (), {"flow": FLOW})) == 2
 
 
 # --- the panel -----------------------------------------------------------------------------------
@@ -294,7 +294,7 @@ def test_suggestions_are_one_edit_that_undo_takes_back(panel: AnnotatePanel, mod
 
 def test_what_was_drawn_before_and_meanwhile_is_kept(panel: AnnotatePanel, model: Answers):
     editor = panel.editor
-    (page,) = connected(editor)
+    (page,) = connect(editor)
     editor.outline(SQUARE)
     drawn = np.array(editor.labels)
     panel.suggest.click()
@@ -318,7 +318,7 @@ def test_what_was_drawn_before_and_meanwhile_is_kept(panel: AnnotatePanel, model
 def test_a_stroke_that_the_page_began_before_it_heard_gets_a_cell_of_its_own(
     panel: AnnotatePanel, model: Answers
 ):
-    (page,) = connected(panel.editor)
+    (page,) = connect(panel.editor)
     suggest(panel, model)
     stroke = squares((2, 2)) > 0
     page.stroke(np.flatnonzero(stroke), 1, fresh=True)  # cell 1 is a suggested one by now

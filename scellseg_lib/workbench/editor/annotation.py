@@ -1,11 +1,13 @@
 """The masks of one image while they are edited: labels, classes and notes, and how they came about.
 
-No browser is needed: the mask editor is a window on this.
+No browser is needed: the mask editor is a window on this. What cannot be done raises an ImageError
+and changes nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,23 +16,23 @@ import pandas as pd
 from scellseg_lib.atomic import whole
 from scellseg_lib.errors import ImageError
 from scellseg_lib.files.images import write_labels
-from scellseg_lib.samples import diameter
-from scellseg_lib.workbench.editor import classes as class_list
+from scellseg_lib.files.layout import cells_path
+from scellseg_lib.samples import as_labels
 from scellseg_lib.workbench.editor import operations
-from scellseg_lib.workbench.editor.classes import Classes
-from scellseg_lib.workbench.editor.edits import NOTHING, Edit, Facts
-from scellseg_lib.workbench.editor.given_cells import (
-    COLUMNS,
-    LARGEST_LABEL,
-    checked_facts,
-    checked_labels,
+from scellseg_lib.workbench.editor.classes import (
+    Classes,
+    choose_colour,
+    clean_name,
+    find_class,
+    parse_colour,
 )
-from scellseg_lib.workbench.editor.journal import Journal
-from scellseg_lib.workbench.editor.patches import EMPTY, Patch, apply, rebased
+from scellseg_lib.workbench.editor.journal import NOTHING, Edit, Facts, Journal
+from scellseg_lib.workbench.editor.patches import EMPTY, Patch, apply, check_size, diff, rebase
 
-CELLS = "_cells.csv"
-LISTED = "class list"
-"""Kind of an edit that makes a class known, or gives it another colour."""
+COLUMNS = ("label", "area", "class", "note")
+"""Of the list of cells; areas are in pixels."""
+LARGEST_LABEL = 2_000_000
+"""Larger ones would take too much memory in the page."""
 PUT_ASIDE = "What was not saved before is put aside, in a hidden file that ends in .other."
 
 
@@ -46,12 +48,7 @@ class Annotation:
     journal : path, optional
         File to which every edit is appended at once, see `Journal`.
     classes : mapping of str to str, optional
-        Classes that are known already, such as from the image before, and their colours.
-
-    Raises
-    ------
-    ImageError
-        For labels that are none, or a list that names a cell which there is not.
+        Names and colours of classes that are known already.
     """
 
     def __init__(
@@ -59,22 +56,20 @@ class Annotation:
         labels: np.ndarray,
         cells: pd.DataFrame | None = None,
         journal: Path | None = None,
-        classes: Mapping[str, str] | None = None,
+        classes: Classes | None = None,
     ) -> None:
-        self.labels = checked_labels(np.asarray(labels))
-        self.areas = np.bincount(self.labels.ravel(), minlength=1)
-        self.facts = {} if cells is None else checked_facts(cells, self.areas)
-        self.classes = dict(classes or {})
-        self._know_all()
+        self.labels = as_labels(labels, largest=LARGEST_LABEL).copy()
+        self.areas = np.bincount(self.labels.ravel(), minlength=1)  # pixels, by label
+        self.facts = {} if cells is None else _read_facts(cells, self.areas)
+        self.classes = _add_classes(classes or {}, self.facts.values())
         self.edits: list[Edit] = []
-        self._undoable: list[str] = []
-        self._redoable: list[str] = []
         self._by_id: dict[str, Edit] = {}
+        self.undoable: list[Edit] = []  # the last edit is last
+        self.redoable: list[Edit] = []  # the next edit is last
         self.journal = Journal(journal, self.labels) if journal else None
-        self.begun, self.recoverable = self.journal.found() if self.journal else ("", [])
-        """When edits that a crash has left were begun, and they."""
-        self.trouble = ""
-        """Why the last edits are not in the journal yet; they go there with the next one."""
+        # When the edits were begun that a crash has left, and they.
+        self.begun, self.recoverable = self.journal.read() if self.journal else ("", [])
+        self.trouble = ""  # why the last edits are not in the journal yet, but wait for the next
 
     @property
     def cells(self) -> pd.DataFrame:
@@ -91,20 +86,7 @@ class Annotation:
         there = np.flatnonzero(self.areas[1:])
         return int(there[-1]) + 2 if len(there) else 1
 
-    @property
-    def diameter(self) -> float:
-        """Median of ``2 sqrt(area / pi)`` over the cells, pixels; NaN without cells."""
-        return diameter(self.areas[1:])
-
-    @property
-    def undoable(self) -> list[Edit]:
-        """Edits that can be undone, the last one last."""
-        return [self._by_id[one] for one in self._undoable]
-
-    @property
-    def redoable(self) -> list[Edit]:
-        """Edits that have been undone, the next one last."""
-        return [self._by_id[one] for one in self._redoable]
+    # --- edits ----------------------------------------------------------------------------------
 
     def change(
         self,
@@ -112,31 +94,13 @@ class Annotation:
         patch: Patch = EMPTY,
         facts: Mapping[int, Facts] | None = None,
         id: str = "",
-        classes: tuple[Classes, Classes] | None = None,
+        classes: Classes | None = None,
     ) -> Edit:
-        """Apply a change and keep it.
+        """Apply a change, and keep it as an edit that can be undone.
 
-        Parameters
-        ----------
-        kind : str
-            What it is called in the log.
-        patch : Patch
-            Made from these labels or others: what counts is what it writes where.
-        facts : mapping of int to Facts, optional
-            What is now said of cells.
-        id : str
-            Empty: the next free number.
-        classes : (dict of str to str, dict of str to str), optional
-            The list of classes before and after.
-
-        Returns
-        -------
-        Edit
-
-        Raises
-        ------
-        ImageError
-            For a number that is no label, or an `id` that is taken; nothing is changed then.
+        The patch may be made from other labels: what counts is what it writes where. `facts` is
+        what is now said of cells, and `classes` the list of classes afterwards; classes of cells
+        that it lacks are added. Nothing is said any more of a cell that vanishes.
         """
         written = patch.runs[:, 3]
         if len(written) and not 0 <= written.min() <= written.max() <= LARGEST_LABEL:
@@ -144,52 +108,66 @@ class Annotation:
                 f"a change would give cells the labels {written.min()} to {written.max()}",
                 remedy=f"Labels are 1 to {LARGEST_LABEL}.",
             )
-        patch = rebased(self.labels, patch)
-        changed = {
-            int(cell): (self.facts.get(int(cell), NOTHING), Facts(*new))
-            for cell, new in (facts or {}).items()
+        patch = rebase(self.labels, patch)
+        now = {int(cell): Facts(*said) for cell, said in (facts or {}).items()}
+        areas = self._count_after(patch)
+        now |= {
+            cell: NOTHING
+            for cell in np.unique(patch.runs[:, 2]).tolist()
+            if cell in self.facts and not areas[cell]
         }
-        after = self._areas_after(patch)
-        for cell in patch.runs[:, 2].tolist():  # nothing is said of a cell that is gone
-            if cell and not after[cell] and cell in self.facts:
-                changed[cell] = (self.facts[cell], NOTHING)
-        edit = Edit(id or self._free_id(), kind, patch, changed, classes=classes)
-        self._perform(edit, patch, changed)
-        if kind != LISTED:
-            self._undoable.append(edit.id)
-            self._redoable.clear()
+        listed = _add_classes(self.classes if classes is None else classes, now.values())
+        lists = None
+        if list(listed.items()) != list(self.classes.items()):
+            lists = self.classes, listed
+        pairs = {cell: (self.facts.get(cell, NOTHING), said) for cell, said in now.items()}
+        edit = Edit(id or self._choose_id(), kind, patch, pairs, classes=lists)
+        self._perform(edit)
+        self.undoable.append(edit)
+        self.redoable.clear()
         return edit
 
     def undo(self, id: str = "") -> Edit | None:
         """Take the last edit back; None where there is none. The new edit gets `id`."""
-        return self._turn(self._undoable, self._redoable, "undo", id)
+        if not self.undoable:
+            return None
+        last = self.undoable[-1]
+        facts = {cell: (after, before) for cell, (before, after) in last.facts.items()}
+        lists = last.classes and (last.classes[1], last.classes[0])
+        id = id or self._choose_id()
+        edit = Edit(id, "undo", last.patch.invert(), facts, last.id, lists)
+        self._perform(edit)
+        self.redoable.append(self.undoable.pop())
+        return edit
 
     def redo(self, id: str = "") -> Edit | None:
-        """Do the last undone edit again; None where there is none."""
-        return self._turn(self._redoable, self._undoable, "redo", id)
+        """Do the last undone edit again; None where there is none. The new edit gets `id`."""
+        if not self.redoable:
+            return None
+        last = self.redoable[-1]
+        edit = replace(last, id=id or self._choose_id(), kind="redo", of=last.id)
+        self._perform(edit)
+        self.undoable.append(self.redoable.pop())
+        return edit
 
-    def say(
-        self, cells: Sequence[int], *, kind: str | None = None, note: str | None = None
-    ) -> Edit:
-        """Set the class or the note of cells; None leaves what was said.
+    def replay(self, edits: Sequence[Edit]) -> None:
+        """Perform edits of a log in order, undone and redone ones too."""
+        for edit in edits:
+            id = "" if edit.id in self._by_id else edit.id
+            if edit.kind == "undo" and self.undoable and self.undoable[-1].id == edit.of:
+                self.undo(id)
+            elif edit.kind == "redo" and self.redoable and self.redoable[-1].id == edit.of:
+                self.redo(id)
+            else:
+                facts = {cell: after for cell, (_, after) in edit.facts.items()}
+                self.change(edit.kind, edit.patch, facts, id, edit.classes and edit.classes[1])
 
-        Raises
-        ------
-        ImageError
-            For a cell that there is not.
-        """
-        for cell in cells:
-            if not 0 < cell < len(self.areas) or not self.areas[cell]:
-                raise ImageError(f"there is no cell {cell}", remedy="Choose one of the list.")
-        facts = {}
-        for cell in cells:
-            was = self.facts.get(cell, NOTHING)
-            named = was.kind if kind is None else " ".join(kind.split())
-            facts[cell] = Facts(named, was.note if note is None else note.strip())
-        return self.change("class" if kind is not None else "note", EMPTY, facts)
+    def is_renumbering(self, edit: Edit) -> bool:
+        """Whether an edit numbers the cells anew, or takes that back."""
+        return self._by_id.get(edit.of, edit).kind == "renumber"
 
     def merge(self, cells: Sequence[int]) -> Edit:
-        """See `operations.merge`; the cell has the first class of them, and all notes."""
+        """Make one cell of several, with the smallest label, the first class, and all notes."""
         patch = operations.merge(self.labels, cells)
         said = [self.facts.get(cell, NOTHING) for cell in sorted({int(cell) for cell in cells})]
         kind = next((one.kind for one in said if one.kind), "")
@@ -197,23 +175,27 @@ class Annotation:
         return self.change("merge", patch, {min(map(int, cells)): Facts(kind, "; ".join(notes))})
 
     def split(self, line: np.ndarray, cells: Sequence[int] = ()) -> Edit:
-        """See `operations.split`; what is said of a cell is said of its parts."""
-        patch = operations.split(self.labels, cells, line)
+        """Cut cells (none: all it meets) along a line, float[n, 2] of (y, x).
+
+        No pixel is lost; what is said of a cell is said of its parts.
+        """
+        patch = operations.split(self.labels, cells, np.asarray(line))
         pairs = {(int(old), int(new)) for old, new in patch.runs[:, 2:]}
         facts = {new: self.facts[old] for old, new in pairs if old in self.facts}
         return self.change("split", patch, facts)
 
     def delete(self, cells: Sequence[int]) -> Edit:
-        """See `operations.delete`."""
+        """Remove cells."""
         return self.change("delete", operations.delete(self.labels, cells))
 
     def fill_holes(self, cells: Sequence[int] = ()) -> Edit:
-        """See `operations.fill_holes`."""
+        """Fill holes of cells (none: of all); other cells in them stay."""
         return self.change("fill holes", operations.fill_holes(self.labels, cells))
 
     def outline(self, points: np.ndarray, cell: int = 0, *, protect: bool = True) -> Edit:
-        """See `operations.outline`; cell 0: a new one."""
-        patch = operations.outline(self.labels, points, cell or self.free, protect=protect)
+        """Fill an outline, float[n, 2] of (y, x), with a cell; 0: with a new one."""
+        cell = cell or self.free
+        patch = operations.outline(self.labels, np.asarray(points), cell, protect=protect)
         return self.change("outline", patch)
 
     def relabel(self) -> Edit:
@@ -223,91 +205,99 @@ class Annotation:
         facts |= {new: self.facts[int(old)] for new, old in there if int(old) in self.facts}
         return self.change("renumber", operations.relabel(self.labels), facts)
 
-    @property
-    def used(self) -> set[str]:
-        """Classes that cells of this image have."""
-        return {facts.kind for facts in self.facts.values()} - {""}
+    def replace_all(self, labels: np.ndarray) -> Edit:
+        """Put other cells, int[H, W], in the place of all."""
+        check_size(self.labels.shape, labels.shape, "the masks")
+        return self.change("replace", diff(self.labels, labels))
+
+    def set_class(self, cells: Sequence[int], name: str) -> Edit:
+        """Put cells into a class, which is made if need be; an empty name: into none."""
+        name = " ".join(name.split())
+        return self.change("class", facts={k: self._facts_of(k)._replace(kind=name) for k in cells})
+
+    def set_note(self, cells: Sequence[int], text: str) -> Edit:
+        """Note something of cells."""
+        text = text.strip()
+        return self.change("note", facts={k: self._facts_of(k)._replace(note=text) for k in cells})
 
     def add_class(self, name: str, colour: str = "") -> Edit | None:
         """Make a class known before any cell has it, or give one another colour.
 
-        Without a colour a new one gets the next one, see `class_list.next_colour`. This is in the
-        log, but no undo takes it back. None where nothing changes.
-
-        Raises
-        ------
-        ImageError
-            For no name, or what is no colour.
+        Without a colour a new one gets the next free one. None where nothing changes.
         """
-        name = class_list.class_name(name)
-        old = self.classes.get(name, "")
-        new = class_list.class_colour(colour) if colour else old
-        new = new or class_list.next_colour(self.classes)
-        if new == old:
-            return None
-        return self._list(LISTED, self.classes | {name: new}, {})
+        name = clean_name(name)
+        known = self.classes.get(name)
+        new = parse_colour(colour) if colour else known or choose_colour(self.classes)
+        return (
+            None if new == known else self.change("add class", classes={**self.classes, name: new})
+        )
 
     def rename_class(self, old: str, new: str) -> Edit | None:
-        """Call a class otherwise, and so its cells; None where it is called so already.
+        """Give a class, and its cells, another name; None where it has this name already.
 
         It keeps colour and place. Where another class is called `new`, both become that one.
-
-        Raises
-        ------
-        ImageError
-            If there is no class `old`, or `new` is no name.
         """
-        old, new = class_list.known_class(self.classes, old), class_list.class_name(new)
+        old, new = find_class(self.classes, old), clean_name(new)
         if old == new:
             return None
-        kind = "merge classes" if new in self.classes else "rename class"
-        return self._list(kind, class_list.renamed(self.classes, old, new), self._of(old, new))
+        if new in self.classes:
+            kind, listed = "merge classes", {k: v for k, v in self.classes.items() if k != old}
+        else:
+            kind = "rename class"
+            listed = {new if k == old else k: v for k, v in self.classes.items()}
+        return self.change(kind, facts=self._reclassify(old, new), classes=listed)
 
     def remove_class(self, name: str) -> Edit:
-        """Take a class from the list; its cells have none then.
+        """Take a class from the list; its cells have none then."""
+        name = find_class(self.classes, name)
+        listed = {k: v for k, v in self.classes.items() if k != name}
+        return self.change("remove class", facts=self._reclassify(name, ""), classes=listed)
 
-        Raises
-        ------
-        ImageError
-            If there is no such class.
-        """
-        name = class_list.known_class(self.classes, name)
-        kept = {kind: colour for kind, colour in self.classes.items() if kind != name}
-        return self._list("remove class", kept, self._of(name, ""))
+    # --- files ----------------------------------------------------------------------------------
 
     def recover(self) -> int:
-        """Do again what a crash has left; the number of edits."""
+        """Do again what a crash has left; the number of edits.
+
+        Classes that these edits do not know have been added by other images since, and stay.
+        """
         edits, self.recoverable = self.recoverable, []
-        journal, self.journal = self.journal, None  # they are in the file already
+        known = {name for edit in edits for one in edit.classes or () for name in one}
+        added = {name: colour for name, colour in self.classes.items() if name not in known}
+        journal, self.journal = self.journal, None  # the edits are in the file already
         try:
-            self.replay(edits)
+            for edit in edits:
+                if edit.classes:
+                    before, after = edit.classes
+                    edit = replace(edit, classes=({**before, **added}, {**after, **added}))
+                self.replay([edit])
         finally:
             self.journal = journal
         if journal:
             journal.take_up()
         return len(edits)
 
-    def saved(self) -> None:
-        """Go on from labels that are in a file now; what a crash has left and is not asked for
-        stays."""
-        if self.journal and not self.recoverable:
-            self.journal.restart(self.labels)
-            self.trouble = ""
+    def discard(self) -> None:
+        """Forget what a crash has left; edits since then are kept."""
+        if self.journal and self.recoverable:
+            self.journal.discard()
+        self.recoverable = []
 
     def write(self, path: Path) -> Path:
         """Write the masks, and beside them the list of cells, whose path is returned.
 
-        Raises
-        ------
-        ImageError
-            If a file cannot be written; neither is changed then.
+        ImageError if a file cannot be written; neither is changed then.
         """
-        table = path.with_name(path.stem.removesuffix("_masks") + CELLS)
+        table = cells_path(path)
+        before = table.read_bytes() if table.is_file() else None
         try:
             with whole(path) as masks, whole(table) as listed:
                 write_labels(masks, self.labels)
                 self.cells.to_csv(listed, index=False)
         except OSError as error:
+            if before is not None:  # the list may be written already, but not the masks
+                table.write_bytes(before)
+            elif table.is_file():
+                table.unlink()
             raise ImageError(
                 f"the masks cannot be saved ({error.strerror})",
                 where=path,
@@ -316,89 +306,91 @@ class Annotation:
             ) from error
         return table
 
-    def discard(self) -> None:
-        """Forget what a crash has left; edits since then are kept."""
-        if self.journal and self.recoverable:
-            self.journal.discard()
-        self.recoverable = []
+    def restart_journal(self) -> None:
+        """Go on from labels that are in a file now; what a crash has left is kept until decided."""
+        if self.journal and not self.recoverable:
+            self.journal.restart(self.labels)
+            self.trouble = ""
 
-    def replay(self, edits: Sequence[Edit]) -> None:
-        """Perform edits of a log in order, undone and redone ones too."""
-        turns = {"undo": (self._undoable, self.undo), "redo": (self._redoable, self.redo)}
-        for edit in edits:
-            id = "" if edit.id in self._by_id else edit.id
-            known, turn = turns.get(edit.kind, ([], self.undo))
-            if known and known[-1] == edit.of:
-                turn(id)
-            else:
-                facts = {cell: after for cell, (_, after) in edit.facts.items()}
-                self.change(edit.kind, edit.patch, facts, id, edit.classes)
+    # --- details --------------------------------------------------------------------------------
 
-    def _list(self, kind: str, classes: Classes, facts: Mapping[int, Facts]) -> Edit:
-        return self.change(kind, EMPTY, facts, classes=(dict(self.classes), classes))
+    def _facts_of(self, cell: int) -> Facts:
+        """What is said of a cell that there is."""
+        if not 0 < cell < len(self.areas) or not self.areas[cell]:
+            raise ImageError(f"there is no cell {cell}", remedy="Choose one of the list.")
+        return self.facts.get(cell, NOTHING)
 
-    def _of(self, old: str, new: str) -> dict[int, Facts]:
+    def _reclassify(self, old: str, new: str) -> dict[int, Facts]:
         """What is said of the cells of a class once they are of another."""
-        return {cell: Facts(new, one.note) for cell, one in self.facts.items() if one.kind == old}
+        cells = self.facts.items()
+        return {cell: facts._replace(kind=new) for cell, facts in cells if facts.kind == old}
 
-    def _know(self, kind: str) -> None:
-        if kind and kind not in self.classes:
-            self.classes[kind] = class_list.next_colour(self.classes)
-
-    def _know_all(self) -> None:
-        for facts in self.facts.values():
-            self._know(facts.kind)
-
-    def _free_id(self) -> str:
+    def _choose_id(self) -> str:
         number = len(self.edits)
-        while f"python:{number}" in self._by_id:  # of edits that were recovered
+        while f"python:{number}" in self._by_id:  # of an edit that was recovered
             number += 1
         return f"python:{number}"
 
-    def _turn(self, source: list[str], target: list[str], kind: str, id: str) -> Edit | None:
-        if not source:
-            return None
-        turned = self._by_id[source[-1]]
-        back = kind == "undo"
-        patch = turned.patch.inverse() if back else turned.patch
-        facts = {cell: pair[::-1] if back else pair for cell, pair in turned.facts.items()}
-        classes = turned.classes
-        if back and classes:
-            classes = classes[1], classes[0]
-        edit = Edit(id or self._free_id(), kind, patch, facts, turned.id, classes)
-        self._perform(edit, patch, facts)
-        target.append(source.pop())
-        return edit
-
-    def _perform(self, edit: Edit, patch: Patch, facts: Mapping[int, tuple[Facts, Facts]]) -> None:
+    def _perform(self, edit: Edit) -> None:
         if edit.id in self._by_id:
             raise ImageError(f"the edit {edit.id} was made before", remedy="Open the image again.")
-        apply(self.labels, patch)
-        self.areas = self._areas_after(patch)
+        apply(self.labels, edit.patch)
+        self.areas = self._count_after(edit.patch)
         if edit.classes:
-            self.classes = class_list.merged(*edit.classes, self.classes)
-        for cell, (_, new) in facts.items():
-            self._know(new.kind)
+            self.classes = dict(edit.classes[1])
+        for cell, (_, new) in edit.facts.items():
             if new == NOTHING:
                 self.facts.pop(cell, None)
             else:
                 self.facts[cell] = new
-        if edit.classes:
-            self._know_all()
         self.edits.append(edit)
         self._by_id[edit.id] = edit
         if self.journal and (self.journal.is_begun or not edit.is_of_list):
-            aside, self.recoverable = len(self.recoverable), []
+            left, self.recoverable = self.recoverable, []
             try:
                 self.journal.append(edit)
-                self.trouble = PUT_ASIDE if aside else ""
+                self.trouble = PUT_ASIDE if left else ""
             except ImageError as error:  # the edit itself is done
                 self.trouble = str(error)
 
-    def _areas_after(self, patch: Patch) -> np.ndarray:
-        size = max(len(self.areas), int(patch.runs[:, 3].max(initial=0)) + 1)
-        areas = np.zeros(size, np.int64)
+    def _count_after(self, patch: Patch) -> np.ndarray:
+        """Areas by label once a patch is applied."""
+        areas = np.zeros(max(len(self.areas), int(patch.runs[:, 3].max(initial=0)) + 1), np.int64)
         areas[: len(self.areas)] = self.areas
         np.subtract.at(areas, patch.runs[:, 2], patch.runs[:, 1])
         np.add.at(areas, patch.runs[:, 3], patch.runs[:, 1])
         return areas
+
+
+def _add_classes(classes: Classes, facts: Collection[Facts]) -> dict[str, str]:
+    """A list of classes with those that cells have, too."""
+    found = dict(classes)
+    for kind in (one.kind for one in facts):
+        if kind and kind not in found:
+            found[kind] = choose_colour(found)
+    return found
+
+
+def _read_facts(cells: pd.DataFrame, areas: np.ndarray) -> dict[int, Facts]:
+    """What a list says of cells, those left out of which it says nothing.
+
+    ImageError if it has no labels, or names a cell that has no area.
+    """
+    if "label" not in cells:
+        raise ImageError(
+            "the list of cells has no column 'label'",
+            remedy=f"Its columns: {', '.join(COLUMNS)}.",
+        )
+    found = {}
+    texts = cells.reindex(columns=["class", "note"]).astype(object).fillna("").astype(str)
+    named = pd.to_numeric(cells["label"], errors="coerce")
+    for cell, kind, note in zip(named, texts["class"], texts["note"], strict=True):
+        if not 0 < cell < len(areas) or cell % 1 or not areas[int(cell)]:
+            raise ImageError(
+                f"the list names cell {cell}, which the masks have not",
+                remedy="Take the list that was saved with these masks.",
+            )
+        facts = Facts(" ".join(kind.split()), note)
+        if facts != NOTHING:
+            found[int(cell)] = facts
+    return found

@@ -1,57 +1,79 @@
 """The mask editor: draw, correct and classify cells in the browser; Python holds the truth.
 
 Strokes, undo, zoom and colours are done in the page at once. Each stroke comes back as one binary
-patch with a number of its own; the page keeps it until Python has answered, sends it again after a
-lost connection or a reload, and Python takes each once. What needs more thought (merge, split,
+patch with a number of its own; the page keeps it until Python has answered, and sends it again
+after a lost connection or a reload; Python takes each once. What needs more thought (merge, split,
 fill, outlines) is done in Python by `operations`, in order with the strokes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
+from uuid import uuid4
 
 import numpy as np
 import pandas as pd
 import traitlets
 
-from scellseg_lib.errors import ImageError, ScellsegError
-from scellseg_lib.files import export
-from scellseg_lib.workbench.editor.annotation import Annotation
-from scellseg_lib.workbench.editor.classes import COLOURS, SharedClasses, class_name
-from scellseg_lib.workbench.editor.edited_view import EditedView
-from scellseg_lib.workbench.editor.edits import Edit
-from scellseg_lib.workbench.editor.page_edits import PageEdits
-from scellseg_lib.workbench.editor.patches import difference
-from scellseg_lib.workbench.editor.view import locked
+from scellseg_lib.errors import ImageError
+from scellseg_lib.files.layout import edits_path
+from scellseg_lib.workbench.editor.annotation import PUT_ASIDE, Annotation
+from scellseg_lib.workbench.editor.classes import COLOURS, SharedClasses, clean_name
+from scellseg_lib.workbench.editor.journal import Edit
+from scellseg_lib.workbench.editor.patches import Patch, check_size, set_pixels
+from scellseg_lib.workbench.editor.view import ImageView, make_layers, with_lock
+from scellseg_lib.workbench.forms import count, plain
 
 HISTORY = 300
 """Edits that a page which opens can undo without asking Python."""
-OF_ONE_IMAGE = ("_annotation", "path", "_pages", "_n_saved", "_stamp", "_shared", "_trouble")
-"""What another image replaces."""
+COMMANDS = {"merge", "split", "delete", "fill_holes", "outline", "relabel", "undo", "redo", "save"}
+COMMANDS |= {"set_class", "set_note", "add_class", "rename_class", "remove_class"}
+"""What a page may ask for, by the names of the editor's methods."""
+P = ParamSpec("P")
+AnyEdit = TypeVar("AnyEdit", Edit, Edit | None)
+
+
+def as_editor_method(
+    act: Callable[Concatenate[Annotation, P], AnyEdit],
+) -> Callable[Concatenate[MaskEditor, P], AnyEdit]:
+    """Make a method of the editor of one of its annotation: it tells the pages of the edit."""
+
+    @wraps(act)
+    def edit(editor: MaskEditor, *args: P.args, **options: P.kwargs) -> AnyEdit:
+        with editor.lock:
+            done = act(editor._annotation, *args, **options)
+            if done is not None:
+                editor._tell_edit(done)
+            return done
+
+    return edit
 
 
 class MasksChanged(ImageError):
     """Another window or program has changed masks since they were opened here."""
 
 
-class MaskEditor(EditedView):
+class MaskEditor(ImageView):
     """Edit the cells of an image, and what is said of them.
 
     Parameters
     ----------
     image : number[H, W] or number[H, W, C], optional
         None: to be given to `load`.
-    labels, cells, channels, layers, title, path, classes
+    labels, **options
         See `load`.
-    **traits
-        Of the widget, such as ``height``.
+    height : int
+        Of the widget, in pixels of the page.
 
     Attributes
     ----------
     diameter : float
         Of the disk that shows the scale, in pixels of the image; 0: none is shown.
+    path : Path or None
+        File of masks that `save` writes.
     """
 
     diameter = traitlets.Float(0.0).tag(sync=True)
@@ -61,35 +83,38 @@ class MaskEditor(EditedView):
         image: np.ndarray | None = None,
         labels: np.ndarray | None = None,
         *,
-        cells: pd.DataFrame | None = None,
-        channels: Sequence[str] = (),
-        layers: Mapping[str, np.ndarray] | None = None,
-        title: str = "",
-        path: Path | None = None,
-        classes: SharedClasses | None = None,
-        **traits: Any,
+        height: int = 520,
+        layout: Any = None,
+        **options: Any,
     ) -> None:
-        super().__init__(**traits)
+        super().__init__(tools=True, height=height, **({"layout": layout} if layout else {}))
+        self.path: Path | None = None
+        self._annotation = Annotation(np.zeros((1, 1), np.int32))
+        self._pages = PageEdits(self._annotation)
+        self._shared: SharedClasses | None = None
+        self._trouble = ""  # why the shared classes could not be read or written
         self._n_saved = 0
         self._stamp: tuple[int, int] | None = None
+        self._handlers |= dict.fromkeys(("stroke", "turn", "command"), self._take_edit)
+        self._handlers["recover"] = self._answer_recovery
+        self._handlers["rename_elsewhere"] = self._answer_rename
         if image is not None:
-            self.load(
-                image,
-                labels,
-                cells=cells,
-                channels=channels,
-                layers=layers,
-                title=title,
-                path=path,
-                classes=classes,
-            )
+            self.load(image, labels, **options)
 
-    # --- in Python ----------------------------------------------------------------------------
+    @property
+    def annotation(self) -> Annotation:
+        """What is edited."""
+        return self._annotation
 
     @property
     def cells(self) -> pd.DataFrame:
         """One row a cell: label, area (px), class, note."""
         return self._annotation.cells
+
+    @property
+    def classes(self) -> dict[str, str]:
+        """Classes and their colours."""
+        return dict(self._annotation.classes)
 
     @property
     def edits(self) -> list[Edit]:
@@ -102,12 +127,7 @@ class MaskEditor(EditedView):
         since = self._annotation.edits[self._n_saved :]
         return self.path is not None and not all(edit.is_of_list for edit in since)
 
-    @property
-    def annotation(self) -> Annotation:
-        """What is edited."""
-        return self._annotation
-
-    @locked
+    @with_lock
     def load(
         self,
         image: np.ndarray,
@@ -140,114 +160,47 @@ class MaskEditor(EditedView):
         Raises
         ------
         ImageError
-            For an image, masks or a list that are none, or do not fit.
+            For an image, masks or a list that are none, or do not fit. What was open stays open.
         """
-        given = np.zeros(np.shape(image)[:2], np.int32) if labels is None else labels
-        journal = path.with_name(f".{path.name}.edits") if path else None
-        known, trouble = self._classes_of(classes)
-        annotation = Annotation(given, cells, journal, known)
-        before = {name: getattr(self, name) for name in OF_ONE_IMAGE}
-        self._annotation, self.path, self._pages, self._n_saved = annotation, path, PageEdits(), 0
-        self._stamp, self._shared, self._trouble = _stamp(path), classes, trouble
-        try:
-            super().show(image, annotation.labels, channels=channels, layers=layers, title=title)
-        except ScellsegError:  # what was open stays open
-            for name, value in before.items():
-                setattr(self, name, value)
-            raise
-        self._labels = annotation.labels  # the truth itself, and no copy
+        shown = make_layers(image, channels, layers or {})
+        shape = shown[0].pixels.shape[:2]
+        given = np.zeros(shape, np.int32) if labels is None else np.asarray(labels)
+        check_size(shape, given.shape, "the masks", title or None)
+        known, trouble = self._start_classes(classes)
+        annotation = Annotation(given, cells, edits_path(path) if path else None, known)
+        self._annotation, self._pages = annotation, PageEdits(annotation)
+        self._shared, self._trouble = classes, trouble
+        self.path, self._stamp, self._n_saved = path, _read_stamp(path), 0
+        self._show(title, shown, annotation.labels)
 
     def show(self, *args: Any, **options: Any) -> None:
         """As `load`."""
         self.load(*args, **options)
 
-    @locked
+    # --- edits ----------------------------------------------------------------------------------
+
+    merge = as_editor_method(Annotation.merge)
+    split = as_editor_method(Annotation.split)
+    delete = as_editor_method(Annotation.delete)
+    fill_holes = as_editor_method(Annotation.fill_holes)
+    outline = as_editor_method(Annotation.outline)
+    relabel = as_editor_method(Annotation.relabel)
+    undo = as_editor_method(Annotation.undo)
+    redo = as_editor_method(Annotation.redo)
+    set_class = as_editor_method(Annotation.set_class)
+    set_note = as_editor_method(Annotation.set_note)
+    add_class = as_editor_method(Annotation.add_class)
+    rename_class = as_editor_method(Annotation.rename_class)
+    remove_class = as_editor_method(Annotation.remove_class)
+    replace_all = as_editor_method(Annotation.replace_all)
+
     def show_labels(self, labels: np.ndarray, reference: np.ndarray | None = None) -> None:
         """Put other cells in the place of all, as one edit that can be undone."""
-        if labels.shape != self._annotation.labels.shape:
-            raise ImageError(
-                f"the image is of {self._annotation.labels.shape} px, the masks of {labels.shape}",
-                remedy="Take the masks of this image.",
-            )
-        patch = difference(self._annotation.labels, labels)
-        self._did(self._annotation.change("replace", patch))
+        self.replace_all(labels)
 
-    @locked
-    def merge(self, cells: Sequence[int]) -> Edit:
-        """Make one cell of several, see `operations.merge`."""
-        return self._did(self._annotation.merge(cells))
-
-    @locked
-    def split(self, line: np.ndarray, cells: Sequence[int] = ()) -> Edit:
-        """Cut cells along a line, float[n, 2] of (y, x), see `operations.split`."""
-        return self._did(self._annotation.split(np.asarray(line), cells))
-
-    @locked
-    def delete(self, cells: Sequence[int]) -> Edit:
-        """Remove cells."""
-        return self._did(self._annotation.delete(cells))
-
-    @locked
-    def fill_holes(self, cells: Sequence[int] = ()) -> Edit:
-        """Fill holes of cells (none: of all), see `operations.fill_holes`."""
-        return self._did(self._annotation.fill_holes(cells))
-
-    @locked
-    def outline(self, points: np.ndarray, cell: int = 0, *, protect: bool = True) -> Edit:
-        """Fill an outline, float[n, 2] of (y, x); cell 0: with a new cell."""
-        return self._did(self._annotation.outline(np.asarray(points), cell, protect=protect))
-
-    @locked
-    def relabel(self) -> Edit:
-        """Number the cells 1 to n; what is said of them goes with them."""
-        return self._did(self._annotation.relabel())
-
-    @locked
-    def undo(self) -> Edit | None:
-        """Take the last edit back; None where there is none."""
-        return self._tell_edit(self._annotation.undo())
-
-    @locked
-    def redo(self) -> Edit | None:
-        """Do the last undone edit again; None where there is none."""
-        return self._tell_edit(self._annotation.redo())
-
-    @locked
-    def set_class(self, cells: Sequence[int], name: str) -> Edit:
-        """Put cells into a class, which is made if need be; an empty name: into none."""
-        return self._did(self._annotation.say(cells, kind=name))
-
-    @locked
-    def set_note(self, cells: Sequence[int], text: str) -> Edit:
-        """Note something of cells."""
-        return self._did(self._annotation.say(cells, note=text))
-
-    @locked
-    def add_class(self, name: str, colour: str = "") -> None:
-        """Make a class known before any cell has it, or give one another colour, ``#rrggbb``.
-
-        It is given to the shared list at once, and is not undone by `undo`.
-        """
-        self._tell_edit(self._annotation.add_class(name, colour))
-        self._tell_list()
-
-    @locked
-    def rename_class(self, old: str, new: str) -> Edit | None:
-        """Call a class otherwise, and so its cells of this image, as one edit.
-
-        Where there is a class `new` already, both become that one; None where the name is the same.
-        Cells of other images keep the old name until `rename_elsewhere`.
-        """
-        return self._tell_edit(self._annotation.rename_class(old, new))
-
-    @locked
-    def remove_class(self, name: str) -> Edit:
-        """Remove a class; its cells of this image have none then. Other images keep theirs."""
-        return self._did(self._annotation.remove_class(name))
-
-    @locked
+    @with_lock
     def rename_elsewhere(self, old: str, new: str) -> tuple[list[str], list[str]]:
-        """Rename a class in the saved lists of cells of the folder's other images; no edit.
+        """Rename a class in the saved lists of cells of the other images that share it; no edit.
 
         Returns
         -------
@@ -256,13 +209,13 @@ class MaskEditor(EditedView):
         """
         if self._shared is None or self.path is None:
             return [], []
-        return self._shared.rename(old, class_name(new), self.path)
+        return self._shared.rename(old, clean_name(new), self.path)
 
-    @locked
-    def save(
-        self, path: Path | None = None, formats: Sequence[str] = (), *, replace: bool = False
-    ) -> list[Path]:
-        """Save the masks and the list of cells.
+    # --- files ----------------------------------------------------------------------------------
+
+    @with_lock
+    def save(self, path: Path | None = None, *, replace: bool = False) -> tuple[Path, Path]:
+        """Save the masks and the list of cells, and give the classes to those who share them.
 
         The cells are numbered 1 to n, which is an edit as others.
 
@@ -270,26 +223,26 @@ class MaskEditor(EditedView):
         ----------
         path : path, optional
             File of masks, .tif or .png, such as ``NAME_masks.tif``. None: that of `load`.
-        formats : sequence of str
-            Further ones, see `scellseg_lib.files.export.FORMATS`; they lie beside it.
         replace : bool
             Write over masks that another window or program has changed since they were opened.
 
         Returns
         -------
-        list of Path
-            The masks, ``NAME_cells.csv``, and the others.
+        (Path, Path)
+            The masks, and ``NAME_cells.csv``.
 
         Raises
         ------
+        MasksChanged
+            If another window or program has changed the file meanwhile.
         ImageError
-            Without a path, for a file that cannot be written, or one that was changed meanwhile.
-            Nothing is written then, and no edit is lost.
+            Without a path, or for a file that cannot be written. In both cases nothing is written,
+            and no edit is lost.
         """
         path = path or self.path
         if path is None:
             raise ImageError("the masks have no file", remedy="Give save(path) a file's name.")
-        if path == self.path and not replace and _stamp(path) not in (None, self._stamp):
+        if path == self.path and not replace and _read_stamp(path) not in (None, self._stamp):
             raise MasksChanged(
                 "these masks were changed in another window or program meanwhile",
                 where=path,
@@ -300,30 +253,18 @@ class MaskEditor(EditedView):
             self.relabel()
         table = annotation.write(path)
         if path == self.path:
-            self._n_saved, self._stamp = len(annotation.edits), _stamp(path)
-            annotation.saved()
-            self._keep_classes()
-        written = [path, table]
-        if formats:
-            done = export.export(path, path.parent, formats, overwrite=True)
-            if done.failed:
-                raise ImageError(done.failed[0], remedy="The masks themselves are saved.")
-            name = path.stem.removesuffix("_masks")
-            written += [path.with_name(name + export.FORMATS[kind]) for kind in formats]
+            self._n_saved, self._stamp = len(annotation.edits), _read_stamp(path)
+            annotation.restart_journal()
+            self._write_classes()
         self._call("save", path)
-        return written
+        return path, table
 
-    @locked
+    @with_lock
     def recover(self) -> int:
         """Do again what a crash has left; the number of edits."""
         n_edits = self._annotation.recover()
         self._send_picture()
         return n_edits
-
-    @locked
-    def discard_recovery(self) -> None:
-        """Forget what a crash has left."""
-        self._annotation.discard()
 
     def on_edit(self, callback: Callable[[Edit], None]) -> None:
         """Call a function after every edit."""
@@ -333,35 +274,156 @@ class MaskEditor(EditedView):
         """Call a function after every save, with the file of masks."""
         self._callbacks.setdefault("save", []).append(callback)
 
-    # --- what the browser asks for --------------------------------------------------------------
+    def _start_classes(self, shared: SharedClasses | None) -> tuple[dict[str, str], str]:
+        """Classes that an image starts with, and why the shared ones cannot be read.
 
-    def _handlers(self) -> dict[str, Callable[[dict[str, Any], Sequence[memoryview]], None]]:
-        asked = {"recover": self._asked_to_recover, "rename_elsewhere": self._asked_to_rename}
-        return super()._handlers() | asked
+        Those that are in no list yet are taken along: made before there was one, or while it could
+        not be read or written.
+        """
+        if shared is None:
+            return self.classes, ""
+        is_kept = self._shared is None or (self._shared == shared and bool(self._trouble))
+        kept, found, trouble = self.classes if is_kept else {}, dict[str, str](), ""
+        try:
+            found = shared.read()
+        except ImageError as error:
+            trouble = plain(error)
+        return {**found, **{name: kept[name] for name in kept if name not in found}}, trouble
 
-    def _asked_to_recover(self, content: dict[str, Any], buffers: Sequence[memoryview]) -> None:
-        if content["yes"]:
-            self.say(f"{self.recover()} edits are back.")
+    def _write_classes(self) -> None:
+        """Give the classes to the list that images share."""
+        if self._shared is None:
+            return
+        try:
+            self._shared.write(self.classes)
+            self._trouble = ""
+        except ImageError as error:
+            self._trouble = plain(error)
+            self.say(self._trouble, error=True)
+
+    # --- what pages ask for ----------------------------------------------------------------------
+
+    def _take_edit(self, content: dict[str, Any], buffers: Sequence[memoryview]) -> None:
+        """Perform an edit of a page, and those that have waited for it."""
+        number, client = int(content["seq"]), str(content["client"])
+        edit = PageEdit(number, client, content, [bytes(buffer) for buffer in buffers])
+        if content["session"] != self._pages.session:
+            text = "An edit of the image before this one came too late. Go back and do it again."
+            self._refuse(edit, text)
+        elif edit.number <= self._pages.seen.get(edit.client, 0):
+            self.send({"type": "known", "id": edit.id, "to": edit.client})
         else:
-            self.discard_recovery()
+            for ready in self._pages.put_in_order(edit):
+                self._perform(ready)
 
-    def _asked_to_rename(self, content: dict[str, Any], buffers: Sequence[memoryview]) -> None:
-        renamed, left = self.rename_elsewhere(content["old"], content["new"])
-        text = f'"{content["old"]}" is called "{content["new"]}" in {_listed(renamed)} too.'
+    def _perform(self, edit: PageEdit) -> None:
+        content, annotation = edit.content, self._annotation
+        try:
+            if content["type"] == "stroke":
+                patch = self._pages.find_patch(edit)
+                self._tell_edit(annotation.change(content["kind"], patch, id=edit.id))
+            elif content["type"] == "turn":
+                back = content["kind"] == "undo"
+                known = annotation.undoable if back else annotation.redoable
+                if not known or known[-1].id != content["of"]:
+                    raise ImageError(
+                        "the masks have changed in between", remedy="Look, and undo again."
+                    )
+                (self.undo if back else self.redo)(edit.id)
+            else:
+                self._command(edit)
+        except Exception as error:  # whatever a page sends, the kernel goes on
+            self._refuse(edit, plain(error))
+            if content["type"] != "command":  # the page has shown it already
+                self._send_picture(edit.client)
+
+    def _command(self, edit: PageEdit) -> None:
+        name, args = edit.content["name"], self._pages.find_arguments(edit)
+        if name not in COMMANDS:
+            raise KeyError(name)
+        done = getattr(self, name)(**args)
+        if name == "save":
+            text = f"Saved {count(len(self.cells), 'cell')}: {done[0].name} and {done[1].name}."
+            self.say(f"{text} {self._trouble}".strip(), error=bool(self._trouble))
+        elif name == "rename_class" and done:
+            self._tell_renamed(done, args["old"], clean_name(args["new"]))
+        elif name == "remove_class":
+            self._tell_removed(done, args["name"])
+        n_pixels = done.patch.n_pixels if isinstance(done, Edit) else None
+        self.send({"type": "done", "id": edit.id, "name": name, "pixels": n_pixels})
+
+    def _answer_recovery(self, content: dict[str, Any], buffers: Sequence[memoryview]) -> None:
+        if not content["yes"]:
+            self._annotation.discard()
+        elif not self._annotation.recoverable:  # an edit has come before the answer
+            self.say(PUT_ASIDE)
+        else:
+            self.say(f"Brought back: {count(self.recover(), 'edit')}.")
+
+    def _answer_rename(self, content: dict[str, Any], buffers: Sequence[memoryview]) -> None:
+        old, new = content["old"], content["new"]
+        renamed, left = self.rename_elsewhere(old, new)
+        text = f'"{old}" is called "{new}" in {_shorten(renamed)} too.' if renamed else ""
         if left:
-            text = f"{text if renamed else ''} Not in {_listed(left)}, which cannot be changed or "
-            text += "has edits that were not saved: open and save it first."
+            text += f" Not in {_shorten(left)}, which cannot be changed or has edits that were not "
+            text += "saved: open and save it first."
         self.say(text.strip(), error=bool(left))
 
-    def _more(self) -> tuple[dict[str, Any], bytes]:
-        annotation, (more, _) = self._annotation, super()._more()
-        known = annotation.undoable[-HISTORY:], annotation.redoable[-HISTORY:]
-        runs = [[edit.patch.to_bytes() for edit in edits] for edits in known]
-        ids = [
-            [(edit.id, len(data)) for edit, data in zip(edits, patches, strict=True)]
-            for edits, patches in zip(known, runs, strict=True)
-        ]
-        return more | {
+    # --- what pages are told ---------------------------------------------------------------------
+
+    def _tell_edit(self, edit: Edit) -> None:
+        """Tell pages and listeners of an edit."""
+        annotation = self._annotation
+        if edit.is_of_list:  # no masks would have to be saved first
+            self._write_classes()
+        content = {
+            "type": "edit",
+            "number": len(annotation.edits),
+            "id": edit.id,
+            "kind": edit.kind,
+            "of": edit.of,
+            "renumbers": self._pages.follow(edit),
+            "facts": {cell: [*now] for cell, (_, now) in edit.facts.items()},
+            "classes": self.classes,
+            "recoverable": len(annotation.recoverable),
+        }
+        self.send(content, [edit.patch.to_bytes()])
+        if annotation.trouble:
+            self.say(annotation.trouble, error=True)
+        self._call("edit", edit)
+
+    def _refuse(self, edit: PageEdit, text: str) -> None:
+        session = edit.content["session"]
+        self.send({"type": "refused", "id": edit.id, "session": session, "text": text})
+
+    def _tell_renamed(self, edit: Edit, old: str, new: str) -> None:
+        cells = count(len(edit.facts), "cell")
+        if edit.kind == "merge classes":
+            self.say(f'"{old}" is part of "{new}" now, with {cells}. Undo parts them again.')
+        else:
+            self.say(f'"{old}" is called "{new}" now, with {cells}.')
+        if others := self._find_others(old):
+            self.send({"type": "others", "old": old, "new": new, "images": others})
+
+    def _tell_removed(self, edit: Edit, name: str) -> None:
+        text = f'The class "{name}" is removed; {count(len(edit.facts), "cell")} had it. '
+        text += "Undo brings it back."
+        if others := self._find_others(name):
+            text += f" Other images still have it ({_shorten(others)}): where one of them is "
+            text += "opened, it is listed again."
+        self.say(text)
+
+    def _find_others(self, name: str) -> list[str]:
+        """Other images whose saved cells have a class."""
+        if self._shared is None or self.path is None:
+            return []
+        return self._shared.others(name, self.path)
+
+    def _describe_editing(self) -> tuple[dict[str, Any], bytes]:
+        annotation = self._annotation
+        undo, redo = annotation.undoable[-HISTORY:], annotation.redoable[-HISTORY:]
+        runs = {edit.id: edit.patch.to_bytes() for edit in (*undo, *redo)}
+        return {
             "session": self._pages.session,
             "seen": self._pages.seen,
             "number": len(annotation.edits),
@@ -369,14 +431,103 @@ class MaskEditor(EditedView):
             "classes": self.classes,
             "palette": COLOURS,
             "trouble": self._trouble,
-            "undo": ids[0],
-            "redo": ids[1],
+            "undo": [(edit.id, len(runs[edit.id])) for edit in undo],
+            "redo": [(edit.id, len(runs[edit.id])) for edit in redo],
             "savable": self.path is not None,
             "found": [len(annotation.recoverable), annotation.begun],
-        }, b"".join(runs[0] + runs[1])
+        }, b"".join(runs.values())
 
 
-def _stamp(path: Path | None) -> tuple[int, int] | None:
+class PageEdit(NamedTuple):
+    """One edit of a page, as it was sent."""
+
+    number: int
+    client: str
+    content: dict[str, Any]
+    parts: list[bytes]
+
+    @property
+    def id(self) -> str:
+        """Name of the edit in the annotation's log."""
+        return f"{self.client}:{self.number}"
+
+
+class PageEdits:
+    """What pages send of one image that is open: each edit once, in order, in the labels of now.
+
+    Attributes
+    ----------
+    session : str
+        Of this image: an edit of another one is not for these labels.
+    seen : dict of str to int
+        Number of the last edit that was taken of each page.
+    """
+
+    def __init__(self, annotation: Annotation) -> None:
+        self.session, self.seen = uuid4().hex, dict[str, int]()
+        self._annotation = annotation
+        self._early: dict[str, dict[int, PageEdit]] = {}
+        # Number of an edit, page concerned ("": every one), and the new labels by the old ones:
+        # edits of a page that did not know of it yet speak of the old labels.
+        self._renamed: list[tuple[int, str, Mapping[int, int]]] = []
+
+    def put_in_order(self, edit: PageEdit) -> Iterator[PageEdit]:
+        """Edits that can be performed now that this one has come.
+
+        One that has overtaken another waits for it; one that was lost is sent again by the page.
+        """
+        early = self._early.setdefault(edit.client, {})
+        early[edit.number] = edit
+        while (following := self.seen.get(edit.client, 0) + 1) in early:
+            self.seen[edit.client] = following
+            yield early.pop(following)
+
+    def follow(self, edit: Edit) -> bool:
+        """Remember the new labels where an edit has numbered the cells anew; whether it has."""
+        if not self._annotation.is_renumbering(edit):
+            return False
+        pairs = edit.patch.runs[:, 2:]
+        names = {int(old): int(new) for old, new in pairs[(pairs > 0).all(axis=1)]}
+        self._renamed.append((len(self._annotation.edits), "", names))
+        return True
+
+    def find_patch(self, edit: PageEdit) -> Patch:
+        """Patch of a stroke, in the labels of now; protected neighbours stay as they are."""
+        content, labels, areas = edit.content, self._annotation.labels, self._annotation.areas
+        patch, label = Patch.from_bytes(edit.parts[0], labels.size), int(content["label"])
+        now = self._find_label(label, edit)
+        if content.get("fresh") and 0 < now < len(areas) and areas[now]:
+            # Another page, or an outline, has got the label that this page took for a new cell.
+            now = self._annotation.free
+            self._renamed.append((len(self._annotation.edits) + 1, edit.client, {label: now}))
+        runs = patch.runs.copy()
+        runs[runs[:, 3] == label, 3] = now
+        patch = Patch(runs)
+        if content["kind"] == "paint" and content.get("protect"):
+            pixels = patch.pixels
+            free = np.isin(labels.ravel()[pixels], (0, now))
+            patch = set_pixels(labels, pixels[free], now)
+        return patch
+
+    def find_arguments(self, edit: PageEdit) -> dict[str, Any]:
+        """Arguments of a command, in the labels of now."""
+        args = dict(edit.content["args"])
+        if "cell" in args:
+            args["cell"] = self._find_label(int(args["cell"]), edit)
+        if "cells" in args:
+            args["cells"] = [self._find_label(int(cell), edit) for cell in args["cells"]]
+        return args
+
+    def _find_label(self, label: int, edit: PageEdit) -> int:
+        """Label that a cell has now, of which the page may not have known yet."""
+        known = int(edit.content.get("number", 0))
+        for number, client, names in self._renamed:
+            if number > known and client in ("", edit.client):
+                label = names.get(label, label)
+        return label
+
+
+def _read_stamp(path: Path | None) -> tuple[int, int] | None:
     """Time and size of a file, which tell whether others have written it; None where it is not."""
     if path is None or not path.is_file():
         return None
@@ -384,7 +535,7 @@ def _stamp(path: Path | None) -> tuple[int, int] | None:
     return state.st_mtime_ns, state.st_size
 
 
-def _listed(names: Sequence[str], most: int = 5) -> str:
+def _shorten(names: Sequence[str], most: int = 5) -> str:
     """Names in a row; of many the first ones."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more

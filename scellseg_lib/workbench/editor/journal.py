@@ -1,76 +1,113 @@
-"""A file to which every edit is appended at once, so that a crash loses none."""
+"""Edits, and the file to which each is appended at once, so that a crash loses none."""
 
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from scellseg_lib.errors import ImageError
-from scellseg_lib.workbench.editor.classes import Classes, class_colour, class_name
-from scellseg_lib.workbench.editor.edits import Edit, Facts
-from scellseg_lib.workbench.editor.patches import Patch
+from scellseg_lib.workbench.editor.classes import Classes, clean_name, parse_colour
+from scellseg_lib.workbench.editor.patches import EMPTY, Patch
 
 HEADER = "scellseg edits"
 
 
-def labels_hash(labels: np.ndarray) -> str:
-    """SHA-256 of a label image, int32[H, W], with its size."""
-    digest = hashlib.sha256(str(labels.shape).encode())
-    digest.update(np.ascontiguousarray(labels, "<i4").tobytes())
-    return digest.hexdigest()
+class Facts(NamedTuple):
+    """What is said of a cell."""
+
+    kind: str = ""
+    """Its class."""
+    note: str = ""
+
+
+NOTHING = Facts()
+
+
+@dataclass(frozen=True, eq=False)
+class Edit:
+    """One change of an annotation, as it is kept, undone and replayed."""
+
+    id: str
+    kind: str
+    """"paint", "erase", "outline", "merge", .., "undo" or "redo"."""
+    patch: Patch = EMPTY
+    facts: Mapping[int, tuple[Facts, Facts]] = field(default_factory=dict)
+    """What was said before and after of the cells concerned."""
+    of: str = ""
+    """The edit that an undo or redo concerns."""
+    classes: tuple[Classes, Classes] | None = None
+    """The list of classes before and after, where the edit changes it."""
+
+    @property
+    def is_of_list(self) -> bool:
+        """Whether it changes the list of classes alone, and no cell."""
+        return self.classes is not None and not self.facts and not len(self.patch.runs)
+
+    def to_json(self) -> str:
+        """Write the edit in one line."""
+        line: dict[str, Any] = {"id": self.id, "kind": self.kind, "of": self.of}
+        line["facts"] = {str(cell): [*pair] for cell, pair in self.facts.items()}
+        if self.classes:
+            line["classes"] = [dict(one) for one in self.classes]
+        line["runs"] = base64.b64encode(self.patch.to_bytes()).decode()
+        return json.dumps(line)
+
+    @staticmethod
+    def from_json(text: str, n_pixels: int) -> Edit:
+        """Read what `to_json` wrote, for an image of `n_pixels`; any error if it is damaged."""
+        line = json.loads(text)
+        patch = Patch.from_bytes(base64.b64decode(line["runs"], validate=True), n_pixels)
+        facts = {
+            int(cell): (Facts(*map(str, before)), Facts(*map(str, after)))
+            for cell, (before, after) in line["facts"].items()
+        }
+        classes = None
+        if "classes" in line:
+            before, after = (
+                {clean_name(name): parse_colour(colour) for name, colour in one.items()}
+                for one in line["classes"]
+            )
+            classes = before, after
+        return Edit(str(line["id"]), str(line["kind"]), patch, facts, str(line["of"]), classes)
 
 
 class Journal:
     """Edits of one image in a file of lines of JSON, from the labels that they start at.
 
-    The file is made with the first edit. One that is there already, left by a crash, is for `found`
-    to read, and then to be taken up or discarded; the first edit puts it aside otherwise.
-
-    Parameters
-    ----------
-    path : path
-    labels : int32[H, W]
-        Before the first edit.
+    The file is made with the first edit. One that a crash has left is read by `read`, and then
+    taken up or discarded; if it is neither, the first edit puts it aside.
     """
 
     def __init__(self, path: Path, labels: np.ndarray) -> None:
-        self.path, self._start, self._size = path, labels_hash(labels), labels.size
+        self.path, self._start, self._size = path, hash_labels(labels), labels.size
         self._waiting: list[str] = []  # lines that could not be written
-        self._left = False  # whether the file is of a crash, and not taken up
+        self._is_left = False  # whether the file is what a crash has left, and undecided
 
     @property
     def is_begun(self) -> bool:
         """Whether it holds edits since the labels that it starts at."""
-        return bool(self._waiting) or (self.path.exists() and not self._left)
+        return bool(self._waiting) or (self.path.exists() and not self._is_left)
 
     def append(self, edit: Edit) -> None:
         """Write an edit at the end; it is with the operating system when this returns.
 
-        Raises
-        ------
-        ImageError
-            If the file cannot be written. The edit then waits for the next one, and both are
-            written in order.
+        ImageError if the file cannot be written: the edit then waits for the next one, and both are
+        written in order.
         """
-        line: dict[str, Any] = {"id": edit.id, "kind": edit.kind, "of": edit.of}
-        line["facts"] = {str(cell): [*pair] for cell, pair in edit.facts.items()}
-        if edit.classes:
-            line["classes"] = [dict(one) for one in edit.classes]
-        line["runs"] = base64.b64encode(edit.patch.to_bytes()).decode()
-        self._waiting.append(json.dumps(line))
-        with self._in_words("your last edits cannot be kept safe until you save"):
-            if self._left:
+        self._waiting.append(edit.to_json())
+        with self._as_image_error("your last edits cannot be kept safe until you save"):
+            if self._is_left:
                 self.put_aside()
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a+b") as file:
@@ -87,21 +124,15 @@ class Journal:
                     file.flush()
                     del self._waiting[0]
 
-    def found(self) -> tuple[str, list[Edit]]:
-        """Edits that a crash has left, and when they were begun (UTC, ISO 8601).
+    def read(self) -> tuple[str, list[Edit]]:
+        """Read when the edits were begun that a crash has left (UTC, ISO 8601), and they.
 
-        A line that was cut off in the middle is passed over: its edit was never answered. None are
-        given where they start from other labels than these: the file is then put aside as
-        ``NAME.other``, not lost.
-
-        Raises
-        ------
-        ImageError
-            If the file cannot be read, or not be put aside.
+        A line that is damaged is passed over: it was cut off, and its edit never answered. There
+        are none where they start from other labels: the file is then put aside, not lost.
         """
         if not self.path.exists():
             return "", []
-        with self._in_words("edits that were not saved cannot be read"):
+        with self._as_image_error("edits that were not saved cannot be read"):
             lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
         try:
             header = json.loads(lines[0])
@@ -114,38 +145,38 @@ class Journal:
         edits = []
         for line in dict.fromkeys(lines[1:]):  # one may stand there twice after a full disk
             try:
-                edits.append(self._read(json.loads(line)))
+                edits.append(Edit.from_json(line, self._size))
             except (ValueError, LookupError, TypeError, AttributeError, ImageError):
                 continue
-        self._left = bool(edits)
+        self._is_left = bool(edits)
         return str(header.get("time", "")), edits
 
     def take_up(self) -> None:
         """Go on with the file that a crash has left: its edits have been done again."""
-        self._left = False
+        self._is_left = False
 
     def discard(self) -> None:
         """Remove the file: its edits are saved, or not wanted."""
-        with self._in_words("edits that are done with cannot be removed"):
+        with self._as_image_error("edits that are done with cannot be removed"):
             self.path.unlink(missing_ok=True)
-        self._left = False
+        self._is_left = False
 
     def put_aside(self) -> None:
-        """Keep the file as ``NAME.other`` (``.other2``, ..): it does not belong to these labels."""
+        """Rename the file to ``NAME.other`` (``.other2``, ..): it is not of these labels."""
         names = (f"{self.path.name}.other{k if k > 1 else ''}" for k in count(1))
         others = (self.path.with_name(name) for name in names)
-        with self._in_words("edits that were not saved cannot be put aside"):
+        with self._as_image_error("edits that were not saved cannot be put aside"):
             self.path.replace(next(other for other in others if not other.exists()))
-        self._left = False
+        self._is_left = False
 
     def restart(self, labels: np.ndarray) -> None:
         """Go on from labels that have been saved."""
         self.discard()
         self._waiting.clear()
-        self._start = labels_hash(labels)
+        self._start = hash_labels(labels)
 
     @contextmanager
-    def _in_words(self, what: str) -> Iterator[None]:
+    def _as_image_error(self, what: str) -> Iterator[None]:
         try:
             yield
         except OSError as error:
@@ -155,25 +186,9 @@ class Journal:
                 remedy="Make room on the disk, check the folder's rights, or save elsewhere.",
             ) from error
 
-    def _read(self, line: dict[str, Any]) -> Edit:
-        try:
-            data = base64.b64decode(line["runs"], validate=True)
-        except binascii.Error as error:
-            raise ValueError(error) from error
-        patch = Patch.from_bytes(data, self._size)
-        facts = {
-            int(cell): (Facts(*map(str, before)), Facts(*map(str, after)))
-            for cell, (before, after) in line["facts"].items()
-        }
-        id, kind, of = str(line["id"]), str(line["kind"]), str(line["of"])
-        return Edit(id, kind, patch, facts, of, _lists(line.get("classes")))
 
-
-def _lists(found: Any) -> tuple[Classes, Classes] | None:
-    """The lists of classes before and after that a line holds."""
-    if found is None:
-        return None
-    before, after = (
-        {class_name(name): class_colour(colour) for name, colour in one.items()} for one in found
-    )
-    return before, after
+def hash_labels(labels: np.ndarray) -> str:
+    """SHA-256 of a label image, int32[H, W], with its size."""
+    digest = hashlib.sha256(str(labels.shape).encode())
+    digest.update(np.ascontiguousarray(labels, "<i4").tobytes())
+    return digest.hexdigest()

@@ -1,15 +1,14 @@
 // The mask editor in the page: strokes, undo, zoom, colours and the list of cells.
 //
-// Python holds the truth (mask_editor.py). What is done here is shown at once and sent as runs of
-// pixels: start, length, label before, label after, as Uint32. Each message has a number of this
-// page's own and is kept until Python has answered; an answer that differs from what was shown
-// replaces it, and what came after is done again on top.
+// Python holds the truth (editor.py). What is done here is shown at once, and sent as runs of pixels:
+// start, length, label before, label after, as Uint32. This page numbers its messages, and keeps each
+// until Python has answered. If the answer differs from what was shown, it replaces that, and the
+// edits that came after it are done again on top.
 
 const PALETTE = ["#E69F00", "#56B4E9", "#2FC79B", "#F0E442", "#CC79A7", "#F07838", "#7AA6FF", "#C9C9C9"];
-const RESEND_MS = 5000; // then twice as long each time, up to a minute
+const RESEND_MS = 5000; // the first pause before a message is sent again; each further one is twice as long
 const LONGEST_MS = 60000;
-const ROW = 27; // px, of the list of cells
-const OF_CLASSES = new Set(["add_class", "rename_class", "remove_class"]); // commands that may concern no cell
+const ROW = 27; // height of a row of the list of cells, px
 const TOOLS = [
   ["select", "Select", "V", "Click on a cell; hold Shift for several. Drag to move the image."],
   ["brush", "Brush", "B", "Adds to the selected cell. With none selected (N): start on a cell to enlarge it, on the background for a new cell."],
@@ -47,7 +46,7 @@ const HELP = [
 
 function make(tag, properties = {}, ...children) {
   const node = document.createElement(tag);
-  // Notebook 7 gives its shortcuts keys before we see them, unless the very element that has the focus says no.
+  // Notebook 7 takes keys for its shortcuts before this page sees them, unless the focused element itself says no.
   node.setAttribute("data-lm-suppress-shortcuts", "true");
   for (const [name, value] of Object.entries(properties)) {
     if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
@@ -80,32 +79,28 @@ class Labels {
     }
   }
 
-  // Rows that changed, [first, last + 1].
+  // Write a patch, or take it back.
   apply(runs, back = false) {
-    let [top, bottom] = [this.height, 0];
     for (let i = 0; i < runs.length; i += 4) {
       const [start, length] = [runs[i], runs[i + 1]];
       const [old, now] = back ? [runs[i + 3], runs[i + 2]] : [runs[i + 2], runs[i + 3]];
       this.pixels.fill(now, start, start + length);
       this.count(old, -length);
       this.count(now, length);
-      top = Math.min(top, Math.floor(start / this.width));
-      bottom = Math.max(bottom, Math.floor((start + length - 1) / this.width) + 1);
     }
-    return [top, bottom];
   }
 
   count(label, change) {
     if (label) this.areas[label] = (this.areas[label] ?? 0) + change;
   }
 
-  // The same new labels at the same pixels, from what is there now.
+  // Make the runs that write the same labels at the same pixels over what is there now.
   rebase(runs) {
     const found = [];
     for (let i = 0; i < runs.length; i += 4) {
       for (let at = runs[i]; at < runs[i] + runs[i + 1]; at++) found.push(at, this.pixels[at], runs[i + 3]);
     }
-    return asRuns(found);
+    return makeRuns(found);
   }
 
   free() {
@@ -142,8 +137,8 @@ class Labels {
   }
 }
 
-// Runs of [index, old, new] triples, in a flat list whose indices are all different.
-function asRuns(triples) {
+// Make runs of triples (index, old, new) in a flat list; no index stands there twice.
+function makeRuns(triples) {
   const order = Array.from({ length: triples.length / 3 }, (_, i) => 3 * i);
   order.sort((a, b) => triples[a] - triples[b]);
   const runs = [];
@@ -158,16 +153,16 @@ function asRuns(triples) {
   return Uint32Array.from(runs);
 }
 
-// --- what has not been answered yet -----------------------------------------------------------
+// --- edits that Python has not answered yet ----------------------------------------------------
 
 class Outbox {
   constructor(send) {
     this.send = send;
-    this.waiting = new Map(); // id -> {content, runs, at}
+    this.waiting = new Map(); // by id: {content, runs}
     this.key = "";
   }
 
-  // Take up what a page of this session has left behind that Python has not seen.
+  // Take up edits that another page of this session has left behind, if Python has not seen them.
   begin(session, client, seen) {
     this.key = `scellseg:${session}:${client}`;
     for (const name of this.stored(`scellseg:${session}:`)) {
@@ -193,7 +188,7 @@ class Outbox {
 
   due(pause) { [this.pause, this.at] = [pause, Date.now() + pause]; }
 
-  // Send all once more, in order: a connection that broke may have lost some.
+  // Send all once more, in order: a broken connection may have lost some.
   again(now = false) {
     if (!this.waiting.size || (!now && Date.now() < this.at)) return;
     this.due(Math.min(2 * this.pause, LONGEST_MS));
@@ -219,7 +214,7 @@ class Outbox {
     } catch { return []; }
   }
 
-  // Of sessions that ended long ago.
+  // Forget edits of sessions that ended more than a week ago.
   clean() {
     for (const name of this.stored("scellseg:")) {
       try {
@@ -238,7 +233,7 @@ class Layer {
     this.size = this.kind === "uint16" ? 65536 : 256;
   }
 
-  // Number below which a share of the pixels lies.
+  // Find the number below which a share of the pixels lies.
   percentile(share) {
     if (!this.cumulated) {
       this.cumulated = new Float64Array(this.size);
@@ -255,7 +250,7 @@ class Layer {
     return low;
   }
 
-  // Numbers to 0 .. 255 between two percentiles.
+  // Map numbers between two percentiles to 0 .. 255.
   table(low, high) {
     const from = this.percentile(low);
     const to = Math.max(this.percentile(high), from + 1);
@@ -282,7 +277,7 @@ class Painter {
     this.top = (height - this.canvas.height / this.zoom) / 2;
   }
 
-  // Pixels of the image under those of the canvas; -1 outside.
+  // Find the column and row of the image under each pixel of the canvas; -1 outside.
   grid(width, height) {
     const along = (n, start, size) => Int32Array.from({ length: n }, (_, i) => {
       const at = Math.floor(start + (i + 0.5) / this.zoom);
@@ -296,7 +291,7 @@ class Painter {
     this.base = new Uint32Array(this.packed.length);
   }
 
-  // The image without cells; colours gives the packed colour of a pixel by its index.
+  // Paint the image without cells; `colour` gives the packed colour of a pixel by its index.
   background(colour) {
     const { columns, rows, base, width } = this;
     const n = columns.length;
@@ -308,7 +303,7 @@ class Painter {
     }
   }
 
-  // Cells on the image, within a box of the canvas.
+  // Paint cells on the image, within a box of the canvas.
   compose(cells, reference, shown, box) {
     const { columns, rows, base, packed, width } = this;
     const [n, height] = [columns.length, rows.length];
@@ -332,11 +327,11 @@ class Painter {
           if (label && shown.visible(label)) {
             const chosen = shown.chosen.has(label);
             if ((shown.outlines || chosen) && onEdge(pixels, label)) colour = chosen ? 0xffffffff : fill[label];
-            else if (shown.masks) colour = mixed(colour, fill[label], chosen ? opacity >> 1 : opacity);
+            else if (shown.masks) colour = mix(colour, fill[label], chosen ? opacity >> 1 : opacity);
           }
           if (other && shown.reference) {
-            const true_ = other[row + column];
-            if (true_ && shown.trueColour[true_] && onEdge(other, true_)) colour = shown.trueColour[true_];
+            const truth = other[row + column];
+            if (truth && shown.trueColour[truth] && onEdge(other, truth)) colour = shown.trueColour[truth];
           }
         }
         packed[at] = colour;
@@ -346,7 +341,7 @@ class Painter {
   }
 }
 
-function mixed(under, over, share) {
+function mix(under, over, share) {
   const one = (shift) => {
     const a = (under >>> shift) & 255;
     return a + ((((over >>> shift) & 255) - a) * share >> 8);
@@ -501,13 +496,12 @@ class Editor {
       empty: () => this.blank(content),
       edit: () => this.edited(content, words(buffers[0])),
       refused: () => this.refused(content),
-      known: () => { if (this.outbox.waiting.has(content.id)) this.ask(); }, // its answer was lost
+      known: () => { if (this.outbox.waiting.has(content.id)) this.ask(); }, // the answer was lost
       done: () => this.done(content),
       labels: () => this.takeLabels(buffers),
       layers: () => this.takeLayers(content, buffers),
       colours: () => { this.given = content.given.map((is, k) => is ? words(buffers[k]) : null); this.recolour(); },
       tips: () => { this.tips = [content.cells, content.reference]; },
-      classes: () => { this.classes = content.classes; this.recolour(); this.relist(); },
       others: () => this.offerOthers(content),
       go: () => { if (!this.labels) return; this.select([content.label]); this.zoomToChosen(); },
       say: () => this.say(content.text, content.error),
@@ -518,7 +512,7 @@ class Editor {
   open(content, buffers) {
     clearTimeout(this.asking);
     this.asked = false;
-    if (this.stroke) this.endStroke(); // it is of the image before: Python says whose it is
+    if (this.stroke) this.endStroke(); // of the image before: Python refuses it if that was another one
     this.start = this.panning = this.path = null;
     const [height, width] = content.shape;
     const same = this.labels && this.labels.width === width && this.labels.height === height && this.title === content.title;
@@ -551,20 +545,20 @@ class Editor {
     this.layer = Math.max(this.pictures.indexOf(shown), 0);
     fillChoice(this.layerChoice, this.pictures, this.layer);
     this.layerChoice.disabled = this.pictures.length < 2;
-    this.layerChoice.hidden = this.layerChoice.disabled && !this.editable; // further ones must not move what is drawn on
-    this.tableKey = null; // the intensities are others
+    this.layerChoice.hidden = this.layerChoice.disabled && !this.editable; // an editor shows it always: it must not move what is drawn on when a second picture comes
+    this.tableKey = null; // the new pictures have intensities of their own
   }
 
-  // Other pictures beside the channels; all else stays, a stroke under way too.
+  // Take other pictures beside the channels; all else stays, also a stroke under way.
   takeLayers(content, buffers) {
-    if (!this.ready || this.asked) return; // they come with the image
+    if (!this.ready || this.asked) return; // the image is on its way, and they come with it
     const others = content.layers.map((described, k) => new Layer(described, buffers[k]));
     this.layers = [...this.layers.filter((one) => one.channel), ...others];
     this.offerPictures(this.pictures[this.layer]);
     this.repaint();
   }
 
-  // Nothing is open: no tools, but what to do.
+  // Nothing is open: show no tools, but say what to do.
   blank(content) {
     clearTimeout(this.asking);
     this.asked = false;
@@ -575,13 +569,13 @@ class Editor {
   }
 
   beginEditing(content, history) {
-    if (this.session !== content.session) { // another image counts anew, under another name
+    if (this.session !== content.session) { // for another image the page counts from 1 again, under another name
       this.seq = 0;
       if (this.session) this.client = Math.random().toString(36).slice(2, 10);
     }
     this.session = content.session;
     this.number = content.number;
-    // What Python has taken is in these labels; what it has not comes again from the outbox.
+    // Edits that Python has taken are in these labels; the others are sent again from the outbox.
     for (const id of this.outbox.waiting.keys()) {
       const [client, seq] = id.split(":");
       if (Number(seq) <= (content.seen[client] ?? 0)) this.outbox.waiting.delete(id);
@@ -622,7 +616,7 @@ class Editor {
     this.recolour();
   }
 
-  // Ask for everything once more; again, and less and less often, as long as no answer comes.
+  // Ask for everything once more, and ask again, less and less often, until an answer comes.
   ask(pause = 3 * RESEND_MS) {
     this.asked = true;
     this.model.send({ type: "hello", client: this.client });
@@ -630,9 +624,8 @@ class Editor {
     this.asking = setTimeout(() => this.ask(2 * pause), pause);
   }
 
-  // Send an edit; with runs it is shown already. Python knows the runs of what is undone.
+  // Send an edit. One with runs is shown here already; those of an undo are not sent, as Python knows them.
   emit(content, runs) {
-    if (!OF_CLASSES.has(content.name)) this.recovery.hidden = true; // edits that were not asked for are put aside now
     const message = { client: this.client, session: this.session, seq: ++this.seq, number: this.number, ...content };
     const id = `${this.client}:${this.seq}`;
     this.pending.push({ id, runs: runs ?? null });
@@ -642,15 +635,15 @@ class Editor {
   }
 
   edited(content, runs) {
-    if (content.number !== this.number + 1 && !this.asked) { this.ask(); return; } // one was lost
-    if (this.asked) return; // all of it is on its way
-    if (runs.length || Object.keys(content.facts).length) this.recovery.hidden = true;
+    if (content.number !== this.number + 1 && !this.asked) { this.ask(); return; } // an edit was lost
+    if (this.asked) return; // the whole image is on its way
+    if (!content.recoverable) this.recovery.hidden = true;
     const at = this.pending.findIndex((item) => item.id === content.id);
     const sent = this.outbox.waiting.get(content.id)?.content;
     this.outbox.answered(content.id);
     const asShown = at === 0 && this.pending[0].runs && sameRuns(this.pending[0].runs, runs);
     const going = asShown ? null : this.stroke;
-    if (going?.triples.length) this.endStroke(); // its first part, of labels that change now
+    if (going?.triples.length) this.endStroke(); // send its first part, drawn on labels that change now
     this.number = content.number;
     if (asShown) {
       this.pending.shift();
@@ -663,9 +656,9 @@ class Editor {
       }
       this.redraw();
     }
-    if (going && content.kind === "paint" && sent?.label === going.label) { // Python may have named its cell
+    if (going && content.kind === "paint" && sent?.label === going.label) { // Python may have given its cell another label
       if (runs.length) going.label = runs[3];
-      else going.fresh = sent.fresh; // nothing of it was free
+      else going.fresh = sent.fresh; // no pixel was free, so that there is no such cell yet
     }
     this.remember(content.kind, content.of, content.id, runs);
     if (content.renumbers) this.renumber(runs, going);
@@ -681,7 +674,7 @@ class Editor {
     if (going) this.stroke = { ...going, fresh: going.fresh && !going.triples.length, triples: [] };
   }
 
-  // What is selected, and drawn just now, keeps its cell.
+  // The cells that are selected, and the one drawn just now, have other labels.
   renumber(runs, going) {
     const names = new Map();
     for (let i = 0; i < runs.length; i += 4) if (runs[i + 2] && runs[i + 3]) names.set(runs[i + 2], runs[i + 3]);
@@ -690,9 +683,8 @@ class Editor {
     if (going) going.label = named(going.label);
   }
 
-  // Both stacks; what is known already stays as it is but for its runs.
+  // Put an edit on the stack of undo or redo. One that is there already stays in its place, with other runs.
   remember(kind, of, id, runs) {
-    if (kind === "class list") return; // no undo takes it back
     const [from, to] = kind === "undo" ? [this.undo, this.redo] : kind === "redo" ? [this.redo, this.undo] : [null, null];
     if (from) {
       const at = from.findIndex((item) => item.id === of);
@@ -703,7 +695,7 @@ class Editor {
     if (known) known.runs = runs;
     else {
       const waits = (one) => this.pending.some((item) => item.id === one);
-      const at = waits(id) ? -1 : this.undo.findIndex((item) => waits(item.id)); // Python does those later
+      const at = waits(id) ? -1 : this.undo.findIndex((item) => waits(item.id)); // Python performs this page's waiting edits after this one
       this.undo.splice(at < 0 ? this.undo.length : at, 0, { id, runs });
       this.redo = [];
     }
@@ -745,8 +737,8 @@ class Editor {
     this.drawAbove();
   }
 
-  // Middle of the brush: that of a pixel for odd sizes, a corner for even ones.
-  snapped([x, y]) {
+  // The middle of the brush is that of a pixel for odd sizes, a corner of one for even sizes.
+  snap([x, y]) {
     return this.size % 2 ? [Math.floor(x) + 0.5, Math.floor(y) + 0.5] : [Math.round(x), Math.round(y)];
   }
 
@@ -756,17 +748,17 @@ class Editor {
     const chosen = this.chosen.size === 1 ? [...this.chosen][0] : 0;
     const erasing = this.tool === "eraser";
     const label = chosen || under || (erasing ? 0 : this.labels.free());
-    this.stroke = { erasing, label, fresh: !erasing && !(this.labels.areas[label] > 0), any: erasing && !this.protect && !chosen, triples: [], last: this.snapped(point) };
+    this.stroke = { erasing, label, fresh: !erasing && !(this.labels.areas[label] > 0), any: erasing && !this.protect && !chosen, triples: [], last: this.snap(point) };
     this.paint(this.stroke.last, this.stroke.last);
   }
 
   continueStroke(point) {
-    const next = this.snapped(point);
+    const next = this.snap(point);
     this.paint(this.stroke.last, next);
     this.stroke.last = next;
   }
 
-  // Pixels whose middle is within half the size of the way between two points.
+  // Paint the pixels whose middle is within half the brush's size of the line between two points.
   paint([ax, ay], [bx, by]) {
     const { stroke, labels, protect } = this;
     const { width, height, pixels } = labels;
@@ -786,7 +778,7 @@ class Editor {
         const old = pixels[at];
         if (stroke.erasing) {
           if (!old) continue;
-          stroke.label ||= old; // the first cell that is met
+          stroke.label ||= old; // the first cell that the eraser meets
           if (old !== stroke.label && !stroke.any) continue;
         } else if (old === stroke.label || (protect && old)) continue;
         const now = stroke.erasing ? 0 : stroke.label;
@@ -803,7 +795,7 @@ class Editor {
   endStroke() {
     const { triples, erasing, label, fresh } = this.stroke;
     this.stroke = null;
-    const runs = asRuns(triples);
+    const runs = makeRuns(triples);
     if (!runs.length) {
       if (!erasing && this.protect) this.say("Nothing was drawn: other cells are protected (P).");
       return;
@@ -819,7 +811,7 @@ class Editor {
     if (this.stroke) return;
     this.others.hidden = true;
     const item = this[kind].at(-1);
-    // What Python still works on comes before; and it knows more than this page, which was opened later.
+    // Python decides where it still works on an edit of this page, or knows older edits than the page does.
     if (!item || this.pending.some((one) => !one.runs)) { this.command(kind); return; }
     const back = kind === "undo";
     const turned = Uint32Array.from(item.runs);
@@ -871,7 +863,7 @@ class Editor {
     if (name) this.command("add_class", { name });
   }
 
-  // Name, colour and end of a class, under the list of classes.
+  // Show the form for a class under the list of classes: its name, its colour, its removal.
   openClass(kind) {
     if (this.openKind === kind) { this.closeClass(); return; }
     this.openKind = kind;
@@ -888,27 +880,27 @@ class Editor {
       make("div", { class: "se-line", role: "group", "aria-label": "Colour" }, ...named, this.colourInput),
       make("div", { class: "se-line" }, button("remove-class", "Remove class", () => this.removeClass()), this.removeNote, button("close-class", "Close", () => this.closeClass())));
     this.classForm.hidden = false;
-    this.list_();
+    this.fillList();
     this.nameInput.select();
   }
 
-  // The focus goes back to where the form was opened, where that is still there.
+  // Close the form; the focus goes back to the button that opened it, if it is still there.
   closeClass() {
     const kind = this.openKind;
     const held = this.classForm.contains(document.activeElement) || document.activeElement?.dataset?.kind === kind;
     this.openKind = null;
     this.classForm.hidden = true;
-    this.list_();
+    this.fillList();
     const opener = [...this.chips.querySelectorAll(".se-class-menu")].find((node) => node.dataset.kind === kind);
     if (held) (opener ?? this.canvas).focus({ preventScroll: true });
   }
 
-  typedName() { return this.nameInput.value.trim().replace(/\s+/g, " "); }
+  readName() { return this.nameInput.value.trim().replace(/\s+/g, " "); }
 
-  // What the buttons would do now.
+  // Show what the buttons of the form would do now.
   showClass(counts = this.classCounts()) {
     const kind = this.openKind;
-    const name = this.typedName();
+    const name = this.readName();
     const other = name !== kind && Object.hasOwn(this.classes, name);
     this.renameButton.textContent = other ? "Merge" : "Rename";
     this.renameButton.disabled = !name || name === kind;
@@ -927,7 +919,7 @@ class Editor {
   }
 
   renameClass() {
-    const [old, name] = [this.openKind, this.typedName()];
+    const [old, name] = [this.openKind, this.readName()];
     if (!name || name === old) return;
     this.command("rename_class", { old, new: name });
     this.closeClass();
@@ -945,7 +937,7 @@ class Editor {
     if (!this.byClass) this.say("Colour by class (K) shows it on the cells.");
   }
 
-  // Other images that have a class whose name has changed here.
+  // Offer to rename a class in the other images that have it.
   offerOthers({ old, new: name, images }) {
     const shown = images.slice(0, 5).join(", ") + (images.length > 5 ? " \u2026" : "");
     const button = (end, text, action) => make("button", { type: "button", class: `se-button se-${end}`, textContent: text, onclick: () => { this.others.hidden = true; action(); this.canvas.focus({ preventScroll: true }); } });
@@ -971,7 +963,7 @@ class Editor {
   }
 
   down(event) {
-    if (!this.ready || this.start) return; // one finger or pen at a time
+    if (!this.ready || this.start) return; // a second finger or pen does not count
     this.canvas.focus();
     this.canvas.setPointerCapture(event.pointerId);
     event.preventDefault();
@@ -1020,7 +1012,7 @@ class Editor {
     this.drawAbove();
   }
 
-  // An outline that has come back to where it began.
+  // Whether an outline has come back to where it began.
   closes() {
     const scale = this.painter.zoom / this.painter.ratio;
     const [[x0, y0], [x, y]] = [this.path[0], this.path.at(-1)];
@@ -1087,15 +1079,15 @@ class Editor {
   }
 
   wheel(event) {
-    if (!this.ready || !(event.ctrlKey || this.root.contains(document.activeElement))) return; // the page scrolls
+    if (!this.ready || !(event.ctrlKey || this.root.contains(document.activeElement))) return; // let the page scroll
     event.preventDefault();
     this.zoomBy(Math.exp(-clamp(event.deltaY, -100, 100) / 300), this.point(event));
   }
 
   key(event) {
-    // No key of ours, known or not, is for the notebook around: there "r" makes another cell of this one.
+    // No key pressed here is for the notebook around, where "r" turns a code cell into a raw one.
     if (!event.ctrlKey && !event.altKey && !event.metaKey && event.key !== "Tab") event.stopPropagation();
-    if (event.key === " " && event.target !== this.canvas) return; // it presses a button
+    if (event.key === " " && event.target !== this.canvas) return; // here it presses a button
     if (event.key === "Enter" && event.target.matches("button")) return;
     if (this.classForm?.contains(event.target) && !event.ctrlKey && !event.metaKey) {
       if (event.key === "Escape") this.closeClass();
@@ -1137,7 +1129,7 @@ class Editor {
     if (!this.listens.includes("drop")) return;
     event.preventDefault();
     const step = 1 << 20;
-    for (const file of [...event.dataTransfer.files]) { // the list is emptied while we wait
+    for (const file of [...event.dataTransfer.files]) { // a copy: the browser empties the list while a file is read
       this.say(`Taking ${file.name} \u2026`);
       let content;
       try { content = await file.arrayBuffer(); } catch { this.say(`${file.name} cannot be read: drop images, not folders.`, true); continue; }
@@ -1161,7 +1153,7 @@ class Editor {
     }
     if (!this.labels) return;
     if (fit) this.moved = false;
-    if (!this.moved) this.painter.fit(this.labels.width, this.labels.height); // until somebody has chosen a view
+    if (!this.moved) this.painter.fit(this.labels.width, this.labels.height); // once somebody has zoomed or moved, the view is theirs
     this.repaint();
   }
 
@@ -1202,13 +1194,13 @@ class Editor {
     const [label] = this.chosen;
     if (!label) { this.say("Select a cell first: click on it."); return; }
     this.scrollTo(label);
-    this.list_();
+    this.fillList();
     this.filler.querySelector(`[data-label="${label}"] .se-note`)?.focus();
   }
 
   invert() { this.map = this.map === 1 ? 0 : 1; this.mapChoice.value = this.map; this.repaint(); }
 
-  // Everything, with the image below; once a frame.
+  // Draw the image and the cells anew with the next frame.
   repaint() {
     if (!this.labels) return;
     this.stale = true;
@@ -1243,7 +1235,7 @@ class Editor {
     return (at) => pack(part(0, at), part(1, at), part(2, at));
   }
 
-  // Cells, within a box of the image or everywhere; once a frame.
+  // Draw the cells anew with the next frame, within a box of the image or everywhere.
   redraw(box = null) {
     if (!this.labels) return;
     if (!box) this.dirty = null;
@@ -1306,14 +1298,14 @@ class Editor {
     this.inks = grown;
   }
 
-  // Cursor, outline being drawn, disk.
+  // Draw the cursor, the outline under way, and the disk.
   drawAbove() {
     const context = this.above.getContext("2d");
     const { zoom, left, top, ratio } = this.painter;
     context.clearRect(0, 0, this.above.width, this.above.height);
     if (!this.labels) return;
     const place = ([x, y]) => [(x - left) * zoom, (y - top) * zoom];
-    const twice = (draw) => { // dark under light: seen on any image
+    const twice = (draw) => { // a light line on a dark one is seen on any image
       for (const [colour, width] of [["#000", 3], ["#fff", 1.25]]) {
         Object.assign(context, { strokeStyle: colour, lineWidth: width * ratio });
         context.beginPath();
@@ -1323,7 +1315,7 @@ class Editor {
     };
     if (this.path) twice(() => this.path.forEach((point, k) => context[k ? "lineTo" : "moveTo"](...place(point))));
     if (this.pointer && (this.tool === "brush" || this.tool === "eraser") && !this.panning) {
-      const [x, y] = place(this.snapped(this.pointer));
+      const [x, y] = place(this.snap(this.pointer));
       twice(() => (this.size === 1 ? context.rect(x - zoom / 2, y - zoom / 2, zoom, zoom) : context.arc(x, y, this.size / 2 * zoom, 0, 7)));
     }
     const diameter = this.editable ? this.model.get("diameter") : 0;
@@ -1377,10 +1369,10 @@ class Editor {
   relist() {
     if (!this.editable || this.listing) return;
     this.listing = true;
-    requestAnimationFrame(() => { this.listing = false; this.list_(); });
+    requestAnimationFrame(() => { this.listing = false; this.fillList(); });
   }
 
-  list_() {
+  fillList() {
     if (!this.labels) return;
     const every = this.labels.list();
     const fact = (label, k) => this.facts.get(label)?.[k] ?? "";
@@ -1423,7 +1415,7 @@ class Editor {
   showRows() {
     if (!this.order) return;
     const focused = this.filler.contains(document.activeElement) && /^(input|select)$/i.test(document.activeElement.tagName);
-    if (focused) return; // never take a field away from somebody who types in it
+    if (focused) return; // somebody types in a field, which must not be replaced
     const first = Math.max(Math.floor(this.rows.scrollTop / ROW) - 4, 0);
     const last = Math.min(first + Math.ceil(this.rows.clientHeight / ROW) + 8, this.order.length);
     this.filler.replaceChildren(...this.order.slice(first, last).map((label, k) => this.row(label, (first + k) * ROW)));

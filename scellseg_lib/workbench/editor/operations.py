@@ -1,12 +1,12 @@
-"""What the mask editor can do to cells: each function gives the patch and changes nothing itself.
+"""What Python does to cells: each function makes the patch, and changes nothing itself.
 
-All take labels, int32[H, W], 0 being background. Points are (y, x) in pixels, as the browser has
-them: the middle of the first pixel is at (0.5, 0.5).
+All take labels, int32[H, W], 0 being background. Points are (y, x) in pixels, as the page has
+them: the middle of the first pixel is at (0.5, 0.5). What cannot be done raises an ImageError.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import cv2
 import numpy as np
@@ -14,81 +14,59 @@ from scipy import ndimage
 
 from scellseg_lib.errors import ImageError
 from scellseg_lib.metrics import overlap
-from scellseg_lib.workbench.editor.patches import Patch, difference, set_pixels
+from scellseg_lib.workbench.editor.patches import Patch, diff, set_pixels
 
-_PART = 16  # of a pixel, to which OpenCV's coordinates are exact
-_FAR = 1e6  # pixels: beyond it OpenCV's coordinates overflow
-_SAME = 1 / 3
-"""Share of a cell above which what covers it is the same cell, found and drawn. Of seven data sets
-whose cells were half drawn, half found by the authors' Scellseg, no cell came twice by it, and at
-most 4 % of the neighbours were taken for one."""
+Box = tuple[slice, slice]
+SHARE_OF_SAME = 1 / 3
+"""A found cell that shares more than this with a drawn one is the same cell. On seven data sets
+whose cells were half drawn, half found by the authors' Scellseg, this took no cell for two, and at
+most 4 % of the neighbours for one."""
+FIXED_POINT_BITS = 4  # of OpenCV's coordinates: it draws to 1/16 of a pixel
+FARTHEST = 1e6  # pixels; beyond it OpenCV's coordinates overflow
 
 
 def delete(labels: np.ndarray, cells: Sequence[int]) -> Patch:
     """Remove cells."""
-    return set_pixels(labels, _pixels(labels, _chosen(labels, cells)), 0)
+    return set_pixels(labels, _find_pixels(labels, _find_boxes(labels, cells)), 0)
 
 
 def merge(labels: np.ndarray, cells: Sequence[int]) -> Patch:
-    """Make one cell of several; it has the smallest of their labels.
-
-    Raises
-    ------
-    ImageError
-        For fewer than two cells.
-    """
-    chosen = _chosen(labels, cells)
-    if len(chosen) < 2:
+    """Make one cell of two or more; it has the smallest of their labels."""
+    boxes = _find_boxes(labels, cells)
+    if len(boxes) < 2:
         raise ImageError(
             "one cell cannot be merged", remedy="Select two or more: hold Shift and click on them."
         )
-    return set_pixels(labels, _pixels(labels, chosen), min(chosen))
+    return set_pixels(labels, _find_pixels(labels, boxes), min(boxes))
 
 
 def split(labels: np.ndarray, cells: Sequence[int], line: np.ndarray) -> Patch:
-    """Cut cells along a drawn line.
+    """Cut cells along a drawn line, float[n, 2]; without `cells`, all those that it cuts.
 
-    Parameters
-    ----------
-    cells : sequence of int
-        Which; none: all that the line cuts.
-    line : float[n, 2]
-        Points of the line.
-
-    Returns
-    -------
-    Patch
-        The largest part of a cell keeps its label, the others get new ones. Pixels under the line
-        go to the part that is nearest: none is lost.
-
-    Raises
-    ------
-    ImageError
-        Where the line cuts no cell in two.
+    The largest part of a cell keeps its label, the others get new ones. Pixels under the line go to
+    the nearest part: none is lost.
     """
-    cut = _drawn(labels.shape, line, closed=False)
+    cut = _draw(labels.shape, line, closed=False)
     under = np.unique(labels[cut])
     after, free = labels.copy(), int(labels.max(initial=0)) + 1
-    chosen = _chosen(labels, cells if len(cells) else under[under > 0])
-    for cell, box in chosen.items():
+    for cell, box in _find_boxes(labels, cells if len(cells) else under[under > 0]).items():
         inside = labels[box] == cell
         parts, n_parts = ndimage.label(inside & ~cut[box])
-        whole = np.unique(ndimage.label(inside)[0][inside & ~cut[box]])
-        if n_parts <= len(whole):  # pieces that were apart before, or that the line covers
+        # A cell may have been in pieces before, and the line may cover a piece as a whole.
+        pieces = np.unique(ndimage.label(inside)[0][inside & ~cut[box]])
+        if n_parts <= len(pieces):
             continue
         nearest = ndimage.distance_transform_edt(
             parts == 0, return_distances=False, return_indices=True
         )
         parts = np.where(inside, parts[tuple(nearest)], 0)
+        near_line = ndimage.binary_dilation(cut[box])
         sizes = np.bincount(parts.ravel(), minlength=n_parts + 1)[1:]
         names = np.zeros(n_parts + 1, np.int32)
         for part in np.argsort(-sizes, kind="stable") + 1:
-            touched = (cut[box] & (parts == part)).any() or (
-                ndimage.binary_dilation(cut[box]) & (parts == part)
-            ).any()
-            if names.any() and touched:
+            if names.any() and near_line[parts == part].any():
                 names[part], free = free, free + 1
-            else:  # the largest, or a piece that the line does not touch
+            else:  # the largest part, or a piece that the line does not touch
                 names[part] = cell
         after[box][inside] = names[parts[inside]]
     if (after == labels).all():
@@ -96,42 +74,32 @@ def split(labels: np.ndarray, cells: Sequence[int], line: np.ndarray) -> Patch:
             "the line cuts no cell in two",
             remedy="Draw it across the whole cell, from outside to outside.",
         )
-    return difference(labels, after)
+    return diff(labels, after)
 
 
 def fill_holes(labels: np.ndarray, cells: Sequence[int]) -> Patch:
-    """Fill holes of cells that hold background; other cells in them stay. None: of all cells."""
+    """Fill holes of cells (none: of all) that hold background; other cells in them stay."""
     after = labels.copy()
-    chosen = _chosen(labels, cells if len(cells) else None)
-    inner_first = sorted(chosen, key=lambda cell: labels[chosen[cell]].size)  # of rings in rings
-    for cell in inner_first:
-        box = chosen[cell]
+    boxes = _find_boxes(labels, cells if len(cells) else None)
+    # The hole of a ring in a ring belongs to the inner one.
+    for cell in sorted(boxes, key=lambda cell: labels[boxes[cell]].size):
+        box = boxes[cell]
         filled = ndimage.binary_fill_holes(labels[box] == cell)
         after[box][filled & (after[box] == 0)] = cell
-    return difference(labels, after)
+    return diff(labels, after)
 
 
 def outline(labels: np.ndarray, points: np.ndarray, cell: int, *, protect: bool = True) -> Patch:
-    """Fill a drawn outline, which closes itself, with a cell.
+    """Fill a drawn outline, float[n, 2], with a cell, which is a new one or grows.
 
-    Parameters
-    ----------
-    points : float[n, 2]
-        Its corners; pixels on the way belong to the cell.
-    cell : int
-        A new label, or that of a cell which grows.
-    protect : bool
-        Leave the pixels of other cells.
-
-    Raises
-    ------
-    ImageError
-        For fewer than three points, or where no pixel is free.
+    The outline closes itself, and pixels under it belong to the cell. With `protect` the pixels of
+    other cells stay theirs.
     """
     if len(points) < 3:
         raise ImageError("this is no outline", remedy="Draw around the cell.")
-    inside = _drawn(labels.shape, points, closed=True)
-    inside &= (labels == 0) | (labels == cell) if protect else True
+    inside = _draw(labels.shape, points, closed=True)
+    if protect:
+        inside &= (labels == 0) | (labels == cell)
     patch = set_pixels(labels, np.flatnonzero(inside), cell)
     if not patch.n_pixels:
         raise ImageError(
@@ -142,23 +110,10 @@ def outline(labels: np.ndarray, points: np.ndarray, cell: int, *, protect: bool 
 
 
 def add_found(labels: np.ndarray, found: np.ndarray) -> Patch:
-    """Add cells that a model has found; those that are there stay as they are.
+    """Add cells that a model has found, int[H, W]; those that are there stay as they are.
 
-    Parameters
-    ----------
-    found : int[H, W]
-        Label image, 0 is background.
-
-    Returns
-    -------
-    Patch
-        A found cell is left out where more than a third of it, or of a cell that is there, is
-        shared. Of the others the shared pixels are cut off, and the largest of the pieces remains.
-
-    Raises
-    ------
-    ImageError
-        For masks of another size.
+    A found cell is left out where more than a third of it, or of a cell that is there, is shared.
+    Of the others the shared pixels are cut off, and the largest of the pieces remains.
     """
     if found.shape != labels.shape:
         raise ImageError(
@@ -168,72 +123,66 @@ def add_found(labels: np.ndarray, found: np.ndarray) -> Patch:
     both = overlap(labels, found)
     (drawn, mine), (areas_drawn, areas) = both.index, both.areas
     shared = np.bincount(mine, both.intersection, len(areas))
-    same = shared > _SAME * areas
-    same[mine[both.intersection > _SAME * areas_drawn[drawn]]] = True
+    same = shared > SHARE_OF_SAME * areas
+    same[mine[both.intersection > SHARE_OF_SAME * areas_drawn[drawn]]] = True
     after, boxes = labels.copy(), ndimage.find_objects(found)
     for new, k in enumerate(np.flatnonzero(~same), int(labels.max(initial=0)) + 1):
         cell = int(both.labels[1][k])
         box = boxes[cell - 1]
         inside = found[box] == cell
-        after[box][_largest(inside & (labels[box] == 0)) if shared[k] else inside] = new
-    return difference(labels, after)
+        if shared[k]:
+            inside = _keep_largest(inside & (labels[box] == 0))
+        after[box][inside] = new
+    return diff(labels, after)
 
 
 def relabel(labels: np.ndarray) -> Patch:
     """Number the cells 1 to n, in the order of their labels."""
     known = np.unique(labels[labels > 0])
-    return difference(labels, np.where(labels > 0, np.searchsorted(known, labels) + 1, 0))
+    return diff(labels, np.where(labels > 0, np.searchsorted(known, labels) + 1, 0))
 
 
-def _chosen(
-    labels: np.ndarray, cells: Sequence[int] | np.ndarray | None
-) -> dict[int, tuple[slice, slice]]:
-    """Boxes of cells, each with a pixel around it, in the order of their labels; None: of all.
-
-    ImageError for a cell that there is not.
-    """
+def _find_boxes(labels: np.ndarray, cells: Collection[int] | np.ndarray | None) -> dict[int, Box]:
+    """Boxes of cells (None: of all) with a pixel around each, in the order of their labels."""
     boxes = ndimage.find_objects(labels)
     there = {cell: box for cell, box in enumerate(boxes, 1) if box is not None}
     asked = sorted(there if cells is None else {int(cell) for cell in cells})
-    if missing := [cell for cell in asked if cell not in there]:
-        raise ImageError(
-            f"there is no cell {missing[0]}", remedy="Choose one of the list of cells."
-        )
-    wider: dict[int, tuple[slice, slice]] = {}
+    found: dict[int, Box] = {}
     for cell in asked:
+        if cell not in there:
+            raise ImageError(f"there is no cell {cell}", remedy="Choose one of the list of cells.")
         rows, columns = there[cell]
-        wider[cell] = (
+        found[cell] = (
             slice(max(rows.start - 1, 0), rows.stop + 1),
             slice(max(columns.start - 1, 0), columns.stop + 1),
         )
-    return wider
+    return found
 
 
-def _largest(inside: np.ndarray) -> np.ndarray:
-    """Largest piece, bool[h, w]; corners hold together."""
-    pieces, _ = ndimage.label(inside, np.ones((3, 3)))
-    return pieces == np.bincount(pieces[inside]).argmax()
-
-
-def _pixels(labels: np.ndarray, chosen: dict[int, tuple[slice, slice]]) -> np.ndarray:
+def _find_pixels(labels: np.ndarray, boxes: dict[int, Box]) -> np.ndarray:
     """Indices of the pixels of cells, row by row."""
     inside = np.zeros(labels.shape, bool)
-    for cell, box in chosen.items():
+    for cell, box in boxes.items():
         inside[box] |= labels[box] == cell
     return np.flatnonzero(inside)
 
 
-def _drawn(shape: tuple[int, ...], points: np.ndarray, *, closed: bool) -> np.ndarray:
-    """Pixels under a line, or inside of one that closes itself and under it, bool[H, W]."""
+def _keep_largest(inside: np.ndarray) -> np.ndarray:
+    """Largest piece of bool[h, w]; pixels that touch at a corner are of one piece."""
+    pieces, _ = ndimage.label(inside, np.ones((3, 3)))
+    return pieces == np.bincount(pieces[inside]).argmax()
+
+
+def _draw(shape: tuple[int, ...], points: np.ndarray, *, closed: bool) -> np.ndarray:
+    """Pixels under a line, or under and inside of one that closes itself, bool[H, W]."""
     corners = np.atleast_2d(np.asarray(points, np.float64))
     if corners.shape[1:] != (2,) or not np.isfinite(corners).all():
         raise ImageError("a line is points (y, x)", remedy="Draw it once more.")
-    corners = np.clip(corners, -_FAR, _FAR) - 0.5  # OpenCV counts from middles
-    fixed = np.round(corners[:, ::-1] * _PART).astype(np.int32)[:, None]
+    corners = np.clip(corners, -FARTHEST, FARTHEST) - 0.5  # for OpenCV the first middle is at 0
+    fixed = np.round(corners[:, ::-1] * 2**FIXED_POINT_BITS).astype(np.int32)[:, None]
     canvas = np.zeros(shape, np.uint8)
-    shift = _PART.bit_length() - 1
     # Four-connected, so that no corner of a cell slips through between two pixels of the line.
-    cv2.polylines(canvas, [fixed], closed, 1, 1, cv2.LINE_4, shift)
+    cv2.polylines(canvas, [fixed], closed, 1, 1, cv2.LINE_4, FIXED_POINT_BITS)
     if closed:
-        cv2.fillPoly(canvas, [fixed], 1, cv2.LINE_4, shift)
+        cv2.fillPoly(canvas, [fixed], 1, cv2.LINE_4, FIXED_POINT_BITS)
     return canvas.astype(bool)

@@ -3,38 +3,44 @@
 from __future__ import annotations
 
 import base64
-import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
 from threading import RLock
 from typing import Any, TypeVar
 
 import anywidget
+import cv2
 import numpy as np
 import traitlets
 from matplotlib import colormaps
+from skimage.segmentation import find_boundaries
 
 from scellseg_lib import progress
-from scellseg_lib.errors import ImageError, ScellsegError
-from scellseg_lib.workbench.editor.layers import Layer, composed, layers_of, pictures_of, still
-from scellseg_lib.workbench.editor.patches import encode_labels
+from scellseg_lib.errors import ImageError
+from scellseg_lib.workbench.editor.patches import check_size, encode_labels
+from scellseg_lib.workbench.forms import plain
 
 F = TypeVar("F", bound=Callable[..., Any])
 HERE = Path(__file__).parent
 MAPS = {"grey": "gray", "inverted grey": "gray_r", "viridis": "viridis", "magma": "magma"}
 """Colour maps that an image can be seen in, by their names in matplotlib."""
+STILL_SIDE = 900
+"""Largest side of a still picture, px."""
+OUTLINE, REFERENCE = (255, 210, 0), (255, 255, 255)
+"""Colours of cells and of the reference in a still picture."""
 
 
-def locked(method: F) -> F:
+def with_lock(method: F) -> F:
     """Let a method wait until the page's messages, or another thread, are through."""
 
     @wraps(method)
-    def waiting(self: ImageView, *args: Any, **options: Any) -> Any:
+    def wait(self: ImageView, *args: Any, **options: Any) -> Any:
         with self.lock:
             return method(self, *args, **options)
 
-    return waiting  # type: ignore[return-value]
+    return wait  # type: ignore[return-value]
 
 
 class ImageView(anywidget.AnyWidget):
@@ -65,10 +71,15 @@ class ImageView(anywidget.AnyWidget):
         self.title, self._layers = "", list[Layer]()
         self._labels = np.zeros((0, 0), np.int32)
         self._reference: np.ndarray | None = None
-        self._colours: list[np.ndarray | None] = [None, None]
+        self._colours: list[np.ndarray | None] = [None, None]  # of the cells and the reference
         self._tips: list[list[str]] = [[], []]
         self._callbacks: dict[str, list[Callable[..., None]]] = {}
-        self._parts: dict[str, list[bytes]] = {}
+        self._dropped: dict[str, list[bytes]] = {}  # parts of files, by page
+        self._handlers: dict[str, Callable[[dict[str, Any], Sequence[memoryview]], None]] = {
+            "hello": lambda content, _: self._send_picture(content["client"]),
+            "cycle": lambda content, _: self._call("cycle", int(content["by"])),
+            "drop": self._take_dropped,
+        }
         self.lock = RLock()  # some kernels take messages in a thread of their own
         self.on_msg(self._receive)
 
@@ -79,7 +90,7 @@ class ImageView(anywidget.AnyWidget):
         view.flags.writeable = False
         return view
 
-    @locked
+    @with_lock
     def show(
         self,
         image: np.ndarray,
@@ -108,72 +119,62 @@ class ImageView(anywidget.AnyWidget):
         Raises
         ------
         ImageError
-            For an image that is none, or sizes that differ.
+            For an image that is none, or sizes that differ. What was shown stays then.
         """
-        found = layers_of(image, channels, layers or {})
-        shape = found[0].pixels.shape[:2]
+        shown = make_layers(image, channels, layers or {})
+        shape = shown[0].pixels.shape[:2]
+        labels = np.zeros(shape) if labels is None else labels
         for one in (labels, reference):
-            if one is not None and one.shape != shape:
-                raise ImageError(
-                    f"the image is of {shape[0]} x {shape[1]} px, the masks of {one.shape}",
-                    where=title or None,
-                    remedy="Take the masks of this image.",
-                )
-        self.title, self._layers = title, found
-        self._labels = np.zeros(shape, np.int32) if labels is None else labels.astype(np.int32)
-        self._reference = None if reference is None else reference.astype(np.int32)
+            if one is not None:
+                check_size(shape, one.shape, "the masks", title or None)
+        reference = None if reference is None else reference.astype(np.int32)
+        self._show(title, shown, labels.astype(np.int32), reference)
+
+    def _show(
+        self,
+        title: str,
+        layers: list[Layer],
+        labels: np.ndarray,
+        reference: np.ndarray | None = None,
+    ) -> None:
+        """Show what fits together; these very labels are the ones that are seen from now on."""
+        self.title, self._layers, self._labels, self._reference = title, layers, labels, reference
         self._colours, self._tips = [None, None], [[], []]
         self.selected = 0
         self._send_picture()
 
-    @locked
+    @with_lock
     def show_labels(self, labels: np.ndarray, reference: np.ndarray | None = None) -> None:
         """Show other cells, int[H, W], on the same image; colours and tips are as they were."""
-        if labels.shape != self._labels.shape:
-            raise ImageError(
-                f"the image is of {self._labels.shape} px, the masks of {labels.shape}",
-                remedy="Take the masks of this image.",
-            )
+        check_size(self._labels.shape, labels.shape, "the masks")
         self._labels = labels.astype(np.int32)
         if reference is not None:
             self._reference = reference.astype(np.int32)
         self.send({"type": "labels", "reference": self._reference is not None}, self._cells())
 
-    @locked
+    @with_lock
     def show_layers(self, layers: Mapping[str, np.ndarray]) -> None:
-        """Show other pictures beside the channels; cells, history and view stay as they are.
+        """Show other pictures of the image's size beside its channels, see `show`.
 
-        Parameters
-        ----------
-        layers : mapping of str to uint8[H, W, 3] or number[H, W]
-            Of the image's size.
-
-        Raises
-        ------
-        ImageError
-            For another size, or what is no picture; nothing is changed then.
+        Cells, history and view stay as they are.
         """
-        found = pictures_of(layers, self._labels.shape)
+        found = _make_pictures(layers, self._labels.shape)
         self._layers = [layer for layer in self._layers if layer.channel] + found
-        content = {"type": "layers", "layers": [layer.described() for layer in found]}
-        self.send(content, _pixels(found))
+        content = {"type": "layers", "layers": [layer.describe() for layer in found]}
+        self.send(content, [layer.to_bytes() for layer in found])
 
-    @locked
+    @with_lock
     def colour(self, cells: np.ndarray | None, reference: np.ndarray | None = None) -> None:
         """Colour cells, and outlines of the reference, by label.
 
-        Parameters
-        ----------
-        cells, reference : uint8[n + 1, 4], optional
-            Red, green, blue, opacity (0 hides a cell) of each label; row 0 is not used. None: a
-            palette that colour-blind people can tell apart.
+        Each is uint8[n + 1, 4]: red, green, blue and opacity (0 hides a cell) of each label; row 0
+        is not used. None: a palette that colour-blind people can tell apart.
         """
-        self._colours = [
-            None if one is None else np.asarray(one, np.uint8) for one in (cells, reference)
-        ]
+        tables = (cells, reference)
+        self._colours = [None if one is None else np.asarray(one, np.uint8) for one in tables]
         self._send_colours()
 
-    @locked
+    @with_lock
     def tell(self, tips: Sequence[str], reference: Sequence[str] = ()) -> None:
         """Say something of each cell, by label, where the mouse is on it; entry 0 is not used."""
         self._tips = [list(tips), list(reference)]
@@ -183,6 +184,10 @@ class ImageView(anywidget.AnyWidget):
         """Zoom to a cell and select it."""
         self.selected = int(label)
         self.send({"type": "go", "label": int(label)})
+
+    def say(self, text: str, *, error: bool = False) -> None:
+        """Show a sentence in the line under the image."""
+        self.send({"type": "say", "text": text, "error": error})
 
     def on_cycle(self, callback: Callable[[int], None]) -> None:
         """Call a function when the next (1) or the previous (-1) image is asked for."""
@@ -194,80 +199,66 @@ class ImageView(anywidget.AnyWidget):
 
     def picture(self) -> bytes:
         """What is seen, as a still PNG of at most 900 px a side."""
-        return still(composed(self._layers), self._labels, self._reference, self._colours)
+        picture = compose_channels(self._layers)
+        return draw_still(picture, self._labels, self._reference, self._colours)
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
-        if progress.run_by_machine():
-            png = base64.b64encode(self.picture()).decode() if self._layers else ""
-            return ({"image/png": png} if png else {}) | {"text/plain": self._in_words()}, {}
-        return super()._repr_mimebundle_(**kwargs)
-
-    def _in_words(self) -> str:
-        n_cells = np.count_nonzero(np.unique(self._labels))
-        height, width = self._labels.shape
-        return f"{self.title or 'image'}: {width} x {height} px, {n_cells} cells"
+        if not progress.run_by_machine():
+            return super()._repr_mimebundle_(**kwargs)
+        n_cells, (height, width) = len(np.unique(self._labels[self._labels > 0])), self.labels.shape
+        words = {"text/plain": f"{self.title or 'image'}: {width} x {height} px, {n_cells} cells"}
+        if not self._layers:
+            return words, {}
+        return {"image/png": base64.b64encode(self.picture()).decode()} | words, {}
 
     # --- messages -----------------------------------------------------------------------------
 
     def _receive(self, _: Any, content: Any, buffers: Sequence[memoryview]) -> None:
         """Answer the browser; an error becomes a message there, and never a traceback."""
-        handlers: dict[str, Callable[[dict[str, Any], Sequence[memoryview]], None]] = (
-            self._handlers()
-        )
         try:
             with self.lock:
-                handlers[content["type"]](content, buffers)
+                self._handlers[content["type"]](content, buffers)
         except Exception as error:  # whatever a page sends, the kernel goes on
-            self.say(in_words(error), error=True)
+            self.say(plain(error), error=True)
 
-    def _handlers(self) -> dict[str, Callable[[dict[str, Any], Sequence[memoryview]], None]]:
-        return {"hello": self._hello, "cycle": self._cycle, "drop": self._drop}
-
-    def say(self, text: str, *, error: bool = False) -> None:
-        """Show a sentence in the line under the image."""
-        self.send({"type": "say", "text": text, "error": error})
-
-    def _hello(self, content: dict[str, Any], buffers: Sequence[memoryview]) -> None:
-        self._send_picture(content["client"])
-
-    def _cycle(self, content: dict[str, Any], buffers: Sequence[memoryview]) -> None:
-        self._call("cycle", int(content["by"]))
-
-    def _drop(self, content: dict[str, Any], buffers: Sequence[memoryview]) -> None:
+    def _take_dropped(self, content: dict[str, Any], buffers: Sequence[memoryview]) -> None:
         """Collect the parts of a file, in order; a page sends one file after the other."""
         client = str(content["client"])
-        parts = self._parts.setdefault(client, []) if content["part"] else []
-        self._parts[client] = parts
+        parts = self._dropped.setdefault(client, [])
+        if not content["part"]:
+            parts.clear()
         parts.append(bytes(buffers[0]))
         if len(parts) == content["parts"]:
-            self._call("drop", Path(str(content["name"])).name, b"".join(self._parts.pop(client)))
+            name = Path(str(content["name"])).name
+            self._call("drop", name, b"".join(self._dropped.pop(client)))
 
     def _send_picture(self, client: str | None = None) -> None:
-        """Send all that is shown; None: to every page that shows it."""
+        """Send all that is shown to one page; None: to all that show it."""
         if not self._layers:
             self.send({"type": "empty", "to": client, "listens": sorted(self._callbacks)})
             return
-        names = list(MAPS)
-        tables = [np.uint8(255 * colormaps[MAPS[name]](np.arange(256))[:, :3]) for name in names]
+        tables = [colormaps[name](np.arange(256), bytes=True)[:, :3] for name in MAPS.values()]
         content = {
             "type": "open",
             "to": client,
             "title": self.title,
             "shape": list(self._labels.shape),
-            "layers": [layer.described() for layer in self._layers],
-            "maps": names,
+            "layers": [layer.describe() for layer in self._layers],
+            "maps": list(MAPS),
             "reference": self._reference is not None,
+            "listens": sorted(self._callbacks),
         }
-        buffers = [*self._cells(), np.stack(tables).tobytes(), *_pixels(self._layers)]
-        more, history = self._more()
+        buffers = [*self._cells(), np.stack(tables).tobytes()]
+        buffers += [layer.to_bytes() for layer in self._layers]
+        more, history = self._describe_editing()
         self.send(content | more, [*buffers, history])
         self._send_colours()
         if any(self._tips):
             self.tell(*self._tips)
 
-    def _more(self) -> tuple[dict[str, Any], bytes]:
-        """What is sent of an image beside it, and the bytes that belong to it."""
-        return {"listens": sorted(self._callbacks)}, b""
+    def _describe_editing(self) -> tuple[dict[str, Any], bytes]:
+        """What is sent beside an image that is edited, and the bytes that belong to it."""
+        return {}, b""
 
     def _cells(self) -> list[bytes]:
         reference = self._reference
@@ -283,14 +274,115 @@ class ImageView(anywidget.AnyWidget):
             callback(*args)
 
 
-def _pixels(layers: Sequence[Layer]) -> list[memoryview]:
-    return [np.ascontiguousarray(layer.pixels).data.cast("B") for layer in layers]
+# --- pictures -----------------------------------------------------------------------------------
 
 
-def in_words(error: Exception) -> str:
-    """What the page shows of an error."""
-    if isinstance(error, ScellsegError):
-        return str(error)
-    logging.getLogger(__name__).error("unforeseen", exc_info=error)
-    text = "Something went wrong, and this step was not done. Load the page again; if it happens"
-    return f"{text} again, tell the authors what you did just before."
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """One picture: a channel of the image, or another that was made of it."""
+
+    name: str
+    pixels: np.ndarray
+    """uint8[H, W] or uint16[H, W], or uint8[H, W, 3] for colours."""
+    low: float = 0.0
+    """Intensity that 0 stands for."""
+    high: float = 255.0
+    """Intensity that the largest number stands for."""
+    channel: bool = True
+
+    def describe(self) -> dict[str, Any]:
+        """Say what goes to the page beside the pixels."""
+        kind = "rgb" if self.pixels.ndim == 3 else str(self.pixels.dtype)
+        low, high = self.low, self.high
+        return {"name": self.name, "kind": kind, "low": low, "high": high, "channel": self.channel}
+
+    def to_bytes(self) -> bytes:
+        """Write the pixels as they go to the page."""
+        return self.pixels.tobytes()
+
+
+def make_layers(
+    image: np.ndarray, channels: Sequence[str], others: Mapping[str, np.ndarray]
+) -> list[Layer]:
+    """Make layers of an image, number[H, W] or number[H, W, C], and of further pictures.
+
+    ImageError for what is no image, names that do not fit, or sizes that differ.
+    """
+    image = np.asarray(image)
+    if image.ndim not in (2, 3) or not image.size or image.dtype.kind not in "buif":
+        raise ImageError(
+            f"an image of shape {image.shape} and {image.dtype} cannot be shown",
+            remedy="Give [H, W], or [H, W, C] with the channels last.",
+        )
+    planes = np.atleast_3d(image)
+    n_channels = planes.shape[2]
+    usual = {1: ["image"], 3: ["red", "green", "blue"]}
+    names = list(channels) or usual.get(n_channels, [f"channel {k + 1}" for k in range(n_channels)])
+    if len(names) != n_channels:
+        raise ImageError(
+            f"the image has {n_channels} channels, {len(names)} are named",
+            remedy="Name each channel once.",
+        )
+    found = [_make_layer(name, planes[..., k], channel=True) for k, name in enumerate(names)]
+    return found + _make_pictures(others, image.shape[:2])
+
+
+def _make_pictures(others: Mapping[str, np.ndarray], shape: tuple[int, ...]) -> list[Layer]:
+    """Make layers of pictures beside the channels, uint8[H, W, 3] or number[H, W]."""
+    for name, pixels in others.items():
+        check_size(shape, pixels.shape[:2], repr(name))
+        if pixels.ndim > 2 and (pixels.dtype != np.uint8 or pixels.shape[2:] != (3,)):
+            raise ImageError(
+                f"{name!r} is of {pixels.dtype} and the shape {pixels.shape}",
+                remedy="Give intensities of the shape [H, W], or colours as uint8[H, W, 3].",
+            )
+    return [_make_layer(name, pixels, channel=False) for name, pixels in others.items()]
+
+
+def _make_layer(name: str, pixels: np.ndarray, *, channel: bool) -> Layer:
+    if pixels.ndim == 3 or pixels.dtype == np.uint8:
+        return Layer(name, np.ascontiguousarray(pixels, np.uint8), channel=channel)
+    values = np.nan_to_num(pixels.astype(np.float32), posinf=0, neginf=0)
+    low, high = float(values.min()), float(values.max())
+    scaled = (values - low) * (65535 / (high - low) if high > low else 0.0)
+    return Layer(name, np.round(scaled).astype(np.uint16), low, high, channel)
+
+
+def compose_channels(layers: Sequence[Layer]) -> np.ndarray:
+    """Compose the first three channels as red, green and blue; one alone is grey, uint8[H, W, 3].
+
+    The 1st to the 99th percentile of each is black to full.
+    """
+    planes = []
+    for plane in [layer.pixels for layer in layers if layer.channel][:3]:
+        low, high = np.percentile(plane, (1, 99))
+        stretched = (plane - low) * (255 / max(high - low, 1e-6))
+        planes.append(np.clip(stretched, 0, 255).astype(np.uint8))
+    if len(planes) == 1:
+        planes *= 3
+    planes += [np.zeros_like(planes[0])] * (3 - len(planes))
+    return np.dstack(planes)
+
+
+def draw_still(
+    picture: np.ndarray,
+    labels: np.ndarray,
+    reference: np.ndarray | None,
+    colours: Sequence[np.ndarray | None] = (None, None),
+) -> bytes:
+    """Draw the outlines of cells, int32[H, W], on a picture, uint8[H, W, 3], as a PNG."""
+    scale = min(1.0, STILL_SIDE / max(picture.shape[:2]))
+    size = (max(round(picture.shape[1] * scale), 1), max(round(picture.shape[0] * scale), 1))
+    drawn = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+    for cells, table, usual in zip((labels, reference), colours, (OUTLINE, REFERENCE), strict=True):
+        if cells is None:
+            continue
+        small = cv2.resize(cells, size, interpolation=cv2.INTER_NEAREST_EXACT)
+        edge = find_boundaries(small, connectivity=1, mode="inner")
+        if table is None:
+            drawn[edge] = usual
+        else:
+            known = np.minimum(small[edge], len(table) - 1)
+            shown = table[known, 3:] > 0
+            drawn[edge] = np.where(shown, table[known, :3], drawn[edge])
+    return cv2.imencode(".png", drawn[..., ::-1])[1].tobytes()

@@ -15,40 +15,67 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from scellseg_lib.errors import ImageError
 from scellseg_lib.workbench.editor.annotation import LARGEST_LABEL, Annotation
-from scellseg_lib.workbench.editor.edits import NOTHING, Facts
+from scellseg_lib.workbench.editor.classes import COLOURS, choose_colour, parse_colour
+from scellseg_lib.workbench.editor.journal import NOTHING, Facts
 from scellseg_lib.workbench.editor.patches import Patch, set_pixels
 
+ORANGE, BLUE, GREEN = list(COLOURS.values())[:3]
 SHAPE = (8, 9)
 labels_of_some_cells = hnp.arrays(np.int32, SHAPE, elements=st.sampled_from([0, 0, 1, 2, 5]))
 rows, columns = st.floats(-2, SHAPE[0] + 2), st.floats(-2, SHAPE[1] + 2)
 points = st.lists(st.tuples(rows, columns), min_size=2, max_size=5).map(np.array)
-words = st.sampled_from(["", "dead", "mitotic", "odd shape"])
+names = st.sampled_from(["dead", "mitotic", "odd shape", "alive"])
+words = st.one_of(st.just(""), names)
 some = st.sets(st.integers(0, 6), min_size=1, max_size=3)
 
 
-def state(annotation: Annotation) -> tuple[list, dict]:
-    return annotation.labels.tolist(), dict(annotation.facts)
+def state(annotation: Annotation) -> tuple:
+    """Labels, what is said of them, and the list of classes in its order."""
+    return annotation.labels.tolist(), dict(annotation.facts), list(annotation.classes.items())
 
 
 class AnyEdits(RuleBasedStateMachine):
-    """All edits in any order, on an annotation with a journal, with saves and crashes between."""
+    """All edits in any order, on an annotation with a journal, with saves and crashes between.
+
+    The list of classes is kept as an editor keeps it: at once where it alone has changed, and with
+    the masks otherwise.
+    """
 
     @initialize(labels=labels_of_some_cells)
     def start(self, labels: np.ndarray) -> None:
         self.folder = tempfile.TemporaryDirectory()
         self.journal = Path(self.folder.name) / "edits"
+        self.kept: dict[str, str] = {}
         self.open(labels, None)
 
     def open(self, labels: np.ndarray, cells: pd.DataFrame | None) -> None:
         """Open labels, with what a crash has left; from here on all is undone and replayed."""
         self.saved = labels.copy(), cells
-        self.annotation = Annotation(labels, cells, self.journal)
+        self.annotation = Annotation(labels, cells, self.journal, self.kept)
         self.first = self.annotation.labels.copy(), self.annotation.cells
+        self.at_first = dict(self.annotation.classes)
 
     def pick(self, numbers: set[int]) -> list[int]:
         """Some of the cells that there are."""
         there = self.annotation.cells["label"].tolist()
         return sorted({there[number % len(there)] for number in numbers}) if there else []
+
+    def pick_class(self, name: str) -> str:
+        """A class that there is."""
+        known = list(self.annotation.classes) or ["none"]
+        return name if name in known else known[len(name) % len(known)]
+
+    def attempt(self, act, *args, **options) -> None:
+        """Do something, which changes nothing if it cannot be done."""
+        before = state(self.annotation)
+        try:
+            act(*args, **options)
+        except ImageError:
+            assert state(self.annotation) == before
+
+    def keep_list(self) -> None:
+        if self.annotation.edits and self.annotation.edits[-1].is_of_list:
+            self.kept = dict(self.annotation.classes)
 
     @rule(where=hnp.arrays(bool, SHAPE), label=st.integers(0, 7))
     def paint(self, where: np.ndarray, label: int) -> None:
@@ -57,36 +84,19 @@ class AnyEdits(RuleBasedStateMachine):
         annotation.change("paint" if label else "erase", patch)
         assert (annotation.labels[where] == label).all()
 
-    @rule(numbers=some)
-    def merge(self, numbers: set[int]) -> None:
-        cells = self.pick(numbers)
-        if len(cells) > 1:
-            self.annotation.merge(cells)
-
     @rule(line=points, numbers=some, chosen=st.booleans())
     def split(self, line: np.ndarray, numbers: set[int], chosen: bool) -> None:
-        before = state(self.annotation)
-        try:
-            self.annotation.split(line, self.pick(numbers) if chosen else ())
-        except ImageError:
-            assert state(self.annotation) == before
+        self.attempt(self.annotation.split, line, self.pick(numbers) if chosen else ())
 
     @rule(corners=points, protect=st.booleans(), numbers=some, new=st.booleans())
     def outline(self, corners: np.ndarray, protect: bool, numbers: set[int], new: bool) -> None:
         cells = [] if new else self.pick(numbers)
-        before = state(self.annotation)
-        try:
-            self.annotation.outline(corners, cells[0] if cells else 0, protect=protect)
-        except ImageError:
-            assert state(self.annotation) == before
+        cell = cells[0] if cells else 0
+        self.attempt(self.annotation.outline, corners, cell, protect=protect)
 
-    @rule(numbers=some)
-    def delete(self, numbers: set[int]) -> None:
-        self.annotation.delete(self.pick(numbers))
-
-    @rule()
-    def fill_holes(self) -> None:
-        self.annotation.fill_holes()
+    @rule(numbers=some, name=st.sampled_from(["merge", "delete", "fill_holes"]))
+    def edit(self, numbers: set[int], name: str) -> None:
+        self.attempt(getattr(self.annotation, name), self.pick(numbers))
 
     @rule()
     def relabel(self) -> None:
@@ -96,39 +106,55 @@ class AnyEdits(RuleBasedStateMachine):
         assert cells["label"].tolist() == list(range(1, len(cells) + 1))
         assert cells[["class", "note"]].to_numpy().tolist() == said
 
-    @rule(numbers=some, text=words, is_class=st.booleans())
-    def say(self, numbers: set[int], text: str, is_class: bool) -> None:
-        cells, column = self.pick(numbers), "class" if is_class else "note"
-        if is_class:
-            self.annotation.say(cells, kind=text)
+    @rule(numbers=some, text=words, column=st.sampled_from(["class", "note"]))
+    def say(self, numbers: set[int], text: str, column: str) -> None:
+        cells = self.pick(numbers)
+        getattr(self.annotation, f"set_{column}")(cells, text)
+        assert (self.annotation.cells.set_index("label").loc[cells, column] == text).all()
+
+    @rule(name=names, colour=st.sampled_from(["", "#123456", ORANGE]))
+    def add_class(self, name: str, colour: str) -> None:
+        before = self.annotation.classes.get(name)
+        edit = self.annotation.add_class(name, colour)
+        assert self.annotation.classes[name] == (colour or before or self.annotation.classes[name])
+        assert (edit is None) == (self.annotation.classes[name] == before)
+        self.keep_list()
+
+    @rule(old=names, new=words)
+    def rename_or_remove_class(self, old: str, new: str) -> None:
+        old, annotation = self.pick_class(old), self.annotation
+        if old not in annotation.classes or old == new:
+            return
+        expected = annotation.cells.replace({"class": {old: new}})
+        if new:
+            annotation.rename_class(old, new)
+            assert new in annotation.classes
         else:
-            self.annotation.say(cells, note=text)
-        frame = self.annotation.cells.set_index("label")
-        assert (frame.loc[cells, column] == text).all()
+            annotation.remove_class(old)
+        assert old not in annotation.classes
+        pd.testing.assert_frame_equal(annotation.cells, expected)
+        self.keep_list()
 
     @rule(times=st.integers(1, 4))
     def undo_and_redo(self, times: int) -> None:
-        before, there = state(self.annotation), len(self.annotation.undoable)
-        for _ in range(times):
-            self.annotation.undo()
-        for _ in range(min(times, there)):
-            self.annotation.redo()
+        before, times = state(self.annotation), min(times, len(self.annotation.undoable))
+        for act in [self.annotation.undo] * times + [self.annotation.redo] * times:
+            act()
+            self.keep_list()
         assert state(self.annotation) == before
 
-    @rule(times=st.integers(1, 3))
-    def undo(self, times: int) -> None:
-        for _ in range(times):
-            self.annotation.undo()
-
-    @rule()
-    def redo(self) -> None:
-        self.annotation.redo()
+    @rule(turns=st.lists(st.sampled_from(["undo", "undo", "redo"]), max_size=3))
+    def turn(self, turns: list[str]) -> None:
+        for name in turns:
+            getattr(self.annotation, name)()
+            self.keep_list()
 
     @rule()
     def save(self) -> None:
-        self.annotation.saved()
+        self.annotation.restart_journal()
         assert not self.journal.exists()
         self.saved = self.annotation.labels.copy(), self.annotation.cells
+        self.kept = dict(self.annotation.classes)
 
     @rule()
     def crash(self) -> None:
@@ -140,29 +166,27 @@ class AnyEdits(RuleBasedStateMachine):
         assert state(self.annotation) == was
 
     @invariant()
-    def counts_are_those_of_the_labels(self) -> None:
-        if hasattr(self, "annotation"):
-            labels, areas = self.annotation.labels, self.annotation.areas
-            np.testing.assert_array_equal(areas, np.bincount(labels.ravel(), minlength=len(areas)))
-            assert self.annotation.free == labels.max(initial=0) + 1
-
-    @invariant()
-    def something_is_said_of_cells_alone_that_there_are(self) -> None:
-        if hasattr(self, "annotation"):
-            there = np.unique(self.annotation.labels).tolist()
-            assert set(self.annotation.facts) <= set(there) - {0}
-            assert NOTHING not in self.annotation.facts.values()
+    def all_that_is_known_fits_together(self) -> None:
+        if not hasattr(self, "annotation"):
+            return
+        labels, areas = self.annotation.labels, self.annotation.areas
+        np.testing.assert_array_equal(areas, np.bincount(labels.ravel(), minlength=len(areas)))
+        assert self.annotation.free == labels.max(initial=0) + 1
+        facts, classes = self.annotation.facts, self.annotation.classes
+        assert set(facts) <= set(np.unique(labels).tolist()) - {0}
+        assert NOTHING not in facts.values()
+        assert {one.kind for one in facts.values()} - {""} <= set(classes)
+        assert all(parse_colour(one) == one for one in classes.values())
 
     def teardown(self) -> None:
         if not hasattr(self, "annotation"):
             return
         annotation, (labels, cells) = self.annotation, self.first
         final = state(annotation)
-        replayed = Annotation(labels, cells)
+        replayed = Annotation(labels, cells, classes=self.at_first)
         replayed.replay(annotation.edits)
         assert state(replayed) == final
-        pd.testing.assert_frame_equal(replayed.cells, annotation.cells)
-        turns = [annotation.undo() for _ in annotation.undoable]
+        turns = [annotation.undo() for _ in list(annotation.undoable)]
         np.testing.assert_array_equal(annotation.labels, labels)
         pd.testing.assert_frame_equal(annotation.cells, cells)
         for _ in turns:
@@ -172,7 +196,7 @@ class AnyEdits(RuleBasedStateMachine):
 
 
 TestAnyEdits = AnyEdits.TestCase
-TestAnyEdits.settings = settings(max_examples=50, stateful_step_count=20, deadline=None)
+TestAnyEdits.settings = settings(max_examples=40, stateful_step_count=20, deadline=None)
 
 
 # --- examples ----------------------------------------------------------------------------------
@@ -185,46 +209,53 @@ def three(**options) -> Annotation:
     return Annotation(labels, **options)
 
 
+def classed() -> Annotation:
+    """Cells 2 and 7 are dead, 3 is alive, and 7 has a note; a class "odd" has no cell."""
+    annotation = three()
+    annotation.set_class([2, 7], " dead ")
+    annotation.set_class([3], "alive")
+    annotation.set_note([7], "at the border")
+    annotation.add_class("odd", "#123456")
+    return annotation
+
+
 def said(annotation: Annotation) -> dict[int, tuple[str, str]]:
     frame = annotation.cells
     return dict(zip(frame["label"], zip(frame["class"], frame["note"], strict=True), strict=True))
 
 
 def test_cells_are_listed_with_what_is_said_of_them():
-    annotation = three()
-    annotation.say([2, 7], kind=" dead ")
-    annotation.say([7], note="at the border")
+    annotation = classed()
     frame = annotation.cells
     assert list(frame) == ["label", "area", "class", "note"]
-    assert frame["label"].tolist() == [2, 3, 7]
     assert frame["area"].tolist() == [4, 6, 8]
-    assert frame["class"].tolist() == ["dead", "", "dead"]
-    assert frame["note"].tolist() == ["", "", "at the border"]
-    assert annotation.free == 8
-    assert annotation.diameter == pytest.approx(2 * np.sqrt(6 / np.pi))
+    assert said(annotation) == {
+        2: ("dead", ""),
+        3: ("alive", ""),
+        7: ("dead", "at the border"),
+    }
+    assert list(annotation.classes.items()) == [
+        ("dead", ORANGE),
+        ("alive", BLUE),
+        ("odd", "#123456"),
+    ]
 
 
-def test_without_cells():
-    annotation = Annotation(np.zeros((3, 3), np.int32))
+def test_without_cells_and_the_labels_given_are_copied():
+    given = np.ones((3, 3), np.int32)
+    annotation = Annotation(given)
+    annotation.delete([1])
+    assert (given == 1).all()
     assert annotation.cells.empty
     assert annotation.free == 1
-    assert np.isnan(annotation.diameter)
-    assert annotation.undo() is None
-    assert annotation.redo() is None
-    assert annotation.edits == []
-
-
-def test_the_labels_given_are_copied():
-    given = np.ones((3, 3), np.int32)
-    Annotation(given).delete([1])
-    assert (given == 1).all()
+    empty = Annotation(np.zeros((3, 3), np.int32))
+    assert (empty.undo(), empty.redo(), empty.edits) == (None, None, [])
 
 
 def test_what_is_said_of_a_deleted_cell_goes_and_comes_back_with_it():
     annotation = three()
-    annotation.say([3], kind="dead", note="blurred")
+    annotation.change("said", facts={3: Facts("dead", "blurred")})
     annotation.delete([3])
-    assert 3 not in said(annotation)
     outlined = annotation.outline(np.array([[2, 0], [2, 5], [3, 5], [3, 0]]), 3)
     assert said(annotation)[3] == ("", "")  # a new cell of that number is another
     annotation.undo()
@@ -232,12 +263,14 @@ def test_what_is_said_of_a_deleted_cell_goes_and_comes_back_with_it():
     assert said(annotation)[3] == ("dead", "blurred")
     annotation.redo()
     assert 3 not in said(annotation)
-    assert annotation.redoable == [outlined]
+    assert [edit.id for edit in annotation.redoable] == [outlined.id]
+    annotation.delete([2])  # a new edit ends what could be redone
+    assert annotation.redo() is None
 
 
 def test_painting_over_the_last_pixel_of_a_cell_takes_what_is_said_of_it():
     annotation = three()
-    annotation.say([2], note="small")
+    annotation.set_note([2], "small")
     annotation.change("paint", set_pixels(annotation.labels, [0, 1, 2], 7))
     assert said(annotation)[2] == ("", "small")
     annotation.change("paint", set_pixels(annotation.labels, [3], 7))
@@ -246,75 +279,102 @@ def test_painting_over_the_last_pixel_of_a_cell_takes_what_is_said_of_it():
     assert said(annotation)[2] == ("", "small")
 
 
-def test_parts_of_a_split_cell_have_its_class_and_note():
-    labels = np.zeros((6, 12), np.int32)
-    labels[1:5, 1:11] = 4
-    annotation = Annotation(labels)
-    annotation.say([4], kind="dead", note="two?")
-    annotation.split(np.array([[-1, 4.5], [7, 4.5]]))
-    assert said(annotation) == {4: ("dead", "two?"), 5: ("dead", "two?")}
+def test_parts_of_a_split_cell_and_a_merged_one_have_class_and_notes():
+    annotation = classed()
+    annotation.split(np.array([[-1, 3.5], [7, 3.5]]), [7])
+    assert {k: v for k, v in said(annotation).items() if k > 3} == {
+        7: ("dead", "at the border"),
+        8: ("dead", "at the border"),
+    }
     annotation.undo()
-    assert said(annotation) == {4: ("dead", "two?")}
-
-
-def test_a_merged_cell_has_the_first_class_and_all_notes():
-    annotation = three()
-    annotation.say([7], kind="dead", note="left half")
-    annotation.say([3], note="right half")
+    annotation.set_note([3], "right half")
+    annotation.set_class([2], "")
+    before = said(annotation)
     annotation.merge([7, 3, 2])
-    assert said(annotation) == {2: ("dead", "right half; left half")}
+    assert said(annotation) == {2: ("alive", "right half; at the border")}
     annotation.undo()
-    assert said(annotation) == {2: ("", ""), 3: ("", "right half"), 7: ("dead", "left half")}
+    assert said(annotation) == before
 
 
-def test_classes_get_colours_one_after_the_other_and_stay_known():
-    annotation = three()
-    annotation.say([2], kind="dead")
-    annotation.add_class("alive", "#123456")
-    annotation.say([3], kind="odd")
-    annotation.undo()
-    assert list(annotation.classes) == ["dead", "alive", "odd"]
-    assert annotation.classes["alive"] == "#123456"
-    assert annotation.classes["dead"] != annotation.classes["odd"]
-
-
-def test_a_new_edit_ends_what_could_be_redone():
-    annotation = three()
-    annotation.delete([2])
-    annotation.undo()
-    annotation.delete([3])
-    assert annotation.redo() is None
-    assert annotation.cells["label"].tolist() == [2, 7]
-
-
-@pytest.mark.parametrize("cell", [0, 1, 8, -1])
-def test_nothing_can_be_said_of_a_cell_that_there_is_not(cell):
-    annotation = three()
-    with pytest.raises(ImageError, match=f"there is no cell {cell}"):
-        annotation.say([2, cell], kind="dead")
-    assert said(annotation)[2] == ("", "")
-    assert annotation.edits == []
-
-
-@pytest.mark.parametrize("label", [-1, LARGEST_LABEL + 1, 2**40])
-def test_a_number_that_is_no_label_is_refused_and_changes_nothing(label):
-    annotation = three()
-    with pytest.raises(ImageError, match="would give cells the labels"):
-        annotation.change("paint", Patch(np.array([[0, 2, 2, label]])))
-    with pytest.raises(ImageError, match="would give cells the labels"):
-        annotation.outline(np.array([[3, 9], [3, 11], [5, 11]]), label)
-    assert annotation.cells["area"].tolist() == [4, 6, 8]
-    assert annotation.edits == []
-
-
-def test_an_edit_cannot_be_made_twice():
-    annotation = three()
-    annotation.change("erase", set_pixels(annotation.labels, [0], 0), id="page:1")
+def test_a_class_is_renamed_merged_removed_and_coloured_and_undo_takes_each_back():
+    annotation = classed()
     before = state(annotation)
-    with pytest.raises(ImageError, match="made before"):
-        annotation.change("erase", set_pixels(annotation.labels, [1], 0), id="page:1")
-    assert state(annotation) == before
-    assert len(annotation.undoable) == 1
+    for act, kind, classes, kinds in (
+        (
+            lambda: annotation.rename_class("dead", "  very   dead "),
+            "rename class",
+            [("very dead", ORANGE), ("alive", BLUE), ("odd", "#123456")],
+            ["very dead", "alive", "very dead"],
+        ),
+        (
+            lambda: annotation.rename_class("dead", "alive"),
+            "merge classes",
+            [("alive", BLUE), ("odd", "#123456")],
+            ["alive"] * 3,
+        ),
+        (
+            lambda: annotation.remove_class("dead"),
+            "remove class",
+            [("alive", BLUE), ("odd", "#123456")],
+            ["", "alive", ""],
+        ),
+        (
+            lambda: annotation.add_class("dead", "red"),
+            "add class",
+            [("dead", "#FF0000"), ("alive", BLUE), ("odd", "#123456")],
+            ["dead", "alive", "dead"],
+        ),
+        (
+            lambda: annotation.set_class([2], "new"),
+            "class",
+            [("dead", ORANGE), ("alive", BLUE), ("odd", "#123456"), ("new", GREEN)],
+            ["new", "alive", "dead"],
+        ),
+    ):
+        assert act().kind == kind
+        assert list(annotation.classes.items()) == classes
+        assert annotation.cells["class"].tolist() == kinds
+        assert annotation.cells["note"].tolist() == ["", "", "at the border"]
+        annotation.undo()
+        assert state(annotation) == before
+    assert annotation.rename_class("dead", " dead ") is None
+    assert annotation.add_class("dead") is None
+
+
+@pytest.mark.parametrize(
+    ("act", "text"),
+    [
+        (lambda one: one.rename_class("gone", "x"), 'no class "gone".*among dead, alive, odd'),
+        (lambda one: one.rename_class("dead", " "), "a class needs a name"),
+        (lambda one: one.remove_class("gone"), 'no class "gone"'),
+        (lambda one: one.remove_class(""), "a class needs a name"),
+        (lambda one: one.add_class("\n"), "a class needs a name"),
+        (lambda one: one.add_class("dead", "reddish"), '"reddish" is no colour'),
+        *(
+            (lambda one, cell=cell: one.set_class([2, cell], "x"), f"there is no cell {cell}")
+            for cell in (0, 1, 8, -1)
+        ),
+        *(
+            (
+                lambda one, label=label: one.change("paint", Patch(np.array([[0, 2, 2, label]]))),
+                "would give cells the labels",
+            )
+            for label in (-1, LARGEST_LABEL + 1, 2**40)
+        ),
+        (lambda one: one.outline([[3, 9], [3, 11], [5, 11]], 2**40), "would give cells the labels"),
+        (
+            lambda one: one.change("erase", set_pixels(one.labels, [1], 0), id="python:0"),
+            "made before",
+        ),
+    ],
+)
+def test_what_cannot_be_done_is_said_and_changes_nothing(act, text):
+    annotation = classed()
+    before, n_edits = state(annotation), len(annotation.edits)
+    with pytest.raises(ImageError, match=text):
+        act(annotation)
+    assert (state(annotation), len(annotation.edits)) == (before, n_edits)
+    assert len(annotation.undoable) == n_edits
 
 
 def test_a_list_of_cells_is_taken_with_its_masks():
@@ -322,40 +382,41 @@ def test_a_list_of_cells_is_taken_with_its_masks():
     annotation = three(cells=listed)
     assert said(annotation) == {2: ("", "faint"), 3: ("", ""), 7: ("dead", "")}
     assert list(annotation.classes) == ["dead"]
-    only_labels = three(cells=pd.DataFrame({"label": [2]}))
-    assert only_labels.facts == {}
-
-
-@pytest.mark.parametrize("label", [4, 0, -2, 99, 2.5, np.nan, "two"])
-def test_a_list_that_names_another_cell_is_refused(label):
-    with pytest.raises(ImageError, match="which the masks have not"):
-        three(cells=pd.DataFrame({"label": [2, label], "class": "dead"}))
-
-
-def test_a_list_without_labels_is_refused():
+    assert three(cells=pd.DataFrame({"label": [2]})).facts == {}
     with pytest.raises(ImageError, match="no column 'label'"):
         three(cells=pd.DataFrame({"class": ["dead"]}))
+    for label in (4, 0, -2, 99, 2.5, np.nan, "two"):
+        with pytest.raises(ImageError, match="which the masks have not"):
+            three(cells=pd.DataFrame({"label": [2, label], "class": "dead"}))
 
 
 @pytest.mark.parametrize(
     "labels",
-    [
-        np.zeros((2, 3, 3), np.int32),
-        np.zeros((0, 3), np.int32),
-        np.full((3, 3), 0.5),
-        np.full((3, 3), -1),
-        np.full((3, 3), LARGEST_LABEL + 1),
-    ],
-    ids=["stack", "empty", "floats", "negative", "too large"],
+    [np.zeros((2, 3, 3), np.int32), np.full((3, 3), 0.5), np.full((3, 3), LARGEST_LABEL + 1)],
+    ids=["stack", "fractions", "too large"],
 )
 def test_what_are_no_labels_is_refused(labels):
     with pytest.raises(ImageError):
         Annotation(labels)
 
 
-def test_facts_that_are_given_with_a_change():
-    annotation = three()
-    annotation.change("paint", set_pixels(annotation.labels, [60], 9), {9: Facts("dead")})
-    assert said(annotation)[9] == ("dead", "")
-    annotation.undo()
-    assert 9 not in annotation.facts
+def test_colours_are_those_of_the_palette_as_long_as_one_is_free():
+    classes: dict[str, str] = {}
+    for number in range(len(COLOURS)):
+        classes[str(number)] = choose_colour(classes)
+    assert list(classes.values()) == list(COLOURS.values())
+    del classes["3"]
+    assert choose_colour(classes) == COLOURS["yellow"]
+    assert choose_colour(classes | {"3": COLOURS["yellow"]}) in COLOURS.values()
+
+
+@pytest.mark.parametrize(
+    ("text", "colour"),
+    [("#e69f00", ORANGE), (" #ABC ", "#AABBCC"), ("red", "#FF0000"), ("sky", None), ("none", None)],
+)
+def test_what_is_a_colour(text, colour):
+    if colour:
+        assert parse_colour(text) == colour
+    else:
+        with pytest.raises(ImageError, match="is no colour"):
+            parse_colour(text)

@@ -14,10 +14,11 @@ import pytest
 
 from scellseg_lib.errors import ImageError
 from scellseg_lib.workbench.editor.annotation import Annotation
-from scellseg_lib.workbench.editor.edits import Edit
-from scellseg_lib.workbench.editor.journal import Journal, labels_hash
+from scellseg_lib.workbench.editor.classes import COLOURS
+from scellseg_lib.workbench.editor.journal import Edit, Journal, hash_labels
 from scellseg_lib.workbench.editor.patches import set_pixels
 
+ORANGE, BLUE, *_ = COLOURS.values()
 FIRST = np.zeros((6, 12), np.int32)
 FIRST[1:5, 1:11] = 4
 
@@ -28,11 +29,12 @@ def path(tmp_path: Path) -> Path:
 
 
 def edited(path: Path, labels: np.ndarray = FIRST) -> Annotation:
-    """An annotation after some edits of each kind, an undo and a redo."""
+    """An annotation after eight edits of each kind, an undo and a redo among them."""
     annotation = Annotation(labels, journal=path)
     annotation.change("erase", set_pixels(annotation.labels, [13, 14], 0), id="page:1")
     annotation.split(np.array([[-1, 5.5], [7, 5.5]]))
-    annotation.say([5], kind="dead", note="ß\n\u2028 \N{MICROSCOPE}")  # no sign ends the line
+    annotation.set_class([5], "dead")
+    annotation.set_note([5], "ß\n\u2028 \N{MICROSCOPE}")  # no sign ends the line
     annotation.delete([4])
     annotation.undo("page:2")
     annotation.undo()
@@ -49,14 +51,18 @@ def opened(path: Path, labels: np.ndarray = FIRST) -> Annotation:
 
 def assert_same(one: Annotation, other: Annotation) -> None:
     np.testing.assert_array_equal(one.labels, other.labels)
-    assert one.facts == other.facts
-    assert [edit.id for edit in one.edits] == [edit.id for edit in other.edits]
-    assert [edit.id for edit in one.undoable] == [edit.id for edit in other.undoable]
-    assert [edit.id for edit in one.redoable] == [edit.id for edit in other.redoable]
+    assert (one.facts, one.classes) == (other.facts, other.classes)
+    for name in ("edits", "undoable", "redoable"):
+        ids = [[edit.id for edit in getattr(each, name)] for each in (one, other)]
+        assert ids[0] == ids[1], name
 
 
 def others(path: Path) -> list[str]:
     return sorted(file.name for file in path.parent.iterdir() if file != path)
+
+
+def rewrite(path: Path, *lines: str) -> None:
+    path.write_text("\n".join(lines) + "\n")
 
 
 def test_every_edit_is_in_the_file_at_once_and_there_is_none_before_the_first(path):
@@ -65,79 +71,53 @@ def test_every_edit_is_in_the_file_at_once_and_there_is_none_before_the_first(pa
     for n_edits in range(1, 4):
         annotation.change("erase", set_pixels(annotation.labels, [12 + n_edits], 0))
         header, *lines = path.read_text().splitlines()
-        assert json.loads(header)["start"] == labels_hash(FIRST)
+        assert json.loads(header)["start"] == hash_labels(FIRST)
         assert [json.loads(line)["id"] for line in lines] == [f"python:{k}" for k in range(n_edits)]
 
 
-def test_all_comes_back_with_what_can_be_undone_and_redone(path):
+def test_all_comes_back_with_what_can_be_undone_and_redone_and_goes_on(path):
     annotation = edited(path)
     again = Annotation(FIRST, journal=path)
-    assert len(again.recoverable) == 7
+    assert len(again.recoverable) == 8
     assert again.begun.endswith("+00:00")
     np.testing.assert_array_equal(again.labels, FIRST)  # not before it is asked for
-    assert again.recover() == 7
+    assert (again.recover(), again.recover()) == (8, 0)
     assert_same(again, annotation)
-    assert again.recover() == 0
-    again.redo()
-    annotation.redo()
+    for one in (again, annotation):
+        one.redo()
     assert_same(again, annotation)
-
-
-def test_edits_after_a_recovery_are_kept_with_those_before(path):
-    edited(path)
-    again = opened(path)
     again.change("paint", set_pixels(again.labels, [0], 9))
     assert_same(opened(path), again)
     assert others(path) == []
 
 
-def test_a_file_cut_off_at_any_byte_gives_the_edits_before(path, tmp_path):
+def test_a_file_cut_off_at_any_byte_gives_the_edits_before_and_goes_on(path):
     annotation = edited(path)
     data, ids = path.read_bytes(), [edit.id for edit in annotation.edits]
     ends = [place for place, sign in enumerate(data) if sign == ord("\n")]
-    states = [FIRST]
-    replayed = Annotation(FIRST)
+    states, replayed = [FIRST], Annotation(FIRST)
     for edit in annotation.edits:
         replayed.replay([edit])
         states.append(replayed.labels.copy())
-    cut = tmp_path / "cut"
-    for size in range(len(data) + 1):
-        cut.write_bytes(data[:size])
-        again = Annotation(FIRST, journal=cut)
+    for size in {*range(0, len(data) + 1, 7), *(end + k for end in ends for k in (-1, 0, 1))}:
+        path.write_bytes(data[:size])
+        again = Annotation(FIRST, journal=path)
         whole = max(sum(end <= size for end in ends) - 1, 0)  # but for the header
         assert again.recover() == whole, size
         assert [edit.id for edit in again.edits] == ids[:whole]
         np.testing.assert_array_equal(again.labels, states[whole])
-
-
-@pytest.mark.parametrize("missing", [1, 5, 60])
-def test_edits_after_a_line_that_was_cut_off_are_not_lost(path, missing):
-    edited(path)
-    path.write_bytes(path.read_bytes()[:-missing])
-    again = opened(path)
-    again.change("paint", set_pixels(again.labels, [0, 1], 9))
-    again.say([9], note="new")
-    assert_same(opened(path), again)
-
-
-def test_a_file_whose_first_edit_was_cut_off_goes_on(path):
-    annotation = Annotation(FIRST, journal=path)
-    annotation.delete([4])
-    path.write_bytes(path.read_bytes()[:-9])
-    again = Annotation(FIRST, journal=path)
-    assert again.recoverable == []
-    again.change("paint", set_pixels(again.labels, [0], 9))
-    assert_same(opened(path), again)
+        if size % 5 == 0:
+            again.change("paint", set_pixels(again.labels, [0, 1], 9))
+            again.set_note([9], "new")
+            assert_same(opened(path), again)
+        for file in path.parent.iterdir():
+            file.unlink()
 
 
 @pytest.mark.parametrize(
     "damage",
     [
-        b"",
-        b"\n",
-        b"null\n",
-        b'{"scellseg edits": 2, "start": ""}\n',
-        b"\xff\xfe\x00\n",
+        *(b"", b"\n", b"null\n", b'{"scellseg edits": 2, "start": ""}\n', b"\xff\xfe\x00\n"),
         b'{"id": "a"}\n',
     ],
 )
@@ -152,27 +132,34 @@ def test_a_file_without_a_header_is_put_aside(path, damage):
 @pytest.mark.parametrize(
     "change",
     [
-        {"runs": "AAAA"},
-        {"runs": "!"},
-        {"runs": None},
-        {"facts": {"x": [["", ""], ["", ""]]}},
-        {"facts": {"1": [["", "", ""], ["", ""]]}},
-        {"facts": []},
+        *({"runs": data} for data in ("AAAA", "!", None)),
+        *(
+            {"facts": facts}
+            for facts in ([], {"x": [["", ""]] * 2}, {"1": [["", "", ""], ["", ""]]})
+        ),
+        *({"classes": lists} for lists in (7, [{"dead": "reddish"}, {}], [{"": ORANGE}, {}], [{}])),
     ],
 )
-def test_a_line_that_is_no_edit_is_passed_over(path, change):
+def test_a_damaged_line_costs_that_edit_alone(path, change):
     edited(path)
     header, first, *lines = path.read_text().splitlines()
-    path.write_text("\n".join([header, json.dumps(json.loads(first) | change), *lines]) + "\n")
+    rewrite(path, header, json.dumps(json.loads(first) | change), *lines)
     again = opened(path)
     assert [edit.id for edit in again.edits][:2] == ["python:1", "python:2"]
-    assert len(again.edits) == 6
+    assert len(again.edits) == 7
+
+
+def test_an_edit_that_stands_twice_after_a_full_disk_is_done_once(path):
+    annotation = edited(path)
+    header, *lines = path.read_text().splitlines()
+    rewrite(path, header, lines[0], *lines)
+    assert_same(opened(path), annotation)
 
 
 def test_edits_of_other_labels_are_put_aside_and_never_overwritten(path):
     edited(path)
     first = path.read_bytes()
-    for labels in (FIRST + 1, FIRST[:, :-1]):
+    for labels in (FIRST + 1, FIRST.reshape(12, 6)):  # the same pixels in another shape
         annotation = Annotation(labels, journal=path)
         assert annotation.recoverable == []
         assert not path.exists()
@@ -180,11 +167,7 @@ def test_edits_of_other_labels_are_put_aside_and_never_overwritten(path):
     assert others(path) == [path.name + ".other", path.name + ".other2"]
     assert path.with_name(path.name + ".other").read_bytes() == first
     path.with_name(path.name + ".other").replace(path)
-    assert len(Annotation(FIRST, journal=path).recoverable) == 7
-
-
-def test_labels_of_another_shape_with_the_same_pixels_are_others():
-    assert labels_hash(np.zeros((2, 6), np.int32)) != labels_hash(np.zeros((3, 4), np.int32))
+    assert len(Annotation(FIRST, journal=path).recoverable) == 8
 
 
 def test_what_was_not_asked_for_is_put_aside_and_not_mixed_with_new_edits(path):
@@ -211,18 +194,17 @@ def test_what_is_not_wanted_is_forgotten_but_never_an_edit_made_since(path):
 
 def test_a_save_without_an_answer_leaves_what_a_crash_has_left(path):
     annotation = edited(path)
-    again = Annotation(FIRST, journal=path)
-    again.saved()
+    Annotation(FIRST, journal=path).restart_journal()
     assert_same(opened(path), annotation)
 
 
 def test_a_save_restarts_the_file_and_later_edits_come_back_on_the_saved_labels(path):
     annotation = edited(path)
-    annotation.saved()
+    annotation.restart_journal()
     assert not path.exists()
     saved, cells = annotation.labels.copy(), annotation.cells
     annotation.merge([4, 5])
-    annotation.say([4], note="one after all")
+    annotation.set_note([4], "one after all")
     again = Annotation(saved, cells, path)
     assert again.recover() == 2
     np.testing.assert_array_equal(again.labels, annotation.labels)
@@ -234,16 +216,43 @@ def test_a_save_restarts_the_file_and_later_edits_come_back_on_the_saved_labels(
 
 def test_undo_and_redo_across_a_save_come_back(path):
     annotation = edited(path)
-    annotation.saved()
-    saved, cells = annotation.labels.copy(), annotation.cells
+    annotation.restart_journal()
+    saved, cells, classes = annotation.labels.copy(), annotation.cells, dict(annotation.classes)
     for turns in ("undo", "undo undo", "undo redo", "undo undo undo redo redo undo"):
         for turn in turns.split():
             getattr(annotation, turn)()
-        again = Annotation(saved, cells, path)
+        again = Annotation(saved, cells, path, classes)
         again.recover()
         np.testing.assert_array_equal(again.labels, annotation.labels)
-        assert again.facts == annotation.facts
+        assert (again.facts, again.classes) == (annotation.facts, annotation.classes)
     assert (annotation.labels != saved).any()
+
+
+def test_classes_come_back_beside_those_that_other_images_have_added_since(path):
+    annotation = Annotation(FIRST, journal=path, classes={"dead": ORANGE})
+    annotation.set_class([4], "dead")
+    annotation.rename_class("dead", "gone")
+    annotation.add_class("odd", "#123456")
+    annotation.remove_class("odd")
+    again = Annotation(FIRST, journal=path, classes={"dead": ORANGE, "new": BLUE})
+    assert again.recover() == 4
+    assert again.classes == {"gone": ORANGE, "new": BLUE}
+    again.undo()
+    assert again.classes == {"gone": ORANGE, "odd": "#123456", "new": BLUE}
+
+
+def test_a_change_of_the_list_alone_begins_no_file_and_puts_none_aside(path):
+    annotation = Annotation(FIRST, journal=path)
+    annotation.add_class("dead")
+    annotation.rename_class("dead", "gone")
+    assert not path.exists()
+    annotation.delete([4])
+    annotation.undo()
+    annotation.remove_class("gone")  # the file is begun, and takes it
+    assert len(opened(path).edits) == 3
+    again = Annotation(FIRST, journal=path)
+    again.add_class("dead")
+    assert (len(again.recoverable), others(path)) == (3, [])
 
 
 def test_edits_that_could_not_be_written_are_done_and_written_with_the_next_one(tmp_path):
@@ -262,31 +271,24 @@ def test_edits_that_could_not_be_written_are_done_and_written_with_the_next_one(
     assert_same(opened(path), annotation)
 
 
-def test_an_edit_that_stands_twice_after_a_full_disk_is_done_once(path):
-    annotation = edited(path)
-    header, *lines = path.read_text().splitlines()
-    path.write_text("\n".join([header, lines[0], *lines]) + "\n")
-    assert_same(opened(path), annotation)
-
-
 def test_two_annotations_of_one_file_lose_no_edit(path):
     one, two = Annotation(FIRST, journal=path), Annotation(FIRST, journal=path)
     one.change("paint", set_pixels(one.labels, [0], 8))
     two.change("paint", set_pixels(two.labels, [71], 9))
     again = opened(path)
-    assert again.labels.flat[0] == 8
-    assert again.labels.flat[71] == 9
+    assert (again.labels.flat[0], again.labels.flat[71]) == (8, 9)
 
 
 def test_a_file_that_cannot_be_read_or_removed_is_an_error_in_words(path):
     path.mkdir(parents=True)
-    with pytest.raises(ImageError, match="cannot be read"):
-        Annotation(FIRST, journal=path)
     journal = Journal(path, FIRST)
-    with pytest.raises(ImageError, match="cannot be removed"):
-        journal.discard()
-    with pytest.raises(ImageError, match="cannot be kept safe"):
-        journal.append(Edit("a", "paint"))
+    for act, text in (
+        (journal.read, "cannot be read"),
+        (journal.discard, "cannot be removed"),
+        (lambda: journal.append(Edit("a", "paint")), "cannot be kept safe"),
+    ):
+        with pytest.raises(ImageError, match=text):
+            act()
 
 
 STROKES = """
@@ -302,7 +304,7 @@ def answer(content, buffers=()):
         print(content["id"], flush=True)
 
 editor.send = answer
-session = editor._more()[0]["session"]
+session = editor._pages.session
 for number in range(1, 256 * 256):
     content = {"type": "stroke", "client": "page", "session": session, "seq": number}
     content |= {"kind": "paint", "label": number, "fresh": True}

@@ -1,0 +1,231 @@
+"""``classes.csv``: the classes that all images of an experiment share, in an editor and by hand."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import tifffile
+
+from scellseg_lib.errors import ImageError
+from scellseg_lib.files import export, layout
+from scellseg_lib.files import images as readers
+from scellseg_lib.workbench.annotate import AnnotatePanel
+from scellseg_lib.workbench.editor import MaskEditor
+from scellseg_lib.workbench.editor.annotation import Annotation
+from scellseg_lib.workbench.editor.classes import COLOURS
+from scellseg_lib.workbench.experiment import ClassesChanged, ClassFile
+from tests.workbench.editor.page import connect
+
+ORANGE, BLUE, GREEN = list(COLOURS.values())[:3]
+IMAGE = np.arange(6 * 12, dtype=np.uint8).reshape(6, 12)
+LABELS = np.zeros((6, 12), np.int32)
+LABELS[0, :4], LABELS[2, :6], LABELS[4, :8] = 1, 2, 3
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three images; cells of b and c are dead."""
+    home = tmp_path / "plate"
+    home.mkdir()
+    for name in "abc":
+        tifffile.imwrite(home / f"{name}.tif", IMAGE)
+    for name in "bc":
+        annotation = Annotation(LABELS)
+        annotation.set_class([1], "dead")
+        annotation.set_class([2], "alive")
+        annotation.set_note([2], "dead?")
+        annotation.write(home / f"{name}_masks.tif")
+    return home
+
+
+def class_file(folder: Path) -> ClassFile:
+    return ClassFile(folder / "a_masks.tif")
+
+
+def edit(folder: Path, name: str = "a") -> MaskEditor:
+    path = folder / f"{name}_masks.tif"
+    return MaskEditor(IMAGE, LABELS, path=path, classes=ClassFile(path))
+
+
+def rows(folder: Path) -> list[str]:
+    return (folder / "classes.csv").read_text(encoding="utf-8").splitlines()
+
+
+def kinds(folder: Path, name: str) -> list[str]:
+    return pd.read_csv(folder / f"{name}_cells.csv", keep_default_na=False)["class"].tolist()
+
+
+def test_all_images_of_an_experiment_share_one_list(folder, tmp_path):
+    for number, part in enumerate(("", "shot", "query", "corrected")):
+        file = ClassFile(folder / part / "a_masks.tif")
+        known = file.read()
+        assert len(known) == number
+        file.write(known | {part or "first": f"#00000{number}"})
+    assert rows(folder)[0] == "class,colour"
+    assert len(rows(folder)) == 5
+    other = ClassFile(tmp_path / "other" / "a_masks.tif")
+    assert (other.read(), other == file, file == class_file(folder)) == ({}, False, True)
+
+
+def test_an_image_without_cells_stays_without_masks_when_classes_are_made_at_it(folder):
+    panel = AnnotatePanel(folder)
+    assert panel.current is not None
+    assert panel.current.name == "a"
+    panel.editor.add_class("dead")
+    panel.step(1)
+    assert not (folder / "a_masks.tif").exists()
+    assert list(panel.editor.classes) == ["dead", "alive"]
+    assert list(AnnotatePanel(folder).editor.classes) == ["dead"]
+
+
+def test_what_a_crash_has_left_comes_back_with_its_classes(folder):
+    editor = edit(folder)
+    editor.set_class([1], "dead")
+    editor.save()
+    editor.rename_class("dead", "gone")
+    editor.add_class("odd")
+    editor.add_class("gone", "#123456")
+    path = folder / "a_masks.tif"
+    listed = pd.read_csv(folder / "a_cells.csv", keep_default_na=False)
+    again = MaskEditor(
+        IMAGE, readers.read_masks(path), cells=listed, path=path, classes=ClassFile(path)
+    )
+    assert again.cells["class"].tolist() == ["dead", "", ""]
+    assert again.recover() == 3
+    assert again.cells["class"].tolist() == ["gone", "", ""]
+    assert again.classes == editor.classes == {"gone": "#123456", "odd": BLUE}
+
+
+# --- two windows ----------------------------------------------------------------------------------
+
+
+def test_a_window_never_overwrites_the_classes_of_another_and_says_so(folder):
+    one, two = edit(folder), edit(folder, "c")
+    (page,) = connect(two)
+    one.add_class("odd")
+    two.add_class("even")
+    assert "another window has changed the classes" in page.told("say")["text"]
+    two.save()  # the masks and their list of cells
+    assert rows(folder) == ["class,colour", f"odd,{ORANGE}"]
+    path = folder / "c_masks.tif"
+    two.load(IMAGE, readers.read_masks(path), path=path, classes=ClassFile(path))
+    two.add_class("round")
+    assert list(two.classes) == ["odd", "even", "round"]
+    assert [row.split(",")[0] for row in rows(folder)[1:]] == list(two.classes)
+    late = class_file(folder)
+    late.read()
+    (folder / "classes.csv").write_text("class,colour\nother,red\n")
+    with pytest.raises(ClassesChanged) as raised:
+        late.write({"mine": ORANGE})
+    assert raised.value.where == folder / "classes.csv"
+    (folder / "classes.csv").unlink()
+    late.write({"mine": ORANGE})  # a list that was deleted is written anew
+    assert rows(folder) == ["class,colour", f"mine,{ORANGE}"]
+
+
+# --- as somebody has written it by hand -----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"class,colour\ndead,#e69f00\n", {"dead": ORANGE}),
+        (b"\xef\xbb\xbfClass;Color\r\ndead;red\r\n;\r\n", {"dead": "#FF0000"}),
+        (b"colour\tclass\n\ttab\n", {"tab": ORANGE}),
+        (b"class\ndead\nalive\n", {"dead": ORANGE, "alive": BLUE}),
+        (b"class,colour\ndead,rot\nalive,#E69F00\n", {"dead": BLUE, "alive": ORANGE}),
+        (b"class,colour\ndead\nalive,red,more\n", {"dead": ORANGE, "alive": "#FF0000"}),
+        (b"class,colour\ndead,red\n dead ,blue\n,red\n", {"dead": "#FF0000"}),
+        ("class,colour\nZellmüll,red\n".encode(), {"Zellmüll": "#FF0000"}),
+        ("class,colour\nZellmüll,red\n".encode("cp1252"), {"Zellmüll": "#FF0000"}),
+        (b'class,colour\n"a, b",red\n', {"a, b": "#FF0000"}),
+        (b"class,colour\n", {}),
+    ],
+)
+def test_a_list_that_was_written_by_hand_is_read_and_not_rewritten(folder, content, expected):
+    (folder / "classes.csv").write_bytes(content)
+    file = class_file(folder)
+    assert file.read() == expected
+    file.write(expected)
+    assert (folder / "classes.csv").read_bytes() == content
+
+
+def test_further_columns_and_the_separator_of_a_list_are_kept(folder):
+    (folder / "classes.csv").write_text("meaning;class\nno movement;dead\nmoves;alive\n")
+    editor = edit(folder)
+    editor.add_class("alive", "#123456")
+    editor.add_class("odd; or not")
+    assert rows(folder) == [
+        "meaning;class;colour",
+        f"no movement;dead;{ORANGE}",
+        "moves;alive;#123456",
+        f';"odd; or not";{BLUE}',
+    ]
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\n\n", b"\x00\x01,\x02", b"name,colour\ndead,red\n", b"dead\nalive\n"]
+)
+def test_a_file_that_is_no_list_is_never_overwritten(folder, content):
+    (folder / "classes.csv").write_bytes(content)
+    file = class_file(folder)
+    for act in (file.read, lambda: file.write({"dead": ORANGE})):
+        with pytest.raises(ImageError, match="this is no list of classes") as raised:
+            act()
+        assert raised.value.where == folder / "classes.csv"
+    assert (folder / "classes.csv").read_bytes() == content
+
+
+def test_a_list_that_cannot_be_read_or_written_is_an_error_in_words(folder, tmp_path):
+    (folder / "classes.csv").mkdir()
+    with pytest.raises(ImageError, match="cannot be read"):
+        class_file(folder).read()
+    (tmp_path / "folder").write_text("in the way")
+    with pytest.raises(ImageError, match="cannot be written"):
+        class_file(tmp_path / "folder").write({"dead": ORANGE})
+
+
+# --- other images ---------------------------------------------------------------------------------
+
+
+def test_other_images_are_found_and_renamed_but_for_those_with_unsaved_edits(folder):
+    frame = pd.read_csv(folder / "b_cells.csv", keep_default_na=False).assign(depth="007")
+    frame.to_csv(folder / "b_cells.csv", index=False)
+    shutil.copy(folder / "b_cells.csv", folder / "d_cells.csv")
+    edit(folder, "c").delete([1])
+    (folder / "e_cells.csv").write_bytes(b'label,"dead\n1')  # a damaged one has none
+    file, own = class_file(folder), folder / "d_masks.tif"
+    assert file.others("dead", own) == ["b", "c"]
+    assert file.rename("dead", "gone", own) == (["b"], ["c"])
+    assert kinds(folder, "c") == kinds(folder, "d") == ["dead", "alive", ""]
+    changed = pd.read_csv(folder / "b_cells.csv", keep_default_na=False, dtype=str)
+    expected = frame.replace({"class": {"dead": "gone"}}).astype(str)
+    pd.testing.assert_frame_equal(changed, expected)
+    assert (folder / "e_cells.csv").read_bytes() == b'label,"dead\n1'
+    assert file.rename("dead", "gone", folder / "c_masks.tif") == (["d"], [])
+
+
+def test_other_images_of_all_parts_of_an_experiment_are_counted_once(folder):
+    for part in ("shot", "query", "corrected"):
+        (folder / part).mkdir()
+    for part in ("shot", "corrected"):
+        shutil.copy(folder / "b_cells.csv", folder / part)
+    own = folder / "query" / "a_masks.tif"
+    assert ClassFile(own).others("dead", own) == ["b", "c"]
+
+
+def test_the_list_of_classes_is_no_image_no_masks_and_no_list_of_cells(folder, tmp_path):
+    finders = (layout.find_images, layout.find_samples, layout.find_labels, layout.find_cell_lists)
+    before = [find(folder) for find in finders]
+    edit(folder).add_class("dead")
+    assert (folder / "classes.csv").is_file()
+    assert [find(folder) for find in finders] == before
+    done = export.export(folder, tmp_path / "out", ("table", "geojson"))
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == [
+        *("b.geojson", "b_measurements.csv", "c.geojson", "c_measurements.csv")
+    ]
+    assert done.failed == []
