@@ -1,7 +1,7 @@
 """Random patches: image and masks are warped together, targets are computed afterwards.
 
 The released code rotates flow maps (and in pre-training leaves the vectors as they were); with fast
-flows there is no reason to (METHOD section 2).
+flows there is no reason to (docs/method.md, section 2).
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class UnlabelledSources(Sequence[Source]):
 
     def _prepare(self, index: int) -> Source:
         # A sample keeps what it has read: this one is forgotten with its pixels.
-        return _source(self.samples[index].without_masks(), self.scale, with_masks=False)
+        return _prepare_one(self.samples[index].without_masks(), self.scale)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -81,9 +81,19 @@ def prepare(samples: Sequence[Sample], diameter: float | None = None) -> Sequenc
         raise TrainingError("no image has an annotated cell", remedy="Annotate at least one cell.")
     diameters = np.where(np.isnan(own), np.nanmean(own), own)
     return [
-        _source(sample, MEAN_DIAMETER / float(d), with_masks=True)
+        _prepare_one(sample, MEAN_DIAMETER / float(d))
         for sample, d in zip(samples, diameters, strict=True)
     ]
+
+
+def _prepare_one(sample: Sample, scale: float) -> Source:
+    image = normalise(sample.image, sample.name)
+    masks = sample.masks if sample.read_masks is not None else None
+    if scale < 0.5:  # a bilinear warp would skip pixels: average first
+        shape = tuple(max(round(side * scale), 1) for side in image.shape[1:])
+        image, scale = resize(image, shape), 1.0
+        masks = resize_masks(masks, shape) if masks is not None else None
+    return Source(image, masks, scale)
 
 
 def sources_hash(sources: Sequence[Source]) -> str:
@@ -96,40 +106,6 @@ def sources_hash(sources: Sequence[Source]) -> str:
     return digest.hexdigest()
 
 
-def _source(sample: Sample, scale: float, *, with_masks: bool) -> Source:
-    image, masks = normalise(sample.image, sample.name), sample.masks if with_masks else None
-    if scale < 0.5:  # a bilinear warp would skip pixels: average first
-        shape = tuple(max(round(side * scale), 1) for side in image.shape[1:])
-        image = resize(image, shape)
-        masks = resize_masks(masks, shape) if masks is not None else None
-        scale = 1.0
-    return Source(image, masks, scale)
-
-
-def _affine(
-    rng: np.random.Generator, shape: tuple[int, int], scale: float, *, flip: bool
-) -> np.ndarray:
-    """Draw a matrix float64[2, 3] from image to patch: rotation, `scale` and translation.
-
-    The patch's middle is drawn along the image's own axes, so that it lies on the image whatever
-    the angle (the released code shifts after rotating, and off long images).
-    """
-    angle = rng.uniform(0, 2 * np.pi)
-    size = np.array(shape[::-1])
-    room = np.maximum(size - PATCH / scale, 0)
-    middle = (size - 1) / 2 + (rng.uniform(size=2) - 0.5) * room
-    cos, sin = scale * np.cos(angle), scale * np.sin(angle)
-    linear = np.array([[cos, -sin], [sin, cos]]) @ np.diag([-1.0 if flip else 1.0, 1.0])
-    return np.column_stack((linear, (PATCH - 1) / 2 - linear @ middle))
-
-
-def _warp_image(image: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    planes = [
-        cv2.warpAffine(plane, matrix, (PATCH, PATCH), flags=cv2.INTER_LINEAR) for plane in image
-    ]
-    return np.stack(planes)
-
-
 def labelled_batch(
     sources: Sequence[Source],
     representation: Representation,
@@ -137,7 +113,7 @@ def labelled_batch(
     size: int = 8,
     indices: Sequence[int] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Draw augmented patches with their targets (METHOD section 3).
+    """Draw augmented patches with their targets (docs/method.md, section 3).
 
     Horizontal flip with probability 0.5, rotation U(0, 2 pi), scale U(0.75, 1.25), translation.
 
@@ -165,7 +141,7 @@ def labelled_batch(
         assert source.masks is not None
         scale = source.scale * rng.uniform(0.75, 1.25)
         flip = rng.uniform() < 0.5
-        matrix = _affine(rng, source.masks.shape, scale, flip=flip)
+        matrix = _draw_affine(rng, source.masks.shape, scale, flip=flip)
         images.append(_warp_image(source.image, matrix))
         wide = matrix + np.array([[0, 0, MARGIN], [0, 0, MARGIN]])
         warped = cv2.warpAffine(
@@ -179,25 +155,37 @@ def labelled_batch(
 def unlabelled_batch(
     sources: Sequence[Source], rng: np.random.Generator, side: int, size: int = 8
 ) -> Tensor:
-    """Draw query or contrast patches: crops of a common side, rotated, as 224 x 224.
+    """Draw query or contrast patches, float32 (size, 2, 224, 224).
 
-    Parameters
-    ----------
-    sources : sequence of Source
-    rng : numpy.random.Generator
-    side : int
-        Of the crop, pixels of the 30-px scale.
-    size : int
-        Patches, from sources drawn with replacement.
-
-    Returns
-    -------
-    float32 (size, 2, 224, 224)
+    They are crops whose side is `side` pixels of the 30-px scale, rotated, of sources drawn with
+    replacement.
     """
     patches = []
     for index in rng.integers(len(sources), size=size):
         source = sources[index]
         scale = source.scale * PATCH / side
-        matrix = _affine(rng, source.image.shape[1:], scale, flip=False)
+        matrix = _draw_affine(rng, source.image.shape[1:], scale, flip=False)
         patches.append(_warp_image(source.image, matrix))
     return torch.from_numpy(np.stack(patches))
+
+
+def _draw_affine(
+    rng: np.random.Generator, shape: tuple[int, int], scale: float, *, flip: bool
+) -> np.ndarray:
+    """Draw a matrix float64[2, 3] from image to patch: rotation, `scale` and translation.
+
+    The patch's middle is drawn along the image's own axes, so that it lies on the image whatever
+    the angle (the released code shifts after rotating, and off long images).
+    """
+    angle = rng.uniform(0, 2 * np.pi)
+    size = np.array(shape[::-1])
+    room = np.maximum(size - PATCH / scale, 0)
+    middle = (size - 1) / 2 + (rng.uniform(size=2) - 0.5) * room
+    cos, sin = scale * np.cos(angle), scale * np.sin(angle)
+    linear = np.array([[cos, -sin], [sin, cos]]) @ np.diag([-1.0 if flip else 1.0, 1.0])
+    return np.column_stack((linear, (PATCH - 1) / 2 - linear @ middle))
+
+
+def _warp_image(image: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    size = (PATCH, PATCH)
+    return np.stack([cv2.warpAffine(p, matrix, size, flags=cv2.INTER_LINEAR) for p in image])

@@ -14,6 +14,7 @@ from typing import Literal
 import numba
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from scellseg_lib.errors import ScellsegError
 
@@ -161,7 +162,8 @@ def _label_sinks(ends: NDArray[np.int32], shape: tuple[int, int]) -> Labels:
     height, width = shape[0] + 2 * _PAD, shape[1] + 2 * _PAD
     flat = (ends[:, 0] + _PAD) * width + ends[:, 1] + _PAD
     counts = np.bincount(flat, minlength=height * width).reshape(height, width)
-    peaks = _find_peaks(counts)
+    places = np.argwhere(counts > _SEED_COUNT)
+    peaks = places[_are_peaks(counts, places)]
     # The largest first; a later, smaller sink takes the pixels that both claim.
     order = np.argsort(-counts[peaks[:, 0], peaks[:, 1]], kind="stable")
     return _spread(counts, peaks[order]).reshape(-1)[flat]
@@ -179,64 +181,23 @@ def _relabel_in_place(labels, new):  # type: ignore[no-untyped-def]
             labels[i] = new[old]
 
 
-@numba.njit(cache=True)
-def _bounding_boxes(masks):  # type: ignore[no-untyped-def]
+def _bounding_boxes(masks: Labels) -> NDArray[np.int32]:
     """Rows of (label, first row, end row, first column, end column), labels ascending."""
-    height, width = masks.shape
-    n = 0
-    for y in range(height):
-        for x in range(width):
-            n = max(n, masks[y, x])
-    boxes = np.empty((n + 1, 5), np.int32)
-    for label in range(n + 1):
-        boxes[label] = np.array((label, height, 0, width, 0), np.int32)
-    for y in range(height):
-        for x in range(width):
-            label = masks[y, x]
-            if label > 0:
-                box = boxes[label]
-                box[1] = min(box[1], y)
-                box[2] = y + 1
-                box[3] = min(box[3], x)
-                box[4] = max(box[4], x + 1)
-    return boxes[(boxes[:, 2] > 0) & (boxes[:, 0] > 0)]
-
-
-@numba.njit(cache=True)
-def _median_of_counts(counts, total):  # type: ignore[no-untyped-def]
-    """Median of the integers 0, 1, .. that occur ``counts`` times."""
-    low, high, seen = -1, -1, 0
-    for value in range(counts.size):
-        seen += counts[value]
-        if low < 0 and seen > (total - 1) // 2:
-            low = value
-        if high < 0 and seen > total // 2:
-            high = value
-    return 0.5 * (low + high)
+    boxes = [
+        (label, box[0].start, box[0].stop, box[1].start, box[1].stop)
+        for label, box in enumerate(ndimage.find_objects(masks), start=1)
+        if box is not None
+    ]
+    return np.array(boxes, np.int32)
 
 
 @numba.njit(cache=True)
 def _centre(cell, use_mean):  # type: ignore[no-untyped-def]
     """Pixel of a cell (bool[h, w]) nearest to its median or mean position."""
-    rows, columns = np.zeros(cell.shape[0], np.int64), np.zeros(cell.shape[1], np.int64)
-    for y in range(cell.shape[0]):
-        for x in range(cell.shape[1]):
-            rows[y] += cell[y, x]
-            columns[x] += cell[y, x]
-    total = rows.sum()
-    if use_mean:
-        cy = (rows * np.arange(rows.size)).sum() / total
-        cx = (columns * np.arange(columns.size)).sum() / total
-    else:
-        cy, cx = _median_of_counts(rows, total), _median_of_counts(columns, total)
-    best, by, bx = np.inf, 0, 0
-    for y in range(cell.shape[0]):
-        for x in range(cell.shape[1]):
-            if cell[y, x]:
-                distance = (y - cy) ** 2 + (x - cx) ** 2
-                if distance < best:
-                    best, by, bx = distance, y, x
-    return by, bx
+    ys, xs = np.nonzero(cell)
+    cy, cx = (ys.mean(), xs.mean()) if use_mean else (np.median(ys), np.median(xs))
+    nearest = np.argmin((ys - cy) ** 2 + (xs - cx) ** 2)
+    return ys[nearest], xs[nearest]
 
 
 @numba.njit(cache=True, fastmath=True)
@@ -332,20 +293,13 @@ def _follow(field, ys, xs, n_steps):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True)
-def _find_peaks(counts):  # type: ignore[no-untyped-def]
-    """Pixels int64[n, 2] that hold the maximum of their 5 x 5 window and enough end points."""
-    height, width = counts.shape
-    peaks = []
-    for y in range(_PAD, height - _PAD):
-        for x in range(_PAD, width - _PAD):
-            if counts[y, x] > _SEED_COUNT:
-                window = counts[y - 2 : y + 3, x - 2 : x + 3]
-                if counts[y, x] == window.max():
-                    peaks.append((y, x))
-    out = np.empty((len(peaks), 2), np.int64)
-    for i in range(len(peaks)):
-        out[i, 0], out[i, 1] = peaks[i]
-    return out
+def _are_peaks(counts, places):  # type: ignore[no-untyped-def]
+    """Whether each place (int64[n, 2]) holds the maximum of its 5 x 5 window."""
+    found = np.zeros(len(places), np.bool_)
+    for i in range(len(places)):
+        y, x = places[i]
+        found[i] = counts[y, x] == counts[y - 2 : y + 3, x - 2 : x + 3].max()
+    return found
 
 
 @numba.njit(cache=True)

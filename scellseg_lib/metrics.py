@@ -14,9 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from numba import njit
-from scipy.optimize import linear_sum_assignment
 from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
+from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 
 from scellseg_lib.errors import MetricError, ScellsegError
 from scellseg_lib.samples import INT64_MAX, Sample, as_labels
@@ -28,24 +27,20 @@ _DECIMALS = 10**6  # thresholds are exact decimals of at most six places
 
 @dataclass(frozen=True, eq=False)
 class Overlap:
-    """Which objects of two label images share pixels; memory linear in pixels and objects.
-
-    Attributes
-    ----------
-    labels, areas : (int64[n_true], int64[n_predicted]) each
-        The labels present, true and predicted, ascending, without background, and their pixels.
-    index : (int64[n_pairs], int64[n_pairs])
-        The pairs that share pixels, as positions in the arrays above, ordered.
-    intersection, union, iou : int64[n_pairs], int64[n_pairs], float64[n_pairs]
-        Pixels of both objects of a pair, of either, and their ratio.
-    """
+    """Which objects of two label images share pixels; memory linear in pixels and objects."""
 
     labels: tuple[np.ndarray, np.ndarray]
+    """Labels present, true and predicted, ascending, without background."""
     areas: tuple[np.ndarray, np.ndarray]
+    """Their pixels."""
     index: tuple[np.ndarray, np.ndarray]
+    """The n pairs that share pixels, as positions in the arrays above, ordered."""
     intersection: np.ndarray
+    """Pixels of both objects of a pair, int64[n]."""
     union: np.ndarray
+    """Pixels of either, int64[n]."""
     iou: np.ndarray
+    """Their ratio, float64[n]."""
 
 
 class Scores(NamedTuple):
@@ -61,20 +56,14 @@ class Scores(NamedTuple):
 
 
 class ObjectMatches(NamedTuple):
-    """What became of each object at one threshold.
-
-    Attributes
-    ----------
-    objects : DataFrame
-        One row per object: ``side`` ("true" or "predicted"), ``label``, ``area`` (pixels),
-        ``outcome`` ("TP", "FN" or "FP"), ``partner`` (the label it is matched to, 0 if none) and
-        ``iou`` (with its partner; without one, the best with any object of the other image).
-    tp, fp, fn : int
-        Counts; a true positive has a row on both sides and counts once.
-    """
+    """What became of each object at one threshold."""
 
     objects: pd.DataFrame
+    """One row per object: ``side`` ("true" or "predicted"), ``label``, ``area`` (pixels),
+    ``outcome`` ("TP", "FN" or "FP"), ``partner`` (the label it is matched to, 0 if none) and
+    ``iou`` (with its partner; without one, the best with any object of the other image)."""
     tp: int
+    """A true positive has a row on both sides and counts once."""
     fp: int
     fn: int
 
@@ -86,10 +75,6 @@ def overlap(true: np.ndarray, predicted: np.ndarray) -> Overlap:
     ----------
     true, predicted : int[H, W]
         Label images, 0 is background; labels need not be contiguous.
-
-    Returns
-    -------
-    Overlap
 
     Raises
     ------
@@ -130,17 +115,13 @@ def match(true: np.ndarray, predicted: np.ndarray, threshold: float = 0.5) -> Ob
     threshold : float
         The least IoU of a match, above 0 and at most 1; rounded to six decimals.
 
-    Returns
-    -------
-    ObjectMatches
-
     Raises
     ------
     MetricError
         For another threshold, and as `overlap`.
     """
     found = overlap(true, predicted)
-    matched = _matches(found, *_exact([threshold]))
+    matched = _match_pairs(found, *_exact([threshold]))
     frames = []
     for side, (name, missed) in enumerate((("true", "FN"), ("predicted", "FP"))):
         index, (own, other) = found.index[side], (side, 1 - side)
@@ -169,10 +150,6 @@ def scores(
     thresholds : sequence of float
         IoU thresholds above 0 and at most 1, compared with ``>=``; rounded to six decimals.
 
-    Returns
-    -------
-    Scores
-
     Raises
     ------
     MetricError
@@ -180,7 +157,7 @@ def scores(
     """
     found = overlap(true, predicted)
     exact = _exact(thresholds)
-    matched = [_matches(found, threshold) for threshold in exact]
+    matched = [_match_pairs(found, threshold) for threshold in exact]
     tp = np.array([len(pairs) for pairs in matched], np.int64)
     fn, fp = (len(labels) - tp for labels in found.labels)
     shared = np.array([found.intersection[pairs].sum() for pairs in matched], np.int64)
@@ -204,38 +181,17 @@ def mean_average_precision(true: np.ndarray, predicted: np.ndarray) -> float:
 def aggregated_jaccard_index(
     true: np.ndarray, predicted: np.ndarray, threshold: float | None = None
 ) -> float:
-    """Aggregated Jaccard index of one image.
+    """Aggregated Jaccard index of one image; empty against empty gives 1.
 
     Without a threshold, the standard index (Kumar et al. 2017): each true cell is joined by the
     prediction of best IoU (ties to the lower label; one may serve twice), intersections and unions
     are summed, and cells that touch none and predictions never used add to the union. With a
     threshold ``t``, ``AJI(t)``, whose mean is the paper's mAJI (Eq. 5): only one-to-one matches of
-    IoU >= t join, all other areas add to the union.
-
-    Parameters
-    ----------
-    true, predicted : int[H, W]
-        Label images, 0 is background. Empty against empty gives 1.
-    threshold : float, optional
-        IoU threshold above 0 and at most 1; ``None`` for the standard index.
-
-    Returns
-    -------
-    float
-
-    Raises
-    ------
-    MetricError
-        For another threshold, and as `overlap`.
+    IoU >= t join, all other areas add to the union. Parameters and errors are those of `match`.
     """
     if threshold is None:
         return _standard_aji(overlap(true, predicted))
     return float(scores(true, predicted, [threshold]).aji[0])
-
-
-def mean_aggregated_jaccard_index(true: np.ndarray, predicted: np.ndarray) -> float:
-    """Mean of ``AJI(t)`` over the thresholds 0.50, 0.55 .. 0.95 (the paper's mAJI, Eq. 5)."""
-    return float(scores(true, predicted).aji.mean())
 
 
 def evaluate(
@@ -281,17 +237,10 @@ def evaluate(
 
 
 def summary(frame: pd.DataFrame) -> dict[str, float]:
-    """Reduce the frame of `evaluate` to the paper's numbers: means over images.
+    """Reduce the frame of `evaluate` to the paper's numbers, means over images.
 
-    Returns
-    -------
-    dict
-        ``ap50``, ``ap75``, ``map`` and ``maji``; the last two are means over the ten thresholds.
-
-    Raises
-    ------
-    MetricError
-        If one of the ten thresholds is missing from the frame.
+    Returns ``ap50``, ``ap75``, ``map`` and ``maji``; the last two are means over the ten
+    thresholds, and one of them missing from the frame is a MetricError.
     """
     ten = [f"{threshold:.6f}" for threshold in THRESHOLDS]
     means = frame.groupby(frame["threshold"].map("{:.6f}".format))[["ap", "aji"]].mean()
@@ -344,36 +293,26 @@ def _objects(labels: np.ndarray, length: np.ndarray) -> tuple[np.ndarray, np.nda
     return present[areas > 0], areas[areas > 0], position[labels]
 
 
-def _matches(found: Overlap, threshold: int) -> np.ndarray:
-    """Positions of the pairs that are matched one to one at a threshold in millionths."""
+def _match_pairs(found: Overlap, threshold: int) -> np.ndarray:
+    """Positions of the pairs that are matched one to one at a threshold in millionths.
+
+    Above one half no two pairs share an object. Else each true object may also stay without a
+    partner, which costs more than any pair: most pairs win, then the largest summed IoU.
+    """
     pairs = np.flatnonzero(found.intersection * _DECIMALS >= threshold * found.union)
-    if 2 * threshold > _DECIMALS or not pairs.size:  # above 0.5 no two pairs share an object
-        return pairs
     t, p = found.index[0][pairs], found.index[1][pairs]
-    alone = (np.bincount(t)[t] == 1) & (np.bincount(p)[p] == 1)
-    if alone.all():
+    shared = pairs[(np.bincount(t)[t] > 1) | (np.bincount(p)[p] > 1)]
+    if 2 * threshold > _DECIMALS or not shared.size:
         return pairs
-    return np.sort(np.concatenate([pairs[alone], _assigned(found, pairs[~alone])]))
-
-
-def _assigned(found: Overlap, pairs: np.ndarray) -> np.ndarray:
-    """Most pairs without a common object, then the largest summed IoU, group by group."""
-    t, p = found.index[0][pairs], found.index[1][pairs]
-    n_true, n_all = len(found.labels[0]), len(found.labels[0]) + len(found.labels[1])
-    graph = coo_array((np.ones(len(pairs)), (t, n_true + p)), shape=(n_all, n_all))
-    group = connected_components(graph, directed=False)[1][t]
-    order = np.argsort(group, kind="stable")
-    kept = []
-    for members in np.split(order, np.flatnonzero(np.diff(group[order])) + 1):
-        row, column = (np.unique(side[members], return_inverse=True)[1] for side in (t, p))
-        gain = np.zeros((row.max() + 1, column.max() + 1))
-        pair = np.zeros(gain.shape, np.int64)
-        # The summed IoU of a matching never outweighs one more pair.
-        gain[row, column] = 1 + found.iou[pairs[members]] / (2 * min(gain.shape))
-        pair[row, column] = pairs[members]
-        chosen = linear_sum_assignment(gain, maximize=True)
-        kept.append(pair[chosen][gain[chosen] > 0])
-    return np.concatenate(kept)
+    t, p = (np.unique(side[shared], return_inverse=True)[1] for side in found.index)
+    n_true, n_predicted = t.max() + 1, p.max() + 1
+    lonely = np.arange(n_true)
+    costs = np.append(2 - found.iou[shared] / (2 * n_true), np.full(n_true, 3.0))
+    index = np.append(t, lonely), np.append(p, n_predicted + lonely)
+    rows, columns = min_weight_full_bipartite_matching(coo_array((costs, index)).tocsr())
+    has_partner = columns < n_predicted
+    chosen = np.searchsorted(t * n_predicted + p, (rows * n_predicted + columns)[has_partner])
+    return np.sort(np.append(np.setdiff1d(pairs, shared), shared[chosen]))
 
 
 def _standard_aji(found: Overlap) -> float:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from os import PathLike
-from pathlib import Path
 from typing import overload
 
 import cv2
@@ -23,27 +22,18 @@ MINIMAL_RANGE = 1e-3
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """One image, read when first needed and kept, and its instance masks where they are known.
-
-    Attributes
-    ----------
-    name : str
-    read_image : callable
-        Gives float32[2, H, W]: raw intensities of the plane to segment, and of the nuclei or 0.
-    read_masks : callable or None
-        Gives int32[H, W]: 0 background, cells 1 to n without gaps. None: unlabelled.
-    split : str
-        What it serves for: ``"shot"``, ``"query"``, ``"pretrain"``, ``"general_test"``,
-        ``"contrast:STYLE"``; several are joined by ``+``.
-    style : str or None
-        Contrast style.
-    """
+    """One image, read when first needed and kept, and its instance masks where they are known."""
 
     name: str
     read_image: Callable[[], np.ndarray]
+    """Gives float32[2, H, W]: raw intensities of the plane to segment, and of the nuclei or 0."""
     read_masks: Callable[[], np.ndarray] | None = None
+    """Gives int32[H, W]: 0 background, cells 1 to n without gaps. None: unlabelled."""
     split: str = ""
+    """What it serves for: "shot", "query", "pretrain", "general_test", "contrast:STYLE"; several
+    are joined by "+"."""
     style: str | None = None
+    """Contrast style."""
 
     @cached_property
     def image(self) -> np.ndarray:
@@ -62,32 +52,24 @@ class Sample:
                 remedy="Replace them, for example by the background's value.",
             )
         if "masks" in self.__dict__:
-            check_size(image, self.masks.shape, "its masks", self.name)
+            check_size(image.shape[1:], self.masks.shape, "its masks", self.name)
         return image
 
     @cached_property
     def masks(self) -> np.ndarray:
-        """Instance masks, int32[H, W].
-
-        Raises
-        ------
-        DatasetError
-            If the sample is unlabelled.
-        ImageError
-            If they are no labels, or not of the image's size (seen when both have been read).
-        """
+        """Instance masks, int32[H, W]; DatasetError if the sample is unlabelled."""
         if self.read_masks is None:
             raise DatasetError(
                 "the image has no masks", where=self.name, remedy="Annotate it, or leave it out."
             )
         masks = as_labels(self.read_masks(), self.name)
         if "image" in self.__dict__:
-            check_size(self.image, masks.shape, "its masks", self.name)
+            check_size(self.image.shape[1:], masks.shape, "its masks", self.name)
         return masks
 
     @cached_property
     def diameter(self) -> float:
-        """Median over the cells of ``2 * sqrt(area / pi)``, in pixels; nan without cells."""
+        """Of its cells, see `diameter`."""
         return diameter(self.masks)
 
     def without_masks(self) -> Sample:
@@ -97,21 +79,14 @@ class Sample:
 
 @dataclass(frozen=True, eq=False)
 class Dataset(Sequence[Sample]):
-    """Immutable sequence of samples; a slice is a Dataset too.
-
-    Attributes
-    ----------
-    name, title, licence : str
-    samples : tuple of Sample
-    channels : (str, str)
-        Which planes of the files the two planes of an image are, e.g. ``("green", "red")``.
-    """
+    """Immutable sequence of samples; a slice is a Dataset too."""
 
     name: str
     title: str
     licence: str
     samples: tuple[Sample, ...]
     channels: tuple[str, str] = ("gray", "none")
+    """Which planes of the files the two planes of an image are, such as ("green", "red")."""
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -128,13 +103,7 @@ class Dataset(Sequence[Sample]):
         return self.samples[index]
 
     def split(self, name: str) -> Dataset:
-        """Samples that serve for `name`; ``"contrast:STYLE"`` gives those of a style.
-
-        Raises
-        ------
-        DatasetError
-            If there are none.
-        """
+        """Samples that serve for `name`; DatasetError if there are none."""
         chosen = tuple(sample for sample in self.samples if name in sample.split.split("+"))
         if name == "shot" and not any(sample.read_masks for sample in self.samples):
             raise DatasetError(
@@ -159,16 +128,6 @@ class Dataset(Sequence[Sample]):
     def query(self) -> Dataset:
         """Images to be segmented; their masks are for scoring only."""
         return self.split("query")
-
-    @property
-    def pretrain(self) -> Dataset:
-        """Images for pre-training."""
-        return self.split("pretrain")
-
-    @property
-    def general_test(self) -> Dataset:
-        """Images for testing pre-trained models, never for training."""
-        return self.split("general_test")
 
     def styles(self) -> dict[str, Dataset]:
         """Samples of each contrast style, in the order in which the styles appear."""
@@ -272,12 +231,13 @@ def as_labels(
     return np.ascontiguousarray(masks, np.int32 if high <= INT32_MAX else np.int64)
 
 
-def check_size(image: np.ndarray, wanted: tuple[int, ...], whose: str, where: str | Path) -> None:
-    """Raise ImageError unless a float32[2, H, W] image is of the height and width `wanted`."""
-    if image.shape[1:] != wanted:
-        height, width = image.shape[1:]
+def check_size(
+    size: tuple[int, ...], wanted: tuple[int, ...], whose: str, where: str | PathLike[str]
+) -> None:
+    """Raise ImageError unless the height and width of an image are those wanted."""
+    if size != wanted:
         raise ImageError(
-            f"the image is of {height} x {width} px, {whose} of {wanted[0]} x {wanted[1]} px",
+            f"the image is of {size[0]} x {size[1]} px, {whose} of {wanted[0]} x {wanted[1]} px",
             where=where,
             remedy="Get or export the files again: the sizes must agree.",
         )
@@ -337,21 +297,10 @@ def resize(image: np.ndarray, scale: float | tuple[int, int]) -> np.ndarray:
 
 
 def resize_masks(masks: np.ndarray, scale: float | tuple[int, int]) -> np.ndarray:
-    """Resize labels to the nearest pixel's.
+    """Resize labels int32[H, W] to the nearest pixel's; a cell may vanish when shrunk.
 
     Pixel centres are aligned as in `resize` (OpenCV's plain nearest neighbour shifts by up to half
     a pixel).
-
-    Parameters
-    ----------
-    masks : int32[H, W]
-    scale : float or (int, int)
-        A factor, or the height and width wanted.
-
-    Returns
-    -------
-    int32[height, width]
-        A cell may vanish when shrunk: labels are not renumbered.
     """
     height, width = _size(masks.shape, scale)
     return cv2.resize(masks, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)

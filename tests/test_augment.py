@@ -118,12 +118,12 @@ def test_a_cell_cut_by_the_edge_keeps_its_centre():
 def test_scale_is_drawn_from_075_to_125_and_angles_from_the_whole_circle():
     (source,) = prepare([sample(30, side=100, n=1)])
     drawn = []
-    original = augment._affine
+    original = augment._draw_affine
     try:
-        augment._affine = lambda *a, **k: drawn.append(original(*a, **k)) or drawn[-1]
+        augment._draw_affine = lambda *a, **k: drawn.append(original(*a, **k)) or drawn[-1]
         labelled_batch([source], FLOW, rng(), size=80)
     finally:
-        augment._affine = original
+        augment._draw_affine = original
     linear = np.array(drawn)[:, :, :2] / source.scale
     determinant = np.linalg.det(linear)
     scale = np.sqrt(np.abs(determinant))

@@ -31,7 +31,7 @@ from scellseg_lib.datasets import synthetic
 from scellseg_lib.device import Precision
 from scellseg_lib.files import folder as batch
 from scellseg_lib.files import images as readers
-from scellseg_lib.metrics import average_precision, mean_aggregated_jaccard_index
+from scellseg_lib.metrics import average_precision, scores
 from scellseg_lib.model import new_model
 from scellseg_lib.network import weights_hash
 from scellseg_lib.paper import sweep
@@ -771,7 +771,7 @@ def test_each_column_is_its_score(tmp_path: Path) -> None:
     ap50, ap75 = average_precision(truth, shifted, [0.5, 0.75])
     assert float(values[0]) == pytest.approx(ap50, abs=6e-4)
     assert float(values[1]) == pytest.approx(ap75, abs=6e-4)
-    maji = mean_aggregated_jaccard_index(truth, shifted)
+    maji = scores(truth, shifted).aji.mean()
     assert float(values[3]) == pytest.approx(maji, abs=6e-4)
     assert len(set(values)) == 5
 

@@ -103,7 +103,6 @@ def test_empty_against_empty_is_perfect_and_one_sided_emptiness_is_nothing() -> 
         assert metrics.mean_average_precision(true, predicted) == score
         assert metrics.aggregated_jaccard_index(true, predicted) == score
         assert metrics.aggregated_jaccard_index(true, predicted, 0.5) == score
-        assert metrics.mean_aggregated_jaccard_index(true, predicted) == score
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, ">u2", ">i4", np.int64, np.uint64])

@@ -191,5 +191,5 @@ def _read_listed(
     """Read an image that a manifest lists, which must be of the size that it says."""
     image = read_image(path, channels=channels)
     if shape is not None:
-        check_size(image, shape[:2], "the manifest", path)
+        check_size(image.shape[1:], shape[:2], "the manifest", path)
     return image

@@ -262,4 +262,4 @@ def _pictures(images: Path, files: Iterable[str]) -> dict[str, Path]:
 
 
 def _check_size(masks: np.ndarray, image: np.ndarray) -> None:
-    check_size(np.moveaxis(np.atleast_3d(image), 2, 0), masks.shape, "its masks", "masks")
+    check_size(image.shape[:2], masks.shape, "its masks", "masks")

@@ -41,8 +41,8 @@ def training_data() -> list[Dataset]:
     """Images that the packaged weights learn from."""
     return [
         load_dataset("cellpose_contrast35"),
-        colour_slides(load_dataset("dsb2018").pretrain),
-        load_dataset("hepg2_nuclei").pretrain,
+        colour_slides(load_dataset("dsb2018").split("pretrain")),
+        load_dataset("hepg2_nuclei").split("pretrain"),
         synthetic.make_dataset("synthetic_pretrain", n_pretrain=N_SYNTHETIC),
     ]
 
@@ -77,9 +77,9 @@ def general_test_scores(model: Model) -> dict[str, float]:
     """AP on images of the general test, each scaled by its true diameter (an oracle)."""
     scores: dict[str, float] = {}
     sets = {
-        "huh7_nuclei": load_dataset("huh7_nuclei").general_test,
-        "dsb2018_colour": colour_slides(load_dataset("dsb2018").general_test),
-        "tcell_if": load_dataset("tcell_if").general_test,
+        "huh7_nuclei": load_dataset("huh7_nuclei").split("general_test"),
+        "dsb2018_colour": colour_slides(load_dataset("dsb2018").split("general_test")),
+        "tcell_if": load_dataset("tcell_if").split("general_test"),
     }
     for name, data in sets.items():
         cells = [segment(model, [sample], diameter=sample.diameter)[0] for sample in data]

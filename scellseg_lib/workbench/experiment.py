@@ -350,7 +350,7 @@ class Experiment:
     def _check_shot(self, image: Path, masks: np.ndarray, replace: bool) -> tuple[Path, Path]:
         """Where `add_to_shots` puts them, or why it cannot."""
         pixels = read_pixels(image)
-        check_size(np.moveaxis(np.atleast_3d(pixels), 2, 0), masks.shape, "its masks", image)
+        check_size(pixels.shape[:2], masks.shape, "its masks", image)
         if not np.any(masks):
             raise DatasetError(
                 "there are no cells to learn from",
@@ -520,7 +520,7 @@ def _look_at(name: str, image: Path, file: Path) -> AnnotatedImage:
     """Read an annotated image and count and measure its cells."""
     try:
         pixels, masks = read_pixels(image), read_masks(file)
-        check_size(np.atleast_3d(pixels).transpose(2, 0, 1), masks.shape, "its masks", image)
+        check_size(pixels.shape[:2], masks.shape, "its masks", image)
     except (ScellsegError, OSError) as error:
         return AnnotatedImage(name, image, plain(error))
     if not masks.any():

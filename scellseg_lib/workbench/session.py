@@ -15,7 +15,7 @@ import ipywidgets
 import numpy as np
 
 from scellseg_lib import metrics
-from scellseg_lib.errors import ImageError, MetricError, ScellsegError
+from scellseg_lib.errors import ImageError, ScellsegError
 from scellseg_lib.files.images import read_image
 from scellseg_lib.metrics import THRESHOLDS, Scores
 from scellseg_lib.model import Model
@@ -447,7 +447,7 @@ class Inspection:
         if true is not None:
             try:
                 scores = metrics.scores(true, masks, IOUS)
-            except MetricError as error:
+            except ScellsegError as error:
                 problem = f"{name}: {plain(error)}"
         return FoundCells(Standing(name, scores, problem), masks, true, decoding)
 

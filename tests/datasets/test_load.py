@@ -131,13 +131,13 @@ def test_splits() -> None:
     mixed = dataset(
         sample("a", "pretrain+contrast:x"), sample("b", "pretrain"), sample("c", "query")
     )
-    assert [s.name for s in mixed.pretrain] == ["a", "b"]
+    assert [s.name for s in mixed.split("pretrain")] == ["a", "b"]
     assert [s.name for s in mixed.split("contrast:x")] == ["a"]
     assert [s.name for s in mixed.query] == ["c"]
     with pytest.raises(DatasetError, match=r"no images for 'shot'.*contrast:x, pretrain, query"):
         _ = mixed.shot
     with pytest.raises(DatasetError, match="no splits"):
-        _ = dataset(sample("a", "")).general_test
+        _ = dataset(sample("a", "")).split("general_test")
 
 
 def test_styles_keep_their_order() -> None:
@@ -387,7 +387,7 @@ def test_evaluation_sets(
 def test_contrast_styles(real_data: Path) -> None:
     contrast = load_dataset("cellpose_contrast35")
     assert [len(part) for part in contrast.styles().values()] == [5] * 7
-    assert len(contrast.pretrain) == 35
+    assert len(contrast.split("pretrain")) == 35
     assert len(contrast.split("contrast:Kc167")) == 5
     assert contrast[0].image.max() > 255  # 16 bits
 
