@@ -1,0 +1,200 @@
+"""Samples, data sets, and what is done to their pixels."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scellseg_lib.errors import DatasetError, ImageError
+from scellseg_lib.samples import Dataset, Sample, normalise, resize, resize_masks
+
+SHAPE = (6, 8)
+
+
+def sample(name: str = "a", split: str = "shot", side: int = 2) -> Sample:
+    """One square cell of `side` px in the corner."""
+    masks = np.zeros(SHAPE, np.int32)
+    masks[:side, :side] = 1
+    style = split.partition("contrast:")[2] or None
+    return Sample(name, lambda: np.zeros((2, *SHAPE), np.float32), lambda: masks, split, style)
+
+
+def dataset(*samples: Sample) -> Dataset:
+    return Dataset("some", "Some images", "CC0", samples)
+
+
+POOL = dataset(*(sample(f"s{i}") for i in range(10)), sample("q", "query"))
+
+
+# --- one sample -------------------------------------------------------------------------------
+
+
+def test_files_are_read_once_and_when_needed() -> None:
+    reads: list[str] = []
+
+    def reader(what: str, array: np.ndarray) -> Callable[[], np.ndarray]:
+        return lambda: (reads.append(what), array)[1]  # type: ignore[func-returns-value]
+
+    one = Sample("a", reader("image", np.zeros((2, 3, 4))), reader("masks", np.ones((3, 4), int)))
+    assert reads == []
+    assert one.masks is one.masks
+    assert reads == ["masks"]
+    assert one.image is one.image
+    assert reads == ["masks", "image"]
+    assert (one.image.dtype, one.masks.dtype) == (np.float32, np.int32)
+
+
+@pytest.mark.parametrize("first", ["image", "masks"])
+def test_image_and_masks_of_different_sizes(first: str) -> None:
+    one = Sample("B05", lambda: np.zeros((2, 6, 8)), lambda: np.zeros((8, 6), np.int32))
+    getattr(one, first)
+    with pytest.raises(ImageError, match=r"B05: the image is of 6 x 8 px, its masks of 8 x 6 px"):
+        _ = one.masks if first == "image" else one.image
+
+
+def with_pixel(value: float, plane: int) -> np.ndarray:
+    image = np.zeros((2, *SHAPE))
+    image[plane, 3, 3] = value
+    return image
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        *((np.zeros(shape), r"\(2, H, W\)") for shape in [(6, 8), (3, 6, 8), (2, 6, 8, 1)]),
+        (with_pixel(np.nan, 0), "an image holds NaN or infinity"),
+        (with_pixel(np.inf, 1), "an image holds NaN or infinity"),
+    ],
+)
+def test_what_is_no_image_is_refused(image: np.ndarray, message: str) -> None:
+    with pytest.raises(ImageError, match=f"odd: .*{message}"):
+        _ = Sample("odd", lambda: image).image
+
+
+@pytest.mark.parametrize("masks", [np.full(SHAPE, 1.5), np.full(SHAPE, -1), np.ones((2, *SHAPE))])
+@pytest.mark.parametrize("times", [1, np.nan, 3e9])
+def test_what_is_no_label_is_refused(masks: np.ndarray, times: float) -> None:
+    with pytest.raises(ImageError, match=r"^odd: "):
+        _ = Sample("odd", lambda: np.zeros((2, *SHAPE)), lambda: masks * times).masks
+
+
+def test_masks_of_whole_floats_are_labels() -> None:
+    masks = Sample("a", lambda: np.zeros((2, *SHAPE)), lambda: np.full(SHAPE, 2.0, ">f4")).masks
+    assert masks.dtype == np.int32
+    assert (masks == 2).all()
+
+
+def test_diameter_is_the_median_over_cells() -> None:
+    masks = np.zeros((20, 20), np.int32)
+    masks[0, :4], masks[2:6, :4], masks[10:18, :8] = 1, 2, 4  # areas 4, 16, 64; there is no 3
+    one = Sample("a", lambda: np.zeros((2, 20, 20)), lambda: masks)
+    assert one.diameter == pytest.approx(2 * np.sqrt(16 / np.pi))
+    assert np.isnan(sample(side=0).diameter)
+
+
+def test_an_unlabelled_sample_says_so() -> None:
+    one = sample("B05")
+    assert one.masks.any()
+    bare = one.without_masks()
+    assert (bare.name, bare.split) == ("B05", "shot")
+    for what in ("masks", "diameter"):
+        with pytest.raises(DatasetError, match="B05: the image has no masks"):
+            getattr(bare, what)
+
+
+# --- data sets --------------------------------------------------------------------------------
+
+
+def test_a_slice_is_a_dataset_with_the_same_card() -> None:
+    part = POOL[2:4]
+    assert isinstance(part, Dataset)
+    assert (part.name, part.licence, part.channels) == ("some", "CC0", ("gray", "none"))
+    assert [s.name for s in part] == ["s2", "s3"]
+    assert (POOL[-1].name, len(POOL)) == ("q", 11)
+    assert [s.read_masks for s in POOL.without_masks()] == [None] * 11
+    assert POOL[0].read_masks is not None
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        POOL.name = "other"  # type: ignore[misc]
+
+
+def test_splits_and_styles() -> None:
+    kinds = ["pretrain+contrast:x", "contrast:a", "query", "pretrain", "contrast:x"]
+    mixed = dataset(*(sample(str(i), kind) for i, kind in enumerate(kinds)))
+    assert [s.name for s in mixed.split("pretrain")] == ["0", "3"]
+    assert [s.name for s in mixed.split("contrast:x")] == ["0", "4"]
+    assert [s.name for s in mixed.query] == ["2"]
+    styles = {style: [s.name for s in part] for style, part in mixed.styles().items()}
+    assert list(styles.items()) == [("x", ["0", "4"]), ("a", ["1"])]
+    assert POOL.styles() == {}
+    with pytest.raises(DatasetError, match=r"no images for 'shot'.*contrast:a, .*query"):
+        _ = mixed.shot
+    with pytest.raises(DatasetError, match="no splits"):
+        _ = dataset(sample("a", "")).split("general_test")
+
+
+@given(st.integers(1, 10), st.integers(0, 2**32 - 1))
+def test_shots_are_drawn_without_replacement_and_nested(n: int, seed: int) -> None:
+    drawn = [s.name for s in POOL.shots(n, seed)]
+    assert drawn == [f"s{i}" for i in np.random.default_rng(seed).permutation(10)[:n]]
+
+
+@pytest.mark.parametrize("n", [11, 0, -1])
+def test_shots_beyond_the_pool(n: int) -> None:
+    with pytest.raises(DatasetError, match=f"{n} shots were asked for, the pool .* holds 10"):
+        POOL.shots(n)
+
+
+def test_diameter_of_a_set_leaves_images_without_cells_out() -> None:
+    both = dataset(sample(side=2), sample(side=0), sample(side=4))
+    assert both.diameter == pytest.approx((4 + 8) / 2 / np.sqrt(np.pi))
+    assert np.isnan(dataset(sample(side=0)).diameter)
+
+
+# --- pixels -----------------------------------------------------------------------------------
+
+
+def test_normalise_maps_the_percentiles_to_0_and_1_without_clipping() -> None:
+    plane = np.arange(101, dtype=np.float32)[None]
+    image = np.stack([plane, 1000 - 7 * plane])
+    normalised = normalise(image)
+    assert normalised.dtype == np.float32
+    np.testing.assert_allclose(normalised[0], (plane - 1) / 98, atol=1e-6)
+    np.testing.assert_allclose(normalised[1], 1 - (plane - 1) / 98, atol=1e-5)
+    assert (normalised.min() < 0, normalised.max() > 1, image[0, 0, 50]) == (True, True, 50)
+
+
+@pytest.mark.parametrize(("height", "kept"), [(0.0, False), (0.9e-3, False), (1.1e-3, True)])
+def test_a_plane_of_next_to_no_range_becomes_zeros(height: float, kept: bool) -> None:
+    image = np.zeros((2, 4, 4), np.float32)
+    image[0, 2:], image[1, 2:] = height, 9
+    normalised = normalise(image)
+    assert normalised[0].any() == normalised[1].any() == kept  # nuclei alone are not segmented
+    assert not normalise(np.full((2, 4, 4), 5, np.float32)).any()
+
+
+def test_resize_is_linear_above_half_and_averages_below() -> None:
+    ramp = np.broadcast_to(np.arange(8, dtype=np.float32), (2, 8, 8))
+    twice = resize(ramp, 2)
+    assert twice.shape == (2, 16, 16)
+    np.testing.assert_allclose(twice[0, 5, 3:7], [1.25, 1.75, 2.25, 2.75])
+    noise = np.random.default_rng(0).random((2, 16, 16), np.float32)
+    blocks = noise.reshape(2, 4, 4, 4, 4).mean(axis=(2, 4))
+    np.testing.assert_allclose(resize(noise, 0.25), blocks, rtol=1e-5)
+    small = resize(np.zeros((2, 10, 15), np.float32), 0.37)
+    assert small.shape == (2, 4, 6)
+    assert resize(small, (10, 15)).shape == (2, 10, 15)
+    assert resize(small, 1e-6).shape == (2, 1, 1)
+
+
+def test_masks_are_resized_to_the_nearest_centre() -> None:
+    masks = np.arange(9, dtype=np.int32).reshape(3, 3) * 70_000
+    assert resize_masks(masks, 1 / 3).tolist() == [[4 * 70_000]]
+    twice = resize_masks(masks, 2)
+    assert twice.dtype == np.int32
+    np.testing.assert_array_equal(twice, masks.repeat(2, 0).repeat(2, 1))
+    np.testing.assert_array_equal(resize_masks(twice, (3, 3)), masks)
