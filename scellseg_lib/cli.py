@@ -1,38 +1,108 @@
-"""The command ``scellseg``."""
+"""The command ``scellseg``: what is typed, and one clear sentence where it cannot be done."""
 
 from __future__ import annotations
 
+import platform
 import re
+import sys
+import time
+import warnings
+from collections.abc import Iterable, Iterator
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NoReturn
 
+import numba
+import numpy as np
+import torch
 import typer
+from tqdm import tqdm
+from typer.core import TyperGroup
 
 import scellseg_lib as scellseg
-from scellseg_lib import doctor
+from scellseg_lib import device as devices
+from scellseg_lib import paths
 from scellseg_lib.atomic import whole
-from scellseg_lib.commands import Group, data_app, export_masks, fail, models_app
 from scellseg_lib.contrast import AlphaMode, StatisticsMode
+from scellseg_lib.datasets import fetch, manifest, synthetic
+from scellseg_lib.datasets import weights as weight_files
 from scellseg_lib.datasets.load import find_readable, list_datasets
-from scellseg_lib.errors import DatasetError, TrainingError
-from scellseg_lib.files import folder as batch
-from scellseg_lib.files import scoring
+from scellseg_lib.errors import DatasetError, ScellsegError, TrainingError
+from scellseg_lib.files.export import FORMATS, export
+from scellseg_lib.files.folder import (
+    FolderOutcome,
+    make_job,
+    pair_labels,
+    plan_jobs,
+    score_files,
+    score_table,
+    segment_jobs,
+)
+from scellseg_lib.files.layout import CHECKPOINT, EXPORTED, MODEL, SEGMENTED, results_path
 from scellseg_lib.finetuning import Layers, Schedule
-from scellseg_lib.model import Model
-from scellseg_lib.paper import grid, run
-from scellseg_lib.paper import sweep as sweeping
-from scellseg_lib.paper.cluster import run_on_cluster
-from scellseg_lib.paper.profile import load_profile
+from scellseg_lib.flows import flows_to_masks, masks_to_flows
+from scellseg_lib.metrics import average_precision
+from scellseg_lib.model import Model, new_model
+from scellseg_lib.samples import Sample
 
+CHANNELS = re.compile(r"(red|green|blue|gray|\d+)(,(red|green|blue|gray|none|\d+))?")
+LEVELS = (16, 32, 64, 128)  # of the network in the self-test: half the paper's width
+TOLERANCE = 0.1  # relative, from float32 on the CPU; bfloat16 keeps 8 bits
+
+# --- how all commands speak ---------------------------------------------------------------------
+
+
+def as_option(name: str, value: Any) -> str:
+    """Name an option as one types it: ``--page 2``, ``--channels green,red``, ``--overwrite``."""
+    words = ",".join(value) if isinstance(value, tuple) else str(value)
+    return f"--{name.replace('_', '-')} {'' if value in (None, True) else words}".rstrip()
+
+
+def tell(what: object) -> str:
+    """What an error or a warning says, with its options as they are typed here."""
+    return what.told(as_option) if isinstance(what, ScellsegError) else str(what)
+
+
+def fail(message: str, each: Iterable[object] = (), code: int = 1) -> NoReturn:
+    """End with a message, and a line for each thing that it speaks of."""
+    message = "\n  ".join([message, *map(tell, each)])
+    typer.echo(f"Error: {message}" if code == 1 else message, err=True)
+    raise typer.Exit(code)
+
+
+class _Commands(TyperGroup):
+    """All commands end in one clear sentence where they cannot do what is asked."""
+
+    def invoke(self, ctx: Any) -> Any:
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_, **__: tqdm.write(
+                f"Warning: {tell(message)}", file=sys.stderr
+            )
+            try:
+                return super().invoke(ctx)
+            except ScellsegError as error:
+                fail(tell(error))
+            except OSError as error:  # a folder that may not be written to, a full disk
+                fail(f"{error.filename}: {error.strerror}." if error.filename else str(error))
+            except KeyboardInterrupt:
+                kept = "Stopped. What is done is kept: the same command goes on from there."
+                fail(kept, code=130)
+
+
+Group = partial(
+    typer.Typer,
+    cls=_Commands,
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
 app = Group()
+data_app = Group(help="Data sets: which there are, get and check them.")
+models_app = Group(help="Models: which there are, get the authors' weights.")
 app.add_typer(data_app, name="data")
 app.add_typer(models_app, name="models")
-app.command("export")(export_masks)
-
-OUTPUT = "model.safetensors"
-CHANNELS = re.compile(r"(red|green|blue|gray|\d+)(,(red|green|blue|gray|none|\d+))?")
-
 
 Source = Annotated[
     str, typer.Argument(metavar="SOURCE", help="A folder, a data set's name, or a file to segment.")
@@ -125,18 +195,18 @@ def segment(
     """
     suffix = ".tif" if file_format == "tiff" else ".png"
     loaded = _load(model, weights)
+    reading: dict[str, Any] = {"channels": _planes(channels), "axes": axes, "page": page}
     if source in list_datasets():
-        reading: dict[str, Any] = {"channels": _planes(channels), "axes": axes, "page": page}
         images = scellseg.load_dataset(source, **reading).query
-        output, outcome = output or Path("segmented", source), batch.Outcome()
-        jobs = [batch.job_for(sample, output / sample.name, suffix) for sample in images]
+        output, outcome = output or Path(SEGMENTED, source), FolderOutcome()
+        jobs = [make_job(sample, output / sample.name, suffix) for sample in images]
     else:
         place = _existing(source)
-        output = output or (place if place.is_dir() else place.parent) / "segmented"
-        reading = {"channels": _planes(channels, model, loaded), "axes": axes, "page": page}
-        jobs, outcome = batch.plan(place, output, suffix, **reading)
+        reading["channels"] = _planes(channels, model, loaded)
+        output = output or results_path(place)
+        jobs, outcome = plan_jobs(place, output, suffix, **reading)
     total = len(jobs) + len(outcome.failed)
-    batch.segment_jobs(
+    segment_jobs(
         jobs,
         loaded,
         output,
@@ -208,25 +278,22 @@ def finetune(
       scellseg segment worms/query --model worms.safetensors
     """
     named = source in list_datasets()
-    output = output or (Path(f"{source}.safetensors") if named else _existing(source) / OUTPUT)
-    if output.suffix != ".safetensors":
-        raise typer.BadParameter("a model's file ends in .safetensors", param_hint="--output")
-    if output.exists() and not overwrite:
-        raise TrainingError(
-            "the model exists already", where=output, remedy="Name another, or give --overwrite."
-        )
+    output = output or (Path(source + MODEL) if named else _existing(source) / f"model{MODEL}")
+    if output.suffix != MODEL:
+        raise typer.BadParameter(f"a model's file ends in {MODEL}", param_hint="--output")
+    _refuse_to_replace(output, "model", overwrite)
     base = _load(model, weights)
     planes = _planes(channels) if named else _planes(channels, model, base)
     images = scellseg.load_dataset(source, channels=planes, axes=axes, page=page)
     chosen = images.shots(shots, seed) if shots else images.shot
     queried = not inductive and any("query" in sample.split.split("+") for sample in images)
     queries = images.query.without_masks() if queried else None
-    unread: list[str] = []
+    unread: list[Any] = []
     if queries is not None and strategy == "contrastive":
         queries, unread = find_readable(queries)
         if not len(queries):
             raise DatasetError(
-                f"none of the unlabelled images can be read, the first: {unread[0]}",
+                f"none of the unlabelled images can be read, the first: {tell(unread[0])}",
                 remedy="Mend them, or give --inductive to learn from the shots alone.",
             )
     tuned = scellseg.finetune(
@@ -241,10 +308,10 @@ def finetune(
         layers=layers,
         alpha=alpha,
         statistics=statistics,
-        checkpoint=output.with_suffix(".checkpoint"),
+        checkpoint=output.with_suffix(CHECKPOINT),
     )
     tuned.save(output)
-    output.with_suffix(".checkpoint").unlink(missing_ok=True)
+    output.with_suffix(CHECKPOINT).unlink(missing_ok=True)
     typer.echo(
         f"{output}: tuned on {len(chosen)} annotated and {len(queries or ())} unlabelled "
         f"images; cells are {tuned.card.diameter:.1f} px wide.\n"
@@ -273,22 +340,76 @@ def evaluate(
       scellseg evaluate A_masks.tif A_truth.png --csv scores.csv
       scellseg evaluate masks bbbc010_elegans
     """
-    if csv and csv.exists() and not overwrite:
-        raise DatasetError(
-            "the table exists already", where=csv, remedy="Name another, or give --overwrite."
-        )
+    if csv:
+        _refuse_to_replace(csv, "table", overwrite)
     truth = scellseg.load_dataset(true).query if true in list_datasets() else _existing(true)
-    frame = scoring.score_files(scoring.pair_labels(predicted, truth))
-    typer.echo(scoring.score_table(frame).to_string(float_format="{:.3f}".format))
+    frame = score_files(pair_labels(predicted, truth))
+    typer.echo(score_table(frame).to_string(float_format="{:.3f}".format))
     if csv:
         with whole(csv) as scratch:
             frame.to_csv(scratch, index=False)
 
 
+@app.command("export")
+def export_masks(
+    masks: Annotated[Path, typer.Argument(metavar="MASKS", exists=True)],
+    to: Annotated[list[str], typer.Option(help=f"One or more of {', '.join(FORMATS)}.")],
+    output: Annotated[
+        Path | None, typer.Option(help="Folder. Default: exported/ beside the masks, or in them.")
+    ] = None,
+    images: Annotated[
+        Path | None, typer.Option(exists=True, help="Image or folder: for cells, cellpose, table.")
+    ] = None,
+    channels: Annotated[str, typer.Option(help="Names of the channels, such as worm,dye.")] = "",
+    side: Annotated[
+        int | None, typer.Option(min=1, help="Of the images of cells, px. Default: their boxes.")
+    ] = None,
+    cut_out: Annotated[
+        bool, typer.Option("--cut-out", help="Black out what is not the cell, in images of cells.")
+    ] = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Export masks for other programs: a label file, or a folder of NAME_masks.*.
+
+    imagej gives a zip of ROIs for ImageJ's ROI Manager, geojson detections for QuPath, outlines
+    text as Cellpose's, cellpose a NAME_seg.npy for its interface (with the image, if --images says
+    where), table the measurements of every cell, cells an image of each, tiff and png label
+    images. Cellpose's NAME_seg.npy are masks too. Classes and notes of a list NAME_cells.csv beside
+    the masks go into geojson and table. Cells are numbered 1 to n, in the order of their labels.
+    What exists is left alone. Failures are listed at the end.
+
+    \b
+    Examples:
+      scellseg export masks/ --to imagej --to table --images plate1/
+      scellseg export A_masks.tif --to cells --images A.tif --side 96 --cut-out
+      scellseg export A_seg.npy --to imagej
+    """
+    output = output or (masks if masks.is_dir() else masks.parent) / EXPORTED
+    done = export(
+        masks,
+        output,
+        to,
+        images=images,
+        channels=[name.strip() for name in channels.split(",") if name.strip()],
+        side=side,
+        keep_background=not cut_out,
+        overwrite=overwrite,
+    )
+    typer.echo(f"{done.written} written, {done.already} there already: {output}.")
+    if done.failed:
+        each = (f"{name}: {tell(error)}" for name, error in done.failed.items())
+        fail(f"{len(done.failed)} label files failed:", each)
+
+
 @app.command()
 def sweep(
     experiments: Annotated[
-        list[str], typer.Argument(help=f"all, or some of: {', '.join(grid.EXPERIMENTS)}.")
+        list[str],
+        typer.Argument(
+            help="all, or some of: transferability, shot_scale, pretraining_scale, "
+            "generalization, layers, contrast_weight, decoding, fair_baselines, which_images, "
+            "longer_training."
+        ),
     ],
     profile: Annotated[str, typer.Option(help="Scale, a file of notebooks/profiles.")] = "released",
     data: Annotated[list[str] | None, typer.Option(help="Only this data set; repeatable.")] = None,
@@ -316,6 +437,11 @@ def sweep(
       scellseg sweep shot_scale --data bbbc010_elegans --state 0 --limit-time 120
       scellseg sweep transferability --profile paper --cluster tcp://host:8786
     """
+    from scellseg_lib.paper import run
+    from scellseg_lib.paper.cluster import run_on_cluster
+    from scellseg_lib.paper.profile import load_profile
+    from scellseg_lib.paper.sweep import plan
+
     if cluster and limit_time is not None:
         raise TrainingError(
             "a time limit is for one machine, a cluster begins its trials at once",
@@ -323,7 +449,7 @@ def sweep(
         )
     scale = load_profile(profile).narrowed(data=data or (), states=states or ())
     place = run.place_of(scale)
-    planned = sweeping.plan(experiments, scale, place.store)
+    planned = plan(experiments, scale, place.store)
     typer.echo(
         f"{planned.n_trials} trials, {planned.n_trials - len(planned.missing)} of them are there. "
         f"The others take about {planned.seconds / 3600:.1f} h here, one after the other."
@@ -344,27 +470,186 @@ def sweep(
         fail(f"{len(outcome.failed)} trials failed:", why)
 
 
-@app.command("doctor")
-def doctor_() -> None:
+# --- data and models ------------------------------------------------------------------------------
+
+
+@data_app.command("list")
+def list_data() -> None:
+    """List the data sets: how many of their images are here, and their terms.
+
+    \b
+    Example:
+      scellseg data list
+    """
+    for name in manifest.list_manifests():
+        card = manifest.load_manifest(name)
+        entries = card.entries()
+        here = sum((card.folder / entry.image).is_file() for entry in entries)
+        typer.echo(
+            f"{name:22}{here:5} of {len(entries) or '?':>5} here  {card.access:7}{card.licence}"
+        )
+    for name in synthetic.NAMES:
+        typer.echo(f"{name:22}{'made as they are read':21}open   BSD-3-Clause")
+
+
+@data_app.command("fetch")
+def fetch_data(name: str) -> None:
+    """Download a data set and check every image against its manifest.
+
+    \b
+    Example:
+      scellseg data fetch bbbc010_elegans
+    """
+    typer.echo(fetch.fetch(name))
+
+
+@data_app.command("verify")
+def verify_data(name: str) -> None:
+    """Compare the files of a data set with its manifest, pixel for pixel.
+
+    \b
+    Example:
+      scellseg data verify bbbc010_elegans
+    """
+    report = fetch.verify(name)
+    typer.echo(report)
+    if report.wrong:
+        raise typer.Exit(1)
+
+
+@data_app.command("path")
+def path_data(name: str) -> None:
+    """Print the folder of a data set, whether it is there yet or not.
+
+    \b
+    Example:
+      scellseg data path bbbc010_elegans
+    """
+    typer.echo(manifest.load_manifest(name).folder)
+
+
+@models_app.command("list")
+def list_models() -> None:
+    """List the models that can be loaded.
+
+    \b
+    Example:
+      scellseg models list
+    """
+    cards = {file: scellseg.load_model(file).card for file in weight_files.packaged_files()}
+    widest = {card.architecture: card for card in sorted(cards.values(), key=lambda c: c.levels)}
+    for file, card in cards.items():
+        asked = card.architecture if card is widest[card.architecture] else file
+        typer.echo(f"--model {asked!s:10} packaged  levels {card.levels}  {card.origin}")
+    for name in weight_files.RELEASED:
+        here = "here" if weight_files.released_file(name).is_file() else "not fetched yet"
+        typer.echo(f"--model {name:10} --weights released  the authors' own, {here}")
+
+
+@models_app.command("fetch")
+def fetch_models() -> None:
+    """Get the authors' own weights of Scellseg and Cellpose through pip's index (102 MB).
+
+    \b
+    Example:
+      scellseg models fetch
+    """
+    for name in weight_files.RELEASED:
+        weight_files.released_weights(name)
+        typer.echo(weight_files.released_file(name))
+
+
+# --- this machine ---------------------------------------------------------------------------------
+
+
+@app.command()
+def doctor() -> None:
     """Say what this machine offers, and test in some seconds whether it computes rightly.
 
     \b
     Example:
       scellseg doctor
     """
-    for name, value in doctor.facts():
+    for name, value in _facts():
         typer.echo(f"{name + ':':18}{value}")
     passed = True
-    for check in doctor.self_test():
-        typer.echo(f"{check.name + ':':18}{'ok' if check.passed else 'FAILED'}, {check.detail}")
-        passed &= check.passed
+    for name, well, detail in _self_test():
+        typer.echo(f"{name + ':':18}{'ok' if well else 'FAILED'}, {detail}")
+        passed &= well
     if not passed:
         fail("the self-test failed: results from this machine are not to be trusted.")
 
 
+def _facts() -> Iterator[tuple[str, str]]:
+    """What determines results and speed, as pairs of a name and a value."""
+    packages = ("scellseg-notebooks", "torch", "numpy", "numba", "opencv-python-headless")
+    device = devices.default_device()
+    chosen = devices.choose_precision(device, LEVELS)
+    kind = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    layout = "channels last" if chosen.channels_last else "channels first"
+    here = [
+        name for name in manifest.list_manifests() if manifest.load_manifest(name).folder.is_dir()
+    ]
+    released = {name: weight_files.released_file(name) for name in weight_files.RELEASED}
+    fetched = [name for name, file in released.items() if file.is_file()]
+    yield "python", f"{platform.python_version()} on {platform.platform()}"
+    yield "packages", ", ".join(f"{name} {version(name)}" for name in packages)
+    yield "device", f"{device.type} ({kind})"
+    yield "threads", f"{torch.get_num_threads()} for torch, {numba.get_num_threads()} for numba"
+    yield "precision", f"{chosen.dtype}, {layout} (the fastest here, measured)"
+    yield "data", f"{paths.data()}: {', '.join(here) or 'no data sets'}"
+    packaged = [file.stem for file in weight_files.packaged_files()]
+    yield "packaged weights", ", ".join(packaged) or "none"
+    yield "authors' weights", ", ".join(fetched) or "not fetched (scellseg models fetch)"
+    yield "cache", str(paths.cache()) + (", offline" if paths.offline() else "")
+
+
+def _self_test() -> Iterator[tuple[str, bool, str]]:
+    """Each part of the self-test, whether it passed, and a detail: some five seconds on two cores.
+
+    The first time, numba compiles (ten seconds more) and the speed is measured; both are cached.
+    """
+    device = devices.default_device()
+    chosen = devices.choose_precision(device, LEVELS)
+    image, masks = synthetic.make_image("Kc167", 0, (256, 256))
+
+    # Cells that go to flows come back from them.
+    back = flows_to_masks(masks_to_flows(masks), np.where(masks > 0, 5, -5).astype(np.float32))
+    score = float(average_precision(masks, back, [0.5])[0])
+    yield "flows and back", score >= 0.9, f"AP@0.5 = {score:.2f} of {masks.max()} cells"
+
+    # The network's maps are those of float32 on the CPU.
+    network = new_model("scellseg", LEVELS).network.eval()
+    images = torch.rand((1, 2, 224, 224), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        plain = network(images).maps
+        with chosen.autocast(device):
+            fast = chosen.place(network, device)(chosen.batch(images, device)).maps.float().cpu()
+    gap = float((fast - plain).norm() / plain.norm())
+    yield "network", gap < TOLERANCE, f"deviates by {gap:.1e} from float32 on the CPU"
+
+    # Two steps of fine-tuning stay finite; the second tells the speed.
+    times: list[float] = []
+    tuned = scellseg.finetune(
+        new_model("scellseg", LEVELS),
+        [Sample("synthetic", lambda: image, lambda: masks)],
+        strategy="classic",
+        steps=2,
+        batch_size=2,
+        precision=chosen,
+        device=device,
+        callback=lambda progress: times.append(time.perf_counter()),
+    )
+    finite = all(bool(torch.isfinite(p).all()) for p in tuned.network.parameters())
+    yield "fine-tuning", finite, f"{times[1] - times[0]:.1f} s a step of 2 patches"
+
+
+# --- what is asked for ----------------------------------------------------------------------------
+
+
 def _load(name: str, weights: str | None) -> Model:
     """Model of the two options, on the fastest device."""
-    if weights and name.endswith(".safetensors"):
+    if weights and name.endswith(MODEL):
         raise typer.BadParameter("the model's file has its own weights", param_hint="--weights")
     return scellseg.load_model(name, weights or "packaged")
 
@@ -378,12 +663,18 @@ def _existing(place: str) -> Path:
     return Path(place)
 
 
+def _refuse_to_replace(file: Path, what: str, overwrite: bool) -> None:
+    if file.exists() and not overwrite:
+        remedy = "Name another, or give --overwrite."
+        raise DatasetError(f"the {what} exists already", where=file, remedy=remedy)
+
+
 def _planes(
     wanted: str | None, name: str = "", model: Model | None = None
 ) -> tuple[str, str] | None:
     """Planes that are asked for, else those that a model's file was made for."""
     if wanted is None:
-        own = model.card.channels if model and name.endswith(".safetensors") else None
+        own = model.card.channels if model and name.endswith(MODEL) else None
         # Where the model knows one plane, an image of several is still asked about.
         return None if own == ("gray", "none") else own
     if not CHANNELS.fullmatch(wanted):

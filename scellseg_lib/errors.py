@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from typing import Any
 
@@ -108,3 +108,91 @@ class MetricError(ScellsegError):
 
 class ScellsegWarning(ScellsegError, UserWarning):
     """A doubt, with what the user can do about it; it is warned of, and not raised."""
+
+
+class ChannelsNeeded(ImageError):
+    """Which channels of an image to read is not said, or not one of those that there are.
+
+    Attributes
+    ----------
+    channels : list of str
+        Names of those that there are: "red", "green", "blue", "3", "4", ..
+    """
+
+    def __init__(
+        self, what: str, channels: Sequence[str], *, where: str | PathLike[str] | None = None
+    ) -> None:
+        self.channels = list(channels)
+        numbered = [f"{i} ({name})".removesuffix(f" ({i})") for i, name in enumerate(channels)]
+        super().__init__(
+            what,
+            where=where,
+            remedy="Name the one to segment and that of the nuclei, such as {channels}; gray is "
+            f"the mean of all, none is no nuclei. There are: {', '.join(numbered)}.",
+            options={"channels": ("green", "red")},
+        )
+
+
+class AxesNeeded(ImageError):
+    """A file holds more than one plane, and which to read, or what they are, is not said.
+
+    Attributes
+    ----------
+    pages : int
+        How many the file has.
+    """
+
+    def __init__(self, what: str, pages: int, *, are_known: bool = False) -> None:
+        self.pages = pages
+        remedy = f"Give {{page}}, 0 to {pages - 1}, for one plane, or save it as a file of its own."
+        if not are_known:
+            remedy += " If its pages are channels, say so by {axes}, a letter for each axis."
+        super().__init__(what, remedy=remedy, options={"page": None, "axes": "CYX"})
+
+
+class SideTooSmall(ImageError):
+    """Cells do not fit into the images that are to be cut out around them.
+
+    Attributes
+    ----------
+    least : int
+        Side into which all would fit, px.
+    """
+
+    def __init__(self, what: str, least: int) -> None:
+        self.least = least
+        super().__init__(
+            what,
+            remedy="Give {side} or more, or no side: each image is as large as its cell then.",
+            options={"side": least},
+        )
+
+
+class MasksMadeOtherwise(DatasetError):
+    """A folder holds masks that were made with another model or other settings.
+
+    Attributes
+    ----------
+    differing : dict of str to (object, object)
+        By the name of a setting what it was there ("unknown" if nobody says) and what it is now.
+    replaceable : bool
+        Whether all masks there are of the images to be segmented, so that they may be replaced.
+    """
+
+    def __init__(
+        self,
+        differing: Mapping[str, tuple[Any, Any]],
+        replaceable: bool,
+        *,
+        where: str | PathLike[str],
+    ) -> None:
+        self.differing, self.replaceable = dict(differing), replaceable
+        pairs = [f"{name} {was} there, {now} asked for" for name, (was, now) in differing.items()]
+        super().__init__(
+            f"the folder holds masks made otherwise: {'; '.join(pairs)}",
+            where=where,
+            remedy="Give another folder as the output, or {overwrite}."
+            if replaceable
+            else "Give another folder as the output: there are masks of other images, too.",
+            options={"overwrite": True},
+        )

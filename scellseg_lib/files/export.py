@@ -1,4 +1,4 @@
-"""Cells for other programs: outlines (see `rois`), a table of measurements, images of single cells.
+"""Cells for other programs: outlines, a table of measurements, images of single cells.
 
 Files are written whole or not at all. Coordinates and areas are in pixels.
 """
@@ -19,10 +19,10 @@ from scipy.ndimage import find_objects
 from skimage.measure import regionprops_table
 
 from scellseg_lib.atomic import whole
-from scellseg_lib.errors import DatasetError, ImageError, ScellsegError
-from scellseg_lib.files import images as readers
-from scellseg_lib.files import layout as folders
-from scellseg_lib.files.rois import write_geojson, write_imagej, write_outlines
+from scellseg_lib.errors import DatasetError, ImageError, ScellsegError, SideTooSmall
+from scellseg_lib.files.images import as_image_error, read_masks, read_pixels, write_labels
+from scellseg_lib.files.layout import cells_path, find_images, find_labels
+from scellseg_lib.files.outlines import write_geojson, write_imagej, write_outlines
 from scellseg_lib.files.seg_npy import write_seg
 from scellseg_lib.progress import progress_bar
 from scellseg_lib.samples import check_size
@@ -39,7 +39,6 @@ FORMATS |= {"table": "_measurements.csv", "cells": "_cells"}
 """What there is, with the ending of its files: label images, ROIs of ImageJ, outlines for QuPath
 and as text, what Cellpose's interface opens, measurements, and a folder of an image for each
 cell."""
-_LABELS = {"imagej": write_imagej, "outlines": write_outlines}
 
 
 @dataclass
@@ -48,8 +47,8 @@ class Exported:
 
     written: int = 0
     already: int = 0
-    failed: list[str] = field(default_factory=list)
-    """Why others could not be read or written."""
+    failed: dict[str, ScellsegError] = field(default_factory=dict)
+    """Why others could not be read or written, by the name of their image."""
 
 
 def export(
@@ -89,14 +88,15 @@ def export(
     DatasetError
         Where there are no label files, or one lacks its image.
     """
-    unknown = [name for name in formats if name not in FORMATS]
-    if unknown or not formats or ("cells" in formats and images is None):
-        raise ImageError(
-            f"there is no format {unknown[0]!r}" if unknown else "cells are cut out of images",
-            remedy=f"There are: {', '.join(FORMATS)}." if unknown else "Say where: images=...",
-        )
-    files = folders.find_labels(masks)
-    pictures = _pictures(images, files) if images else {}
+    for name in formats:
+        if name not in FORMATS:
+            remedy = f"There are: {', '.join(FORMATS)}."
+            raise ImageError(f"there is no format {name!r}", remedy=remedy)
+    if "cells" in formats and images is None:
+        what, remedy = "cells are cut out of images", "Say where they are: {images}."
+        raise ImageError(what, remedy=remedy, options={"images": None})
+    files = find_labels(masks)
+    pictures = _find_pictures(images, files) if images else {}
     done = Exported()
     for name in progress_bar(files, len(files), "export"):
         wanted = {kind: output / f"{name}{FORMATS[kind]}" for kind in formats}
@@ -105,26 +105,30 @@ def export(
         if not missing:
             continue
         try:
-            labels = readers.read_masks(files[name])
-            listed = _cell_list(files[name], labels.max())
-            image = readers.read_pixels(pictures[name]) if pictures else None
+            labels = read_masks(files[name])
+            facts = _read_facts(files[name], labels.max())
+            image = read_pixels(pictures[name]) if pictures else None
             for kind, file in missing.items():
                 if kind == "table":
                     with whole(file) as scratch:
-                        frame = measurements(labels, image, channels).join(listed, on="label")
+                        frame = measurements(labels, image, channels).join(facts, on="label")
                         frame.to_csv(scratch, index=False)
-                elif kind == "geojson":
-                    write_geojson(file, labels, dict(listed.get("class", {})))
+                elif kind == "cells" and image is not None:
+                    _write_cells(file, single_cells(labels, image, side, keep_background))
                 elif kind == "cellpose":
                     found = {"img": image, "filename": pictures[name].name} if pictures else {}
                     write_seg(file, labels, **found)
-                elif kind == "cells" and image is not None:
-                    _write_cells(file, single_cells(labels, image, side, keep_background))
+                elif kind == "geojson":
+                    write_geojson(file, labels, dict(facts.get("class", {})))
+                elif kind == "imagej":
+                    write_imagej(file, labels)
+                elif kind == "outlines":
+                    write_outlines(file, labels)
                 else:
-                    _LABELS.get(kind, readers.write_labels)(file, labels)
+                    write_labels(file, labels)
                 done.written += 1
         except (ScellsegError, OSError, ValueError) as error:
-            done.failed.append(f"{name}: {error}")
+            done.failed[name] = as_image_error(error, name)
     return done
 
 
@@ -152,17 +156,15 @@ def measurements(
     ImageError
         If image and masks, or names and channels, do not fit.
     """
-    properties = SHAPE if image is None else SHAPE + INTENSITY
-    planes = None if image is None else np.atleast_3d(image)
-    names = list(map(str, channels or range(0 if planes is None else planes.shape[2])))
-    if planes is not None:
-        _check_size(masks, planes)
-        if len(names) != planes.shape[2]:
-            raise ImageError(
-                f"the image has {planes.shape[2]} channels, {len(names)} are named",
-                remedy="Name each channel once.",
-            )
-    frame = pd.DataFrame(regionprops_table(masks.astype(np.int32), planes, properties))
+    if image is None:
+        return pd.DataFrame(regionprops_table(masks.astype(np.int32), properties=SHAPE))
+    planes = np.atleast_3d(image)
+    check_size(image.shape[:2], masks.shape, "its masks", "masks")
+    names = [str(name) for name in channels or range(planes.shape[2])]
+    if len(names) != planes.shape[2]:
+        what = f"the image has {planes.shape[2]} channels, {len(names)} are named"
+        raise ImageError(what, remedy="Name each channel once.")
+    frame = pd.DataFrame(regionprops_table(masks.astype(np.int32), planes, SHAPE + INTENSITY))
     return frame.rename(
         columns={f"{m}-{k}": f"{m}_{n}" for m in INTENSITY for k, n in enumerate(names)}
     )
@@ -191,27 +193,27 @@ def single_cells(
 
     Raises
     ------
+    SideTooSmall
+        If a cell is larger than the square: none is cut off.
     ImageError
-        If image and masks differ in size, or a cell is larger than the square: none is cut off.
+        If image and masks differ in size.
     """
-    _check_size(masks, image)
+    check_size(image.shape[:2], masks.shape, "its masks", "masks")
     boxes = {k: box for k, box in enumerate(find_objects(masks.astype(np.int32)), 1) if box}
     extents = {k: max(part.stop - part.start for part in box) for k, box in boxes.items()}
-    larger = [label for label, extent in extents.items() if side is not None and extent > side]
+    larger = [str(k) for k, extent in extents.items() if side is not None and extent > side]
     if larger:
-        raise ImageError(
-            f"{len(larger)} of {len(boxes)} cells do not fit into {side} x {side} px: "
-            f"{', '.join(map(str, larger[:5]))}{', ..' * (len(larger) > 5)}",
-            remedy=f"Ask for side={max(extents.values())} or more, or for no side: their boxes.",
-        )
-    margins = [(side or 0, side or 0)] * 2
-    labels = np.pad(masks, margins)
-    pixels = np.pad(image, margins + [(0, 0)] * (image.ndim - 2))
+        names = f"{', '.join(larger[:5])}{', ..' if len(larger) > 5 else ''}"
+        what = f"{len(larger)} of {len(boxes)} cells do not fit into {side} x {side} px: {names}"
+        raise SideTooSmall(what, max(extents.values()))
+    margin = side or 0  # so that no square ends at the edge of the image
+    labels = np.pad(masks, margin)
+    pixels = np.pad(image, [(margin, margin)] * 2 + [(0, 0)] * (image.ndim - 2))
     for label, box in boxes.items():
         spans = []
         for part in box:
             length = side or part.stop - part.start
-            start = (part.start + part.stop - length) // 2 + (side or 0)
+            start = (part.start + part.stop - length) // 2 + margin
             spans.append(slice(start, start + length))
         crop = pixels[tuple(spans)].copy()
         if not keep_background:
@@ -235,9 +237,9 @@ def _write_cells(folder: Path, crops: Iterable[tuple[int, np.ndarray]]) -> None:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _cell_list(masks: Path, count: int) -> pd.DataFrame:
+def _read_facts(masks: Path, count: int) -> pd.DataFrame:
     """Class and note of the cells 1 to `count`, if there is a list of them beside their masks."""
-    path = masks.with_name(f"{folders.label_name(masks)}_cells.csv")
+    path = cells_path(masks)
     if not path.exists():
         return pd.DataFrame(index=range(1, count + 1))
     kinds = {"label": int, "class": str, "note": str}
@@ -248,18 +250,13 @@ def _cell_list(masks: Path, count: int) -> pd.DataFrame:
     return cells.sort_values("label").set_axis(range(1, count + 1)).drop(columns="label")
 
 
-def _pictures(images: Path, files: Iterable[str]) -> dict[str, Path]:
+def _find_pictures(images: Path, names: Iterable[str]) -> dict[str, Path]:
     """Images of label files, by name."""
     if images.is_file():
-        found = dict.fromkeys(files, images)
-    else:
-        found = {name: first for name, (first, *_) in folders.find_images(images)}
-    if missing := [name for name in files if name not in found]:
+        return dict.fromkeys(names, images)
+    found = {name: first for name, (first, *_) in find_images(images)}
+    if missing := [name for name in names if name not in found]:
         what = f"masks without an image: {', '.join(missing)}"
         remedy = "The image of NAME_masks.* or NAME_seg.npy is NAME.* or NAME_img.*."
         raise DatasetError(what, where=images, remedy=remedy)
     return found
-
-
-def _check_size(masks: np.ndarray, image: np.ndarray) -> None:
-    check_size(image.shape[:2], masks.shape, "its masks", "masks")

@@ -19,14 +19,14 @@ import numpy as np
 import tifffile
 
 from scellseg_lib.atomic import whole
-from scellseg_lib.errors import ImageError
-from scellseg_lib.files import tiff
+from scellseg_lib.errors import AxesNeeded, ChannelsNeeded, ImageError, ScellsegError
 from scellseg_lib.files.seg_npy import read_seg
 from scellseg_lib.samples import INT64_MAX, as_labels
 
-_COLOURS = {"red": 0, "green": 1, "blue": 2}
+_COLOURS = ("red", "green", "blue")
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two are BigTIFF
 _PNG, _JPEG, _NUMPY = b"\x89PNG", b"\xff\xd8\xff", b"\x93NUM"
+_ALPHA = (1, 2)  # of a TIFF's ExtraSamples: associated and unassociated alpha
 _DAMAGED = "Fetch or export the file again."
 
 
@@ -56,14 +56,16 @@ def read_pixels(
 
     Raises
     ------
+    AxesNeeded
+        If the file holds more than one plane and leaves open what they are.
     ImageError
-        If the file is missing, damaged, empty, not 2D, or leaves open what its pages are.
+        If the file is missing, damaged, empty or not 2D.
     """
     path = Path(path)
     signature = _signature(path)
     try:
         if signature in _TIFF:
-            pixels = tiff.read_tiff(path, axes, page)
+            pixels = _read_tiff(path, axes, page)
         elif signature == _PNG:
             pixels = imagecodecs.png_decode(path.read_bytes())
             if pixels.shape[2:] in ((2,), (4,)):  # the last is alpha by PNG's definition
@@ -79,11 +81,11 @@ def read_pixels(
             remedy = "Export it as integers or real floats."
             raise ImageError(f"pixels of type {pixels.dtype} are not supported", remedy=remedy)
     except ImageError as error:
-        raise ImageError(error.what, where=path, remedy=error.remedy) from None
+        error.where = path
+        raise
     except Exception as error:  # decoders raise a dozen types of their own
-        raise ImageError(
-            f"the file is damaged or of an unsupported kind ({error})", where=path, remedy=_DAMAGED
-        ) from error
+        what = f"the file is damaged or of an unsupported kind ({error})"
+        raise ImageError(what, where=path, remedy=_DAMAGED) from error
     if pixels.shape[2:] == (1,):
         pixels = pixels[..., 0]
     return pixels.astype(np.uint8) if pixels.dtype.kind == "b" else pixels
@@ -96,24 +98,10 @@ def read_image(
     axes: str | None = None,
     page: int | None = None,
 ) -> np.ndarray:
-    """Read the plane to segment and the nucleus plane of an image file.
+    """Read the plane to segment and the nucleus plane of an image file: float32[2, H, W].
 
-    Parameters
-    ----------
-    path, axes, page
-        See `read_pixels`.
-    channels : (str, str), optional
-        See `select_planes`.
-
-    Returns
-    -------
-    float32[2, H, W]
-        Raw intensities, not normalised.
-
-    Raises
-    ------
-    ImageError
-        As `read_pixels` and `select_planes`.
+    They are raw intensities, not normalised. See `read_pixels` for ``axes`` and ``page``, and
+    `select_planes` for ``channels``; ImageError as there.
     """
     return select_planes(read_pixels(path, axes=axes, page=page), channels, where=path)
 
@@ -144,16 +132,21 @@ def select_planes(
 
     Raises
     ------
+    ChannelsNeeded
+        If a channel does not exist, or none is named though they differ.
     ImageError
-        If the shape is not of an image, a channel does not exist, none is named though they
-        differ, or values of the chosen planes are NaN, infinite or beyond float32.
+        If the shape is not of an image, or values of the chosen planes are NaN, infinite or beyond
+        float32.
     """
     if pixels.ndim not in (2, 3) or pixels.size == 0:
         what = f"an image has the shape (H, W) or (H, W, C), this has {pixels.shape}"
         raise ImageError(what, where=where, remedy="Give one 2D image, its channels last.")
     stack = np.atleast_3d(pixels)
     if channels is None:
-        channels = _only_channel(stack, where)
+        if not np.array_equal(stack[..., 1:], stack[..., :-1], equal_nan=True):
+            what = f"the image has {stack.shape[2]} channels that differ, and none is named"
+            raise ChannelsNeeded(what, _channel_names(stack), where=where)
+        channels = ("0", "none")
     if len(channels) != 2 or channels[0] == "none":
         what = f"channels {channels!r} do not name a plane to segment and a nucleus plane"
         remedy = 'Give two names, such as ("gray", "none") or ("green", "red").'
@@ -171,22 +164,10 @@ def select_planes(
 def read_masks(
     path: str | PathLike[str], *, axes: str | None = None, page: int | None = None
 ) -> np.ndarray:
-    """Read a label image, or the masks of Cellpose's ``_seg.npy``.
+    """Read a label image, or the masks of Cellpose's ``_seg.npy``, as `relabel` gives them.
 
-    Parameters
-    ----------
-    path, axes, page
-        See `read_pixels`.
-
-    Returns
-    -------
-    int32[H, W]
-        0 background, cells 1 to n in the order of the labels in the file; see `relabel`.
-
-    Raises
-    ------
-    ImageError
-        If the file cannot be read, or does not hold labels.
+    See `read_pixels` for ``axes`` and ``page``. ImageError if the file cannot be read, or does not
+    hold labels.
     """
     signature = _signature(Path(path))
     if signature == _NUMPY:
@@ -258,18 +239,25 @@ def write_labels(path: str | PathLike[str], masks: np.ndarray) -> None:
         raise ImageError(what, where=path, remedy="Name the file .tif.")
     labels = np.ascontiguousarray(masks, depth)
     try:
-        with whole(path) as part:
+        with whole(path) as scratch:
             if suffix == ".png":
-                part.write_bytes(imagecodecs.png_encode(labels))
+                scratch.write_bytes(imagecodecs.png_encode(labels))
             else:
                 look: Any = {"compression": "zlib", "photometric": "minisblack", "ome": False}
-                tifffile.imwrite(part, labels, **look)
+                tifffile.imwrite(scratch, labels, **look)
     except OSError as error:
-        raise ImageError(
-            f"the file cannot be written ({error.strerror})",
-            where=path,
-            remedy="Check the folder and the space on its disk.",
-        ) from error
+        what = f"the file cannot be written ({error.strerror})"
+        remedy = "Check the folder and the space on its disk."
+        raise ImageError(what, where=path, remedy=remedy) from error
+
+
+def as_image_error(error: Exception, name: str) -> ScellsegError:
+    """An error of one image among many, which says of which."""
+    if not isinstance(error, ScellsegError):
+        remedy = "The other images are not concerned."
+        return ImageError(str(error) or type(error).__name__, where=name, remedy=remedy)
+    error.where = name if error.where is None else error.where
+    return error
 
 
 def pixel_hash(pixels: np.ndarray) -> str:
@@ -281,37 +269,23 @@ def pixel_hash(pixels: np.ndarray) -> str:
     return hashlib.sha256(little.tobytes()).hexdigest()
 
 
-def _only_channel(stack: np.ndarray, where: str | PathLike[str] | None) -> tuple[str, str]:
-    """Names for the one channel of an [H, W, C] image; ImageError if there is a choice to make."""
+def _channel_names(stack: np.ndarray) -> list[str]:
     count = stack.shape[2]
-    if count > 1 and not np.array_equal(stack[..., 1:], stack[..., :-1], equal_nan=True):
-        names = [f"{i} ({name})" for name, i in _COLOURS.items()] + list(map(str, range(3, count)))
-        raise ImageError(
-            f"the image has {count} channels that differ, and none is named",
-            where=where,
-            remedy='Name the one to segment and that of the nuclei, such as channels=("green", '
-            '"red"), or ask for the mean of all by channels=("gray", "none"). There are: '
-            f"{', '.join(names[:count])}.",
-        )
-    return "0", "none"
+    return [*_COLOURS, *map(str, range(len(_COLOURS), count))][:count]
 
 
 def _plane(stack: np.ndarray, name: str, where: str | PathLike[str] | None) -> np.ndarray:
     """One named plane of an [H, W, C] image, as float32[H, W]."""
-    count = stack.shape[2]
     if name == "none":
         return np.zeros(stack.shape[:2], np.float32)
     if name == "gray":
         return stack.mean(axis=2, dtype=np.float64).astype(np.float32)
-    index = int(name) if name.isascii() and name.isdigit() else _COLOURS.get(name, count)
-    if index >= count:
-        raise ImageError(
-            f"channel {name!r} was asked for, the image has {count}",
-            where=where,
-            remedy='Name others, such as channels=("gray", "none"): red, green, blue, gray, none, '
-            f"or an index up to {count - 1}.",
-        )
-    return stack[..., index].astype(np.float32)
+    names = _channel_names(stack)
+    known = {str(i): i for i in range(len(names))} | {name: i for i, name in enumerate(names)}
+    if name not in known:
+        what = f"channel {name!r} was asked for, the image has {len(names)}"
+        raise ChannelsNeeded(what, names, where=where)
+    return stack[..., known[name]].astype(np.float32)
 
 
 def _signature(path: Path) -> bytes:
@@ -320,9 +294,8 @@ def _signature(path: Path) -> bytes:
         with path.open("rb") as file:
             signature = file.read(4)
     except OSError as error:
-        raise ImageError(
-            f"the file cannot be read ({error.strerror})", where=path, remedy="Check the path."
-        ) from error
+        what = f"the file cannot be read ({error.strerror})"
+        raise ImageError(what, where=path, remedy="Check the path.") from error
     if not signature:
         raise ImageError("the file is empty (0 bytes)", where=path, remedy=_DAMAGED)
     return signature
@@ -337,3 +310,50 @@ def _decode_jpeg(data: bytes) -> np.ndarray:
     if pixels.shape[2:] == (4,):
         raise ImageError("CMYK colours are not intensities", remedy="Export as RGB.")
     return pixels
+
+
+def _read_tiff(path: Path, axes: str | None, page: int | None) -> np.ndarray:
+    """Decode the one image of a TIFF to [H, W] or [H, W, C], without alpha.
+
+    ImageError, without the file's name, unless it is one 2D image whose axes are known.
+    """
+    with tifffile.TiffFile(path) as tiff:
+        chosen, count = _choose_series(tiff, page), len(tiff.pages)
+        pixels, extra_samples = chosen.asarray(), chosen.keyframe.extrasamples
+        axes = chosen.axes if axes is None else axes.upper()
+    if not set("YX") <= set(axes) or len(axes) != pixels.ndim or len(set(axes)) != len(axes):
+        what = f"axes {axes!r} do not name the axes of an image of shape {pixels.shape}"
+        raise AxesNeeded(what, count)
+    size = " x ".join(f"{axis} {n}" for axis, n in zip(axes, pixels.shape, strict=True))
+    several = [a for a, n in zip(axes, pixels.shape, strict=True) if n > 1 and a not in "YX"]
+    for axis, kind in (("Z", "z-stack"), ("T", "time series")):
+        if axis in several:
+            what = f"a 2D image is needed, this is a {kind} ({size})"
+            raise AxesNeeded(what, count, are_known=True)
+    if several not in ([], ["C"], ["S"]):
+        raise AxesNeeded(f"the file does not say what its pages are ({size})", count)
+    order = [axis for axis in axes if axis not in ("Y", "X", *several)] + ["Y", "X", *several]
+    pixels = pixels.transpose([axes.index(axis) for axis in order])
+    pixels = pixels.reshape(pixels.shape[-2 - len(several) :])
+    alpha = sum(sample in _ALPHA for sample in extra_samples) if several == ["S"] else 0
+    return pixels[..., :-alpha] if alpha else pixels
+
+
+def _choose_series(tiff: tifffile.TiffFile, page: int | None) -> Any:
+    """The one image of a TIFF, or a page of it."""
+    count = len(tiff.pages)
+    if not count:
+        raise ValueError("there is no image in it")
+    if page is not None:
+        if not 0 <= page < count:
+            what = f"there is no page {page}, the file has {count}"
+            raise AxesNeeded(what, count, are_known=True)
+        return tiff.pages[page]
+    if len(tiff.series) != 1:
+        shapes = ", ".join(str(series.shape) for series in tiff.series)
+        what = f"the file holds {len(tiff.series)} images ({shapes})"
+        raise AxesNeeded(what, count, are_known=True)
+    if any(part is None for part in tiff.series[0].pages):
+        remedy = "Put the files that belong to it into the same folder."
+        raise ImageError("parts of the image are missing", remedy=remedy)
+    return tiff.series[0]

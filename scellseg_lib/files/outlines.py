@@ -1,4 +1,4 @@
-"""Outlines of cells along the edges of their pixels, exact for every program that fills polygons.
+"""Outlines of cells along the edges of their pixels, for ImageJ, QuPath and as text; pictures too.
 
 A vertex (x, y) is a corner between pixels: pixel (row 0, column 0) is the square from (0, 0) to
 (1, 1), as in ImageJ and QuPath. Filling an outline gives back the very pixels that it came from,
@@ -7,13 +7,25 @@ and its area is their number.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import colorsys
+import json
+import warnings
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 
+import imagecodecs
 import numpy as np
+import roifile
 from scipy.ndimage import find_objects, label
+from skimage.segmentation import find_boundaries
+
+from scellseg_lib.atomic import whole
+from scellseg_lib.samples import normalise
 
 _TURNS = {(1, 0): (0, 1), (0, 1): (-1, 0), (-1, 0): (0, -1), (0, -1): (1, 0)}
 """Where (dx, dy) leads after a turn towards the inside, which lies on its right (y points down)."""
+_DATE = (1980, 1, 1, 0, 0, 0)  # the same cells give the same bytes
 
 
 def outlines(masks: np.ndarray) -> Iterator[tuple[int, list[list[np.ndarray]]]]:
@@ -32,14 +44,11 @@ def outlines(masks: np.ndarray) -> Iterator[tuple[int, list[list[np.ndarray]]]]:
         of its holes, the other way round; vertices (x, y), the first not repeated at the end.
     """
     for number, box in enumerate(find_objects(masks.astype(np.int32)), start=1):
-        if box is None:
-            continue
-        pieces, n_pieces = label(masks[box] == number)
-        corner = np.array([box[1].start, box[0].start])
-        yield (
-            number,
-            [[ring + corner for ring in rings(pieces == k)] for k in range(1, n_pieces + 1)],
-        )
+        if box is not None:
+            pieces, n_pieces = label(masks[box] == number)
+            corner = np.array([box[1].start, box[0].start])
+            found = [rings(pieces == k) for k in range(1, n_pieces + 1)]
+            yield number, [[ring + corner for ring in piece] for piece in found]
 
 
 def rings(piece: np.ndarray) -> list[np.ndarray]:
@@ -64,6 +73,75 @@ def area(ring: np.ndarray) -> float:
     return float((x * np.roll(y, -1) - np.roll(x, -1) * y).sum() / 2)
 
 
+def write_imagej(path: Path, masks: np.ndarray) -> None:
+    """Write a zip of ImageJ ROIs for its ROI Manager, one a cell, named by the cell's label.
+
+    A cell in one piece without holes is a polygon, any other a composite; filling either in ImageJ
+    gives back the cell's pixels.
+    """
+    with whole(path) as scratch, zipfile.ZipFile(scratch, "w", zipfile.ZIP_DEFLATED) as archive:
+        for number, pieces in outlines(masks):
+            roi = _roi([ring for piece in pieces for ring in piece])
+            roi.name = f"{number:05d}"
+            archive.writestr(zipfile.ZipInfo(f"{roi.name}.roi", _DATE), roi.tobytes())
+
+
+def write_geojson(path: Path, masks: np.ndarray, classes: Mapping[int, str] | None = None) -> None:
+    """Write outlines as GeoJSON, which QuPath imports as detections.
+
+    Parameters
+    ----------
+    path : path
+    masks : int[H, W]
+    classes : mapping of int to str, optional
+        Class of a label; those without are unclassified.
+    """
+    classes = classes or {}
+    hues = {name: k * 0.381966 % 1 for k, name in enumerate(dict.fromkeys(classes.values()))}
+    features = []
+    for number, pieces in outlines(masks):
+        # Every ring ends with its first vertex.
+        polygons = [[[*r.tolist(), r[0].tolist()] for r in piece] for piece in pieces]
+        properties: dict[str, object] = {"objectType": "detection", "name": str(number)}
+        if name := classes.get(number):
+            colour = [round(255 * part) for part in colorsys.hsv_to_rgb(hues[name], 0.7, 0.9)]
+            properties["classification"] = {"name": name, "color": colour}
+        kind, shape = ("MultiPolygon", polygons) if polygons[1:] else ("Polygon", polygons[0])
+        geometry = {"type": kind, "coordinates": shape}
+        features.append({"type": "Feature", "geometry": geometry, "properties": properties})
+    with whole(path) as scratch:
+        scratch.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+
+
+def write_outlines(path: Path, masks: np.ndarray) -> None:
+    """Write outlines as text, as Cellpose does: a line of x,y,x,y,.. for each piece of a cell.
+
+    Holes are left out, with a warning: the format has none.
+    """
+    lines, with_holes = [], []
+    for number, pieces in outlines(masks):
+        lines += [",".join(map(str, outer.ravel().tolist())) for outer, *_ in pieces]
+        if any(len(piece) > 1 for piece in pieces):
+            with_holes.append(str(number))
+    if with_holes:
+        lost = f"those of cells {', '.join(with_holes)} are lost"
+        warnings.warn(f"outlines as text have no holes: {lost}", stacklevel=2)
+    with whole(path) as scratch:
+        scratch.write_text("".join(f"{line}\n" for line in lines))
+
+
+def write_overlay(path: Path, image: np.ndarray, masks: np.ndarray) -> None:
+    """Write a PNG of an image, its 1st to 99th percentile from black to white, edges in red.
+
+    The image is float32[2, H, W], of which the first plane is shown.
+    """
+    grey = (255 * np.clip(normalise(image[:1])[0], 0, 1)).astype(np.uint8)
+    picture = np.stack([grey] * 3, axis=-1)
+    picture[find_boundaries(masks, mode="inner")] = (255, 0, 0)
+    with whole(path) as scratch:
+        scratch.write_bytes(imagecodecs.png_encode(picture))
+
+
 def _follow(edges: dict[tuple[int, int], list[tuple[int, int]]]) -> np.ndarray:
     """Take one closed ring out of the edges; vertices within a straight line are left out."""
     start = next(vertex for vertex, ways in edges.items() if len(ways) == 1)  # it is passed once
@@ -85,3 +163,23 @@ def _follow(edges: dict[tuple[int, int], list[tuple[int, int]]]) -> np.ndarray:
     if (second[0] - first[0]) * direction[1] == (second[1] - first[1]) * direction[0]:
         del vertices[0]  # it began within a straight line
     return np.array(vertices, np.int64)
+
+
+def _roi(rings: list[np.ndarray]) -> roifile.ImagejRoi:
+    """One ring as a polygon, several as a shape of segments (0 move, 1 line, 4 close)."""
+    corners = np.concatenate(rings)
+    if len(rings) == 1:
+        roi = roifile.ImagejRoi.frompoints(corners)
+        roi.roitype = roifile.ROI_TYPE.TRACED
+    else:
+        segments: list[float] = []
+        for ring in rings:
+            kinds = np.column_stack([np.ones(len(ring)), ring])
+            kinds[0, 0] = 0
+            segments += [*kinds.ravel(), 4]
+        roi = roifile.ImagejRoi(roitype=roifile.ROI_TYPE.RECT, shape_roi_size=len(segments))
+        roi.multi_coordinates = np.array(segments, np.float32)
+    # As ImageJ has them: the right and lower ends are one less than roifile's own.
+    ends = map(int, [*corners.min(axis=0), *corners.max(axis=0)])
+    roi.left, roi.top, roi.right, roi.bottom = ends
+    return roi

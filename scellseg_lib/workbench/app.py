@@ -150,7 +150,7 @@ class Workbench(ipywidgets.VBox):
             try:
                 return find_cells(image, offered.file.removesuffix(".safetensors"), model, settings)
             except ImageError as error:
-                self.segment.ask_channels(image, str(error))
+                self.segment.ask_channels(image, error)
                 raise
 
         return find

@@ -30,7 +30,7 @@ WORDS = {
 EMPTY = "There is nothing to export yet: segment your images (3), or draw cells in some (1)."
 SEGMENTED, ANNOTATED = "segmented images, with your corrections", "annotated images"
 FITS = (
-    r"Ask for side=(\d+) or more, or for no side: their boxes",
+    r"Give side=(\d+) or more, or no side: each image is as large as its cell then",
     r"Make the image of a cell \1 px or more a side, or 0",
 )
 SIDE = "&nbsp;px a side, the same for all cells; 0: as large as each cell is"
@@ -199,7 +199,7 @@ class ExportPanel(ipywidgets.VBox):
                 part = export.export(one.masks, output, wanted, images=one.image, **options)
                 every.written += part.written
                 every.already += part.already
-                every.failed += part.failed
+                every.failed |= part.failed
             return every
 
         self.start.disabled = True
@@ -223,7 +223,9 @@ class ExportPanel(ipywidgets.VBox):
                 "already and stayed: tick that they be replaced, if they are to be."
             )
         if done.failed:
-            problems = "\n".join(self._reworded(problem) for problem in done.failed)
+            problems = "\n".join(
+                self._reworded(problem) for problem in map(str, done.failed.values())
+            )
             self.message.fail(f"{text} Not exported:\n{problems}")
         else:
             self.message.tell(text)

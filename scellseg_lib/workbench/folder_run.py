@@ -1,6 +1,7 @@
 """What the inference panel does beside its display: a run over a folder.
 
-A run is that of ``scellseg segment`` (see `batch`), with the same files as results: either goes on
+A run is that of ``scellseg segment`` (see `files.folder`), with the same files as results: either
+goes on
 with what the other has begun.
 """
 
@@ -18,11 +19,12 @@ from pathlib import Path
 from threading import Lock, get_ident
 from typing import Any
 
-from scellseg_lib.errors import DatasetError
-from scellseg_lib.files import folder as batch
+from scellseg_lib.errors import DatasetError, MasksMadeOtherwise
+from scellseg_lib.files.folder import FolderOutcome, ImageJob, plan_jobs, segment_jobs
+from scellseg_lib.files.layout import RECORD
 from scellseg_lib.model import Model
 from scellseg_lib.segmentation import FarFromModel
-from scellseg_lib.workbench.jobs import Cancelled, Job
+from scellseg_lib.workbench.jobs import Job
 from scellseg_lib.workbench.session import SETTINGS, SegmentationSettings
 
 SUFFIX = ".tif"
@@ -64,44 +66,27 @@ class Place:
         """Folder of the images."""
         return self.source if self.source.is_dir() else self.source.parent
 
-    def plan(self, reading: dict[str, Any]) -> tuple[list[batch.Job], batch.Outcome]:
-        """As `batch.plan`; DatasetError also where there is no such file or folder."""
+    def plan(self, reading: dict[str, Any]) -> tuple[list[ImageJob], FolderOutcome]:
+        """As `plan_jobs`; DatasetError also where there is no such file or folder."""
         if not self.source.exists():
             raise DatasetError(
                 "there is no such file or folder",
                 where=self.source,
                 remedy="Check how it is written; on a server it is a path of the server.",
             )
-        return batch.plan(self.source, self.output, SUFFIX, **reading)
+        return plan_jobs(self.source, self.output, SUFFIX, **reading)
 
-    def image_of(self, job: batch.Job) -> Path:
+    def image_of(self, job: ImageJob) -> Path:
         """File of a job's image."""
         return self.root / job.masks.parent.relative_to(self.output) / job.sample.name
 
     def record(self) -> dict[str, Any]:
         """What the masks there were made with, by ``segmented.json``; empty where nobody says."""
         try:
-            record = json.loads((self.output / batch.RECORD).read_text())
+            record = json.loads((self.output / RECORD).read_text())
         except (OSError, ValueError):
             return {}
         return record if isinstance(record, dict) and "weights" in record else {}
-
-
-class _Stopped(BaseException):
-    """A cancelled run on its way through `batch`, which survives all Exceptions of one image."""
-
-
-@dataclass
-class _Watched(batch.Outcome):
-    """An outcome that tells how far it is, after each image that is read, and written."""
-
-    tell: Callable[[], None] = lambda: None
-
-    @contextmanager
-    def survives(self, job: batch.Job) -> Iterator[None]:
-        with super().survives(job):
-            yield
-        self.tell()
 
 
 @dataclass
@@ -121,7 +106,7 @@ class FolderRun:
 
     Attributes
     ----------
-    outcome : batch.Outcome
+    outcome : FolderOutcome
         So far.
     doubts : list of str
         What was warned of.
@@ -131,45 +116,38 @@ class FolderRun:
     model: Model
     settings: SegmentationSettings
     anew: bool = False
-    outcome: batch.Outcome = field(default_factory=batch.Outcome)
+    outcome: FolderOutcome = field(default_factory=FolderOutcome)
     doubts: list[str] = field(default_factory=list)
 
-    def __call__(self, job: Job) -> batch.Outcome:
-        """Run; raises what `batch.segment_jobs` does, and Cancelled."""
+    def __call__(self, job: Job) -> FolderOutcome:
+        """Run; raises what `segment_jobs` does, and Cancelled."""
         jobs, planned = self.place.plan(self.settings.reading)
         twins, there = len(planned.failed), sum(one.masks.exists() for one in jobs)
-        self.outcome = watched = _Watched(failed=planned.failed)
+        self.outcome = watched = planned
         watched.already = 0 if self.anew else there
 
         def tell(waits: bool = False) -> None:
             done = watched.already + watched.segmented + len(watched.failed) - twins
-            try:
-                job.report(
-                    done, len(jobs), cells=watched.cells, failed=len(watched.failed), waits=waits
-                )
-            except Cancelled:
-                raise _Stopped from None
+            failed = len(watched.failed)
+            job.report(done, len(jobs), cells=watched.cells, failed=failed, waits=waits)
 
-        watched.tell = tell
         card = self.model.card.model_copy(update={"decoding": self.settings.decoding})
-        try:
+        tell()
+        with _alone(partial(tell, waits=True)), self._doubts_kept():
             tell()
-            with _alone(partial(tell, waits=True)), self._doubts_kept():
-                tell()
-                batch.segment_jobs(
-                    jobs,
-                    replace(self.model, card=card),
-                    self.place.output,
-                    watched,
-                    reading=self.settings.reading | {"format": "tiff"},
-                    overwrite=self.anew,
-                    diameter=self.settings.diameter,
-                    resample=self.settings.resample,
-                    flips=self.settings.flips,
-                )
-            tell()
-        except _Stopped:
-            raise Cancelled from None
+            segment_jobs(
+                jobs,
+                replace(self.model, card=card),
+                self.place.output,
+                watched,
+                reading=self.settings.reading | {"format": "tiff"},
+                overwrite=self.anew,
+                diameter=self.settings.diameter,
+                resample=self.settings.resample,
+                flips=self.settings.flips,
+                callback=tell,
+            )
+        tell()
         return watched
 
     @contextmanager
@@ -208,5 +186,4 @@ def _alone(waits: Callable[[], None]) -> Iterator[None]:
 
 def made_otherwise(error: BaseException | None) -> bool:
     """Whether a run was refused since masks of other settings are there, which it may replace."""
-    told = isinstance(error, DatasetError) and "masks made otherwise" in error.what
-    return told and "other masks would stay" not in str(error)
+    return isinstance(error, MasksMadeOtherwise) and error.replaceable

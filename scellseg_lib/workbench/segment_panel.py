@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from html import escape
 from pathlib import Path
 from threading import RLock
@@ -10,12 +10,11 @@ from threading import RLock
 import ipywidgets
 import numpy as np
 
-from scellseg_lib.errors import ScellsegError
-from scellseg_lib.files import folder as batch
+from scellseg_lib.errors import ChannelsNeeded, ScellsegError
 from scellseg_lib.files import images as readers
+from scellseg_lib.files.folder import ImageJob
 from scellseg_lib.workbench.experiment import SegmentedImage, list_results
 from scellseg_lib.workbench.folder_run import (
-    CHANNELS,
     FolderRun,
     Place,
     made_otherwise,
@@ -76,7 +75,7 @@ class SegmentPanel(ipywidgets.VBox):
         self.job: Job | None = None
         self.run: FolderRun | None = None
         self._place: Place | None = None
-        self._jobs: list[batch.Job] = []
+        self._jobs: list[ImageJob] = []
         self._coloured: Path | None = None
         self._lock = RLock()  # a run may end while the page asks for something
         self._make_places()
@@ -184,10 +183,10 @@ class SegmentPanel(ipywidgets.VBox):
             self._list_failures(twins)
             self.list_results()
 
-    def ask_channels(self, image: Path, problem: str) -> None:
+    def ask_channels(self, image: Path, problem: BaseException | None) -> None:
         """Ask for channels, if the first image has no choice of them but one that failed has."""
         with self._lock:
-            if CHANNELS in reworded(problem) and not self.form.asks_channels:
+            if isinstance(problem, ChannelsNeeded) and not self.form.asks_channels:
                 self._coloured = image
                 self.form.offer_channels(_first_pixels([image]))
 
@@ -271,13 +270,15 @@ class SegmentPanel(ipywidgets.VBox):
         self._list_failures(outcome.failed, self.run.doubts)
         if self._place is not None:
             for one in self._jobs:
-                problem = outcome.failed.get(str(one.masks), "")
+                problem = outcome.failed.get(str(one.masks))
                 self.ask_channels(self._place.image_of(one), problem)
         if self._place is not None and job.state != "failed":
             self._found()
             self.list_results()
 
-    def _list_failures(self, failed: dict[str, str], doubts: list[str] | None = None) -> None:
+    def _list_failures(
+        self, failed: Mapping[str, ScellsegError], doubts: list[str] | None = None
+    ) -> None:
         root = self._place.root if self._place else None
         lines = [f"<li>{escape(reworded(why, root))}</li>" for why in failed.values()]
         more = f"<li>and {len(lines) - SHOWN} more</li>" * (len(lines) > SHOWN)

@@ -65,7 +65,7 @@ class SegmentPreview(ipywidgets.VBox):
     """
 
     def __init__(
-        self, chosen: Callable[[], Chosen | None], on_fail: Callable[[Path, str], None]
+        self, chosen: Callable[[], Chosen | None], on_fail: Callable[[Path, BaseException], None]
     ) -> None:
         self._chosen, self._on_fail = chosen, on_fail
         self._tried: _Tried | None = None
@@ -130,7 +130,7 @@ class SegmentPreview(ipywidgets.VBox):
         elif job.state == "failed":
             assert job.error is not None
             self.message.fail(reworded(plain(job.error)))
-            self._on_fail(job.facts["image"], str(job.error))
+            self._on_fail(job.facts["image"], job.error)
         else:
             self._tried = job.result
             self._redraw()

@@ -18,8 +18,9 @@ from typer.testing import CliRunner
 
 from scellseg_lib.cli import app
 from scellseg_lib.errors import ImageError, ScellsegError
-from scellseg_lib.files import export, rois
+from scellseg_lib.files import export
 from scellseg_lib.files import images as readers
+from scellseg_lib.files import outlines as rois
 from scellseg_lib.files.seg_npy import read_seg, write_seg
 from tests.files.test_outlines import filled, small
 
@@ -174,7 +175,7 @@ def test_images_of_cells_are_read_as_they_were(tmp_path: Path, n_channels, kind:
     readers.write_labels(tmp_path / "A_masks.png", cells())
     given = {"images": tmp_path / "A.tif"}
     done = export.export(tmp_path / "A_masks.png", tmp_path, ["cells"], **given)
-    assert (done.written, done.failed) == (1, [])
+    assert (done.written, done.failed) == (1, {})
     for label, box in ((1, np.s_[1:4, 1:6]), (2, np.s_[5:10, 1:6]), (3, np.s_[1:11, 8:13])):
         back = readers.read_pixels(tmp_path / "A_cells" / f"A_cells_{label:05d}.tif")
         assert back.dtype == image.dtype
@@ -218,7 +219,7 @@ def test_a_folder_is_exported_but_for_a_damaged_file(tmp_path: Path) -> None:
     formats = [name for name in export.FORMATS if name != "outlines"]
     done = export.export(folder, out, formats, images=folder)
     assert (done.written, done.already, len(done.failed)) == (14, 0, 1)
-    assert "B_masks.tif" in done.failed[0]
+    assert "B_masks.tif" in str(done.failed["B"])
     names = {f"{name}{export.FORMATS[kind]}" for name in "AC" for kind in formats}
     assert {file.name for file in out.iterdir()} == names
     assert len(list((out / "A_cells").iterdir())) == 3
@@ -226,7 +227,7 @@ def test_a_folder_is_exported_but_for_a_damaged_file(tmp_path: Path) -> None:
     assert readers.read_masks(out / "A_masks.png").max() == 3  # numbered without gaps
     tifffile.imwrite(folder / "B_masks.tif", cells().astype(np.uint16))
     again = export.export(folder, out, formats, images=folder)
-    assert (again.written, again.already, again.failed) == (7, 14, [])
+    assert (again.written, again.already, again.failed) == (7, 14, {})
     (out / "A_cells" / "A_cells_00001.tif").unlink()
     anew = export.export(folder, out, ["cells"], images=folder, side=20, overwrite=True)
     assert (anew.written, len(list((out / "A_cells").iterdir()))) == (3, 3)
@@ -252,7 +253,7 @@ def test_a_folder_that_cellpose_has_saved_in(tmp_path: Path) -> None:
     write_seg(tmp_path / "B_seg.npy", cells())
     readers.write_labels(tmp_path / "B_cp_masks.png", (cells() == 2).astype(int))
     done = export.export(tmp_path, tmp_path / "out", ["table", "tiff"], images=tmp_path)
-    assert (done.written, done.failed) == (4, [])
+    assert (done.written, done.failed) == (4, {})
     counts = {p.name: len(pd.read_csv(p)) for p in (tmp_path / "out").glob("*.csv")}
     assert counts == {"A_measurements.csv": 3, "B_measurements.csv": 1}
 
@@ -302,14 +303,14 @@ def test_a_list_that_does_not_fit_is_told_of(tmp_path: Path, text: str, said: st
     masks = listed(tmp_path / "plate", text)
     done = export.export(masks, tmp_path / "out", ["geojson", "imagej"])
     assert done.written == 0
-    assert re.search(f"^A: .*{said}", done.failed[0])
+    assert re.search(f"A.*{said}", str(done.failed["A"]))
     assert not (tmp_path / "out").exists()
 
 
 def test_cells_that_do_not_fit_leave_no_folder(tmp_path: Path) -> None:
     folder = plate(tmp_path / "plate")
     done = export.export(folder / "A_masks.tif", tmp_path, ["cells"], images=folder, side=4)
-    assert "do not fit into 4 x 4 px" in done.failed[0]
+    assert "do not fit into 4 x 4 px" in str(done.failed["A"])
     assert [file.name for file in tmp_path.iterdir()] == ["plate"]
 
 
@@ -383,4 +384,4 @@ def test_the_command_exports_and_lists_what_failed(tmp_path: Path) -> None:
     assert (folder / "exported" / "C_rois.zip").is_file()
     wrong = CliRunner().invoke(app, ["export", str(folder / "A_masks.tif"), "--to", "cells"])
     assert wrong.exit_code == 1
-    assert "Say where: --images" in wrong.stderr
+    assert "Say where they are: --images" in wrong.stderr

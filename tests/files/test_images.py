@@ -119,7 +119,7 @@ def test_stacks_are_refused_and_a_page_can_be_picked(tmp_path: Path, axis: str, 
 def test_pages_without_a_meaning_are_not_guessed(tmp_path: Path, count: int) -> None:
     pixels = noise((count, 20, 30), "uint16")
     path = write(tmp_path / "a.tif", pixels, metadata=None, photometric="minisblack")
-    with pytest.raises(ImageError, match=r"does not say what its pages are.*axes=\"CYX\".*page="):
+    with pytest.raises(ImageError, match=r"does not say what its pages are.*page=.*axes='CYX'"):
         readers.read_pixels(path)
     as_channels = readers.read_pixels(path, axes="cyx")
     np.testing.assert_array_equal(as_channels, np.moveaxis(pixels, 0, -1))
@@ -231,7 +231,7 @@ def test_channels_that_differ_must_be_named(tmp_path: Path, count: int) -> None:
     names = ["0 (red)", "1 (green)", "2 (blue)", "3", "4"][:count]
     with pytest.raises(ImageError, match=rf"a\.tif: the image has {count} channels") as caught:
         readers.read_image(path)
-    assert 'channels=("green", "red")' in str(caught.value)
+    assert "channels=('green', 'red')" in str(caught.value)
     assert f"There are: {', '.join(names)}." in str(caught.value)
     mean = readers.read_image(path, channels=("gray", "none"))
     assert mean[0, 3, 4] == pytest.approx(7 + 1 / count)

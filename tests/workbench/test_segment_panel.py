@@ -51,7 +51,7 @@ NAMES, SIDE = "ABCDEF", 96
 def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Float32 without measuring what is fastest (some 10 s), on one thread, as images are tiny."""
     monkeypatch.setattr("scellseg_lib.device.recall_precision", lambda key: Precision())
-    monkeypatch.setattr("scellseg_lib.model.default_device", lambda: torch.device("cpu"))
+    monkeypatch.setattr("scellseg_lib.datasets.weights.default_device", lambda: torch.device("cpu"))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -111,7 +111,7 @@ class Gate:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.open, self.read, self._wait = threading.Semaphore(0), 0, True
-        monkeypatch.setattr(readers, "read_image", self._gated(readers.read_image))
+        monkeypatch.setattr(batch, "read_image", self._gated(batch.read_image))
 
     def _gated(self, original: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
         def read_image(*arguments: Any, **options: Any) -> np.ndarray:
@@ -492,7 +492,7 @@ def test_stopped_between_the_images_of_a_group(experiment: Path, monkeypatch: py
         if len(written) == 2:
             panel.job.cancel()
 
-    monkeypatch.setattr(readers, "write_labels", write_labels)
+    monkeypatch.setattr(batch, "write_labels", write_labels)
     assert segmented(panel).state == "cancelled"
     assert written == ["A_masks.tif", "B_masks.tif"]
     assert panel.run.outcome.failed == {}  # nothing was at fault
@@ -552,7 +552,7 @@ def test_doubts_about_the_diameter_are_told(experiment: Path, monkeypatch: pytes
     masks = np.zeros((SIDE, SIDE), np.int32)
     for k in range(6):
         masks[15 * k : 15 * k + 10, 5:15] = k + 1
-    monkeypatch.setattr(SEGMENT, "decode", lambda *_, **__: masks)
+    monkeypatch.setattr(batch, "decode", lambda *_, **__: masks)
     panel = SegmentPanel(experiment)
     segmented(panel)
     assert "Set the diameter of the cells to 11 px" in panel.failures.value

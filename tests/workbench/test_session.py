@@ -446,7 +446,7 @@ def test_edits_that_a_crash_has_left_are_decided_on_first(folder: Path, model: A
 def nuclei(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Two images of some twenty cells."""
     monkeypatch.setattr("scellseg_lib.device.recall_precision", lambda key: Precision())
-    monkeypatch.setattr("scellseg_lib.model.default_device", lambda: torch.device("cpu"))
+    monkeypatch.setattr("scellseg_lib.datasets.weights.default_device", lambda: torch.device("cpu"))
     home = tmp_path / "nuclei"
     home.mkdir()
     for seed, name in enumerate("ab"):

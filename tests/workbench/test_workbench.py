@@ -47,7 +47,7 @@ def tiny_world(
     monkeypatch.setattr(augment, "PATCH", tiny.PATCH)
     monkeypatch.setattr(FINETUNE_MODULE, "default_contrast", tiny.contrast)
     monkeypatch.setattr("scellseg_lib.device.recall_precision", lambda key: Precision())
-    monkeypatch.setattr("scellseg_lib.model.default_device", lambda: torch.device("cpu"))
+    monkeypatch.setattr("scellseg_lib.datasets.weights.default_device", lambda: torch.device("cpu"))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
