@@ -9,7 +9,7 @@ from functools import cache
 import numpy as np
 
 TILE = 224
-"""Side of a tile, pixels of the 30-px scale (METHOD section 5)."""
+"""Side of a tile, pixels of the 30-px scale (docs/method.md, section 5)."""
 OVERLAP = 0.1
 """Least overlap of neighbouring tiles, as a share of the side."""
 EDGE = 8

@@ -91,7 +91,7 @@ def test_gradients_reach_all_three_styles_and_alpha():
         shot_now = shot.detach()
         change = pair_distance(shot_now, moved) - pair_distance(shot_now, each.detach())
         assert sign * float(change) < 0
-    assert contrastive.alpha.grad > 0  # always: hence the collapse that METHOD.md reports
+    assert contrastive.alpha.grad > 0  # always: hence the collapse, docs/method.md, section 3
 
 
 def test_alpha_is_learnt_fixed_or_scheduled():

@@ -110,7 +110,7 @@ def test_labels_may_be_as_large_as_they_like():
 
 
 def by_the_text(masks: np.ndarray, extra: int) -> np.ndarray:
-    """Flows of one cell from its mean, written down plainly (METHOD section 2)."""
+    """Flows of one cell from its mean, written down plainly (docs/method.md, section 2)."""
     cell = np.pad(masks > 0, 1)
     ys, xs = np.nonzero(cell)
     nearest = np.argmin((ys - ys.mean()) ** 2 + (xs - xs.mean()) ** 2)

@@ -1,4 +1,4 @@
-"""The five networks: what METHOD.md says of their size, shapes and styles."""
+"""The five networks: what docs/method.md, section 1, says of their size, shapes and styles."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """How the released code decodes the maps of HoVer and the U-Nets: what these baselines lost by it.
 
-Networks and weights are ours; only the step from maps to masks is that of ``scellseg==0.1.8``
-(METHOD sections 2 and 9). Trials of the protocol ``"as_released"`` use it, nothing else does.
+Networks and weights are ours; only the step from maps to masks is that of ``scellseg==0.1.8``, see
+docs/method.md, sections 2 and 9. Trials of the protocol ``"as_released"`` use it, nothing else.
 """
 
 from __future__ import annotations

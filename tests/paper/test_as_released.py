@@ -22,7 +22,7 @@ from tests.test_representation import perfect, three_cells
 
 @pytest.mark.real_data
 def test_perfect_hover_maps_lose_half_of_the_cells(real_data):
-    """METHOD section 2 measured 0.48 with the released code on 21 of these images."""
+    """On 21 of these images the released code was measured: 0.48 (docs/method.md, section 2)."""
     scores = {HoVer: [], HoVerAsReleased: []}
     for sample in load_dataset("cellpose_contrast35"):
         masks = resize_masks(sample.masks, 30 / sample.diameter)

@@ -1,0 +1,130 @@
+"""docs/method.md: the sections that the code cites, and the constants that it quotes."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from scellseg_lib import augment, contrast, flows, metrics, samples, tiles
+from scellseg_lib.datasets import weights
+from scellseg_lib.datasets.manifest import load_manifest
+from scellseg_lib.finetuning import FinetuneOptions
+from scellseg_lib.network import build_network, count_parameters
+from scellseg_lib.pretraining import PretrainRecipe, paper_recipe
+from scellseg_lib.representation import Decoding, hover, semantic
+
+ROOT = Path(__file__).resolve().parents[1]
+METHOD = (ROOT / "docs" / "method.md").read_text(encoding="utf-8")
+SECTIONS = {
+    number: f"{title}\n{text}"
+    for number, title, text in re.findall(
+        r"^## (\d+)\. (.*?)\n(.*?)(?=^## |\Z)", METHOD, flags=re.MULTILINE | re.DOTALL
+    )
+}
+TUNED, PRETRAINED, DECODED = FinetuneOptions(), PretrainRecipe(), Decoding()
+UNET = paper_recipe("unet2")
+PARAMETERS = {
+    "Scellseg": ("scellseg", {}),
+    "Cellpose, HoVer, U-Net3": ("cellpose", {}),
+    "U-Net2": ("unet2", {}),
+    "Cellpose + hierarchical style": ("cellpose", {"hierarchical_style": True}),
+    "Cellpose + dense": ("cellpose", {"dense": True}),
+    "Cellpose + attention": ("cellpose", {"attention": True}),
+    "Cellpose + attention, dense": ("cellpose", {"attention": True, "dense": True}),
+    "Cellpose + dense, style": ("cellpose", {"dense": True, "hierarchical_style": True}),
+    "Cellpose + attention, style": ("cellpose", {"attention": True, "hierarchical_style": True}),
+}
+
+
+def cited() -> dict[str, set[str]]:
+    """Sections that a module, a test or a notebook cites, by file."""
+    files = [p for folder in ("scellseg_lib", "tests") for p in (ROOT / folder).rglob("*.py")]
+    files += (ROOT / "notebooks").glob("*.ipynb")
+    found = {}
+    for file in files:
+        text = file.read_text(encoding="utf-8")
+        if file.suffix == ".ipynb":
+            text = "".join("".join(cell["source"]) for cell in json.loads(text)["cells"])
+        plain = re.sub(r"\s+(?:# )?", " ", text)
+        said = re.findall(r"docs/method\.md`?,? sections? ([\d, and]*\d)", plain)
+        if said:
+            found[file.name] = set(re.findall(r"\d", " ".join(said)))
+    return found
+
+
+def test_every_section_that_the_code_cites_is_there() -> None:
+    assert list(SECTIONS) == list("123456789")
+    found = cited()
+    assert len(found) >= 7
+    assert {file: numbers - {*SECTIONS} for file, numbers in found.items()} == {
+        file: set() for file in found
+    }
+
+
+@pytest.mark.parametrize(
+    ("section", "words"),
+    [
+        *(
+            ("1", f"| {name} | {count_parameters(build_network(model, **additions)):,} |")
+            for name, (model, additions) in PARAMETERS.items()
+        ),
+        ("1", f"2 x {augment.PATCH} x {augment.PATCH}"),
+        ("2", f"scale = {augment.MEAN_DIAMETER:.0f} / diameter"),
+        ("2", f"margin of {augment.MARGIN} px"),
+        ("2", f"within {semantic.BORDER_WIDTH} px of its contour"),
+        ("2", f"size {hover.SOBEL_SIZE} on maps"),
+        ("2", f"edges are cut at {hover.EDGE_THRESHOLD}"),
+        ("2", f"markers under {hover.MARKER_SIZE} px are dropped"),
+        ("2", f"do not jump ({hover.JUMP})"),
+        ("2", f"{DECODED.interior_threshold} and {DECODED.border_threshold} before fine-tuning"),
+        ("2", f"interior {semantic.INTERIOR_THRESHOLDS[0]:.0f} to 4 in steps of 0.5"),
+        ("2", f"border {semantic.BORDER_THRESHOLDS[0]:.0f} to 2 in steps of 1"),
+        ("3", f"**{TUNED.steps} optimiser steps** of {TUNED.batch_size} random patches"),
+        ("3", f"learning rate {TUNED.learning_rate:.0e}".replace("e-03", "e-3")),
+        ("3", f"patches of {augment.PATCH} x {augment.PATCH}"),
+        ("3", f"alpha starts at {contrast.INITIAL_ALPHA} and"),
+        ("3", f"learnt with the rate {contrast.ALPHA_RATE}"),
+        ("3", "common side U{{{}..{}}}".format(*augment.CROP_SIDES)),
+        ("4", f"batches of {PRETRAINED.batch_size}, {PRETRAINED.epochs} epochs"),
+        ("4", f"learning rate {PRETRAINED.learning_rate} (U-Nets {UNET.learning_rate})"),
+        ("4", f"range is under {samples.MINIMAL_RANGE:.0e}".replace("e-03", "e-3")),
+        ("4", f"SHA-256 `{weights.ARCHIVE_SHA256}`"),
+        ("5", f"tiles of {tiles.TILE} x {tiles.TILE} with an overlap of at least {tiles.OVERLAP},"),
+        ("5", f"at least {tiles.EDGE} px of zeros"),
+        ("5", f"here {DECODED.cell_threshold} by default"),
+        ("5", f"{DECODED.n_steps} at the 30-px scale"),
+        ("5", f"over {flows.MAX_FRACTION:.0%} of the image".replace("%", " %")),
+        ("5", f"flow error above {DECODED.flow_threshold}"),
+        ("5", f"under {DECODED.min_size} px of the 30-px scale"),
+        ("6", f"{len(metrics.THRESHOLDS)} thresholds"),
+    ],
+)
+def test_constants_are_those_of_the_code(section: str, words: str) -> None:
+    assert words in re.sub(r"\s+", " ", SECTIONS[section])
+
+
+def test_options_and_rates_are_those_of_the_code() -> None:
+    for name in ("alpha", "statistics"):
+        said = re.search(rf"option `{name}` is (.*?)\.\s", SECTIONS["3"], flags=re.DOTALL)
+        assert said is not None
+        assert set(FinetuneOptions.choices(name)) == set(re.findall(r"`(\w+)`", said[1]))
+    rates = [TUNED.rate(step) for step in range(100)]
+    assert [step for step in range(1, 100) if rates[step] < rates[step - 1]] == [25, 50, 75]
+    recipe = PretrainRecipe()
+    assert recipe.rate(409, 500) == 1 == 2 * recipe.rate(410, 500) == 4 * recipe.rate(420, 500)
+    default = inspect.signature(flows.masks_to_flows).parameters["centre"].default
+    assert default == "median"
+
+
+def test_numbers_of_images_are_those_of_the_manifest() -> None:
+    (train, *_) = load_manifest("cellpose").groups
+    for name, last in re.findall(r"(S\w+) 000-(\d+)", SECTIONS["4"].replace("\n", " ")):
+        assert train.ranges[f"subset:{name}"] == (0, int(last))
+    listed = re.findall(r"(\w+)((?: \d{3}){5})", SECTIONS["4"].replace("\n", " "))
+    assert {name: tuple(map(int, numbers.split())) for name, numbers in listed} == {
+        split.partition(":")[2]: numbers for split, numbers in train.picks.items()
+    }
