@@ -60,19 +60,10 @@ class UnlabelledSources(Sequence[Source]):
 
 
 def prepare(samples: Sequence[Sample], diameter: float | None = None) -> Sequence[Source]:
-    """Normalise the images and find their scale.
+    """Normalise images and find their scale: by the diameter given, which leaves out their masks.
 
-    Parameters
-    ----------
-    samples : sequence of Sample
-    diameter : float, optional
-        Of the cells, in pixels, for all images, which then are `UnlabelledSources`; None: that of
-        each image's own masks (the mean of the others' for an image without cells).
-
-    Raises
-    ------
-    TrainingError
-        If no image has cells.
+    Else by that of each image's own cells, or for an image without cells by the mean of the
+    others'; TrainingError if no image has any.
     """
     if diameter is not None:
         return UnlabelledSources(samples, diameter)
@@ -113,30 +104,19 @@ def labelled_batch(
     size: int = 8,
     indices: Sequence[int] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Draw augmented patches with their targets (docs/method.md, section 3).
+    """Draw augmented patches (docs/method.md, section 3), and their targets.
 
-    Horizontal flip with probability 0.5, rotation U(0, 2 pi), scale U(0.75, 1.25), translation.
-
-    Parameters
-    ----------
-    sources : sequence of Source
-    representation : Representation
-        Which computes the targets.
-    rng : numpy.random.Generator
-    size : int
-        Patches, from sources drawn with replacement.
-    indices : sequence of int, optional
-        Which sources instead.
+    Horizontal flip with probability 0.5, rotation U(0, 2 pi), scale U(0.75, 1.25), translation; of
+    the sources with these indices, else of `size` sources drawn with replacement.
 
     Returns
     -------
     images : float32 (size, 2, 224, 224)
     targets : float32 (size, K, 224, 224)
     """
-    chosen = rng.integers(len(sources), size=size) if indices is None else indices
     images, targets = [], []
     side = PATCH + 2 * MARGIN
-    for index in chosen:
+    for index in rng.integers(len(sources), size=size) if indices is None else indices:
         source = sources[index]
         assert source.masks is not None
         scale = source.scale * rng.uniform(0.75, 1.25)

@@ -37,9 +37,9 @@ class ScellsegError(Exception):
         remedy: str | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> None:
-        self._what, self.where, self.options = what, where, dict(options or {})
-        self._remedy = remedy
         super().__init__(what)
+        self._what, self._remedy = what, remedy
+        self.where, self.options = where, dict(options or {})
 
     @property
     def what(self) -> str:
@@ -52,27 +52,20 @@ class ScellsegError(Exception):
         return self.remedy_told(as_argument)
 
     def remedy_told(self, option: Callable[[str, Any], str]) -> str | None:
-        """Remedy with its options as somebody else calls them.
-
-        Parameters
-        ----------
-        option : callable
-            From an option's name and value to words, such as ``--page 2``.
-        """
+        """Remedy with its options in somebody's words: (name, value) -> such as ``--page 2``."""
         return None if self._remedy is None else self._say(self._remedy, option)
+
+    def told(self, option: Callable[[str, Any], str] = as_argument) -> str:
+        """Whole message: where, what and remedy, with the options in somebody's words."""
+        where = "" if self.where is None else f"{self.where}: "
+        message = f"{where}{self._say(self._what, option)}. {self.remedy_told(option) or ''}"
+        return message.rstrip()
 
     def _say(self, text: str, option: Callable[[str, Any], str]) -> str:
         """Text with options in somebody's words; braces of anything else stay."""
         for name, value in self.options.items():
             text = text.replace(f"{{{name}}}", option(name, value))
         return text
-
-    def told(self, option: Callable[[str, Any], str] = as_argument) -> str:
-        """Whole message: where, what and remedy, with the options in somebody's words."""
-        what = self._say(self._what, option)
-        message = f"{self.where}: {what}." if self.where is not None else f"{what}."
-        remedy = self.remedy_told(option)
-        return f"{message} {remedy}" if remedy else message
 
     def __str__(self) -> str:
         return self.told()

@@ -116,11 +116,9 @@ def flows_to_masks(
     field[:-1, :-1] = np.moveaxis(moving, 0, -1)
     ends = _follow(field, ys, xs, n_steps)
     masks[ys, xs] = _label_sinks(ends, foreground.shape)
-    keep = np.bincount(masks.ravel()) <= MAX_FRACTION * masks.size
-    masks = np.where(keep[masks], masks, 0).astype(np.int32)
+    masks = _keep(masks, np.bincount(masks.ravel()) <= MAX_FRACTION * masks.size)
     if flow_threshold > 0:
-        keep = flow_errors(masks, flows) <= flow_threshold
-        masks = np.where(keep[masks], masks, 0).astype(np.int32)
+        masks = _keep(masks, flow_errors(masks, flows) <= flow_threshold)
     return tidy(masks, min_size)
 
 
@@ -135,13 +133,13 @@ def flow_errors(masks: Labels, flows: Field) -> NDArray[np.float64]:
 def tidy(masks: Labels, min_size: int) -> Labels:
     """Fill holes, drop masks under ``min_size`` pixels, relabel 1..n in raster order."""
     masks = _copied(masks)
-    boxes = _bounding_boxes(masks)
-    if len(boxes):
-        _fill_holes(masks, boxes)
-    counts = np.bincount(masks.ravel())
-    keep = counts >= max(min_size, 1)
-    keep[0] = False
-    return relabel(np.where(keep[masks], masks, 0))
+    _fill_holes(masks, _bounding_boxes(masks))
+    return relabel(_keep(masks, np.bincount(masks.ravel()) >= max(min_size, 1)))
+
+
+def _keep(masks: Labels, kept: NDArray[np.bool_]) -> Labels:
+    """Masks whose labels are to stay (bool[n + 1]), and nothing of the others."""
+    return np.where(kept[masks], masks, 0).astype(np.int32)
 
 
 def relabel(masks: Labels) -> Labels:
@@ -190,7 +188,7 @@ def _bounding_boxes(masks: Labels) -> NDArray[np.int32]:
         for label, box in enumerate(ndimage.find_objects(masks), start=1)
         if box is not None
     ]
-    return np.array(boxes, np.int32)
+    return np.array(boxes, np.int32).reshape(-1, 5)
 
 
 @numba.njit(cache=True)
@@ -331,8 +329,6 @@ def _fill_holes(masks, boxes):  # type: ignore[no-untyped-def]
     for i in range(len(boxes)):
         label, top, bottom, left, right = boxes[i]
         height, width = bottom - top, right - left
-        if height < 3 or width < 3:
-            continue
         outside = np.zeros((height + 2, width + 2), np.bool_)
         outside[1:-1, 1:-1] = masks[top:bottom, left:right] == label
         stack = np.empty((height + 2) * (width + 2), np.int64)

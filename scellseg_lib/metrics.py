@@ -69,19 +69,9 @@ class ObjectMatches(NamedTuple):
 
 
 def overlap(true: np.ndarray, predicted: np.ndarray) -> Overlap:
-    """Find all pairs of objects that share pixels.
+    """Find all pairs of objects of two label images int[H, W] that share pixels.
 
-    Parameters
-    ----------
-    true, predicted : int[H, W]
-        Label images, 0 is background; labels need not be contiguous.
-
-    Raises
-    ------
-    MetricError
-        For different shapes.
-    ImageError
-        For what are no labels.
+    Labels need not be contiguous. MetricError for different shapes, ImageError for no labels.
     """
     if np.shape(true) != np.shape(predicted):
         what = f"the true labels are {np.shape(true)} pixels, the predicted {np.shape(predicted)}"
@@ -103,22 +93,10 @@ def overlap(true: np.ndarray, predicted: np.ndarray) -> Overlap:
 
 
 def match(true: np.ndarray, predicted: np.ndarray, threshold: float = 0.5) -> ObjectMatches:
-    """Match objects one to one at a threshold and say what became of each.
+    """Match objects one to one at an IoU threshold and say what became of each.
 
     Above 0.5 a match is unique. At 0.5 and below, as many objects as possible are matched, and
-    among such matchings that of the largest summed IoU is taken.
-
-    Parameters
-    ----------
-    true, predicted : int[H, W]
-        Label images, 0 is background.
-    threshold : float
-        The least IoU of a match, above 0 and at most 1; rounded to six decimals.
-
-    Raises
-    ------
-    MetricError
-        For another threshold, and as `overlap`.
+    among such matchings that of the largest summed IoU is taken. Errors as of `scores`.
     """
     found = overlap(true, predicted)
     matched = _match_pairs(found, *_exact([threshold]))
@@ -187,7 +165,7 @@ def aggregated_jaccard_index(
     prediction of best IoU (ties to the lower label; one may serve twice), intersections and unions
     are summed, and cells that touch none and predictions never used add to the union. With a
     threshold ``t``, ``AJI(t)``, whose mean is the paper's mAJI (Eq. 5): only one-to-one matches of
-    IoU >= t join, all other areas add to the union. Parameters and errors are those of `match`.
+    IoU >= t join, all other areas add to the union. Errors as of `scores`.
     """
     if threshold is None:
         return _standard_aji(overlap(true, predicted))
@@ -227,8 +205,8 @@ def evaluate(
         try:
             result = scores(true, getattr(predicted, "masks", predicted), thresholds)
         except ScellsegError as error:
-            where = f"image {name}" if error.where is None else f"image {name}, {error.where}"
-            raise type(error)(error.what, where=where, remedy=error.remedy) from error
+            error.where = f"image {name}" + (f", {error.where}" if error.where else "")
+            raise
         columns = dict(zip(("threshold", *result._fields[1:]), result, strict=True))
         frames.append(pd.DataFrame({"image": name, **columns}))
     if not frames:

@@ -67,17 +67,10 @@ def library_versions() -> dict[str, str]:
 
 @dataclass(eq=False)
 class Model:
-    """A network that knows its representation and its origin.
-
-    Attributes
-    ----------
-    network : Network
-        In float32, on any device.
-    representation : Representation
-    card : Card
-    """
+    """A network that knows its representation and its origin."""
 
     network: Network
+    """In float32, on any device."""
     representation: Representation
     card: Card
     log: list[dict[str, float]] = field(default_factory=list)
@@ -102,34 +95,28 @@ class Model:
         half : bool
             Store weights as float16 (half the size; running statistics stay float32).
 
-        Returns
-        -------
-        Path
-            The ``.safetensors``.
-
         Raises
         ------
         ModelError
             For another suffix, where a ``NAME.json`` lies that is no card of a model, and where the
             files cannot be written.
         """
-        path = Path(path)
+        path, card = Path(path), self.card.model_dump_json(indent=2)
+        beside = path.with_suffix(".json")
         if path.suffix != ".safetensors":
-            raise ModelError(
-                "a model is saved as .safetensors", where=path, remedy="Change the suffix."
-            )
-        tensors = {}
-        for name, value in self.network.state_dict().items():
-            shrinks = half and value.is_floating_point() and "running" not in name
-            tensors[name] = value.detach().cpu().to(torch.float16 if shrinks else value.dtype)
-            tensors[name] = tensors[name].contiguous()
-        card, beside = self.card.model_dump_json(indent=2), path.with_suffix(".json")
+            what = "a model is saved as .safetensors"
+            raise ModelError(what, where=path, remedy="Change the suffix.")
         if beside.exists() and not path.exists() and not _is_card(beside):
             raise ModelError(
                 "this file is no model's card, and would be replaced by one",
                 where=beside,
                 remedy="Give the model another name, or move the file.",
             )
+        tensors = {}
+        for name, value in self.network.state_dict().items():
+            shrinks = half and value.is_floating_point() and "running" not in name
+            kept = value.detach().cpu().to(torch.float16 if shrinks else value.dtype)
+            tensors[name] = kept.contiguous()
         try:
             with whole(path) as scratch:
                 save_file(tensors, scratch, metadata={"card": card})
@@ -151,7 +138,7 @@ def new_model(
     representation_name: str | None = None,
     seed: int = 0,
 ) -> Model:
-    """Return an untrained model.
+    """Return an untrained model, on the CPU.
 
     Parameters
     ----------
@@ -163,16 +150,6 @@ def new_model(
         None: the model's own.
     seed : int
         On which alone the weights depend.
-
-    Returns
-    -------
-    Model
-        On the CPU.
-
-    Raises
-    ------
-    ModelError
-        For an unknown name or representation, or levels that make no network.
     """
     chosen = representation_name or find_architecture(name).representation
     card = Card(architecture=name, levels=levels, representation=chosen)
@@ -182,34 +159,24 @@ def new_model(
 
 
 def fill_model(card: Card, tensors: Mapping[str, Tensor], *, where: Path | str) -> Model:
-    """Build the model of a card and copy weights into it, or say in words what does not fit.
-
-    Raises
-    ------
-    ModelError
-        For missing, unknown or differently shaped tensors, and values that are no numbers.
-    """
+    """Build the model of a card and copy weights into it, or say in words what does not fit."""
     model = _build_model(card)
     own = model.network.state_dict()
-    missing = [key for key in own if key not in tensors]
-    unknown = [key for key in tensors if key not in own]
-    shapes = [
-        f"{key} is {tuple(tensors[key].shape)}, the network has {tuple(own[key].shape)}"
-        for key in own
-        if key in tensors and tensors[key].shape != own[key].shape
-    ]
-    spoilt = [key for key in own if key in tensors and not tensors[key].isfinite().all()]
-    problems = [
-        f"{len(found)} {what}, the first: {found[0]}"
-        for what, found in (
-            ("tensors are missing", missing),
-            ("are unknown", unknown),
-            ("have another shape", shapes),
-            ("hold NaN or infinity", spoilt),
-        )
-        if found
-    ]
-    if problems:
+    both = [key for key in own if key in tensors]
+    wrong = {
+        "tensors are missing": [key for key in own if key not in tensors],
+        "are unknown": [key for key in tensors if key not in own],
+        "have another shape": [
+            f"{key} is {tuple(tensors[key].shape)}, the network has {tuple(own[key].shape)}"
+            for key in both
+            if tensors[key].shape != own[key].shape
+        ],
+        "hold NaN or infinity": [key for key in both if not tensors[key].isfinite().all()],
+    }
+    if any(wrong.values()):
+        problems = [
+            f"{len(keys)} {what}, the first: {keys[0]}" for what, keys in wrong.items() if keys
+        ]
         raise ModelError(
             "the weights do not fit the network: " + "; ".join(problems),
             where=where,
@@ -221,32 +188,17 @@ def fill_model(card: Card, tensors: Mapping[str, Tensor], *, where: Path | str) 
 
 
 def read_card(path: Path) -> Card:
-    """Read the card within a model's file.
-
-    Raises
-    ------
-    ModelError
-        If `Model.save` has not written the file, or it is damaged.
-    """
+    """Read the card within a model's file; ModelError if `Model.save` has not written it."""
     try:
         with safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get("card")
-    except (SafetensorError, OSError) as error:
-        raise ModelError(
-            f"the file is damaged or not safetensors ({error})", where=path, remedy="Get it again."
-        ) from error
-    if text is None:
-        raise ModelError(
-            "the file has no model card",
-            where=path,
-            remedy="Load files that Model.save has written.",
-        )
-    try:
-        return Card.model_validate_json(text)
+            return Card.model_validate_json((file.metadata() or {})["card"])
+    except KeyError:
+        what, remedy = "the file has no model card", "Load files that Model.save has written."
     except (ValidationError, ScellsegError) as error:
-        raise ModelError(
-            f"the model card is not valid: {error}", where=path, remedy="Get the file again."
-        ) from error
+        what, remedy = f"the model card is not valid: {error}", "Get the file again."
+    except (SafetensorError, OSError) as error:
+        what, remedy = f"the file is damaged or not safetensors ({error})", "Get it again."
+    raise ModelError(what, where=path, remedy=remedy)
 
 
 def read_model(path: Path) -> Model:

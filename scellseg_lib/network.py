@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -68,14 +68,9 @@ def _norm_conv(inputs: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(nn.BatchNorm2d(inputs), nn.Conv2d(inputs, outputs, 1))
 
 
-def _conv_norm(inputs: int, outputs: int) -> nn.Sequential:
-    """Convolve 1 x 1, then BatchNorm."""
-    return nn.Sequential(nn.Conv2d(inputs, outputs, 1), nn.BatchNorm2d(outputs))
-
-
-def _conv_norm_relu(inputs: int, outputs: int) -> nn.Sequential:
-    """Convolve 1 x 1, then BatchNorm, ReLU."""
-    return nn.Sequential(*_conv_norm(inputs, outputs), nn.ReLU(inplace=True))
+def _conv_norm(inputs: int, outputs: int, *after: nn.Module) -> nn.Sequential:
+    """1 x 1 convolution, BatchNorm, and what comes after it."""
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 1), nn.BatchNorm2d(outputs), *after)
 
 
 class ResidualUnit(nn.Module):
@@ -120,9 +115,7 @@ class UpsamplingUnit(nn.Module):
     def forward(self, x: Tensor, skip: Tensor | None, style: Tensor) -> Tensor:
         """x (B, inputs, H, W), skip (B, outputs, H, W) or None -> (B, outputs, H, W)."""
         first, second, third = self.styled
-        entered = self.entry(x)
-        if skip is not None:
-            entered = entered + skip
+        entered = self.entry(x) if skip is None else self.entry(x) + skip
         x = self.projection(x) + first(entered, style)
         return x + third(second(x, style), style)
 
@@ -136,7 +129,7 @@ class AttentionGate(nn.Module):
     def __init__(self, decoder_channels: int, skip_channels: int) -> None:
         super().__init__()
         hidden = skip_channels // 2
-        self.reduce = _conv_norm_relu(decoder_channels, skip_channels)
+        self.reduce = _conv_norm(decoder_channels, skip_channels, nn.ReLU(inplace=True))
         self.from_decoder = _conv_norm(skip_channels, hidden)
         self.from_skip = _conv_norm(skip_channels, hidden)
         self.psi = _conv_norm(hidden, 1)
@@ -149,13 +142,13 @@ class AttentionGate(nn.Module):
 
 
 class DownsamplingPass(nn.Module):
-    """Four residual units with 2 x 2 max-pooling between them."""
+    """Residual units, one a level, with 2 x 2 max-pooling between them."""
 
-    def __init__(self, levels: Sequence[int], image_channels: int = 2) -> None:
+    def __init__(self, levels: Sequence[int]) -> None:
         super().__init__()
         self.units = nn.ModuleList(
             ResidualUnit(inputs, outputs)
-            for inputs, outputs in zip((image_channels, *levels), levels, strict=False)
+            for inputs, outputs in zip((2, *levels), levels, strict=False)
         )
 
     def forward(self, x: Tensor) -> list[Tensor]:
@@ -170,24 +163,20 @@ class DownsamplingPass(nn.Module):
 class UpsamplingPass(nn.Module):
     """Upsampling units from deep to shallow, with the gates and dense units of Scellseg."""
 
-    def __init__(
-        self, levels: Sequence[int], *, attention: bool, dense: bool, hierarchical_style: bool
-    ) -> None:
+    def __init__(self, levels: Sequence[int], parts: Architecture) -> None:
         super().__init__()
         deep_first = list(reversed(levels))
-        self.hierarchical_style = hierarchical_style
-        self.units = nn.ModuleList()
-        self.gates = nn.ModuleList()
-        self.dense = nn.ModuleList()
+        self.hierarchical_style = parts.hierarchical_style
+        self.units, self.gates, self.dense = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         for i, outputs in enumerate(deep_first):
             inputs = deep_first[max(i - 1, 0)]
-            if attention and i:
+            if parts.attention and i:
                 self.gates.append(AttentionGate(inputs, outputs))
                 inputs = 2 * outputs
-            style_channels = sum(deep_first[: i + 1]) if hierarchical_style else deep_first[0]
-            self.units.append(UpsamplingUnit(inputs, outputs, style_channels))
-            if dense:
-                self.dense.append(_conv_norm_relu(inputs + outputs, outputs))
+            style = sum(deep_first[: i + 1]) if parts.hierarchical_style else deep_first[0]
+            self.units.append(UpsamplingUnit(inputs, outputs, style))
+            if parts.dense:
+                self.dense.append(_conv_norm(inputs + outputs, outputs, nn.ReLU(inplace=True)))
 
     def forward(self, features: list[Tensor], styles: list[Tensor]) -> Tensor:
         """Features and styles, shallow first -> (B, levels[0], H, W)."""
@@ -214,14 +203,10 @@ def style_embedding(features: Tensor) -> Tensor:
 class Extractor(nn.Module):
     """Everything before the Tasker: both passes and the style between them."""
 
-    def __init__(
-        self, levels: Sequence[int], *, attention: bool, dense: bool, hierarchical_style: bool
-    ) -> None:
+    def __init__(self, levels: Sequence[int], parts: Architecture) -> None:
         super().__init__()
         self.down = DownsamplingPass(levels)
-        self.up = UpsamplingPass(
-            levels, attention=attention, dense=dense, hierarchical_style=hierarchical_style
-        )
+        self.up = UpsamplingPass(levels, parts)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(B, 2, H, W) -> features (B, levels[0], H, W), deepest style (B, levels[-1])."""
@@ -251,10 +236,10 @@ class NetworkOutput(NamedTuple):
 class Network(nn.Module):
     """Extractor and Tasker; sides of the input must be multiples of ``stride``."""
 
-    def __init__(self, extractor: Extractor, tasker: Tasker, levels: Sequence[int]) -> None:
+    def __init__(self, levels: Sequence[int], parts: Architecture, outputs: int) -> None:
         super().__init__()
-        self.extractor = extractor
-        self.tasker = tasker
+        self.extractor = Extractor(levels, parts)
+        self.tasker = Tasker(levels[0], outputs)
         self.levels = tuple(levels)
         self.stride = 2 ** (len(levels) - 1)
 
@@ -295,27 +280,22 @@ def build_network(
     ModelError
         For an unknown name or widths that the gates cannot halve.
     """
-    usual = find_architecture(name)
+    parts = find_architecture(name)
     if len(levels) < 2 or any(width < 2 or width % 2 for width in levels):
         raise ModelError(
             f"levels {tuple(levels)} do not make a network",
             remedy="Give at least two even widths, such as (32, 64, 128, 256).",
         )
-    extractor = Extractor(
-        levels,
-        attention=usual.attention if attention is None else attention,
-        dense=usual.dense if dense is None else dense,
-        hierarchical_style=(
-            usual.hierarchical_style if hierarchical_style is None else hierarchical_style
-        ),
-    )
-    outputs = outputs or representation.get(usual.representation).n_outputs
-    return Network(extractor, Tasker(levels[0], outputs), levels)
+    asked = {"attention": attention, "dense": dense, "hierarchical_style": hierarchical_style}
+    additions: dict[str, Any] = {name: one for name, one in asked.items() if one is not None}
+    parts = parts._replace(**additions)
+    outputs = outputs or representation.get(parts.representation).n_outputs
+    return Network(levels, parts, outputs)
 
 
 def count_parameters(network: nn.Module) -> int:
     """Count trainable parameters."""
-    return sum(cast(Tensor, p).numel() for p in network.parameters())
+    return sum(parameter.numel() for parameter in network.parameters())
 
 
 def weights_hash(network: nn.Module) -> str:

@@ -13,30 +13,29 @@ PACKAGED_WEIGHTS = PACKAGE / "weights"
 
 
 def cache() -> Path:
-    """Folder of the user's cache: downloads, converted weights, the speed measurement.
-
-    ``SCELLSEG_CACHE`` overrides the platform's own place.
-    """
-    override = os.environ.get("SCELLSEG_CACHE")
-    return Path(override) if override else Path(platformdirs.user_cache_dir("scellseg"))
+    """Folder of the user's cache: ``SCELLSEG_CACHE``, else the platform's own place."""
+    return Path(os.environ.get("SCELLSEG_CACHE") or platformdirs.user_cache_dir("scellseg"))
 
 
 def data() -> Path:
     """Folder with one sub-folder per data set: ``SCELLSEG_DATA``, else in the cache."""
-    override = os.environ.get("SCELLSEG_DATA")
-    return Path(override) if override else cache() / "data"
+    return Path(os.environ.get("SCELLSEG_DATA") or cache() / "data")
 
 
 def manifests() -> Path:
-    """Folder of the data manifests: inside an installed package, else the repository's."""
-    installed = PACKAGE / "data_manifests"
-    return installed if installed.is_dir() else REPOSITORY / "data_manifests"
+    """Folder of the data manifests."""
+    return _carried("data_manifests", REPOSITORY / "data_manifests")
 
 
 def profiles() -> Path:
-    """Folder of the experiments' profiles: inside an installed package, else the repository's."""
-    installed = PACKAGE / "profiles"
-    return installed if installed.is_dir() else REPOSITORY / "notebooks" / "profiles"
+    """Folder of the experiments' profiles."""
+    return _carried("profiles", REPOSITORY / "notebooks" / "profiles")
+
+
+def _carried(name: str, in_repository: Path) -> Path:
+    """Folder inside an installed package, else the repository's."""
+    installed = PACKAGE / name
+    return installed if installed.is_dir() else in_repository
 
 
 def results(profile: str) -> Path:

@@ -23,9 +23,8 @@ def _silent() -> bool:
 
     Nor from a thread: in a notebook its bars would be drawn below whatever cell is run.
     """
-    if current_thread() is not main_thread():
-        return True
-    if os.environ.get("TQDM_DISABLE", "") not in ("", "0") or "PYTEST_CURRENT_TEST" in os.environ:
+    disabled = os.environ.get("TQDM_DISABLE", "") not in ("", "0")
+    if disabled or "PYTEST_CURRENT_TEST" in os.environ or current_thread() is not main_thread():
         return True
     return "ipykernel" in sys.modules and run_by_machine()
 

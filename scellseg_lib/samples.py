@@ -138,15 +138,10 @@ class Dataset(Sequence[Sample]):
         }
 
     def shots(self, n: int, seed: int = 0) -> Dataset:
-        """Draw shots from the pool without replacement.
+        """Draw `n` shots from the pool without replacement; DatasetError if it holds fewer.
 
-        They are the first `n` of a permutation by ``np.random.default_rng(seed)``: the shots of a
+        They are the first of a permutation by ``np.random.default_rng(seed)``: the shots of a
         smaller `n` are among those of a larger one.
-
-        Raises
-        ------
-        DatasetError
-            If the pool holds fewer than `n`, or `n` is less than 1.
         """
         pool = self.shot
         if not 1 <= n <= len(pool):
@@ -174,17 +169,9 @@ def diameters(areas: np.ndarray) -> np.ndarray:
 
 
 def diameter(masks: np.ndarray) -> float:
-    """Typical diameter of cells: the median of ``2 * sqrt(area / pi)``.
+    """Median of the cells' diameters in pixels, nan without cells.
 
-    Parameters
-    ----------
-    masks : int[H, W] or int[n]
-        Labels, or the areas of the cells in pixels; an area of 0 is no cell.
-
-    Returns
-    -------
-    float
-        In pixels; nan without cells.
+    From their labels int[H, W], or their areas int[n], among which a 0 is no cell.
     """
     areas = masks if masks.ndim == 1 else np.bincount(masks.ravel())[1:]
     areas = areas[areas > 0]
@@ -194,26 +181,10 @@ def diameter(masks: np.ndarray) -> float:
 def as_labels(
     masks: np.ndarray, where: str | PathLike[str] | None = None, *, largest: int = INT32_MAX
 ) -> np.ndarray:
-    """Check that an array holds labels: whole numbers from 0, of the shape [H, W].
+    """Labels as int32[H, W], or as int64 where one needs it and is not over the `largest` allowed.
 
-    Parameters
-    ----------
-    masks : ndarray
-        Of any type of numbers, or bool.
-    where : path, optional
-        Image or file, for messages.
-    largest : int
-        The largest label allowed.
-
-    Returns
-    -------
-    int32[H, W]
-        The same labels; int64 where one needs it and `largest` allows it.
-
-    Raises
-    ------
-    ImageError
-        For anything else.
+    They are whole numbers from 0 in an array of any type; anything else is an ImageError, which
+    names the image or file they come from, `where`.
     """
     masks = np.asarray(masks)
     is_whole = masks.dtype.kind in "bui"
@@ -244,20 +215,11 @@ def check_size(
 
 
 def normalise(image: np.ndarray, where: str | None = None) -> np.ndarray:
-    """Map the 1st to 99th percentile of each plane to 0..1, without clipping.
+    """Map the 1st to 99th percentile of each plane of float32[2, H, W] to 0..1, without clipping.
 
     A plane whose range is under 1e-3, a constant one above all, becomes zeros (the released code
-    divides by it), and where it is the plane to segment, both do.
-
-    Parameters
-    ----------
-    image : float32[2, H, W]
-    where : str, optional
-        Name of the image: with it, one whose plane to segment becomes zeros is warned of.
-
-    Returns
-    -------
-    float32[2, H, W]
+    divides by it). Where it is the plane to segment both do, of which is warned if the image's
+    name is given, `where`.
     """
     normalised = np.zeros(image.shape, np.float32)
     for plane, out in zip(image, normalised, strict=True):
@@ -276,18 +238,9 @@ def normalise(image: np.ndarray, where: str | None = None) -> np.ndarray:
 
 
 def resize(image: np.ndarray, scale: float | tuple[int, int]) -> np.ndarray:
-    """Resize by bilinear interpolation, or by area averages under half the size.
+    """Resize float32[C, H, W] by a factor, or to the height and width wanted.
 
-    Parameters
-    ----------
-    image : float32[C, H, W]
-    scale : float or (int, int)
-        A factor, or the height and width wanted.
-
-    Returns
-    -------
-    float32[C, height, width]
-        A side is at least 1 px.
+    By bilinear interpolation, or by area averages under half the size; a side is at least 1 px.
     """
     height, width = _size(image.shape[1:], scale)
     shrunk = height < 0.5 * image.shape[1]

@@ -73,15 +73,8 @@ class Representation(Protocol):
     def tune(
         self, decoding: Decoding, outputs: Sequence[np.ndarray], truths: Sequence[np.ndarray]
     ) -> Decoding:
-        """Fit thresholds to the network's maps of labelled shots; by default they stay.
+        """Fit thresholds to labelled shots; by default they stay.
 
-        Parameters
-        ----------
-        decoding : Decoding
-            Whose thresholds are replaced.
-        outputs : sequence of float32[n_outputs, H, W]
-            Maps of the shots, one forward pass each.
-        truths : sequence of int32[H, W]
-            Their masks at the same scale.
+        The maps float32[n_outputs, H, W] are the network's, the masks int32[H, W] of their scale.
         """
         return decoding

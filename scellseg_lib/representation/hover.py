@@ -33,16 +33,9 @@ cell of 30 px it is about 0.07; 0.12 also keeps neighbours apart in maps blurred
 
 
 def distance_maps(masks: np.ndarray) -> np.ndarray:
-    """Signed distance to each instance's centre of mass, -1 to 1 within it.
+    """Signed distances to each instance's centre of mass, -1 to 1 within it, 0 outside.
 
-    Parameters
-    ----------
-    masks : int32[H, W]
-
-    Returns
-    -------
-    float32[2, H, W]
-        Vertical, horizontal; 0 outside.
+    int32[H, W] -> float32[2, H, W]: vertical, horizontal.
     """
     maps = np.zeros((2, *masks.shape), np.float32)
     for label, box in enumerate(ndimage.find_objects(masks), start=1):
@@ -81,9 +74,7 @@ def _markers(inside: np.ndarray, foreground: np.ndarray) -> np.ndarray:
 
 def _pairs(plane: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
     """Every pixel but the last, and the next one along the axis."""
-    rows, columns = (slice(None, -1), slice(1, None)), (slice(None), slice(None))
-    (here, after), (also, too) = (rows, columns) if axis == 0 else (columns, rows)
-    return plane[here, also], plane[after, too]
+    return (plane[:, :-1], plane[:, 1:]) if axis else (plane[:-1], plane[1:])
 
 
 def _jumps(vertical: np.ndarray, horizontal: np.ndarray, foreground: np.ndarray) -> np.ndarray:
@@ -99,22 +90,19 @@ def _jumps(vertical: np.ndarray, horizontal: np.ndarray, foreground: np.ndarray)
 
 def _join(pieces: np.ndarray, jumps: np.ndarray) -> np.ndarray:
     """Give pieces one label whose common border has a mean jump under ``JUMP``."""
-    n, first, second, sizes = int(pieces.max()) + 1, [], [], []
+    borders = []
     for axis in (0, 1):
         a, b = _pairs(pieces, axis)
-        border = (a != b) & (a > 0) & (b > 0)
-        first.append(np.minimum(a, b)[border])
-        second.append(np.maximum(a, b)[border])
-        sizes.append(np.maximum(*_pairs(jumps, axis))[border])
-    index = np.concatenate(first).astype(np.int64), np.concatenate(second).astype(np.int64)
-    totals, counts = (
-        coo_array((values, index), shape=(n, n)).tocsr()
-        for values in (np.concatenate(sizes), np.ones(len(index[0])))
-    )
-    totals.data /= counts.data
-    totals.data = (totals.data < JUMP).astype(np.float32)
-    totals.eliminate_zeros()
-    joined = connected_components(totals, directed=False)[1]
+        at = (a != b) & (a > 0) & (b > 0)
+        sizes = np.maximum(*_pairs(jumps, axis))
+        borders.append((np.minimum(a, b)[at], np.maximum(a, b)[at], sizes[at]))
+    first, second, size = (np.concatenate(part) for part in zip(*borders, strict=True))
+    shape = (pieces.max() + 1,) * 2
+    total = coo_array((size, (first, second)), shape=shape).tocsr()
+    count = coo_array((np.ones(len(size)), (first, second)), shape=shape).tocsr()
+    total.data = (total.data / count.data < JUMP).astype(np.float32)
+    total.eliminate_zeros()
+    joined = connected_components(total, directed=False)[1]
     return np.where(pieces > 0, joined[pieces] + 1, 0).astype(np.int32)
 
 
