@@ -163,7 +163,7 @@ def test_no_two_public_classes_have_one_name() -> None:
 
 
 def test_no_verb_of_the_facade_hides_a_module() -> None:
-    modules = {path.stem for path in trees()}
+    modules = {unit(path) for path in trees()}
     assert sorted(set(scellseg_lib.__all__) & modules) == []
 
 

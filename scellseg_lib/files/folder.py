@@ -87,18 +87,19 @@ class FolderOutcome:
             warnings.warn(doubt, stacklevel=2)
         self.doubts.append(doubt)
 
-    def sum_up_doubts(self) -> None:
-        """Warn of all doubts of a kind, where there are several."""
-        sizes = [one.diameter for one in self.doubts if one.diameter is not None]
-        others = len(self.doubts) - len(sizes)
-        if others > 1:
-            what = f"{others} images in all are unlike the training images"
-            warnings.warn(FarFromModel(what, "Fine-tune on a few of them."), stacklevel=2)
+    def sum_up_doubts(self) -> list[FarFromModel]:
+        """Doubts of each kind in one: the only one, or how many there are."""
+        sizes = [one for one in self.doubts if one.diameter is not None]
+        others = [one for one in self.doubts if one.diameter is None]
+        if len(others) > 1:
+            what = f"{len(others)} images in all are unlike the training images"
+            others = [FarFromModel(what, "Fine-tune on a few of them.")]
         if len(sizes) > 1:
             what = f"{len(sizes)} images in all hold cells of another size"
             remedy = "Give {diameter}, the median of what was found."
-            doubt = FarFromModel(what, remedy, diameter=float(np.median(sizes)))
-            warnings.warn(doubt, stacklevel=2)
+            median = float(np.median([one.diameter for one in sizes if one.diameter]))
+            sizes = [FarFromModel(what, remedy, diameter=median)]
+        return others + sizes
 
 
 def make_job(sample: Sample, place: Path, suffix: str, image: Path | None = None) -> ImageJob:
@@ -242,7 +243,9 @@ def segment_jobs(
             with outcome.survives(job):
                 write_overlay(job.overlay, sample.image, read_masks(job.masks))
             progress.update()
-    outcome.sum_up_doubts()
+    for doubt in outcome.sum_up_doubts():
+        if doubt not in outcome.doubts:
+            warnings.warn(doubt, stacklevel=2)
 
 
 def read_record(output: Path) -> dict[str, Any]:

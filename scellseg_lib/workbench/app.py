@@ -2,36 +2,45 @@
 
 from __future__ import annotations
 
+import os
 from base64 import b64encode
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import anywidget
-import cv2
 import ipywidgets
 import numpy as np
+import tifffile
+from imagecodecs import jpeg_encode, png_decode
 
-from scellseg_lib import progress
-from scellseg_lib.errors import ImageError, ModelError, ScellsegError
-from scellseg_lib.files import images as readers
-from scellseg_lib.files.layout import experiment_of, list_images
-from scellseg_lib.segmentation import Prediction
+from scellseg_lib import paths, progress
+from scellseg_lib.atomic import whole
+from scellseg_lib.datasets import synthetic
+from scellseg_lib.errors import ImageError, ModelError
+from scellseg_lib.files import layout
+from scellseg_lib.files.images import read_masks, write_labels
 from scellseg_lib.workbench.annotate import AnnotatePanel
 from scellseg_lib.workbench.experiment import SegmentedImage
-from scellseg_lib.workbench.export_panel import ExportPanel
-from scellseg_lib.workbench.finetune_panel import FinetunePanel
+from scellseg_lib.workbench.export import ExportPanel
+from scellseg_lib.workbench.finetune import FinetunePanel
 from scellseg_lib.workbench.forms import Message, plain
 from scellseg_lib.workbench.inspect import Inspector
 from scellseg_lib.workbench.jobs import Job
-from scellseg_lib.workbench.segment_panel import SegmentPanel
+from scellseg_lib.workbench.segment import SegmentPanel
 from scellseg_lib.workbench.session import STEP, FoundCells, Suggestion, find_cells
 
 TABS = ("1 Annotate", "2 Fine-tune", "3 Segment", "4 Inspect", "5 Export")
 ANNOTATE, FINETUNE, SEGMENT, INSPECT, EXPORT = range(5)
 USED = "The thresholds are those that you have found under 4 Inspect. Press Segment to use them."
-T = TypeVar("T")
+NOTEBOOK = paths.REPOSITORY / "notebooks" / "fig6_workbench.ipynb"
+FOLDER = "SCELLSEG_FOLDER"
+"""Variable that names the folder which the workbench opens with."""
+N_ANNOTATED, N_OTHERS = 3, 5
+"""Images of the example."""
+IDLE_HOURS = 12
+"""After which the kernel of a page that was closed is ended: a reload begins a new one."""
 
 
 class _Top(anywidget.AnyWidget):
@@ -49,26 +58,16 @@ class _Top(anywidget.AnyWidget):
 
 
 class Workbench(ipywidgets.VBox):
-    """All steps from images to measurements, side by side.
-
-    Parameters
-    ----------
-    folder : Path, optional
-        Of the experiment. None: it is asked for.
-
-    Attributes
-    ----------
-    annotate, finetune, segment, inspector, export
-        The five panels.
-    tabs : Tab
-    """
+    """All steps from images to measurements, side by side; without a folder it is asked for."""
 
     def __init__(self, folder: Path | None = None) -> None:
         self.annotate = AnnotatePanel(
             on_folder=self._go_to, on_learn=self._learnt, on_suggest=self._finder
         )
-        self.finetune = FinetunePanel(on_tuned=self._tuned)
-        self.segment = SegmentPanel(on_inspect=self.inspect, on_edit=self._correct_result)
+        self.finetune = FinetunePanel(
+            on_tuned=lambda model: self.segment.go_to(model.parent, model)
+        )
+        self.segment = SegmentPanel(on_inspect=self.inspect, on_edit=self.correct)
         self.inspector = Inspector(on_edit=self._correct_inspected, on_use=self._use_thresholds)
         self.export = ExportPanel()
         self._results: dict[str, SegmentedImage] = {}
@@ -78,7 +77,7 @@ class Workbench(ipywidgets.VBox):
         self.tabs = ipywidgets.Tab(panels, titles=TABS).add_class("scellseg-tabs")
         self.tabs.observe(lambda change: self._turned(change["new"]), "selected_index")
         self.tabs.selected_index = ANNOTATE
-        self.annotate.editor.observe(lambda change: self._sized(change["new"]), "diameter")
+        self.annotate.editor.observe(self._sized, "diameter")
         self._top = _Top()
         super().__init__([self._top, self.message, self.tabs])
         self.add_class("scellseg-workbench")
@@ -89,29 +88,32 @@ class Workbench(ipywidgets.VBox):
         """Look at a result among all others, against the cells that were drawn."""
         results = self.segment.results.entries
         self._results = {one.name: one for one in results}
-        drawn = _drawn(result)
+        images = layout.list_images(layout.experiment_of(result.image))
+        drawn = {one.name: partial(read_masks, one.masks) for one in images if one.masks}
         self.inspector.show([one.to_inspect(drawn.get(one.name)) for one in results], result.name)
         self._turn_to(INSPECT)
 
     def correct(self, result: SegmentedImage) -> Job:
         """Open a result in the mask editor, with what the network says of it."""
 
-        def work(job: Job) -> Prediction | None:
-            job.report(0, 1)
-            return result.predict()
+        def followed(job: Job) -> None:
+            if job is not self._asking or not job.ended:
+                return  # something else was asked meanwhile
+            if job.error is not None:
+                self.message.fail(plain(job.error))
+                return
+            self.message.tell("")
+            with self.message.tell_errors():
+                self.annotate.correct(result, prediction=job.result)
+                self._turn_to(ANNOTATE)
 
-        def show(prediction: Prediction | None) -> None:
-            self.annotate.correct(result, prediction=prediction)
-            self._turn_to(ANNOTATE)
-
-        return self._ask(f"Opening {result.name} ...", work, show)
+        self.message.tell(f"Opening {result.name} ...")
+        self._asking = Job(lambda job: result.predict(), on_change=followed)
+        return self._asking.start()
 
     def picture(self) -> bytes:
         """What is seen of the image that is open, as a still JPEG: a PNG fills a notebook."""
-        png = np.frombuffer(self.annotate.editor.picture(), np.uint8)
-        pixels = cv2.imdecode(png, cv2.IMREAD_COLOR)
-        assert pixels is not None
-        return cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes()
+        return bytes(jpeg_encode(png_decode(self.annotate.editor.picture()), 90))
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
         if not progress.run_by_machine():
@@ -133,10 +135,8 @@ class Workbench(ipywidgets.VBox):
 
     def _learnt(self, folder: Path) -> None:
         """An image was annotated: the fine-tune panel looks again."""
-        if self.finetune.folder.value == str(folder):
-            self.finetune.look()
-        else:
-            self.finetune.folder.value = str(folder)
+        self.finetune.folder.value = str(folder)
+        self.finetune.look()
         self.segment.list_results()
 
     def _finder(self, image: Path) -> Callable[[], Suggestion]:
@@ -148,38 +148,17 @@ class Workbench(ipywidgets.VBox):
 
         def find() -> Suggestion:
             try:
-                return find_cells(image, offered.file.removesuffix(".safetensors"), model, settings)
+                return find_cells(image, offered.file.removesuffix(layout.MODEL), model, settings)
             except ImageError as error:
                 self.segment.ask_channels(image, error)
                 raise
 
         return find
 
-    def _ask(self, words: str, work: Callable[[Job], T], show: Callable[[T], None]) -> Job:
-        """Do something in the background and show what came of it, if nothing else was asked."""
-
-        def followed(job: Job) -> None:
-            if job is not self._asking or not job.ended:
-                return
-            try:
-                if job.error is not None:
-                    raise job.error
-                self.message.tell("")
-                show(job.result)
-            except Exception as error:
-                self.message.fail(plain(error))
-
-        self.message.tell(words)
-        self._asking = Job(work, on_change=followed)
-        return self._asking.start()
-
-    def _sized(self, diameter: float) -> None:
+    def _sized(self, change: dict[str, Any]) -> None:
         """The disk that was set beside the cells is the size that images are segmented at."""
-        if diameter > 0:
-            self.segment.form.diameter.value = diameter
-
-    def _tuned(self, model: Path) -> None:
-        self.segment.go_to(model.parent, model)
+        if change["new"] > 0:
+            self.segment.form.diameter.value = change["new"]
 
     def _turn_to(self, tab: int) -> None:
         """Show a tab from its top, wherever the page has been scrolled to."""
@@ -188,33 +167,24 @@ class Workbench(ipywidgets.VBox):
 
     def _turned(self, tab: int) -> None:
         """Bring what other panels may have changed up to date."""
-        annotate = self.annotate
-        annotate.in_words(annotate.keep)
-        if annotate.editor.is_changed:
-            self.message.fail(annotate.message.text)
+        self.annotate.in_words(self.annotate.keep)
+        if self.annotate.editor.is_changed:
+            self.message.fail(self.annotate.message.text)
         elif self.message.is_error:
             self.message.tell("")
-        if tab == FINETUNE and self.finetune.folder.value and not self.finetune.running:
+        if tab == FINETUNE and self.finetune.folder.value:
             self.finetune.look()
         elif tab == SEGMENT:
             self.segment.check()
         elif tab == EXPORT:
             self.export.look()
 
-    def _correct_result(self, result: SegmentedImage) -> None:
-        self.correct(result)
-
     def _correct_inspected(self, entry: FoundCells) -> None:
-        result = self._results.get(entry.name)
-        if result is None:
-            return
-        try:
-            self.annotate.correct(result, entry.predicted, entry.prediction)
-        except (ScellsegError, OSError) as error:
-            self.message.fail(plain(error))
-        else:
+        if result := self._results.get(entry.name):
             self.message.tell("")
-            self._turn_to(ANNOTATE)
+            with self.message.tell_errors():
+                self.annotate.correct(result, entry.predicted, entry.prediction)
+                self._turn_to(ANNOTATE)
 
     def _use_thresholds(self, entry: FoundCells) -> None:
         if entry.decoding is not None:
@@ -223,9 +193,45 @@ class Workbench(ipywidgets.VBox):
             self.segment.message.tell(USED)
 
 
-def _drawn(result: SegmentedImage) -> dict[str, Callable[[], np.ndarray]]:
-    """What reads the masks that were drawn of the result's experiment, by name."""
-    images = list_images(experiment_of(result.image))
-    return {
-        one.name: partial(readers.read_masks, one.masks) for one in images if one.masks is not None
-    }
+# --- where it begins, and how it is served ----------------------------------------------------
+
+
+def start_folder(named: str = "") -> Path:
+    """Folder to begin with: one named here or by ``SCELLSEG_FOLDER``, else the example."""
+    named = named or os.environ.get(FOLDER, "")
+    return Path(named).expanduser().resolve() if named else make_example(paths.runs() / "example")
+
+
+def make_example(folder: Path) -> Path:
+    """Write eight images of synthetic worms into a folder, three of them annotated.
+
+    Files that are there already stay as they are.
+    """
+    worms = synthetic.make_dataset("synthetic_worms", n_shot=N_ANNOTATED, n_query=N_OTHERS)
+    for number, sample in enumerate(worms, 1):
+        image = folder / f"worms_{number}.tif"
+        if image.exists():
+            continue
+        if number <= N_ANNOTATED:
+            write_labels(folder / f"worms_{number}_masks.tif", sample.masks)
+        with whole(image) as scratch:
+            tifffile.imwrite(scratch, np.round(sample.image[0]).astype(np.uint16))
+    return folder
+
+
+def serve(arguments: list[str]) -> None:
+    """Serve the workbench by Voila, for this machine alone and by a token, until it is stopped.
+
+    Parameters
+    ----------
+    arguments : list of str
+        A folder with images, if one is to be opened, then any options of Voila, such as
+        ``--no-browser``.
+    """
+    from voila.app import Voila
+
+    if arguments and not arguments[0].startswith("-"):
+        os.environ[FOLDER] = str(Path(arguments.pop(0)).expanduser().resolve())
+    own = ["--Voila.ip=127.0.0.1", "--Voila.auto_token=True"]
+    own += [f"--MappingKernelManager.cull_idle_timeout={IDLE_HOURS * 3600}"]
+    Voila.launch_instance([str(NOTEBOOK), *own, *arguments])

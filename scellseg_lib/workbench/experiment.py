@@ -160,15 +160,12 @@ class Survey:
         return float(np.mean([shot.diameter for shot in self.usable]))
 
     @property
-    def channels(self) -> list[tuple[str, str]]:
-        """Channels to choose from, as (label, name); none where there is nothing to choose."""
+    def channels(self) -> list[str]:
+        """Names of the channels to choose from; none where there is nothing to choose."""
         if not any(shot.channels_differ for shot in self.usable):
             return []
         least = min(shot.n_channels for shot in self.usable)
-        colours = ("red", "green", "blue")
-        named = [(f"{i + 1} ({name})", name) for i, name in enumerate(colours[:least])]
-        others = [(f"{i + 1}", str(i)) for i in range(len(colours), least)]
-        return [*named, *others, ("mean of all", "gray")]
+        return [*("red", "green", "blue")[:least], *map(str, range(3, least))]
 
     def crop(self, channels: Channels | None) -> np.ndarray:
         """Piece of an annotated image around a cell of usual size, float32[N, N]."""

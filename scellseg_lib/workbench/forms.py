@@ -1,45 +1,64 @@
-"""What the panels say: errors, times and headings in words for somebody who writes no code."""
+"""What all panels are made of, and how they speak to somebody who writes no code."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import ipywidgets
+import pandas as pd
 import torch
+from filelock import Timeout
 
-from scellseg_lib.errors import ScellsegError
+from scellseg_lib.errors import AxesNeeded, ChannelsNeeded, ScellsegError, SideTooSmall
+from scellseg_lib.options import Options
+from scellseg_lib.training import CheckpointOfAnotherRun
 
 ERROR_COLOUR = "#b3261e"
-ONE_PLANE = (
-    "Save it as one plane, or from ImageJ as a TIFF of several channels, which says what they are."
+TABLES = (
+    "<style>.scellseg-table th, .scellseg-table td "
+    "{padding: 2px 10px; text-align: right; line-height: 1.3}</style>"
 )
-"""What to do about a stack, where the library would name an argument."""
+REMEDIES: dict[type[ScellsegError], str] = {
+    AxesNeeded: "Save it as one plane, or from ImageJ as a TIFF of several channels, which says "
+    "what they are.",
+    ChannelsNeeded: "Choose under Channels what to segment.",
+    CheckpointOfAnotherRun: "The images or the model have changed since this run was stopped: "
+    "discard it and start anew.",
+    SideTooSmall: "Make the image of a cell {side} px or more a side, or 0.",
+}
+"""What to do about an error with the controls that there are."""
+CONTROLS = {"diameter": "a diameter of the cells of {} px"}
+"""Options that other remedies name, in the words of the panels."""
+Channels = tuple[str, str]
 
 
 def plain(error: BaseException) -> str:
     """Say what is wrong and what to do; what nobody foresaw goes to the log in full."""
     if isinstance(error, ScellsegError):
         where = f"{Path(error.where).name}: " if error.where is not None else ""
-        remedy = error.remedy or ""
-        if "page=" in remedy or "axes=" in remedy:
-            remedy = ONE_PLANE
+        remedy = error.remedy_told(lambda name, value: CONTROLS.get(name, name).format(value)) or ""
+        remedy = REMEDIES.get(type(error), remedy).format(**error.options)
         return f"{where}{error.what}. {remedy}".strip()
+    if isinstance(error, Timeout):
+        return (
+            "The model is being learnt in another window. Wait until it is done or stop it there; "
+            "then press Check."
+        )
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return "The memory does not suffice. Use fewer images per step, or close other programs."
     if isinstance(error, OSError):
         name = f"{Path(error.filename).name}: " if error.filename else ""
+        what = error.strerror or str(error)
+        remedy = "Check that the folder can be written to and its disk has room."
         if isinstance(error, FileNotFoundError):
-            return (
-                f"{name}there is no such file or folder. Check how it is written, and that it was "
-                "not moved, renamed or deleted."
-            )
-        return (
-            f"{name}{error.strerror or error}. Check that the folder can be written to and its "
-            "disk has room."
-        )
+            what = "there is no such file or folder"
+            remedy = "Check how it is written, and that it was not moved, renamed or deleted."
+        return f"{name}{what}. {remedy}"
     logging.getLogger(__name__).error("unforeseen", exc_info=error)
     return (
         f"Something unforeseen happened ({type(error).__name__}: {error}). Nothing that was saved "
@@ -63,34 +82,38 @@ def count(number: int, one: str, many: str | None = None) -> str:
     return f"{number} {one if number == 1 else many or f'{one}s'}"
 
 
+def typed_path(text: str) -> Path | None:
+    """Path as it was typed or pasted, with quotes perhaps, made absolute; None for nothing."""
+    bare = text.strip().strip("\"'").strip()
+    return Path(bare).expanduser().resolve() if bare else None
+
+
+# --- widgets ----------------------------------------------------------------------------------
+# Each has the class ``scellseg-NAME``, by which the tests find it in a page.
+
+
 def heading(text: str) -> ipywidgets.HTML:
     """Heading of a part of a panel."""
     widget = ipywidgets.HTML(f"<h3 style='margin:14px 0 4px'>{escape(text)}</h3>")
     return widget.add_class("scellseg-heading")
 
 
-def button(
-    words: str,
-    name: str,
-    act: Callable[[], object] | None = None,
-    *,
-    tip: str = "",
-    style: str = "",
-) -> ipywidgets.Button:
-    """Button of the class ``scellseg-NAME``, as wide as its words.
+def row(label: str, *widgets: ipywidgets.Widget) -> ipywidgets.HBox:
+    """Labelled row; the widgets take the room beside the label."""
+    name = ipywidgets.HTML(f"<span>{escape(label)}</span>", layout={"flex": "0 0 150px"})
+    layout = {"align_items": "center", "flex_flow": "row wrap", "width": "100%"}
+    return ipywidgets.HBox([name, *widgets], layout=layout).add_class("scellseg-row")
 
-    Parameters
-    ----------
-    words : str
-        On it.
-    name : str
-    act : callable, optional
-        Called when it is pressed.
-    tip : str
-        Shown while the pointer rests on it.
-    style : str
-        "primary", "warning" or "danger".
-    """
+
+def note(text: str) -> ipywidgets.HTML:
+    """Explanation beside or below a control, in grey."""
+    return ipywidgets.HTML(f"<span style='color:#595959'>&nbsp;{text}</span>")
+
+
+def button(
+    words: str, name: str, act: Callable[[], object] | None = None, tip: str = "", style: str = ""
+) -> ipywidgets.Button:
+    """Button as wide as its words; its `style` may be "primary", "warning" or "danger"."""
     made = ipywidgets.Button(
         description=words, tooltip=tip or None, button_style=style, layout={"width": "auto"}
     )
@@ -99,19 +122,106 @@ def button(
     return made.add_class(f"scellseg-{name}")
 
 
-def typed_path(text: str) -> Path | None:
-    """Path as it was typed or pasted, with quotes perhaps, made absolute; None for nothing."""
-    bare = text.strip().strip("\"'").strip()
-    return Path(bare).expanduser().resolve() if bare else None
+def text_field(name: str, *, width: str = "420px", hint: str = "") -> ipywidgets.Text:
+    """Field for a line, which counts once it is entered; `hint` is seen while it is empty."""
+    made = ipywidgets.Text(continuous_update=False, placeholder=hint, layout={"width": width})
+    return made.add_class(f"scellseg-{name}")
 
 
-def row(label: str, *widgets: ipywidgets.Widget) -> ipywidgets.HBox:
-    """Labelled row; the widgets take the room beside the label."""
-    name = ipywidgets.HTML(
-        f"<span>{escape(label)}</span>", layout=ipywidgets.Layout(flex="0 0 150px")
+def dropdown(
+    name: str, options: Sequence[Any] = (), *, width: str = "420px"
+) -> ipywidgets.Dropdown:
+    """One of several."""
+    made = ipywidgets.Dropdown(options=options, layout={"width": width})
+    return made.add_class(f"scellseg-{name}")
+
+
+def tick(words: str, name: str, *, value: bool = False, width: str = "auto") -> ipywidgets.Checkbox:
+    """Box to be ticked, before its words."""
+    made = ipywidgets.Checkbox(
+        value=value, description=words, indent=False, layout={"width": width}
     )
-    layout = ipywidgets.Layout(align_items="center", flex_flow="row wrap", width="100%")
-    return ipywidgets.HBox([name, *widgets], layout=layout).add_class("scellseg-row")
+    return made.add_class(f"scellseg-{name}")
+
+
+def number_field(name: str, options: type[Options], option: str) -> ipywidgets.BoundedIntText:
+    """Field for a whole number among the library's options, with their bounds and usual value."""
+    made = ipywidgets.BoundedIntText(
+        value=options.default(option),
+        min=int(options.bound(option) or 0),
+        max=int(options.bound(option, "le") or 1_000_000),
+        continuous_update=False,
+        layout={"width": "110px"},
+    )
+    return made.add_class(f"scellseg-{name}")
+
+
+def show(widget: ipywidgets.Widget, is_shown: bool) -> None:
+    """Show or hide a part of a panel."""
+    widget.layout.display = None if is_shown else "none"
+
+
+def table(frame: pd.DataFrame) -> str:
+    """Table as HTML; names in it are shown as text and not as markup."""
+    cells = frame.to_html(index=False, border=0, float_format="{:.3f}".format, na_rep="-")
+    return f"{TABLES}<div class='scellseg-table'>{cells}</div>"
+
+
+class ChannelFields(ipywidgets.HBox):
+    """Which channel is that of the cells, and which that of the nuclei; hidden without a choice.
+
+    `on_change` is called after the user has chosen.
+    """
+
+    def __init__(self, name: str, on_change: Callable[[], object]) -> None:
+        self._on_change, self._is_offering = on_change, False
+        self.is_by_hand = False
+        """Whether the user has chosen."""
+        self.cells = dropdown(f"{name}-channel", width="200px")
+        self.nuclei = dropdown(f"{name}-nuclei", width="200px")
+        words = [ipywidgets.HTML(text) for text in ("cells in&nbsp;", "&nbsp;nuclei in&nbsp;")]
+        super().__init__([row("Channels", words[0], self.cells, words[1], self.nuclei)])
+        self.offer([])
+        for field in (self.cells, self.nuclei):
+            field.observe(lambda _: self._changed(), "value")
+
+    def offer(self, names: Sequence[str], usual: Channels | None = None) -> None:
+        """Offer channels by the library's names; what was chosen stays, else `usual` is."""
+        before, self._is_offering = self.value, True
+        channels = [
+            (f"channel {number}" if name.isdigit() else f"channel {number} ({name})", name)
+            for number, name in enumerate(names, 1)
+        ] + [("the mean of all channels", "gray")]
+        self.cells.options = [("Choose the channel ...", None), *channels]
+        self.nuclei.options = [("none", "none"), *channels]
+        show(self, bool(names))
+        self.choose(usual)
+        self.choose(before)
+        self._is_offering = False
+
+    def choose(self, wanted: Channels | None) -> None:
+        """Choose channels, if there are such."""
+        named = {name for _, name in self.cells.options}
+        if wanted and wanted[0] in named and wanted[1] in {*named, "none"}:
+            before, self._is_offering = self._is_offering, True
+            self.cells.value, self.nuclei.value = wanted
+            self._is_offering = before
+
+    @property
+    def value(self) -> Channels | None:
+        """Channel of the cells and of the nuclei; None where none is chosen, or is to be."""
+        is_chosen = self.layout.display != "none" and self.cells.value is not None
+        return (self.cells.value, self.nuclei.value) if is_chosen else None
+
+    @property
+    def is_missing(self) -> bool:
+        """Whether there are channels of which none is chosen."""
+        return self.layout.display != "none" and self.cells.value is None
+
+    def _changed(self) -> None:
+        if not self._is_offering:
+            self.is_by_hand = True
+            self._on_change()
 
 
 class Message(ipywidgets.HTML):
@@ -122,17 +232,22 @@ class Message(ipywidgets.HTML):
         self.add_class("scellseg-message")
         self.text, self.is_error = "", False
 
-    def tell(self, text: str) -> None:
+    def tell(self, text: str, *, is_error: bool = False) -> None:
         """Say how things are."""
-        self._say(text, error=False)
+        self.text, self.is_error = text, is_error
+        lines = escape(text).replace("\n", "<br>")
+        if is_error:
+            lines = f"<span style='color:{ERROR_COLOUR}'>&#9888; <b>Problem:</b> {lines}</span>"
+        self.value = f"<div role='status'>{lines}</div>" if text else ""
 
     def fail(self, text: str) -> None:
         """Say what is wrong and what to do."""
-        self._say(text, error=True)
+        self.tell(text, is_error=True)
 
-    def _say(self, text: str, *, error: bool) -> None:
-        self.text, self.is_error = text, error
-        lines = escape(text).replace("\n", "<br>")
-        if error:
-            lines = f"<span style='color:{ERROR_COLOUR}'>&#9888; <b>Problem:</b> {lines}</span>"
-        self.value = f"<div role='status'>{lines}</div>" if text else ""
+    @contextmanager
+    def tell_errors(self) -> Iterator[None]:
+        """Say what goes wrong within, and go on after it."""
+        try:
+            yield
+        except (ScellsegError, OSError) as error:
+            self.fail(plain(error))

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import traceback
 from collections.abc import Callable
+from pathlib import Path
+from tempfile import gettempdir
 from threading import Condition, RLock, Thread
 from time import monotonic
 from typing import Any, Literal
 
-State = Literal["waiting", "running", "paused", "done", "cancelled", "failed"]
+from filelock import FileLock
+
+State = Literal["running", "paused", "done", "cancelled", "failed"]
 TELL_EVERY = 0.1
 """Least seconds between two calls of `on_change`: what an eye follows and a page can draw."""
 
@@ -34,68 +39,44 @@ class Job:
         when it begins, pauses or goes on, and once when it has ended; never twice at once, and the
         end does not come in the middle of a call. It must not wait for the job. What it raises is
         logged and does not stop the work.
-
-    Attributes
-    ----------
-    state : {"waiting", "running", "paused", "done", "cancelled", "failed"}
-    result : object
-        What the work returned, once "done".
-    error : Exception or None
-        What it raised, once "failed".
-    done, total : int
-        Of the latest report; a `total` of 0 is not known.
-    facts : dict
-        All that the reports told beside that, the latest value of each.
     """
 
     def __init__(
-        self,
-        work: Callable[[Job], Any],
-        *,
-        on_change: Callable[[Job], None] | None = None,
+        self, work: Callable[[Job], Any], *, on_change: Callable[[Job], None] | None = None
     ) -> None:
-        self.state: State = "waiting"
+        self.state: State = "running"
         self.result: Any = None
         self.error: Exception | None = None
         self.done = self.total = 0
+        """Of the latest report; a `total` of 0 is not known."""
         self.facts: dict[str, Any] = {}
-        self._work: Callable[[Job], Any] | None = work
+        """All that the reports told beside that, the latest value of each."""
         self._on_change = on_change
-        self._changed = Condition()
-        self._telling = RLock()
+        self._changed, self._telling = Condition(), RLock()
         self._cancelled = False
         self._told = -TELL_EVERY
         self._first: tuple[int, float] | None = None
         self._latest = self._rested = 0.0
-        self._thread = Thread(target=self._run, name="scellseg-job", daemon=True)
+        self._thread = Thread(target=self._run, args=(work,), name="scellseg-job", daemon=True)
 
     def start(self) -> Job:
-        """Begin; a job that has begun, or was cancelled before, is left as it is."""
-        with self._telling:  # until that is told nothing else is: it may be through at once
-            with self._changed:
-                begins = self.state == "waiting"
-                if begins:
-                    self.state = "running"
-                    self._thread.start()
-            if begins:
-                self._tell()
+        """Tell that it begins, and begin."""
+        self._tell()
+        self._thread.start()
         return self
 
     def report(self, done: int, total: int, **facts: Any) -> None:
         """Tell from within the work how far it is; waits here while the job is paused.
 
-        Raises
-        ------
-        Cancelled
-            If the job was cancelled; the work lets it through.
+        Raises `Cancelled` if the job was cancelled; the work lets it through.
         """
         with self._changed:
             # Other work, such as learning after reading: its speed is another.
-            anew = self._first is None or total != self.total or done < self.done
+            is_new = self._first is None or total != self.total or done < self.done
             self.done, self.total = done, total
             self.facts.update(facts)
             self._latest = monotonic() - self._rested
-            if anew:
+            if is_new:
                 self._first = done, self._latest
         if monotonic() - self._told >= TELL_EVERY:
             self._tell()
@@ -107,17 +88,10 @@ class Job:
                 raise Cancelled
 
     def cancel(self) -> None:
-        """End the work at its next report; one that has not begun never does."""
+        """End the work at its next report."""
         with self._changed:
-            if self.ended:
-                return
             self._cancelled = True
-            never_begun = self.state == "waiting"
-            if never_begun:
-                self.state = "cancelled"
             self._changed.notify_all()
-        if never_begun:
-            self._tell()
 
     def pause(self) -> None:
         """Hold the work at its next report."""
@@ -136,12 +110,10 @@ class Job:
     @property
     def seconds_left(self) -> float | None:
         """Seconds to the end at the speed so far; None while there is nothing to tell it from."""
-        if self.ended or self._first is None:
+        first, since = self._first or (self.done, 0.0)
+        if self.ended or self.done <= first or not self.total:
             return None
-        done = self.done - self._first[0]
-        if done <= 0 or not self.total:
-            return None
-        return (self._latest - self._first[1]) / done * max(0, self.total - self.done)
+        return (self._latest - since) / (self.done - first) * max(0, self.total - self.done)
 
     @property
     def ended(self) -> bool:
@@ -156,15 +128,18 @@ class Job:
             self._changed.notify_all()
         self._tell()
 
-    def _run(self) -> None:
-        assert self._work is not None
+    def _run(self, work: Callable[[Job], Any]) -> None:
         state: State = "done"
         try:
-            self.result = self._work(self)
+            self.result = work(self)
         except Cancelled:
             state = "cancelled"
         except Exception as error:
-            self.error, state = _without_frames(error), "failed"
+            # Say in a note where it happened, and free what the work had in its variables.
+            error.add_note("".join(traceback.format_exception(error)))
+            error.__cause__ = error.__context__ = None
+            self.error, state = error.with_traceback(None), "failed"
+        del work
         with self._telling:
             with self._changed:
                 self.state = state
@@ -175,7 +150,7 @@ class Job:
         with self._telling:  # the thread and the page may change the job at once
             tell = self._on_change
             if self.ended:  # which is told once, and is the last that happens
-                self._work = self._on_change = None
+                self._on_change = None
             try:
                 if tell is not None:
                     tell(self)
@@ -184,8 +159,15 @@ class Job:
                 logging.getLogger(__name__).exception("the display of a job failed")
 
 
-def _without_frames(error: Exception) -> Exception:
-    """Say in a note where an error happened, and free what the work had in its variables."""
-    error.add_note("".join(traceback.format_exception(error)))
-    error.__cause__ = error.__context__ = None
-    return error.with_traceback(None)
+def runs(job: Job | None) -> bool:
+    """Whether there is a job that has not ended."""
+    return job is not None and not job.ended
+
+
+def lock_for(file: Path) -> FileLock:
+    """Lock of a file for all windows on this computer; it is free once its holder's process ends.
+
+    Raises `filelock.Timeout` where another window has it.
+    """
+    mark = hashlib.sha256(str(file.absolute()).encode()).hexdigest()[:16]
+    return FileLock(Path(gettempdir()) / f"scellseg-{mark}.lock", timeout=0)

@@ -1,13 +1,39 @@
-"""What all tests of the widgets share: no thread of one is there in the next."""
+"""What all tests of the workbench share: small models and images, and no thread of another test."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from threading import enumerate as threads
 
+import cv2
+import numba
+import numpy as np
 import pytest
+import tifffile
+import torch
 
+from scellseg_lib import augment, paths
+from scellseg_lib.datasets import synthetic
+from scellseg_lib.device import Precision
+from scellseg_lib.model import new_model
+from scellseg_lib.representation import Decoding
+from tests import tiny
 from tests.workbench.waiting import until
+
+NAMES, SIDE = "ABCDEF", 96
+DECODING = Decoding(cell_threshold=0.33, flow_threshold=0.0, min_size=5)
+"""With these an untrained network finds cells of a kind."""
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of packaged models of a few channels."""
+    folder = tmp_path_factory.mktemp("weights")
+    for name in ("scellseg", "unet2"):
+        new_model(name, tiny.LEVELS).save(folder / f"{name}_4.safetensors")
+    return folder
 
 
 @pytest.fixture(autouse=True)
@@ -19,3 +45,46 @@ def jobs_end(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """
     yield
     until(lambda: not any(thread.name == "scellseg-job" for thread in threads()))
+
+
+@pytest.fixture
+def tiny_world(
+    weights: Path, temporary_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
+    """Small models and patches, nothing measured, two styles to contrast with, one thread.
+
+    The same sums in the same order each time, and no wait for a second core.
+    """
+    monkeypatch.setattr(paths, "PACKAGED_WEIGHTS", weights)
+    monkeypatch.setattr(augment, "PATCH", tiny.PATCH)
+    monkeypatch.setattr("scellseg_lib.finetuning.default_contrast", tiny.contrast)
+    monkeypatch.setattr("scellseg_lib.device.recall_precision", lambda key: Precision())
+    monkeypatch.setattr("scellseg_lib.datasets.weights.default_device", lambda: torch.device("cpu"))
+    before = torch.get_num_threads(), numba.get_num_threads()
+    torch.set_num_threads(1)
+    numba.set_num_threads(1)
+    yield
+    torch.set_num_threads(before[0])
+    numba.set_num_threads(before[1])
+
+
+@pytest.fixture(scope="session")
+def made_experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six images to segment, and a model of the user's own; `experiment` is a copy of it."""
+    folder = tmp_path_factory.mktemp("experiment") / "worms"
+    (folder / "query").mkdir(parents=True)
+    for seed, name in enumerate(NAMES):
+        pixels = synthetic.make_image("Kc167", seed, (200, 200))[0][0, :SIDE, :SIDE]
+        grey = cv2.normalize(pixels, np.zeros(0), 0, 255, cv2.NORM_MINMAX).astype(np.uint8)
+        tifffile.imwrite(folder / "query" / f"{name}_img.tif", grey)
+    model = new_model("scellseg", tiny.LEVELS)
+    update = {"diameter": 60.0, "decoding": DECODING, "origin": "made for a test"}
+    model.card = model.card.model_copy(update=update)
+    model.save(folder / "tuned.safetensors")
+    return folder
+
+
+@pytest.fixture
+def experiment(made_experiment: Path, tmp_path: Path) -> Path:
+    """A folder of six images to segment, and a model of the user's own."""
+    return Path(shutil.copytree(made_experiment, tmp_path / "worms"))

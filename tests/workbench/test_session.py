@@ -18,7 +18,7 @@ from scipy import ndimage
 from scellseg_lib.datasets import synthetic
 from scellseg_lib.datasets.weights import load_model
 from scellseg_lib.device import Precision
-from scellseg_lib.errors import ImageError, ModelError
+from scellseg_lib.errors import ChannelsNeeded, ImageError, ModelError
 from scellseg_lib.files import images as readers
 from scellseg_lib.model import Model
 from scellseg_lib.segmentation import FarFromModel, decode, segment
@@ -28,7 +28,6 @@ from scellseg_lib.workbench.editor import ImageView, MaskEditor, operations
 from scellseg_lib.workbench.editor.patches import apply
 from scellseg_lib.workbench.editor.view import make_layers
 from scellseg_lib.workbench.experiment import SegmentedImage
-from scellseg_lib.workbench.folder_run import CHANNELS
 from scellseg_lib.workbench.jobs import Job
 from scellseg_lib.workbench.session import (
     STEP,
@@ -413,10 +412,10 @@ def test_a_prediction_that_is_corrected_gets_what_another_model_finds_beside_it(
 
 
 def test_an_error_is_said_and_the_button_can_be_pressed_again(panel: AnnotatePanel, model: Answers):
-    model.error = ImageError("the channels differ", remedy="Name others, such as channels=.")
+    model.error = ChannelsNeeded("the channels differ", ["red", "green"])
     suggest(panel, model)
     assert panel.message.is_error
-    assert panel.message.text == f"the channels differ. {CHANNELS}"
+    assert panel.message.text == "the channels differ. Choose under Channels what to segment."
     model.error, model.masks = None, np.zeros((5, 5), np.int32)
     suggest(panel, model)
     assert panel.message.is_error
@@ -508,10 +507,10 @@ def test_of_an_image_whose_channels_differ_they_are_asked_for(nuclei: Path):
     tifffile.imwrite(nuclei / "c.tif", coloured, photometric="rgb")
     workbench = Workbench(nuclei)
     workbench.annotate.show(workbench.annotate.images[2])
-    assert not workbench.segment.form.asks_channels  # the first image has no choice of them
+    assert workbench.segment.form.channels.value is None  # the first image has no choice of them
     pressed(workbench)
-    assert CHANNELS in workbench.annotate.message.text
-    assert workbench.segment.form.asks_channels
+    assert "Choose under Channels what to segment" in workbench.annotate.message.text
+    assert workbench.segment.form.channels.value == ("green", "red")
     assert pressed(workbench).state == "done"
 
 

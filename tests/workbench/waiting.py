@@ -1,4 +1,4 @@
-"""Waiting for what comes about in another thread."""
+"""Waiting for what comes about in another thread, and what is seen of a widget."""
 
 from __future__ import annotations
 
@@ -24,3 +24,8 @@ def until(condition: Callable[[], Any], seconds: float = LONG) -> None:
 def rests(job: Job) -> bool:
     """Whether the work of a paused job waits in its report, where it was asked to."""
     return job.state == "paused" and bool(job._changed._waiters)  # type: ignore[attr-defined]
+
+
+def is_shown(widget: Any) -> bool:
+    """Whether a widget is seen in its panel."""
+    return widget.layout.display != "none"

@@ -6,52 +6,29 @@ import ast
 import base64
 import json
 import re
-from collections.abc import Iterator
-from importlib import import_module
 from pathlib import Path
 
 import nbformat
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
-from scellseg_lib import augment, paths, progress
-from scellseg_lib.device import Precision
-from scellseg_lib.files import images as readers
+from scellseg_lib import paths, progress
+from scellseg_lib.files.images import read_masks, write_labels
 from scellseg_lib.model import new_model
-from scellseg_lib.representation import Decoding
-from scellseg_lib.workbench import example, finetune_choices
+from scellseg_lib.workbench import app
 from scellseg_lib.workbench.app import ANNOTATE, EXPORT, FINETUNE, INSPECT, SEGMENT, Workbench
-from scellseg_lib.workbench.example import N_ANNOTATED, N_OTHERS, make_example, start_folder
+from scellseg_lib.workbench.forms import duration, plain, typed_path
 from tests import tiny
+from tests.workbench.conftest import DECODING
 from tests.workbench.waiting import LONG, until
 
-FINETUNE_MODULE = import_module("scellseg_lib.finetuning")  # the package's name is its function
-NOTEBOOK = paths.REPOSITORY / "notebooks" / "fig6_workbench.ipynb"
-DECODING = Decoding(cell_threshold=0.33, flow_threshold=0.0, min_size=5)
-"""With these an untrained network finds cells of a kind."""
+pytestmark = [
+    pytest.mark.usefixtures("tiny_world"),
+    pytest.mark.filterwarnings("ignore::UserWarning"),
+]
 SQUARE = np.array([[5, 5], [5, 30], [30, 30], [30, 5]], float)
 NAMES = "abc"
-
-
-@pytest.fixture(autouse=True)
-def tiny_world(
-    temporary_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[None]:
-    """Small models and patches, nothing measured, one thread."""
-    weights = tmp_path / "weights"
-    new_model("scellseg", tiny.LEVELS).save(weights / "scellseg_4.safetensors")
-    monkeypatch.setattr(paths, "PACKAGED_WEIGHTS", weights)
-    monkeypatch.setattr(finetune_choices, "seconds_per_step", lambda job, settings: 2.0)
-    monkeypatch.setattr(augment, "PATCH", tiny.PATCH)
-    monkeypatch.setattr(FINETUNE_MODULE, "default_contrast", tiny.contrast)
-    monkeypatch.setattr("scellseg_lib.device.recall_precision", lambda key: Precision())
-    monkeypatch.setattr("scellseg_lib.datasets.weights.default_device", lambda: torch.device("cpu"))
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture
@@ -61,9 +38,9 @@ def folder(tmp_path: Path) -> Path:
     home.mkdir()
     for seed, name in enumerate(NAMES):
         image, masks = tiny.worm(seed)
-        readers.write_labels(home / f"{name}.tif", np.round(image[0, :96, :96]).astype(np.uint16))
+        write_labels(home / f"{name}.tif", np.round(image[0, :96, :96]).astype(np.uint16))
         if not seed:
-            readers.write_labels(home / f"{name}_masks.tif", masks[:96, :96])
+            write_labels(home / f"{name}_masks.tif", masks[:96, :96])
     model = new_model("scellseg", tiny.LEVELS, seed=0)
     model.card = model.card.model_copy(update={"diameter": 60.0, "decoding": DECODING})
     model.save(home / "tuned.safetensors")
@@ -108,7 +85,7 @@ def test_what_is_drawn_is_kept_when_another_tab_is_turned_to(folder: Path):
     assert workbench.annotate.current.name == "b"
     workbench.annotate.editor.outline(SQUARE)
     workbench.tabs.selected_index = FINETUNE
-    assert readers.read_masks(folder / "b_masks.tif").max() == 1
+    assert read_masks(folder / "b_masks.tif").max() == 1
     until(lambda: workbench.finetune.found and len(workbench.finetune.found.usable) == 2)
 
 
@@ -121,14 +98,14 @@ def test_masks_that_cannot_be_written_are_said_above_all_tabs(folder: Path):
     assert "b_masks.tif" in workbench.message.text
     (folder / "b_masks.tif").rmdir()
     workbench.tabs.selected_index = FINETUNE
-    assert readers.read_masks(folder / "b_masks.tif").max() == 1
+    assert read_masks(folder / "b_masks.tif").max() == 1
     assert workbench.message.text == ""
 
 
 def test_a_model_just_tuned_is_chosen_to_segment_with(folder: Path):
     workbench = Workbench(folder)
     panel = workbench.finetune
-    panel.join(LONG)  # the form is filled
+    until(lambda: panel.found)  # the form is filled
     panel.steps.value, panel.batch.value, panel.name.value = 1, 1, "mine"
     panel.strategy.value = "classic"
     panel.start.click()
@@ -149,7 +126,6 @@ def test_results_are_listed_and_exported(segmented: Workbench, folder: Path):
 
 def answered(workbench: Workbench) -> None:
     """Wait until what was asked of the network is shown."""
-    assert workbench._asking is not None
     assert workbench._asking.join(LONG).ended
 
 
@@ -167,7 +143,7 @@ def test_a_result_is_inspected_against_what_was_drawn(segmented: Workbench, fold
     assert segmented.message.text == ""
     inspector = segmented.inspector
     assert inspector.entry.name == "a"
-    np.testing.assert_array_equal(inspector.entry.true, readers.read_masks(folder / "a_masks.tif"))
+    np.testing.assert_array_equal(inspector.entry.true, read_masks(folder / "a_masks.tif"))
     assert inspector.entry.prediction is not None
     assert sorted(inspector.names) == list(NAMES)
     inspect(segmented, "b")
@@ -200,12 +176,13 @@ def test_thresholds_found_in_the_inspector_are_those_to_segment_with(
     seen = np.array(inspector.view.labels)
     inspector._use.click()
     assert segmented.tabs.selected_index == SEGMENT
-    assert form.settings().decoding == DECODING.model_copy(update={"min_size": 60})
+    assert form.chosen[2].decoding == DECODING.model_copy(update={"min_size": 60})
     assert form.thresholds._sliders["min_size"].value == 60
     assert "Press Segment" in segmented.segment.message.text
-    job = segmented.segment.segment(anew=True)
+    segmented.segment.anew.value = True
+    job = segmented.segment.segment()
     assert job.join(LONG).state == "done"
-    written = readers.read_masks(folder / "segmented" / "b_masks.tif")
+    written = read_masks(folder / "segmented" / "b_masks.tif")
     np.testing.assert_array_equal(written > 0, seen > 0)
     record = json.loads((folder / "segmented" / "segmented.json").read_text())
     assert record["min_size"] == 60
@@ -239,7 +216,7 @@ def test_a_result_is_corrected_from_the_list(segmented: Workbench, folder: Path)
     answered(segmented)
     assert segmented.tabs.selected_index == ANNOTATE
     np.testing.assert_array_equal(
-        segmented.annotate.editor.labels, readers.read_masks(folder / "segmented" / "c_masks.tif")
+        segmented.annotate.editor.labels, read_masks(folder / "segmented" / "c_masks.tif")
     )
     (folder / "c.tif").write_bytes(b"II*\0")
     segmented.tabs.selected_index = SEGMENT
@@ -263,29 +240,29 @@ def test_a_machine_that_runs_the_notebook_gets_a_picture(folder: Path, monkeypat
 
 
 def test_the_example_is_made_once(tmp_path: Path):
-    folder = make_example(tmp_path / "example")
+    folder = app.make_example(tmp_path / "example")
     images = sorted(folder.glob("worms_?.tif"))
-    assert len(images) == N_ANNOTATED + N_OTHERS
-    assert len(list(folder.glob("*_masks.tif"))) == N_ANNOTATED
+    assert len(images) == 8
+    assert len(list(folder.glob("*_masks.tif"))) == 3
     drawn = folder / "worms_1_masks.tif"
     drawn.write_bytes(b"mine")
     images[0].touch()
-    make_example(folder)
+    app.make_example(folder)
     assert drawn.read_bytes() == b"mine"
 
 
 def test_the_folder_to_begin_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(example, "make_example", lambda folder: folder)
-    monkeypatch.delenv(example.FOLDER, raising=False)
-    assert start_folder() == paths.runs() / "example"
-    monkeypatch.setenv(example.FOLDER, str(tmp_path))
-    assert start_folder() == tmp_path
-    assert start_folder(str(tmp_path / "other")) == tmp_path / "other"
+    monkeypatch.setattr(app, "make_example", lambda folder: folder)
+    monkeypatch.delenv(app.FOLDER, raising=False)
+    assert app.start_folder() == paths.runs() / "example"
+    monkeypatch.setenv(app.FOLDER, str(tmp_path))
+    assert app.start_folder() == tmp_path
+    assert app.start_folder(str(tmp_path / "other")) == tmp_path / "other"
 
 
 def named_tests() -> list[str]:
     """Tests that the notebook's table names, as ``folder/file.py::name``."""
-    cells = nbformat.read(NOTEBOOK, as_version=4).cells
+    cells = nbformat.read(app.NOTEBOOK, as_version=4).cells
     return re.findall(r"`([\w/]+\.py::\w+)`", "\n".join(cell.source for cell in cells))
 
 
@@ -300,3 +277,33 @@ def test_every_function_of_the_released_interface_has_a_test_that_exists():
         found = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
         missing += [one] if name not in found else []
     assert missing == []
+
+
+# --- words ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(0.2, "1 s"), (41, "41 s"), (200, "3 min"), (5400, "1 h 30 min"), (7200, "2 h")],
+)
+def test_times_are_as_precise_as_an_estimate(seconds, said):
+    assert duration(seconds) == said
+
+
+def test_errors_of_the_system_are_told_plainly_and_unforeseen_ones_logged_in_full(caplog):
+    try:
+        raise KeyError("odd")
+    except KeyError as error:
+        text = plain(error)
+    assert "Something unforeseen happened (KeyError" in text
+    assert "Traceback" in caplog.text
+    told = plain(FileNotFoundError(2, "No such file or directory", "/data/a.tif"))
+    assert told.startswith("a.tif: there is no such file or folder.")
+    assert "disk" not in told  # it is not full
+
+
+@pytest.mark.parametrize("typed", ["{}", " {} ", "'{}'", ' "{}"', "{}/sub/.."])
+def test_paths_are_understood_as_they_are_pasted(tmp_path, typed):
+    assert typed_path(typed.format(tmp_path)) == tmp_path
+    assert typed_path("~") == Path.home().resolve()
+    assert typed_path(" ''") is None

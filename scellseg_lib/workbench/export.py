@@ -1,0 +1,170 @@
+"""The export panel: cells of a folder for other programs, with measurements."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import ipywidgets
+
+from scellseg_lib.errors import DatasetError, ScellsegError
+from scellseg_lib.files import layout
+from scellseg_lib.files.export import FORMATS, Exported, export
+from scellseg_lib.workbench import forms
+from scellseg_lib.workbench.forms import count, plain
+from scellseg_lib.workbench.jobs import Job, runs
+
+WORDS = {
+    "tiff": "masks as TIFF",
+    "png": "masks as PNG",
+    "cellpose": "Cellpose (_seg.npy)",
+    "imagej": "ImageJ (ROI Manager)",
+    "geojson": "QuPath (GeoJSON)",
+    "outlines": "outlines as text",
+    "table": "measurements (CSV)",
+    "cells": "an image of each cell",
+}
+"""Formats of `FORMATS` in the words of the panel."""
+EMPTY = "There is nothing to export yet: segment your images (3), or draw cells in some (1)."
+SEGMENTED, ANNOTATED = "segmented images, with your corrections", "annotated images"
+SIDE = "px a side, the same for all cells; 0: as large as each cell is"
+
+
+class ExportPanel(ipywidgets.VBox):
+    """Export the cells of an experiment, without a line of code."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.path: Path | None = None
+        self.job: Job | None = None
+        self.what = forms.dropdown("export-what", [SEGMENTED, ANNOTATED], width="320px")
+        self.what.observe(lambda _: self.look(), "value")
+        self.formats = {
+            name: forms.tick(
+                WORDS[name], f"export-{name}", value=name in ("imagej", "table"), width="220px"
+            )
+            for name in FORMATS
+        }
+        hint = "names of the channels, such as worm, dye"
+        self.channels = forms.text_field("export-channels", width="320px", hint=hint)
+        self.side = ipywidgets.BoundedIntText(max=10_000, layout={"width": "90px"})
+        self.side.add_class("scellseg-export-side")
+        self.cut_out = forms.tick("black out what is not the cell", "export-cut-out")
+        self.overwrite = forms.tick("replace what was exported before", "export-overwrite")
+        self.start = forms.button("Export", "export-start", self.export, style="primary")
+        self.message = forms.Message()
+        grid = {"flex_flow": "row wrap", "flex": "1 1 0", "max_width": "920px"}
+        formats = forms.row("As", ipywidgets.HBox(list(self.formats.values()), layout=grid))
+        formats.layout.align_items = "flex-start"
+        super().__init__(
+            [
+                forms.heading("Which cells, and for what"),
+                forms.row("Cells of", self.what),
+                formats,
+                forms.heading("How"),
+                forms.row(
+                    "Channels", self.channels, forms.note("for the table; may be left empty")
+                ),
+                forms.row("Image of a cell", self.side, forms.note(SIDE)),
+                forms.row("", self.cut_out),
+                forms.row("", self.overwrite),
+                forms.row("", self.start),
+                forms.row("", self.message),
+            ]
+        )
+        self.add_class("scellseg-export-panel")
+        self.go_to(folder)
+
+    def go_to(self, folder: Path | None) -> None:
+        """Go to an experiment."""
+        self.path = folder
+        self.look()
+
+    def look(self) -> None:
+        """Say what there is to export."""
+        if runs(self.job):
+            return
+        self.start.disabled = True
+        try:
+            found, lost = self.find()
+        except (ScellsegError, OSError) as error:
+            self.message.fail(plain(error))
+            return
+        text = f"{count(len(found), 'image')}. Files go to {self.output}." if found else EMPTY
+        if lost:
+            text += f"\nLeft out, as their images are not in the folder: {', '.join(lost)}."
+        self.message.tell(text)
+        self.start.disabled = not found
+
+    @property
+    def output(self) -> Path:
+        """Where files go."""
+        return (self.path or Path()) / layout.EXPORTED
+
+    def find(self) -> tuple[list[tuple[Path, Path]], list[str]]:
+        """Images with the masks that count for them, and names of masks whose image is gone."""
+        if self.path is None:
+            return [], []
+        images = layout.list_images(self.path)
+        if self.what.value == ANNOTATED:
+            return [(one.image, one.masks) for one in images if one.masks], []
+        masks = layout.find_results(self.path)
+        # Annotated images have copies in shot/, which serve to learn.
+        shots = self.path / layout.SHOT
+        segmented = {one.name: one.image for one in images if one.image.parent != shots}
+        found = [(segmented[name], file) for name, file in masks.items() if name in segmented]
+        return found, [name for name in masks if name not in segmented]
+
+    def export(self) -> Job | None:
+        """Write the files, in the background; None where something is missing."""
+        wanted = [name for name, box in self.formats.items() if box.value]
+        found: list[tuple[Path, Path]] = []
+        with self.message.tell_errors():
+            if not wanted:
+                raise DatasetError("nothing is chosen", remedy="Tick one of the kinds of files.")
+            found, _ = self.find()
+        if runs(self.job) or not found:
+            return None
+        output, options = (
+            self.output,
+            {
+                "channels": [one.strip() for one in self.channels.value.split(",") if one.strip()],
+                "side": self.side.value or None,
+                "keep_background": not self.cut_out.value,
+                "overwrite": self.overwrite.value,
+            },
+        )
+
+        def work(job: Job) -> Exported:
+            every = Exported()
+            for done, (image, masks) in enumerate(found):
+                job.report(done, len(found))
+                part = export(masks, output, wanted, images=image, **options)
+                every.written += part.written
+                every.already += part.already
+                every.failed |= part.failed
+            return every
+
+        self.start.disabled = True
+        self.job = Job(work, on_change=self._followed)
+        return self.job.start()
+
+    def _followed(self, job: Job) -> None:
+        if not job.ended:
+            left = f", {forms.duration(job.seconds_left)} left" if job.seconds_left else ""
+            self.message.tell(f"Exporting: {job.done} of {job.total}{left}.")
+            return
+        self.start.disabled = False
+        if job.error is not None:
+            self.message.fail(plain(job.error))
+            return
+        done: Exported = job.result
+        text = f"{count(done.written, 'file')} written to {self.output}."
+        if done.already:
+            text += (
+                f" {count(done.already, 'file was', 'files were')} there already and stayed: tick "
+                "that they be replaced, if they are to be."
+            )
+        if done.failed:
+            problems = [f"{name}: {plain(error)}" for name, error in done.failed.items()]
+            self.message.fail("\n".join([f"{text} Not exported:", *problems]))
+        else:
+            self.message.tell(text)

@@ -1,0 +1,642 @@
+"""The fine-tune panel: from a folder with annotated images to a model of the user's own."""
+
+from __future__ import annotations
+
+import json
+import re
+from base64 import b64encode
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from html import escape
+from pathlib import Path
+from threading import RLock
+from time import monotonic
+from typing import Any
+
+import ipywidgets
+import numpy as np
+import pandas as pd
+import torch
+from filelock import FileLock, Timeout
+from imagecodecs import png_encode
+from matplotlib.figure import Figure
+from pydantic import BaseModel, Field
+from skimage.exposure import rescale_intensity
+
+from scellseg_lib import plots
+from scellseg_lib.atomic import whole
+from scellseg_lib.datasets.load import load_folder
+from scellseg_lib.device import default_device, machine
+from scellseg_lib.errors import ScellsegError
+from scellseg_lib.files import layout
+from scellseg_lib.finetuning import STRATEGIES, FinetuneOptions, finetune
+from scellseg_lib.model import Model
+from scellseg_lib.samples import Dataset
+from scellseg_lib.training import Enough, Progress, read_run
+from scellseg_lib.workbench import experiment, forms
+from scellseg_lib.workbench.experiment import OfferedModel, Survey
+from scellseg_lib.workbench.forms import Channels, count, plain
+from scellseg_lib.workbench.jobs import Cancelled, Job, lock_for, runs
+
+EMPTY = (
+    "Type the folder of your experiment. Draw the cells in one or two of its images first "
+    "(Annotate)."
+)
+NO_SHOTS = (
+    "None of the images in this folder is annotated yet. Draw all cells in one or two of them "
+    "(Annotate), then press Check."
+)
+NONE_USABLE = "None of the annotated images can be used: the table says why. Mend them, then Check."
+NAME = re.compile(r"\w[\w .()+-]*")
+DRAWN_EVERY = 0.5
+"""Least seconds between two drawings of the curve."""
+TIMED_STEPS = 3
+"""After which the time left is told: the first step is slower, as all is new."""
+CURVES = {
+    "segmentation": ("#0072B2", "error on the annotated images"),
+    "loss": ("#E69F00", "with the comparison of styles"),
+}
+BOX, DISK = 170, "#0072B2"
+"""Width of the piece of an image that is shown, px on the screen, and the colour of the disk."""
+MAX_POINTS = 400
+"""More than a curve of this width can show."""
+
+
+class FinetuneRun(BaseModel):
+    """One fine-tuning: call it in a `Job`; its result is the path of the saved model.
+
+    What is chosen for it is written beside its checkpoint as long as it is unfinished.
+    """
+
+    folder: Path
+    channels: Channels | None
+    start: str
+    """Key of the model to start from."""
+    options: FinetuneOptions
+    device: str
+    name: str
+    """Of the tuned model."""
+    shots: tuple[str, ...]
+    overwrite: bool = False
+
+    log: list[dict[str, float]] = Field(default=[], exclude=True)
+    """Losses of the steps done."""
+    stopped: Any = Field(default=None, exclude=True)
+    """After a stop, the `Model` as it was then; else None."""
+    left_out: list[str] = Field(default=[], exclude=True)
+    """Why images to be segmented could not be read."""
+
+    def model_post_init(self, context: object) -> None:
+        """Look what is done already."""
+        saved = read_run(self.file(layout.CHECKPOINT))
+        self.log = saved.log if saved else []
+
+    def file(self, ending: str) -> Path:
+        """File of the model, of the checkpoint, or of what is chosen, by its ending."""
+        return self.folder / f"{self.name}{ending}"
+
+    def lock(self) -> FileLock:
+        """Keep other windows from the run; Timeout where one learns it."""
+        return lock_for(self.file(layout.RUN))
+
+    def __call__(self, job: Job) -> Path:
+        """Learn to the end and save; a stop keeps the checkpoint and `stopped`, and is `Cancelled`.
+
+        CheckpointOfAnotherRun if the images or the model have changed since a stop.
+        """
+        record = self.file(layout.RUN)
+        with self.lock():
+            self.stopped = None
+            self.model_post_init(None)  # another window may have gone on with it
+            job.report(0, 0, doing="Reading the model and the images")
+            shots, queries = self._read_images(job)
+            job.report(0, 0, doing="Preparing")
+            with whole(record) as scratch:
+                scratch.write_text(self.model_dump_json(indent=2))
+            try:
+                tuned = self._learn(job, shots, queries)
+            finally:
+                if not self.file(layout.CHECKPOINT).exists():  # nothing to go on from
+                    record.unlink(missing_ok=True)
+            self.log = tuned.log
+            if len(tuned.log) < self.options.steps:
+                self.stopped = tuned
+                raise Cancelled
+            return self._save(tuned)
+
+    @property
+    def how_far(self) -> str:
+        """How many steps are done, in words."""
+        return f"{len(self.log)} of {self.options.steps} steps are done"
+
+    @property
+    def is_learnt(self) -> bool:
+        """Whether a window on this computer learns it now."""
+        try:
+            with self.lock():
+                return False
+        except Timeout:
+            return True
+
+    def keep(self) -> Path:
+        """Save the model as it was when the run was stopped."""
+        assert self.stopped is not None
+        with self.lock():
+            card = self.stopped.card
+            recipe = card.recipe | {"stopped_after": len(self.stopped.log)}
+            self.stopped.card = card.model_copy(update={"recipe": recipe})
+            return self._save(self.stopped)
+
+    def discard(self) -> None:
+        """Forget the run, its checkpoint too."""
+        with self.lock():
+            self._forget()
+
+    def _learn(self, job: Job, shots: Dataset, queries: Dataset | None) -> Model:
+        start, device = experiment.load_start(self.start, self.folder), torch.device(self.device)
+        start.network.to(device)
+        return finetune(
+            start,
+            shots,
+            queries,
+            **self.options.model_dump(),
+            device=device,
+            checkpoint=self.file(layout.CHECKPOINT),
+            callback=partial(self._step, job),
+        )
+
+    def _step(self, job: Job, progress: Progress) -> None:
+        self.log.append({"step": progress.step, **progress.losses})
+        try:
+            job.report(progress.step, progress.n_steps, doing="Learning")
+        except Cancelled:
+            raise Enough from None  # at the end of a step, so that this state is whole
+
+    def _read_images(self, job: Job) -> tuple[Dataset, Dataset | None]:
+        """Shots, and the images to be segmented that can be read, where the strategy needs them."""
+        images = load_folder(self.folder, self.channels)
+        shots = tuple(sample for sample in images.shot if sample.name in self.shots)
+        if not STRATEGIES[self.options.strategy].needs_queries:
+            return replace(images, samples=shots), None
+        self.left_out, queries = [], []
+        for done, sample in enumerate(images.query.without_masks()):
+            job.report(done, len(images.query), doing="Checking the images to be segmented")
+            try:
+                _ = sample.without_masks().image  # a copy: its pixels go with it
+                queries.append(sample)
+            except (ScellsegError, OSError) as error:
+                self.left_out.append(plain(error))
+        return replace(images, samples=shots), replace(images, samples=tuple(queries)) or None
+
+    def _save(self, tuned: Model) -> Path:
+        file = self.file(layout.MODEL)
+        if file.exists() and not self.overwrite:  # it came while this learnt
+            free = layout.find_free_name(self.folder, self.name)
+            file = self.folder / f"{free}{layout.MODEL}"
+        tuned.save(file)
+        self._forget()
+        return file
+
+    def _forget(self) -> None:
+        self.stopped = None
+        for ending in (layout.CHECKPOINT, layout.RUN):
+            self.file(ending).unlink(missing_ok=True)
+
+
+def find_runs(folder: Path) -> list[FinetuneRun]:
+    """Unfinished runs of a folder, in whatever window, the latest first."""
+    found = []
+    for record in layout.find_runs(folder):
+        try:
+            said = json.loads(record.read_bytes()) | {"folder": record.parent}
+            found.append(FinetuneRun.model_validate(said))
+        except (ScellsegError, OSError, TypeError, ValueError):
+            continue  # no record of ours
+    return found
+
+
+class FinetunePanel(ipywidgets.VBox):
+    """Fine-tune a model on the annotated images of a folder, without a line of code.
+
+    Every field and button is an attribute (`folder`, `model`, `steps`, `start` ..) that Python can
+    set or click as a hand does. `on_tuned` is called with the path of each model that is saved,
+    from the thread that saved it.
+    """
+
+    def __init__(
+        self, folder: Path | None = None, on_tuned: Callable[[Path], None] | None = None
+    ) -> None:
+        self.on_tuned = on_tuned
+        self.found: Survey | None = None
+        self.job: Job | None = None
+        self.run: FinetuneRun | None = None
+        """The one that runs, or was stopped and can be gone on with."""
+        self._stopped_here: FinetuneRun | None = None
+        self._learnt_elsewhere: list[str] = []
+        self._looking: Job | None = None
+        self._proposed, self._drawn, self._is_filling = "", 0.0, False
+        self._lock = RLock()  # a run may end while the page asks for something
+        super().__init__([*self._make_choices(), *self._make_run()])
+        self.add_class("scellseg-finetune-panel")
+        self.folder.observe(lambda _: self.look(), "value")
+        self.name.observe(lambda _: self._show_state(), "value")
+        self.model.observe(lambda _: self._model_chosen(), "value")
+        self._show_found()
+        self.message.tell(EMPTY)
+        if folder is not None:
+            self.folder.value = str(folder)
+
+    def _make_choices(self) -> list[ipywidgets.Widget]:
+        self.folder = forms.text_field("tune-folder", hint="folder of your experiment")
+        self.check = forms.button("Check", "tune-check", self.look, tip="look into it again")
+        self.shots, self.diameter, self.about = (
+            ipywidgets.HTML().add_class(f"scellseg-tune-{name}")
+            for name in ("shots", "diameter", "about")
+        )
+        self.channels = forms.ChannelFields("tune", self._follow_choice)
+        self.model = forms.dropdown("tune-model")
+        self.strategy = ipywidgets.RadioButtons(
+            options=[
+                (f"{name.capitalize()}: {way.help}", name) for name, way in STRATEGIES.items()
+            ],
+            value=FinetuneOptions.default("strategy"),
+            layout={"width": "auto"},
+        ).add_class("scellseg-tune-strategy")
+        self.steps = forms.number_field("tune-steps", FinetuneOptions, "steps")
+        self.batch = forms.number_field("tune-batch", FinetuneOptions, "batch_size")
+        self.device = forms.dropdown("tune-device", list_devices())
+        self.name = forms.text_field("tune-name")
+        self.overwrite = forms.tick("replace the model of that name", "tune-overwrite")
+        return [
+            forms.heading("Your annotated images"),
+            forms.row("Folder", self.folder, self.check),
+            self.shots,
+            self.channels,
+            forms.row("Size of the cells", self.diameter),
+            forms.heading("How to learn"),
+            forms.row("Start from", self.model),
+            forms.row("", self.about),
+            forms.row("Way of learning", self.strategy),
+            forms.row("Steps", self.steps, self.batch, forms.note("pieces of images per step")),
+            forms.row("Compute with", self.device),
+            forms.row("Name of the model", self.name, self.overwrite),
+        ]
+
+    def _make_run(self) -> list[ipywidgets.Widget]:
+        self.start = forms.button("Start", "tune-start", self.begin, style="primary")
+        self.stop = forms.button("Stop", "tune-stop", self.cancel, style="warning")
+        self.go_on = forms.button("Go on", "tune-go-on", self.begin, style="primary")
+        self.keep = forms.button("Keep as it is", "tune-keep", self.keep_as_is)
+        self.discard = forms.button("Discard", "tune-discard", self.forget)
+        self.progress = ipywidgets.IntProgress(layout={"width": "420px"})
+        self.time, self.curve = ipywidgets.HTML(), ipywidgets.HTML()
+        self.message = forms.Message()
+        return [
+            forms.heading("Fine-tune"),
+            ipywidgets.HBox([self.start, self.stop, self.go_on, self.keep, self.discard]),
+            ipywidgets.HBox([self.progress, self.time]),
+            self.message,
+            self.curve,
+        ]
+
+    # --- the folder -----------------------------------------------------------------------------
+
+    def look(self) -> None:
+        """Look into the folder, in the background; after what is shown of a run that ends."""
+        with self._lock:
+            if runs(self.job):
+                return
+            folder = forms.typed_path(self.folder.value)
+            self._stopped_here = self.run or self._stopped_here
+            self.found = self.run = None
+            if self._looking is not None:
+                self._looking.cancel()
+            self._show_found()
+            if folder is None:
+                self.message.tell(EMPTY)
+                return
+            self.message.tell("Looking into the folder ...")
+            survey = experiment.Experiment(folder).survey
+            self._looking = Job(lambda job: survey(job.report), on_change=self._looked)
+            self._looking.start()
+
+    def _looked(self, job: Job) -> None:
+        if job is not self._looking:
+            return  # another folder was named meanwhile
+        if job.state == "running" and job.total:
+            self.message.tell(f"Reading the annotated images: {job.done} of {job.total} ...")
+        elif job.error is not None:
+            self.message.fail(plain(job.error))
+        elif job.state == "done":
+            with self._lock:
+                self.found = job.result
+                self._show_found()
+
+    def _show_found(self) -> None:
+        found = self.found
+        unfinished = find_runs(found.folder) if found else []
+        self._learnt_elsewhere = [run.name for run in unfinished if run.is_learnt]
+        self.run = next((run for run in unfinished if run.log and not run.is_learnt), None)
+        mine, keys = self._stopped_here, ("folder", "name", "log")
+        # Another window may have gone on with it: then the model that is held here is out of date.
+        if mine and self.run and all(getattr(mine, k) == getattr(self.run, k) for k in keys):
+            self.run = mine
+        self.shots.value = tell_shots(found) if found else ""
+        self._is_filling = True
+        self._offer_models()
+        self.channels.offer(found.channels if found and found.usable else [])
+        if self.run:
+            self._fill(self.run)
+        self._is_filling = False
+        self._show_curve(self.run)
+        self._follow_choice()
+
+    def _say_what_next(self, found: Survey) -> None:
+        left_out = len(found.shots) - len(found.usable)
+        if self.run:
+            self.message.tell(
+                f"An unfinished run, {self.run.name}, lies here: {self.run.how_far}. Go on with "
+                "it, or discard it."
+            )
+        elif self._learnt_elsewhere:
+            self.message.tell(
+                f"{', '.join(self._learnt_elsewhere)} is still being learnt in another window. Its "
+                "model appears in the folder when it is done; press Check to look. You can start "
+                "another beside it, but both are then slower."
+            )
+        elif problem := self._find_problem():
+            self.message.fail(problem)
+        elif left_out:
+            self.message.tell(
+                f"{count(left_out, 'annotated image is', 'annotated images are')} left out: the "
+                "table says why. You can start without, or mend and Check again."
+            )
+        else:
+            self.message.tell("Ready: press Start.")
+
+    # --- what is chosen -------------------------------------------------------------------------
+
+    def _offer_models(self) -> None:
+        before: OfferedModel | None = self.model.value
+        known = experiment.offer_starts(self.found.folder if self.found else None)
+        self.model.options = [(start.title, start) for start in known]
+        self.model.value = next(
+            (one for one in known if before and one.key == before.key), known[0]
+        )
+
+    def _model_chosen(self) -> None:
+        with self._lock:  # a choice by hand while a thread fills the form comes after that
+            start: OfferedModel = self.model.value
+            if not self._is_filling:
+                if start.is_own and start.card:
+                    self.channels.choose(start.card.channels)
+                self._follow_choice()
+
+    def _follow_choice(self) -> None:
+        """Show what follows from what is chosen, and say what to do next."""
+        found, start = self.found, self.model.value
+        self.about.value = escape(experiment.describe_model(start.card)) if start.card else ""
+        self._propose_name(start)
+        self.diameter.value = ""
+        self._show_state()
+        if found:
+            self._say_what_next(found)
+            if found.usable and not self.channels.is_missing:
+                with self.message.tell_errors():
+                    self.diameter.value = tell_diameter(found, self.channels.value)
+
+    def _propose_name(self, start: OfferedModel) -> None:
+        """Propose a free name, unless the user has given one."""
+        if self.found and not self.run and self.name.value in ("", self._proposed):
+            kind = start.card.architecture if start.card and not start.is_own else "tuned"
+            wanted = re.sub(r"[^\w.-]", "_", self.found.folder.name).strip("._-") or "my"
+            self._proposed = layout.find_free_name(self.found.folder, f"{wanted}-{kind}")
+            self.name.value = self._proposed
+
+    def choose(self) -> FinetuneRun | None:
+        """Run as it is chosen; None while there is nothing to learn from."""
+        if not (self.found and self.found.usable) or self.channels.is_missing:
+            return None
+        return FinetuneRun(
+            folder=self.found.folder,
+            channels=self.channels.value,
+            start=self.model.value.key,
+            options=FinetuneOptions(
+                strategy=self.strategy.value, steps=self.steps.value, batch_size=self.batch.value
+            ),
+            device=self.device.value,
+            name=self.name.value.strip().removesuffix(layout.MODEL),
+            shots=tuple(shot.name for shot in self.found.usable),
+            overwrite=self.overwrite.value,
+        )
+
+    def _fill(self, run: FinetuneRun) -> None:
+        """Show what was chosen for a run that was stopped."""
+        self.channels.choose(run.channels)
+        self.steps.value, self.batch.value = run.options.steps, run.options.batch_size
+        self.strategy.value, self.name.value = run.options.strategy, run.name
+        starts = {start.key: start for _, start in self.model.options}
+        self.model.value = starts.get(run.start, self.model.value)
+        if run.device in [device for _, device in self.device.options]:
+            self.device.value = run.device
+
+    def _find_problem(self) -> str:
+        """Say why a run cannot begin; empty where it can."""
+        if self.found is None:
+            return "Name the folder of your experiment first, and press Check."
+        if not self.found.usable:
+            return NONE_USABLE if self.found.shots else NO_SHOTS
+        run = self.choose()
+        if run is None:
+            return "The images have several channels: choose the one of the cells."
+        if not NAME.fullmatch(run.name):
+            return "Give the new model a name of letters, digits, spaces, - and _."
+        if run.file(layout.CHECKPOINT).exists():
+            return "An unfinished run of this name lies in the folder. Give another name."
+        if run.file(layout.MODEL).exists() and not run.overwrite:
+            return "There is a model of this name. Give another, or tick that it be replaced."
+        return ""
+
+    # --- the run --------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Start, or go on with the run that was stopped, or say what is missing."""
+        if runs(self.job):
+            return
+        problem = "" if self.run else self._find_problem()
+        run = self.run or self.choose()
+        if problem or run is None:
+            self.message.fail(problem)
+            return
+        self.run, self._drawn = run, 0.0
+        self.job = Job(run, on_change=partial(self._followed, run))
+        self.message.tell("")
+        self.job.start()
+
+    def cancel(self) -> None:
+        """Stop after the step that is being done."""
+        with self._lock:
+            if self.job is not None and runs(self.job):
+                self.message.tell("Stopping after this step ...")
+                self.job.cancel()
+
+    def keep_as_is(self) -> None:
+        """Save the model as it was when the run was stopped."""
+        if self.run and self.run.stopped and not runs(self.job):
+            with self.message.tell_errors():
+                self._saved(self.run.keep(), self.run)
+
+    def forget(self) -> None:
+        """Discard the run that was stopped; what it had learnt is lost."""
+        if self.run and not runs(self.job):
+            with self.message.tell_errors():
+                self.run.discard()
+                self.look()
+
+    def _followed(self, run: FinetuneRun, job: Job) -> None:
+        """Show how far the run is; called from its thread."""
+        if job is not self.job:
+            return
+        if job.ended:
+            with self._lock:
+                self._ended(job, run)
+            return
+        self.progress.max, self.progress.value = max(job.total, 1), job.done
+        self.time.value = tell_progress(job)
+        if monotonic() - self._drawn >= DRAWN_EVERY:
+            self._drawn = monotonic()
+            self._show_curve(run)
+            self._show_state()
+
+    def _ended(self, job: Job, run: FinetuneRun) -> None:
+        self._show_curve(run)
+        if job.state == "done":
+            self._saved(job.result, run)
+            return
+        if not run.file(layout.CHECKPOINT).exists():
+            self.run = None
+        self._show_state()
+        if job.error is not None:
+            self.message.fail(plain(job.error))
+        elif run.stopped is None:
+            self.message.tell("Stopped before the first step.")
+        else:
+            self.message.tell(
+                f"Stopped: {run.how_far}. Go on, keep the model as it is now, or discard it."
+            )
+
+    def _saved(self, path: Path, run: FinetuneRun) -> None:
+        """Say what was saved, and offer it as a model to start from."""
+        self.run = None
+        text = (
+            f"Saved as {path.name}, with the size of its cells. It has learnt from "
+            f"{count(len(run.shots), 'annotated image')}. Segment your images with it next."
+        )
+        if run.left_out:
+            text += "\nLeft out, as they could not be read: " + " ".join(run.left_out)
+        self._is_filling = True
+        self._offer_models()
+        self._is_filling = self.overwrite.value = False
+        self._follow_choice()
+        self.message.tell(text)
+        if self.on_tuned is None:
+            return
+        try:
+            self.on_tuned(path)
+        except Exception as error:  # the model is saved all the same
+            self.message.fail(f"{text}\nBut it could not be passed on: {plain(error)}")
+
+    def _show_state(self) -> None:
+        """Show the buttons that can be used now, and free or fix the fields."""
+        running, chosen = runs(self.job), self.choose()
+        stopped = self.run is not None and not running
+        free = not running and not stopped
+        forms.show(self.start, free)
+        for widget in (self.stop, self.progress, self.time):
+            forms.show(widget, running)
+        for widget in (self.go_on, self.discard):
+            forms.show(widget, stopped)
+        forms.show(self.keep, stopped and self.run is not None and self.run.stopped is not None)
+        forms.show(
+            self.overwrite, free and chosen is not None and chosen.file(layout.MODEL).exists()
+        )
+        self.folder.disabled = self.check.disabled = running
+        for field in (
+            *(self.channels.cells, self.channels.nuclei, self.model, self.strategy, self.steps),
+            *(self.batch, self.device, self.name, self.overwrite),
+        ):
+            field.disabled = not free
+
+    def _show_curve(self, run: FinetuneRun | None) -> None:
+        self.curve.value = draw_losses(list(run.log), run.options.steps) if run else ""
+
+
+def list_devices() -> list[tuple[str, str]]:
+    """What can compute here, as (label, name), the fastest first."""
+    graphics = [torch.device("cuda", i) for i in range(torch.cuda.device_count())]
+    known = [(f"Graphics card ({machine(device)})", str(device)) for device in graphics]
+    if default_device().type == "mps":
+        known.append(("Graphics processor (Apple)", "mps"))
+    return [*known, ("Processor (CPU)", "cpu")]
+
+
+def tell_progress(job: Job) -> str:
+    """Say what a run does, how far it is, and how long it will take once that is known."""
+    text = str(job.facts.get("doing", ""))
+    if job.total:
+        text += f": {job.done} of {job.total}"
+    if job.seconds_left is None or job.done < TIMED_STEPS:
+        return f"{text}. The time is known after {TIMED_STEPS} steps."
+    return f"{text}, about {forms.duration(job.seconds_left)} left"
+
+
+def tell_shots(found: Survey) -> str:
+    """Tell how much is annotated, with a table of the images: those left out say why."""
+    cells = sum(shot.cells for shot in found.usable)
+    summary = (
+        f"<b>{count(len(found.usable), 'annotated image')}</b> with {count(cells, 'cell')}; "
+        f"{count(len(found.queries), 'image')} to be segmented."
+    )
+    rows = [
+        (shot.name, "", "", f"\N{WARNING SIGN} left out: {shot.problem}")
+        if shot.problem
+        else (shot.name, str(shot.cells), f"{shot.diameter:.0f} px", "")
+        for shot in found.shots
+    ]
+    frame = pd.DataFrame(rows, columns=["Image", "Cells", "Diameter", ""])
+    return summary + (forms.table(frame) if rows else "")
+
+
+def tell_diameter(found: Survey, channels: Channels | None) -> str:
+    """Tell the diameter of the cells, with a piece of an image, which is read, and their disk."""
+    crop, diameter = found.crop(channels), found.diameter
+    grey = rescale_intensity(crop, tuple(np.percentile(crop, (1, 99))), np.uint8).astype(np.uint8)
+    png, disk = b64encode(png_encode(grey)).decode(), BOX * diameter / len(crop)
+    large = " (they are nearly as large as the image)" if len(crop) <= 2 * diameter else ""
+    return (
+        f"<img src='data:image/png;base64,{png}' width='{BOX}' alt='a piece of an image'/> "
+        f"<div style='display:inline-block;border-radius:50%;background:{DISK};"
+        f"width:{disk:.1f}px;height:{disk:.1f}px'></div><br>On average your drawn cells are as "
+        f"large as a disk {diameter:.0f} px wide{large}; the new model remembers it."
+    )
+
+
+def draw_losses(log: list[dict[str, float]], n_steps: int) -> str:
+    """Draw the losses of a fine-tuning: each is a dot, the line their mean over a tenth."""
+    if not log:
+        return ""
+    losses = pd.DataFrame(log)
+    means = losses.rolling(max(1, len(log) // 10), min_periods=1).mean()
+    shown = slice(None, None, -(-len(log) // MAX_POINTS))
+    figure = Figure(figsize=(5.8, 2.2), layout="constrained")
+    axes = figure.subplots()
+    for name, (colour, label) in CURVES.items():
+        if name == "segmentation" or not losses[name].equals(losses["segmentation"]):
+            at = losses["step"][shown]
+            axes.plot(at, losses[name][shown], ".", color=colour, alpha=0.35, markersize=3)
+            axes.plot(at, means[name][shown], color=colour, label=label)
+    axes.set(xlim=(0, n_steps), ylim=(0, None), xlabel="step")
+    axes.legend(loc="upper right", frameon=False)
+    now = losses["segmentation"].iloc[-1]
+    return plots.render_html(figure, f"Loss over {len(log)} of {n_steps} steps, now {now:.3g}")

@@ -1,0 +1,657 @@
+"""The inference panel: one image or a folder, with a preview, and results to look at and correct.
+
+A run is that of ``scellseg segment`` (see `files.folder`), with the same files as results: either
+goes on with what the other has begun.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from html import escape
+from pathlib import Path
+from threading import RLock
+
+import ipywidgets
+import numpy as np
+
+from scellseg_lib.errors import ChannelsNeeded, MasksMadeOtherwise, ScellsegError
+from scellseg_lib.files import layout
+from scellseg_lib.files.folder import (
+    FolderOutcome,
+    ImageJob,
+    plan_jobs,
+    read_record,
+    segment_jobs,
+)
+from scellseg_lib.files.images import read_image, read_pixels
+from scellseg_lib.model import Model
+from scellseg_lib.network import weights_hash
+from scellseg_lib.representation import Decoding
+from scellseg_lib.segmentation import Prediction, decode
+from scellseg_lib.workbench import experiment, forms, session
+from scellseg_lib.workbench.editor import ImageView
+from scellseg_lib.workbench.experiment import OfferedModel, SegmentedImage
+from scellseg_lib.workbench.forms import count, plain
+from scellseg_lib.workbench.jobs import Job, runs
+from scellseg_lib.workbench.session import SegmentationSettings
+
+EMPTY = "Type the folder of your images, or the path of one image, and press Enter."
+DAMAGED = "the masks are damaged; delete their file and segment again"
+SHOWN = 30
+"""Failures that are listed one by one."""
+SUMMARY = {
+    "round": "Round",
+    "model": "Model",
+    "shots": "Annotated images",
+    "shot_cells": "Their cells",
+    "images": "Corrected images",
+    "ap50": "AP at IoU 0.5",
+    "map": "Mean AP",
+    "added": "Cells added",
+    "removed": "Cells removed",
+    "changed": "Cells changed",
+}
+"""What is shown of the rounds of correction."""
+Action = Callable[[SegmentedImage], object]
+Chosen = tuple[OfferedModel, Model, SegmentationSettings]
+
+
+# --- with which model, and how ----------------------------------------------------------------
+
+
+class SegmentForm(ipywidgets.VBox):
+    """Model, diameter, channels, thresholds and the ways to decode; `refresh` fills it.
+
+    `on_change` is called after anything was changed.
+    """
+
+    def __init__(self, on_change: Callable[[], None]) -> None:
+        self.loaded: tuple[OfferedModel, Model, str] | None = None
+        """The model chosen and the hash of its weights; None where it cannot be loaded."""
+        self._on_change, self._is_filling = on_change, False
+        self._chosen: OfferedModel | None = None
+        self.model = forms.dropdown("segment-model")
+        self.origin = ipywidgets.HTML(layout={"width": "620px"})
+        self.message = forms.Message()
+        self.diameter = ipywidgets.BoundedFloatText(min=1, max=5000, layout={"width": "110px"})
+        self.diameter.add_class("scellseg-segment-diameter")
+        self.usual = ipywidgets.HTML()
+        self.channels = forms.ChannelFields("segment", self._changed)
+        self.thresholds = session.Thresholds(self._changed)
+        self.full_size = forms.tick(
+            "Smooth outlines: find the cells at the image's full size",
+            "segment-full-size",
+            value=True,
+        )
+        self.flips = forms.tick(
+            "Look at each image four times, mirrored: better, four times as long", "segment-flips"
+        )
+        thresholds = ipywidgets.Box([self.thresholds], layout={"width": "520px"})
+        super().__init__(
+            [
+                forms.row("Model", self.model),
+                forms.row("", self.origin),
+                self.message,
+                forms.row("Diameter of the cells", self.diameter, self.usual),
+                self.channels,
+                forms.row("Thresholds", thresholds),
+                forms.row("For the best cells", ipywidgets.VBox([self.full_size, self.flips])),
+            ]
+        )
+        self.model.observe(self._model_chosen, "value")
+        for widget in (self.diameter, self.full_size, self.flips):
+            widget.observe(lambda _: self._changed(), "value")
+
+    def refresh(self, folder: Path | None, choose: Path | None = None) -> None:
+        """List the models of an experiment anew, and choose one.
+
+        That is `choose`, else the one that the user chose before, else the newest of the user's
+        own, else Scellseg.
+        """
+        found = experiment.offer_models(folder)
+        wanted = [one for one in found if choose is not None and one.name == choose]
+        kept = [one for one in found if self._chosen and one.key == self._chosen.key]
+        self._is_filling = True
+        self.model.options = [(one.title, one) for one in found]
+        self.model.value = (wanted or kept or found)[0]
+        self._is_filling = False
+        self._chosen = wanted[0] if wanted else self._chosen
+        self._load()
+
+    @property
+    def chosen(self) -> Chosen | None:
+        """The model and the settings as they are; None without a model."""
+        if self.loaded is None:
+            return None
+        offered, model, _ = self.loaded
+        settings = SegmentationSettings(
+            self.diameter.value,
+            self.thresholds.apply_to(model.card.decoding, model.representation),
+            self.full_size.value,
+            self.flips.value,
+            self.channels.value,
+        )
+        return offered, model, settings
+
+    def take_thresholds(self, decoding: Decoding) -> None:
+        """Move the thresholds to those of a decoding."""
+        if self.loaded is not None:
+            model = self.loaded[1]
+            own, used = model.card.decoding, model.representation.thresholds
+            wanted = {name: getattr(decoding, name) for name in used}
+            self.thresholds.chosen = {k: v for k, v in wanted.items() if v != getattr(own, k)}
+            self.thresholds.load(own, model.representation)
+            self._changed()
+
+    def offer_channels(self, names: Sequence[str]) -> None:
+        """Offer channels, at first those that the model was made for; none: nothing to choose."""
+        self.channels.offer(names, ("gray", "none"))
+        if self.loaded is not None and not self.channels.is_by_hand:
+            colours = dict(zip("012", names, strict=False))
+            cells, nuclei = self.loaded[1].card.channels
+            self.channels.choose((colours.get(cells, cells), colours.get(nuclei, nuclei)))
+
+    def _model_chosen(self, change: dict) -> None:
+        if not self._is_filling:
+            self._chosen = change["new"]
+            self._load()
+
+    def _load(self) -> None:
+        """Load the model chosen and show what its card says."""
+        self.loaded = None
+        self.thresholds.chosen = {}
+        try:
+            model = self.model.value.load()
+        except (ScellsegError, OSError) as error:
+            self.message.fail(f"{plain(error)} Choose another model.")
+            self.origin.value = self.usual.value = ""
+            self.thresholds.load(None, None)
+        else:
+            self.loaded = self.model.value, model, weights_hash(model.network)
+            self.message.tell("")
+            self.origin.value = escape(experiment.describe_model(model.card))
+            self.usual.value = f"&nbsp;px (the model was made for {model.card.diameter:g})"
+            self._is_filling = True
+            self.diameter.value = model.card.diameter
+            self._is_filling = False
+            self.thresholds.load(model.card.decoding, model.representation)
+            self.offer_channels([name for _, name in self.channels.cells.options[1:-1]])
+        self._on_change()
+
+    def _changed(self) -> None:
+        if not self._is_filling:
+            self._on_change()
+
+
+# --- one image, tried -------------------------------------------------------------------------
+
+
+class SegmentPreview(ipywidgets.VBox):
+    """Try settings on one image: the network runs once, thresholds act at once.
+
+    `on_fail` is called with an image that cannot be segmented, and its error.
+    """
+
+    def __init__(self, form: SegmentForm, on_fail: Callable[[Path, Exception], None]) -> None:
+        self._form, self._on_fail = form, on_fail
+        self._tried: tuple[tuple, Prediction, np.ndarray] | None = None
+        """What the network's answer depended on, the answer, and the image's pixels."""
+        self._drawn: Prediction | None = None
+        self.job: Job | None = None
+        self.image = forms.dropdown("preview-image", width="320px")
+        self.button = forms.button("Try", "preview-try", self.try_image)
+        self.message = forms.Message()
+        self.view = ImageView(height=420)
+        forms.show(self.view, False)
+        self._redraw = session.Newest(self._draw)
+        self.image.observe(lambda _: self.follow(), "value")
+        parts = [forms.row("Image", self.image, self.button), self.message, self.view]
+        super().__init__(parts)
+        self.add_class("scellseg-preview")
+
+    def offer(self, images: Sequence[Path]) -> None:
+        """Offer images; the one chosen before stays if it is among them."""
+        before = self.image.value
+        self.image.options = [(image.name, image) for image in images]
+        if images:
+            self.image.value = before if before in images else images[0]
+        self.button.disabled = not images
+        if not images:
+            self.message.tell("Say above where your images are; then try the settings on one.")
+        elif self._tried is None:
+            self.message.tell("Choose an image and press Try.")
+
+    def try_image(self) -> Job | None:
+        """Let the network see the chosen image, in a thread of its own."""
+        chosen, image = self._form.chosen, self.image.value
+        if chosen is None or image is None:
+            return None
+        _, model, settings = chosen
+
+        def work(job: Job) -> tuple[tuple, Prediction, np.ndarray]:
+            prediction = session.predict_one(model, image, settings)
+            return (image, model, settings.seen), prediction, read_pixels(image)
+
+        self.job = Job(work, on_change=partial(self._followed, image))
+        return self.job.start()
+
+    def follow(self) -> None:
+        """Bring the cells to the thresholds as they are now."""
+        if self._tried is not None and not runs(self.job):
+            self._redraw()
+
+    def _followed(self, image: Path, job: Job) -> None:
+        if job is not self.job:
+            return  # another was begun meanwhile
+        self.button.disabled = not job.ended
+        if not job.ended:
+            self.message.tell("The network looks at the image. This can take a few seconds.")
+        elif job.error is not None:
+            self.message.fail(plain(job.error))
+            self._on_fail(image, job.error)
+        else:
+            self._tried = job.result
+            self._redraw()
+
+    def _draw(self) -> None:
+        chosen, tried, image = self._form.chosen, self._tried, self.image.value
+        if chosen is None or tried is None:
+            return
+        (_, model, settings), (seen, prediction, pixels) = chosen, tried
+        if seen != (image, model, settings.seen):
+            self.message.tell("What you have changed needs a new look: press Try again.")
+            return
+        known = model.representation
+        masks = decode(prediction, known, settings.decoding, resample=settings.resample)
+        if prediction is self._drawn:
+            self.view.show_labels(masks)
+        else:
+            pictures = session.network_pictures(prediction, known)
+            self.view.show(pixels, masks, layers=pictures, title=image.name)
+            self._drawn = prediction
+        forms.show(self.view, True)
+        n_cells = count(int(np.count_nonzero(np.unique(masks))), "cell")
+        hint = "" if masks.any() else " Lower the cell probability, or check the diameter."
+        self.message.tell(f"{n_cells} found.{hint} Move a threshold: the cells follow.")
+
+
+# --- what is there ----------------------------------------------------------------------------
+
+
+class SegmentResults(ipywidgets.VBox):
+    """List of segmented images, with their numbers of cells, and the rounds of correction.
+
+    `on_inspect` and `on_edit` are called with a `SegmentedImage` by "Look at it" and "Correct it",
+    which are there only with them.
+    """
+
+    def __init__(self, on_inspect: Action | None, on_edit: Action | None) -> None:
+        self.entries: list[SegmentedImage] = []
+        self.job: Job | None = None
+        """Counts their cells, which can take a while; None where their numbers are known."""
+        self._lock = RLock()  # lists come from the page, from a run that ends, and counted
+        self.list = ipywidgets.Select(rows=10, layout={"width": "520px"})
+        self.list.add_class("scellseg-segment-results")
+        self.message = forms.Message()
+        actions = (("Look at it", "inspect", on_inspect), ("Correct it", "edit", on_edit))
+        self.buttons = {
+            name: forms.button(words, f"segment-{name}", partial(self._press, act))
+            for words, name, act in actions
+            if act
+        }
+        self.rounds = ipywidgets.HTML()
+        buttons = ipywidgets.HBox(list(self.buttons.values()))
+        super().__init__([self.message, self.list, buttons, self.rounds])
+
+    def show(self, entries: Sequence[SegmentedImage], folder: Path | None) -> None:
+        """Show results, and the rounds of the experiment in a folder."""
+        with self._lock:
+            if self.job is not None:
+                self.job.cancel()
+            chosen = None if self.list.index is None else self.entries[self.list.index].masks
+            self.entries = list(entries)
+            there = [entry.masks for entry in entries]
+            self.list.options = [(entry.name, k) for k, entry in enumerate(entries)]
+            self.list.index = there.index(chosen) if chosen in there else 0 if there else None
+            forms.show(self.list, bool(there))
+            for one in self.buttons.values():
+                one.disabled = not there
+            self._show_rounds(folder)
+            self.job = Job(partial(self._count, self.entries), on_change=self._followed)
+            self.job.start()
+
+    def _count(self, entries: list[SegmentedImage], job: Job) -> list[int | None]:
+        """Count the cells of results; None where the masks are damaged."""
+        cells = []
+        for done, entry in enumerate(entries):
+            job.report(done, len(entries))
+            cells.append(experiment.count_cells(entry.masks))
+        return cells
+
+    def _followed(self, job: Job) -> None:
+        """Add the numbers of cells to the list; what is chosen in it stays."""
+        with self._lock:
+            if job is not self.job:
+                return  # others are listed by now
+            if not self.entries:
+                self.message.tell("Nothing is segmented here yet. Press Segment above.")
+            elif job.error is not None:
+                self.message.fail(plain(job.error))
+            elif job.state != "done":
+                n_images = count(len(self.entries), "image")
+                self.message.tell(f"{n_images}; their cells are being counted ...")
+            else:
+                chosen = self.list.index
+                self.list.options = [
+                    (f"{one.name}: {DAMAGED if cells is None else count(cells, 'cell')}", k)
+                    for k, (one, cells) in enumerate(zip(self.entries, job.result, strict=True))
+                ]
+                self.list.index = chosen
+                total = count(sum(number or 0 for number in job.result), "cell")
+                self.message.tell(f"{count(len(job.result), 'image')} with {total}.")
+
+    def _press(self, act: Action) -> None:
+        with self._lock:
+            chosen = self.entries[self.list.index]
+        with self.message.tell_errors():
+            act(chosen)
+
+    def _show_rounds(self, folder: Path | None) -> None:
+        self.rounds.value = ""
+        if folder is None:
+            return
+        try:
+            summary = experiment.Experiment(folder).sum_up_rounds()
+        except ScellsegError as error:
+            self.rounds.value = f"<p>&#9888; {escape(plain(error))}</p>"
+            return
+        if len(summary):
+            frame = summary[list(SUMMARY)].rename(columns=SUMMARY)
+            self.rounds.value = (
+                f"<b>Rounds of correction</b>{forms.table(frame)}<small>Annotated "
+                "images: when the round began. Scores, from 0 to 1, compare what the model gave "
+                "with your correction; images that it had learnt from do not count. IoU says how "
+                "well two outlines agree: the area that both share, divided by the area of either. "
+                "AP at IoU 0.5: the cells found with an IoU of 0.5 or more, divided by these and "
+                "all that were missed or found wrongly. Mean AP: the same, averaged over ten "
+                "demands from 0.5 to 0.95.</small>"
+            )
+
+
+# --- the panel --------------------------------------------------------------------------------
+
+
+class SegmentPanel(ipywidgets.VBox):
+    """Segment one image or a folder, of an experiment or not; see `SegmentResults`."""
+
+    def __init__(
+        self,
+        folder: Path | None = None,
+        on_inspect: Action | None = None,
+        on_edit: Action | None = None,
+    ) -> None:
+        self.folder = folder
+        self.job: Job | None = None
+        self._jobs: list[ImageJob] = []
+        self._source = self._output = Path()
+        self._coloured: Path | None = None
+        self._lock = RLock()  # a run may end while the page asks for something
+        self.source = forms.text_field(
+            "segment-source", width="520px", hint="folder of images, or one image"
+        )
+        self.output = forms.text_field("segment-output", width="520px")
+        self.found = forms.Message().add_class("scellseg-segment-found")
+        self.form = SegmentForm(lambda: self.preview.follow())
+        self.preview = SegmentPreview(self.form, self.ask_channels)
+        self.results = SegmentResults(on_inspect, on_edit)
+        super().__init__(
+            [
+                forms.heading("Segment images"),
+                forms.row("Images", self.source),
+                forms.row("", self.found),
+                forms.row("Masks go to", self.output),
+                self.form,
+                forms.heading("Try it on one image"),
+                self.preview,
+                forms.heading("Segment them all"),
+                *self._make_run(),
+                forms.heading("Results"),
+                self.results,
+            ]
+        )
+        self.add_class("scellseg-segment-panel")
+        self.source.observe(lambda _: self._source_typed(), "value")
+        self.output.observe(lambda _: self.check(), "value")
+        self.form.model.observe(lambda _: self.list_results(), "value")
+        self.go_to(folder)
+
+    def _make_run(self) -> list[ipywidgets.Widget]:
+        self.start = forms.button("Segment", "segment-start", self.segment, style="primary")
+        self.pause = forms.button("Pause", "segment-pause", self._pause_or_resume)
+        self.cancel = forms.button("Stop", "segment-cancel", self._cancel)
+        self.bar = ipywidgets.FloatProgress(min=0, max=1, layout={"width": "320px"})
+        self.message = forms.Message()
+        self.failures = ipywidgets.HTML().add_class("scellseg-segment-failures")
+        self.anew = forms.tick("make masks of other settings anew", "segment-anew")
+        for part in (self.pause, self.cancel, self.bar, self.anew):
+            forms.show(part, False)
+        buttons = ipywidgets.HBox([self.start, self.pause, self.cancel, self.bar])
+        return [buttons, self.message, self.anew, self.failures]
+
+    # --- where ----------------------------------------------------------------------------------
+
+    def go_to(self, folder: Path | None, model: Path | None = None) -> None:
+        """Go to an experiment, and choose a model, such as one that was just tuned."""
+        self.folder = folder
+        self.form.refresh(folder, model)
+        if folder is not None:
+            query = folder / layout.QUERY
+            proposed = str(query if query.is_dir() else folder)
+            if self.source.value != proposed:
+                self.source.value = proposed  # is checked thereby
+                return
+        self.check()
+
+    def _source_typed(self) -> None:
+        self.output.value = ""  # that of other images is not meant
+        self.check()
+
+    def check(self) -> None:
+        """Look for the images, and for masks that are there already."""
+        with self._lock:
+            outcome, self._jobs = FolderOutcome(), []
+            source = forms.typed_path(self.source.value)
+            if source is None:
+                self.found.tell(EMPTY)
+            else:
+                usual = layout.results_path(source, self.folder)
+                self.output.placeholder = str(usual)
+                self._source, self._output = source, forms.typed_path(self.output.value) or usual
+                with self.found.tell_errors():
+                    source.stat()  # or it is said that there is no such file
+                    self._jobs, outcome = plan_jobs(source, self._output, ".tif")
+                    self._tell_found()
+            images = [job.image for job in self._jobs if job.image]
+            coloured = [image for image in images if image == self._coloured]
+            self.form.offer_channels(find_channels([*coloured, *images]))
+            self.preview.offer(images)
+            self.start.disabled = not images or runs(self.job)
+            self._list_failures(outcome)
+            self.list_results()
+
+    def _tell_found(self) -> None:
+        there = sum(job.masks.exists() for job in self._jobs)
+        text = f"{count(len(self._jobs), 'image')} found"
+        self.found.tell(f"{text}, {there} of them segmented already." if there else f"{text}.")
+
+    def ask_channels(self, image: Path, error: Exception) -> None:
+        """Ask for channels, if the first image has no choice of them but one that failed has."""
+        with self._lock:
+            if isinstance(error, ChannelsNeeded) and self.form.channels.value is None:
+                self._coloured = image
+                self.form.offer_channels(error.channels)
+
+    # --- the run --------------------------------------------------------------------------------
+
+    def segment(self) -> Job | None:
+        """Segment what has no masks yet, in a thread; None where that cannot be.
+
+        Masks that were made otherwise stay, unless it is ticked that they be made anew.
+        """
+        with self._lock:
+            if not self._jobs or runs(self.job):
+                return None
+            if self.form.chosen is None:
+                self.message.fail("There is no model. Choose one above.")
+                return None
+            outcome, place = FolderOutcome(), (self._source, self._output)
+            work = partial(self._segment, outcome, place, self.form.chosen, self.anew.value)
+            self.anew.value = False
+            forms.show(self.anew, False)
+            self._list_failures(outcome)
+            self.job = Job(work, on_change=partial(self._followed, outcome, self._output))
+            return self.job.start()
+
+    def _segment(
+        self, outcome: FolderOutcome, place: tuple[Path, Path], chosen: Chosen, anew: bool, job: Job
+    ) -> None:
+        """Do the work of a job, which can be held and ended between two images.
+
+        What is written stays, and another run goes on from there.
+        """
+        (source, output), (_, model, settings) = place, chosen
+        jobs, planned = plan_jobs(source, output, ".tif", **settings.reading)
+        outcome.failed |= planned.failed
+        outcome.already = 0 if anew else sum(one.masks.exists() for one in jobs)
+
+        def tell() -> None:
+            done = outcome.already + outcome.segmented + len(outcome.failed) - len(planned.failed)
+            job.report(done, len(jobs), cells=outcome.cells)
+
+        tell()
+        segment_jobs(
+            jobs,
+            replace(model, card=model.card.model_copy(update={"decoding": settings.decoding})),
+            output,
+            outcome,
+            reading=settings.reading | {"format": "tiff"},
+            overwrite=anew,
+            diameter=settings.diameter,
+            resample=settings.resample,
+            flips=settings.flips,
+            callback=tell,
+        )
+
+    def _followed(self, outcome: FolderOutcome, output: Path, job: Job) -> None:
+        with self._lock:
+            if job is not self.job:
+                return
+            for part in (self.pause, self.cancel, self.bar):
+                forms.show(part, not job.ended)
+            self.start.disabled = not job.ended
+            self.pause.description = "Go on" if job.state == "paused" else "Pause"
+            self.bar.value = job.done / job.total if job.total else 0
+            if job.ended:
+                self._ended(job, outcome, output)
+                return
+            text = f"{job.done} of {count(job.total, 'image')}"
+            if job.facts.get("cells"):
+                text += f", {count(job.facts['cells'], 'cell')} so far"
+            if job.state == "paused":
+                text += ". Paused: it waits until you press Go on"
+            elif job.seconds_left is not None:
+                text += f", about {forms.duration(job.seconds_left)} left"
+            self.message.tell(f"{text}.")
+
+    def _ended(self, job: Job, outcome: FolderOutcome, output: Path) -> None:
+        if isinstance(job.error, MasksMadeOtherwise) and job.error.replaceable:
+            forms.show(self.anew, True)
+            self.message.fail(tell_differing(job.error))
+        elif job.error is not None:
+            self.message.fail(plain(job.error))
+        elif job.state == "cancelled":
+            self.message.tell(
+                f"Stopped: {job.done} of {count(job.total, 'image')} done, and kept. "
+                "Press Segment to go on from there."
+            )
+        else:
+            text = f"{count(outcome.segmented, 'image')} segmented, {count(outcome.cells, 'cell')}"
+            if outcome.already:
+                text += f"; {count(outcome.already, 'image')} done before"
+            self.message.tell(f"{text}. The masks are in {output}.")
+        self._list_failures(outcome)
+        for one in self._jobs:
+            error = outcome.failed.get(str(one.masks))
+            if error and one.image:
+                self.ask_channels(one.image, error)
+        if self._jobs and job.error is None:
+            self._tell_found()
+            self.list_results()
+
+    def _list_failures(self, outcome: FolderOutcome) -> None:
+        lines = [f"<li>{escape(plain(error))}</li>" for error in outcome.failed.values()]
+        text = ""
+        if lines:
+            more = [f"<li>and {len(lines) - SHOWN} more</li>"] if len(lines) > SHOWN else []
+            text = (
+                f"<div role='status' style='color:{forms.ERROR_COLOUR};line-height:1.5'>&#9888; "
+                f"<b>{count(len(lines), 'image')} could not be segmented:</b><ul>"
+                f"{''.join(lines[:SHOWN] + more)}</ul>Mend or remove these files and press Segment "
+                "again: the others stay as they are.</div>"
+            )
+        for doubt in outcome.sum_up_doubts():
+            text += f"<p>&#9432; <b>Please check:</b> {escape(plain(doubt))}</p>"
+        self.failures.value = text
+
+    def _pause_or_resume(self) -> None:
+        if self.job is not None:
+            (self.job.resume if self.job.state == "paused" else self.job.pause)()
+
+    def _cancel(self) -> None:
+        with self._lock:
+            if self.job is not None and runs(self.job):
+                self.message.tell("Stopping after the image that is in work.")
+                self.job.cancel()
+
+    # --- results --------------------------------------------------------------------------------
+
+    def list_results(self) -> None:
+        """List anew what is there, and the rounds of correction."""
+        with self._lock:
+            found: list[SegmentedImage] = []
+            if self._jobs and self.form.loaded is not None:
+                files = [(job.image, job.masks) for job in self._jobs if job.image]
+                with self.found.tell_errors():
+                    record = read_record(self._output)
+                    found = experiment.list_results(files, record, self.form.loaded)
+            self.results.show(found, self.folder)
+
+
+def tell_differing(error: MasksMadeOtherwise) -> str:
+    """Tell that masks of other settings are there, and that they may be made anew."""
+    words = {"resample": "full size", "flips": "four views", "weights": "model"}
+    words |= {name: setting.label.lower() for name, setting in session.SETTINGS.items()}
+    differing = "; ".join(
+        f"{words.get(name, name)} {there} there, {now} now"
+        for name, (there, now) in error.differing.items()
+    )
+    return (
+        f"There are masks of other settings: {differing}. They are kept. Choose another folder for "
+        "the new masks, or the former settings; or tick that they be made anew, and press Segment: "
+        "then they are deleted."
+    )
+
+
+def find_channels(images: Sequence[Path]) -> list[str]:
+    """Channels to choose from, by the first image that can be read; none if they do not differ."""
+    for image in images[:5]:
+        try:
+            read_image(image)
+        except ChannelsNeeded as error:
+            return error.channels
+        except ScellsegError:
+            continue
+        return []
+    return []

@@ -1,0 +1,643 @@
+"""The fine-tune panel, driven as by a hand but without a browser: what lies in the folder after."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from math import inf
+from pathlib import Path
+from threading import Condition, Event, Thread
+
+import cv2
+import numpy as np
+import pytest
+import tifffile
+import torch
+
+from scellseg_lib import paths, training
+from scellseg_lib.datasets.load import load_folder
+from scellseg_lib.datasets.weights import load_model, released_file
+from scellseg_lib.device import Precision
+from scellseg_lib.finetuning import finetune
+from scellseg_lib.model import new_model
+from scellseg_lib.network import weights_hash
+from scellseg_lib.training import Enough
+from scellseg_lib.workbench.experiment import offer_models, offer_starts
+from scellseg_lib.workbench.finetune import FinetunePanel, draw_losses
+from scellseg_lib.workbench.jobs import Job, lock_for
+from tests import tiny
+from tests.workbench.waiting import LONG, is_shown, until
+
+pytestmark = [
+    pytest.mark.usefixtures("tiny_world"),
+    pytest.mark.filterwarnings("ignore::UserWarning"),
+]
+SIDE = 160
+FINETUNE = "scellseg_lib.workbench.finetune"
+
+
+def disks(n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Image of 8 bits with `n` disks, and its masks."""
+    masks = np.zeros((SIDE, SIDE), np.uint8)
+    for i in range(n):
+        cv2.circle(masks, (30 + 45 * (i % 3), 30 + 45 * (i // 3)), 12, i + 1, -1)
+    noise = np.random.default_rng(n).integers(0, 40, masks.shape)
+    return ((masks > 0) * 150 + noise).astype(np.uint8), masks
+
+
+def annotate(folder: Path, name: str, n: int) -> None:
+    image, masks = disks(n)
+    (folder / "shot").mkdir(parents=True, exist_ok=True)
+    tifffile.imwrite(folder / "shot" / f"{name}_img.tif", image)
+    tifffile.imwrite(folder / "shot" / f"{name}_masks.tif", masks)
+
+
+def truncate(file: Path) -> None:
+    """Damage a file as a copy does that was broken off."""
+    file.write_bytes(file.read_bytes()[:-2000])
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two annotated images and two to be segmented."""
+    folder = tmp_path / "worms"
+    annotate(folder, "A", 5)
+    annotate(folder, "B", 3)
+    (folder / "query").mkdir()
+    for name in "CD":
+        tifffile.imwrite(folder / "query" / f"{name}_img.tif", disks(4)[0])
+    return folder
+
+
+def end(panel: FinetunePanel) -> FinetunePanel:
+    """Wait until nothing runs in the background."""
+    for job in (panel._looking, panel.job):
+        if job is not None:
+            assert job.join(LONG).ended
+    return panel
+
+
+def opened(folder: Path | None, **options) -> FinetunePanel:
+    panel = end(FinetunePanel(folder, **options))
+    panel.steps.value, panel.batch.value = 4, 2
+    panel.strategy.value = "classic"
+    return panel
+
+
+def tuned(panel: FinetunePanel) -> Path:
+    """Press Start or Go on, and wait for the model."""
+    (panel.go_on if is_shown(panel.go_on) else panel.start).click()
+    assert end(panel).job.state == "done", panel.message.text
+    return panel.job.result
+
+
+class Pace:
+    """Holds runs at the end of a step, so that a test can act in between."""
+
+    def __init__(self) -> None:
+        self.left, self._changed = inf, Condition()
+
+    def let(self, steps: float) -> None:
+        """Let this many steps end from now on, and no more; `inf`: all."""
+        with self._changed:
+            self.left = steps
+            self._changed.notify_all()
+
+    def wait(self) -> None:
+        """Wait until a step may end."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: self.left > 0, LONG)
+            self.left -= 1
+
+
+@pytest.fixture
+def pace(monkeypatch: pytest.MonkeyPatch) -> Pace:
+    """How far runs may go."""
+    pace, original = Pace(), training.Progress
+
+    def progress(*arguments, **options):
+        pace.wait()
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(training, "Progress", progress)
+    return pace
+
+
+def stopped(panel: FinetunePanel, pace: Pace, after: int = 2) -> FinetunePanel:
+    """Start a run and stop it on the way: after these steps, or one more."""
+    pace.let(after)
+    (panel.go_on if is_shown(panel.go_on) else panel.start).click()
+    until(lambda: len(panel.run.log) >= after)
+    panel.stop.click()
+    pace.let(inf)
+    assert end(panel).job.state == "cancelled"
+    return panel
+
+
+# --- before the start -----------------------------------------------------------------------------
+
+
+def test_hiding_one_part_hides_no_other(folder):
+    panel = opened(folder)
+    parts = {name: part for name, part in vars(panel).items() if hasattr(part, "layout")}
+    hidden = {name for name, part in parts.items() if not is_shown(part)}
+    assert hidden == {
+        *("stop", "go_on", "keep", "discard", "progress", "time", "overwrite", "channels")
+    }
+
+
+def test_the_shots_their_cells_and_diameter_are_found(folder):
+    panel = opened(folder)
+    assert [(shot.name, shot.cells) for shot in panel.found.usable] == [("A", 5), ("B", 3)]
+    assert panel.found.queries == ("C", "D")
+    rows = re.findall(r"<td>(\w+)</td>\s*<td>(\d+)</td>\s*<td>24 px</td>", panel.shots.value)
+    assert rows == [("A", "5"), ("B", "3")]
+    assert "2 annotated images</b> with 8 cells; 2 images to be segmented" in panel.shots.value
+    assert "a disk 24 px wide" in panel.diameter.value
+    widths = re.search(r"<img .*width='(\d+)'.*;width:([\d.]+)px", panel.diameter.value)
+    picture, disk = widths.groups()
+    shown = int(panel.found.diameter * 4)  # the piece is four cells wide
+    assert float(disk) / int(picture) == pytest.approx(panel.found.diameter / shown, abs=1e-3)
+    crop = panel.found.crop(None)
+    assert np.count_nonzero(crop >= 150) >= 400  # around a cell: a disk of 24 px has 450
+    assert (panel.message.text, panel.message.is_error) == ("Ready: press Start.", False)
+
+
+def test_a_damaged_shot_is_named_and_left_out(folder):
+    truncate(folder / "shot" / "A_img.tif")
+    image, masks = disks(2)
+    others = {
+        "E": (image[:80], masks),
+        "F": (image, 0 * masks),
+        "G": (np.stack([image] * 5), masks),
+    }
+    for name, (pixels, labels) in others.items():
+        tifffile.imwrite(folder / "shot" / f"{name}_img.tif", pixels)
+        tifffile.imwrite(folder / "shot" / f"{name}_masks.tif", labels)
+    panel = opened(folder)
+    problems = {shot.name: shot.problem for shot in panel.found.shots}
+    assert problems["B"] == ""
+    assert "A_img.tif: the file is damaged" in problems["A"]
+    assert "80 x 160 px" in problems["E"]
+    assert "No cell is drawn" in problems["F"]
+    assert "Save it as one plane" in problems["G"]  # in place of an argument
+    assert panel.shots.value.count("left out") == 4
+    assert "4 annotated images are left out" in panel.message.text
+    assert load_model(tuned(panel)).card.recipe["shots"] == ["B"]
+
+
+def test_without_anything_to_learn_from_the_panel_says_what_to_do(tmp_path):
+    panel = opened(None)
+    assert "Type the folder" in panel.message.text
+    panel.start.click()
+    assert "Name the folder" in panel.message.text
+    (tmp_path / "query").mkdir()
+    tifffile.imwrite(tmp_path / "query" / "C_img.tif", disks(4)[0])
+    panel.folder.value = str(tmp_path)
+    assert "Draw all cells in one or two" in end(panel).message.text
+    panel.start.click()
+    assert panel.message.is_error
+    assert panel.job is None
+    annotate(tmp_path, "<b>A", 4)
+    panel.check.click()
+    assert end(panel).message.text == "Ready: press Start."
+    assert "&lt;b&gt;A" in panel.shots.value  # names are text and not markup
+
+
+@pytest.mark.parametrize("kind", ["absent", "empty", "file"])
+def test_what_is_no_folder_of_images_is_said_in_words(tmp_path, kind):
+    place = tmp_path / "place"
+    if kind == "empty":
+        place.mkdir()
+    elif kind == "file":
+        place.write_text("notes")
+    panel = opened(place)
+    assert panel.message.is_error
+    assert "place: there" in panel.message.text
+    assert panel.found is None
+
+
+def test_channels_are_offered_from_the_files_and_asked_for(folder, tmp_path):
+    assert not is_shown(opened(folder).channels)  # of one channel nothing is to be chosen
+    image, masks = disks(4)
+    place = tmp_path / "colours"
+    (place / "shot").mkdir(parents=True)
+    colours = np.stack([255 - image, image, image // 2, image // 3])
+    options = {"imagej": True, "metadata": {"axes": "CYX"}}
+    tifffile.imwrite(place / "shot" / "A_img.tif", colours, **options)
+    tifffile.imwrite(place / "shot" / "A_masks.tif", masks)
+    model = new_model("scellseg", tiny.LEVELS)
+    model.card = model.card.model_copy(update={"channels": ("blue", "red")})
+    model.save(place / "mine.safetensors")
+    panel = opened(place)
+    cells, nuclei = panel.channels.cells, panel.channels.nuclei
+    names = [name for _, name in cells.options]
+    assert names == [None, "red", "green", "blue", "3", "gray"]
+    assert [name for _, name in nuclei.options] == ["none", *names[1:]]
+    assert "choose the one of the cells" in panel.message.text
+    panel.start.click()
+    assert panel.job is None
+    panel.model.value = panel.model.options[-1][1]  # an own model brings its channels
+    assert panel.channels.value == ("blue", "red")
+    cells.value, nuclei.value = "green", "3"
+    assert panel.message.text == "Ready: press Start."
+    assert "<img" in panel.diameter.value
+    assert load_model(tuned(panel)).card.channels == ("green", "3")
+
+
+def test_all_packaged_fetched_and_own_models_are_offered(folder, monkeypatch):
+    monkeypatch.setattr(paths, "PACKAGED_WEIGHTS", paths.PACKAGE / "weights")
+    new_model("hover", tiny.LEVELS).save(folder / "mine.safetensors")
+    (folder / "other.safetensors").write_bytes(b"no model")
+    keys = [start.key for start in offer_starts(folder)]
+    packaged = ["scellseg_32", "scellseg_16", "cellpose_16", "hover_16", "unet3_16", "unet2_16"]
+    assert keys == [*packaged, "mine.safetensors"]
+    fetched = released_file("cellpose")
+    fetched.parent.mkdir()
+    fetched.touch()
+    assert [start.key for start in offer_starts(folder)][6] == "released cellpose"
+    offered = [start.title for start in offer_models(folder)]
+    panel = end(FinetunePanel(folder))
+    assert [title for title, _ in panel.model.options] == [*offered[2:], "Yours: mine"]
+    panel.model.value = offer_starts(folder)[-1]
+    assert panel.about.value.startswith("HoVer, of unknown origin. Made for cells 30 px wide.")
+    loaded = offer_starts(folder)[1].load()
+    assert (loaded.card.architecture, loaded.card.levels[0]) == ("scellseg", 16)
+
+
+def test_what_a_hand_chooses_while_a_thread_fills_the_form_is_heard(folder):
+    new_model("hover", tiny.LEVELS).save(folder / "mine.safetensors")
+    panel = opened(folder)
+    filling, chosen = Event(), Event()
+
+    def fill() -> None:
+        with panel._lock:
+            panel._is_filling = True
+            filling.set()
+            chosen.wait(LONG)
+            panel._is_filling = False
+
+    thread = Thread(target=fill)
+    thread.start()
+    assert filling.wait(LONG)
+    hand = Thread(target=lambda: setattr(panel.model, "value", panel.model.options[-1][1]))
+    hand.start()
+    chosen.set()
+    thread.join()
+    hand.join(LONG)
+    assert panel.about.value.startswith("HoVer")
+
+
+# --- the run --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("strategy", ["classic", "contrastive"])
+def test_a_run_saves_a_model_with_its_diameter_and_card(folder, strategy):
+    truncate(folder / "query" / "D_img.tif")
+    passed_on = []
+    panel = opened(folder, on_tuned=passed_on.append)
+    panel.strategy.value = strategy
+    panel.name.value = "my worms"
+    panel.start.click()
+    assert panel.steps.disabled
+    assert is_shown(panel.stop)
+    assert end(panel).job.state == "done", panel.message.text
+    file = folder / "my worms.safetensors"
+    assert passed_on == [file]
+    card = load_model(file).card
+    assert card.diameter == pytest.approx(panel.found.diameter, abs=0.01)
+    assert (card.recipe["strategy"], card.recipe["steps"]) == (strategy, 4)
+    uses = strategy == "contrastive"  # of what it does not use it says nothing
+    assert card.recipe["queries"] == (["C"] if uses else [])
+    assert ("D_img.tif: the file is damaged" in panel.message.text) is uses
+    assert "my worms.safetensors" in panel.message.text
+    assert not list(folder.glob("*.checkpoint*"))
+    assert not panel.steps.disabled
+    assert [start.key for _, start in panel.model.options][-1] == "my worms.safetensors"
+    assert "now" in panel.curve.value
+
+
+def test_the_saved_model_is_the_one_that_the_library_tunes(folder):
+    panel = opened(folder)
+    start = panel.model.value.load()
+    options = {"strategy": "classic", "steps": 4, "batch_size": 2}
+    same = finetune(start, load_folder(folder).shot, precision=Precision(), **options)
+    assert weights_hash(load_model(tuned(panel)).network) == weights_hash(same.network)
+    assert panel.name.value == "worms-scellseg-2"  # for the next one
+
+
+def test_the_page_stays_alive_and_the_time_is_told_from_the_third_step_on(
+    folder, pace, monkeypatch
+):
+    """No step ends before this thread, the kernel's, lets it, and the curve grows meanwhile."""
+    monkeypatch.setattr("scellseg_lib.workbench.jobs.TELL_EVERY", 0)
+    monkeypatch.setattr(f"{FINETUNE}.DRAWN_EVERY", 0)
+    panel = opened(folder)
+    panel.steps.value = 6
+    pace.let(0)
+    panel.start.click()
+    run, curves, told = panel.run, {""}, []
+    for step in range(1, 6):
+        pace.let(1)
+        until(lambda step=step: f"Learning: {step} of 6" in panel.time.value)
+        until(lambda: panel.curve.value not in curves)
+        curves.add(panel.curve.value)
+        told.append("left" in panel.time.value)
+        assert ("The time is known after 3 steps" in panel.time.value) is not told[-1]
+    assert told == [False, False, True, True, True]
+    assert not panel.job.ended
+    pace.let(inf)
+    assert end(panel).job.state == "done"
+    assert len(run.log) == 6
+
+
+def test_the_curve_is_drawn_twice_a_second_at_most(folder, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(f"{FINETUNE}.draw_losses", lambda log, n: drawn.append(len(log)) or "")
+    monkeypatch.setattr(f"{FINETUNE}.DRAWN_EVERY", LONG)
+    panel = opened(folder)
+    panel.steps.value = 8
+    tuned(panel)
+    assert drawn == [0, 8]
+
+
+def test_the_curve_shows_every_loss():
+    log = [{"step": i + 1, "segmentation": 4.0 - i, "loss": 4.0 - i} for i in range(4)]
+    assert draw_losses([], 8) == ""
+    alone = draw_losses(log, 8)
+    assert "Loss over 4 of 8 steps, now 1" in alone
+    both = draw_losses([entry | {"loss": entry["loss"] + 1} for entry in log], 8)
+    assert len(both) > len(alone)  # a second curve, with its words
+
+
+# --- stopped --------------------------------------------------------------------------------------
+
+
+def test_a_callback_that_has_enough_ends_a_run_that_can_be_gone_on_with(tmp_path):
+    def enough(progress):
+        if progress.step == 2:
+            raise Enough
+
+    checkpoint = tmp_path / "run.checkpoint"
+    part = tiny.tune(checkpoint=checkpoint, callback=enough)
+    assert [entry["step"] for entry in part.log] == [1, 2]
+    assert "2 steps" in part.card.origin
+    assert not part.network.training
+    rest = tiny.tune(checkpoint=checkpoint)
+    assert weights_hash(rest.network) == weights_hash(tiny.tune().network)
+    assert weights_hash(rest.network) != weights_hash(part.network)
+
+
+def test_a_stopped_run_goes_on_to_the_model_that_was_never_stopped(folder, pace):
+    panel = opened(folder)
+    panel.name.value, panel.steps.value = "whole", 8
+    whole = load_model(tuned(panel))
+    panel.name.value = "halted"
+    stopped(panel, pace)
+    assert 2 <= len(panel.run.log) < 8
+    assert (folder / "halted.checkpoint").is_file()
+    assert not (folder / "halted.safetensors").exists()
+    assert panel.message.text.startswith("Stopped: ")
+    assert [is_shown(one) for one in (panel.go_on, panel.keep, panel.start)] == [True, True, False]
+    halted = load_model(tuned(panel))
+    assert weights_hash(whole.network) == weights_hash(halted.network)
+    assert halted.card.model_dump(exclude={"recipe"}) == whole.card.model_dump(exclude={"recipe"})
+    assert not list(folder.glob("*.checkpoint*"))
+
+
+@pytest.mark.parametrize("start", ["scellseg_4", "unet2_4"])
+def test_a_stopped_run_can_be_kept_as_it_is_also_after_another_look(folder, pace, start):
+    passed_on = []
+    panel = opened(folder, on_tuned=passed_on.append)
+    panel.model.value = next(value for _, value in panel.model.options if value.key == start)
+    panel.steps.value = 9
+    stopped(panel, pace)
+    done, kept = len(panel.run.log), weights_hash(panel.run.stopped.network)
+    panel.check.click()
+    end(panel).keep.click()
+    model = load_model(passed_on[0])
+    assert weights_hash(model.network) == kept
+    assert model.card.recipe["stopped_after"] == done
+    assert f"{done} steps" in model.card.origin
+    assert model.card.diameter == pytest.approx(panel.found.diameter, abs=0.01)
+    assert panel.run is None
+    assert is_shown(panel.start)
+    assert not list(folder.glob("*.checkpoint*"))
+
+
+def test_what_another_window_has_gone_on_with_is_not_kept_as_it_was(folder, pace):
+    panel = opened(folder)
+    panel.steps.value = 9
+    stopped(panel, pace)
+    stopped(opened(folder), pace, after=len(panel.run.log) + 1)
+    panel.check.click()
+    assert not is_shown(end(panel).keep)
+    assert is_shown(panel.go_on)
+
+
+def test_what_learns_in_another_window_is_left_alone(folder, pace):
+    stale = stopped(opened(folder), pace)
+    first = opened(folder)
+    pace.let(0)
+    first.go_on.click()
+    until(lambda: first.run.is_learnt)
+    second = opened(folder)
+    assert second.run is None
+    assert "worms-scellseg is still being learnt in another window" in second.message.text
+    assert second.name.value == "worms-scellseg-2"
+    for button in (stale.go_on, stale.keep, stale.discard):
+        button.click()
+        assert "being learnt in another window" in end(stale).message.text
+    pace.let(inf)
+    assert end(first).job.state == "done", first.message.text
+
+
+def test_a_run_whose_process_was_killed_is_offered(folder, pace):
+    stopped(opened(folder), pace)
+    record = folder / "worms-scellseg.checkpoint.json"
+    program = (
+        "from pathlib import Path; from scellseg_lib.workbench.jobs import lock_for\n"
+        f"with lock_for(Path({str(record)!r})): print(flush=True); input()"
+    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", program], **pipes) as other:
+        other.stdout.readline()  # it has the lock
+        busy = opened(folder).message.text
+        other.kill()
+    assert "in another window" in busy
+    assert "An unfinished run, worms-scellseg, lies here" in opened(folder).message.text
+
+
+def test_a_killed_run_is_found_again_and_goes_on(folder, pace, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "SAVE_EVERY", 0.0)
+    first = opened(folder)
+    first.steps.value, first.name.value = 8, "worm"
+    first.strategy.value = "contrastive"
+    pace.let(3)
+    first.start.click()
+    until(lambda: len(first.run.log) == 3)
+    left = tmp_path / "left"  # what lies on the disk at this moment is all that a kill would leave
+    shutil.copytree(folder, left, ignore=shutil.ignore_patterns(".*"))
+    pace.let(inf)
+    end(first)
+    second = end(FinetunePanel(left))
+    assert len(second.run.log) == 3
+    assert "An unfinished run, worm, lies here" in second.message.text
+    assert (second.steps.value, second.strategy.value) == (8, "contrastive")
+    assert second.steps.disabled
+    assert "<img" in second.curve.value
+    run = second.run
+    tuned(second)
+    assert [entry["step"] for entry in run.log] == list(range(1, 9))
+    whole, resumed = (load_model(place / "worm.safetensors") for place in (folder, left))
+    assert weights_hash(whole.network) == weights_hash(resumed.network)
+
+
+def test_a_run_whose_images_changed_is_not_gone_on_with(folder, pace):
+    panel = opened(folder)
+    panel.steps.value = 8
+    stopped(panel, pace)
+    annotate(folder, "B", 6)
+    panel.go_on.click()
+    assert end(panel).message.is_error
+    assert "have changed since this run was stopped" in panel.message.text
+    assert is_shown(panel.discard)
+    panel.discard.click()
+    end(panel)
+    assert not list(folder.glob("*.checkpoint*"))
+    tuned(panel)
+
+
+def test_a_stop_before_the_first_step_leaves_nothing(folder, monkeypatch):
+    panel, clicked = opened(folder), Event()
+
+    def read_later(*arguments):
+        assert clicked.wait(LONG)
+        return load_folder(*arguments)
+
+    monkeypatch.setattr(f"{FINETUNE}.load_folder", read_later)
+    before = sorted(folder.iterdir())
+    panel.start.click()
+    panel.stop.click()
+    clicked.set()
+    assert end(panel).job.state == "cancelled"
+    assert panel.message.text == "Stopped before the first step."
+    assert sorted(folder.iterdir()) == before
+    assert is_shown(panel.start)
+
+
+def test_a_model_is_passed_on_though_the_folder_is_looked_into_as_its_run_ends(folder, monkeypatch):
+    passed_on, ending, go_on = [], Event(), Event()
+    panel, tell = opened(folder, on_tuned=passed_on.append), Job._tell
+
+    def held(job: Job) -> None:
+        if job is panel.job and job.ended:
+            ending.set()
+            assert go_on.wait(LONG)
+        tell(job)
+
+    monkeypatch.setattr(Job, "_tell", held)
+    panel.start.click()
+    assert ending.wait(LONG)
+    panel.check.click()
+    go_on.set()
+    end(panel)
+    assert passed_on == [folder / "worms-scellseg.safetensors"]
+    assert panel.run is None
+    assert is_shown(panel.start)
+
+
+def test_the_last_word_of_a_run_that_stops_at_once_is_that_it_has(folder, pace):
+    panel = opened(folder)
+    pace.let(1)
+    panel.start.click()
+    until(lambda: len(panel.run.log) == 1)
+    cancel = panel.job.cancel
+
+    def at_once() -> None:
+        cancel()
+        pace.let(inf)
+        panel.job.join(1)
+
+    panel.job.cancel = at_once
+    panel.stop.click()
+    assert end(panel).message.text.startswith("Stopped: ")
+
+
+# --- what may go wrong ----------------------------------------------------------------------------
+
+
+def test_no_model_is_overwritten_in_silence(folder, pace):
+    panel = opened(folder)
+    assert panel.name.value == "worms-scellseg"
+    taken = new_model("scellseg", tiny.LEVELS, seed=5).save(folder / "taken.safetensors")
+    before = taken.read_bytes()
+    panel.name.value = "taken"
+    assert is_shown(panel.overwrite)
+    panel.start.click()
+    assert panel.message.is_error
+    assert "There is a model of this name" in panel.message.text
+    assert panel.job is None
+    panel.overwrite.value = True
+    tuned(panel)
+    assert taken.read_bytes() != before
+    assert not panel.overwrite.value  # the wish is for once
+    panel.name.value = "worm"
+    pace.let(1)
+    panel.start.click()
+    until(lambda: len(panel.run.log) == 1)
+    (folder / "worm.safetensors").write_bytes(b"it came meanwhile")
+    pace.let(inf)
+    assert end(panel).job.result == folder / "worm-2.safetensors"
+    assert (folder / "worm.safetensors").read_bytes() == b"it came meanwhile"
+
+
+@pytest.mark.parametrize("name", ["", "../worm", ".hidden", "a/b"])
+def test_names_that_are_no_file_names_are_refused(folder, name):
+    panel = opened(folder)
+    panel.name.value = name
+    panel.start.click()
+    assert panel.message.is_error
+    assert panel.job is None
+
+
+@pytest.mark.parametrize(
+    ("place", "error", "words"),
+    [
+        ("finetune", MemoryError(), "Use fewer images per step"),
+        ("whole", PermissionError(13, "Permission denied", "x.json"), "x.json: Permission denied"),
+    ],
+)
+def test_errors_are_said_in_words_and_the_panel_lives_on(folder, monkeypatch, place, error, words):
+    def fails(*_, **__):
+        raise error
+
+    panel = opened(folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(f"{FINETUNE}.{place}", fails)
+        panel.start.click()
+        assert end(panel).job.state == "failed"
+    assert panel.message.is_error
+    assert words in panel.message.text
+    assert is_shown(panel.start)
+    assert not list(folder.glob("*.checkpoint*"))
+
+
+def test_what_fails_after_the_model_is_saved_does_not_hide_that_it_is(folder):
+    def fails(path: Path) -> None:
+        raise RuntimeError("no list")
+
+    panel = opened(folder, on_tuned=fails)
+    assert tuned(panel).is_file()
+    assert "Saved as worms-scellseg.safetensors" in panel.message.text
+    assert "no list" in panel.message.text
+
+
+def test_a_run_that_has_ended_holds_no_model(folder):
+    panel = opened(folder)
+    tuned(panel)
+    held = [value for value in vars(panel.job).values() if isinstance(value, torch.nn.Module)]
+    assert (panel.run, panel.job._on_change, held) == (None, None, [])
+    assert not lock_for(folder / "worms-scellseg.checkpoint.json").is_locked

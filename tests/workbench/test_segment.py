@@ -1,0 +1,644 @@
+"""The inference panel: what is offered, what is written, what goes wrong; no browser."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from typer.testing import CliRunner
+
+from scellseg_lib import cli
+from scellseg_lib.datasets.weights import load_model
+from scellseg_lib.files import folder as folder_module
+from scellseg_lib.files.images import read_image, read_masks, read_pixels, write_labels
+from scellseg_lib.model import new_model
+from scellseg_lib.network import weights_hash
+from scellseg_lib.segmentation import decode
+from scellseg_lib.workbench import experiment as experiment_module
+from scellseg_lib.workbench import segment as segment_module
+from scellseg_lib.workbench import session
+from scellseg_lib.workbench.experiment import Experiment, SegmentedImage, offer_models
+from scellseg_lib.workbench.inspect import Inspector
+from scellseg_lib.workbench.jobs import Job
+from scellseg_lib.workbench.segment import SegmentPanel, SegmentResults
+from scellseg_lib.workbench.session import SegmentationSettings
+from tests import tiny
+from tests.workbench.conftest import DECODING, NAMES, SIDE
+from tests.workbench.waiting import LONG, is_shown, rests, until
+
+pytestmark = [
+    pytest.mark.usefixtures("tiny_world"),
+    pytest.mark.filterwarnings("ignore::UserWarning"),
+]
+
+
+def add_model(folder: Path, name: str, architecture: str = "scellseg", **card: Any) -> Path:
+    model = new_model(architecture, tiny.LEVELS, seed=len(name))
+    update = {"diameter": 60.0, "decoding": DECODING, "origin": "made for a test"} | card
+    model.card = model.card.model_copy(update=update)
+    return model.save(folder / f"{name}.safetensors")
+
+
+def segmented(panel: SegmentPanel) -> Job:
+    """Press Segment and wait, for its cells to be counted too."""
+    panel.start.click()
+    assert panel.job is not None
+    job = panel.job.join(LONG)
+    assert job.ended
+    counted(panel)
+    return job
+
+
+def counted(panel: SegmentPanel) -> SegmentResults:
+    assert panel.results.job is not None
+    assert panel.results.job.join(LONG).ended
+    return panel.results
+
+
+def tried(panel: SegmentPanel, name: str = "B_img.tif") -> Job:
+    panel.preview.image.value = dict(panel.preview.image.options)[name]
+    panel.preview.button.click()
+    return panel.preview.job.join(LONG)
+
+
+def slider(panel: SegmentPanel, name: str) -> Any:
+    return panel.form.thresholds._sliders[name]
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    found = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
+
+
+class Gate:
+    """Lets the reading of images pass one at a time, so that a test can act in between."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.open, self.read, self._wait = threading.Semaphore(0), 0, True
+        monkeypatch.setattr(folder_module, "read_image", self._gated(read_image))
+
+    def _gated(self, original: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
+        def read_image(*arguments: Any, **options: Any) -> np.ndarray:
+            if self._wait:
+                assert self.open.acquire(timeout=LONG)
+            self.read += 1
+            return original(*arguments, **options)
+
+        return read_image
+
+    def release(self) -> None:
+        """All may pass from now on."""
+        self._wait = False
+        self.open.release(100)
+
+
+# --- models and places ---------------------------------------------------------------------------
+
+
+def test_the_chosen_model_says_what_it_is_and_brings_its_diameter(experiment: Path):
+    os.utime(add_model(experiment, "older", "unet3", diameter=41.5), (1, 1))
+    panel = SegmentPanel(experiment)
+    form = panel.form
+    assert [title for title, _ in form.model.options][:3] == [
+        *("Yours: tuned", "Yours: older", "Scellseg")
+    ]
+    assert form.diameter.value == 60
+    assert "made for a test" in form.origin.value
+    assert form.chosen[2].decoding == DECODING
+    form.diameter.value = 50
+    form.model.value = offer_models(experiment)[1]
+    assert form.diameter.value == 41.5
+    assert "U-Net" in form.origin.value
+    panel.go_to(experiment)  # what the user has chosen stays
+    assert form.loaded[0].title == "Yours: older"
+    made = add_model(experiment, "round2", diameter=33.0)
+    panel.go_to(experiment, made)  # until a model is just tuned
+    assert (form.loaded[0].name, form.diameter.value) == (made, 33)
+
+
+def test_a_damaged_model_is_said_and_cannot_be_run(experiment: Path):
+    (experiment / "tuned.safetensors").write_bytes(b"cut off")
+    panel = SegmentPanel(experiment)
+    assert panel.form.message.is_error
+    assert "tuned.safetensors" in panel.form.message.text
+    assert panel.segment() is None
+    assert panel.message.text == "There is no model. Choose one above."
+    panel.form.model.value = offer_models(None)[0]
+    assert not panel.form.message.is_error
+    assert panel.form.chosen is not None
+
+
+def test_without_a_folder_the_panel_says_what_to_do_first():
+    panel = SegmentPanel()
+    assert panel.found.text.startswith("Type the folder of your images")
+    assert panel.start.disabled
+    assert panel.preview.button.disabled
+    assert "Nothing is segmented here yet" in counted(panel).message.text
+    assert panel.results.buttons == {}  # nobody to be called
+
+
+@pytest.mark.parametrize(
+    ("source", "output", "words"),
+    [
+        ("nowhere", "", "nowhere: there is no such file or folder. Check how it is written"),
+        ("empty", "", "empty: there are no images. Name them"),
+        ("query", "query", "query: masks beside the images would pass for annotations"),
+    ],
+)
+def test_a_wrong_path_is_said_in_words(experiment: Path, source: str, output: str, words: str):
+    (experiment / "empty").mkdir()
+    panel = SegmentPanel(experiment)
+    panel.source.value = str(experiment / source)
+    panel.output.value = str(experiment / output) if output else ""
+    assert panel.found.is_error
+    assert panel.found.text.startswith(words)
+    assert panel.start.disabled
+    panel.output.value = ""
+    panel.source.value = f' "{experiment / "query"}" '  # as it is pasted from a file manager
+    assert panel.found.text == "6 images found."
+    assert not panel.start.disabled
+
+
+def test_channels_are_asked_for_only_where_they_differ(experiment: Path, tmp_path: Path):
+    colours = tmp_path / "colours"
+    colours.mkdir()
+    values = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    tifffile.imwrite(colours / "c.tif", values, photometric="rgb")
+    panel = SegmentPanel(experiment)
+    channels = panel.form.channels
+    assert channels.value is None
+    panel.source.value = str(colours)
+    assert channels.value == ("gray", "none")
+    panel.go_to(experiment, add_model(experiment, "other", channels=("1", "red")))
+    panel.source.value = str(colours)
+    assert channels.value == ("green", "red")  # as the model's card says
+    channels.cells.value, channels.nuclei.value = "blue", "none"
+    panel.form.model.value = offer_models(experiment)[-1]
+    assert channels.value == ("blue", "none")  # as the user says
+    assert segmented(panel).state == "done"
+    record = json.loads((colours / "segmented" / "segmented.json").read_text())
+    assert record["channels"] == ["blue", "none"]
+    panel.source.value = str(experiment / "query")
+    assert channels.value is None
+
+
+@pytest.mark.parametrize("is_tried", [False, True])
+def test_channels_are_asked_for_once_an_image_needs_them(tmp_path: Path, is_tried: bool):
+    grey = np.random.default_rng(0).integers(0, 255, (SIDE, SIDE, 1), np.uint8).repeat(3, 2)
+    for name, image in (("A", grey), ("B", np.roll(grey, (0, 9), (0, 2)) // [1, 2, 3])):
+        tifffile.imwrite(tmp_path / f"{name}.tif", image.astype(np.uint8), photometric="rgb")
+    add_model(tmp_path, "tuned")
+    panel = SegmentPanel(tmp_path)
+    assert panel.form.channels.value is None
+    if is_tried:
+        tried(panel, "B.tif")
+        assert "Choose under Channels" in panel.preview.message.text
+    else:
+        segmented(panel)
+        assert "Choose under Channels" in panel.failures.value
+    assert is_shown(panel.form.channels)
+    panel.form.channels.cells.value = "green"
+    panel.check()  # as when the page is looked at again
+    assert panel.form.channels.value == ("green", "none")
+    segmented(panel)
+    if not is_tried:
+        panel.anew.value = True
+        segmented(panel)
+    assert panel.failures.value.count("could not be segmented") == 0
+    assert (tmp_path / "segmented" / "B_masks.tif").is_file()
+
+
+# --- preview -----------------------------------------------------------------------------------
+
+
+def test_the_network_runs_once_and_cells_follow_the_thresholds(
+    experiment: Path, monkeypatch: pytest.MonkeyPatch
+):
+    calls, original = [], session.predict_one
+    monkeypatch.setattr(session, "predict_one", lambda *a: calls.append(a[1].name) or original(*a))
+    panel = SegmentPanel(experiment)
+    prediction = tried(panel).result[1]
+    view, known = panel.preview.view, panel.form.loaded[1].representation
+    np.testing.assert_array_equal(view.labels, decode(prediction, known, DECODING))
+    before = view.labels.copy()
+    for threshold in (0.325, 0.34):
+        slider(panel, "cell_threshold").value = threshold
+        decoding = DECODING.model_copy(update={"cell_threshold": threshold})
+        wanted = decode(prediction, known, decoding)
+        assert wanted.any()
+        assert not np.array_equal(wanted, before)
+        np.testing.assert_array_equal(view.labels, wanted)
+    slider(panel, "cell_threshold").value = 0.33
+    np.testing.assert_array_equal(view.labels, before)
+    panel.form.full_size.value = False
+    fast = decode(prediction, known, DECODING, resample=False)
+    np.testing.assert_array_equal(view.labels, fast)
+    assert not np.array_equal(before, fast)
+    assert calls == ["B_img.tif"]
+    assert str(len(np.unique(fast)) - 1) in panel.preview.message.text
+
+
+def test_what_the_network_must_see_again_is_asked_for(experiment: Path):
+    panel = SegmentPanel(experiment)
+    preview = panel.preview
+    assert preview.image.value == experiment / "query" / "A_img.tif"
+    tried(panel)
+    before = preview.view.labels.copy()
+    panel.check()
+    assert preview.image.value == experiment / "query" / "B_img.tif"  # that was chosen
+    panel.form.flips.value = True
+    assert "press Try again" in preview.message.text
+    np.testing.assert_array_equal(preview.view.labels, before)
+    panel.form.flips.value = False
+    assert "found" in preview.message.text
+    panel.form.diameter.value = 30
+    assert "press Try again" in preview.message.text
+    tried(panel)
+    assert "found" in preview.message.text
+    (experiment / "query" / "B_img.tif").write_bytes(b"II*\0")
+    assert tried(panel).state == "failed"
+    assert preview.message.is_error
+    assert "B_img.tif" in preview.message.text
+    assert not preview.button.disabled
+
+
+def test_the_preview_is_what_the_run_then_writes(experiment: Path):
+    panel = SegmentPanel(experiment)
+    slider(panel, "cell_threshold").value = 0.34
+    slider(panel, "min_size").value = 8
+    tried(panel)
+    segmented(panel)
+    written = read_pixels(experiment / "segmented" / "B_masks.tif")
+    np.testing.assert_array_equal(written, panel.preview.view.labels)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "used"),
+    [("hover", ["cell_threshold", "min_size"]), ("unet2", ["interior_threshold", "min_size"])],
+)
+def test_only_thresholds_that_the_model_reads_are_shown(
+    experiment: Path, architecture: str, used: list[str]
+):
+    made = add_model(experiment, "other", architecture)
+    panel = SegmentPanel(experiment)
+    panel.go_to(experiment, made)
+    rows = panel.form.thresholds._rows
+    assert [name for name in rows if is_shown(rows[name])] == used
+    slider(panel, used[0]).value = -2
+    segmented(panel)
+    assert json.loads((experiment / "segmented/segmented.json").read_text())[used[0]] == -2
+
+
+# --- runs --------------------------------------------------------------------------------------
+
+
+def test_a_run_writes_what_the_command_writes(experiment: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr("scellseg_lib.workbench.jobs.TELL_EVERY", 0)
+    panel, said = SegmentPanel(experiment), []
+    panel.message.observe(lambda change: said.append(panel.message.text), "value")
+    job = segmented(panel)
+    assert (job.state, job.done, job.total) == ("done", 6, 6)
+    assert any(text.startswith("3 of 6 images") and "left" in text for text in said), said
+    command = ["segment", str(experiment / "query"), "--output", str(tmp_path / "command")]
+    command += ["--model", str(experiment / "tuned.safetensors")]
+    assert CliRunner().invoke(cli.app, command).exit_code == 0
+    ours = files(experiment / "segmented")
+    assert list(ours) == [*(f"{name}_masks.tif" for name in NAMES), "segmented.json"]
+    assert ours == files(tmp_path / "command")
+    for line, k in panel.results.list.options:
+        n_cells = read_pixels(experiment / f"segmented/{NAMES[k]}_masks.tif").max()
+        assert line == f"{NAMES[k]}: {n_cells} cells"
+    assert panel.message.text.startswith("6 images segmented")
+    assert not is_shown(panel.cancel)
+    segmented(panel)
+    said = panel.message.text
+    assert said.startswith("0 images segmented, 0 cells; 6 images done before. The masks are in")
+    assert files(experiment / "segmented") == ours
+    panel.cancel.click()  # the page has not heard of the end yet
+    assert panel.message.text == said
+
+
+def test_one_image_alone(experiment: Path):
+    panel = SegmentPanel(experiment)
+    panel.source.value = str(experiment / "query" / "C_img.tif")
+    assert panel.found.text == "1 image found."
+    segmented(panel)
+    assert list(files(experiment / "segmented")) == ["C_masks.tif", "segmented.json"]
+    assert [entry.name for entry in panel.results.entries] == ["C"]
+
+
+def test_a_folder_survives_a_damaged_file_and_says_what_to_do(experiment: Path):
+    whole = (experiment / "query" / "B_img.tif").read_bytes()
+    (experiment / "query" / "B_img.tif").write_bytes(whole[:200])
+    panel = SegmentPanel(experiment)
+    assert segmented(panel).state == "done"
+    assert [entry.name for entry in panel.results.entries] == list("ACDEF")
+    assert panel.message.text.startswith("5 images segmented")
+    assert "1 image could not be segmented" in panel.failures.value
+    assert "<li>B_img.tif: the file is damaged" in panel.failures.value
+    assert "Fetch or export the file again" in panel.failures.value
+    (experiment / "query" / "B_img.tif").write_bytes(whole)
+    before = files(experiment / "segmented")
+    segmented(panel)
+    assert panel.message.text.startswith("1 image segmented")
+    assert "5 images done before" in panel.message.text
+    assert "could not be segmented" not in panel.failures.value
+    after = files(experiment / "segmented")
+    assert set(after) - set(before) == {"B_masks.tif"}
+    assert {name: after[name] for name in before} == before
+
+
+def test_paused_it_waits_and_then_goes_on(experiment: Path, monkeypatch: pytest.MonkeyPatch):
+    panel = SegmentPanel(experiment)
+    gate = Gate(monkeypatch)
+    panel.start.click()
+    assert panel.start.disabled
+    assert is_shown(panel.pause)
+    gate.open.release(1)
+    until(lambda: gate.read == 1)
+    panel.pause.click()
+    assert panel.pause.description == "Go on"
+    gate.release()
+    until(lambda: rests(panel.job))
+    assert gate.read <= 2  # it may have waited for the second already, and does not read the third
+    assert "Paused" in panel.message.text
+    panel.pause.click()
+    assert panel.job.join(LONG).state == "done"
+    assert len(files(experiment / "segmented")) == 7
+
+
+def test_stopped_it_keeps_what_is_done_and_goes_on_from_there(
+    experiment: Path, monkeypatch: pytest.MonkeyPatch
+):
+    panel, written = SegmentPanel(experiment), []
+
+    def write(path: Path, masks: np.ndarray) -> None:
+        write_labels(path, masks)
+        written.append(path.name)
+        if len(written) == 2:  # between the images of a group
+            panel.cancel.click()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(folder_module, "write_labels", write)
+        assert segmented(panel).state == "cancelled"
+    assert panel.message.text.startswith("Stopped: 2 of 6 images done")
+    assert "could not be segmented" not in panel.failures.value  # nothing was at fault
+    before = files(experiment / "segmented")
+    assert list(before) == ["A_masks.tif", "B_masks.tif", "segmented.json"]
+    segmented(panel)
+    after = files(experiment / "segmented")
+    assert len(after) == 7
+    assert {name: after[name] for name in before} == before
+    assert "4 images segmented" in panel.message.text
+    assert "2 images done before" in panel.message.text
+
+
+def test_masks_of_other_settings_are_kept_until_made_anew(experiment: Path):
+    panel = SegmentPanel(experiment)
+    segmented(panel)
+    before = files(experiment / "segmented")
+    slider(panel, "cell_threshold").value = 0.36
+    assert segmented(panel).state == "failed"
+    assert panel.message.is_error
+    assert "cell probability 0.33 there, 0.36 now" in panel.message.text
+    assert is_shown(panel.anew)
+    assert files(experiment / "segmented") == before
+    panel.anew.value = True
+    assert segmented(panel).state == "done"
+    assert not is_shown(panel.anew)
+    assert not panel.anew.value  # the wish is for once
+    after = files(experiment / "segmented")
+    assert after.keys() == before.keys()
+    assert json.loads(after["segmented.json"])["cell_threshold"] == 0.36
+    assert len([name for name in after if after[name] != before[name]]) > 1
+    panel.source.value = str(experiment / "query" / "A_img.tif")  # there are masks of others, too
+    panel.form.diameter.value = 50
+    panel.anew.value = True
+    segmented(panel)
+    assert panel.message.is_error
+    assert not is_shown(panel.anew)
+    assert files(experiment / "segmented") == after
+
+
+def test_a_foreign_record_is_no_question(experiment: Path):
+    panel = SegmentPanel(experiment)
+    (experiment / "segmented").mkdir()
+    (experiment / "segmented" / "segmented.json").write_text("[]")
+    segmented(panel)
+    assert not is_shown(panel.anew)
+    assert "segmented.json: this file is not ours" in panel.message.text
+    panel.check()
+    assert "segmented.json: this file is not ours" in panel.found.text
+
+
+def test_doubts_about_the_diameter_are_told(experiment: Path, monkeypatch: pytest.MonkeyPatch):
+    masks = np.zeros((SIDE, SIDE), np.int32)
+    for k in range(6):
+        masks[15 * k : 15 * k + 10, 5:15] = k + 1
+    monkeypatch.setattr(folder_module, "decode", lambda *_, **__: masks)
+    panel = SegmentPanel(experiment)
+    segmented(panel)
+    assert "a diameter of the cells of 11 px" in panel.failures.value
+    assert "6 images in all" in panel.failures.value
+
+
+def test_two_runs_at_once_do_not_disturb_each_other(
+    experiment: Path, monkeypatch: pytest.MonkeyPatch
+):
+    gate = Gate(monkeypatch)
+    first, second = SegmentPanel(experiment), SegmentPanel(experiment)
+    second.output.value = str(experiment / "other")
+    for panel in (first, second):
+        panel.start.click()
+    gate.release()
+    assert [panel.job.join(LONG).state for panel in (first, second)] == ["done", "done"]
+    written = [files(experiment / name) for name in ("segmented", "other")]
+    assert written[0] == written[1]
+
+
+def test_images_chosen_while_a_run_ends_are_those_whose_results_are_listed(
+    experiment: Path, monkeypatch: pytest.MonkeyPatch
+):
+    original, listing, go_on = (
+        *(experiment_module.list_results, threading.Event(), threading.Event()),
+    )
+
+    def slow(*arguments: Any) -> list[SegmentedImage]:
+        found = original(*arguments)
+        if found and not listing.is_set():
+            listing.set()
+            assert go_on.wait(LONG)
+        return found
+
+    panel, other = SegmentPanel(experiment), experiment / "other"
+    other.mkdir()
+    (other / "Z_img.tif").write_bytes((experiment / "query" / "A_img.tif").read_bytes())
+    monkeypatch.setattr(experiment_module, "list_results", slow)
+    panel.start.click()
+    assert listing.wait(LONG)
+    page = threading.Thread(target=lambda: setattr(panel.source, "value", str(other)))
+    page.start()
+    page.join(0.2)  # it waits until the end is shown
+    go_on.set()
+    page.join(LONG)
+    panel.job.join(LONG)
+    assert panel.found.text == "1 image found."
+    assert panel.results.entries == []
+
+
+# --- results -----------------------------------------------------------------------------------
+
+
+def test_results_are_looked_at_and_corrected(experiment: Path):
+    looked: list[SegmentedImage] = []
+    edited: list[SegmentedImage] = []
+    panel = SegmentPanel(experiment, looked.append, edited.append)
+    assert panel.results.buttons["inspect"].disabled
+    panel.form.full_size.value = False
+    segmented(panel)
+    panel.results.list.index = 2
+    panel.results.buttons["inspect"].click()
+    panel.results.buttons["edit"].click()
+    (entry,) = looked
+    assert edited == [entry]
+    assert (entry.name, entry.image) == ("C", experiment / "query" / "C_img.tif")
+    assert entry.masks == experiment / "segmented" / "C_masks.tif"
+    model = load_model(experiment / "tuned.safetensors")
+    assert (entry.model_file, entry.weights) == ("tuned.safetensors", weights_hash(model.network))
+    prediction, known = entry.predict(), model.representation
+    labels = read_masks(entry.masks)
+    again = decode(prediction, known, entry.settings.decoding, resample=False)
+    np.testing.assert_array_equal(again, labels)
+    inspector = Inspector([entry.to_inspect(lambda: labels)])
+    inspector.join(LONG)
+    np.testing.assert_array_equal(inspector.entry.predicted, labels)
+    inspector.thresholds._sliders["cell_threshold"].value = 0.34
+    moved = DECODING.model_copy(update={"cell_threshold": 0.34})
+    wanted = decode(prediction, known, moved, resample=False)
+    np.testing.assert_array_equal(inspector.entry.predicted, wanted)
+    assert not np.array_equal(wanted, labels)
+
+
+def test_former_results_are_listed_and_belong_to_their_model(experiment: Path):
+    segmented(SegmentPanel(experiment))
+    made = add_model(experiment, "second")
+    panel = SegmentPanel(experiment)
+    panel.go_to(experiment, experiment / "tuned.safetensors")
+    assert panel.found.text == "6 images found, 6 of them segmented already."
+    assert panel.results.entries[0].model is panel.form.loaded[1]
+    panel.go_to(experiment, made)
+    entry = panel.results.entries[0]
+    assert entry.model is None
+    assert entry.predict() is None
+    assert Inspector([entry.to_inspect()]).entry.prediction is None
+    assert entry.weights == weights_hash(load_model(experiment / "tuned.safetensors").network)
+    assert entry.settings.decoding == DECODING
+
+
+def test_damaged_masks_are_listed_as_such(experiment: Path):
+    segmented(SegmentPanel(experiment))
+    (experiment / "segmented" / "B_masks.tif").write_bytes(b"II*\0")
+    panel = SegmentPanel(experiment, lambda entry: read_masks(entry.masks))
+    assert "B: the masks are damaged; delete" in counted(panel).list.options[1][0]
+    panel.results.list.index = 1
+    panel.results.buttons["inspect"].click()
+    assert panel.results.message.is_error
+    assert "B_masks.tif" in panel.results.message.text
+
+
+@pytest.fixture
+def three() -> list[SegmentedImage]:
+    """Results whose cells are to be counted."""
+    settings = SegmentationSettings(30.0)
+    return [
+        SegmentedImage(
+            name, Path(f"{name}.tif"), Path(f"{name}_masks.tif"), -1, None, "", "", settings
+        )
+        for name in "abc"
+    ]
+
+
+def test_results_are_listed_before_their_cells_are_counted(
+    three: list[SegmentedImage], monkeypatch: pytest.MonkeyPatch
+):
+    counting, go_on = threading.Event(), threading.Event()
+
+    def count(masks: Path) -> int:
+        assert threading.current_thread() is not threading.main_thread(), "the page waits"
+        counting.set()
+        assert go_on.wait(LONG)
+        return 7 if masks.name.startswith("a") else 3
+
+    monkeypatch.setattr(experiment_module, "count_cells", count)
+    results = SegmentResults(None, None)
+    results.show(three[:1], None)
+    former = results.job
+    assert counting.wait(LONG)
+    results.show(three[1:], None)
+    assert [line for line, _ in results.list.options] == ["b", "c"]
+    assert "being counted" in results.message.text
+    results.list.index = 1
+    go_on.set()
+    assert former.join(LONG).ended  # numbers that come too late are not those of other images
+    results.job.join(LONG)
+    assert [line for line, _ in results.list.options] == ["b: 3 cells", "c: 3 cells"]
+    assert results.list.index == 1
+    assert results.message.text == "2 images with 6 cells."
+
+
+def test_what_is_chosen_is_opened_while_the_numbers_are_filled_in(
+    three: list[SegmentedImage], monkeypatch: pytest.MonkeyPatch
+):
+    """Filled anew, the list goes to its first line for a moment."""
+    is_counted, filling, go_on = threading.Event(), threading.Event(), threading.Event()
+
+    def fills(change: dict[str, Any]) -> None:
+        if threading.current_thread() is not threading.main_thread() and change["new"] == 0:
+            filling.set()
+            assert go_on.wait(LONG)
+
+    monkeypatch.setattr(experiment_module, "count_cells", lambda _: is_counted.wait(LONG) and 7)
+    looked: list[SegmentedImage] = []
+    results = SegmentResults(looked.append, None)
+    results.show(three, None)
+    results.list.index = 2
+    results.list.observe(fills, "index")
+    is_counted.set()
+    assert filling.wait(LONG)
+    page = threading.Thread(target=results.buttons["inspect"].click)
+    page.start()
+    page.join(0.2)  # it waits until the list is filled
+    go_on.set()
+    page.join(LONG)
+    assert [one.name for one in looked] == ["c"]
+
+
+def test_a_round_of_correction_is_kept_and_shown(experiment: Path):
+    panel = SegmentPanel(experiment)
+    segmented(panel)
+    assert panel.results.rounds.value == ""
+    entry = panel.results.entries[0]
+    labels = read_masks(entry.masks)
+    corrected = np.where(labels == 1, 0, labels)
+    found = Experiment(experiment).keep_correction(entry, labels, corrected)
+    assert (found.removed, found.added) == (1, 0)
+    panel.list_results()
+    assert "tuned.safetensors" in panel.results.rounds.value
+    assert "the area that both share, divided by the area of either" in panel.results.rounds.value
+    assert (experiment / "shot" / "A_masks.tif").is_file()
+    panel.check()
+    assert panel.found.text == "6 images found, 6 of them segmented already."
+
+
+def test_the_end_of_a_run_frees_its_model(experiment: Path):
+    panel = SegmentPanel(experiment)
+    job = segmented(panel)
+    assert (job.result, job._on_change) == (None, None)
+    assert segment_module.runs(job) is False
