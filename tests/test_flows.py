@@ -102,7 +102,7 @@ def test_a_centre_outside_the_cell_moves_to_the_nearest_pixel_of_it():
 
 def test_labels_may_be_as_large_as_they_like():
     masks = two_discs()
-    for large in (2_000_000_000, 3_000_000_000):
+    for large in (70_000, 2_000_000_000, 3_000_000_000):
         sparse = np.where(masks == 2, np.int64(large), masks)
         np.testing.assert_array_equal(masks_to_flows(sparse), masks_to_flows(masks))
         np.testing.assert_array_equal(tidy(sparse, 1), tidy(masks, 1))
@@ -133,12 +133,6 @@ def test_flows_from_the_mean_take_as_many_steps_as_cellpose():
     found = masks_to_flows(masks, centre="mean")
     np.testing.assert_allclose(found, by_the_text(masks, extra=4), atol=1e-5)
     assert np.abs(found - by_the_text(masks, extra=0)).max() > 1e-3
-
-
-def test_labels_need_not_be_contiguous():
-    masks = two_discs()
-    sparse = np.select([masks == 1, masks == 2], [70_000, 3]).astype(np.int32)
-    np.testing.assert_array_equal(masks_to_flows(sparse), masks_to_flows(masks))
 
 
 def test_a_cell_does_not_feel_its_neighbours():
@@ -207,7 +201,7 @@ def test_touching_discs_come_back():
     np.testing.assert_array_equal(np.unique(masks[40, 23:93]), [1, 2])
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.integers(0, 2**32 - 1))
 def test_scattered_discs_come_back(seed: int):
     rng = np.random.default_rng(seed)
@@ -220,29 +214,23 @@ def test_scattered_discs_come_back(seed: int):
     assert average_precision(masks, found, [0.9])[0] == 1
 
 
-@pytest.mark.parametrize(("threshold", "expected"), [(0.0, 1), (5.9, 1), (6, 0)])
-def test_pixels_with_a_logit_above_the_threshold_are_cell(threshold: float, expected: int):
+def test_pixels_with_a_logit_above_the_threshold_are_cell():
     masks = two_discs() // 2
-    found = flows_to_masks(masks_to_flows(masks), logit(masks), cell_threshold=threshold)
-    assert found.max() == expected
+    for threshold, expected in ((0.0, 1), (5.9, 1), (6, 0)):
+        assert round_trip(masks, cell_threshold=threshold).max() == expected
 
 
-def test_a_mask_whose_flow_disagrees_is_dropped():
-    masks = two_discs()
-    flows = masks_to_flows(masks)
-    flows[:, masks == 2] *= 0.2  # points the right way, but is far too short
-    np.testing.assert_allclose(flow_errors(masks, flows)[1:], [0, 0.64], atol=0.01)
-    for threshold, expected in ((0.4, masks == 1), (0.7, masks), (0, masks)):
-        found = flows_to_masks(flows, logit(masks), flow_threshold=threshold)
-        np.testing.assert_array_equal(found, expected)
-
-
-def test_the_flow_error_is_the_mean_squared_difference():
+def test_a_mask_whose_flow_disagrees_in_the_mean_square_is_dropped():
     masks = two_discs()
     flows = masks_to_flows(masks)
     shifted = flows + np.array([0.3, -0.4], np.float32)[:, None, None]
     np.testing.assert_allclose(flow_errors(masks, shifted)[1:], 0.25, rtol=1e-5)
     np.testing.assert_allclose(flow_errors(masks, -flows)[1:], 4, rtol=0.01)
+    flows[:, masks == 2] *= 0.2  # points the right way, but is far too short
+    np.testing.assert_allclose(flow_errors(masks, flows)[1:], [0, 0.64], atol=0.01)
+    for threshold, expected in ((0.4, masks == 1), (0.7, masks), (0, masks)):
+        found = flows_to_masks(flows, logit(masks), flow_threshold=threshold)
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_masks_under_the_minimal_size_are_dropped():
@@ -281,10 +269,10 @@ def test_labels_follow_the_raster_order():
     assert masks[1, 6] == 5  # the input is left alone
 
 
-@pytest.mark.parametrize("shape", [(2, 30, 21), (30, 20), (3, 30, 20)])
-def test_wrong_shapes_are_errors(shape: tuple[int, ...]):
-    with pytest.raises(ScellsegError, match=r"do not fit a map of shape \(30, 20\)"):
-        flows_to_masks(np.zeros(shape, np.float32), np.zeros((30, 20), np.float32))
+def test_wrong_shapes_are_errors():
+    for shape in ((2, 30, 21), (30, 20), (3, 30, 20)):
+        with pytest.raises(ScellsegError, match=r"do not fit a map of shape \(30, 20\)"):
+            flows_to_masks(np.zeros(shape, np.float32), np.zeros((30, 20), np.float32))
 
 
 def test_flows_that_are_not_numbers_do_no_harm():
@@ -322,9 +310,8 @@ def test_the_number_of_threads_changes_nothing(monkeypatch):
 
 
 def test_cells_of_350_px_come_back():
-    masks = np.zeros((2048, 2048), np.int32)
-    centres = [(y, x) for y in (400, 1024, 1700) for x in (300, 1000, 1700)][:8]
-    for number, centre in enumerate(centres, start=1):
+    masks = np.zeros((500, 900), np.int32)
+    for number, centre in enumerate(((250, 250), (250, 600)), start=1):
         masks[disc(masks.shape, centre, 175)] = number
     found = round_trip(masks)
     assert average_precision(masks, found, [0.95])[0] == 1
@@ -333,7 +320,7 @@ def test_cells_of_350_px_come_back():
 @pytest.mark.real_data
 def test_perfect_flows_of_the_contrast_images_come_back(real_data):
     at_15, lost = [], []
-    for sample in load_dataset("cellpose_contrast35"):
+    for sample in load_dataset("cellpose_contrast35")[::3]:
         masks = sample.masks
         # Every mask, once; the smallest are left out afterwards, as flows_to_masks would.
         every = round_trip(masks, min_size=1)
@@ -341,8 +328,7 @@ def test_perfect_flows_of_the_contrast_images_come_back(real_data):
         at_15.append(average_precision(masks, found, [0.5])[0])
         hits, still = (matched_areas(masks, part) for part in (found, default))
         lost += [area for label, area in hits.items() if label not in still]
-    assert len(at_15) == 35
-    assert np.mean(at_15) >= 0.995  # measured 0.9978, and 0.9911 with the default of 35 px
+    assert len(at_15) == 12
+    assert np.mean(at_15) >= 0.995  # of all 35 measured 0.9978, and 0.9911 with the default
     assert lost
-    assert max(lost) <= 35  # of 35 px one cell only, which came back with 34
-    assert sum(area == 35 for area in lost) == 1
+    assert max(lost) <= 35  # cells that the default size drops are that small

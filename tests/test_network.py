@@ -1,6 +1,8 @@
-"""The five networks: what docs/method.md, section 1, says of their size, shapes and styles."""
+"""The five networks: what docs/method.md says of their size, shapes and styles."""
 
 from __future__ import annotations
+
+from itertools import product
 
 import pytest
 import torch
@@ -10,6 +12,14 @@ from scellseg_lib.errors import ModelError
 from scellseg_lib.network import build_network, count_parameters, style_embedding
 
 TINY = (4, 8, 16, 32)
+# Parameters of the released networks, by attention, dense and hierarchical_style.
+COUNTS = dict(
+    zip(
+        product((False, True), repeat=3),
+        (6_600_843, 6_708_363, 6_797_867, 6_905_387, 6_666_820, 6_774_340, 6_863_844, 6_971_364),
+        strict=True,
+    )
+)
 
 
 @pytest.fixture
@@ -17,56 +27,32 @@ def images() -> torch.Tensor:
     return torch.rand(2, 2, 48, 32, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize(
-    ("name", "count"),
-    [
-        ("scellseg", 6_971_364),
-        ("cellpose", 6_600_843),
-        ("hover", 6_600_843),
-        ("unet3", 6_600_843),
-        ("unet2", 6_600_810),
-    ],
-)
-def test_models_have_the_parameters_of_the_released_ones(name: str, count: int):
-    assert count_parameters(build_network(name)) == count  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    ("attention", "dense", "hierarchical_style", "count"),
-    [
-        (False, False, False, 6_600_843),
-        (False, False, True, 6_708_363),
-        (False, True, False, 6_797_867),
-        (True, False, False, 6_666_820),
-        (True, True, False, 6_863_844),
-        (False, True, True, 6_905_387),
-        (True, False, True, 6_774_340),
-        (True, True, True, 6_971_364),
-    ],
-)
+@pytest.mark.parametrize("additions", COUNTS)
 @pytest.mark.parametrize("name", ["cellpose", "scellseg"])
-def test_ablations_have_the_parameters_of_the_released_ones(
-    name, attention, dense, hierarchical_style, count
-):
-    network = build_network(
-        name, attention=attention, dense=dense, hierarchical_style=hierarchical_style
-    )
-    assert count_parameters(network) == count
+def test_ablations_have_the_parameters_of_the_released_ones(name, additions):
+    asked = dict(zip(("attention", "dense", "hierarchical_style"), additions, strict=True))
+    assert count_parameters(build_network(name, **asked)) == COUNTS[additions]
 
 
 @pytest.mark.parametrize(
-    ("name", "n_outputs"),
-    [("unet2", 2), ("unet3", 3), ("hover", 3), ("cellpose", 3), ("scellseg", 3)],
+    ("name", "n_outputs", "count"),
+    [
+        ("scellseg", 3, COUNTS[True, True, True]),
+        *((name, 3, COUNTS[False, False, False]) for name in ("cellpose", "hover", "unet3")),
+        ("unet2", 2, 6_600_810),
+    ],
 )
-@pytest.mark.parametrize("levels", [TINY, (4, 8), (2, 6, 10, 14, 18)])
-def test_shapes_of_maps_and_style(name, n_outputs: int, levels, images):
-    network = build_network(name, levels)
-    assert network.levels == levels
-    assert network.stride == 2 ** (len(levels) - 1)
-    maps, style = network(images)
-    assert maps.shape == (2, n_outputs, 48, 32)
-    assert style.shape == (2, levels[-1])
-    torch.testing.assert_close(style.norm(dim=1), torch.ones(2))
+def test_models_have_the_sizes_and_shapes_of_the_paper(name, n_outputs: int, count: int, images):
+    assert count_parameters(build_network(name)) == count
+    for levels in (TINY, (4, 8), (2, 6, 10, 14, 18)):
+        network = build_network(name, levels)
+        assert network.levels == levels
+        assert network.stride == 2 ** (len(levels) - 1)
+        maps, style = network(images)
+        assert maps.shape == (2, n_outputs, 48, 32)
+        assert style.shape == (2, levels[-1])
+        torch.testing.assert_close(style.norm(dim=1), torch.ones(2))
+    assert build_network(name, TINY, outputs=7)(images).maps.shape[1] == 7
 
 
 @pytest.mark.parametrize("name", ["cellpose", "scellseg"])
@@ -83,6 +69,9 @@ def test_the_embedding_alone_is_that_of_the_whole_network(name, images):
 
 
 def test_a_style_is_the_normalised_mean_of_a_map_and_zero_for_an_empty_one():
+    features = torch.zeros(2, 3, 2, 2, requires_grad=True)
+    style_embedding(features).sum().backward()
+    assert torch.isfinite(features.grad).all()
     features = torch.zeros(2, 3, 2, 2)
     features[0, 0] = torch.tensor([[3.0, 5.0], [1.0, 3.0]])
     features[0, 1, 0, 0] = -16
@@ -90,13 +79,7 @@ def test_a_style_is_the_normalised_mean_of_a_map_and_zero_for_an_empty_one():
     torch.testing.assert_close(style, torch.tensor([[0.6, -0.8, 0.0], [0.0, 0.0, 0.0]]))
 
 
-def test_an_empty_map_has_no_gradient_that_is_not_a_number():
-    features = torch.zeros(1, 3, 2, 2, requires_grad=True)
-    style_embedding(features).sum().backward()
-    assert torch.isfinite(features.grad).all()
-
-
-def test_the_style_steers_every_unit(images):
+def test_the_style_steers_every_unit():
     """The shifts of the units at each level see the styles of that level and of deeper ones."""
     units = build_network("scellseg", TINY).extractor.up.units
     widths = [unit.styled[0].shift.in_features for unit in units]
@@ -106,26 +89,20 @@ def test_the_style_steers_every_unit(images):
 
 
 @pytest.mark.parametrize("name", ["cellpose", "scellseg"])
-def test_every_weight_is_learnt(name, images):
+def test_every_weight_is_learnt_and_images_of_a_batch_do_not_mix(name, images):
     network = build_network(name, TINY)
     network(images).maps.square().sum().backward()
     # A bias before a BatchNorm has a gradient of zero but for rounding: it must exist only.
     assert [key for key, p in network.named_parameters() if p.grad is None] == []
-
-
-def test_images_of_a_batch_do_not_mix(images):
-    network = build_network("scellseg", TINY).eval()
+    network.eval()
     together, alone = network(images), network(images[1:])
     torch.testing.assert_close(together.maps[1:], alone.maps, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(together.style[1:], alone.style, rtol=1e-4, atol=1e-5)
 
 
-def test_an_unknown_name_is_an_error():
+def test_what_makes_no_network_is_an_error():
     with pytest.raises(ModelError, match=r"no model 'unet4'.*cellpose"):
-        build_network("unet4")  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("levels", [(), (32,), (4, 7), (0, 4), (4, -8)])
-def test_widths_that_make_no_network_are_errors(levels):
-    with pytest.raises(ModelError, match="at least two even widths"):
-        build_network("scellseg", levels)
+        build_network("unet4")
+    for levels in ((), (32,), (4, 7), (0, 4), (4, -8)):
+        with pytest.raises(ModelError, match="at least two even widths"):
+            build_network("scellseg", levels)

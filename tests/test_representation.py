@@ -7,18 +7,24 @@ import math
 import numpy as np
 import pytest
 import torch
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import gaussian_filter, label
+from torch.nn import functional
 
-from scellseg_lib import representation
+from scellseg_lib import augment, representation
 from scellseg_lib.datasets.load import load_dataset
+from scellseg_lib.datasets.weights import load_model
+from scellseg_lib.device import Precision
 from scellseg_lib.errors import ModelError
-from scellseg_lib.flows import relabel
+from scellseg_lib.flows import relabel, tidy
 from scellseg_lib.metrics import average_precision
+from scellseg_lib.model import new_model
 from scellseg_lib.representation import Decoding
 from scellseg_lib.representation.flow import Flow
 from scellseg_lib.representation.hover import HoVer
 from scellseg_lib.representation.semantic import UNet2, UNet3
 from scellseg_lib.samples import resize_masks
+from scellseg_lib.segmentation import segment
+from tests import tiny
 
 ALL = (Flow(), HoVer(), UNet2(), UNet3())
 
@@ -48,20 +54,52 @@ def three_cells() -> np.ndarray:
 # Registry
 
 
-def test_the_four_are_registered_and_a_fifth_can_be():
-    assert representation.names() == ["flow", "hover", "unet2", "unet3"]
+class Blobs(representation.Representation):
+    """A toy: one logit, cells are its connected parts; it fits a threshold to the shots."""
 
-    class Other(Flow):
-        name = "other"
+    name = "blobs"
+    n_outputs = 1
+    tunes = True
 
-    try:
-        representation.register(Other())
-        assert isinstance(representation.get("other"), Other)
-    finally:
-        del representation._REGISTERED["other"]
+    def targets(self, masks: np.ndarray) -> np.ndarray:
+        return (masks > 0)[None].astype(np.float32)
+
+    def loss(self, output: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return functional.binary_cross_entropy_with_logits(output, targets)
+
+    def masks(self, output: np.ndarray, decoding: Decoding) -> np.ndarray:
+        return tidy(label(output[0] > decoding.cell_threshold)[0], decoding.min_size)
+
+    def probability(self, output: np.ndarray) -> np.ndarray:
+        return output[0]
+
+    def tune(self, decoding, outputs, truths):
+        assert [o.shape[1:] for o in outputs] == [t.shape for t in truths]
+        return decoding.changed(cell_threshold=float(np.median(outputs[0])))
 
 
-def test_an_unknown_one_is_an_error_that_names_those_there_are():
+def test_a_new_representation_needs_no_change_of_any_file(monkeypatch, tmp_path):
+    """From its name to the masks of a tuned model that was saved and loaded."""
+    monkeypatch.setattr(representation, "_REGISTERED", {**representation._REGISTERED})
+    monkeypatch.setattr(augment, "PATCH", tiny.PATCH)
+    representation.register(Blobs())
+    model = new_model("scellseg", tiny.LEVELS, representation_name="blobs")
+    tuned = tiny.tune("contrastive", model, steps=2)
+    assert [len(entry) for entry in tuned.log] == [4, 4]
+    loaded = load_model(tuned.save(tmp_path / "toy.safetensors"), device=torch.device("cpu"))
+    assert isinstance(loaded.representation, Blobs)
+    threshold = loaded.card.decoding.cell_threshold
+    assert threshold == tuned.card.decoding.cell_threshold != 0.5
+    first, same = (segment(m, tiny.worms(1), precision=Precision())[0] for m in (tuned, loaded))
+    np.testing.assert_array_equal(first.masks, same.masks)
+    assert first.prediction.maps.shape[0] == 1
+    assert first.masks.any()
+    with pytest.raises(ModelError, match="otherwise than as flows"):
+        _ = first.flows
+
+
+def test_four_are_registered_and_an_unknown_one_is_an_error_that_names_them():
+    assert [representation.get(one.name).name for one in ALL] == ["flow", "hover", "unet2", "unet3"]
     with pytest.raises(ModelError, match=r"'stars'.*flow, hover, unet2, unet3"):
         representation.get("stars")
 
@@ -250,51 +288,40 @@ def test_the_search_weighs_all_images_alike():
     assert found.interior_threshold == 2.5  # two of three right; any lower one is right once
 
 
-# AP@0.5 and 0.75 measured on perfect outputs of the 35 contrast images at the 30-px scale: flow
-# 0.996, 0.993; HoVer 0.961, 0.914; U-Net3 0.937, 0.919; U-Net2 0.421, 0.353 (touching cells become
-# one).
-LEAST = {"flow": (0.99, 0.985), "hover": (0.96, 0.91), "unet3": (0.93, 0.91), "unet2": (0.41, 0.34)}
+# AP@0.5 and 0.75 on perfect outputs of every third contrast image at the 30-px scale, a little less
+# than measured. All 35: flow 0.996, 0.993; HoVer 0.961, 0.914; U-Net3 0.937, 0.919; U-Net2 0.421,
+# 0.353 (touching cells become one).
+LEAST = {"flow": (0.99, 0.99), "hover": (0.96, 0.91), "unet3": (0.94, 0.93), "unet2": (0.43, 0.35)}
 
 
 @pytest.mark.real_data
-def test_perfect_outputs_of_the_contrast_images_come_back(real_data):
-    reached: dict[str, list[np.ndarray]] = {name: [] for name in LEAST}
-    for sample in load_dataset("cellpose_contrast35"):
+@pytest.mark.parametrize("name", LEAST)
+def test_perfect_outputs_of_the_contrast_images_come_back(real_data, name: str):
+    chosen, scores = representation.get(name), []
+    for sample in load_dataset("cellpose_contrast35")[::3]:
         masks = relabel(resize_masks(sample.masks, 30 / sample.diameter))
-        for name, scores in reached.items():
-            chosen = representation.get(name)
-            found = chosen.masks(perfect(chosen, masks), Decoding())
-            scores.append(average_precision(masks, found, [0.5, 0.75]))
-    assert len(scores) == 35
-    means = {name: np.mean(scores, axis=0) for name, scores in reached.items()}
-    short = {name: mean for name, mean in means.items() if (mean < LEAST[name]).any()}
-    assert not short
-    assert means["unet2"][0] < 0.5  # no accident: it has no way to tell touching cells apart
-
-
-def long_bent_cell() -> np.ndarray:
-    """Half a ring, 8 px wide and 150 px long."""
-    y, x = np.mgrid[:110, :120]
-    radius = np.hypot(y - 100, x - 60)
-    return ((radius > 42) & (radius < 50) & (y < 100)).astype(np.int32)
+        found = chosen.masks(perfect(chosen, masks), Decoding())
+        scores.append(average_precision(masks, found, [0.5, 0.75]))
+    assert len(scores) == 12
+    mean = np.mean(scores, axis=0)
+    assert (mean >= LEAST[name]).all()
+    assert (mean[0] < 0.5) == (name == "unet2")  # it has no way to tell touching cells apart
 
 
 def test_hover_keeps_a_long_bent_cell_whole():
-    masks = long_bent_cell()
-    chosen = representation.get("hover")
-    found = chosen.masks(perfect(chosen, masks), Decoding())
+    """Half a ring, 8 px wide and 150 px long."""
+    y, x = np.mgrid[:110, :120]
+    radius = np.hypot(y - 100, x - 60)
+    masks = ((radius > 42) & (radius < 50) & (y < 100)).astype(np.int32)
+    found = HoVer().masks(perfect(HoVer(), masks), Decoding())
     assert found.max() == 1
     assert average_precision(masks, found, [0.9])[0] == 1
 
 
 @pytest.mark.parametrize("blur", [0, 2])
 def test_hover_keeps_neighbours_apart_in_blurred_maps(blur: float):
-    y, x = np.mgrid[:60, :90]
-    masks = np.where((y - 30) ** 2 + (x - 30) ** 2 < 225, 1, 0)
-    masks = np.where((y - 30) ** 2 + (x - 59) ** 2 < 225, 2, masks).astype(np.int32)
-    chosen = representation.get("hover")
-    output = perfect(chosen, masks)
+    masks = three_cells()
+    output = perfect(HoVer(), masks)
     for plane in output[:2]:
         plane[:] = gaussian_filter(plane, blur)
-    found = chosen.masks(output, Decoding())
-    assert average_precision(masks, found, [0.8])[0] == 1
+    assert average_precision(masks, HoVer().masks(output, Decoding()), [0.8])[0] == 1
