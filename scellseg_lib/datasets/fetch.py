@@ -10,18 +10,16 @@ import errno
 import gzip
 import lzma
 import shutil
-import stat
 import tarfile
 import tempfile
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from functools import partial
 from pathlib import Path, PureWindowsPath
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from scellseg_lib import paths
 from scellseg_lib.datasets import weights
@@ -85,17 +83,7 @@ def verify(name: str) -> Report:
 
 
 def fetch(name: str) -> Path:
-    """Get a data set, unless it is there already.
-
-    Parameters
-    ----------
-    name : str
-        Of a manifest.
-
-    Returns
-    -------
-    Path
-        Folder with ``NAME_img.png`` and ``NAME_masks.png``, verified.
+    """Get a data set, unless it is there already; returns the folder of its verified files.
 
     Raises
     ------
@@ -194,64 +182,51 @@ def _pictures(card: Manifest, raw: Path) -> Iterator[tuple[Picture, str, str]]:
 def unpack(archive: Path, folder: Path, members: str = "*") -> None:
     """Unpack the members of a ZIP or TAR that match a shell pattern; copy any other file.
 
-    Links and devices are left out, and of an archive with a name that leads elsewhere nothing is
-    unpacked. (Python's filter for TARs renames some of these and lets links pass; ZIPs have none.)
-
-    Raises
-    ------
-    FetchError
-        If a name leads elsewhere or the disk is too small; ArchiveDamaged.
+    FetchError, and nothing is unpacked, where a member's name leads elsewhere or tarfile's data
+    filter refuses it (a link out of the folder, a device), and where the disk is too small. The
+    zipfile module makes no links at all.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    zipped = zipfile.is_zipfile(archive)
-    if not zipped and not tarfile.is_tarfile(archive):
-        if archive.suffix in (".zip", ".gz", ".tar", ".tgz"):
-            raise ArchiveDamaged(archive, "it is not an archive at all")
-        shutil.copyfile(archive, folder / archive.name)
-        return
     try:
-        with zipfile.ZipFile(archive) if zipped else tarfile.open(archive) as opened:
-            files = _list_files(opened)
-            for name in files:
-                path = PureWindowsPath(name)  # which knows what leads elsewhere on any system
-                if path.anchor or ".." in path.parts:
-                    raise FetchError(
-                        f"{name!r} in the archive leads elsewhere",
-                        where=archive,
-                        remedy="It is not safe to unpack; nothing was. Get it from its publisher.",
-                    )
-            wanted = [name for name in files if fnmatchcase(name, members)]
-            needed, free = sum(files[name].size for name in wanted), shutil.disk_usage(folder).free
-            if needed > free:
-                raise FetchError(
-                    f"unpacking needs {needed / 1e9:.1f} GB, the disk has {free / 1e9:.1f} GB left",
-                    where=folder,
-                    remedy="Free some space, or set SCELLSEG_DATA to a folder on another disk.",
-                )
-            label = f"Unpacking {archive.name}"
-            for name in progress_bar(wanted, len(wanted), label, unit="file"):
-                (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                with files[name].open() as source, (folder / name).open("wb") as out:
-                    shutil.copyfileobj(source, out)
+        if zipfile.is_zipfile(archive):
+            with zipfile.ZipFile(archive) as zipped:
+                files = [i for i in zipped.infolist() if fnmatchcase(i.filename, members)]
+                _check_members(archive, folder, {i.filename: i.file_size for i in files})
+                zipped.extractall(folder, files)
+        elif tarfile.is_tarfile(archive):
+            with tarfile.open(archive) as tarred:
+                found = [info for info in tarred if fnmatchcase(info.name, members)]
+                _check_members(archive, folder, {info.name: info.size for info in found})
+                safe = [tarfile.data_filter(info, str(folder)) for info in found]
+                tarred.extractall(folder, safe, filter="data")
+        elif archive.suffix in (".zip", ".gz", ".tar", ".tgz"):
+            raise ArchiveDamaged(archive, "it is not an archive at all")
+        else:
+            shutil.copyfile(archive, folder / archive.name)
+    except tarfile.FilterError as error:
+        raise _refuse(archive, error) from error
     except _DAMAGE as error:
         raise ArchiveDamaged(archive, error) from error
 
 
-class _Member(NamedTuple):
-    size: int
-    open: Callable[[], Any]
+def _refuse(archive: Path, why: object) -> FetchError:
+    remedy = "It is not safe to unpack; nothing was. Get it from its publisher."
+    return FetchError(f"the archive is refused: {why}", where=archive, remedy=remedy)
 
 
-def _list_files(opened: zipfile.ZipFile | tarfile.TarFile) -> dict[str, _Member]:
-    """Plain files in an archive, neither links nor devices, by name."""
-    if isinstance(opened, tarfile.TarFile):
-        tarred = (info for info in opened if info.isfile())
-        return {info.name: _Member(info.size, partial(opened.extractfile, info)) for info in tarred}
-    return {
-        info.filename: _Member(info.file_size, partial(opened.open, info))
-        for info in opened.infolist()
-        if not info.is_dir() and not stat.S_ISLNK(info.external_attr >> 16)
-    }
+def _check_members(archive: Path, folder: Path, sizes: dict[str, int]) -> None:
+    """Refuse names that lead elsewhere on any system, and more than the disk holds."""
+    for name in sizes:
+        path = PureWindowsPath(name)
+        if path.anchor or ".." in path.parts:
+            raise _refuse(archive, f"{name!r} leads elsewhere")
+    needed, free = sum(sizes.values()), shutil.disk_usage(folder).free
+    if needed > free:
+        raise FetchError(
+            f"unpacking needs {needed / 1e9:.1f} GB, the disk has {free / 1e9:.1f} GB left",
+            where=folder,
+            remedy="Free some space, or set SCELLSEG_DATA to a folder on another disk.",
+        )
 
 
 # --- what is there, against the manifest ----------------------------------------------------------

@@ -10,12 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from scellseg_lib.datasets import synthetic
-from scellseg_lib.datasets.manifest import (
-    SubsetPart,
-    list_manifests,
-    load_manifest,
-    load_subsets,
-)
+from scellseg_lib.datasets.manifest import SubsetPart, list_manifests, load_manifest, load_subsets
 from scellseg_lib.errors import DatasetError, ScellsegError
 from scellseg_lib.files.images import read_image, read_masks
 from scellseg_lib.files.layout import find_samples
@@ -89,10 +84,7 @@ def load_dataset(
 
 
 def load_pretraining_subset(name: str) -> list[Dataset]:
-    """Load one of `load_subsets`, such as ``"general"``: a Dataset for each source.
-
-    DatasetError if there is no such subset, or files are absent.
-    """
+    """Load one of `load_subsets`, such as ``"general"``: a Dataset for each source."""
     subsets = load_subsets()
     if name not in subsets:
         raise DatasetError(
@@ -104,7 +96,7 @@ def load_pretraining_subset(name: str) -> list[Dataset]:
     return [
         synthetic.make_dataset(source, n_pretrain=SUBSET, kinds=[p.kind for p in parts if p.kind])
         if source in synthetic.NAMES
-        else _load_named(source, tuple(parts))
+        else _load_named(source, parts)
         for source, parts in sources.items()
     ]
 
@@ -128,11 +120,6 @@ def load_folder(
         images of several channels when none is named.
     axes, page : optional
         For TIFF images, see `images.read_pixels`.
-
-    Returns
-    -------
-    Dataset
-        Its images are read, and refused, when they are used.
     """
     folder = Path(folder).resolve()
     samples = tuple(
@@ -148,10 +135,7 @@ def load_folder(
 
 
 def find_readable(data: Dataset, *, masks: bool = False) -> tuple[Dataset, list[str]]:
-    """Find the images that can be read, with their masks where asked for.
-
-    Gives them as a Dataset, which does not keep their pixels, and what is wrong with each other.
-    """
+    """Images that can be read, with their masks where asked for, and what is wrong with others."""
     good, wrong = [], []
     for sample in progress_bar(data, len(data), "check"):
         copy = replace(sample)  # its pixels go with it
@@ -164,7 +148,7 @@ def find_readable(data: Dataset, *, masks: bool = False) -> tuple[Dataset, list[
     return replace(data, samples=tuple(good)), wrong
 
 
-def _load_named(name: str, parts: tuple[SubsetPart, ...] = ()) -> Dataset:
+def _load_named(name: str, parts: Sequence[SubsetPart] = ()) -> Dataset:
     """Samples of a manifest in its order; only those that one of `parts` includes, if given."""
     card = load_manifest(name)
     entries = [e for e in card.entries() if not parts or any(p.includes(e) for p in parts)]
@@ -172,10 +156,17 @@ def _load_named(name: str, parts: tuple[SubsetPart, ...] = ()) -> Dataset:
     missing = [file for file in files if not (card.folder / file).is_file()]
     if missing or not entries:
         raise DatasetNotHere(name, card.folder, missing)
+
+    def read(file: str, shape: tuple[int, ...] | None) -> np.ndarray:
+        image = read_image(card.folder / file, channels=card.channels)
+        if shape is not None:
+            check_size(image.shape[1:], shape[:2], "the manifest", card.folder / file)
+        return image
+
     samples = tuple(
         Sample(
             entry.name,
-            partial(_read_listed, card.folder / entry.image, card.channels, entry.shape),
+            partial(read, entry.image, entry.shape),
             partial(read_masks, card.folder / entry.masks),
             "+".join(entry.splits),
             entry.style,
@@ -183,13 +174,3 @@ def _load_named(name: str, parts: tuple[SubsetPart, ...] = ()) -> Dataset:
         for entry in entries
     )
     return Dataset(name, card.title, card.licence, samples, card.channels)
-
-
-def _read_listed(
-    path: Path, channels: tuple[str, str], shape: tuple[int, ...] | None
-) -> np.ndarray:
-    """Read an image that a manifest lists, which must be of the size that it says."""
-    image = read_image(path, channels=channels)
-    if shape is not None:
-        check_size(image.shape[1:], shape[:2], "the manifest", path)
-    return image

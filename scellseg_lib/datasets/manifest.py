@@ -1,23 +1,22 @@
 """What a data set is: one validated YAML each in ``data_manifests/``.
 
-A manifest says where a data set comes from and on what terms, how its raw archives become
-images and instance masks, which files result (``NAME_img.png`` and ``NAME_masks.png``, the
-Cellpose layout), and which of them serve for what.
+A manifest says where a data set comes from and on what terms, how its raw archives become images
+and instance masks, which files result (``NAME_img.png`` and ``NAME_masks.png``), and which of them
+serve for what.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Literal, Self, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import yaml
 from natsort import natsorted
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from scellseg_lib import paths
-from scellseg_lib.datasets.convert import CONVERTERS
 from scellseg_lib.errors import DatasetError, ManifestError
 
 _Schema = TypeVar("_Schema", bound=BaseModel)
@@ -42,30 +41,24 @@ class Archive(_Strict):
 
     url: str = Field(pattern=r"^(https?://|pip:)\S+$")
     file: FileName
-    sha256: Sha256 | None = Field(description="Of the file; null where it is not known to us.")
-    members: str = Field("*", description="Which members are unpacked (shell wildcards).")
+    sha256: Sha256 | None  # null where it is not known to us
+    members: str = "*"  # which are unpacked (shell pattern)
 
 
 class Entry(_Strict):
-    """One image and its instance masks.
-
-    The hashes are of the decoded pixels, see `images.pixel_hash`; null where they are not known to
-    us. ``shape`` and ``dtype`` are the image's; masks are uint16[H, W], 0 background, and hold
-    ``cells`` cells of the median ``diameter`` in pixels. ``source`` is what the converter finds
-    the raw files by, or, where access is manual, the place in the source.
-    """
+    """One image, and its instance masks as uint16[H, W]; null is what is not known to us."""
 
     image: FileName
     masks: FileName
     splits: tuple[Split, ...] = ()
-    shape: tuple[int, int] | tuple[int, int, int] | None = None
+    shape: tuple[int, int] | tuple[int, int, int] | None = None  # of the image
     dtype: Literal["uint8", "uint16", "float32"] | None = None
-    image_sha256: Sha256 | None = None
+    image_sha256: Sha256 | None = None  # of the decoded pixels, see `images.pixel_hash`
     masks_sha256: Sha256 | None = None
-    diameter: float | None = None
+    diameter: float | None = None  # median of the cells, in pixels
     cells: Annotated[int, Field(ge=0)] | None = None
     kind: str | None = None
-    source: str | None = None
+    source: str | None = None  # what the converter finds the raw files by
 
     @property
     def name(self) -> str:
@@ -82,16 +75,14 @@ class Entry(_Strict):
 class Group(_Strict):
     """Files whose names and hashes we do not know one by one, only where they come from.
 
-    ``source`` tells the converter where in the raw archives they lie; they are stored as
-    ``PREFIX`` + their own name. ``count`` is how many the publisher or the paper names.
-    ``ranges`` (first and last, both included) and ``picks`` give further splits to files whose
-    own name is such a number.
+    They are stored as ``prefix`` + their own name. ``ranges`` (first and last, both included) and
+    ``picks`` give further splits to files whose own name is such a number.
     """
 
-    source: str
+    source: str  # what the converter finds the raw files by
     prefix: FileName
     splits: tuple[Split, ...]
-    count: int | None = Field(gt=0)
+    count: int | None = Field(gt=0)  # that the publisher or the paper names
     ranges: dict[Split, tuple[int, int]] = {}
     picks: dict[Split, tuple[int, ...]] = {}
 
@@ -100,18 +91,18 @@ class Group(_Strict):
         for path in natsorted(folder.glob(f"{self.prefix}*_img.png")):
             name = path.name.removesuffix("_img.png")
             number = name.removeprefix(self.prefix)
-            splits = self.splits_of(int(number) if number.isdigit() else -1)
+            splits = self.splits_of(int(number)) if number.isdigit() else self.splits
             yield Entry(image=path.name, masks=f"{name}_masks.png", splits=splits)
 
     def splits_of(self, number: int) -> tuple[Split, ...]:
-        """Splits of the file of that number; -1 for one whose name is no number."""
+        """Splits of the file of that number."""
         ranged = (s for s, (first, last) in self.ranges.items() if first <= number <= last)
         picked = (s for s, numbers in self.picks.items() if number in numbers)
         return (*self.splits, *ranged, *picked)
 
 
 class Manifest(_Strict):
-    """A data set: origin, licence, archives, converter, files and splits."""
+    """A data set: origin, licence, archives, converter, and either files or groups of them."""
 
     name: str = Field(pattern=r"^[a-z0-9_]+$")
     title: str
@@ -119,36 +110,14 @@ class Manifest(_Strict):
     licence: str
     licence_url: str | None
     access: Literal["open", "manual"]
-    instructions: str | None = Field(None, description="What the user does where access is manual.")
+    instructions: str | None = None  # what the user does where access is manual
     note: str | None = None
     source: dict[Literal["repository", "commit", "folder"], str] | None = None
     archives: tuple[Archive, ...] = ()
-    converter: str | None = None
-    channels: tuple[Plane, Plane] = Field(description="The plane to segment, the nucleus plane.")
+    converter: str | None = None  # one of `convert.CONVERTERS`
+    channels: tuple[Plane, Plane]  # to segment, nucleus
     files: tuple[Entry, ...] = ()
     groups: tuple[Group, ...] = ()
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if bool(self.files) == bool(self.groups):
-            raise ValueError("a data set has either files or groups")
-        if self.access == "manual" and not self.instructions:
-            raise ValueError("manual access needs instructions")
-        if self.access == "open" and not (self.archives and self.converter):
-            raise ValueError("open access needs archives and a converter")
-        if self.converter not in (None, *CONVERTERS) or (self.converter and not self.archives):
-            raise ValueError(f"a converter ({', '.join(CONVERTERS)}) needs archives")
-        names = [name for entry in self.files for name in (entry.image, entry.masks)]
-        if len(set(names)) != len(names):
-            raise ValueError("a file is named twice")
-        for entry in self.files:
-            _keep_apart(entry.image, entry.splits)
-        for group in self.groups:
-            ends = [number for pair in group.ranges.values() for number in pair]
-            picked = [number for numbers in group.picks.values() for number in numbers]
-            for number in sorted({-1, *ends, *picked}):
-                _keep_apart(f"image {number} of {group.prefix}*", group.splits_of(number))
-        return self
 
     @property
     def folder(self) -> Path:
@@ -159,14 +128,6 @@ class Manifest(_Strict):
         """All images: those listed, or, for groups, those found in `folder` (the data folder)."""
         found = (e for group in self.groups for e in group.entries(folder or self.folder))
         return self.files or tuple(found)
-
-
-def _keep_apart(image: str, splits: Collection[str]) -> None:
-    """Refuse an image that serves for two of training, validation and test."""
-    trains = not {"shot", "pretrain"}.isdisjoint(splits)
-    validates, tests = "validation" in splits, not {"query", "general_test"}.isdisjoint(splits)
-    if trains + validates + tests > 1:
-        raise ValueError(f"{image} both trains and tests, or validates: {', '.join(splits)}")
 
 
 class SubsetPart(_Strict):
@@ -199,24 +160,12 @@ def list_manifests() -> list[str]:
 
 
 def load_manifest(name: str) -> Manifest:
-    """Read and check the manifest of a data set.
-
-    DatasetError if there is none of that name, ManifestError, which names each wrong field, if it
-    does not follow the schema.
-    """
+    """Read the manifest of a data set; ManifestError names each field that is wrong."""
     if name not in list_manifests():
         raise DatasetError(
             f"no data set is called {name!r}", remedy=f"There are: {', '.join(list_manifests())}."
         )
-    path = paths.manifests() / f"{name}.yaml"
-    manifest = _parse(path, Manifest)
-    if manifest.name != name:
-        raise ManifestError(
-            f"the manifest is named {manifest.name!r}",
-            where=path,
-            remedy="Give the file and its field `name` the same name.",
-        )
-    return manifest
+    return _parse(paths.manifests() / f"{name}.yaml", Manifest)
 
 
 def load_subsets() -> dict[str, tuple[SubsetPart, ...]]:
@@ -239,16 +188,9 @@ def _parse(path: Path, schema: type[_Schema]) -> _Schema:
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
         return schema.model_validate(yaml.load(path.read_text(encoding="utf-8"), Loader=loader))
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, yaml.YAMLError, ValidationError) as error:
         raise ManifestError(
             f"the manifest cannot be read ({error})",
             where=path,
-            remedy="Check that you may read the file, and mend the line if one is named.",
-        ) from error
-    except ValidationError as error:
-        faults = (f"{'.'.join(map(str, e['loc'])) or 'it'}: {e['msg']}" for e in error.errors())
-        raise ManifestError(
-            f"the manifest does not follow the schema ({'; '.join(faults)})",
-            where=path,
-            remedy="Mend the fields named; scellseg_lib/datasets/manifest.py says what each holds.",
+            remedy="Mend what is named; scellseg_lib/datasets/manifest.py says what fields hold.",
         ) from error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
-from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import yaml
 
 from scellseg_lib import paths
 from scellseg_lib.datasets import manifest
+from scellseg_lib.datasets.convert import CONVERTERS
 from scellseg_lib.errors import DatasetError, ManifestError
 
 CELLPOSE_CONTRAST = {
@@ -40,10 +40,9 @@ LISTED = {
 }
 NO_LICENCE = {"deepcell_nuclei", "deepcell_phase", "hela_phase_nuclei"}
 NO_LICENCE |= {"mito", "raw264_fluo", "tcell_if"}
-FIRST = {"image": "1_img.png", "masks": "1_masks.png", "splits": ["shot"]}
 VALID = {
     "name": "small",
-    "title": "Two images",
+    "title": "One image",
     "citation": "nobody",
     "licence": "CC0",
     "licence_url": None,
@@ -51,7 +50,7 @@ VALID = {
     "archives": [{"url": "https://example.org/a.zip", "file": "a.zip", "sha256": None}],
     "converter": "cellpose",
     "channels": ["gray", "none"],
-    "files": [FIRST, {"image": "2_img.png", "masks": "2_masks.png", "splits": ["query"]}],
+    "files": [{"image": "1_img.png", "masks": "1_masks.png", "splits": ["shot"]}],
 }
 """A small manifest without a fault."""
 
@@ -62,6 +61,23 @@ def test_every_set_has_a_manifest_with_its_splits_and_says_its_terms() -> None:
     for name, splits in LISTED.items():
         assert Counter(s for e in cards[name].entries() for s in e.splits) == splits, name
     assert {name for name, card in cards.items() if "none stated" in card.licence} == NO_LICENCE
+
+
+ROLES = ({"shot", "pretrain"}, {"validation"}, {"query", "general_test"})
+
+
+def test_manifests_are_consistent_and_nothing_both_trains_and_tests() -> None:
+    for name in manifest.list_manifests():
+        card = manifest.load_manifest(name)
+        assert card.name == name
+        assert bool(card.files) != bool(card.groups)
+        assert card.instructions if card.access == "manual" else card.converter
+        assert bool(card.archives) == (card.converter in CONVERTERS)
+        names = [file for entry in card.files for file in (entry.image, entry.masks)]
+        assert len(set(names)) == len(names)
+        served = [entry.splits for entry in card.files]
+        served += [group.splits_of(n) for group in card.groups for n in range(-1, 1000)]
+        assert all(sum(not role.isdisjoint(splits) for role in ROLES) <= 1 for splits in served)
 
 
 @pytest.mark.real_data
@@ -120,85 +136,53 @@ def test_cellpose_subsets_and_styles_follow_the_numbers_of_the_files(tmp_path: P
     }
 
 
-@pytest.fixture
-def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., manifest.Manifest]:
-    """Load `small.yaml` with such a content."""
-    monkeypatch.setattr(paths, "manifests", lambda: tmp_path)
-
-    def load(content: Any) -> manifest.Manifest:
-        (tmp_path / "small.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
-        manifest._parse.cache_clear()
-        return manifest.load_manifest("small")
-
-    return load
-
-
-def archive(**changes: Any) -> dict[str, Any]:
+def with_archive(**changes: Any) -> dict[str, Any]:
     return {"archives": [VALID["archives"][0] | changes]}  # type: ignore[index, operator]
 
 
-def first(**changes: Any) -> dict[str, Any]:
-    return {"files": [FIRST | changes, VALID["files"][1]]}  # type: ignore[index]
-
-
-def group(**changes: Any) -> dict[str, Any]:
-    every = {"source": "train", "prefix": "s_", "splits": [], "count": None}
-    return {"files": [], "groups": [every | changes]}
+def with_entry(**changes: Any) -> dict[str, Any]:
+    return {"files": [VALID["files"][0] | changes]}  # type: ignore[index, operator]
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"licens": "MIT"}, "licens: Extra inputs"),
+        ({}, None),
+        ({"licens": "MIT"}, r"licens\n  Extra inputs"),
         ({"citation": None}, "citation"),
         ({"access": "closed"}, "access"),
-        ({"access": "manual"}, "needs instructions"),
-        ({"archives": []}, "needs archives"),
-        ({"converter": "unzip"}, r"converter \(.*livecell"),
         ({"channels": ["ultraviolet", "none"]}, "channels"),
-        ({"files": []}, "either files or groups"),
-        (archive(url="file:///etc/passwd"), "archives.0.url"),
-        (archive(file="../a.zip"), "archives.0.file"),
-        ({"archives": [{"url": "https://x/a", "file": "a.zip"}]}, "archives.0.sha256"),
-        (first(image="../1_img.png"), "image"),
-        (first(image="/1_img.png"), "image"),
-        (first(image="2_img.png"), "named twice"),
-        (first(image_sha256="abc"), "image_sha256"),
-        (first(hash="0" * 64), "hash: Extra inputs"),
-        (first(cells=-1), "cells"),
-        (first(splits=["train"]), "splits"),
-        (first(splits=["shot", "query"]), "1_img.png both trains and tests"),
-        (first(splits=["pretrain", "general_test"]), "both trains and tests"),
-        (first(splits=["query", "pretrain"]), "both trains and tests"),
-        (first(splits=["validation", "shot"]), "both trains and tests"),
-        (group(splits=["shot", "query"]), r"image -1 of s_\* both trains and tests"),
-        (group(ranges={"pretrain": [0, 9], "general_test": [9, 12]}), "image 9 of s_"),
-        (group(splits=["query"], picks={"shot": [3, 5]}), "image 3 of s_"),
+        (with_archive(url="file:///etc/passwd"), r"archives\.0\.url"),
+        (with_archive(file="../a.zip"), r"archives\.0\.file"),
+        ({"archives": [{"url": "https://x/a", "file": "a.zip"}]}, r"archives\.0\.sha256"),
+        (with_entry(image="../1_img.png"), r"files\.0\.image"),
+        (with_entry(image="/1_img.png"), r"files\.0\.image"),
+        (with_entry(image_sha256="abc"), "image_sha256"),
+        (with_entry(hash="0" * 64), r"hash\n  Extra inputs"),
+        (with_entry(cells=-1), "cells"),
+        (with_entry(splits=["train"]), "splits"),
     ],
 )
 def test_faulty_manifest_is_refused_with_the_field(
-    change: dict[str, Any], message: str, load: Callable[..., manifest.Manifest]
+    change: dict, message: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert load(VALID).files
-    assert load(VALID | group()).groups
-    with pytest.raises(ManifestError, match=message) as caught:
-        load(VALID | change)
-    assert "small.yaml" in str(caught.value)
+    monkeypatch.setattr(paths, "manifests", lambda: tmp_path)
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(VALID | change, sort_keys=False))
+    if message is None:
+        assert len(manifest.load_manifest("small").entries()) == 1
+        return
+    with pytest.raises(ManifestError, match=rf"small\.yaml: the manifest(.|\n)*{message}"):
+        manifest.load_manifest("small")
 
 
-def test_what_is_no_manifest_of_that_name(
-    tmp_path: Path, load: Callable[..., manifest.Manifest]
-) -> None:
-    load(VALID)
+def test_what_is_no_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paths, "manifests", lambda: tmp_path)
     (tmp_path / "claims.yaml").write_text("claims: []\n")
     (tmp_path / "broken.yaml").write_text("name: [")
-    (tmp_path / "other.yaml").write_text(yaml.safe_dump(VALID, sort_keys=False))
-    assert manifest.list_manifests() == ["broken", "other", "small"]
+    assert manifest.list_manifests() == ["broken"]
     with pytest.raises(ManifestError, match=r"broken\.yaml: the manifest cannot be read"):
         manifest.load_manifest("broken")
-    with pytest.raises(ManifestError, match="is named 'small'"):
-        manifest.load_manifest("other")
-    with pytest.raises(DatasetError, match=r"'bbbc011'.*There are: broken, other, small"):
+    with pytest.raises(DatasetError, match=r"'bbbc011'.*There are: broken"):
         manifest.load_manifest("bbbc011")
     with pytest.raises(ManifestError, match="cannot be read"):
         manifest.load_subsets()

@@ -60,11 +60,6 @@ def make_image(
         Whole 16-bit counts: the plane to segment, then the nuclei or zeros.
     masks : int32[H, W]
         Contiguous labels from 1, 0 is background; every cell is one 4-connected piece.
-
-    Raises
-    ------
-    ImageError
-        If the kind is unknown or the shape too small.
     """
     if kind not in _MAKERS:
         raise ImageError(
@@ -79,7 +74,8 @@ def make_image(
             remedy=f"Ask for at least {_SMALLEST} px each way.",
         )
     words = seed if isinstance(seed, tuple) else (seed,)
-    return make(Scene(np.random.default_rng([KINDS.index(kind), *words]), shape))
+    planes, masks = make(Scene(np.random.default_rng([KINDS.index(kind), *words]), shape))
+    return planes if planes.ndim == 3 else np.stack([planes, np.zeros_like(planes)]), masks
 
 
 @lru_cache(maxsize=8)
@@ -123,11 +119,6 @@ def make_dataset(
         Not negative.
     kinds : sequence of str
         Those of "synthetic_pretrain" that are kept of its `n_pretrain` images.
-
-    Raises
-    ------
-    DatasetError
-        If there is no set of that name.
     """
     if name not in NAMES:
         raise DatasetError(

@@ -1,12 +1,12 @@
 """Images of cells: phase contrast, mitochondria around nuclei, and the paper's contrast styles.
 
-Each function makes an image, float32[2, H, W] (the plane to segment, the nuclei or zeros), and its
-labels, int32[H, W].
+Each function makes an image, float32[H, W], or [2, H, W] where it shows nuclei in the second plane,
+and its labels, int32[H, W].
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections import namedtuple
 
 import cv2
 import numpy as np
@@ -32,14 +32,14 @@ def draw_phase(scene: Scene) -> Planes:
     thickness = 0.035 * fine + 0.05 * scene.draw_field(40)
     warp, cells = scene.draw_bends(20), []
     for y, x, radius in places:
-        if tall := rng.random() < 0.5:
-            bent, looks = None, {"elongation": rng.uniform(1.0, 1.2), "rough": 0.04}
-        else:
-            bent, looks = warp, {"elongation": rng.uniform(1.2, 2.8), "rough": 0.1}
-        spikes = 0 if tall else int(rng.integers(0, 4))
-        size = radius * (0.9 if tall else 1.0)
+        tall = rng.random() < 0.5
+        bent = None if tall else warp
         cell = scene.draw_outline(
-            y, x, size, spikes=spikes, spike_size=(1.0, 0.2), warp=bent, **looks
+            *(y, x, radius * (0.9 if tall else 1.0)),
+            elongation=rng.uniform(1.0, 1.2) if tall else rng.uniform(1.2, 2.8),
+            rough=0.04 if tall else 0.1,
+            spikes=(0 if tall else int(rng.integers(0, 4)), 1.0, 0.2),
+            warp=bent,
         )
         nucleus = _draw_nucleus(scene, cell, 0.42 * radius, 2.0, bent)
         if nucleus is None:
@@ -64,7 +64,7 @@ def draw_phase(scene: Scene) -> Planes:
     light = 31_800 * (1 + 0.012 * scene.draw_field(90))
     light = light + np.where(signal > 0, 24_000, 15_000) * signal
     plane = scene.expose(light, gain=4.0, read=220, sigma=0.8)
-    return _stack(plane), clean(assign(cells, shape), 60)
+    return plane, clean(assign(cells, shape), 60)
 
 
 def draw_mito(scene: Scene) -> Planes:
@@ -104,31 +104,17 @@ def draw_mito(scene: Scene) -> Planes:
     return np.stack([first, second]), clean(assign(cells, shape), 80)
 
 
-class Fluorescence(NamedTuple):
-    """How the cells of a two-channel style look; lengths in px, light in counts."""
+Fluorescence = namedtuple(
+    "Fluorescence",
+    "radius spread density spacing filled elongation rough spikes spike_size nucleus "
+    "rim rim_width inner streaks glow light dark defocus bleed lens",
+)
+"""How the cells of a two-channel style look; lengths in px, light in counts.
 
-    radius: float
-    spread: float
-    density: tuple[int, int]  # lowest and highest number of cells per megapixel
-    spacing: float
-    filled: float  # part of the image in which cells may lie
-    elongation: float
-    rough: float
-    spikes: tuple[int, int]
-    spike_size: tuple[float, float]
-    nucleus: float
-    rim: float  # weights: of the bright edge,
-    rim_width: float
-    inner: float  # of the body,
-    streaks: float  # of radial streaks,
-    glow: float  # and of the light that gathers at the nucleus
-    light: float
-    dark: tuple[float, float]
-    defocus: float
-    bleed: float
-    lens: float
-
-
+``density`` is the lowest and highest number of cells per megapixel, ``filled`` the part of the
+image in which they lie; ``rim``, ``inner``, ``streaks`` and ``glow`` are the weights of the bright
+edge, of the body, of radial streaks and of the light that gathers at the nucleus.
+"""
 FLUORESCENCE = {
     "Kc167": Fluorescence(
         16.6, 0.12, (500, 850), 0.74, 0.68, 1.2, 0.06, (0, 2), (0.4, 0.12), 9.0, 0.42, 2.0, 0.5,
@@ -162,16 +148,10 @@ def draw_fluorescence(scene: Scene, name: str) -> Planes:
     layers = np.zeros((2, 2, *shape), np.float32)  # sharp and out of focus; cytoplasm and nuclei
     cells = []
     for y, x, radius in places:
-        cell = scene.draw_outline(
-            y,
-            x,
-            radius,
-            elongation=1 + (style.elongation - 1) * rng.gamma(2.0, 0.5),
-            rough=style.rough,
-            spikes=int(rng.integers(style.spikes[0], style.spikes[1] + 1)),
-            spike_size=style.spike_size,
-            warp=warp,
-        )
+        elongation = 1 + (style.elongation - 1) * rng.gamma(2.0, 0.5)
+        spikes = int(rng.integers(style.spikes[0], style.spikes[1] + 1)), *style.spike_size
+        looks = {"elongation": elongation, "rough": style.rough, "spikes": spikes, "warp": warp}
+        cell = scene.draw_outline(y, x, radius, **looks)
         nucleus = _draw_nucleus(scene, cell, style.nucleus, 0.05 * radius, warp)
         if nucleus is not None:
             cells.append(cell)
@@ -278,7 +258,7 @@ def draw_cytomembrane(scene: Scene) -> Planes:
         + 8000 * lumps * (0.3 + 0.7 * body)
     )
     light += 0.10 * blur(light, 9)
-    return _stack(scene.expose(420 + light, gain=26.0, read=60, sigma=0.75)), labels
+    return scene.expose(420 + light, gain=26.0, read=60, sigma=0.75), labels
 
 
 def draw_style1(scene: Scene) -> Planes:
@@ -312,7 +292,7 @@ def draw_style1(scene: Scene) -> Planes:
     light *= np.clip(1 + 0.33 * scene.draw_field(130), 0.25, None)
     level = rng.uniform(4200, 13_000)
     plane = scene.expose(500 + level * light, gain=3.0, read=40, sigma=1.2)
-    return _stack(plane), clean(assign(cells, shape), 80)
+    return plane, clean(assign(cells, shape), 80)
 
 
 def draw_style3(scene: Scene) -> Planes:
@@ -353,7 +333,7 @@ def draw_style3(scene: Scene) -> Planes:
     light = np.maximum(light, scene.draw_strokes(stems, 1.1 * size, 3, 0.2) * 0.8)
     counts = 62_000 * (1 - np.exp(-1.55 * light))
     plane = scene.expose(counts, gain=18.0, read=200, sigma=0.65)
-    return _stack(plane), clean(labels, 0.10 * np.pi * size**2)
+    return plane, clean(labels, 0.10 * np.pi * size**2)
 
 
 def _draw_clusters(scene: Scene, scale: float, filled: float) -> np.ndarray:
@@ -372,8 +352,3 @@ def _draw_nucleus(
     elongation = scene.rng.uniform(1, 1.5)
     nucleus = scene.draw_outline(cell.y + dy, cell.x + dx, size, elongation=elongation, warp=warp)
     return nucleus if nucleus.level.size else None
-
-
-def _stack(plane: np.ndarray) -> np.ndarray:
-    """Image float32[2, H, W] whose second plane is empty."""
-    return np.stack([plane, np.zeros_like(plane)])

@@ -14,7 +14,6 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 from scipy import ndimage
-from skimage.measure import label as connected_components
 
 Shape = tuple[int, int]
 RAYS = 180
@@ -78,26 +77,25 @@ class Scene:
         *,
         elongation: float = 1.0,
         rough: float = 0.06,
-        spikes: int = 0,
-        spike_size: tuple[float, float] = (1.0, 0.12),
+        spikes: tuple[int, float, float] = (0, 1.0, 0.12),
         warp: np.ndarray | None = None,
     ) -> Outline:
         """Random star-shaped outline of area ``pi * radius ** 2`` around (y, x).
 
         `elongation` is the ratio of the axes, `rough` the SD of the waves, `spikes` the number of
-        processes, `spike_size` their mean length (radii) and width (rad); `warp`, from
-        `draw_bends`, bends the image plane, so that processes are not straight.
+        processes, their mean length (radii) and width (rad); `warp`, from `draw_bends`, bends the
+        image plane, so that processes are not straight.
         """
         theta = np.arange(RAYS) * (2 * np.pi / RAYS)
         turn = self.rng.uniform(0, np.pi)
         c2, s2 = np.cos(theta - turn) ** 2, np.sin(theta - turn) ** 2
         radii = 1 / np.sqrt(c2 / elongation + s2 * elongation)
         radii *= np.exp(rough * (self.draw_ring(14) + 0.4 * self.draw_ring(5)))
-        for _ in range(spikes):
-            at = self.rng.uniform(0, 2 * np.pi)
-            length = spike_size[0] * self.rng.gamma(3.0, 1 / 3)
+        number, length, width = spikes
+        for _ in range(number):
+            at, long = self.rng.uniform(0, 2 * np.pi), length * self.rng.gamma(3.0, 1 / 3)
             away = np.abs((theta - at + np.pi) % (2 * np.pi) - np.pi)
-            radii += length * np.exp(-away / (spike_size[1] * self.rng.uniform(0.7, 1.5)))
+            radii += long * np.exp(-away / (width * self.rng.uniform(0.7, 1.5)))
         radii *= radius / np.sqrt(np.mean(radii**2))
         reach = float(radii.max()) * 1.15 + 8
         top, left = max(0, int(y - reach)), max(0, int(x - reach))
@@ -194,13 +192,13 @@ def assign(outlines: Sequence[Outline], shape: Shape, reach: float = 1.0) -> np.
 
 def clean(labels: np.ndarray, minimum: float) -> np.ndarray:
     """Keep the largest piece (4-neighbours) of every label, at least `minimum` px; number 1..n."""
-    pieces = connected_components(labels, background=0, connectivity=1)
-    area = np.bincount(pieces.ravel())
-    owner = np.zeros(len(area), np.int64)
-    owner[pieces.ravel()] = labels.ravel()
-    order = np.argsort(-area, kind="stable")
-    order = order[(owner[order] > 0) & (area[order] >= minimum)]
-    kept, first = np.unique(owner[order], return_index=True)
-    new = np.zeros(len(area), np.int32)
-    new[order[first]] = np.arange(1, len(kept) + 1)
-    return new[pieces]
+    cleaned, number = np.zeros_like(labels), 0
+    for label, box in enumerate(ndimage.find_objects(labels), 1):
+        if box is None:
+            continue
+        pieces, _ = ndimage.label(labels[box] == label)
+        areas = np.bincount(pieces.ravel())[1:]
+        if areas.max() >= minimum:
+            number += 1
+            cleaned[box][pieces == areas.argmax() + 1] = number
+    return cleaned

@@ -22,7 +22,7 @@ class Worm(NamedTuple):
 
 
 def draw_worms(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
-    """Bright-field worms: image float32[2, H, W] (second plane zeros), labels int32[H, W].
+    """Bright-field worms: image float32[H, W], labels int32[H, W].
 
     Pixels shared by two worms belong to the smaller one, as in the real annotation.
     """
@@ -52,8 +52,7 @@ def draw_worms(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
         )
     glow = 34 * np.exp(np.minimum(stop, 0) / 9) + 40 * np.exp(np.minimum(stop, 0) / 90)
     light = 96 + glow + inside * lamp * transmission
-    plane = scene.expose(light, gain=0.16, read=2.6, sigma=0.75, bias=96)
-    return np.stack([plane, np.zeros_like(plane)]), labels
+    return scene.expose(light, gain=0.16, read=2.6, sigma=0.75, bias=96), labels
 
 
 def _draw_stop(scene: Scene) -> np.ndarray:
