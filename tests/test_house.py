@@ -18,6 +18,7 @@ LIBRARY = Path(__file__).resolve().parents[1] / "scellseg_lib"
 # A module imports only from parts to its left. The modules of the core stand in reading order.
 CORE = (
     ("errors", "paths", "atomic", "progress"),
+    ("options",),
     ("samples",),
     ("flows", "metrics"),
     ("representation",),
