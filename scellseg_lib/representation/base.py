@@ -19,18 +19,18 @@ class Decoding(Options):
 
     refused: ClassVar = ImageError
 
-    cell_threshold: float = 0.5
-    """Logit above which a pixel is cell (flow, HoVer): the released scripts' 0.5, Cellpose's 0."""
-    flow_threshold: float = Field(default=0.4, ge=0)
-    """Largest flow error of a mask (flow); 0: masks of any error stay."""
-    n_steps: int = Field(default=200, ge=1)
-    """Euler steps (flow)."""
-    min_size: int = Field(default=35, ge=0)
-    """Smallest mask, pixels of the 30-px scale."""
-    interior_threshold: float = 2.0
-    """Log-odds above which a pixel is interior (U-Nets)."""
-    border_threshold: float = 0.5
-    """Log-odds above which a pixel is border (U-Net3)."""
+    cell_threshold: float = Field(default=0.5, title="Cell probability")
+    """Logit above which a pixel is cell. Higher: fewer, smaller cells."""
+    flow_threshold: float = Field(default=0.4, ge=0, title="Flow error")
+    """Largest flow error of a cell. Lower: only cells of clear shape stay; but 0: all stay."""
+    n_steps: int = Field(default=200, ge=1, title="Steps")
+    """Euler steps along the flows."""
+    min_size: int = Field(default=35, ge=0, title="Smallest cell")
+    """Pixels, in an image whose cells are 30 pixels wide."""
+    interior_threshold: float = Field(default=2.0, title="Inside of cells")
+    """Log-odds above which a pixel is inside a cell. Higher: fewer, smaller cells."""
+    border_threshold: float = Field(default=0.5, title="Border of cells")
+    """Log-odds above which a pixel is border. Higher: thinner borders."""
 
 
 class Representation(Protocol):

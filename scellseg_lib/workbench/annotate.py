@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import ipywidgets
 import numpy as np
 
-from scellseg_lib.errors import ScellsegError
+from scellseg_lib.errors import ImageError, ScellsegError
+from scellseg_lib.files import layout
 from scellseg_lib.files.images import read_masks, read_pixels
-from scellseg_lib.files.layout import (
-    ImageFiles,
-    cells_path,
-    experiment_of,
-    find_unsaved_corrections,
-)
+from scellseg_lib.files.layout import ImageFiles
 from scellseg_lib.segmentation import Prediction
-from scellseg_lib.workbench.editor import MaskEditor, MasksChanged
+from scellseg_lib.workbench import forms
+from scellseg_lib.workbench.editor import MaskEditor, MasksChanged, operations
+from scellseg_lib.workbench.editor.journal import Edit
+from scellseg_lib.workbench.editor.patches import apply
 from scellseg_lib.workbench.experiment import (
     ClassFile,
     Experiment,
@@ -26,8 +26,9 @@ from scellseg_lib.workbench.experiment import (
     SegmentedImage,
     read_cells,
 )
-from scellseg_lib.workbench.forms import Message, button, count, plain, row, typed_path
-from scellseg_lib.workbench.session import Suggestion, Suggestions, network_pictures
+from scellseg_lib.workbench.forms import count, plain
+from scellseg_lib.workbench.jobs import Job
+from scellseg_lib.workbench.session import Suggestion, network_pictures
 
 EMPTY = (
     "Type the folder with your images and press Enter, or drop images onto the grey field below. "
@@ -48,16 +49,9 @@ must not move what is drawn on."""
 class AnnotatePanel(ipywidgets.VBox):
     """Draw and correct the cells of a folder's images. Going to another image saves the one before.
 
-    Parameters
-    ----------
-    folder : Path, optional
-    on_folder : callable, optional
-        Called with the folder when another one is opened.
-    on_learn : callable, optional
-        Called with the folder when an image was put among the annotated ones.
-    on_suggest : callable, optional
-        Called with the image's file by "Suggest cells", which is there only with it; gives what
-        finds the cells, to be called in the background.
+    `on_folder` is called with a folder that is opened, and `on_learn` when an image was put among
+    its annotated ones. `on_suggest` is called with the image's file by "Suggest cells", which is
+    there only with it; it gives what finds the cells, to be called in the background.
     """
 
     def __init__(
@@ -72,59 +66,48 @@ class AnnotatePanel(ipywidgets.VBox):
         self.current: ImageFiles | None = None
         self.correcting: SegmentedImage | None = None
         """The prediction that is being corrected."""
+        self.suggesting: Job | None = None
         self._before: ImageFiles | None = None  # what was open before a correction
         self._predicted: np.ndarray | None = None
+        self._suggested: Edit | None = None
         self._insist: Callable[[], object] = self.keep  # what "Replace them" does
         self._on_folder, self._on_learn, self._on_suggest = on_folder, on_learn, on_suggest
         self._filling = False
-        self.message = Message()
+        self.message = forms.Message()
         self.editor = MaskEditor(height=HEIGHT, layout={"flex": "1 1 0", "width": "auto"})
         super().__init__(self._make())
         self.add_class("scellseg-annotate-panel")
-        self.suggestions = Suggestions(self.editor, self.suggest, self.message)
         self.folder.observe(lambda change: self._typed(change["new"]), "value")
         self.list.observe(lambda change: self._chosen(change["new"]), "value")
         self.editor.on_cycle(lambda by: self.in_words(partial(self.step, by)))
         self.editor.on_drop(lambda name, content: self.in_words(partial(self.take, name, content)))
         self.editor.on_save(lambda _: self._saved())
         self._show_state()
-        if folder is None:
-            self.message.tell(EMPTY)
-        else:
-            self.folder.value = str(folder)
+        self.message.tell(EMPTY)
+        self.folder.value = "" if folder is None else str(folder)
 
     def _make(self) -> list[ipywidgets.Widget]:
-        self.folder = ipywidgets.Text(
-            continuous_update=False,
-            placeholder="folder with your images",
-            layout={"width": "520px"},
-        ).add_class("scellseg-annotate-folder")
-        self.list = ipywidgets.Select(
-            layout={"flex": "0 0 190px", "height": f"{HEIGHT + TOOLBARS}px"}
-        ).add_class("scellseg-annotate-images")
-        self.message.layout.flex = "1 1 0"
+        def press(words: str, name: str, act: Callable[[], object], **look: str) -> Any:
+            return forms.button(words, f"annotate-{name}", lambda: self.in_words(act), **look)
 
-        def press(
-            words: str, name: str, act: Callable[[], object], **look: str
-        ) -> ipywidgets.Button:
-            return button(words, f"annotate-{name}", lambda: self.in_words(act), **look)
-
+        hint, tall = "folder with your images", f"{HEIGHT + TOOLBARS}px"
+        self.folder = forms.text_field("annotate-folder", width="520px", hint=hint)
+        self.list = ipywidgets.Select(layout={"flex": "0 0 190px", "height": tall})
+        self.list.add_class("scellseg-annotate-images")
         tip = "The model chosen in step 3 finds cells; what you have drawn stays"
         self.suggest = press("Suggest cells", "suggest", self._suggest, tip=tip)
         self.learn = press("Learn from this image", "learn", self.learn_from_it, style="primary")
         self.replace = press("Replace them", "replace", lambda: self._insist(), style="danger")
         self.again = press("Open the image again", "again", self._open_again)
         self.back = press("Back to my images", "back", self._leave)
+        buttons = [self.suggest, self.learn, self.replace, self.again, self.back]
+        self.message.layout.flex = "1 1 0"
+        speaking = {"align_items": "center", "grid_gap": "4px", "min_height": f"{SPOKEN}px"}
+        drawing = {"align_items": "flex-start", "width": "100%", "grid_gap": "8px"}
         return [
-            row("Folder", self.folder),
-            ipywidgets.HBox(
-                [self.suggest, self.learn, self.replace, self.again, self.back, self.message],
-                layout={"align_items": "center", "grid_gap": "4px", "min_height": f"{SPOKEN}px"},
-            ),
-            ipywidgets.HBox(
-                [self.list, self.editor],
-                layout={"align_items": "flex-start", "width": "100%", "grid_gap": "8px"},
-            ),
+            forms.row("Folder", self.folder),
+            ipywidgets.HBox([*buttons, self.message], layout=speaking),
+            ipywidgets.HBox([self.list, self.editor], layout=drawing),
         ]
 
     # --- images ---------------------------------------------------------------------------------
@@ -132,7 +115,7 @@ class AnnotatePanel(ipywidgets.VBox):
     def go_to(self, folder: Path) -> None:
         """Open a folder, and an image: with edits that were not saved, or not annotated yet."""
         self.keep()
-        images = Experiment(folder).images()
+        images = layout.list_images(folder)
         self.path, self.images, self.current, self.correcting = folder, images, None, None
         self._before = None
         self._fill()
@@ -141,12 +124,10 @@ class AnnotatePanel(ipywidgets.VBox):
             self._on_folder(folder)
         self._open_first(sorted(images, key=lambda one: (not one.is_unsaved, bool(one.masks))))
 
-    def show(self, image: ImageFiles) -> None:
+    def show(self, image: ImageFiles, *, save: bool = True) -> None:
         """Open an image, after the one before is saved; where one of both fails, that stays."""
-        self.keep()  # first: it may be this image whose masks are written
-        self._show(image)
-
-    def _show(self, image: ImageFiles) -> None:
+        if save:
+            self.keep()  # first: it may be this image whose masks are written
         image = next((one for one in self.images if one.image == image.image), image)
         self.editor.load(
             read_pixels(image.image),
@@ -189,6 +170,17 @@ class AnnotatePanel(ipywidgets.VBox):
                 if Path(name).suffix.lower() == ".csv":
                     self.editor.save()  # one row for each cell
 
+    def _leave(self) -> None:
+        if self.images:
+            self.show(self._before or self.images[0])
+
+    def _open_again(self) -> None:
+        """Open what is in the file; what was drawn meanwhile is put aside beside it."""
+        if self.correcting is not None and self._predicted is not None:
+            self.correct(self.correcting, self._predicted, save=False)
+        elif self.current:
+            self.show(self.current, save=False)
+
     # --- predict, correct, learn ------------------------------------------------------------------
 
     def correct(
@@ -196,32 +188,25 @@ class AnnotatePanel(ipywidgets.VBox):
         result: SegmentedImage,
         labels: np.ndarray | None = None,
         prediction: Prediction | None = None,
+        *,
+        save: bool = True,
     ) -> None:
         """Open a prediction to be corrected; a correction that was begun before is gone on with.
 
-        Parameters
-        ----------
-        result : SegmentedImage
-        labels : int32[H, W], optional
-            At other thresholds than the result's file holds.
-        prediction : Prediction, optional
-            What the network said, to be looked at beside the image.
+        `labels` are its cells at other thresholds than those of its file; `prediction` is what the
+        network said, to be looked at beside the image.
         """
         predicted = read_masks(result.masks) if labels is None else labels
-        self.keep()
-        self._correct(result, predicted, prediction)
-
-    def _correct(
-        self, result: SegmentedImage, predicted: np.ndarray, prediction: Prediction | None = None
-    ) -> None:
-        target = Experiment(experiment_of(result.image)).correction_path(result)
+        if save:
+            self.keep()
+        target = layout.experiment_of(result.image) / layout.CORRECTED / result.masks.name
         is_begun, layers = target.exists(), {}
         if prediction is not None and result.model is not None:
             layers = network_pictures(prediction, result.model.representation)
         self.editor.load(
             read_pixels(result.image),
             read_masks(target) if is_begun else predicted,
-            cells=read_cells(cells_path(target)) if is_begun else None,
+            cells=read_cells(layout.cells_path(target)) if is_begun else None,
             layers=layers,
             title=result.name,
             path=target,
@@ -231,16 +216,11 @@ class AnnotatePanel(ipywidgets.VBox):
         self.current, self.correcting, self._predicted = None, result, predicted
         self._fill()
         self._show_state()
-        model = f"the model {result.model_file.removesuffix('.safetensors')}".strip()
+        model = f"the model {result.model_file.removesuffix(layout.MODEL)}".strip()
         self.message.tell(
             f"Correct the cells that {model} found in {result.name}, then let the next model "
             f"learn from them.{' You see your correction as you left it.' if is_begun else ''}"
         )
-
-    def _suggest(self) -> None:
-        opened = self.correcting or self.current
-        if self._on_suggest is not None and opened is not None:
-            self.suggestions.ask(opened.name, self._on_suggest(opened.image))
 
     def learn_from_it(self, *, replace: bool = False) -> None:
         """Put the image that is open among the annotated ones; a correction is scored and kept.
@@ -250,14 +230,14 @@ class AnnotatePanel(ipywidgets.VBox):
         _, table, *_ = self.editor.save()
         labels = np.array(self.editor.labels)
         if self.correcting is not None and self._predicted is not None:
-            result, folder = self.correcting, experiment_of(self.correcting.image)
+            result, folder = self.correcting, layout.experiment_of(self.correcting.image)
             found = Experiment(folder).keep_correction(
                 result, self._predicted, labels, replace=replace, cells=table
             )
             text = (
-                f"{result.name} is annotated now: {count(found.added, 'cell')} added, "
-                f"{found.removed} removed, {found.changed} changed. What the model had found "
-                f"scores {found.map:.2f} of 1 (mean AP). Fine-tune again to learn from it."
+                f"{result.name} is annotated now: {count(int(found['added']), 'cell')} added, "
+                f"{found['removed']} removed, {found['changed']} changed. What the model had found "
+                f"scores {found['map']:.2f} of 1 (mean AP). Fine-tune again to learn from it."
             )
         elif self.current is not None and self.path is not None:
             folder, image = self.path, self.current
@@ -270,22 +250,74 @@ class AnnotatePanel(ipywidgets.VBox):
             self._on_learn(folder)
         self.message.tell(text)
 
-    def _leave(self) -> None:
-        if self.images:
-            self.show(self._before or self.images[0])
+    # --- cells that a model suggests --------------------------------------------------------------
 
-    def _open_again(self) -> None:
-        """Open what is in the file; what was drawn meanwhile is put aside beside it."""
-        if self.correcting is not None and self._predicted is not None:
-            self._correct(self.correcting, self._predicted)
-        elif self.current:
-            self._show(self.current)
+    def _suggest(self) -> None:
+        """Let a model find cells of the image that is open, in the background.
+
+        They are one edit. What was drawn before, and while the model looked, is kept. What is found
+        comes to the image it was found in, or nowhere. Suggestions that nobody has touched yet make
+        room for new ones.
+        """
+        opened = self.correcting or self.current
+        if self._on_suggest is None or opened is None:
+            return
+        if self.editor.annotation.recoverable:
+            remedy = "Bring them back or forget them first, above the image."
+            raise ImageError("there are edits that were not saved", remedy=remedy)
+        find, file, name = self._on_suggest(opened.image), self.editor.path, opened.name
+
+        def bring(job: Job) -> None:
+            if job.error is not None:
+                raise job.error
+            self.message.tell(self._bring(file, name, job.result))
+
+        def follow(job: Job) -> None:
+            if job.ended:
+                self.in_words(partial(bring, job))
+                self.suggest.disabled = False
+
+        self.suggest.disabled = True
+        self.message.tell(
+            f"The model looks at {name}. A large image may take a minute: you can draw meanwhile."
+        )
+        self.suggesting = Job(lambda _: find(), on_change=follow)
+        self.suggesting.start()
+
+    def _bring(self, file: Path | None, name: str, found: Suggestion) -> str:
+        """Add the cells and the pictures that a model has found; return what is to be said."""
+        with self.editor.lock:
+            if self.editor.path != file:
+                return (
+                    f"The cells that the model found in {name} are not added: you have opened "
+                    "another image. Go back to it and press Suggest cells again."
+                )
+            undoable = self.editor.annotation.undoable
+            if undoable and undoable[-1] is self._suggested:
+                self.editor.undo()
+            labels = np.array(self.editor.labels)
+            patch = operations.add_found(labels, found.masks)
+            there = int(np.count_nonzero(np.unique(labels)))
+            new = len(np.unique(patch.runs[:, 3]))
+            if new:
+                apply(labels, patch)
+                self.editor.show_labels(labels)
+                self._suggested = self.editor.annotation.undoable[-1]
+            self.editor.show_layers(found.pictures)
+        if new:
+            text = f"The model {found.model} suggests {count(new, 'cell')}"
+            if there:
+                text += f"; {count(there, 'that was there is', 'that were there are')} kept"
+            back = "undo takes it back" if new == 1 else "undo takes them all back"
+            return f"{text}. Correct what is wrong; {back}. {found.doubt}".strip()
+        beside = f" beside the {there} that are there" if there and found.masks.any() else ""
+        return f"The model {found.model} finds no cells in {name}{beside}. {found.doubt}".strip()
 
     # --- what is shown ----------------------------------------------------------------------------
 
     def _typed(self, text: str) -> None:
-        if path := typed_path(text):
-            self.in_words(lambda: self.go_to(path))
+        if path := forms.typed_path(text):
+            self.in_words(partial(self.go_to, path))
 
     def _chosen(self, file: str | None) -> None:
         if self._filling or file is None:
@@ -318,18 +350,16 @@ class AnnotatePanel(ipywidgets.VBox):
     def _refresh(self) -> None:
         if self.path is None:
             return
-        self.images = Experiment(self.path).images()
-        for image in self.images:
-            if self.current is not None and image.image == self.current.image:
-                self.current = image
+        self.images = layout.list_images(self.path)
+        opened = [one for one in self.images if self.current and one.image == self.current.image]
+        self.current = opened[0] if opened else self.current
         self._fill()
 
     def _fill(self) -> None:
         self._filling = True
         files = [str(image.image) for image in self.images]
-        self.list.options = [
-            (f"{self._mark(image)} {image.name}", str(image.image)) for image in self.images
-        ]
+        marked = [f"{self._mark(image)} {image.name}" for image in self.images]
+        self.list.options = list(zip(marked, files, strict=True))
         current = str(self.current.image) if self.current else None
         self.list.value = current if current in files else None
         self._filling = False
@@ -340,17 +370,14 @@ class AnnotatePanel(ipywidgets.VBox):
         return DONE if image.masks else OPEN
 
     def _show_state(self) -> None:
-        query = self.current is not None and self.current.is_query
-        shown = {
-            self.suggest: bool(self._on_suggest and (self.correcting or self.current)),
-            self.learn: bool(self.correcting) or query,
-            self.replace: False,
-            self.again: False,
-            self.back: bool(self.correcting and self.images),
-            self.list: bool(self.images),
-        }
-        for widget, visible in shown.items():
-            widget.layout.display = None if visible else "none"
+        is_open = bool(self.correcting or self.current)
+        is_query = self.current is not None and self.current.is_query
+        forms.show(self.suggest, is_open and self._on_suggest is not None)
+        forms.show(self.learn, bool(self.correcting) or is_query)
+        forms.show(self.replace, False)
+        forms.show(self.again, False)
+        forms.show(self.back, bool(self.correcting and self.images))
+        forms.show(self.list, bool(self.images))
 
     def _say_where(self) -> None:
         """Say how far the folder is annotated, and what else there is to know of it."""
@@ -362,7 +389,7 @@ class AnnotatePanel(ipywidgets.VBox):
             said.append(NEXT)
         if unsaved := [one.name for one in self.images if self._mark(one) == UNSAVED]:
             said.append(f"With edits that were not saved ({UNSAVED}): {', '.join(unsaved)}.")
-        if corrections := ", ".join(find_unsaved_corrections(self.path)):
+        if corrections := ", ".join(layout.find_unsaved_corrections(self.path)):
             said.append(f"Corrections that were not saved: {corrections}.")
             said.append("Go there by Segment, Correct it.")
         if self.current.is_query:
@@ -371,16 +398,16 @@ class AnnotatePanel(ipywidgets.VBox):
 
     def in_words(self, act: Callable[[], object]) -> None:
         """Do something; an error becomes a sentence in the panel and in the editor."""
-        for offer in (self.replace, self.again):
-            offer.layout.display = "none"
+        forms.show(self.replace, False)
+        forms.show(self.again, False)
         try:
             act()
-        except (ScellsegError, OSError) as error:
+        except Exception as error:
             self.message.fail(plain(error))
             self.editor.say(plain(error), error=True)
             if isinstance(error, OtherMasks):
                 self._insist = partial(self.learn_from_it, replace=True)
-                self.replace.layout.display = None
             elif isinstance(error, MasksChanged):
                 self._insist = partial(self.editor.save, replace=True)
-                self.replace.layout.display = self.again.layout.display = None
+            forms.show(self.replace, isinstance(error, OtherMasks | MasksChanged))
+            forms.show(self.again, isinstance(error, MasksChanged))

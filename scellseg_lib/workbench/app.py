@@ -148,7 +148,7 @@ class Workbench(ipywidgets.VBox):
 
         def find() -> Suggestion:
             try:
-                return find_cells(image, offered.file.removesuffix(layout.MODEL), model, settings)
+                return find_cells(image, offered.key.removesuffix(layout.MODEL), model, settings)
             except ImageError as error:
                 self.segment.ask_channels(image, error)
                 raise

@@ -11,11 +11,11 @@ from __future__ import annotations
 import hashlib
 import io
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
+from functools import cache, partial
 from glob import escape
 from pathlib import Path
 from tempfile import gettempdir
@@ -24,20 +24,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from filelock import FileLock
+from natsort import natsorted
 from scipy import ndimage
 
 from scellseg_lib.atomic import whole
 from scellseg_lib.datasets.weights import RELEASED, load_model, packaged_files, released_file
 from scellseg_lib.errors import DatasetError, ImageError, ModelError, ScellsegError
 from scellseg_lib.files import layout
-from scellseg_lib.files.images import (
-    pixel_hash,
-    read_image,
-    read_masks,
-    read_pixels,
-    select_planes,
-    write_labels,
-)
+from scellseg_lib.files.images import pixel_hash, read_image, read_masks, read_pixels, write_labels
 from scellseg_lib.files.layout import ImageFiles
 from scellseg_lib.metrics import match, scores
 from scellseg_lib.model import Card, Model, read_card
@@ -51,32 +45,18 @@ from scellseg_lib.workbench.forms import plain
 from scellseg_lib.workbench.session import InspectedImage, SegmentationSettings, predict_one
 
 COLUMNS = {
-    "round": "int64",
-    "time": "str",
-    "model": "str",
-    "weights": "str",
-    "shots": "int64",
-    "shot_cells": "int64",
-    "image": "str",
-    "seen": "bool",
-    "ap50": "float64",
-    "map": "float64",
-    "predicted": "int64",
-    "corrected": "int64",
-    "added": "int64",
-    "removed": "int64",
-    "changed": "int64",
+    **{"round": "int64", "time": "str", "model": "str", "weights": "str"},
+    **{"shots": "int64", "shot_cells": "int64", "image": "str", "seen": "bool"},
+    **dict.fromkeys(("ap50", "map"), "float64"),
+    **dict.fromkeys(("predicted", "corrected", "added", "removed", "changed"), "int64"),
     "masks": "str",
 }
-"""Of ``rounds.csv``, one row for each image corrected in a round.
-
-``round`` from 1; ``time`` of the correction, UTC; ``model`` the file, and ``weights`` the hash of
-its weights; ``shots`` and ``shot_cells`` the annotated images and their cells when the round began;
-``seen`` whether the image was among them; ``ap50`` and ``map`` the prediction's score; cells
-``predicted`` and ``corrected``, and of these ``added`` (no predicted cell has an IoU of 0.5 with
-it), ``removed`` (the other way round) and ``changed`` (any pixel); ``masks`` the hash of the
-corrected masks."""
-UNCOUNTED = -1
+"""Of ``rounds.csv``, one row for each image corrected in a round (from 1) of a ``model``, with the
+hash of its ``weights``: the ``time`` of the correction, UTC; the annotated images (``shots``) and
+their cells when the round began, and whether the image was among them (``seen``); AP at an IoU of
+0.5 and mean AP of the prediction; the number of cells ``predicted`` and ``corrected``, and of these
+``added`` (no predicted cell has an IoU of 0.5 with it), ``removed`` (the other way round) and
+``changed`` (any pixel); the hash of the corrected ``masks``."""
 
 Channels = tuple[str, str]
 
@@ -92,12 +72,10 @@ class SegmentedImage:
     name: str
     image: Path
     masks: Path
-    cells: int | None
-    """When it was listed; see `count_cells`."""
     model: Model | None
     """That made the masks; None where that is another one than chosen now."""
     model_file: str
-    """Its name, empty where that is not known."""
+    """Its `OfferedModel.key`, empty where that is not known."""
     weights: str
     """Hash of its weights."""
     settings: SegmentationSettings
@@ -176,32 +154,22 @@ class Survey:
         return plane[corner[0] : corner[0] + side, corner[1] : corner[1] + side]
 
 
-@dataclass(frozen=True)
-class Correction:
-    """A prediction against its correction; see `COLUMNS`."""
+def compare(predicted: np.ndarray, corrected: np.ndarray) -> dict[str, float]:
+    """Score predicted labels, int[H, W], against their correction, and count what was corrected.
 
-    ap50: float
-    map: float
-    predicted: int
-    corrected: int
-    added: int
-    removed: int
-    changed: int
-
-
-def compare(predicted: np.ndarray, corrected: np.ndarray) -> Correction:
-    """Score predicted labels, int[H, W], against their correction; MetricError as in `metrics`."""
+    Returns the columns "ap50" to "changed" of `COLUMNS`; MetricError as in `metrics`.
+    """
     ap, matched = scores(corrected, predicted).ap, match(corrected, predicted, 0.5)
     mine = matched.objects[matched.objects["side"] == "true"]
-    return Correction(
-        ap50=float(ap[0]),
-        map=float(ap.mean()),
-        predicted=matched.tp + matched.fp,
-        corrected=matched.tp + matched.fn,
-        added=matched.fn,
-        removed=matched.fp,
-        changed=int(((mine["outcome"] == "TP") & (mine["iou"] < 1)).sum()),
-    )
+    return {
+        "ap50": float(ap[0]),
+        "map": float(ap.mean()),
+        "predicted": matched.tp + matched.fp,
+        "corrected": matched.tp + matched.fn,
+        "added": matched.fn,
+        "removed": matched.fp,
+        "changed": int(((mine["outcome"] == "TP") & (mine["iou"] < 1)).sum()),
+    }
 
 
 @dataclass(frozen=True)
@@ -212,21 +180,13 @@ class Experiment:
 
     # --- images, and what is known of their cells -------------------------------------------------
 
-    def images(self) -> list[ImageFiles]:
-        """All images, whether they are annotated yet or not; DatasetError where there are none."""
-        return layout.list_images(self.folder)
-
-    def correction_path(self, result: SegmentedImage) -> Path:
-        """Where the corrected masks of a result are, or will be; those of the model stay."""
-        return self.folder / layout.CORRECTED / result.masks.name
-
     def adopt_masks(self) -> None:
         """Write masks of other programs as ours too, in each folder that has some of ours.
 
         One file of ours would hide all of theirs from `layout.find_samples`. Theirs stay as they
         are, and a damaged one is left alone.
         """
-        images = self.images()
+        images = layout.list_images(self.folder)
         homes = {one.image.parent for one in images if one.is_ours}
         for one in images:
             if one.masks is not None and not one.is_ours and one.image.parent in homes:
@@ -242,17 +202,16 @@ class Experiment:
         """
         role, owner_name = layout.role_of(name) or ("", "")
         try:
-            owner = {one.name: one for one in self.images()}.get(owner_name)
+            owner = {one.name: one for one in layout.list_images(self.folder)}.get(owner_name)
         except DatasetError:  # the first image is on its way
             owner = None
         if not role:
-            raise ImageError(
-                f"a file of the kind {Path(name).suffix or 'without ending'} is no image, and no "
-                "masks",
-                where=name,
-                remedy=f"Images end in {', '.join(layout.SUFFIXES)}, masks in _masks before that, "
-                "lists of cells in _cells.csv.",
+            what = (
+                f"a file of the kind {Path(name).suffix or 'without ending'} is no image or masks"
             )
+            remedy = f"Images end in {', '.join(layout.SUFFIXES)}, masks in _masks before that, "
+            remedy += "lists of cells in _cells.csv."
+            raise ImageError(what, where=name, remedy=remedy)
         if role == "image":
             file = layout.place_image(self.folder, name)
             if owner is not None and owner.image != file:
@@ -262,19 +221,15 @@ class Experiment:
             _write_new(file, content, read_pixels)
             return file
         if owner is None:
-            raise DatasetError(
-                f"there is no image {owner_name} here that it could belong to",
-                where=name,
-                remedy="Drop the image first.",
-            )
+            what = f"there is no image {owner_name} here that it could belong to"
+            remedy = "Drop the image first."
+            raise DatasetError(what, where=name, remedy=remedy)
         if role == "cells":
             _write_cells(owner, name, content)
         elif owner.masks not in (None, owner.image.with_name(name)):
-            raise DatasetError(
-                "the image has masks already",
-                where=owner.masks,
-                remedy="Move them away if others are to take their place.",
-            )
+            what = "the image has masks already"
+            remedy = "Move them away if others are to take their place."
+            raise DatasetError(what, where=owner.masks, remedy=remedy)
         else:
             _write_new(owner.image.with_name(name), content, read_masks)
         return owner.image
@@ -296,34 +251,15 @@ class Experiment:
         return Survey(self.folder, tuple(shots), queries)
 
     def add_to_shots(
-        self,
-        image: Path,
-        masks: np.ndarray,
-        *,
-        replace: bool = False,
-        cells: Path | None = None,
+        self, image: Path, masks: np.ndarray, *, replace: bool = False, cells: Path | None = None
     ) -> tuple[Path, Path]:
         """Put an image and its masks among the annotated images.
 
         That is in ``shot/``, or, where all lies in one folder, in that. The image is copied byte
         for byte, and stays where it is. All files are written before one of them gets its name.
-
-        Parameters
-        ----------
-        image : Path
-        masks : int[H, W]
-        replace : bool
-            Take the place of other masks of this image, which are `OtherMasks` otherwise. Another
-            image of the same name is never replaced.
-        cells : Path, optional
-            List of the cells beside the corrected masks: it is copied too. Where the file does not
-            exist, a list of other masks that are replaced is removed. None: such a list stays.
-
-        Returns
-        -------
-        (Path, Path)
-            Image and masks there: ``NAME_img.*`` and ``NAME_masks.tif``; without ``_img`` where
-            the images there are called so, and into the file of masks that is there.
+        Other masks of the image are only replaced if that is asked for, and are `OtherMasks` else;
+        another image of the same name never is. The list of `cells` is copied too; where this file
+        does not exist, a list of masks that are replaced is removed. Returns the files there.
         """
         copy, labels = self._check_shot(image, masks, replace)
         table, noted = layout.cells_path(labels), cells if cells and cells.is_file() else None
@@ -337,11 +273,9 @@ class Experiment:
             if cells and not noted:
                 table.unlink(missing_ok=True)
         except OSError as error:
-            raise ImageError(
-                f"the image cannot be copied ({error.strerror})",
-                where=copy,
-                remedy="Check the folder and the space on its disk.",
-            ) from error
+            what = f"the image cannot be copied ({error.strerror})"
+            remedy = "Check the folder and the space on its disk."
+            raise ImageError(what, where=copy, remedy=remedy) from error
         return copy, labels
 
     def _check_shot(self, image: Path, masks: np.ndarray, replace: bool) -> tuple[Path, Path]:
@@ -349,24 +283,18 @@ class Experiment:
         pixels = read_pixels(image)
         check_size(pixels.shape[:2], masks.shape, "its masks", image)
         if not np.any(masks):
-            raise DatasetError(
-                "there are no cells to learn from",
-                where=image,
-                remedy="Draw at least one cell, or choose another image.",
-            )
+            what = "there are no cells to learn from"
+            remedy = "Draw at least one cell, or choose another image."
+            raise DatasetError(what, where=image, remedy=remedy)
         copy, labels = layout.place_shot(self.folder, image)
         if copy.exists() and copy.read_bytes() != image.read_bytes():
-            raise DatasetError(
-                "another image of this name is among the annotated ones",
-                where=copy,
-                remedy=f"Rename {image.name}, segment it again and correct it under its new name.",
-            )
-        if labels.exists() and not replace and _hash_file(labels) != _hash_masks(masks):
-            raise OtherMasks(
-                "this image has other masks already",
-                where=labels,
-                remedy="Replace them, or leave them as they are.",
-            )
+            what = "another image of this name is among the annotated ones"
+            remedy = f"Rename {image.name}, segment it again and correct it under its new name."
+            raise DatasetError(what, where=copy, remedy=remedy)
+        if labels.exists() and not replace and _hash(labels) != _hash(masks):
+            what = "this image has other masks already"
+            remedy = "Replace them, or leave them as they are."
+            raise OtherMasks(what, where=labels, remedy=remedy)
         return copy, labels
 
     # --- rounds of predict, correct, learn --------------------------------------------------------
@@ -379,29 +307,21 @@ class Experiment:
         except FileNotFoundError:
             return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in COLUMNS.items()})
         except (ValueError, KeyError) as error:  # pandas' own errors are ValueErrors
-            raise DatasetError(
-                "this is not a table of rounds, or it is damaged",
-                where=file,
-                remedy="Move it away; a new one begins with the next correction.",
-            ) from error
+            what = "this is not a table of rounds, or it is damaged"
+            remedy = "Move it away; a new one begins with the next correction."
+            raise DatasetError(what, where=file, remedy=remedy) from error
 
     def sum_up_rounds(self) -> pd.DataFrame:
-        """One row a round: sums over its corrected images, and mean scores of those not ``seen``.
+        """One row a round: its corrected ``images``, sums over them, and means of the scores.
 
-        ``images`` were corrected, of which ``scored`` were not seen; ``ap50`` and ``map`` are nan
-        without any.
+        Those of images that were ``seen`` do not count; they are nan without any other.
         """
         table = self.rounds()
-        fresh = table.assign(scored=~table["seen"])
-        fresh.loc[table["seen"], ["ap50", "map"]] = np.nan
-        first = dict.fromkeys(("model", "shots", "shot_cells"), "first")
-        means = dict.fromkeys(("ap50", "map"), "mean")
-        sums = dict.fromkeys(("scored", "added", "removed", "changed"), "sum")
-        found = fresh.groupby("round", as_index=False).agg(
-            first | {"image": "size"} | means | sums  # type: ignore[arg-type]
-        )
-        columns = ["round", *first, "images", "scored", *means, *list(sums)[1:]]
-        return found.rename(columns={"image": "images"})[columns]
+        table.loc[table["seen"], ["ap50", "map"]] = np.nan
+        how: dict[str, Any] = dict.fromkeys(("model", "shots", "shot_cells"), "first")
+        how |= {"image": "size", "ap50": "mean", "map": "mean"}
+        how |= dict.fromkeys(("added", "removed", "changed"), "sum")
+        return table.groupby("round", as_index=False).agg(how).rename(columns={"image": "images"})
 
     def keep_correction(
         self,
@@ -411,7 +331,7 @@ class Experiment:
         *,
         replace: bool = False,
         cells: Path | None = None,
-    ) -> Correction:
+    ) -> dict[str, float]:
         """Keep a correction: its score in ``rounds.csv``, then image and masks among the shots.
 
         What is corrected of one model's predictions is a round; other weights begin the next.
@@ -423,18 +343,18 @@ class Experiment:
         name = layout.image_name(result.image)
         copy, masks = layout.place_shot(self.folder, result.image)
         former = set(table.loc[table["image"] == name, "masks"])
-        replace = replace or (masks.exists() and _hash_file(masks) in former)
+        replace = replace or (masks.exists() and _hash(masks) in former)
         annotated = copy.exists() and masks.exists()
         self._check_shot(result.image, corrected, replace)
         row = self._round_of(table, result.weights)
         same = (table["round"] == row["round"]) & (table["image"] == name)
-        row |= vars(found) | {
+        row |= found | {
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
             "model": result.model_file,
             "weights": result.weights,
             "image": name,
             "seen": bool(table.loc[same, "seen"].iloc[0]) if same.any() else annotated,
-            "masks": _hash_masks(corrected),
+            "masks": _hash(corrected),
         }
         rows = pd.DataFrame([row])[list(COLUMNS)].astype(COLUMNS)
         table = pd.concat([table[~same], rows], ignore_index=True)
@@ -453,10 +373,8 @@ class Experiment:
             return {name: int(of_these[name].iloc[-1]) for name in names}
         counts = []
         for file in layout.find_annotated_masks(self.folder).values():
-            try:
+            with suppress(ScellsegError):  # a damaged shot does not cost the correction
                 counts.append(int(np.count_nonzero(np.unique(read_pixels(file)))))
-            except ScellsegError:  # a damaged shot does not cost the correction
-                continue
         last = int(table["round"].max()) if len(table) else 0
         return {"round": last + 1, "shots": len(counts), "shot_cells": sum(counts)}
 
@@ -472,21 +390,17 @@ def read_cells(table: Path) -> pd.DataFrame | None:
     except FileNotFoundError:
         return None
     except (ValueError, KeyError) as error:  # pandas' own errors are ValueErrors
-        raise ImageError(
-            "this is no list of cells, or it is damaged",
-            where=table,
-            remedy="Move it away; the masks themselves are not concerned.",
-        ) from error
+        what = "this is no list of cells, or it is damaged"
+        remedy = "Move it away; the masks themselves are not concerned."
+        raise ImageError(what, where=table, remedy=remedy) from error
 
 
 def _write_cells(owner: ImageFiles, name: str, content: bytes) -> None:
     """Write a list of cells that was dropped, unless one is there that says something."""
     if owner.masks is None or owner.cells is None:
-        raise DatasetError(
-            f"{owner.name} has no masks yet that the list could belong to",
-            where=name,
-            remedy="Drop the masks first, or draw the cells.",
-        )
+        what = f"{owner.name} has no masks yet that the list could belong to"
+        remedy = "Drop the masks first, or draw the cells."
+        raise DatasetError(what, where=name, remedy=remedy)
     labels, before = read_masks(owner.masks), read_cells(owner.cells)
     says = before is not None and before.filter(["class", "note"]).any(axis=None)
     _write_new(
@@ -499,11 +413,9 @@ def _write_new(
 ) -> None:
     """Write a file that can be read, where no other is."""
     if not replace and file.exists() and file.read_bytes() != content:
-        raise DatasetError(
-            "another file of this name is there",
-            where=file,
-            remedy="Rename yours, or move that one away.",
-        )
+        what = "another file of this name is there"
+        remedy = "Rename yours, or move that one away."
+        raise DatasetError(what, where=file, remedy=remedy)
     with whole(file) as scratch:
         scratch.write_bytes(content)
         try:
@@ -528,32 +440,25 @@ def _look_at(name: str, image: Path, file: Path) -> AnnotatedImage:
     # Of the cells of nearly that size, the one next to the middle of the image.
     off, errors = np.hypot(*(middles - np.divide(masks.shape, 2)).T), abs(sizes - typical)
     chosen = int(np.argmin(np.where(errors <= errors.min() + 0.1 * typical, off, np.inf)))
-    try:
-        select_planes(pixels)
-        differ = False
-    except ImageError:
-        differ = True
+    planes = np.atleast_3d(pixels)
     return AnnotatedImage(
         name,
         image,
         cells=sizes.size,
         diameter=typical,
-        n_channels=pixels.shape[2] if pixels.ndim == 3 else 1,
-        channels_differ=differ,
+        n_channels=planes.shape[2],
+        channels_differ=not np.array_equal(planes[..., 1:], planes[..., :-1], equal_nan=True),
         middle=(int(middles[chosen][0]), int(middles[chosen][1])),
     )
 
 
-def _hash_masks(masks: np.ndarray) -> str:
-    return pixel_hash(np.asarray(masks, np.int64))
-
-
-def _hash_file(file: Path) -> str | None:
-    """Hash of the masks in a file; None where it is damaged, and so nobody's."""
+def _hash(masks: np.ndarray | Path) -> str | None:
+    """Hash of masks, or of those in a file; None where that is damaged, and so nobody's."""
     try:
-        return _hash_masks(read_pixels(file))
+        labels = read_pixels(masks) if isinstance(masks, Path) else masks
     except ScellsegError:
         return None
+    return pixel_hash(np.asarray(labels, np.int64))
 
 
 # --- models that are offered ----------------------------------------------------------------------
@@ -565,8 +470,7 @@ class OfferedModel:
 
     title: str
     name: str | Path
-    """As `load_model` takes it: a network or a file."""
-    weights: str = "packaged"
+    """The file, or the network of the authors' own weights."""
     card: Card | None = None
     """None: not known before it is loaded, or the file is damaged."""
     is_own: bool = False
@@ -574,56 +478,34 @@ class OfferedModel:
 
     def load(self) -> Model:
         """Load it; ModelError where that cannot be."""
-        return load_model(self.name, self.weights)
-
-    @property
-    def file(self) -> str:
-        """Name for the table of rounds."""
-        return self.name.name if isinstance(self.name, Path) else f"{self.name} ({self.weights})"
+        return load_model(self.name, "packaged" if isinstance(self.name, Path) else "released")
 
     @property
     def key(self) -> str:
-        """What a record knows it by: "scellseg_32" of this package, "released scellseg",
-        "worms.safetensors" of the experiment's folder.
-        """
+        """What a record knows it by: "worms.safetensors", "scellseg_32" or "released scellseg"."""
         if isinstance(self.name, Path):
             return self.name.name if self.is_own else self.name.stem
-        return f"{self.weights} {self.name}"
+        return f"released {self.name}"
 
 
-def offer_models(folder: Path | None = None) -> list[OfferedModel]:
+def offer_models(folder: Path | None = None, *, to_start: bool = False) -> list[OfferedModel]:
     """Models: those in the experiment's folder, the newest first; packaged; the authors' own.
 
-    The last are listed where they were fetched before: 102 MB are not asked for in silence.
+    The last are listed where they were fetched before: 102 MB are not asked for in silence. Of a
+    fine-tuning, a model that has learnt from other images is the usual start: the user's own come
+    last `to_start` from, and without damaged ones.
     """
-    own = layout.find_models(folder) if folder else []
-    found = [
-        OfferedModel(f"Yours: {one.stem}", one, card=_card_of(one), is_own=True) for one in own
-    ]
-    ours: dict[str, list[tuple[int, Path]]] = {name: [] for name in ARCHITECTURES}
-    for file in packaged_files():
-        name, width = file.stem.rsplit("_", 1)
-        ours[name].append((-int(width), file))
-    for name, files in ours.items():
-        for number, (_, file) in enumerate(sorted(files)):
-            title = f"{ARCHITECTURES[name].title}{', smaller and quicker' if number else ''}"
-            found.append(OfferedModel(title, file, card=_card_of(file)))
-    for name in RELEASED:
-        if released_file(name).is_file():
-            found.append(
-                OfferedModel(f"{ARCHITECTURES[name].title}, the authors' own", name, "released")
-            )
-    return found
-
-
-def offer_starts(folder: Path | None = None) -> list[OfferedModel]:
-    """Models to start a fine-tuning from: the user's own last, without damaged ones.
-
-    A model that has learnt from other images is the usual start.
-    """
-    found = offer_models(folder)
-    own = [model for model in found if model.is_own and model.card is not None]
-    return [*(model for model in found if not model.is_own), *own]
+    files = layout.find_models(folder) if folder else []
+    own = [OfferedModel(f"Yours: {one.stem}", one, _card_of(one), is_own=True) for one in files]
+    found = []
+    for name, architecture in ARCHITECTURES.items():
+        files = [file for file in packaged_files() if file.stem.rsplit("_", 1)[0] == name]
+        for number, file in enumerate(natsorted(files, reverse=True)):  # the widest first
+            title = f"{architecture.title}{', smaller and quicker' if number else ''}"
+            found.append(OfferedModel(title, file, _card_of(file)))
+    fetched = [name for name in RELEASED if released_file(name).is_file()]
+    found += [OfferedModel(f"{ARCHITECTURES[one].title}, the authors' own", one) for one in fetched]
+    return [*found, *(one for one in own if one.card)] if to_start else [*own, *found]
 
 
 def load_start(key: str, folder: Path) -> Model:
@@ -660,22 +542,16 @@ def _card_of(file: Path) -> Card | None:
 
 def list_results(
     files: Iterable[tuple[Path, Path]],
-    record: Mapping[str, Any],
+    record: dict[str, Any],
     chosen: tuple[OfferedModel, Model, str],
 ) -> list[SegmentedImage]:
-    """Images that are segmented, in their order.
+    """Images that are segmented, of `files`: images, and where their masks are once they are made.
 
-    Parameters
-    ----------
-    files : iterable of (Path, Path)
-        Images, and where their masks are once they are made.
-    record : mapping
-        What the masks there were made with, by ``segmented.json``.
-    chosen : (OfferedModel, Model, str)
-        The model chosen now, loaded, and the hash of its weights.
+    `record` says what the masks there were made with, see ``segmented.json``; `chosen` is the model
+    chosen now, loaded, with the hash of its weights.
     """
     offered, model, weights = chosen
-    ours = record.get("weights") == weights
+    is_ours = record.get("weights") == weights
     decoding = {name: record[name] for name in Decoding.model_fields if name in record}
     channels = record.get("channels")
     settings = SegmentationSettings(
@@ -685,40 +561,26 @@ def list_results(
         record.get("flips", False),
         tuple(channels) if channels else None,
     )
+    made = *((model, offered.key) if is_ours else (None, "")), record.get("weights", ""), settings
     return [
-        SegmentedImage(
-            layout.label_name(masks),
-            image,
-            masks,
-            count_cells(masks, known=True),
-            model if ours else None,
-            offered.file if ours else "",
-            record.get("weights", ""),
-            settings,
-        )
+        SegmentedImage(layout.label_name(masks), image, masks, *made)
         for image, masks in files
         if masks.exists()
     ]
 
 
-def count_cells(masks: Path, *, known: bool = False) -> int | None:
-    """Cells in a file of masks, which is read once; None where it is damaged or gone.
-
-    With `known` it is not read at all: `UNCOUNTED` where the number is not known.
-    """
+def count_cells(masks: Path) -> int | None:
+    """Cells in a file of masks, which is read once; None where it is damaged or gone."""
     try:
         state = masks.stat()
-        version = masks, state.st_mtime_ns, state.st_size
-        if version not in _COUNTS and known:
-            return UNCOUNTED
-        if version not in _COUNTS:
-            _COUNTS[version] = int(np.count_nonzero(np.unique(read_pixels(masks))))
-        return _COUNTS[version]
+        return _count_once(masks, state.st_mtime_ns, state.st_size)
     except (ScellsegError, OSError):
         return None
 
 
-_COUNTS: dict[tuple[Path, int, int], int] = {}
+@cache
+def _count_once(masks: Path, *version: int) -> int:
+    return int(np.count_nonzero(np.unique(read_pixels(masks))))
 
 
 # --- classes --------------------------------------------------------------------------------------
@@ -743,8 +605,6 @@ class ClassFile:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, ClassFile) and self.file == other.file
 
-    __hash__ = None  # type: ignore[assignment]
-
     def read(self) -> dict[str, str]:
         """Names and colours of the classes; ImageError where the file is no such list."""
         self._seen = None
@@ -765,11 +625,9 @@ class ClassFile:
             table, separator = self._parse(content)
             if list(_colours(table).items()) != list(classes.items()):
                 if content is not None and content != self._seen:
-                    raise ClassesChanged(
-                        "another window has changed the classes of this folder meanwhile",
-                        where=self.file,
-                        remedy="Open the image again: it then has the classes of both.",
-                    )
+                    what = "another window has changed the classes of this folder meanwhile"
+                    remedy = "Open the image again: it then has the classes of both."
+                    raise ClassesChanged(what, where=self.file, remedy=remedy)
                 table = table.set_index("class", drop=False).reindex([*classes]).fillna("")
                 table["class"], table["colour"] = [*classes], [*classes.values()]
                 with whole(self.file) as scratch:
@@ -778,7 +636,11 @@ class ClassFile:
 
     def others(self, name: str, masks: Path) -> list[str]:
         """Names of the other images of the experiment whose saved cells have a class."""
-        return list(dict.fromkeys(_image_of(table) for table in self._find(name, masks)))
+        return list(
+            dict.fromkeys(
+                table.name.removesuffix(layout.CELLS) for table in self._find(name, masks)
+            )
+        )
 
     def rename(self, old: str, new: str, masks: Path) -> tuple[list[str], list[str]]:
         """Rename a class in the lists of cells of the other images, each whole or not at all.
@@ -788,7 +650,7 @@ class ClassFile:
         """
         renamed, left = [], []
         for table in self._find(old, masks):
-            image = _image_of(table)
+            image = table.name.removesuffix(layout.CELLS)
             if any(table.parent.glob(f".{escape(image)}_masks.*{layout.EDITS}")):
                 left.append(image)
                 continue
@@ -841,12 +703,9 @@ class ClassFile:
         names = table.iloc[0].str.strip().str.lower().replace("color", "colour")
         table = table.set_axis(names, axis=1).loc[1:, ~names.duplicated().to_numpy()]
         if "class" not in table:
-            raise ImageError(
-                "this is no list of classes: it has no column 'class'",
-                where=self.file,
-                remedy="Give it the columns class and colour, or move it away; it is not changed "
-                "until then.",
-            )
+            what = "this is no list of classes: it has no column 'class'"
+            remedy = "Give it one, or move it away; it is not changed until then."
+            raise ImageError(what, where=self.file, remedy=remedy)
         table["class"] = table["class"].str.split().str.join(" ")
         table["colour"] = table.get("colour", "")
         return table[table["class"] != ""].drop_duplicates("class"), separator
@@ -856,16 +715,10 @@ class ClassFile:
         try:
             yield
         except OSError as error:
-            raise ImageError(
-                f"the list of classes cannot be {done} ({error.strerror})",
-                where=self.file,
-                remedy="Close other programs that have it open, and check the folder's rights and "
-                "its disk. This window keeps the classes until then.",
-            ) from error
-
-
-def _image_of(table: Path) -> str:
-    return table.name.removesuffix(layout.CELLS)
+            what = f"the list of classes cannot be {done} ({error.strerror})"
+            remedy = "Close other programs that have it open, and check the folder and its disk. "
+            remedy += "This window keeps the classes until then."
+            raise ImageError(what, where=self.file, remedy=remedy) from error
 
 
 def _colours(table: pd.DataFrame) -> dict[str, str]:

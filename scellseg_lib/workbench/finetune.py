@@ -379,7 +379,8 @@ class FinetunePanel(ipywidgets.VBox):
 
     def _offer_models(self) -> None:
         before: OfferedModel | None = self.model.value
-        known = experiment.offer_starts(self.found.folder if self.found else None)
+        folder = self.found.folder if self.found else None
+        known = experiment.offer_models(folder, to_start=True)
         self.model.options = [(start.title, start) for start in known]
         self.model.value = next(
             (one for one in known if before and one.key == before.key), known[0]

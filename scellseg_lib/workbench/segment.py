@@ -632,7 +632,7 @@ class SegmentPanel(ipywidgets.VBox):
 def tell_differing(error: MasksMadeOtherwise) -> str:
     """Tell that masks of other settings are there, and that they may be made anew."""
     words = {"resample": "full size", "flips": "four views", "weights": "model"}
-    words |= {name: setting.label.lower() for name, setting in session.SETTINGS.items()}
+    words |= {name: str(one.title).lower() for name, one in Decoding.model_fields.items()}
     differing = "; ".join(
         f"{words.get(name, name)} {there} there, {now} now"
         for name, (there, now) in error.differing.items()

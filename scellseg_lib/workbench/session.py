@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import partial
 from html import escape
 from math import nan
 from pathlib import Path
 from threading import Lock, RLock
-from typing import Any, NamedTuple
+from typing import Any
 
 import ipywidgets
 import numpy as np
@@ -24,15 +24,14 @@ from scellseg_lib.representation import Decoding, Representation
 from scellseg_lib.representation.flow import FLOW_SCALE
 from scellseg_lib.samples import resize
 from scellseg_lib.segmentation import Prediction, decode, far_from_model, predict
-from scellseg_lib.workbench.editor import MaskEditor, operations
-from scellseg_lib.workbench.editor.journal import Edit
-from scellseg_lib.workbench.editor.patches import apply
-from scellseg_lib.workbench.forms import Message, button, count, plain
-from scellseg_lib.workbench.jobs import Job
+from scellseg_lib.workbench.forms import button, plain
 
 IOUS = tuple(percent / 100 for percent in range(50, 96))
 """IoU thresholds that can be chosen: every hundredth from 0.50 to 0.95."""
+NOT_READ = np.zeros((0, 0), np.int32)
+"""Cells that are read when they are needed."""
 STEP, AGAIN = "in step 3, Segment", "then press Suggest cells again."
+HELP = '<div style="line-height:1.3;color:#595959;margin:0 0 4px 4px">{}</div>'
 
 
 @dataclass(frozen=True)
@@ -78,29 +77,6 @@ def network_pictures(prediction: Prediction, representation: Representation) -> 
 # --- thresholds that are moved ------------------------------------------------------------------
 
 
-class _Setting(NamedTuple):
-    """Slider of one field of `Decoding`."""
-
-    label: str
-    meaning: str
-    low: float
-    high: float
-    step: float
-
-
-SETTINGS = {
-    "cell_threshold": _Setting("Cell probability", "Higher: fewer, smaller cells.", -6, 6, 0.1),
-    "flow_threshold": _Setting(
-        "Flow error", "Lower: only cells of clear shape stay; but 0: all stay.", 0, 3, 0.05
-    ),
-    "interior_threshold": _Setting("Inside of cells", "Higher: fewer, smaller cells.", -6, 6, 0.1),
-    "border_threshold": _Setting("Border of cells", "Higher: thinner borders.", -6, 6, 0.1),
-    "min_size": _Setting(
-        "Smallest cell", "Pixels, in an image whose cells are 30 pixels wide.", 0, 500, 1
-    ),
-}
-
-
 class Newest:
     """Do work whenever it is asked for, but never twice at once.
 
@@ -109,33 +85,21 @@ class Newest:
     """
 
     def __init__(self, work: Callable[[], None]) -> None:
-        self._work, self._lock = work, Lock()
-        self._is_asked = self._is_busy = False
+        self._work, self._busy, self._is_asked = work, Lock(), False
 
     def __call__(self) -> None:
         """Ask for the work."""
-        with self._lock:
-            self._is_asked = True
-            if self._is_busy:
-                return
-            self._is_busy = True
-        try:
-            while self._take():
+        self._is_asked = True
+        while self._is_asked and self._busy.acquire(blocking=False):
+            try:
+                self._is_asked = False
                 self._work()
-        except BaseException:
-            with self._lock:
-                self._is_busy = False
-            raise
-
-    def _take(self) -> bool:
-        """Whether somebody has asked since the work began; if not, it is over."""
-        with self._lock:
-            self._is_busy, self._is_asked = self._is_asked, False
-            return self._is_busy
+            finally:
+                self._busy.release()
 
 
 class Thresholds(ipywidgets.VBox):
-    """One slider for each threshold that a representation reads.
+    """One slider for each threshold of `Decoding` that a representation reads.
 
     `on_change` is called after the user has moved a slider or taken all back.
     """
@@ -145,18 +109,13 @@ class Thresholds(ipywidgets.VBox):
         """What the user has chosen, by the names of `Decoding`'s fields."""
         self._on_change = on_change
         self._shown: dict[str, float] = {}
-        self._sliders = {name: self._make_slider(name) for name in SETTINGS}
+        self._sliders = {name: self._make_slider(name) for name in Decoding.model_fields}
         self._rows = {
-            name: ipywidgets.VBox([slider, ipywidgets.HTML(MEANING.format(SETTINGS[name].meaning))])
+            name: ipywidgets.VBox([slider, ipywidgets.HTML(HELP.format(slider.tooltip))])
             for name, slider in self._sliders.items()
         }
         self._note = ipywidgets.HTML().add_class("scellseg-thresholds-note")
-        self._reset = button(
-            "Back to the model's own",
-            "thresholds-reset",
-            self.reset,
-            tip="Take all changes of the thresholds back",
-        )
+        self._reset = button("Back to the model's own", "thresholds-reset", self.reset)
         super().__init__([*self._rows.values(), self._note, self._reset])
         self.add_class("scellseg-thresholds")
         self.load(None, None)
@@ -164,16 +123,9 @@ class Thresholds(ipywidgets.VBox):
     def load(
         self, decoding: Decoding | None, representation: Representation | None, note: str = ""
     ) -> None:
-        """Show the thresholds of an image, without a call of `on_change`.
+        """Show the thresholds that an image had before any was chosen; `on_change` is not called.
 
-        Parameters
-        ----------
-        decoding : Decoding or None
-            Before anything was chosen. None: nothing can be moved.
-        representation : Representation or None
-            That reads it.
-        note : str
-            Said below the sliders, or in their place: why nothing can be moved.
+        Without them nothing can be moved. `note` is said below the sliders, or in their place.
         """
         self._loaded = decoding, representation, note
         used = representation.thresholds if decoding and representation else ()
@@ -202,16 +154,17 @@ class Thresholds(ipywidgets.VBox):
         self._on_change()
 
     def _make_slider(self, name: str) -> ipywidgets.FloatSlider | ipywidgets.IntSlider:
-        setting = SETTINGS[name]
-        is_whole = isinstance(setting.step, int)
+        option = Decoding.model_fields[name]
+        is_whole, has_bound = option.annotation is int, bool(option.metadata)
+        low, high, step = (0, 500, 1) if is_whole else (0, 3, 0.05) if has_bound else (-6, 6, 0.1)
         slider = (ipywidgets.IntSlider if is_whole else ipywidgets.FloatSlider)(
-            value=setting.low,
-            min=setting.low,
-            max=setting.high,
-            step=setting.step,
-            description=setting.label,
+            value=low,
+            min=low,
+            max=high,
+            step=step,
+            description=option.title,
             readout_format="d" if is_whole else ".2f",
-            tooltip=setting.meaning,
+            tooltip=option.description,
             style={"description_width": "110px"},
             layout={"width": "100%"},
         )
@@ -228,59 +181,26 @@ class Thresholds(ipywidgets.VBox):
         self._on_change()
 
 
-MEANING = '<div style="line-height:1.3;color:#595959;margin:0 0 4px 4px">{}</div>'
-
-
 # --- one image, its cells, and how they stand -----------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
-class InspectedImage:
-    """One image with the cells found in it.
-
-    Attributes
-    ----------
-    name : str
-    image : number[H, W] or number[H, W, C], or a callable that gives one
-        Read when it is looked at.
-    true : int[H, W], a callable that gives one, or None
-        True cells. None: not known.
-    predicted : int[H, W], or a callable that gives one
-        Found cells. A callable is called when they are looked at or compared, and their memory is
-        then freed, so that many images can be inspected at once.
-    prediction, representation, decoding : optional
-        What the network said, how its model turns that into cells, and the thresholds of
-        `predicted`. With all three the thresholds can be moved. A prediction may be a callable,
-        which is called, in the background, when the image is looked at; where it gives None the
-        thresholds cannot be moved.
-    resample : bool
-        As in `segment`, which made `predicted`.
-    channels : tuple of str
-        Names of the channels of the image.
-    """
+class FoundCells:
+    """Cells of an image at some thresholds, and how they stand against the true ones."""
 
     name: str
-    image: np.ndarray | Callable[[], np.ndarray]
-    true: np.ndarray | Callable[[], np.ndarray] | None
-    predicted: np.ndarray | Callable[[], np.ndarray]
-    prediction: Prediction | Callable[[], Prediction | None] | None = None
-    representation: Representation | None = None
+    """Of the image."""
+    predicted: np.ndarray = field(default_factory=lambda: NOT_READ)
+    true: np.ndarray | None = None
     decoding: Decoding | None = None
-    resample: bool = True
-    channels: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, eq=False)
-class Standing:
-    """How well one image is segmented."""
-
-    name: str
     scores: Scores | None = None
     """At `IOUS`; None where no true cells are known."""
     problem: str = ""
     """Why the image cannot be compared, in words; empty where it can."""
     is_pending: bool = False
-    """Whether nobody has looked at its cells yet."""
+    """Whether nobody has looked at the cells yet."""
+    prediction: Prediction | None = None
+    """What the network said, once it was asked."""
 
     def ap(self, iou: float) -> float:
         """Average precision at one of `IOUS`; nan without scores."""
@@ -291,165 +211,141 @@ class Standing:
         """Mean of the average precision over 0.50, 0.55 .. 0.95; nan without scores."""
         return float(np.mean([self.ap(iou) for iou in THRESHOLDS]))
 
-
-@dataclass(frozen=True, eq=False)
-class FoundCells:
-    """Cells of an image at some thresholds, and how they stand against the true ones."""
-
-    standing: Standing
-    predicted: np.ndarray
-    true: np.ndarray | None = None
-    decoding: Decoding | None = None
-    prediction: Prediction | None = None
-    """What the network said, once it was asked."""
-
-    @property
-    def name(self) -> str:
-        """Name of the image."""
-        return self.standing.name
+    def rank(self, iou: float) -> tuple[int, float, float]:
+        """Key to sort images: the worst first, those without scores last."""
+        if self.scores is None:
+            return 2 if self.problem else 1, 0, 0
+        return 0, self.ap(iou), self.mean_ap
 
 
-class Inspection:
-    """An image that is inspected, with its cells at the thresholds chosen last.
+@dataclass(eq=False)
+class InspectedImage:
+    """One image with the cells found in it, at the thresholds chosen last.
 
-    Attributes
-    ----------
-    standing : Standing
-        How its cells stood when they were looked at last.
-    given_scores : Scores or None
-        Of the cells as they were given.
-    prediction : Prediction or None
-        What the network said, once it was asked.
+    What is a callable is read when it is looked at, and then forgotten again: many images fit in.
     """
 
-    def __init__(self, entry: InspectedImage) -> None:
-        self.entry = entry
-        self.standing = Standing(entry.name, is_pending=True)
+    name: str
+    image: np.ndarray | Callable[[], np.ndarray]
+    """number[H, W] or number[H, W, C]."""
+    true: np.ndarray | Callable[[], np.ndarray] | None
+    """True cells, int[H, W]. None: not known."""
+    predicted: np.ndarray | Callable[[], np.ndarray]
+    """Found cells, int[H, W]."""
+    prediction: Prediction | Callable[[], Prediction | None] | None = None
+    """What the network said. With it, `representation` and `decoding` the thresholds can be moved;
+    where a callable gives None they cannot."""
+    representation: Representation | None = None
+    decoding: Decoding | None = None
+    """Thresholds of `predicted`."""
+    resample: bool = True
+    """As `segment` had it, which made `predicted`."""
+
+    def __post_init__(self) -> None:
+        self.found = FoundCells(self.name, decoding=self.decoding, is_pending=True)
+        """As they were looked at last; their arrays may be freed meanwhile."""
         self.given_scores: Scores | None = None
-        self.prediction = None if callable(entry.prediction) else entry.prediction
-        self._decoding, self._is_refused = entry.decoding, False
-        self._found: FoundCells | None = None
+        """Of the cells as they were given."""
+        self.said = None if callable(self.prediction) else self.prediction
+        """What the network said, once it was asked."""
+        needed = (self.prediction, self.representation, self.decoding)
+        self._is_movable = all(one is not None for one in needed)
         self._reading, self._asking = RLock(), Lock()
-        if not callable(entry.predicted):
-            self.load()
 
     @property
     def is_unasked(self) -> bool:
         """Whether its thresholds can be moved once the network was asked."""
-        return callable(self.entry.prediction) and self.prediction is None and self._is_movable
-
-    @property
-    def _is_movable(self) -> bool:
-        entry = self.entry
-        known = entry.prediction is not None and entry.representation is not None
-        return known and entry.decoding is not None and not self._is_refused
+        return self._is_movable and self.said is None and callable(self.prediction)
 
     def layers(self) -> dict[str, Any]:
         """See `network_pictures`; none while the network was not asked."""
-        prediction, known = self.prediction, self.entry.representation
-        return {} if prediction is None or known is None else network_pictures(prediction, known)
+        said, known = self.said, self.representation
+        return {} if said is None or known is None else network_pictures(said, known)
 
     def load(self) -> FoundCells:
         """Cells as they are now, read if need be."""
         with self._reading:
-            return self._found or self._keep(self._read())
+            if self.found.predicted is NOT_READ:
+                self.found = self._read()
+            return self.found
 
     def ask(self) -> None:
         """Ask the network if that is needed, which takes seconds; raises what it does."""
-        answer = self.entry.prediction
         with self._asking:
-            if not self.is_unasked or not callable(answer):
+            if not self.is_unasked or not callable(self.prediction):
                 return
-            given = None
+            said = None
             try:
-                given = answer()
+                said = self.prediction()
             finally:  # also after an error it is not asked again and again
-                # Who leaves the image at this moment frees the answer: that is no refusal.
-                self.prediction, self._is_refused = given, given is None
+                self.said, self._is_movable = said, said is not None
 
     def rest(self) -> None:
-        """Forget what can be had again, to free its memory; `standing` stays."""
+        """Forget what can be had again, to free its memory; the scores stay."""
         with self._reading:
-            if callable(self.entry.prediction):
-                self.prediction = None
-            if callable(self.entry.predicted):
-                self._found = None
+            if callable(self.prediction):
+                self.said = None
+            if callable(self.predicted):
+                self.found = replace(self.found, predicted=NOT_READ, true=None)
 
     def choose_decoding(self, thresholds: Thresholds) -> Decoding | None:
         """Thresholds that hold for this image; None where they cannot be moved."""
-        entry = self.entry
-        if not self._is_movable or entry.representation is None or entry.decoding is None:
+        if not self._is_movable or self.representation is None or self.decoding is None:
             return None
-        return thresholds.apply_to(entry.decoding, entry.representation)
+        return thresholds.apply_to(self.decoding, self.representation)
 
     def is_stale(self, thresholds: Thresholds) -> bool:
         """Whether its cells are of other thresholds than these."""
         wanted = self.choose_decoding(thresholds)
-        return wanted is not None and wanted != self._decoding
+        return wanted is not None and wanted != self.found.decoding
 
     def apply(self, wanted: Decoding | None) -> FoundCells:
         """Bring the cells to thresholds; they stay for None, or until the network was asked."""
         with self._reading:
-            entry, found, prediction = self.entry, self.load(), self.prediction
+            found, said = self.load(), self.said
             if wanted is None or wanted == found.decoding:
                 return found
-            if wanted == entry.decoding:
-                return self._keep(self._read())  # they may have been corrected by hand
-            if prediction is None or entry.representation is None:
-                return found
-            masks = decode(prediction, entry.representation, wanted, resample=entry.resample)
-            return self._keep(self._compare(masks, found.true, wanted))
+            if wanted == self.decoding:
+                self.found = self._read()  # they may have been corrected by hand
+            elif said is not None and self.representation is not None:
+                masks = decode(said, self.representation, wanted, resample=self.resample)
+                self.found = self._compare(masks, found.true, wanted)
+            return self.found
 
     def read_picture(self) -> np.ndarray:
         """Its image; ImageError where that is not of the size of its cells."""
-        pixels, shape = _get(self.entry.image), self.load().predicted.shape
+        pixels, shape = _get(self.image), self.load().predicted.shape
         if pixels.shape[:2] != shape:
-            raise ImageError(
-                f"the image is of {' x '.join(map(str, pixels.shape[:2]))} pixels, the cells found "
-                f"in it of {' x '.join(map(str, shape))}",
-                where=self.entry.name,
-                remedy="Segment the image again.",
-            )
+            what = f"the image is of {pixels.shape[:2]} pixels, the cells found in it of {shape}"
+            raise ImageError(what, where=self.name, remedy="Segment the image again.")
         return pixels
-
-    def _keep(self, found: FoundCells) -> FoundCells:
-        self._found, self.standing, self._decoding = found, found.standing, found.decoding
-        return found
 
     def _read(self) -> FoundCells:
         """Cells as they were given; what cannot be read is a problem of this image alone."""
-        entry = self.entry
         try:
-            masks = _get(entry.predicted)
+            masks = _get(self.predicted)
         except (ScellsegError, OSError) as error:
-            self._is_refused = True  # without cells no thresholds are moved
-            return FoundCells(Standing(entry.name, problem=plain(error)), self._blank())
-        try:
-            true = None if entry.true is None else _get(entry.true)
-        except (ScellsegError, OSError) as error:
-            standing = Standing(entry.name, problem=plain(error))
-            return FoundCells(standing, masks, decoding=entry.decoding)
-        found = self._compare(masks, true, entry.decoding)
-        self.given_scores = found.standing.scores
+            self._is_movable = False  # without cells no thresholds are moved
+            return FoundCells(self.name, self._blank(), problem=plain(error))
+        found = self._compare(masks, self.true, self.decoding)
+        self.given_scores = found.scores
         return found
 
     def _blank(self) -> np.ndarray:
         """No cells, of the size of the image; 1 x 1 where it cannot be read either."""
-        try:
-            return np.zeros(_get(self.entry.image).shape[:2], np.int32)
-        except (ScellsegError, OSError):
-            return np.zeros((1, 1), np.int32)
+        with suppress(ScellsegError, OSError):
+            return np.zeros(_get(self.image).shape[:2], np.int32)
+        return np.zeros((1, 1), np.int32)
 
-    def _compare(
-        self, masks: np.ndarray, true: np.ndarray | None, decoding: Decoding | None
-    ) -> FoundCells:
-        name, scores, problem = self.entry.name, None, ""
+    def _compare(self, masks: np.ndarray, true: Any, decoding: Decoding | None) -> FoundCells:
+        known, scores, problem = None, None, ""
         if true is not None:
             try:
-                scores = metrics.scores(true, masks, IOUS)
-            except ScellsegError as error:
-                problem = f"{name}: {plain(error)}"
-        return FoundCells(Standing(name, scores, problem), masks, true, decoding)
+                known = _get(true)
+                scores = metrics.scores(known, masks, IOUS)
+            except (ScellsegError, OSError) as error:
+                problem = plain(error)
+        return FoundCells(self.name, masks, known, decoding, scores, problem)
 
 
 def _get(given: Any) -> np.ndarray:
@@ -484,7 +380,7 @@ def _doubt(prediction: Prediction, masks: np.ndarray, model: Model) -> str:
     wanted, far = prediction.diameter, far_from_model(prediction, masks, model.card)
     words = []
     if not masks.any():
-        threshold = SETTINGS[model.representation.thresholds[0]].label
+        threshold = Decoding.model_fields[model.representation.thresholds[0]].title
         words.append(
             f"It looked for cells {wanted:g} px wide: set the diameter to that of yours {STEP}, "
             f"or lower the threshold {threshold}, {AGAIN}"
@@ -499,84 +395,3 @@ def _doubt(prediction: Prediction, masks: np.ndarray, model: Model) -> str:
             "It has not learnt from images like this one: draw or correct some, then Fine-tune it."
         )
     return " ".join(words)
-
-
-class Suggestions:
-    """Brings what a model finds to an editor, as one edit; the page stays alive meanwhile.
-
-    What was drawn before, and while the model looked, is kept. What is found comes to the image it
-    was found in, or nowhere. Suggestions that nobody has touched yet make room for new ones. The
-    button cannot be pressed while a model looks.
-    """
-
-    def __init__(self, editor: MaskEditor, button: ipywidgets.Button, message: Message) -> None:
-        self.job: Job | None = None
-        """The latest."""
-        self._editor, self._button, self._message = editor, button, message
-        self._latest: Edit | None = None
-
-    def ask(self, name: str, find: Callable[[], Suggestion]) -> Job:
-        """Find cells of the image that is open, called `name`, in a thread.
-
-        ImageError while edits that a crash has left are not decided on.
-        """
-        if self._editor.annotation.recoverable:
-            raise ImageError(
-                "there are edits that were not saved",
-                remedy="Bring them back or forget them first, above the image.",
-            )
-        self._button.disabled = True
-        self._message.tell(
-            f"The model looks at {name}. A large image may take a minute: you can draw meanwhile."
-        )
-        followed = partial(self._follow, name, self._editor.path)
-        self.job = Job(lambda _: find(), on_change=followed)
-        return self.job.start()
-
-    def _follow(self, name: str, file: Path | None, job: Job) -> None:
-        if not job.ended:
-            return
-        try:
-            if job.error is not None:
-                raise job.error
-            self._message.tell(self._bring(name, file, job.result))
-        except Exception as error:
-            self._message.fail(plain(error))
-        finally:
-            self._button.disabled = False
-
-    def _bring(self, name: str, file: Path | None, found: Suggestion) -> str:
-        """Add the cells and the pictures; return what is to be said of them."""
-        with self._editor.lock:
-            if self._editor.path != file:
-                return (
-                    f"The cells that the model found in {name} are not added: you have opened "
-                    "another image. Go back to it and press Suggest cells again."
-                )
-            there, new = self._add(found.masks)
-            self._editor.show_layers(found.pictures)
-        if not new:
-            beside = f" beside the {there} that are there" if there and found.masks.any() else ""
-            text = f"The model {found.model} finds no cells in {name}{beside}."
-        else:
-            text = f"The model {found.model} suggests {count(new, 'cell')}"
-            if there:
-                text += f"; {count(there, 'that was there is', 'that were there are')} kept"
-            back = "undo takes it back" if new == 1 else "undo takes them all back"
-            text += f". Correct what is wrong; {back}."
-        return f"{text} {found.doubt}".strip()
-
-    def _add(self, masks: np.ndarray) -> tuple[int, int]:
-        """Add found cells; return how many were there, and how many are new."""
-        editor = self._editor
-        undoable = editor.annotation.undoable
-        if undoable and undoable[-1] is self._latest:
-            editor.undo()
-        labels = np.array(editor.labels)
-        patch = operations.add_found(labels, masks)
-        there = int(np.count_nonzero(np.unique(labels)))
-        if patch.n_pixels:
-            apply(labels, patch)
-            editor.show_labels(labels)
-            self._latest = editor.annotation.undoable[-1]
-        return there, len(np.unique(patch.runs[:, 3]))

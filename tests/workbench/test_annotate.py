@@ -2,43 +2,56 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import Event
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import tifffile
 
-from scellseg_lib.files import images as readers
+from scellseg_lib.errors import ChannelsNeeded
+from scellseg_lib.files.images import read_masks, write_labels
 from scellseg_lib.files.seg_npy import write_seg
 from scellseg_lib.workbench.annotate import DONE, EMPTY, OPEN, UNSAVED, AnnotatePanel
 from scellseg_lib.workbench.experiment import Experiment, SegmentedImage
-from scellseg_lib.workbench.session import SegmentationSettings
+from scellseg_lib.workbench.session import SegmentationSettings, Suggestion
+from tests.workbench.editor.page import connect
+from tests.workbench.waiting import until
 
 SHAPE = (40, 50)
 SQUARE = np.array([[5, 5], [5, 15], [15, 15], [15, 5]], float)
 """Outline of a cell, (y, x)."""
+BROKEN = b"II*\0"
 
 
-def picture(seed: int) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 200, SHAPE).astype(np.uint8)
+def draw_image(file: Path, seed: int = 7) -> None:
+    pixels = np.random.default_rng(seed).integers(0, 200, SHAPE).astype(np.uint8)
+    tifffile.imwrite(file, pixels)
 
 
-def masks(*corners: tuple[int, int], side: int = 8) -> np.ndarray:
+def squares(*corners: tuple[int, int], side: int = 8) -> np.ndarray:
     """Square cells with these upper left corners."""
-    labels = np.zeros(SHAPE, np.uint16)
+    labels = np.zeros(SHAPE, np.int32)
     for label, (y, x) in enumerate(corners, 1):
         labels[y : y + side, x : x + side] = label
     return labels
 
 
-def as_bytes(write: Callable[[Path], object], folder: Path, name: str) -> bytes:
+TWO = squares((2, 2), (20, 20))
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}
+
+
+def bytes_of(write: Callable[..., object], folder: Path, name: str, *args: Any) -> bytes:
     """Content of a file that is never in the folder of the test."""
     file = folder / "elsewhere" / name
     file.parent.mkdir(exist_ok=True)
-    write(file)
+    write(file, *args)
     return file.read_bytes()
 
 
@@ -48,9 +61,29 @@ def folder(tmp_path: Path) -> Path:
     home = tmp_path / "worms"
     home.mkdir()
     for number in (1, 2, 3):
-        tifffile.imwrite(home / f"worm_{number}.tif", picture(number))
-    readers.write_labels(home / "worm_2_masks.tif", masks((2, 2), (20, 20)))
+        draw_image(home / f"worm_{number}.tif", number)
+    write_labels(home / "worm_2_masks.tif", TWO)
     return home
+
+
+@pytest.fixture
+def experiment(tmp_path: Path) -> Path:
+    """One annotated image, and two to be segmented with masks of a model."""
+    home = tmp_path / "experiment"
+    for part, name in (("shot", "a"), ("query", "b"), ("query", "c")):
+        (home / part).mkdir(parents=True, exist_ok=True)
+        draw_image(home / part / f"{name}_img.tif", ord(name))
+    write_labels(home / "shot" / "a_masks.tif", squares((2, 2)))
+    for name in "bc":
+        write_labels(home / "segmented" / f"{name}_masks.tif", TWO)
+    return home
+
+
+def result(experiment: Path, name: str = "b", weights: str = "first") -> SegmentedImage:
+    image = experiment / "query" / f"{name}_img.tif"
+    masks = experiment / "segmented" / f"{name}_masks.tif"
+    settings = SegmentationSettings(30.0)
+    return SegmentedImage(name, image, masks, None, "tuned.safetensors", weights, settings)
 
 
 def marks(panel: AnnotatePanel) -> str:
@@ -79,8 +112,12 @@ def drop(panel: AnnotatePanel, name: str, content: bytes) -> None:
         panel.editor._receive(None, said, [memoryview(data)])
 
 
-def shown(widget) -> bool:
+def is_shown(widget: Any) -> bool:
     return widget.layout.display != "none"
+
+
+def usable(folder: Path) -> list[tuple[str, int]]:
+    return [(shot.name, shot.cells) for shot in Experiment(folder).survey().usable]
 
 
 # --- a folder ------------------------------------------------------------------------------------
@@ -89,7 +126,8 @@ def shown(widget) -> bool:
 def test_without_a_folder_the_panel_says_what_to_do_first():
     panel = AnnotatePanel()
     assert panel.message.text == EMPTY
-    assert not any(shown(one) for one in (panel.list, panel.learn, panel.replace, panel.back))
+    parts = (panel.list, panel.learn, panel.replace, panel.again, panel.back, panel.suggest)
+    assert not any(map(is_shown, parts))
 
 
 def test_a_folder_opens_at_the_first_image_that_is_not_annotated(folder: Path):
@@ -101,7 +139,7 @@ def test_a_folder_opens_at_the_first_image_that_is_not_annotated(folder: Path):
     assert marks(panel) == OPEN + DONE + OPEN
     assert opened(panel) == "worm_1"
     assert panel.message.text.startswith(f"1 of 3 images annotated ({DONE}). Draw all cells")
-    np.testing.assert_array_equal(panel.editor.labels, np.zeros(SHAPE))
+    assert not panel.editor.labels.any()
     assert not panel.editor.is_changed
 
 
@@ -115,8 +153,7 @@ def test_a_wrong_folder_is_said_and_the_one_before_stays(folder: Path, typed: st
     panel.folder.value = str(folder / typed)
     assert panel.message.is_error
     assert words in panel.message.text
-    assert panel.path == folder
-    assert opened(panel) == "worm_1"
+    assert (panel.path, opened(panel)) == (folder, "worm_1")
 
 
 def test_going_on_saves_what_was_drawn(folder: Path):
@@ -126,10 +163,10 @@ def test_going_on_saves_what_was_drawn(folder: Path):
     assert drawn.max() == 1
     panel.editor._receive(None, {"type": "cycle", "by": 1}, [])
     assert opened(panel) == "worm_2"
-    np.testing.assert_array_equal(readers.read_masks(folder / "worm_1_masks.tif"), drawn)
+    np.testing.assert_array_equal(read_masks(folder / "worm_1_masks.tif"), drawn)
     assert marks(panel) == DONE + DONE + OPEN
     assert panel.message.text == f"2 of 3 images annotated ({DONE})."
-    np.testing.assert_array_equal(panel.editor.labels, masks((2, 2), (20, 20)))
+    np.testing.assert_array_equal(panel.editor.labels, TWO)
     panel.step(1)
     panel.step(1)
     assert opened(panel) == "worm_1"  # round and round
@@ -152,8 +189,7 @@ def test_an_image_that_is_opened_again_shows_what_was_just_drawn(folder: Path):
 def test_an_image_is_chosen_from_the_list(folder: Path):
     panel = AnnotatePanel(folder)
     choose(panel, "worm_3")
-    assert opened(panel) == "worm_3"
-    assert panel.editor.title == "worm_3"
+    assert opened(panel) == panel.editor.title == "worm_3"
 
 
 def test_classes_and_notes_are_saved_and_come_back(folder: Path):
@@ -171,71 +207,46 @@ def test_classes_and_notes_are_saved_and_come_back(folder: Path):
     assert again.editor.cells["note"].tolist() == ["", "curled"]
 
 
-# --- masks of other programs ---------------------------------------------------------------------
-
-
-@pytest.fixture
-def foreign(tmp_path: Path) -> Path:
-    """Images with masks of Cellpose, in both of its kinds."""
+def test_masks_of_cellpose_are_opened_and_never_overwritten(tmp_path: Path):
     home = tmp_path / "cellpose"
     home.mkdir()
     for number in (1, 2, 3):
-        tifffile.imwrite(home / f"cell{number}.tif", picture(number))
-    readers.write_labels(home / "cell1_cp_masks.png", masks((2, 2)))
-    write_seg(home / "cell2_seg.npy", masks((20, 20), (2, 30)).astype(np.int32))
-    return home
-
-
-def test_masks_of_cellpose_are_opened_and_never_overwritten(foreign: Path):
-    before = {file.name: file.read_bytes() for file in foreign.iterdir()}
-    panel = AnnotatePanel(foreign)
+        draw_image(home / f"cell{number}.tif", number)
+    write_labels(home / "cell1_cp_masks.png", squares((2, 2)))
+    write_seg(home / "cell2_seg.npy", TWO)
+    before = content(home)
+    assert usable(home) == [("cell1", 1)]  # its _cp_masks hide its own _seg.npy
+    panel = AnnotatePanel(home)
     assert marks(panel) == DONE + DONE + OPEN
     choose(panel, "cell2")
-    np.testing.assert_array_equal(panel.editor.labels, masks((20, 20), (2, 30)))
+    np.testing.assert_array_equal(panel.editor.labels, TWO)
     choose(panel, "cell1")
-    np.testing.assert_array_equal(panel.editor.labels, masks((2, 2)))
+    np.testing.assert_array_equal(panel.editor.labels, squares((2, 2)))
     panel.editor.outline(SQUARE + 20)
     panel.keep()
-    assert {file.name: file.read_bytes() for file in foreign.iterdir() if file.name in before} == (
-        before
-    )
-    assert readers.read_masks(foreign / "cell1_masks.tif").max() == 2
+    assert content(home).items() >= before.items()
+    # One file of ours hides none of theirs from the next step.
+    assert usable(home) == [("cell1", 2), ("cell2", 2)]
 
 
-def test_one_file_of_ours_hides_none_of_cellposes_from_the_next_step(foreign: Path):
-    assert len(Experiment(foreign).survey().usable) == 1  # its _cp_masks hide its own _seg.npy
-    panel = AnnotatePanel(foreign)
-    panel.editor.outline(SQUARE)  # in the third
-    panel.keep()
-    assert [(shot.name, shot.cells) for shot in Experiment(foreign).survey().usable] == [
-        ("cell1", 1),
-        ("cell2", 2),
-        ("cell3", 1),
-    ]
-
-
-# --- damaged files -------------------------------------------------------------------------------
+# --- damaged files, other programs, and crashes ---------------------------------------------------
 
 
 def test_a_damaged_image_is_said_and_passed_over(folder: Path):
-    (folder / "worm_1.tif").write_bytes(b"II*\0")
+    (folder / "worm_1.tif").write_bytes(BROKEN)
     panel = AnnotatePanel(folder)
     assert opened(panel) == "worm_3"
     assert panel.message.is_error
     assert "worm_1.tif: the file is damaged" in panel.message.text
     panel.step(1)  # past the damaged one
     assert opened(panel) == "worm_2"
-    assert "worm_1.tif" in panel.message.text
     choose(panel, "worm_1")
     assert "worm_1.tif" in panel.message.text
     assert opened(panel) == "worm_2"
     panel.step(1)
     assert not panel.message.is_error
-
-
-def test_nothing_but_damaged_images(folder: Path):
-    for number in (1, 2, 3):
-        (folder / f"worm_{number}.tif").write_bytes(b"II*\0")
+    for number in (2, 3):
+        (folder / f"worm_{number}.tif").write_bytes(BROKEN)
     panel = AnnotatePanel(folder)
     assert panel.current is None
     assert panel.message.text.count("is damaged") == 3
@@ -243,25 +254,26 @@ def test_nothing_but_damaged_images(folder: Path):
     assert panel.current is None
 
 
-def test_damaged_masks_are_said_and_never_overwritten(folder: Path):
-    (folder / "worm_2_masks.tif").write_bytes(b"II*\0 but not more")
+@pytest.mark.parametrize(
+    ("name", "data", "words"),
+    [
+        ("worm_2_masks.tif", b"II*\0 but not more", "worm_2_masks.tif"),
+        ("worm_2_cells.csv", b"no,list\n1,2\n", "worm_2_cells.csv: this is no list of cells"),
+    ],
+)
+def test_damaged_masks_are_said_and_never_overwritten(
+    folder: Path, name: str, data: bytes, words: str
+):
+    (folder / name).write_bytes(data)
     panel = AnnotatePanel(folder)
     choose(panel, "worm_2")
     assert panel.message.is_error
-    assert "worm_2_masks.tif" in panel.message.text
+    assert words in panel.message.text
     assert opened(panel) == "worm_1"
     panel.editor.outline(SQUARE)
     panel.step(1)
     assert opened(panel) == "worm_3"
-    assert (folder / "worm_2_masks.tif").read_bytes() == b"II*\0 but not more"
-
-
-def test_a_damaged_list_of_cells_is_said(folder: Path):
-    (folder / "worm_2_cells.csv").write_text("no,list\n1,2\n")
-    panel = AnnotatePanel(folder)
-    choose(panel, "worm_2")
-    assert "worm_2_cells.csv: this is no list of cells" in panel.message.text
-    assert opened(panel) == "worm_1"
+    assert (folder / name).read_bytes() == data
 
 
 def test_masks_that_cannot_be_written_keep_the_image_open(folder: Path):
@@ -276,7 +288,7 @@ def test_masks_that_cannot_be_written_keep_the_image_open(folder: Path):
     (folder / "worm_1_masks.tif").rmdir()
     choose(panel, "worm_3")
     assert opened(panel) == "worm_3"
-    assert readers.read_masks(folder / "worm_1_masks.tif").max() == 1
+    assert read_masks(folder / "worm_1_masks.tif").max() == 1
 
 
 @pytest.mark.parametrize("mine", [True, False])
@@ -286,26 +298,22 @@ def test_masks_that_another_program_has_changed_are_not_overwritten_unasked(
     panel = AnnotatePanel(folder)
     choose(panel, "worm_2")
     panel.editor.outline(SQUARE + 20)
-    drawn = np.array(panel.editor.labels)
-    theirs = masks((2, 30))
-    readers.write_labels(folder / "worm_2_masks.tif", theirs)
+    drawn, theirs = np.array(panel.editor.labels), squares((2, 30))
+    write_labels(folder / "worm_2_masks.tif", theirs)
     panel.editor._receive(None, {"type": "cycle", "by": 1}, [])
     assert panel.message.is_error
     assert opened(panel) == "worm_2"
-    assert shown(panel.replace)
-    assert shown(panel.again)
-    np.testing.assert_array_equal(readers.read_masks(folder / "worm_2_masks.tif"), theirs)
+    assert is_shown(panel.replace)
+    assert is_shown(panel.again)
+    np.testing.assert_array_equal(read_masks(folder / "worm_2_masks.tif"), theirs)
     (panel.replace if mine else panel.again).click()
-    assert not shown(panel.replace)
-    assert not shown(panel.again)
+    assert not is_shown(panel.replace)
+    assert not is_shown(panel.again)
     expected = drawn if mine else theirs
     np.testing.assert_array_equal(panel.editor.labels, expected)
     panel.step(1)
     assert opened(panel) == "worm_3"
-    np.testing.assert_array_equal(readers.read_masks(folder / "worm_2_masks.tif"), expected)
-
-
-# --- after a crash -------------------------------------------------------------------------------
+    np.testing.assert_array_equal(read_masks(folder / "worm_2_masks.tif"), expected)
 
 
 def test_edits_that_a_crash_has_left_are_offered_when_the_folder_is_opened(folder: Path):
@@ -316,8 +324,7 @@ def test_edits_that_a_crash_has_left_are_offered_when_the_folder_is_opened(folde
     wanted = np.array(panel.editor.labels)
     again = AnnotatePanel(folder)  # the first one is gone with its kernel
     assert opened(again) == "worm_2"
-    np.testing.assert_array_equal(again.editor.labels, masks((2, 2), (20, 20)))
-    assert len(again.editor.annotation.recoverable) == 2
+    np.testing.assert_array_equal(again.editor.labels, TWO)
     choose(again, "worm_1")
     assert marks(again) == OPEN + UNSAVED + OPEN
     assert f"not saved ({UNSAVED}): worm_2" in again.message.text
@@ -326,67 +333,55 @@ def test_edits_that_a_crash_has_left_are_offered_when_the_folder_is_opened(folde
     np.testing.assert_array_equal(again.editor.labels, wanted)
     again.step(1)
     assert marks(again) == OPEN + DONE + OPEN
-    assert len(np.unique(readers.read_masks(folder / "worm_2_masks.tif"))) == 3
+    assert len(np.unique(read_masks(folder / "worm_2_masks.tif"))) == 3
 
 
 # --- what is dropped -----------------------------------------------------------------------------
 
 
-def test_a_dropped_image_is_opened_in_the_folder(folder: Path, tmp_path: Path):
-    panel = AnnotatePanel(folder)
-    content = as_bytes(lambda file: tifffile.imwrite(file, picture(7)), tmp_path, "new.tif")
-    drop(panel, "new.tif", content)
-    assert opened(panel) == "new"
-    assert (folder / "new.tif").read_bytes() == content
-    drop(panel, "new.tif", content)  # once more
-    assert opened(panel) == "new"
-    assert len(names(panel)) == 4
-
-
-def test_a_dropped_image_gets_a_folder_where_none_is_open(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_dropped_image_is_opened_in_the_folder(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    data = bytes_of(draw_image, tmp_path, "new.tif")
+    panel = AnnotatePanel(folder)
+    for _ in range(2):
+        drop(panel, "new.tif", data)
+        assert opened(panel) == "new"
+        assert len(names(panel)) == 4
+    assert (folder / "new.tif").read_bytes() == data
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))  # where no folder is open
     panel = AnnotatePanel()
-    content = as_bytes(lambda file: tifffile.imwrite(file, picture(7)), tmp_path, "new.tif")
-    drop(panel, "new.tif", content)
+    drop(panel, "new.tif", data)
     assert opened(panel) == "new"
     assert panel.folder.value == str(tmp_path / "home" / "scellseg-images")
 
 
-@pytest.mark.parametrize(("there", "dropped"), [("a_img", "b"), ("a", "b_img")])
-def test_no_image_hides_the_others(tmp_path: Path, there: str, dropped: str):
+@pytest.mark.parametrize(
+    ("there", "dropped", "expected"),
+    [("a_img", "b", "b_img"), ("a", "b_img", "b"), ("shot/a_img", "b_img", "query/b_img")],
+)
+def test_a_dropped_image_hides_none_of_the_others(
+    tmp_path: Path, there: str, dropped: str, expected: str
+):
     home = tmp_path / "worms"
-    home.mkdir()
-    tifffile.imwrite(home / f"{there}.tif", picture(0))
+    (home / there).parent.mkdir(parents=True)
+    draw_image(home / f"{there}.tif", 0)
+    if "shot" in there:
+        write_labels(home / "shot" / "a_masks.tif", squares((2, 2)))
     panel = AnnotatePanel(home)
-    content = as_bytes(lambda file: tifffile.imwrite(file, picture(7)), tmp_path, "b.tif")
-    drop(panel, f"{dropped}.tif", content)
+    drop(panel, f"{dropped}.tif", bytes_of(draw_image, tmp_path, "b.tif"))
+    assert (home / f"{expected}.tif").is_file()
     assert opened(panel) == "b"
     assert names(panel) == ["a", "b"]
 
 
-def test_an_image_goes_among_those_to_be_segmented_where_they_are_apart(tmp_path: Path):
-    home = tmp_path / "worms"
-    (home / "shot").mkdir(parents=True)
-    tifffile.imwrite(home / "shot" / "a_img.tif", picture(0))
-    readers.write_labels(home / "shot" / "a_masks.tif", masks((2, 2)))
-    panel = AnnotatePanel(home)
-    content = as_bytes(lambda file: tifffile.imwrite(file, picture(7)), tmp_path, "b_img.tif")
-    drop(panel, "b_img.tif", content)
-    assert (home / "query" / "b_img.tif").is_file()
-    assert opened(panel) == "b"
-    assert [shot.name for shot in Experiment(home).survey().usable] == ["a"]
-
-
 @pytest.mark.parametrize("name", ["worm_1_masks.tif", "worm_1_cp_masks.png", "worm_1_seg.npy"])
 def test_dropped_masks_open_with_their_image(folder: Path, tmp_path: Path, name: str):
-    wanted = masks((3, 3), (20, 30))
-    write = write_seg if name.endswith(".npy") else readers.write_labels
-    content = as_bytes(lambda file: write(file, wanted.astype(np.int32)), tmp_path, name)
+    wanted = squares((3, 3), (20, 30))
+    write = write_seg if name.endswith(".npy") else write_labels
     panel = AnnotatePanel(folder)
     choose(panel, "worm_3")
-    drop(panel, name, content)
+    drop(panel, name, bytes_of(write, tmp_path, name, wanted))
     assert opened(panel) == "worm_1"
     np.testing.assert_array_equal(panel.editor.labels, wanted)
 
@@ -394,9 +389,7 @@ def test_dropped_masks_open_with_their_image(folder: Path, tmp_path: Path, name:
 def test_a_dropped_list_of_cells_is_loaded(folder: Path):
     panel = AnnotatePanel(folder)
     choose(panel, "worm_2")
-    text = io.StringIO()
-    pd.DataFrame({"label": [2], "class": ["male"], "note": ["old"]}).to_csv(text, index=False)
-    drop(panel, "worm_2_cells.csv", text.getvalue().encode())
+    drop(panel, "worm_2_cells.csv", b"label,class,note\n2,male,old\n")
     assert panel.editor.cells["class"].tolist() == ["", "male"]
     table = pd.read_csv(folder / "worm_2_cells.csv", keep_default_na=False)
     assert table["note"].tolist() == ["", "old"]
@@ -406,13 +399,13 @@ def test_a_dropped_list_of_cells_is_loaded(folder: Path):
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "words"),
+    ("name", "data", "words"),
     [
         ("notes.docx", b"PK", "a file of the kind .docx is no image"),
-        ("new.tif", b"II*\0", "new.tif: the file is damaged"),
+        ("new.tif", BROKEN, "new.tif: the file is damaged"),
         ("worm_1.tif", b"other", "worm_1.tif: another file of this name is there"),
         ("worm_1.png", b"other", "worm_1.tif: another image of this name is here"),
-        ("worm_1_masks.tif", b"II*\0", "worm_1_masks.tif: the file is damaged"),
+        ("worm_1_masks.tif", BROKEN, "worm_1_masks.tif: the file is damaged"),
         ("worm_2_cp_masks.png", b"", "worm_2_masks.tif: the image has masks already"),
         ("other_masks.tif", b"", "there is no image other here"),
         ("worm_1_seg.npy", b"\x93NUMPY", "worm_1_seg.npy"),
@@ -423,80 +416,47 @@ def test_a_dropped_list_of_cells_is_loaded(folder: Path):
     ],
 )
 def test_what_cannot_be_taken_is_said_and_leaves_no_trace(
-    folder: Path, name: str, content: bytes, words: str
+    folder: Path, name: str, data: bytes, words: str
 ):
-    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    before = content(folder)
     panel = AnnotatePanel(folder)
-    drop(panel, name, content)
+    drop(panel, name, data)
     assert panel.message.is_error
     assert words in panel.message.text
-    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+    assert content(folder) == before
     assert opened(panel) == "worm_1"
 
 
 # --- images to be segmented, and corrections -----------------------------------------------------
 
 
-@pytest.fixture
-def experiment(tmp_path: Path) -> Path:
-    """One annotated image, and two to be segmented with masks of a model."""
-    home = tmp_path / "experiment"
-    for part, name in (("shot", "a"), ("query", "b"), ("query", "c")):
-        (home / part).mkdir(parents=True, exist_ok=True)
-        tifffile.imwrite(home / part / f"{name}_img.tif", picture(ord(name)))
-    readers.write_labels(home / "shot" / "a_masks.tif", masks((2, 2)))
-    for name in "bc":
-        readers.write_labels(home / "segmented" / f"{name}_masks.tif", masks((2, 2), (20, 20)))
-    return home
-
-
-def result(experiment: Path, name: str = "b", weights: str = "first") -> SegmentedImage:
-    return SegmentedImage(
-        name,
-        experiment / "query" / f"{name}_img.tif",
-        experiment / "segmented" / f"{name}_masks.tif",
-        2,
-        None,
-        "tuned.safetensors",
-        weights,
-        SegmentationSettings(30.0),
-    )
-
-
 def test_nothing_is_learnt_from_an_image_to_be_segmented_before_it_is_asked_for(experiment: Path):
     told: list[Path] = []
     panel = AnnotatePanel(experiment, on_learn=told.append)
     assert opened(panel) == "b"
-    assert shown(panel.learn)
+    assert is_shown(panel.learn)
     assert "This one is to be segmented" in panel.message.text
+    panel.learn.click()
+    assert "there are no cells to learn from" in panel.message.text
+    assert not is_shown(panel.replace)
     panel.editor.outline(SQUARE)
     panel.keep()
-    assert [shot.name for shot in Experiment(experiment).survey().usable] == ["a"]
-    assert told == []
+    assert (usable(experiment), told) == ([("a", 1)], [])
     panel.learn.click()
-    assert [(shot.name, shot.cells) for shot in Experiment(experiment).survey().usable] == [
-        ("a", 1),
-        ("b", 1),
-    ]
-    assert told == [experiment]
-    choose(panel, "a")
-    assert not shown(panel.learn)
-
-
-def test_other_masks_of_an_image_are_replaced_only_when_that_is_asked_for(experiment: Path):
-    panel = AnnotatePanel(experiment)
-    panel.editor.outline(SQUARE)
-    panel.learn.click()
+    assert (usable(experiment), told) == ([("a", 1), ("b", 1)], [experiment])
+    # Other masks of an image are replaced only when that is asked for.
     panel.editor.outline(SQUARE + 20)
     panel.learn.click()
-    assert panel.message.is_error
     assert "other masks already" in panel.message.text
-    assert shown(panel.replace)
-    assert readers.read_masks(experiment / "shot" / "b_masks.tif").max() == 1
+    assert is_shown(panel.replace)
+    assert not is_shown(panel.again)
+    assert read_masks(experiment / "shot" / "b_masks.tif").max() == 1
     panel.replace.click()
     assert not panel.message.is_error
-    assert not shown(panel.replace)
-    assert readers.read_masks(experiment / "shot" / "b_masks.tif").max() == 2
+    assert not is_shown(panel.replace)
+    assert read_masks(experiment / "shot" / "b_masks.tif").max() == 2
+    choose(panel, "a")
+    assert not is_shown(panel.learn)
 
 
 def test_a_correction_is_scored_and_becomes_a_shot(experiment: Path):
@@ -504,58 +464,40 @@ def test_a_correction_is_scored_and_becomes_a_shot(experiment: Path):
     panel = AnnotatePanel(experiment, on_learn=told.append)
     given = (experiment / "segmented" / "b_masks.tif").read_bytes()
     panel.correct(result(experiment))
-    assert panel.current is None
-    assert panel.list.value is None
+    assert (panel.current, panel.list.value) == (None, None)
     assert "the model tuned found in b" in panel.message.text
     panel.editor.delete([1])
     panel.editor.outline(SQUARE + np.array([0, 30]))
+    panel.editor.set_class([2], "male")
     panel.learn.click()
     assert panel.message.text.startswith("b is annotated now: 1 cell added, 1 removed, 0 changed")
     assert told == [experiment]
     (row,) = Experiment(experiment).rounds().itertuples()
     assert (row.round, row.image, row.model, row.weights) == (1, "b", "tuned.safetensors", "first")
-    assert (row.predicted, row.corrected, row.added, row.removed) == (2, 2, 1, 1)
-    assert row.shots == 1
+    assert (row.predicted, row.corrected, row.added, row.removed, row.shots) == (2, 2, 1, 1, 1)
     assert (experiment / "segmented" / "b_masks.tif").read_bytes() == given
-    corrected = readers.read_masks(experiment / "corrected" / "b_masks.tif")
+    corrected = read_masks(experiment / "corrected" / "b_masks.tif")
     np.testing.assert_array_equal(corrected, panel.editor.labels)
-    np.testing.assert_array_equal(
-        readers.read_masks(experiment / "shot" / "b_masks.tif"), corrected
-    )
-    assert [shot.name for shot in Experiment(experiment).survey().usable] == ["a", "b"]
-
-
-def test_classes_and_notes_of_a_correction_go_with_it(experiment: Path):
-    panel = AnnotatePanel(experiment)
-    panel.correct(result(experiment))
-    panel.editor.set_class([2], "male")
-    panel.learn.click()
+    np.testing.assert_array_equal(read_masks(experiment / "shot" / "b_masks.tif"), corrected)
     table = pd.read_csv(experiment / "shot" / "b_cells.csv", keep_default_na=False)
-    assert table["class"].tolist() == ["", "male"]
-
-
-def test_a_second_round_is_counted_as_one(experiment: Path):
-    panel = AnnotatePanel(experiment)
-    panel.correct(result(experiment))
-    panel.editor.delete([1])
-    panel.learn.click()
+    assert sorted(table["class"]) == ["", "male"]
     panel.correct(result(experiment, "c", "second"))
     panel.editor.delete([2])
     panel.learn.click()
-    table = Experiment(experiment).rounds()
-    assert table["round"].tolist() == [1, 2]
-    assert table["shots"].tolist() == [1, 2]
-    assert table["seen"].tolist() == [False, False]
+    rounds = Experiment(experiment).rounds()
+    assert rounds[["round", "shots", "seen"]].values.tolist() == [[1, 1, False], [2, 2, False]]
 
 
 def test_a_correction_is_gone_on_with(experiment: Path):
     panel = AnnotatePanel(experiment)
     panel.correct(result(experiment))
     panel.editor.delete([1])
+    crashed = AnnotatePanel(experiment)
+    assert "Corrections that were not saved: b." in crashed.message.text
     panel.back.click()  # saves, as going on does
     assert opened(panel) == "b"
-    assert not shown(panel.back)
-    assert panel.editor.labels.max() == 0  # the image's own masks are none yet
+    assert not is_shown(panel.back)
+    assert not panel.editor.labels.any()  # the image's own masks are none yet
     panel.correct(result(experiment))
     assert len(panel.editor.cells) == 1
     assert "as you left it" in panel.message.text
@@ -566,26 +508,215 @@ def test_a_correction_is_gone_on_with(experiment: Path):
 
 def test_cells_at_other_thresholds_are_corrected_and_scored_as_they_were_seen(experiment: Path):
     panel = AnnotatePanel(experiment)
-    panel.correct(result(experiment), labels=masks((2, 2)).astype(np.int32))
+    panel.correct(result(experiment), labels=squares((2, 2)))
     panel.learn.click()
     (row,) = Experiment(experiment).rounds().itertuples()
     assert (row.predicted, row.corrected, row.map) == (1, 1, 1.0)
 
 
-def test_a_correction_that_a_crash_has_left_is_named(experiment: Path):
-    panel = AnnotatePanel(experiment)
+# --- cells that a model suggests -----------------------------------------------------------------
+
+
+class Answers:
+    """A model whose answer is known, and that answers when it is let."""
+
+    def __init__(self) -> None:
+        self.gate, self.asked = Event(), list[str]()
+        self.masks, self.doubt = squares((20, 5), (20, 30)), ""
+        self.error: Exception | None = None
+
+    def __call__(self, image: Path) -> Callable[[], Suggestion]:
+        self.asked.append(image.name)
+        masks, doubt, error = self.masks, self.doubt, self.error
+
+        def find() -> Suggestion:
+            assert self.gate.wait(60)
+            if error is not None:
+                raise error
+            return Suggestion("mine", masks, {"cell probability": masks / 9}, doubt)
+
+        return find
+
+
+@pytest.fixture
+def model() -> Iterator[Answers]:
+    one = Answers()
+    yield one
+    one.gate.set()
+
+
+@pytest.fixture
+def panel(folder: Path, model: Answers) -> AnnotatePanel:
+    (folder / "worm_2_masks.tif").unlink()
+    return AnnotatePanel(folder, on_suggest=model)
+
+
+def answer(panel: AnnotatePanel, model: Answers) -> None:
+    """Let the model answer, and wait for what becomes of it."""
+    model.gate.set()
+    until(lambda: not panel.suggest.disabled)
+    model.gate.clear()
+
+
+def suggest(panel: AnnotatePanel, model: Answers) -> None:
+    panel.suggest.click()
+    answer(panel, model)
+
+
+def layers(panel: AnnotatePanel) -> list[str]:
+    return [layer.name for layer in panel.editor._layers]
+
+
+def test_suggestions_are_one_edit_that_undo_takes_back(panel: AnnotatePanel, model: Answers):
+    editor = panel.editor
+    assert is_shown(panel.suggest)
+    suggest(panel, model)
+    assert model.asked == ["worm_1.tif"]
+    np.testing.assert_array_equal(editor.labels, model.masks)
+    assert [edit.kind for edit in editor.edits] == ["replace"]
+    assert layers(panel) == ["image", "cell probability"]
+    assert panel.message.text == (
+        "The model mine suggests 2 cells. Correct what is wrong; undo takes them all back."
+    )
+    editor.undo()
+    assert not editor.labels.any()
+    editor.redo()
+    np.testing.assert_array_equal(editor.labels, model.masks)
+
+
+def test_what_was_drawn_before_and_meanwhile_is_kept(panel: AnnotatePanel, model: Answers):
+    editor = panel.editor
+    (page,) = connect(editor)
+    editor.outline(SQUARE)
+    drawn, stroke = np.array(editor.labels), squares((28, 40)) > 0
+    panel.suggest.click()
+    assert panel.suggest.disabled
+    assert panel.message.text.startswith("The model looks at worm_1.")
+    page.stroke(np.flatnonzero(stroke), 2, fresh=True)  # overlaps a found one
+    answer(panel, model)
+    np.testing.assert_array_equal(editor.labels[drawn > 0], drawn[drawn > 0])
+    np.testing.assert_array_equal(editor.labels == 2, stroke)
+    assert np.bincount(editor.labels.ravel())[3:].tolist() == [64, 64]
+    assert panel.message.text.startswith(
+        "The model mine suggests 2 cells; 2 that were there are kept. Correct"
+    )
+    np.testing.assert_array_equal(page.labels, editor.labels)
+    late = squares((2, 30)) > 0  # begun before the page heard of the suggestions
+    page.stroke(np.flatnonzero(late), 3, fresh=True)
+    np.testing.assert_array_equal(editor.labels == 5, late)
+    editor.undo()
+    editor.undo()
+    np.testing.assert_array_equal(editor.labels, np.where(stroke, 2, drawn))
+
+
+@pytest.mark.parametrize("back", [False, True])
+def test_what_is_found_never_comes_to_another_image(
+    panel: AnnotatePanel, model: Answers, folder: Path, back: bool
+):
+    panel.suggest.click()
+    panel.step(1)
+    if back:
+        panel.step(-1)
+    answer(panel, model)
+    assert opened(panel) == ("worm_1" if back else "worm_2")
+    np.testing.assert_array_equal(panel.editor.labels, model.masks * back)
+    if not back:
+        assert panel.message.text.startswith(
+            "The cells that the model found in worm_1 are not added: you have opened another"
+        )
+        assert layers(panel) == ["image"]
+        panel.step(-1)
+        assert not panel.editor.labels.any()
+        assert not list(folder.glob("*_masks.tif"))
+
+
+def test_suggestions_that_nobody_has_touched_make_room_for_new_ones(
+    panel: AnnotatePanel, model: Answers
+):
+    editor = panel.editor
+    editor.outline(SQUARE)
+    suggest(panel, model)
+    model.masks = squares((18, 4), (18, 31), (30, 18))
+    suggest(panel, model)
+    assert len(editor.cells) == 4
+    np.testing.assert_array_equal(editor.labels > 1, model.masks > 0)
+    editor.undo()
+    assert len(editor.cells) == 1
+    editor.redo()
+    editor.delete([2])
+    touched = np.array(editor.labels)
+    model.masks = squares((17, 4), (17, 31), (31, 18))
+    suggest(panel, model)  # the deleted one is found again, the others are there
+    np.testing.assert_array_equal(editor.labels[touched > 0], touched[touched > 0])
+    assert len(editor.cells) == 4
+    assert "suggests 1 cell; 3 that were there are kept" in panel.message.text
+    panel.step(1)
+    editor.outline(SQUARE)  # as many edits as the suggestions had before them in the other image
+    suggest(panel, model)
+    assert len(editor.cells) == 4
+
+
+def test_where_nothing_is_found_it_is_said_and_the_pictures_are_there(
+    panel: AnnotatePanel, model: Answers
+):
+    model.masks, model.doubt = np.zeros(SHAPE, np.int32), "Set the diameter."
+    suggest(panel, model)
+    assert panel.message.text == "The model mine finds no cells in worm_1. Set the diameter."
+    assert not panel.editor.edits
+    assert layers(panel) == ["image", "cell probability"]
+    panel.editor.outline(SQUARE)
+    model.masks = np.array(panel.editor.labels)
+    suggest(panel, model)
+    assert panel.message.text.startswith(
+        "The model mine finds no cells in worm_1 beside the 1 that are there."
+    )
+
+
+def test_a_prediction_that_is_corrected_gets_what_another_model_finds_beside_it(
+    experiment: Path, model: Answers
+):
+    panel = AnnotatePanel(experiment, on_suggest=model)
     panel.correct(result(experiment))
-    panel.editor.delete([1])
-    again = AnnotatePanel(experiment)
-    assert "Corrections that were not saved: b." in again.message.text
-    again.correct(result(experiment))
-    assert again.editor.recover() == 1
-    assert len(again.editor.cells) == 1
+    assert is_shown(panel.suggest)
+    model.masks = squares((20, 20), (20, 30))
+    suggest(panel, model)
+    assert model.asked == ["b_img.tif"]
+    assert len(panel.editor.cells) == 3
 
 
-def test_an_image_without_cells_teaches_nothing(experiment: Path):
-    panel = AnnotatePanel(experiment)
-    panel.learn.click()
-    assert "there are no cells to learn from" in panel.message.text
-    assert not shown(panel.replace)
-    assert not (experiment / "shot" / "b_img.tif").exists()
+@pytest.mark.parametrize(
+    ("error", "masks", "words"),
+    [
+        (
+            ChannelsNeeded("which one?", ["red", "green"]),
+            None,
+            "Choose under Channels what to segment.",
+        ),
+        (RuntimeError("the moon"), None, "the moon"),
+        (None, np.zeros((5, 5), np.int32), "Open the image again"),
+    ],
+)
+def test_an_error_is_said_and_the_button_can_be_pressed_again(
+    panel: AnnotatePanel, model: Answers, error: Exception | None, masks: Any, words: str
+):
+    good = model.masks
+    model.error, model.masks = error, masks
+    suggest(panel, model)
+    assert panel.message.is_error
+    assert words in panel.message.text
+    assert not panel.editor.edits
+    model.error, model.masks = None, good
+    suggest(panel, model)
+    assert not panel.message.is_error
+    assert len(panel.editor.cells) == 2
+
+
+def test_edits_that_a_crash_has_left_are_decided_on_first(folder: Path, model: Answers):
+    AnnotatePanel(folder).editor.outline(SQUARE)
+    panel = AnnotatePanel(folder, on_suggest=model)
+    panel.suggest.click()
+    assert model.asked == []
+    assert "Bring them back or forget them first" in panel.message.text
+    assert panel.editor.recover() == 1
+    suggest(panel, model)
+    assert len(panel.editor.cells) == 3
