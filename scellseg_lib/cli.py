@@ -438,18 +438,16 @@ def sweep(
       scellseg sweep transferability --profile paper --cluster tcp://host:8786
     """
     from scellseg_lib.paper import run
-    from scellseg_lib.paper.cluster import run_on_cluster
     from scellseg_lib.paper.profile import load_profile
-    from scellseg_lib.paper.sweep import plan
 
     if cluster and limit_time is not None:
         raise TrainingError(
             "a time limit is for one machine, a cluster begins its trials at once",
             remedy="Leave out --limit-time, or --cluster; a cluster's sweep may be stopped too.",
         )
-    scale = load_profile(profile).narrowed(data=data or (), states=states or ())
-    place = run.place_of(scale)
-    planned = plan(experiments, scale, place.store)
+    scale = load_profile(profile).narrow(data=data or (), states=states or ())
+    workspace = run.open_workspace(scale)
+    planned = run.plan_sweep(experiments, scale, workspace.store)
     typer.echo(
         f"{planned.n_trials} trials, {planned.n_trials - len(planned.missing)} of them are there. "
         f"The others take about {planned.seconds / 3600:.1f} h here, one after the other."
@@ -457,11 +455,11 @@ def sweep(
     if dry_run:
         return
     if cluster:
-        outcome = run_on_cluster(planned.missing, place, cluster)
+        outcome = run.compute_on_cluster(planned.missing, workspace, cluster)
     else:
         seconds = None if limit_time is None else 60 * limit_time
-        outcome = run.run_missing(planned.missing, place, limit_seconds=seconds)
-    typer.echo(f"{outcome.computed} trials computed; results are in {place.store.folder}.")
+        outcome = run.compute_missing(planned.missing, workspace, limit_seconds=seconds)
+    typer.echo(f"{outcome.computed} trials computed; results are in {workspace.store.folder}.")
     if outcome.failed:
         why = (
             f"{t.model}, {t.strategy}, {t.n_shots} shots of {t.data}, state {t.seed}: {reason}"

@@ -1,7 +1,9 @@
-"""How a model gets better with every annotated image, on one's own images, and what more would add.
+"""One's own images: how a model gets better with every annotated one, and what more would add.
 
 Of the annotated images some are held out, the model is tuned on 1, 2, 4 .. of the others, and
-scored on those held out: on no image that it has learnt from, and on no query image.
+scored on those held out: on no image that it has learnt from, and on no query image. Around it
+stands what a notebook needs besides: an example folder, pictures, how far images are from what a
+model knows, and measurements to take away.
 """
 
 from __future__ import annotations
@@ -9,91 +11,74 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import cv2
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import tifffile
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+from matplotlib.patches import Circle
+from matplotlib.patheffects import AbstractPathEffect, withStroke
 from scipy import stats as distributions
 
-from scellseg_lib import device as precision_module
 from scellseg_lib.atomic import whole
+from scellseg_lib.datasets import synthetic
+from scellseg_lib.device import Precision, choose_precision
 from scellseg_lib.errors import DatasetError, ScellsegError, TrainingError
+from scellseg_lib.files import export
+from scellseg_lib.files.images import relabel, write_labels
 from scellseg_lib.finetuning import STRATEGIES, finetune
 from scellseg_lib.metrics import evaluate, summary
 from scellseg_lib.model import Model
 from scellseg_lib.network import weights_hash
-from scellseg_lib.progress import bar
-from scellseg_lib.samples import Dataset, Sample
-from scellseg_lib.segmentation import FarFromModel, segment
+from scellseg_lib.plots import STYLE, contours
+from scellseg_lib.progress import progress_bar
+from scellseg_lib.samples import Dataset, Sample, normalise, resize
+from scellseg_lib.segmentation import Cells, FarFromModel, segment, style_distance
 from scellseg_lib.stats import HyperbolaFit, fit_hyperbola
+from scellseg_lib.style import embed
+
+PARAMETERS: dict[str, Any] = {
+    "FOLDER": "",
+    "CHANNELS": [],
+    "MODEL": "scellseg",
+    "LEVELS": [],
+    "STRATEGY": "classic",
+    "STEPS": 20,
+    "FOLDS": 3,
+    "MORE": 2,
+    "SEED": 0,
+    "SHOWN": 3,
+    "COMPUTE": False,
+}
+"""Parameters of the notebook, with values of their types."""
+
+
+# --- the cross-validation --------------------------------------------------------------------
 
 VERSION = 1
 """Of how a fold is computed: with another number, scores of before are not taken over."""
-COLUMNS = ("key", "fold", "n_shots", "shots", "held_out", "cells", "ap50", "ap75", "map", "maji")
-NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
-NOTICEABLE = 0.005
-"""A smaller gain in mAP is 0.00 to two decimals."""
+COLUMNS: dict[str, type] = {"key": str, "fold": int, "n_shots": int, "shots": str, "held_out": str}
+COLUMNS |= {"cells": int, "ap50": float, "ap75": float, "map": float, "maji": float}
+"""Of the table of scores, with their types."""
 
 
-@dataclass(frozen=True)
-class Fold:
-    """Images of one round of the cross-validation, as positions among the annotated ones.
-
-    Attributes
-    ----------
-    number : int
-        From 0.
-    pool : tuple of int
-        To learn from, in the order in which they are drawn: the first k are the k shots, so that
-        those of a smaller number are among those of a larger one.
-    held_out : tuple of int
-        To be scored on, never learnt from.
-    """
-
-    number: int
-    pool: tuple[int, ...]
-    held_out: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Expectation:
-    """What more annotated images are expected to add.
-
-    Attributes
-    ----------
-    sentence : str
-        In words: an extrapolation, or why there is none.
-    fit : HyperbolaFit or None
-        The curve through the scores.
-    gain, low, high : float
-        Expected difference in mAP and its 95 % interval; NaN without a curve.
-    """
-
-    sentence: str
-    fit: HyperbolaFit | None = None
-    gain: float = float("nan")
-    low: float = float("nan")
-    high: float = float("nan")
-
-
-def plan_folds(n_images: int, n_folds: int, seed: int = 0) -> list[Fold]:
+def plan_folds(n_images: int, n_folds: int, seed: int = 0) -> list[tuple[list[int], list[int]]]:
     """Divide annotated images into folds; each image is held out once.
 
-    Parameters
-    ----------
-    n_images : int
-        With fewer than two there are no folds: nothing could be held out.
-    n_folds : int
-        At least two; as many as there are images at most.
-    seed : int
-        The same seed gives the same folds and the same order of drawing.
-
-    Raises
-    ------
-    TrainingError
-        For fewer than two folds.
+    Returns
+    -------
+    list of (pool, held_out)
+        Positions of images, as many folds as images at most, and none of fewer than two images.
+        The pool is in the order in which it is drawn: its first k are the k shots, so that those of
+        a smaller number are among those of a larger one. TrainingError for fewer than two folds.
     """
     if n_folds < 2:
         raise TrainingError(
@@ -103,17 +88,17 @@ def plan_folds(n_images: int, n_folds: int, seed: int = 0) -> list[Fold]:
         return []
     order = np.random.default_rng(seed).permutation(n_images)
     folds = []
-    for number, part in enumerate(np.array_split(order, min(n_folds, n_images))):
-        others = np.setdiff1d(order, part)
-        drawn = np.random.default_rng((seed, number)).permutation(others)
-        folds.append(Fold(number, tuple(drawn.tolist()), tuple(sorted(part.tolist()))))
+    for number, held_out in enumerate(np.array_split(order, min(n_folds, n_images))):
+        others = np.setdiff1d(order, held_out)
+        pool = np.random.default_rng((seed, number)).permutation(others)
+        folds.append((pool.tolist(), sorted(held_out.tolist())))
     return folds
 
 
-def shot_counts(n_pool: int) -> tuple[int, ...]:
+def choose_counts(n_pool: int) -> list[int]:
     """Numbers of shots to try: 1, 2, 4, 8 .. and all of a pool."""
     powers = [2**i for i in range(n_pool.bit_length()) if 2**i < n_pool]
-    return (*powers, n_pool) if n_pool else ()
+    return [*powers, n_pool] if n_pool else []
 
 
 def cross_validate(
@@ -127,7 +112,6 @@ def cross_validate(
     steps: int = 100,
     n_folds: int = 5,
     seed: int = 0,
-    report: Callable[[int, int], None] | None = None,
 ) -> pd.DataFrame:
     """Tune on 1, 2, 4 .. of the annotated images, and score on others of them.
 
@@ -141,35 +125,24 @@ def cross_validate(
     shots : sequence of Sample
         Annotated images; those without a cell are left out.
     file : path
-        Table of the scores (CSV), made if need be.
+        Table of the scores (CSV), made if need be; DatasetError if it is no such table.
     queries : sequence of Sample, optional
         Unlabelled images for contrastive tuning; see `finetune`. They are never scored.
     contrast, strategy, steps
         See `finetune`.
     n_folds, seed
         See `plan_folds`; the seed is that of each tuning too.
-    report : callable, optional
-        Gets how many scores of how many there are; what it raises ends the run, and nothing is
-        lost.
 
     Returns
     -------
     DataFrame
         One row a fold and number of shots: `COLUMNS`, of which ``cells`` are those of the images
         held out, and the scores are means over these images. Empty with fewer than two images.
-
-    Raises
-    ------
-    DatasetError
-        If the file cannot be read, or is no such table.
-    TrainingError
-        As `finetune` and `plan_folds`.
     """
     images = [sample for sample in shots if sample.masks.any()]
     folds = plan_folds(len(images), n_folds, seed)
-    counts = (0, *shot_counts(min((len(fold.pool) for fold in folds), default=0)))
-    plan = [(fold, n) for fold in folds for n in counts]
-    precision = precision_module.choose_precision(model.device, model.network.levels)
+    counts = [0, *choose_counts(min((len(pool) for pool, _ in folds), default=0))]
+    precision = choose_precision(model.device, model.network.levels)
     seen = (queries or ()) if STRATEGIES[strategy].needs_queries else ()
     identity = {
         "version": VERSION,
@@ -180,44 +153,111 @@ def cross_validate(
         "decoding": model.card.decoding.model_dump(),
         "precision": asdict(precision),
         "contrast": contrast.name if contrast else None,
-        "queries": [_content(sample) for sample in seen],
+        "queries": _hash_images(seen),
     }
-    known, keys = _read(file), []
-    with bar(len(plan), "learning curve", "score") as shown:
-        for done, (fold, n) in enumerate(plan):
-            learnt, pool, held = (
-                [images[i] for i in part] for part in (fold.pool[:n], fold.pool, fold.held_out)
-            )
-            keys.append(_key(identity, learnt or pool, held, n))
-            if keys[-1] not in set(known["key"]):
-                tuned = model
-                if n:
-                    tuned = finetune(
-                        model,
-                        learnt,
-                        queries,
-                        strategy,
-                        contrast=contrast,
-                        steps=steps,
-                        seed=seed,
-                        precision=precision,
-                    )
-                diameter = float(np.mean([sample.diameter for sample in learnt or pool]))
-                with warnings.catch_warnings():  # one for each image and fold is too many
-                    warnings.simplefilter("ignore", FarFromModel)
-                    found = segment(
-                        tuned, held, diameter=diameter, precision=precision, progress=False
-                    )
-                row = _row(keys[-1], fold, learnt, held) | summary(evaluate(found, held))
-                known = _add(file, row)
-            shown.update()
-            if report:
-                report(done + 1, len(plan))
+    plan = [(fold, n) for fold in range(len(folds)) for n in counts]
+    known, keys = _read_scores(file), []
+    for fold, n in progress_bar(plan, len(plan), "learning curve", unit="score"):
+        pool, held_out = ([images[i] for i in part] for part in folds[fold])
+        learnt = pool[:n]
+        sized = learnt or pool  # those whose diameter is taken
+        key = _hash_score(identity | {"n_shots": n}, sized, held_out)
+        keys.append(key)
+        if key in set(known["key"]):
+            continue
+        tuned = model
+        if learnt:
+            options: dict[str, Any] = {"steps": steps, "seed": seed, "precision": precision}
+            tuned = finetune(model, learnt, queries, strategy, contrast=contrast, **options)
+        row = {
+            "key": key,
+            "fold": fold,
+            "n_shots": n,
+            "shots": "; ".join(sample.name for sample in learnt),
+            "held_out": "; ".join(sample.name for sample in held_out),
+            "cells": sum(np.count_nonzero(np.unique(sample.masks)) for sample in held_out),
+        }
+        known = _add_row(file, row | _score(tuned, sized, held_out, precision))
     return known.drop_duplicates("key").set_index("key").loc[keys].reset_index()
 
 
-def gain(fit: HyperbolaFit, n: float, more: float, level: float = 0.95) -> tuple[float, ...]:
-    """Rise of a curve from n to n + more shots, with its confidence interval, by the delta method.
+def _score(
+    model: Model, sized: Sequence[Sample], held: Sequence[Sample], precision: Precision
+) -> dict[str, float]:
+    """Scores of a model on images held out, at the mean diameter of others."""
+    diameter = float(np.mean([sample.diameter for sample in sized]))
+    with warnings.catch_warnings():  # one for each image and fold is too many
+        warnings.simplefilter("ignore", FarFromModel)
+        found = segment(model, held, diameter=diameter, precision=precision, progress=False)
+    return summary(evaluate(found, held))
+
+
+def _hash_images(samples: Sequence[Sample], *, masks: bool = False) -> str:
+    digest = hashlib.sha256()
+    for sample in samples:
+        digest.update(repr(sample.image.shape).encode() + sample.image.tobytes())
+        if masks:
+            digest.update(sample.masks.tobytes())
+    return digest.hexdigest()
+
+
+def _hash_score(
+    identity: dict[str, Any], sized: Sequence[Sample], held_out: Sequence[Sample]
+) -> str:
+    """What a score depends on, in 16 characters."""
+    images = [_hash_images(part, masks=True) for part in (sized, held_out)]
+    text = json.dumps(identity | {"images": images}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _read_scores(file: Path) -> pd.DataFrame:
+    """The scores that are known; none where there is no file."""
+    if not file.exists():
+        return pd.DataFrame(columns=list(COLUMNS))
+    remedy = "Restore it, or remove it: the scores are then computed anew."
+    try:
+        frame = pd.read_csv(file, dtype=COLUMNS, keep_default_na=False)
+    except (OSError, ValueError) as error:
+        raise DatasetError(
+            f"the table of scores cannot be read ({error})", where=file, remedy=remedy
+        ) from error
+    if list(frame) != list(COLUMNS):
+        raise DatasetError("this is no table of scores", where=file, remedy=remedy)
+    return frame
+
+
+def _add_row(file: Path, row: dict[str, Any]) -> pd.DataFrame:
+    """Write a score to the file, behind those that are there by now; returns them all."""
+    rows = [*_read_scores(file).to_dict("records"), row]
+    with whole(file) as scratch:
+        pd.DataFrame(rows, columns=list(COLUMNS)).to_csv(scratch, index=False)
+    return _read_scores(file)
+
+
+# --- what more images would add --------------------------------------------------------------
+
+BLUE, ORANGE, SKY = "#0072B2", "#D55E00", "#56B4E9"
+NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+NOTICEABLE = 0.005
+"""A smaller gain in mAP is 0.00 to two decimals."""
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """What more annotated images are expected to add."""
+
+    sentence: str
+    """In words: an extrapolation, or why there is none."""
+    fit: HyperbolaFit | None = None
+    """The curve through the scores."""
+    gain: float = float("nan")
+    """Expected difference in mAP and its 95 % interval; NaN without a curve."""
+    low: float = float("nan")
+    high: float = float("nan")
+
+
+def estimate_gain(fit: HyperbolaFit, n: float, more: float) -> tuple[float, float, float]:
+    """Rise of a curve from n to n + more shots, with its 95 % interval, by the delta method.
 
     The interval is that of the difference ``D = Y(n + more) - Y(n)`` itself: both heights hang on
     the same Bmax and Kd, and what is uncertain in both alike does not count. ``D -+ t sqrt(g' C
@@ -225,79 +265,60 @@ def gain(fit: HyperbolaFit, n: float, more: float, level: float = 0.95) -> tuple
     of freedom as points less two. Scores of a fold share their images held out, and count as
     independent: how hard these images are is then taken for scatter, which makes it wider. The
     curve's form is taken for granted.
-
-    Returns
-    -------
-    gain, low, high : float
     """
-    start, end = np.float64(n), np.float64(n + more)
-    by_bmax = end / (fit.kd + end) - start / (fit.kd + start)
-    by_kd = -fit.bmax * (end / (fit.kd + end) ** 2 - start / (fit.kd + start) ** 2)
+    end = n + more
+    by_bmax = end / (fit.kd + end) - n / (fit.kd + n)
+    by_kd = -fit.bmax * (end / (fit.kd + end) ** 2 - n / (fit.kd + n) ** 2)
     slope = np.array([by_bmax, by_kd])
     error = float(np.sqrt(slope @ fit.covariance @ slope))
-    margin = float(distributions.t.ppf((1 + level) / 2, fit.n_points - 2)) * error
-    rise = float(fit.bmax * by_bmax)
+    margin = float(distributions.t.ppf(0.975, fit.n_points - 2)) * error
+    rise = fit.bmax * by_bmax
     return rise, rise - margin, rise + margin
 
 
-def expectation(frame: pd.DataFrame, n_shots: int, more: int = 2) -> Expectation:
-    """Say what more annotated images are expected to add.
+def expect(frame: pd.DataFrame, n_shots: int, more: int = 2) -> Expectation:
+    """Say what `more` annotated images are expected to add to the `n_shots` that there are.
 
-    Parameters
-    ----------
-    frame : DataFrame
-        As `cross_validate` gives.
-    n_shots : int
-        Annotated images that there are.
-    more : int
-        How many more, from 1.
+    The frame is that of `cross_validate`.
     """
     tuned = frame[frame["n_shots"] > 0]
     noun, verb = ("image", "is") if more == 1 else ("images", "are")
     count = NUMBERS[more] if more < len(NUMBERS) else str(more)
-    reason = _too_few(tuned)
-    if not reason:
+    reason, fit = "", None
+    if tuned.empty:
+        reason = "it takes at least three annotated images, of which one is held out to test on."
+    elif tuned["n_shots"].nunique() < 2:
+        reason = "all scores are of models tuned on one image, and a curve needs several numbers "
+        reason += "of images. Annotate at least three images."
+    else:
         try:
             fit = fit_hyperbola(tuned["n_shots"].to_numpy(), tuned["map"].to_numpy())
         except ScellsegError:
-            reason = _shape(tuned)
-        else:
-            rise, low, high = gain(fit, n_shots, more)
-            level = max(-low, high) < 2 * NOTICEABLE
-            # With a Kd below 0 a hyperbola falls: no curve of something that learns.
-            reason = _shape(tuned) if fit.kd < 0 and not level else ""
-    if reason:
+            reason = _explain_shape(tuned)
+    if fit is not None:
+        rise, low, high = estimate_gain(fit, n_shots, more)
+        level = max(-low, high) < 2 * NOTICEABLE
+        if fit.kd < 0 and not level:  # it falls: no curve of something that learns
+            reason = _explain_shape(tuned)
+    if fit is None or reason:
         return Expectation(f"What {count} more {noun} would add cannot be told: {reason}")
-    text = f"{count.capitalize()} more {noun} {verb} expected to add {_signed(rise)} mAP "
-    text += f"({_signed(low)} to {_signed(high)})"
+    note = ""
     if level:
-        text += ": the curve has levelled off"
+        note = ": the curve has levelled off"
     elif low < NOTICEABLE:
-        text += ": that may be nothing at all, the scores differ too much from image to image"
-    most = tuned["n_shots"].max()
-    text += (
-        ". This is an extrapolation, with its 95 % interval: scores were measured with 1 to "
-        f"{most} images, and the curve through them is drawn on to {n_shots + more}."
+        note = ": that may be nothing at all, the scores differ too much from image to image"
+    sentence = (
+        f"{count.capitalize()} more {noun} {verb} expected to add {_sign(rise)} mAP "
+        f"({_sign(low)} to {_sign(high)}){note}. This is an extrapolation, with its 95 % interval: "
+        f"scores were measured with 1 to {tuned['n_shots'].max()} images, and the curve through "
+        f"them is drawn on to {n_shots + more}."
     )
-    return Expectation(text, fit, rise, low, high)
+    return Expectation(sentence, fit, rise, low, high)
 
 
-def _too_few(tuned: pd.DataFrame) -> str:
-    """Why these scores allow no curve, for what the numbers of images alone say."""
-    if tuned.empty:
-        return "it takes at least three annotated images, of which one is held out to test on."
-    if tuned["n_shots"].nunique() < 2:
-        return (
-            "all scores are of models tuned on one image, and a curve needs several numbers of "
-            "images. Annotate at least three images."
-        )
-    return ""
-
-
-def _shape(tuned: pd.DataFrame) -> str:
+def _explain_shape(tuned: pd.DataFrame) -> str:
     """Why no rising hyperbola passes through these scores."""
     means = tuned.groupby("n_shots")["map"].mean()
-    listed = ", ".join(f"{score:.2f} with {n}" for n, score in means.items())
     if np.ptp(tuned["map"]) == 0:
         why = "the score is the same with any number of images"
     elif means.iloc[-1] > means.iloc[0]:
@@ -305,67 +326,217 @@ def _shape(tuned: pd.DataFrame) -> str:
     else:
         why = "the score does not rise with the number of images; annotate them all alike, and try "
         why += "more steps"
-    return f"{why} (mean mAP: {listed})."
+    told = ", ".join(f"{score:.2f} with {n}" for n, score in means.items())
+    return f"{why} (mean mAP: {told})."
 
 
-def _signed(value: float) -> str:
+def _sign(value: float) -> str:
     """Two decimals, with a proper minus, and never minus nothing."""
-    text = f"{value:.2f}"
-    return text.lstrip("-") if float(text) == 0 else text.replace("-", "\N{MINUS SIGN}")
+    return f"{value:z.2f}".replace("-", "\N{MINUS SIGN}")
 
 
-def _content(sample: Sample, *, masks: bool = False) -> str:
-    digest = hashlib.sha256(sample.image.tobytes() + repr(sample.image.shape).encode())
-    if masks:
-        digest.update(sample.masks.tobytes())
-    return digest.hexdigest()
+def draw_curve(
+    axes: Axes, frame: pd.DataFrame, expected: Expectation, n_shots: int, more: int = 2
+) -> None:
+    """Draw scores against the number of annotated images, with the curve and what more would add.
+
+    Parameters
+    ----------
+    axes : Axes
+    frame, n_shots, more
+        As for `expect`.
+    expected : Expectation
+        Of these scores.
+    """
+    tuned, untuned = frame[frame["n_shots"] > 0], frame[frame["n_shots"] == 0]
+    most, end = tuned["n_shots"].max(), n_shots + more
+    label = "mean of the model as it was, not tuned"
+    axes.axhline(untuned["map"].mean(), color="0.45", linestyle=":", label=label)
+    if fit := expected.fit:
+        x = np.linspace(1, end + 0.5, 200)
+        axes.fill_between(x, *fit.confidence_band(x), color=BLUE, alpha=0.13, linewidth=0)
+        inside, beyond = np.linspace(1, most, 100), np.linspace(most, end + 0.5, 100)
+        axes.plot(inside, fit.predict(inside), color=BLUE, label="curve, with its 95 % band")
+        label = "extrapolated: nothing was measured here"
+        axes.plot(beyond, fit.predict(beyond), color=BLUE, linestyle="--", label=label)
+        now = float(fit.predict(np.array(n_shots)))
+        label = "all images that are annotated now"
+        axes.plot([n_shots], [now], "o", color=ORANGE, mfc="white", markersize=7, label=label)
+        then = now + expected.gain
+        bars = [[expected.gain - expected.low], [expected.high - expected.gain]]
+        label = "expected with more annotated images (95 %)"
+        axes.errorbar([end], [then], bars, fmt="o", color=ORANGE, capsize=4, label=label)
+    label = "one score: learnt from some, tested on others"
+    axes.plot(tuned["n_shots"], tuned["map"], "o", color=BLUE, alpha=0.35, mew=0, label=label)
+    means = tuned.groupby("n_shots")["map"].mean()
+    axes.plot(means.index, means, "D", color="black", markersize=5, label="their mean")
+    axes.set(xlim=(0, end + 0.6), xlabel="annotated images that the model learns from")
+    axes.set(ylim=(0, 1), ylabel="score on images held out (mAP; 1 is perfect)")
+    axes.set_xticks(range(end + 1) if end < 15 else range(0, end + 1, 5))
 
 
-def _key(identity: dict, learnt: Sequence[Sample], held: Sequence[Sample], n: int) -> str:
-    """What a score depends on, in 16 characters."""
-    used = [[_content(sample, masks=True) for sample in part] for part in (learnt, held)]
-    text = json.dumps(identity | {"n_shots": n, "images": used}, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+# --- images, styles, measurements ------------------------------------------------------------
 
 
-def _row(
-    key: str, fold: Fold, learnt: Sequence[Sample], held: Sequence[Sample]
-) -> dict[str, object]:
-    return {
-        "key": key,
-        "fold": fold.number,
-        "n_shots": len(learnt),
-        "shots": "; ".join(sample.name for sample in learnt),
-        "held_out": "; ".join(sample.name for sample in held),
-        "cells": sum(len(np.unique(sample.masks)) - 1 for sample in held),
-    }
+def write_example(folder: Path, n_shot: int = 6, n_query: int = 3) -> Path:
+    """Write a folder as one has it: annotated images in ``shot/``, others in ``query/``.
+
+    They show worms in dark field, bright on black, as the packaged models have seen none: synthetic
+    ones without their well, greys turned round, blurred and with noise. What exists is left alone.
+    """
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (45, 45))
+    within_well = np.s_[80:495, 145:565]
+    for number in range(n_shot + n_query):
+        annotated = number < n_shot
+        stem = folder / ("shot" if annotated else "query") / f"worms_{number + 1}"
+        file, labels = Path(f"{stem}_img.tif"), Path(f"{stem}_masks.tif")
+        if file.exists() and (labels.exists() or not annotated):
+            continue
+        image, masks = synthetic.make_image("worms", (77, number))
+        # What is narrower than the kernel and darker than its surroundings: worms, not the well.
+        bright = cv2.morphologyEx(image[0], cv2.MORPH_BLACKHAT, kernel)[within_well]
+        bright = cv2.GaussianBlur(bright, (0, 0), 1.5)
+        noise = np.random.default_rng(number).normal(0, 0.3 * bright.std(), bright.shape)
+        dark = np.clip(200 + bright + noise, 0, None).round().astype(np.uint16)
+        with whole(file) as scratch:
+            tifffile.imwrite(scratch, dark, compression="zlib", photometric="minisblack")
+        if annotated:
+            write_labels(labels, relabel(masks[within_well].copy()))
+    return folder
 
 
-def _read(file: Path) -> pd.DataFrame:
-    """The scores that are known; none where there is no file."""
-    if not file.exists():
-        return pd.DataFrame(columns=list(COLUMNS))
-    remedy = "Restore it, or remove it: the scores are then computed anew."
-    kinds: dict[str, type] = dict.fromkeys(COLUMNS, float)
-    kinds |= dict.fromkeys(("key", "shots", "held_out"), str)
-    kinds |= dict.fromkeys(("fold", "n_shots", "cells"), int)
-    try:
-        frame = pd.read_csv(file, dtype=kinds, keep_default_na=False)
-    except (OSError, ValueError) as error:
-        raise DatasetError(
-            f"the table of scores cannot be read ({error})", where=file, remedy=remedy
-        ) from error
-    if tuple(frame.columns) != COLUMNS:
-        raise DatasetError("this is no table of scores", where=file, remedy=remedy)
-    return frame
+def select_queries(images: Dataset) -> Dataset:
+    """Images of ``query/`` without masks; an empty data set where there are none."""
+    queries = tuple(sample for sample in images if "query" in sample.split.split("+"))
+    return replace(images, samples=queries).without_masks()
 
 
-def _add(file: Path, row: dict[str, object]) -> pd.DataFrame:
-    """Write a score to the file, behind those that are there by now; returns them all."""
-    known = _read(file)
-    row = {name: row[name] for name in COLUMNS}
-    frame = pd.concat([known, pd.DataFrame([row])], ignore_index=True) if len(known) else None
-    frame = pd.DataFrame([row]) if frame is None else frame
-    with whole(file) as scratch:
-        frame.to_csv(scratch, index=False)
-    return _read(file)
+def draw_gallery(
+    samples: Sequence[Sample],
+    cells: Sequence[np.ndarray],
+    diameter: float | None = None,
+    columns: int = 3,
+) -> Figure:
+    """Draw images with the outlines of their cells, `columns` in a row.
+
+    Parameters
+    ----------
+    samples : sequence of Sample
+    cells : sequence of int[H, W]
+        Labels of each image, annotated or found.
+    diameter : float, optional
+        Of the cells, px: shown as a disc in the corner of each image.
+    columns : int
+    """
+    rows = -(-len(samples) // columns)
+    height, width = samples[0].image.shape[1:]
+    size = (8.4, (8.4 / columns * height / width + 0.3) * rows)
+    # A dark rim, so that a bright line is seen on a white image too.
+    rim: list[AbstractPathEffect] = [withStroke(linewidth=2.2, foreground="black")]
+    with plt.style.context(STYLE):
+        figure = plt.figure(figsize=size, layout="constrained", dpi=70)
+        grid = figure.subplots(rows, columns, squeeze=False).ravel()
+        for axes in grid:
+            axes.set_axis_off()
+        for axes, sample, labels in zip(grid, samples, cells, strict=False):
+            # At the width of its picture and in few shades: noise makes files large.
+            plane = np.clip(normalise(sample.image)[:1], 0, 1)
+            plane = resize(plane, min(1.0, figure.dpi * size[0] / columns / plane.shape[2]))[0]
+            shades = np.round(16 * cv2.GaussianBlur(plane, (0, 0), 0.6)) / 16
+            extent = (-0.5, labels.shape[1] - 0.5, labels.shape[0] - 0.5, -0.5)
+            axes.imshow(shades, vmin=0, vmax=1, extent=extent)
+            lines = LineCollection(contours(labels), colors=SKY, linewidths=1.0, path_effects=rim)
+            axes.add_collection(lines, autolim=False)
+            n_cells = np.count_nonzero(np.unique(labels))
+            axes.set_title(f"{sample.name}: {n_cells} cell{'' if n_cells == 1 else 's'}")
+            if diameter:
+                x, y = diameter / 2 + 8, labels.shape[0] - diameter / 2 - 8
+                look = {"facecolor": ORANGE, "edgecolor": "white", "linewidth": 0.8}
+                axes.add_patch(Circle((x, y), diameter / 2, **look))
+                told = {"color": "white", "va": "center", "fontsize": "small"}
+                axes.text(diameter + 16, y, f"{diameter:.0f} px", path_effects=rim, **told)
+    return figure
+
+
+def check_styles(model: Model, samples: Sequence[Sample], diameter: float) -> pd.DataFrame:
+    """Measure how far images are from those that a model has learnt from; the diameter is in px.
+
+    Returns
+    -------
+    DataFrame
+        One row an image: ``image``, ``distance`` (of its style to the nearest that the model knows,
+        1 being the largest among the images it has learnt from; NaN where the model does not say
+        what it has seen), and ``in words``.
+    """
+    known = bool(model.card.styles) and model.card.style_radius > 0
+    rows = []
+    for sample in samples:
+        distance, words = float("nan"), "the model does not say what it has seen"
+        if known:
+            distance = style_distance(embed(model, sample, diameter), model.card)
+            far = distance > 1
+            words = "far from anything the model has seen" if far else "like what it has seen"
+        rows.append((sample.name, distance, words))
+    return pd.DataFrame(rows, columns=["image", "distance", "in words"])
+
+
+def tell_styles(table: pd.DataFrame) -> str:
+    """Say what `check_styles` found, and what to do."""
+    n, known = len(table), table.dropna(subset="distance")
+    far = known[known["distance"] > 1]
+    if known.empty:
+        return "The model does not say which images it has seen: look at its masks with care."
+    if far.empty:
+        none = f"None of the {n} images is" if n > 1 else "This image is not"
+        return f"{none} far from what the model has seen."
+    largest = f"up to {far['distance'].max():.1f} times as far as is usual among its own images"
+    from_seen = f"far from anything the model has seen ({largest})"
+    if len(far) == n:
+        subject = "These images are" if n > 1 else "This image is"
+        advice = "do not trust it before it has been fine-tuned on some of them."
+        return f"{subject} {from_seen}: {advice}"
+    verb = "is" if len(far) == 1 else "are"
+    names = ", ".join(far["image"])
+    advice = "Annotate one like that, and fine-tune again."
+    return f"{len(far)} of the {n} images {verb} {from_seen}: {names}. {advice}"
+
+
+def place_results(runs: Path, folder: str | Path, name: str) -> Path:
+    """Folder of the results of some images, ``runs/NAME``.
+
+    Where the images lie in a folder, six hex digits of its full path follow: two folders of the
+    same name do not share one.
+    """
+    if not folder or not Path(folder).is_dir():
+        return runs / name
+    mark = hashlib.sha256(str(Path(folder).resolve()).encode()).hexdigest()[:6]
+    return runs / f"{name}-{mark}"
+
+
+def save_results(found: Sequence[Cells], samples: Dataset, folder: Path) -> pd.DataFrame:
+    """Write masks (TIFF), outlines for ImageJ and one table of measurements of all cells.
+
+    ``masks/``, ``imagej/`` and ``measurements.csv`` go into the folder. Masks and outlines of a
+    former run are removed from there, also those of images that are there no more.
+
+    Returns
+    -------
+    DataFrame
+        ``image`` and `export.measurements`, a row a cell; px and intensities as in the files.
+    """
+    for pattern in ("masks/*_masks.tif", f"imagej/*{export.FORMATS['imagej']}"):
+        for file in folder.glob(pattern):
+            file.unlink()
+    names = [name for name in samples.channels if name != "none"]
+    tables = []
+    for cells, sample in zip(found, samples, strict=True):
+        write_labels(folder / "masks" / f"{sample.name}_masks.tif", cells.masks)
+        planes = np.moveaxis(sample.image[: len(names)], 0, 2)
+        table = export.measurements(cells.masks, planes, names)
+        table.insert(0, "image", sample.name)
+        tables.append(table)
+    export.export(folder / "masks", folder / "imagej", ["imagej"], overwrite=True)
+    every = pd.concat(tables, ignore_index=True)
+    with whole(folder / "measurements.csv") as scratch:
+        every.to_csv(scratch, index=False)
+    return every

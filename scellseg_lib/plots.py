@@ -22,6 +22,7 @@ from skimage.measure import find_contours
 from scellseg_lib import paths
 from scellseg_lib.atomic import whole
 from scellseg_lib.errors import DatasetError, ImageError
+from scellseg_lib.network import ARCHITECTURES
 from scellseg_lib.samples import normalise
 
 STYLE = paths.PACKAGE / "scellseg.mplstyle"
@@ -37,13 +38,18 @@ class Method(NamedTuple):
     marker: str
 
 
+SUFFIXES = {"contrastive": "CFT", "classic": "FT"}
+LOOKS = {
+    ("scellseg", "contrastive"): ("#0072B2", "o"),
+    ("scellseg", "classic"): ("#D55E00", "s"),
+    ("cellpose", "classic"): ("#009E73", "^"),
+    ("hover", "classic"): ("#CC79A7", "D"),
+    ("unet3", "classic"): ("#E69F00", "v"),
+    ("unet2", "classic"): ("#56B4E9", "P"),
+}
 METHODS = {
-    ("scellseg", "contrastive"): Method("Scellseg-CFT", "#0072B2", "o"),
-    ("scellseg", "classic"): Method("Scellseg-FT", "#D55E00", "s"),
-    ("cellpose", "classic"): Method("Cellpose-FT", "#009E73", "^"),
-    ("hover", "classic"): Method("HoVer-FT", "#CC79A7", "D"),
-    ("unet3", "classic"): Method("U-Net3-FT", "#E69F00", "v"),
-    ("unet2", "classic"): Method("U-Net2-FT", "#56B4E9", "P"),
+    (model, strategy): Method(f"{ARCHITECTURES[model].title}-{SUFFIXES[strategy]}", *look)
+    for (model, strategy), look in LOOKS.items()
 }
 """The tuned models of Fig. 2, by model and strategy, in the order of the paper."""
 
@@ -99,6 +105,16 @@ def contours(masks: np.ndarray) -> list[np.ndarray]:
     return found
 
 
+def colour_flows(flows: np.ndarray) -> np.ndarray:
+    """Colour flows (dy, dx), float[2, H, W], of unit length inside cells; float64[H, W, 3], 0 to 1.
+
+    The hue is the direction, black where there is none.
+    """
+    hue = np.arctan2(flows[0], flows[1]) / (2 * np.pi) % 1
+    length = np.clip(np.hypot(flows[0], flows[1]), 0, 1)
+    return hsv_to_rgb(np.stack((hue, np.full_like(hue, 0.85), length), axis=-1))
+
+
 def ap_curve(frame: pd.DataFrame, axes: Axes | None = None, *, marked: float | None = None) -> Axes:
     """Draw average precision against the IoU threshold, one curve for each label.
 
@@ -145,24 +161,6 @@ def ap_curve(frame: pd.DataFrame, axes: Axes | None = None, *, marked: float | N
             bbox_to_anchor=(0.5, -0.16),
         )
     return axes
-
-
-def flow_colours(flows: np.ndarray) -> np.ndarray:
-    """Colour flows: the hue is the direction, black where there is none.
-
-    Parameters
-    ----------
-    flows : float[2, H, W]
-        (dy, dx), of unit length inside cells.
-
-    Returns
-    -------
-    float64[H, W, 3]
-        Red, green and blue, 0 to 1.
-    """
-    hue = np.arctan2(flows[0], flows[1]) / (2 * np.pi) % 1
-    length = np.clip(np.hypot(flows[0], flows[1]), 0, 1)
-    return hsv_to_rgb(np.stack((hue, np.full_like(hue, 0.85), length), axis=-1))
 
 
 def save(figure: Figure, path: str | Path, origin: dict[str, Any]) -> Path:

@@ -18,9 +18,6 @@ import pandas as pd
 from scipy import stats
 from scipy.linalg import helmert
 from scipy.optimize import OptimizeWarning, curve_fit
-from statsmodels.formula.api import ols
-from statsmodels.stats.anova import anova_lm
-from statsmodels.stats.multitest import multipletests
 
 from scellseg_lib.errors import ScellsegError
 
@@ -30,23 +27,16 @@ STRAIGHT = 1e3  # with a Kd of that many times the largest x a hyperbola does no
 
 @dataclass(frozen=True, eq=False)
 class HyperbolaFit:
-    """A hyperbola ``Y = Bmax X / (Kd + X)`` fitted to n points (the paper's Fig. 5a).
-
-    Attributes
-    ----------
-    bmax, kd : float
-        The plateau, and the x of half of it: about 0, of either sign, for scores that do not rise.
-    r : float
-        ``sqrt(1 - SS(residual) / SS(about the mean))``; NaN for a curve worse than the mean.
-    covariance : float64[2, 2]
-        Of (Bmax, Kd): ``(J' J)^-1 SS(residual) / (n - 2)``, J the derivatives at the points.
-    n_points : int
-    """
+    """A hyperbola ``Y = Bmax X / (Kd + X)`` fitted to points (the paper's Fig. 5a)."""
 
     bmax: float
+    """The plateau."""
     kd: float
+    """The x of half of it: about 0, of either sign, for scores that do not rise."""
     r: float
+    """``sqrt(1 - SS(residual) / SS(about the mean))``; NaN for a curve worse than the mean."""
     covariance: np.ndarray
+    """Of (Bmax, Kd): ``(J' J)^-1 SS(residual) / (n - 2)``, J the derivatives at the points."""
     n_points: int
 
     @property
@@ -59,23 +49,19 @@ class HyperbolaFit:
         """The x at which the curve reaches 95 % of Bmax, ``19 Kd``, and its standard error."""
         return 19 * self.kd, 19 * self.standard_errors[1]
 
-    def shots_for(self, y: float) -> float:
-        """The x at which the curve is at y, ``Kd y / (Bmax - y)``; infinite at or above Bmax."""
-        return self.kd * y / (self.bmax - y) if y < self.bmax else float("inf")
-
     def predict(self, x: np.ndarray) -> np.ndarray:
         """Height of the curve at x, float64 of the shape of x."""
         return _hyperbola(np.asarray(x, np.float64), self.bmax, self.kd)
 
-    def confidence_band(self, x: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
-        """Lower and upper limits of the curve itself (not of new data) at x, by the delta method.
+    def confidence_band(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Lower and upper 95 % limits of the curve itself (not of new data), by the delta method.
 
         ``Y -+ t sqrt(g' C g)``: g the derivatives of Y by (Bmax, Kd), C the covariance, Student's t
         with n - 2 degrees of freedom.
         """
         slope = _derivatives(np.asarray(x, np.float64), self.bmax, self.kd)
         error = np.sqrt(np.einsum("...i,ij,...j", slope, self.covariance, slope))
-        margin = stats.t.ppf((1 + level) / 2, self.n_points - 2) * error
+        margin = stats.t.ppf(0.975, self.n_points - 2) * error
         return self.predict(x) - margin, self.predict(x) + margin
 
 
@@ -94,8 +80,9 @@ def fit_hyperbola(x: np.ndarray, y: np.ndarray) -> HyperbolaFit:
     _require(x.shape == y.shape == (x.size,), f"x is {x.shape}, y {y.shape}", "Give one y per x.")
     _require(np.isfinite([x, y]).all(), "x or y holds missing values", "Leave them out.")
     _require(not (x < 0).any(), "x holds negative numbers of shots", "Give counts.")
-    what = f"{len(x)} points, {len(np.unique(x[x > 0]))} positive x: too few for a hyperbola"
-    _require(len(x) > 2 and len(np.unique(x[x > 0])) > 1, what, "Give three points or more.")
+    n_positive = len(np.unique(x[x > 0]))
+    what = f"{len(x)} points, {n_positive} positive x: too few for a hyperbola"
+    _require(len(x) > 2 and n_positive > 1, what, "Give three points or more.")
     _require(np.ptp(y) > 0, "y is the same at all x: there is no curve", "Check the scores.")
     start, precise = (np.abs(y).max(), x.mean()), dict.fromkeys(("ftol", "xtol", "gtol"), 1e-12)
     remedy = "Look at the data; show the mean at each x instead of a curve."
@@ -132,9 +119,8 @@ def fit_hyperbolas(
     fits : dict
         By the group's levels, as a tuple: those that were found.
     table : DataFrame
-        A row for each group: ``n``, ``bmax``, ``bmax_error``, ``kd``, ``kd_error`` (standard
-        errors), ``r``, ``shots_95``, ``shots_95_error`` (see `HyperbolaFit.shots_for_95_percent`),
-        and ``why_none``, empty where there is a fit.
+        A row for each group: ``n``, the fit's numbers with their standard errors, and
+        ``why_none``, empty where there is a fit.
     """
     fits, rows = {}, {}
     for levels, part in frame.groupby([*by], sort=False):
@@ -175,17 +161,21 @@ def two_way_anova(frame: pd.DataFrame, value: str, factors: Sequence[str]) -> pd
     Raises ScellsegError for missing values, a factor of one level, an empty cell, single values.
     """
     names, crossed = list(factors), ":".join(factors)
-    data = _checked(frame, value, names)
+    data = _check(frame, value, names)
     sizes = data.groupby(names, observed=False).size()
-    what = f"there is no observation of {_first(sizes == 0)}"
+    what = f"there is no observation of {_name_first(sizes == 0)}"
     _require(sizes.min() > 0, what, "Compute it, or leave a level out: all cells are needed.")
     what = f"each cell of {crossed} was observed once: nothing tells the error"
     _require(len(data) > len(sizes), what, "Give the observations of all states, not their means.")
+    # It takes a second to import.
+    from statsmodels.formula.api import ols
+    from statsmodels.stats.anova import anova_lm
+
     data.columns = pd.Index(["value", "first", "second"])
     table = anova_lm(ols("value ~ C(first, Sum) * C(second, Sum)", data).fit(), typ=3)
     *effects, error = table[["sum_sq", "df"]].to_numpy()[1:]  # the first is the intercept
     rows = zip((*names, crossed), effects, strict=True)
-    return _tested({name: (*effect, *error) for name, effect in rows}, data["value"])
+    return _test({name: (*effect, *error) for name, effect in rows}, data["value"])
 
 
 def two_way_rm_anova(
@@ -223,18 +213,18 @@ def two_way_rm_anova(
     """
     groups = [between] if between else []
     names = [*groups, *within]
-    data = _checked(frame, value, names, subject)
-    wide, group = _by_subject(data, value, [*groups, subject], within)
+    data = _check(frame, value, names, subject)
+    wide, group = _spread_subjects(data, value, [*groups, subject], within)
     what = f"there is a single {' in each '.join([subject, *groups])}"
     _require(len(wide) > group.max() + 1, what, "Run more random states: one tells no error.")
     rows, levels = {}, {name: data[name].cat.categories.size for name in within}
     for chosen in [(), *((name,) for name in within), *combinations(within, 2)]:
         own = [helmert(n) if k in chosen else np.full((1, n), n**-0.5) for k, n in levels.items()]
-        mean, difference = _one_way(wide @ reduce(np.kron, own).T, group)
+        mean, difference = _analyse(wide @ reduce(np.kron, own).T, group)
         rows[":".join(chosen)] = mean
         if groups:
             rows[":".join([*groups, *chosen])] = difference
-    return _tested({name: rows[name] for name in (*names, ":".join(names))}, data[value])
+    return _test({name: rows[name] for name in (*names, ":".join(names))}, data[value])
 
 
 def sidak_comparisons(
@@ -274,7 +264,7 @@ def sidak_comparisons(
     anova = two_way_rm_anova(frame, value, within, None if matched else factor, subject)
     # The errors of the factor and of the interaction, which are the first and the last effect.
     ss, df = anova[["error_sum_of_squares", "error_df"]].iloc[[0, 2]].to_numpy().T
-    data = _checked(frame, value, [by, factor])
+    data = _check(frame, value, [by, factor])
     cells = data.groupby([by, factor], observed=False)[value].agg(["mean", "size"])
     rows = []
     for level, cell in cells.groupby(level=by, observed=True):
@@ -290,7 +280,7 @@ def sidak_comparisons(
         for prefix, freedom in (("", df.sum()), ("satterthwaite_", satterthwaite)):
             p = 2 * stats.t.sf(table["t"].abs(), freedom)
             table[f"{prefix}df"], table[f"{prefix}p"] = freedom, p
-            table[f"{prefix}p_adjusted"] = multipletests(p, method="sidak")[1]
+            table[f"{prefix}p_adjusted"] = -np.expm1(len(p) * np.log1p(-p))
     return table
 
 
@@ -308,7 +298,7 @@ def _derivatives(x: np.ndarray, bmax: float, kd: float) -> np.ndarray:
     return np.stack([x / (kd + x), -bmax * x / (kd + x) ** 2], axis=-1)
 
 
-def _checked(frame: pd.DataFrame, value: str, factors: Sequence[str], *names: str) -> pd.DataFrame:
+def _check(frame: pd.DataFrame, value: str, factors: Sequence[str], *names: str) -> pd.DataFrame:
     """The columns needed, the named ones as categories without unused ones."""
     _require(len(factors) == 2, f"{', '.join(factors)}: not two factors", "Name two columns.")
     columns = [value, *factors, *names]
@@ -326,26 +316,26 @@ def _checked(frame: pd.DataFrame, value: str, factors: Sequence[str], *names: st
     return data
 
 
-def _first(wrong: pd.Series) -> str:
+def _name_first(wrong: pd.Series) -> str:
     """Name the first cell of which it is true."""
     levels = wrong.index[int(wrong.argmax())]
     return ", ".join(f"{name} {one}" for name, one in zip(wrong.index.names, levels, strict=True))
 
 
-def _by_subject(
+def _spread_subjects(
     data: pd.DataFrame, value: str, keys: list[str], within: Sequence[str]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Values, float64[subjects, cells], and group of each subject: the first of its two keys."""
     who = data[keys].astype(str).agg("/".join, axis=1).rename("/".join(keys))
     cells = data.groupby([who, *within], observed=False)[value].agg(["size", "sum"])
     for n, wrong in (("0", cells["size"] == 0), ("several", cells["size"] > 1)):
-        what = f"{_first(wrong)} was observed {n} times"
+        what = f"{_name_first(wrong)} was observed {n} times"
         _require(not wrong.any(), what, "Compute what is missing, average what is repeated.")
     group = data.groupby(who)[keys[0]].first().cat.codes.to_numpy(np.int64) * (len(keys) > 1)
     return cells["sum"].to_numpy().reshape(len(group), -1), group
 
 
-def _one_way(scores: np.ndarray, group: np.ndarray) -> list[tuple[float, ...]]:
+def _analyse(scores: np.ndarray, group: np.ndarray) -> list[tuple[float, ...]]:
     """SS, df and those of their error, and epsilon: of d contrasts' mean, and between groups."""
     sizes, d = np.bincount(group), scores.shape[1]
     means = np.stack([scores[group == one].mean(axis=0) for one in range(len(sizes))])
@@ -357,7 +347,7 @@ def _one_way(scores: np.ndarray, group: np.ndarray) -> list[tuple[float, ...]]:
     return [(mean, d, *error), (difference, d * (len(sizes) - 1), *error)]
 
 
-def _tested(rows: dict[str, tuple[float, ...]], values: pd.Series) -> pd.DataFrame:
+def _test(rows: dict[str, tuple[float, ...]], values: pd.Series) -> pd.DataFrame:
     """F and p from the rows (sum of squares, df, those of the error, epsilon where it is known)."""
     ss = ["sum_of_squares", "error_sum_of_squares"]
     columns = [ss[0], "df", ss[1], "error_df", "epsilon"][: len(next(iter(rows.values())))]

@@ -32,7 +32,6 @@ from scellseg_lib.files import images as readers
 from scellseg_lib.metrics import average_precision, scores
 from scellseg_lib.model import new_model
 from scellseg_lib.network import weights_hash
-from scellseg_lib.paper import sweep
 from scellseg_lib.samples import Dataset, Sample
 from tests import tiny
 
@@ -857,7 +856,7 @@ def test_a_sweep_is_counted_computed_and_not_computed_again(tmp_path, monkeypatc
     small = partial(synthetic.make_image, shape=(200, 200))
     monkeypatch.setattr(synthetic, "_cached", cache(small))
     sets = cache(partial(synthetic.make_dataset, n_query=2))
-    monkeypatch.setattr("scellseg_lib.paper.run._images", sets)
+    monkeypatch.setattr("scellseg_lib.paper.run._load_once", sets)
     monkeypatch.setattr(augment, "PATCH", tiny.PATCH)
     monkeypatch.setattr(paths, "results", lambda profile: tmp_path / profile)
     monkeypatch.setattr(paths, "runs", lambda: tmp_path / "runs")
@@ -884,7 +883,7 @@ def test_trials_that_fail_are_listed(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(paths, "results", lambda profile: tmp_path / profile)
     monkeypatch.setattr(paths, "runs", lambda: tmp_path / "runs")
     monkeypatch.setenv("SCELLSEG_DATA", str(tmp_path))
-    monkeypatch.setattr(sweep, "step_seconds", lambda _: 1.0)
+    monkeypatch.setattr("scellseg_lib.paper.run.measure_step", lambda _: 1.0)
     command = ("sweep", "transferability", "--profile", "paper", "--data", "mito", "--state", "0")
     result = run(*command)
     assert result.exit_code == 1

@@ -8,6 +8,7 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import nbformat
 import numpy as np
 import pandas as pd
@@ -20,17 +21,24 @@ from scellseg_lib.finetuning import finetune
 from scellseg_lib.learning_curve import (
     COLUMNS,
     Expectation,
+    check_styles,
+    choose_counts,
     cross_validate,
-    expectation,
-    gain,
+    draw_curve,
+    estimate_gain,
+    expect,
+    place_results,
     plan_folds,
-    shot_counts,
+    save_results,
+    select_queries,
+    tell_styles,
+    write_example,
 )
 from scellseg_lib.model import Model, new_model
 from scellseg_lib.samples import Dataset, Sample
 from scellseg_lib.segmentation import Cells, Prediction
 from scellseg_lib.stats import HyperbolaFit, fit_hyperbola
-from scellseg_lib.workbench import own_images
+from scellseg_lib.style import embed
 from tests import tiny
 
 WITH_CELLS = (0, 1, 3, 7, 8, 11)
@@ -50,22 +58,16 @@ def worms(n: int) -> Dataset:
 def test_every_image_is_held_out_once_and_never_in_its_own_pool(n_images, n_folds):
     folds = plan_folds(n_images, n_folds)
     assert len(folds) == min(n_folds, n_images)
-    assert sorted(i for fold in folds for i in fold.held_out) == list(range(n_images))
-    for fold in folds:
-        assert sorted(fold.pool + fold.held_out) == list(range(n_images))
+    assert sorted(i for _, held_out in folds for i in held_out) == list(range(n_images))
+    for pool, held_out in folds:
+        assert sorted(pool + held_out) == list(range(n_images))
+    assert folds == plan_folds(n_images, n_folds)
 
 
-def test_folds_are_those_of_the_seed():
-    assert plan_folds(8, 4, seed=1) == plan_folds(8, 4, seed=1)
+def test_folds_hang_on_the_seed_and_their_draws_differ():
     assert plan_folds(8, 4, seed=1) != plan_folds(8, 4, seed=2)
-
-
-def test_draws_of_the_folds_differ():
-    """Else the same image would be the one shot of most folds."""
-    assert len({fold.pool[0] for fold in plan_folds(10, 10)}) > 2
-
-
-def test_one_image_cannot_be_held_out():
+    # Else the same image would be the one shot of most folds.
+    assert len({pool[0] for pool, _ in plan_folds(10, 10)}) > 2
     assert plan_folds(1, 3) == plan_folds(0, 3) == []
     with pytest.raises(TrainingError, match="two folds"):
         plan_folds(5, 1)
@@ -73,10 +75,10 @@ def test_one_image_cannot_be_held_out():
 
 @pytest.mark.parametrize(
     ("n_pool", "counts"),
-    [(0, ()), (1, (1,)), (2, (1, 2)), (3, (1, 2, 3)), (4, (1, 2, 4)), (10, (1, 2, 4, 8, 10))],
+    [(0, []), (1, [1]), (2, [1, 2]), (3, [1, 2, 3]), (4, [1, 2, 4]), (10, [1, 2, 4, 8, 10])],
 )
 def test_numbers_of_shots(n_pool, counts):
-    assert shot_counts(n_pool) == counts
+    assert choose_counts(n_pool) == counts
 
 
 # --- running, stopping, going on -------------------------------------------------------------
@@ -85,9 +87,9 @@ def test_numbers_of_shots(n_pool, counts):
 class Tuning:
     """Stands for `finetune`: notes what it was given, and may stop the run as a kill would."""
 
-    def __init__(self, stop_at: int | None = None) -> None:
+    def __init__(self) -> None:
         self.calls: list[dict] = []
-        self.stop_at = stop_at
+        self.stop_at: int | None = None
 
     def __call__(self, model: Model, shots, queries, strategy, **options) -> Model:
         if len(self.calls) == self.stop_at:
@@ -99,23 +101,27 @@ class Tuning:
 
 @pytest.fixture
 def tuning(monkeypatch: pytest.MonkeyPatch) -> Tuning:
+    """Nothing is tuned, and nothing segmented: each image is found as it was annotated."""
     stand_in = Tuning()
     monkeypatch.setattr(learning_curve, "finetune", stand_in)
+    monkeypatch.setattr(learning_curve, "segment", lambda model, held, **_: [s.masks for s in held])
     return stand_in
 
 
-def run(file: Path, n: int = 5, **options) -> pd.DataFrame:
+def run(file: Path, images: int | list[Sample] = 5, seed_of_model: int = 0, **options):
     settings = {"strategy": "classic", "steps": 2, "n_folds": 3} | options
-    return cross_validate(new_model("scellseg", tiny.LEVELS), worms(n), file, **settings)
+    model = new_model("scellseg", tiny.LEVELS, seed=seed_of_model)
+    return cross_validate(
+        model, worms(images) if isinstance(images, int) else images, file, **settings
+    )
 
 
 def test_a_table_of_folds_and_numbers_of_shots(tmp_path: Path, tuning: Tuning):
-    told = []
-    frame = run(tmp_path / "curve.csv", report=lambda done, total: told.append((done, total)))
+    frame = run(tmp_path / "curve.csv")
     # Five images in three folds: the smallest pool has three.
     assert frame.groupby("fold")["n_shots"].agg(list).tolist() == [[0, 1, 2, 3]] * 3
-    assert told == [(i + 1, 12) for i in range(12)]
-    assert tuple(frame.columns) == COLUMNS
+    assert list(frame) == list(COLUMNS)
+    assert (frame["map"] == 1).all()
     for _, row in frame.iterrows():
         learnt = {name for name in row["shots"].split("; ") if name}
         assert len(learnt) == row["n_shots"]
@@ -129,43 +135,32 @@ def test_a_table_of_folds_and_numbers_of_shots(tmp_path: Path, tuning: Tuning):
     assert [len(call["shots"]) for call in tuning.calls] == [1, 2, 3] * 3
 
 
-def test_a_killed_run_goes_on_and_a_second_computes_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_killed_run_goes_on_and_a_second_computes_nothing(tmp_path: Path, tuning: Tuning):
     file = tmp_path / "curve.csv"
-    killed = Tuning(stop_at=4)
-    monkeypatch.setattr(learning_curve, "finetune", killed)
+    tuning.stop_at = 4
     with pytest.raises(KeyboardInterrupt):
         run(file)
     before = pd.read_csv(file)
     assert (before["n_shots"] > 0).sum() == 4  # all that were finished
-    rest = Tuning()
-    monkeypatch.setattr(learning_curve, "finetune", rest)
+    tuning.stop_at = None
     frame = run(file)
-    assert len(rest.calls) == 9 - 4
+    assert len(tuning.calls) == 9
     assert frame["key"].tolist()[: len(before)] == before["key"].tolist()
-    again = Tuning()
-    monkeypatch.setattr(learning_curve, "finetune", again)
     pd.testing.assert_frame_equal(run(file), frame)
-    assert again.calls == []
+    assert len(tuning.calls) == 9
     assert [path.name for path in tmp_path.iterdir()] == ["curve.csv"]  # no scratch file is left
 
 
-@pytest.mark.parametrize("change", ["masks", "steps", "seed", "model"])
+@pytest.mark.parametrize("change", ["masks", "steps", "seed", "seed_of_model"])
 def test_what_a_score_depends_on_is_not_taken_over(tmp_path: Path, tuning: Tuning, change: str):
     file, images = tmp_path / "curve.csv", list(worms(3))
-    model = new_model("scellseg", tiny.LEVELS)
-    options = {"strategy": "classic", "steps": 2, "n_folds": 3}
-    first = cross_validate(model, images, file, **options)
+    first = run(file, images)
+    options = {} if change == "masks" else {change: 3}
     if change == "masks":
         corrected = images[0].masks.copy()
         corrected[:100] = 0
         images[0] = replace(images[0], read_masks=lambda: corrected)
-    elif change == "model":
-        model = new_model("scellseg", tiny.LEVELS, seed=1)
-    else:
-        options[change] = 3
-    second = cross_validate(model, images, file, **options)
+    second = run(file, images, **options)
     assert not set(first["key"]) & set(second["key"])
     kept = pd.read_csv(file)["key"]
     assert set(kept) == set(first["key"]) | set(second["key"])  # nothing is lost
@@ -183,38 +178,33 @@ def test_queries_belong_to_contrastive_tuning_alone(tmp_path: Path, tuning: Tuni
 
 def test_images_without_cells_are_left_out(tmp_path: Path, tuning: Tuning):
     empty = Sample("empty", lambda: tiny.worm(9)[0], lambda: np.zeros((200, 200), np.int32))
-    file = tmp_path / "curve.csv"
-    model = new_model("scellseg", tiny.LEVELS)
-    frame = cross_validate(model, [*worms(3), empty], file, strategy="classic", n_folds=3)
+    frame = run(tmp_path / "curve.csv", [*worms(3), empty])
     assert not frame["held_out"].str.contains("empty").any()
     assert len(frame) == 3 * 3
-
-
-def test_one_annotated_image_gives_an_empty_table_and_a_reason(tmp_path: Path, tuning: Tuning):
-    frame = run(tmp_path / "curve.csv", n=1)
-    assert frame.empty
-    assert "at least three annotated images" in expectation(frame, 1).sentence
+    one = run(tmp_path / "one.csv", 1)
+    assert one.empty
+    assert "at least three annotated images" in expect(one, 1).sentence
 
 
 def test_a_damaged_table_is_named_and_kept(tmp_path: Path, tuning: Tuning):
     file = tmp_path / "curve.csv"
-    run(file, n=3)
+    run(file, 3)
     text = file.read_text()
     for damaged in (text[: len(text) - 30], "a,b\n1,2\n", ""):
         file.write_text(damaged)
         with pytest.raises(DatasetError, match=r"curve\.csv: .*remove it"):
-            run(file, n=3)
+            run(file, 3)
         assert file.read_text() == damaged
 
 
 def test_it_tunes_and_scores_in_earnest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """With the real tuning: a fold's score is that of `finetune` and `segment` done by hand."""
     monkeypatch.setattr(augment, "PATCH", tiny.PATCH)
-    frame = run(tmp_path / "curve.csv", n=2, n_folds=2)
+    frame = run(tmp_path / "curve.csv", 2, n_folds=2)
     assert frame["n_shots"].tolist() == [0, 1, 0, 1]
     assert frame["map"].between(0, 1).all()
     model, fold = new_model("scellseg", tiny.LEVELS), plan_folds(2, 2)[1]
-    shot, held = ([worms(2)[i] for i in part] for part in (fold.pool, fold.held_out))
+    shot, held = ([worms(2)[i] for i in part] for part in fold)
     tuned = finetune(model, shot, strategy="classic", steps=2)
     found = learning_curve.segment(tuned, held)
     by_hand = learning_curve.summary(learning_curve.evaluate(found, held))
@@ -231,22 +221,18 @@ def curve(x, bmax=TRUE[0], kd=TRUE[1]):
     return bmax * np.asarray(x, float) / (kd + np.asarray(x, float))
 
 
-def fitted(noise: float = 0.02, seed: int = 0) -> HyperbolaFit:
-    rng = np.random.default_rng(seed)
-    return fit_hyperbola(COUNTS, curve(COUNTS) + rng.normal(0, noise, COUNTS.size))
-
-
 def test_gain_of_a_known_curve():
     fit = HyperbolaFit(*TRUE, 1.0, np.zeros((2, 2)), 20)
-    assert gain(fit, 10, 2) == pytest.approx([curve(12) - curve(10)] * 3)
+    assert estimate_gain(fit, 10, 2) == pytest.approx([curve(12) - curve(10)] * 3)
 
 
 def test_interval_is_that_of_the_difference():
     """Against draws of (Bmax, Kd) from the fit's covariance, of which each gives a difference."""
-    fit = fitted()
+    rng = np.random.default_rng(0)
+    fit = fit_hyperbola(COUNTS, curve(COUNTS) + rng.normal(0, 0.02, COUNTS.size))
     draws = np.random.default_rng(1).multivariate_normal([fit.bmax, fit.kd], fit.covariance, 50_000)
     differences = curve(12, *draws.T) - curve(10, *draws.T)
-    rise, low, high = gain(fit, 10, 2)
+    rise, low, high = estimate_gain(fit, 10, 2)
     assert rise == pytest.approx(curve(12, fit.bmax, fit.kd) - curve(10, fit.bmax, fit.kd))
     student = 2.1009  # of 18 degrees of freedom
     assert (high - low) / 2 == pytest.approx(student * differences.std(), rel=0.03)
@@ -255,23 +241,16 @@ def test_interval_is_that_of_the_difference():
     assert high - low < 0.5 * (above[0] - below[0])
 
 
-def coverage(images_differ: float) -> float:
-    """How often the interval holds the true gain; images of a fold may be hard or easy together."""
+@pytest.mark.parametrize(("images_differ", "least", "most"), [(0.0, 0.92, 0.98), (0.05, 0.95, 1)])
+def test_interval_holds_the_truth_as_often_as_it_says(images_differ, least, most):
+    """And more often where images of a fold are hard or easy together."""
     rng, held = np.random.default_rng(0), 0
     for _ in range(400):
         offset = np.repeat(rng.normal(0, images_differ, 5), 4)
         fit = fit_hyperbola(COUNTS, curve(COUNTS) + offset + rng.normal(0, 0.03, COUNTS.size))
-        _, low, high = gain(fit, 10, 2)
+        _, low, high = estimate_gain(fit, 10, 2)
         held += low <= curve(12) - curve(10) <= high
-    return held / 400
-
-
-def test_interval_holds_the_truth_as_often_as_it_says():
-    assert 0.92 <= coverage(0.0) <= 0.98
-
-
-def test_images_that_differ_make_it_wider_not_narrower():
-    assert coverage(0.05) >= 0.95
+    assert least <= held / 400 <= most
 
 
 def table(scores: dict[int, list[float]]) -> pd.DataFrame:
@@ -286,32 +265,25 @@ def of_curve(noise: float, **shape: float) -> pd.DataFrame:
 
 
 def test_sentence_of_a_curve_that_rises():
-    frame = of_curve(0.005)
-    frame = pd.concat([frame, table({0: [0.9, 0.9]})])  # the untuned model is not on the curve
-    said = expectation(frame, 10)
-    assert said.fit is not None
+    frame = pd.concat([of_curve(0.005), table({0: [0.9, 0.9]})])  # the untuned is not on the curve
+    said = expect(frame, 10)
     numbers = [f"{value:.2f}" for value in (said.gain, said.low, said.high)]
     assert said.gain == pytest.approx(curve(12) - curve(10), abs=0.01)
-    assert said.sentence.startswith(
-        "Two more images are expected to add {} mAP ({} to {}). This is an ".format(*numbers)
-    )
-    assert "extrapolation" in said.sentence
+    start = "Two more images are expected to add {} mAP ({} to {}). This is an extrapolation"
+    assert said.sentence.startswith(start.format(*numbers))
     assert "with 1 to 8 images" in said.sentence
-    assert expectation(frame, 10, 1).sentence.startswith("One more image is expected to add")
-    assert expectation(frame, 10, 25).sentence.startswith("25 more images are expected")
+    assert expect(frame, 10, 1).sentence.startswith("One more image is expected to add")
+    assert expect(frame, 10, 25).sentence.startswith("25 more images are expected")
 
 
-def test_sentence_of_scores_that_scatter():
-    said = expectation(of_curve(0.3, kd=1.0), 10)
+def test_sentences_of_scores_that_scatter_and_of_a_curve_that_has_levelled_off():
+    said = expect(of_curve(0.3, kd=1.0), 10)
     assert said.low < 0 < said.high
     assert "that may be nothing at all" in said.sentence
     assert "\N{MINUS SIGN}0." in said.sentence
-
-
-def test_sentence_of_a_curve_that_has_levelled_off():
-    said = expectation(of_curve(0.002, kd=0.001), 10)
-    assert "add 0.00 mAP" in said.sentence
-    assert "the curve has levelled off" in said.sentence
+    level = expect(of_curve(0.002, kd=0.001), 10).sentence
+    assert "add 0.00 mAP" in level
+    assert "the curve has levelled off" in level
 
 
 @pytest.mark.parametrize(
@@ -321,71 +293,74 @@ def test_sentence_of_a_curve_that_has_levelled_off():
         ({0: [0.1, 0.2]}, "at least three annotated images"),
         ({1: [0.1, 0.2, 0.3]}, "all scores are of models tuned on one image"),
         ({1: [0.5, 0.5], 2: [0.5, 0.5]}, "same with any number"),
-        ({1: [0.1], 2: [0.2], 4: [0.41]}, "still rises and does not level off"),
-        ({1: [0.1], 2: [0.2], 4: [0.41]}, r"0\.10 with 1, 0\.20 with 2, 0\.41 with 4"),
+        (
+            {1: [0.1], 2: [0.2], 4: [0.41]},
+            r"not level off.*0\.10 with 1, 0\.20 with 2, 0\.41 with 4",
+        ),
         ({1: [0.9], 2: [0.5], 4: [0.05]}, "does not rise"),
     ],
 )
 def test_where_there_is_no_curve_it_says_why(scores, why):
-    said = expectation(table(scores), 5)
+    said = expect(table(scores), 5)
     assert said.fit is None
     assert np.isnan([said.gain, said.low, said.high]).all()
     assert said.sentence.startswith("What two more images would add cannot be told: ")
-    assert pd.Series([said.sentence]).str.contains(why)[0], said.sentence
+    assert re.search(why, said.sentence)
 
 
-# --- pictures, style, measurements -----------------------------------------------------------
+def test_the_curve_is_drawn_as_far_as_there_is_one():
+    frame = pd.concat([of_curve(0.02), table({0: [0.1, 0.2]})])
+    axes = plt.figure().subplots(1, 3)
+    draw_curve(axes[0], frame, expect(frame, 10), 10)
+    draw_curve(axes[1], frame, Expectation("no curve"), 10)
+    draw_curve(axes[2], frame[:0], Expectation("no curve"), 1)
+    labels = [" ".join(panel.get_legend_handles_labels()[1]) for panel in axes]
+    assert ["extrapolated" in one for one in labels] == [True, False, False]
+    assert axes[0].get_xlim()[1] > 12
+    plt.close("all")
+
+
+# --- images, styles, measurements ------------------------------------------------------------
 
 
 def test_example_folder_is_one_that_can_be_loaded(tmp_path: Path):
-    folder = own_images.example_folder(tmp_path / "worms", n_shot=1, n_query=1)
+    folder = write_example(tmp_path / "worms", n_shot=1, n_query=1)
     data = load_dataset(folder)
-    assert len(data.shot) == len(data.query) == 1
+    assert len(data.shot) == 1
     assert data.shot[0].masks.max() > 5
-    assert data.query[0].read_masks is None
+    assert [(one.name, one.read_masks) for one in select_queries(data)] == [("worms_2", None)]
     # Bright on black: what the packaged models have not seen.
     image, masks = data.shot[0].image[0], data.shot[0].masks
     assert np.median(image[masks > 0]) > 2 * np.median(image[masks == 0])
     written = {path: path.stat().st_mtime_ns for path in folder.rglob("*.tif")}
-    own_images.example_folder(folder, n_shot=1, n_query=1)
+    write_example(folder, n_shot=1, n_query=1)
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.tif")} == written
+    shutil.rmtree(folder / "query")  # nothing to be segmented is no error
+    assert len(select_queries(load_dataset(folder))) == 0
 
 
-def test_style_check_says_which_images_are_far():
+def test_styles_say_which_images_are_far():
     model, images = new_model("scellseg", tiny.LEVELS), worms(3)
-    unknown = own_images.style_check(model, images, 20.0)
+    unknown = check_styles(model, images, 20.0)
     assert unknown["distance"].isna().all()
-    assert "does not say" in own_images.style_sentence(unknown)
-    near = own_images.embed(model, images[0], 20.0).astype(float)
+    assert "does not say" in tell_styles(unknown)
+    near = embed(model, images[0], 20.0).astype(float)
     card = {"styles": [near.tolist()], "style_radius": 1e-6}
     model.card = model.card.model_copy(update=card)
-    some = own_images.style_check(model, images, 20.0)
+    some = check_styles(model, images, 20.0)
     assert some["in words"].str.startswith("far").tolist() == [False, True, True]
-    said = own_images.style_sentence(some)
+    said = tell_styles(some)
     assert said.startswith("2 of the 3 images are far from anything the model has seen")
     assert "worm1, worm3" in said
-    assert own_images.style_sentence(some[:1]).startswith("This image is not far")
-    assert own_images.style_sentence(some[1:]).startswith("These images are far")
-
-
-def test_curve_plot_shows_what_there_is():
-    frame = pd.concat([of_curve(0.02), table({0: [0.1, 0.2]})])
-    axes = own_images.curve_plot(frame, expectation(frame, 10), 10)
-    labels = axes.get_legend_handles_labels()[1]
-    assert any("extrapolated" in label for label in labels)
-    assert axes.get_xlim()[1] > 12
-    without = own_images.curve_plot(frame, Expectation("no curve"), 10)
-    labels = without.get_legend_handles_labels()[1]
-    assert not any("extrapolated" in label for label in labels)
-    nothing = own_images.curve_plot(frame[:0], Expectation("no curve"), 1)
-    assert nothing.get_ylabel().startswith("score")
+    assert tell_styles(some[:1]).startswith("This image is not far")
+    assert tell_styles(some[1:]).startswith("These images are far")
 
 
 def test_gallery_counts_the_cells():
     images = worms(2)
     two = images[1].masks.copy()
     two[:5, :5] = 7
-    figure = own_images.gallery(images, [images[0].masks, two], 20.0)
+    figure = learning_curve.draw_gallery(images, [images[0].masks, two], 20.0)
     assert [axes.get_title() for axes in figure.axes][:2] == ["worm0: 1 cell", "worm1: 2 cells"]
 
 
@@ -395,43 +370,34 @@ def test_results_are_written_for_every_cell(tmp_path: Path):
         Cells(one.name, one.masks, Prediction(one.name, one.image, one.image, (200, 200), 20.0))
         for one in images
     ]
-    table_ = own_images.save_results(found, images, tmp_path)
-    assert table_.groupby("image")["label"].size().tolist() == [one.masks.max() for one in images]
+    cells = save_results(found, images, tmp_path)
+    assert cells.groupby("image")["label"].size().tolist() == [one.masks.max() for one in images]
     areas = np.bincount(images[0].masks.ravel())[1:]
-    assert table_.loc[table_["image"] == "worm0", "area"].tolist() == areas.tolist()
-    assert "intensity_mean_gray" in table_
-    assert len(pd.read_csv(tmp_path / "measurements.csv")) == len(table_)
+    assert cells.loc[cells["image"] == "worm0", "area"].tolist() == areas.tolist()
+    assert "intensity_mean_gray" in cells
+    assert len(pd.read_csv(tmp_path / "measurements.csv")) == len(cells)
     files = {path.name for path in tmp_path.rglob("*.*")}
     assert files >= {"worm0_masks.tif", "worm1_masks.tif", "worm0_rois.zip", "worm1_rois.zip"}
-    fewer = replace(images, samples=images.samples[1:])
-    own_images.save_results(found[1:], fewer, tmp_path)
+    save_results(found[1:], replace(images, samples=images.samples[1:]), tmp_path)
     left = {path.name for path in tmp_path.rglob("*.*")}
     assert left == {"measurements.csv", "worm1_masks.tif", "worm1_rois.zip"}
-
-
-def test_a_folder_without_images_to_segment_is_no_error(tmp_path: Path):
-    folder = own_images.example_folder(tmp_path / "worms", n_shot=1, n_query=1)
-    both = own_images.to_segment(load_dataset(folder))
-    assert [(one.name, one.read_masks) for one in both] == [("worms_2", None)]
-    shutil.rmtree(folder / "query")
-    assert len(own_images.to_segment(load_dataset(folder))) == 0
 
 
 def test_folders_of_one_name_have_results_of_their_own(tmp_path: Path):
     runs, folders = tmp_path / "runs", [tmp_path / part / "worms" for part in "ab"]
     for folder in folders:
         folder.mkdir(parents=True)
-    places = [own_images.results_folder(runs, folder, "worms") for folder in folders]
+    places = [place_results(runs, folder, "worms") for folder in folders]
     assert len(set(places)) == 2
     assert all(place.parent == runs and place.name.startswith("worms-") for place in places)
-    assert own_images.results_folder(runs, str(folders[0] / ".." / "worms"), "worms") == places[0]
-    assert own_images.results_folder(runs, "", "worms") == runs / "worms"
-    assert own_images.results_folder(runs, "no_folder_but_a_set", "worms") == runs / "worms"
+    assert place_results(runs, str(folders[0] / ".." / "worms"), "worms") == places[0]
+    assert place_results(runs, "", "worms") == runs / "worms"
+    assert place_results(runs, "no_folder_but_a_set", "worms") == runs / "worms"
 
 
 def test_the_notebook_tells_the_scores_of_its_second_curve() -> None:
-    curve = pd.read_csv(paths.results("cpu") / "your_own_images_bbbc010_elegans.csv")
-    means = curve.groupby("n_shots")["map"].mean()
+    means = pd.read_csv(paths.results("cpu") / "your_own_images_bbbc010_elegans.csv")
+    means = means.groupby("n_shots")["map"].mean()
     notebook = nbformat.read(paths.REPOSITORY / "notebooks" / "your_own_images.ipynb", as_version=4)
     (told,) = [c.source for c in notebook.cells if c.source.startswith("With the example stands")]
     said = re.search(r"was has (\S+) mAP, tuned on one image (\S+), on eight (\S+)\.", told)

@@ -1,7 +1,7 @@
 """How the released code decodes the maps of HoVer and the U-Nets: what these baselines lost by it.
 
-Networks and weights are ours; only the step from maps to masks is that of ``scellseg==0.1.8``, see
-docs/method.md, sections 2 and 9. Trials of the protocol ``"as_released"`` use it, nothing else.
+Networks and weights are ours; only the step from maps to masks is that of ``scellseg==0.1.8``
+(docs/method.md, sections 2 and 9). Trials of the protocol ``"as_released"`` use it, nothing else.
 """
 
 from __future__ import annotations
@@ -73,20 +73,13 @@ DECODERS: dict[str, Representation] = {
 }
 
 
-def decoder(
+def choose_decoder(
     model: Model, shots: Sequence[Sample], precision: Precision
 ) -> tuple[Representation, Decoding, float | None]:
-    """What the released code decodes a tuned baseline's maps with.
+    """What the released code decodes the maps of a tuned HoVer, U-Net2 or U-Net3 with.
 
     The thresholds of a U-Net are searched on the shots squashed to 224 x 224 pixels, and its images
     are segmented at their own size, whatever their cells' diameter.
-
-    Parameters
-    ----------
-    model : Model
-        A tuned HoVer, U-Net2 or U-Net3.
-    shots : sequence of Sample
-    precision : Precision
 
     Returns
     -------
@@ -95,24 +88,19 @@ def decoder(
     diameter : float or None
         By which images are to be scaled, pixels; None: as usual.
 
-    Raises
-    ------
-    ScellsegError
-        For Scellseg and Cellpose, whose decoding has no such defects.
+    Raises ScellsegError for Scellseg and Cellpose, whose decoding has no such defects.
     """
-    name = model.representation.name
+    name, decoding = model.representation.name, model.card.decoding
     if name not in DECODERS:
         raise ScellsegError(
             f"the released code decodes {name} as this library does",
             remedy=f"This protocol is for {', '.join(DECODERS)}.",
         )
-    representation, decoding = DECODERS[name], model.card.decoding
-    if not representation.tunes:
-        return representation, decoding, None
+    if not DECODERS[name].tunes:
+        return DECODERS[name], decoding, None
     side = (PATCH, PATCH)
     squashed = [resize(sample.image, side) for sample in shots]
     truths = [resize_masks(sample.masks, side) for sample in shots]
     maps = predict(model, squashed, diameter=MEAN_DIAMETER, precision=precision)
     outputs = [prediction.maps for prediction in maps]
-    found = representation.tune(decoding, outputs, truths)
-    return representation, found, MEAN_DIAMETER
+    return DECODERS[name], DECODERS[name].tune(decoding, outputs, truths), MEAN_DIAMETER

@@ -5,24 +5,20 @@ A random state's shots are the same for all models, as the paper has them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from scellseg_lib.paper.profile import Profile, load_profile
-from scellseg_lib.paper.shots import covering_shots, shots
+from scellseg_lib.paper.shots import find_covering_shots, find_shots
 from scellseg_lib.paper.trial import Trial
+from scellseg_lib.plots import METHODS
 
-TUNED = (
-    ("scellseg", "classic"),
-    ("scellseg", "contrastive"),
-    ("cellpose", "classic"),
-    ("hover", "classic"),
-    ("unet3", "classic"),
-    ("unet2", "classic"),
-)
-"""Scellseg-FT and -CFT, Cellpose-FT and the other models of Fig. 2."""
-COMPARED = TUNED[:3]
-"""Those of Fig. 5."""
+Method = tuple[str, str]
+"""Model and strategy."""
+CFT, FT, CELLPOSE = COMPARED = tuple(METHODS)[:3]
+"""Scellseg-CFT, Scellseg-FT and Cellpose-FT, the methods of Fig. 5."""
+BASELINES = tuple(METHODS)[3:]
+"""HoVer-FT, U-Net3-FT and U-Net2-FT."""
 LAYERS = ("downsampling_fixed", "extractor_fixed")
 """What is fixed in Extended Data Fig. 8, beside nothing."""
 CONTRAST_VARIANTS: dict[str, dict[str, Any]] = {
@@ -38,52 +34,48 @@ SCHEDULES = ("halvings", "cosine")
 
 def transferability(profile: Profile) -> list[Trial]:
     """Each model directly and tuned on the most shots (Fig. 2c-e, Extended Data Fig. 5)."""
-    return [*_direct(profile), *_tuned(profile, TUNED, largest=True)]
+    return [*_plan_direct(profile), *_plan_tuned(profile, METHODS)]
 
 
 def shot_scale(profile: Profile) -> list[Trial]:
-    """Scellseg-FT, -CFT and Cellpose-FT at every number of shots (Fig. 5)."""
-    return list(_tuned(profile, COMPARED, largest=False))
+    """Scellseg-CFT, -FT and Cellpose-FT at every number of shots (Fig. 5)."""
+    return _plan_tuned(profile, COMPARED, every_number=True)
 
 
 def pretraining_scale(profile: Profile) -> list[Trial]:
     """Scellseg pre-trained on nested subsets, directly and tuned (Fig. 4, Ext. Data Fig. 6)."""
-    compared = COMPARED[:2]
-    found = []
+    trials = []
     for subset in profile.subsets:
-        weights = {"weights": f"subset:{subset}"}
-        found += [t for t in _direct(profile, **weights) if t.model == "scellseg"]
-        found += _tuned(profile, compared, largest=True, **weights)
-    return found
+        direct = _plan_direct(profile, weights=f"subset:{subset}")
+        trials += [trial for trial in direct if trial.model == "scellseg"]
+        trials += _plan_tuned(profile, (CFT, FT), weights=f"subset:{subset}")
+    return trials
 
 
 def generalization(profile: Profile) -> list[Trial]:
     """What tuned models still know of the general test (Extended Data Fig. 4)."""
-    return [
-        trial
-        for name in profile.general_test
-        for each in ({"tested_on": name, "split": _general_split(name)},)
-        for trial in (*_direct(profile, **each), *_tuned(profile, COMPARED, largest=True, **each))
-    ]
+    trials = []
+    for name in profile.general_test:
+        split = "query" if name.startswith("synthetic") else "general_test"
+        trials += _plan_direct(profile, tested_on=name, split=split)
+        trials += _plan_tuned(profile, COMPARED, tested_on=name, split=split)
+    return trials
 
 
 def layers(profile: Profile) -> list[Trial]:
     """Scellseg-CFT and Cellpose-FT with parts of the network fixed (Extended Data Fig. 8)."""
-    return [
-        trial
-        for fixed in LAYERS
-        for trial in _tuned(profile, COMPARED[1:], largest=True, options=(("layers", fixed),))
-    ]
+    trials = []
+    for fixed in LAYERS:
+        trials += _plan_tuned(profile, (CFT, CELLPOSE), options=(("layers", fixed),))
+    return trials
 
 
 def contrast_weight(profile: Profile) -> list[Trial]:
     """Other weights, queries and statistics of the contrastive term than the paper's."""
-    contrastive = COMPARED[1:2]
-    return [
-        trial
-        for variant in CONTRAST_VARIANTS.values()
-        for trial in _tuned(profile, contrastive, largest=True, **variant)
-    ]
+    trials = []
+    for variant in CONTRAST_VARIANTS.values():
+        trials += _plan_tuned(profile, (CFT,), **variant)
+    return trials
 
 
 def decoding(profile: Profile) -> list[Trial]:
@@ -91,50 +83,46 @@ def decoding(profile: Profile) -> list[Trial]:
     at every number of shots, for Fig. 5 once more.
     """
     return [
-        trial
-        for protocol in ("best", "resample", "flips")
-        for trial in _tuned(profile, COMPARED, largest=protocol != "best", protocol=protocol)
+        *_plan_tuned(profile, COMPARED, protocol="best", every_number=True),
+        *_plan_tuned(profile, COMPARED, protocol="resample"),
+        *_plan_tuned(profile, COMPARED, protocol="flips"),
     ]
 
 
 def fair_baselines(profile: Profile) -> list[Trial]:
     """HoVer and the U-Nets of `transferability`, decoded as the released code does."""
-    return list(_tuned(profile, TUNED[3:], largest=True, protocol="as_released"))
+    return _plan_tuned(profile, BASELINES, protocol="as_released")
 
 
 def which_images(profile: Profile) -> list[Trial]:
     """Scellseg-FT on shots that cover the styles, where `shot_scale` draws them at random."""
-    return [
-        _trial(profile, name, *COMPARED[0], n_shots, state, shots=chosen)
-        for name, plan in profile.data.items()
-        for state in plan.states
-        for n_shots in plan.shots
-        if (chosen := covering_shots(name, n_shots))
-    ]
+    trials = []
+    for name, plan in profile.data.items():
+        for state in plan.states:
+            for n_shots in plan.shots:
+                if chosen := find_covering_shots(name, n_shots):
+                    trials.append(_plan_trial(profile, name, FT, n_shots, state, shots=chosen))
+    return trials
 
 
 def longer_training(profile: Profile) -> list[Trial]:
     """More steps and another schedule, scored on the images of the pool that are no shots."""
     pools = load_profile(profile.name).data  # the most shots of the whole profile leave none
-    return [
-        trial
-        for steps in STEPS
-        for schedule in SCHEDULES
-        for trial in _tuned(
-            profile,
-            COMPARED[:1],
-            largest=False,
-            split="held_out",
-            steps=steps * profile.steps // 100,
-            options=(("schedule", schedule),),
-        )
-        if trial.n_shots < pools[trial.data].shots[-1]
-    ]
+    trials = []
+    for steps in STEPS:
+        for schedule in SCHEDULES:
+            trials += _plan_tuned(
+                profile,
+                (FT,),
+                every_number=True,
+                split="held_out",
+                steps=steps * profile.steps // 100,
+                options=(("schedule", schedule),),
+            )
+    return [trial for trial in trials if trial.n_shots < pools[trial.data].shots[-1]]
 
 
-Experiment = Callable[[Profile], list[Trial]]
-
-EXPERIMENTS: dict[str, Experiment] = {
+EXPERIMENTS: dict[str, Callable[[Profile], list[Trial]]] = {
     function.__name__: function
     for function in (
         transferability,
@@ -151,46 +139,47 @@ EXPERIMENTS: dict[str, Experiment] = {
 }
 
 
-def ordered(trials: Iterable[Trial]) -> list[Trial]:
+def order_by_state(trials: Iterable[Trial]) -> list[Trial]:
     """Each trial once, by random state: every figure is complete early, and gains states later."""
     return sorted(dict.fromkeys(trials), key=lambda trial: trial.seed)
 
 
-def _direct(profile: Profile, **fields: Any) -> Iterator[Trial]:
+def _plan_direct(profile: Profile, **fields: Any) -> list[Trial]:
     """Untuned models, which take the diameter of the first state's shots."""
-    for name, plan in profile.data.items():
-        for model in profile.models:
-            yield _trial(
-                profile, name, model, "direct", plan.shots[-1], plan.states[0], steps=0, **fields
-            )
+    return [
+        _plan_trial(
+            profile, name, (model, "direct"), plan.shots[-1], plan.states[0], steps=0, **fields
+        )
+        for name, plan in profile.data.items()
+        for model in profile.models
+    ]
 
 
-def _tuned(
-    profile: Profile, compared: Iterable[tuple[str, str]], *, largest: bool, **fields: Any
-) -> Iterator[Trial]:
-    """Tuned models, at the most shots only or at every number of them."""
-    pairs = [(model, strategy) for model, strategy in compared if model in profile.models]
-    for name, plan in profile.data.items():
-        for state in plan.states:
-            for n_shots in plan.shots[-1:] if largest else plan.shots:
-                for model, strategy in pairs:
-                    yield _trial(profile, name, model, strategy, n_shots, state, **fields)
+def _plan_tuned(
+    profile: Profile, methods: Iterable[Method], *, every_number: bool = False, **fields: Any
+) -> list[Trial]:
+    """Tuned models on the most shots only, or on every number of them."""
+    compared = [method for method in methods if method[0] in profile.models]
+    return [
+        _plan_trial(profile, name, method, n_shots, state, **fields)
+        for name, plan in profile.data.items()
+        for state in plan.states
+        for n_shots in (plan.shots if every_number else plan.shots[-1:])
+        for method in compared
+    ]
 
 
-def _trial(
-    profile: Profile, data: str, model: str, strategy: str, n_shots: int, state: int, **fields: Any
+def _plan_trial(
+    profile: Profile, data: str, method: Method, n_shots: int, state: int, **fields: Any
 ) -> Trial:
-    said: dict[str, Any] = {
+    model, strategy = method
+    usual: dict[str, Any] = {
         "weights": profile.weights,
-        "shots": shots(data, n_shots, state),
+        "shots": find_shots(data, n_shots, state),
         "seed": state,
         "steps": profile.steps,
         "levels": profile.levels,
         "contrast": profile.contrast if strategy == "contrastive" else "",
         "precision": profile.precision,
     }
-    return Trial(data=data, model=model, strategy=strategy, **said | fields)
-
-
-def _general_split(name: str) -> str:
-    return "query" if name.startswith("synthetic") else "general_test"
+    return Trial(data=data, model=model, strategy=strategy, **usual | fields)

@@ -15,7 +15,7 @@ from scellseg_lib.network import NetworkName
 from scellseg_lib.pretraining import PretrainRecipe
 
 
-class Plan(BaseModel):
+class ShotPlan(BaseModel):
     """What is run on one data set."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -36,7 +36,7 @@ class Profile(BaseModel):
     """Where models start, see `Trial.weights`."""
     levels: tuple[int, ...]
     models: tuple[NetworkName, ...]
-    data: dict[str, Plan]
+    data: dict[str, ShotPlan]
     """Data sets, in the paper's order."""
     contrast: str
     """Contrast images."""
@@ -49,7 +49,7 @@ class Profile(BaseModel):
     steps: int = 100
     precision: Literal["fp32", "bf16"] = "fp32"
 
-    def narrowed(
+    def narrow(
         self,
         *,
         data: Sequence[str] = (),
@@ -64,17 +64,24 @@ class Profile(BaseModel):
         ScellsegError
             For a data set that the profile does not have, a model that there is not, or no number.
         """
-        plans = {name: self.data[name] for name in _known(data, self.data) or self.data}
-        update = {"states": tuple(states)} if states else {}
-        update |= {"shots": tuple(sorted(shots))} if shots else {}
-        chosen = {name: plan.model_dump() | update for name, plan in plans.items()}
-        return _validated(
-            self.model_dump() | {"data": chosen} | ({"models": tuple(models)} if models else {}),
-            self.name,
-        )
+        content = self.model_dump()
+        for name in data:
+            if name not in self.data:
+                raise ScellsegError(
+                    f"the profile has no data set {name!r}",
+                    remedy=f"It has: {', '.join(self.data)}.",
+                )
+        if data:
+            content["data"] = {name: content["data"][name] for name in data}
+        for plan in content["data"].values():
+            plan["states"] = tuple(states) or plan["states"]
+            plan["shots"] = tuple(sorted(shots)) or plan["shots"]
+        if models:
+            content["models"] = tuple(models)
+        return _validate(content, self.name)
 
 
-def names() -> list[str]:
+def list_profiles() -> list[str]:
     """Names of the profiles."""
     return sorted(file.stem for file in paths.profiles().glob("*.yaml"))
 
@@ -87,13 +94,27 @@ def load_profile(name: str) -> Profile:
     ScellsegError
         If there is none of that name, or its file does not follow the schema.
     """
-    file = paths.profiles() / f"{name}.yaml"
-    if name not in names():
+    file, names = paths.profiles() / f"{name}.yaml", list_profiles()
+    if name not in names:
         raise ScellsegError(
-            f"there is no profile {name!r}", where=file, remedy=f"There are: {', '.join(names())}."
+            f"there is no profile {name!r}", where=file, remedy=f"There are: {', '.join(names)}."
         )
-    return _validated({"name": name} | yaml.safe_load(file.read_text()), str(file))
+    return _validate({"name": name} | yaml.safe_load(file.read_text()), str(file))
 
+
+def _validate(content: Mapping[str, Any], where: str) -> Profile:
+    try:
+        return Profile.model_validate(content)
+    except ValidationError as error:
+        wrong = "; ".join(
+            f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()
+        )
+        raise ScellsegError(
+            f"this is no profile: {wrong}", where=where, remedy="See `Profile` for its fields."
+        ) from error
+
+
+# --- parameters of notebooks -----------------------------------------------------------------
 
 PARAMETERS: dict[str, Any] = {
     "PROFILE": "released",
@@ -104,6 +125,17 @@ PARAMETERS: dict[str, Any] = {
     "COMPUTE": False,
 }
 """Parameters of a figure's notebook, with values of their types; empty: as the profile has it."""
+
+
+def choose_profile(namespace: Mapping[str, Any]) -> Profile:
+    """Check the parameters of a figure's notebook, `PARAMETERS`, and return what they ask for."""
+    check_parameters(namespace, PARAMETERS)
+    return load_profile(namespace["PROFILE"]).narrow(
+        data=namespace["DATA"],
+        models=namespace["MODELS"],
+        states=namespace["STATES"],
+        shots=namespace["SHOTS"],
+    )
 
 
 def check_parameters(namespace: Mapping[str, Any], known: Mapping[str, Any]) -> None:
@@ -121,14 +153,11 @@ def check_parameters(namespace: Mapping[str, Any], known: Mapping[str, Any]) -> 
     ScellsegError
         With the nearest known name.
     """
-    literals = {
-        name: value
-        for name, value in namespace.items()
-        if isinstance(value, str | int | float | list | dict | tuple | None)
-        and not name.startswith("_")
-        and name not in ("In", "Out")
-    }
-    for name, value in literals.items():
+    for name, value in namespace.items():
+        if name.startswith("_") or name in ("In", "Out"):
+            continue  # what Python and IPython put in
+        if not isinstance(value, str | int | float | list | dict | tuple | None):
+            continue
         if name not in known:
             near = get_close_matches(name.upper(), known, 1)
             raise ScellsegError(
@@ -140,32 +169,3 @@ def check_parameters(namespace: Mapping[str, Any], known: Mapping[str, Any]) -> 
                 f"the parameter {name} is {value!r}",
                 remedy=f"Give a value like {known[name]!r}.",
             )
-
-
-def figure_profile(namespace: Mapping[str, Any]) -> Profile:
-    """Check the parameters of a figure's notebook, `PARAMETERS`, and return what they ask for."""
-    check_parameters(namespace, PARAMETERS)
-    asked = {name: namespace[name] for name in PARAMETERS}
-    return load_profile(asked["PROFILE"]).narrowed(
-        data=asked["DATA"], models=asked["MODELS"], states=asked["STATES"], shots=asked["SHOTS"]
-    )
-
-
-def _known(wanted: Sequence[str], there: Mapping[str, Any]) -> Sequence[str]:
-    if unknown := [name for name in wanted if name not in there]:
-        raise ScellsegError(
-            f"the profile has no data set {unknown[0]!r}", remedy=f"It has: {', '.join(there)}."
-        )
-    return wanted
-
-
-def _validated(content: Mapping[str, Any], where: str) -> Profile:
-    try:
-        return Profile.model_validate(content)
-    except ValidationError as error:
-        wrong = "; ".join(
-            f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()
-        )
-        raise ScellsegError(
-            f"this is no profile: {wrong}", where=where, remedy="See `Profile` for its fields."
-        ) from error

@@ -1,13 +1,16 @@
-"""Compute trials: tune, segment, score; what is in the store is not computed again."""
+"""Compute trials: one (tune, segment, score), those that are missing, a sweep here or on a cluster.
+
+What is in the store is not computed again.
+"""
 
 from __future__ import annotations
 
-import subprocess
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,40 +21,29 @@ from scellseg_lib import paths
 from scellseg_lib.atomic import whole
 from scellseg_lib.datasets.load import find_readable, load_dataset, load_pretraining_subset
 from scellseg_lib.datasets.weights import load_model
-from scellseg_lib.device import Precision, choose_precision, machine
+from scellseg_lib.device import Precision, choose_precision, default_device, machine, measure
 from scellseg_lib.errors import ScellsegError
 from scellseg_lib.finetuning import finetune
 from scellseg_lib.metrics import evaluate
 from scellseg_lib.model import Model, library_versions, new_model
 from scellseg_lib.network import weights_hash
 from scellseg_lib.paper import as_released
+from scellseg_lib.paper.grid import EXPERIMENTS, order_by_state
 from scellseg_lib.paper.profile import Profile
-from scellseg_lib.paper.store import Store
-from scellseg_lib.paper.trial import PROTOCOLS, Trial, key
+from scellseg_lib.paper.store import Store, find_commit
+from scellseg_lib.paper.trial import PROTOCOLS, Trial, hash_identity
 from scellseg_lib.pretraining import PretrainRecipe, log_of, pretrain
 from scellseg_lib.progress import progress_bar
 from scellseg_lib.samples import Dataset
-from scellseg_lib.segmentation import Cells, Prediction, decode, predict
+from scellseg_lib.segmentation import FLIPS, Cells, Prediction, decode, predict
 from scellseg_lib.training import read_run
 
 CELL_THRESHOLDS = (0.5, 0.0)
 """Of the released scripts, and of Cellpose."""
 
 
-@dataclass
-class Outcome:
-    """What became of trials."""
-
-    keys: list[str] = field(default_factory=list)
-    """Of those whose results are in the store now."""
-    computed: int = 0
-    """How many of these were not there before."""
-    failed: dict[Trial, str] = field(default_factory=dict)
-    """Why the others have none; those not begun for want of time are in neither."""
-
-
 @dataclass(frozen=True)
-class Place:
+class Workspace:
     """Where trials are computed and kept.
 
     Parameters
@@ -71,129 +63,55 @@ class Place:
     pretraining: PretrainRecipe | None = None
 
 
-def place_of(profile: Profile) -> Place:
+def open_workspace(profile: Profile) -> Workspace:
     """Where the trials of a profile are kept: committed results, and ``runs/`` beside them."""
     store = Store(paths.results(profile.name) / "trials")
-    return Place(store, paths.runs() / "trials", profile.pretraining)
+    return Workspace(store, paths.runs() / "trials", profile.pretraining)
 
 
-def results(
-    trials: Sequence[Trial], profile: Profile, *, compute_missing: bool = False
-) -> pd.DataFrame:
-    """Scores of those of some trials that there are, computed first where that is asked for.
-
-    Parameters
-    ----------
-    trials : sequence of Trial
-        Of an experiment, see `grid`.
-    profile : Profile
-    compute_missing : bool
-
-    Returns
-    -------
-    DataFrame
-        As `Store.frame` gives.
-
-    Raises
-    ------
-    ScellsegError
-        When a trial that was to be computed fails.
-    DatasetError
-        When there is none of the trials.
-    """
-    place, keys = place_of(profile), None
-    if compute_missing:
-        outcome = run_missing(trials, place)
-        keys, failed = outcome.keys, outcome.failed
-        for trial, reason in failed.items():
-            raise ScellsegError(
-                f"{len(failed)} of {len(trials)} trials failed, the first of them {trial.model} on "
-                f"{trial.data}",
-                remedy=f"Mend this first: {reason}",
-            )
-    return place.store.frame(among=set(trials), keys=keys)
+# --- one trial -------------------------------------------------------------------------------
 
 
-def run_missing(
-    trials: Sequence[Trial], place: Place, *, limit_seconds: float | None = None
-) -> Outcome:
-    """Compute the trials that a store lacks, in their order; one that fails stops no other.
-
-    Parameters
-    ----------
-    trials : sequence of Trial
-    place : Place
-    limit_seconds : float, optional
-        No trial is begun after this time.
-
-    Returns
-    -------
-    Outcome
-    """
-    began = time.monotonic()
-
-    def in_time() -> Iterator[Trial]:
-        for trial in trials:
-            if limit_seconds is None or time.monotonic() - began <= limit_seconds:
-                yield trial
-
-    return gather(
-        progress_bar(in_time(), len(trials), "trials", unit="trial"),
-        lambda trial: compute(trial, place),
-    )
-
-
-def gather(trials: Iterable[Trial], computed: Callable[[Trial], tuple[str, bool]]) -> Outcome:
-    """Collect what `compute` says of each trial, or why it failed."""
-    outcome = Outcome()
-    for trial in trials:
-        try:
-            name, new = computed(trial)
-        except Exception as error:
-            outcome.failed[trial] = str(error) or type(error).__name__
-        else:
-            outcome.keys.append(name)
-            outcome.computed += new
-    return outcome
-
-
-def compute(trial: Trial, place: Place) -> tuple[str, bool]:
+def compute(trial: Trial, workspace: Workspace) -> tuple[str, bool]:
     """Compute one trial unless the store has it; returns its key, and whether it is new."""
-    images, model = needed(trial), start(trial, place)
-    identity = trial.identity(images, weights_hash(model.network))
-    name = key(identity)
-    if name in place.store:
-        return name, False
-    known, began = origin(identity) | {"machine": machine(model.device)}, time.monotonic()
-    scores = run(trial, model, images, place.scratch)
-    place.store.put(name, scores, known | {"seconds": round(time.monotonic() - began)})
-    return name, True
+    images, model = load_images(trial), load_start(trial, workspace)
+    identity = trial.identify(images, weights_hash(model.network))
+    key = hash_identity(identity)
+    if key in workspace.store:
+        return key, False
+    # What another needs to repeat it, as of its start.
+    origin = {"trial": identity, "versions": library_versions(), "commit": find_commit()}
+    origin["machine"], began = machine(model.device), time.monotonic()
+    scores = score(trial, model, images, workspace.scratch)
+    workspace.store.put(key, scores, origin | {"seconds": round(time.monotonic() - began)})
+    return key, True
 
 
-def needed(trial: Trial) -> dict[str, Dataset]:
+def load_images(trial: Trial) -> dict[str, Dataset]:
     """Data sets that a trial uses, by name."""
-    return {name: _images(name) for name in trial.needs}
+    return {name: _load_once(name) for name in trial.needs}
 
 
 @lru_cache(maxsize=8)
-def _images(name: str) -> Dataset:
+def _load_once(name: str) -> Dataset:
     """Data set whose pixels stay in memory for the next trial."""
     return load_dataset(name)
 
 
-def start(trial: Trial, place: Place) -> Model:
+def load_start(trial: Trial, workspace: Workspace) -> Model:
     """Model that a trial starts from; one of a subset is pre-trained where that is not done yet."""
     if trial.weights == "untrained":
         return new_model(trial.model, trial.levels)
     if not trial.weights.startswith("subset:"):
         return load_model(trial.model, trial.weights, levels=trial.levels)
-    file = pretrained_file(trial, place)
+    file = locate_pretrained(trial, workspace)
     if not file.is_file():
+        sources = [_drop_damaged(data) for data in load_pretraining_subset(_subset_of(trial))]
         model = pretrain(
             trial.model,  # type: ignore[arg-type]
-            [d for data in load_pretraining_subset(_subset(trial)) if len(d := _whole(data))],
+            [data for data in sources if len(data)],
             levels=trial.levels,
-            recipe=place.pretraining,
+            recipe=workspace.pretraining,
             checkpoint=file.with_suffix(".checkpoint"),
         )
         with whole(log_of(file)) as scratch:
@@ -203,7 +121,7 @@ def start(trial: Trial, place: Place) -> Model:
     return load_model(file)
 
 
-def _whole(data: Dataset) -> Dataset:
+def _drop_damaged(data: Dataset) -> Dataset:
     """Images of a set that can be read: a damaged one should not stop what takes hours."""
     kept, wrong = find_readable(data, masks=True)
     if wrong:
@@ -212,31 +130,59 @@ def _whole(data: Dataset) -> Dataset:
     return kept
 
 
-def pretrained_file(trial: Trial, place: Place) -> Path:
+def locate_pretrained(trial: Trial, workspace: Workspace) -> Path:
     """Where the model is kept that a trial of a subset starts from, by its recipe."""
-    recipe = key(place.pretraining.model_dump()) if place.pretraining else "paper"
-    return place.scratch / f"{trial.model}_{trial.levels[0]}_{_subset(trial)}_{recipe}.safetensors"
+    recipe = "paper"
+    if workspace.pretraining:
+        recipe = hash_identity(workspace.pretraining.model_dump())
+    name = f"{trial.model}_{trial.levels[0]}_{_subset_of(trial)}_{recipe}.safetensors"
+    return workspace.scratch / name
 
 
-def _subset(trial: Trial) -> str:
+def _subset_of(trial: Trial) -> str:
     return trial.weights.removeprefix("subset:")
 
 
-def tuned_model(trial: Trial, place: Place) -> Model:
+def load_tuned(trial: Trial, workspace: Workspace) -> Model:
     """Model that a trial segments with, tuned first unless an earlier trial has left it."""
-    return tune(trial, start(trial, place), needed(trial), place.scratch)
+    start = load_start(trial, workspace)
+    return tune(trial, start, load_images(trial), workspace.scratch)
 
 
-def segmented(trial: Trial, place: Place) -> tuple[Dataset, list[Cells]]:
-    """Images of a trial and what its model makes of them, at the first of `CELL_THRESHOLDS`."""
-    images = needed(trial)
-    predictions, decoder = _predicted(trial, tuned_model(trial, place), images)
-    masks = decoder(CELL_THRESHOLDS[0])
-    cells = [Cells(one.name, found, one) for one, found in zip(predictions, masks, strict=True)]
-    return trial.tested(images), cells
+def tune(trial: Trial, model: Model, images: Mapping[str, Dataset], scratch: Path) -> Model:
+    """Model of a trial, fine-tuned unless an earlier trial has left it in ``scratch``.
+
+    Fine-tuning gets the images to be segmented without masks, and goes on from its checkpoint.
+    """
+    shots = trial.select_shots(images)
+    if trial.strategy == "direct":
+        return replace(model, card=model.card.model_copy(update={"diameter": shots.diameter}))
+    tuning = hash_identity(trial.drop_scoring().identify(images, weights_hash(model.network)))
+    stem = f"{trial.model}_{trial.strategy}_{trial.n_shots}_{trial.seed}_{tuning}"
+    file, checkpoint = scratch / f"{stem}.safetensors", scratch / f"{stem}.checkpoint"
+    if file.is_file():
+        checkpoint.unlink(missing_ok=True)  # of a run that was killed when it had saved the model
+        return load_model(file)
+    begun = read_run(checkpoint)
+    tuned = finetune(
+        model,
+        shots,
+        queries=trial.select_queries(images),
+        strategy=trial.strategy,
+        contrast=images.get(trial.contrast),
+        steps=trial.steps,
+        seed=trial.seed,
+        # A run that was killed goes on as it began, whatever layout is fast here and now.
+        precision=begun.precision if begun else _choose_precision(trial, model),
+        checkpoint=checkpoint,
+        **dict(trial.options),
+    )
+    tuned.save(file)
+    checkpoint.unlink(missing_ok=True)
+    return tuned
 
 
-def run(trial: Trial, model: Model, images: Mapping[str, Dataset], scratch: Path) -> pd.DataFrame:
+def score(trial: Trial, model: Model, images: Mapping[str, Dataset], scratch: Path) -> pd.DataFrame:
     """Tune, segment and score.
 
     Parameters
@@ -247,23 +193,32 @@ def run(trial: Trial, model: Model, images: Mapping[str, Dataset], scratch: Path
     images : mapping of str to Dataset
         Those of `Trial.needs`.
     scratch : path
-        See `Place`.
+        See `Workspace`.
 
     Returns
     -------
     DataFrame
         One row for each cell threshold, image and IoU threshold, see `metrics.evaluate`.
     """
-    _, decoder = _predicted(trial, tune(trial, model, images, scratch), images)
-    tested = trial.tested(images)
+    _, decode_at = _predict(trial, tune(trial, model, images, scratch), images)
+    tested = trial.select_tested(images)
     frames = [
-        evaluate(decoder(threshold), tested).assign(cell_threshold=threshold)
+        evaluate(decode_at(threshold), tested).assign(cell_threshold=threshold)
         for threshold in CELL_THRESHOLDS
     ]
     return pd.concat(frames, ignore_index=True)
 
 
-def _predicted(
+def segment_tested(trial: Trial, workspace: Workspace) -> tuple[Dataset, list[Cells]]:
+    """Images of a trial and what its model makes of them, at the first of `CELL_THRESHOLDS`."""
+    images = load_images(trial)
+    predictions, decode_at = _predict(trial, load_tuned(trial, workspace), images)
+    masks = decode_at(CELL_THRESHOLDS[0])
+    cells = [Cells(one.name, found, one) for one, found in zip(predictions, masks, strict=True)]
+    return trial.select_tested(images), cells
+
+
+def _predict(
     trial: Trial, model: Model, images: Mapping[str, Dataset]
 ) -> tuple[list[Prediction], Callable[[float], list[np.ndarray]]]:
     """Maps of a trial's images, and what makes masks of them at a cell threshold.
@@ -271,102 +226,267 @@ def _predicted(
     All images are taken at the model's diameter, or each of another set at its own true one; one
     without cells at the mean of that set's others.
     """
-    protocol, tested = PROTOCOLS[trial.protocol], trial.tested(images)
-    precision = _precision(trial, model)
-    options: dict[str, Any] = {"flips": protocol.flips, "precision": precision}
+    protocol, tested = PROTOCOLS[trial.protocol], trial.select_tested(images)
+    precision = _choose_precision(trial, model)
+    run_network = partial(predict, model, flips=protocol.flips, precision=precision)
     representation, decoding, diameter = model.representation, model.card.decoding, None
     if protocol.as_released:
-        shots = trial.shot_samples(images)
-        representation, decoding, diameter = as_released.decoder(model, shots, precision)
+        shots = trial.select_shots(images)
+        representation, decoding, diameter = as_released.choose_decoder(model, shots, precision)
     if trial.tested_on:
-        usual = tested.diameter
-        predictions = [
-            prediction
-            for sample in tested
-            for prediction in predict(
-                model,
-                [sample.without_masks()],
-                diameter=diameter or (usual if np.isnan(sample.diameter) else sample.diameter),
-                **options,
-            )
-        ]
+        predictions: list[Prediction] = []
+        for sample in tested:
+            own = tested.diameter if np.isnan(sample.diameter) else sample.diameter
+            predictions += run_network([sample.without_masks()], diameter=diameter or own)
     else:
-        predictions = list(predict(model, tested.without_masks(), diameter=diameter, **options))
+        predictions = list(run_network(tested.without_masks(), diameter=diameter))
 
-    def decoder(threshold: float) -> list[np.ndarray]:
+    def decode_at(threshold: float) -> list[np.ndarray]:
         chosen = decoding.model_copy(update={"cell_threshold": threshold})
         return [decode(p, representation, chosen, resample=protocol.resample) for p in predictions]
 
-    return predictions, decoder
+    return predictions, decode_at
 
 
-def tune(trial: Trial, model: Model, images: Mapping[str, Dataset], scratch: Path) -> Model:
-    """Model of a trial, fine-tuned unless an earlier trial has left it in ``scratch``.
-
-    Fine-tuning gets the images to be segmented without masks, and goes on from its checkpoint.
-    """
-    shots = trial.shot_samples(images)
-    if trial.strategy == "direct":
-        return replace(model, card=model.card.model_copy(update={"diameter": shots.diameter}))
-    name = key(trial.tuning().identity(images, weights_hash(model.network)))
-    kept = scratch / f"{trial.model}_{trial.strategy}_{trial.n_shots}_{trial.seed}_{name}"
-    file, checkpoint = kept.with_suffix(".safetensors"), kept.with_suffix(".checkpoint")
-    if file.is_file():
-        checkpoint.unlink(missing_ok=True)  # of a run that was killed when it had saved the model
-        return load_model(file)
-    begun = read_run(checkpoint)
-    tuned = finetune(
-        model,
-        shots,
-        queries=trial.query_samples(images),
-        strategy=trial.strategy,
-        contrast=images.get(trial.contrast),
-        steps=trial.steps,
-        seed=trial.seed,
-        # A run that was killed goes on as it began, whatever layout is fast here and now.
-        precision=begun.precision if begun else _precision(trial, model),
-        checkpoint=checkpoint,
-        **dict(trial.options),
-    )
-    tuned.save(file)
-    checkpoint.unlink(missing_ok=True)
-    return tuned
-
-
-def origin(identity: dict[str, Any]) -> dict[str, Any]:
-    """What another needs to repeat a trial: its identity, versions, and the commit at its start."""
-    return {"trial": identity, "versions": library_versions(), "commit": commit()}
-
-
-def _precision(trial: Trial, model: Model) -> Precision:
+def _choose_precision(trial: Trial, model: Model) -> Precision:
     """Numeric type of the trial, in the layout that is fast here."""
     return replace(choose_precision(model.device, model.network.levels), dtype=trial.precision)
 
 
-def commit() -> str | None:
-    """Commit of the code, where it is a clone, with a mark if the library differs from it."""
-    git = ["git", "-C", str(paths.REPOSITORY)]
-    commands = [*git, "rev-parse", "HEAD"], [*git, "status", "--porcelain", "--", "scellseg_lib"]
-    try:
-        commit, changes = (
-            subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-            for command in commands
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return commit + (" and changes" if changes else "")
+# --- many trials -----------------------------------------------------------------------------
 
 
-def table(frame: pd.DataFrame) -> pd.DataFrame:
+@dataclass
+class SweepOutcome:
+    """What became of trials."""
+
+    keys: list[str] = field(default_factory=list)
+    """Of those whose results are in the store now."""
+    computed: int = 0
+    """How many of these were not there before."""
+    failed: dict[Trial, str] = field(default_factory=dict)
+    """Why the others have none; those not begun for want of time are in neither."""
+
+    def add(self, trial: Trial, get_result: Callable[[], tuple[str, bool]]) -> None:
+        """Take in what `compute` says of a trial, or why it failed."""
+        try:
+            key, new = get_result()
+        except Exception as error:
+            self.failed[trial] = str(error) or type(error).__name__
+        else:
+            self.keys.append(key)
+            self.computed += new
+
+
+def compute_missing(
+    trials: Sequence[Trial], workspace: Workspace, *, limit_seconds: float | None = None
+) -> SweepOutcome:
+    """Compute the trials that a store lacks, in their order; one that fails stops no other.
+
+    Parameters
+    ----------
+    trials : sequence of Trial
+    workspace : Workspace
+    limit_seconds : float, optional
+        No trial is begun after this time.
+    """
+    outcome, began = SweepOutcome(), time.monotonic()
+    for trial in progress_bar(trials, len(trials), "trials", unit="trial"):
+        if limit_seconds is not None and time.monotonic() - began > limit_seconds:
+            break
+        outcome.add(trial, partial(compute, trial, workspace))
+    return outcome
+
+
+def load_scores(
+    trials: Sequence[Trial], profile: Profile, *, compute: bool = False
+) -> pd.DataFrame:
+    """Scores of those of some trials that there are, computed first where that is asked for.
+
+    Parameters
+    ----------
+    trials : sequence of Trial
+        Of an experiment, see `grid`.
+    profile : Profile
+    compute : bool
+        Whether missing ones are computed.
+
+    Returns
+    -------
+    DataFrame
+        As `Store.read_scores` gives.
+
+    Raises
+    ------
+    ScellsegError
+        When a trial that was to be computed fails.
+    DatasetError
+        When there is none of the trials.
+    """
+    workspace, keys = open_workspace(profile), None
+    if compute:
+        outcome = compute_missing(trials, workspace)
+        keys = outcome.keys
+        for trial, reason in outcome.failed.items():
+            raise ScellsegError(
+                f"{len(outcome.failed)} of {len(trials)} trials failed, the first of them "
+                f"{trial.model} on {trial.data}",
+                remedy=f"Mend this first: {reason}",
+            )
+    return workspace.store.read_scores(among=set(trials), keys=keys)
+
+
+def average_scores(frame: pd.DataFrame) -> pd.DataFrame:
     """Mean over images of AP@0.5, AP@0.75, mAP and mAJI; one row a trial and cell threshold."""
     fields = ["data", "tested_on", "weights", "protocol", "model", "strategy", "options"]
     fields += ["queries", "steps", "n_shots", "seed"]
     rows = []
     for (_, threshold), part in frame.groupby(["key", "cell_threshold"], sort=False):
         at = part.groupby("threshold")[["ap", "aji"]].mean()
-        rows.append(
-            part.iloc[0][["key", *fields]].to_dict()
-            | {"cell_threshold": threshold, "ap50": at["ap"][0.5], "ap75": at["ap"][0.75]}
-            | {"map": at["ap"].mean(), "maji": at["aji"].mean()}
-        )
+        scores = {"cell_threshold": threshold, "ap50": at["ap"][0.5], "ap75": at["ap"][0.75]}
+        scores |= {"map": at["ap"].mean(), "maji": at["aji"].mean()}
+        rows.append(part.iloc[0][["key", *fields]].to_dict() | scores)
     return pd.DataFrame(rows)
+
+
+# --- a sweep ---------------------------------------------------------------------------------
+
+CONTRASTIVE_WORK = 1.8
+"""Work of a contrastive step in classic ones: two downsampling passes more, measured."""
+N_IMAGES = 30
+"""Images that a trial segments, about; one costs about a third of a step."""
+
+
+@dataclass(frozen=True)
+class SweepPlan:
+    """Trials of a sweep."""
+
+    missing: list[Trial]
+    """In the order in which they are to be computed."""
+    n_trials: int
+    seconds: float
+    """About how long the missing ones take, one after the other, on this machine."""
+
+
+def plan_sweep(experiments: Sequence[str], profile: Profile, store: Store) -> SweepPlan:
+    """List what experiments need at a profile and a store lacks.
+
+    Parameters
+    ----------
+    experiments : sequence of str
+        Names in `grid.EXPERIMENTS`, or ``"all"``.
+    profile : Profile
+    store : Store
+
+    Raises
+    ------
+    ScellsegError
+        For an experiment that there is not.
+    """
+    names = list(EXPERIMENTS) if "all" in experiments else list(experiments)
+    if unknown := [name for name in names if name not in EXPERIMENTS]:
+        raise ScellsegError(
+            f"there is no experiment {unknown[0]!r}",
+            remedy=f"There are: all, {', '.join(EXPERIMENTS)}.",
+        )
+    trials = order_by_state(trial for name in names for trial in EXPERIMENTS[name](profile))
+    taken = {trial: origin.get("seconds", np.nan) for trial, origin in store.list_trials().items()}
+    missing = [trial for trial in trials if trial not in taken]
+    seconds = sum(estimate_seconds(trial, taken) for trial in missing)
+    return SweepPlan(missing, len(trials), seconds)
+
+
+def estimate_seconds(trial: Trial, taken: Mapping[Trial, float]) -> float:
+    """Seconds of a trial: the median of those of its kind, else from a step measured here."""
+
+    def kind(one: Trial) -> tuple[object, ...]:
+        tuned = (one.model, one.strategy, one.steps, one.levels, one.precision)
+        return (*tuned, one.data, one.tested_on, one.protocol)
+
+    alike = [s for other, s in taken.items() if kind(other) == kind(trial) and np.isfinite(s)]
+    if alike:
+        return float(np.median(alike))
+    passes = len(FLIPS) if PROTOCOLS[trial.protocol].flips else 1
+    steps = trial.steps * (CONTRASTIVE_WORK if trial.contrast else 1.0) + N_IMAGES * passes / 3
+    return steps * measure_step(trial.levels)
+
+
+@cache
+def measure_step(levels: tuple[int, ...]) -> float:
+    """Seconds of a training step of eight patches, from one of a sixteenth of their pixels."""
+    return 16 * min(measure(default_device(), levels).values())
+
+
+# --- on a cluster ----------------------------------------------------------------------------
+
+PATIENCE = 20
+"""Seconds in which a scheduler has to answer."""
+
+
+def compute_on_cluster(trials: Sequence[Trial], workspace: Workspace, address: str) -> SweepOutcome:
+    """Compute the trials that a store lacks on a Dask cluster, one at a time a worker.
+
+    A trial whose worker is lost runs again elsewhere, from its checkpoint where the workers share a
+    disk; one that loses four workers, or fails, is reported and stops no other.
+
+    Parameters
+    ----------
+    trials : sequence of Trial
+    workspace : Workspace
+        Its folders must be those of all workers too.
+    address : str
+        ``"local:N"`` for N processes on this machine, else that of a scheduler, such as
+        ``"tcp://host:8786"``.
+
+    Raises
+    ------
+    ScellsegError
+        Without Dask (extra ``[cluster]``), for an address that is none, or when nothing answers
+        there.
+    """
+    try:
+        from distributed import as_completed
+    except ImportError as error:
+        raise ScellsegError(
+            "the package distributed is missing",
+            remedy="Install it: pip install 'scellseg-notebooks[cluster]'.",
+        ) from error
+    outcome = SweepOutcome()
+    with _connect(address) as client:
+        futures = {
+            client.submit(compute, trial, workspace, pure=False): trial
+            for trial in dict.fromkeys(trials)
+        }
+        done = as_completed(futures)
+        for future in progress_bar(done, len(futures), "trials", unit="trial"):
+            outcome.add(futures[future], future.result)
+    return outcome
+
+
+@contextmanager
+def _connect(address: str) -> Iterator[Any]:
+    """Connection to a scheduler; processes of this machine end with it."""
+    from distributed import Client, LocalCluster
+
+    kind, _, rest = address.partition(":")
+    if kind == "local":
+        if not rest.isdigit() or int(rest) < 1:
+            raise ScellsegError(
+                f"{address!r} is no number of processes", remedy="Say local:4, for example."
+            )
+        with (
+            LocalCluster(int(rest), threads_per_worker=1, dashboard_address=None) as cluster,
+            Client(cluster) as client,
+        ):
+            yield client
+        return
+    try:
+        client = Client(address, timeout=PATIENCE)
+    except (OSError, ValueError) as error:
+        raise ScellsegError(
+            f"no scheduler answers ({error})",
+            where=address,
+            remedy="Start one with `dask scheduler`, and workers with `dask worker`.",
+        ) from error
+    with client:
+        yield client

@@ -19,23 +19,15 @@ from scellseg_lib.samples import Dataset
 from scellseg_lib.style import embed
 
 
-def shots(data: str, n: int, state: int) -> tuple[str, ...]:
-    """Names of the shots: from the table, or drawn from the data set's pool where it has none.
+def find_shots(data: str, n: int, state: int) -> tuple[str, ...]:
+    """Names of `n` shots: from the table, or drawn from the data set's pool where it has none.
 
-    Of a data set that is in neither, the names are open ("shot 1 of state 0"): a sweep can be
-    planned without it, and computing such a trial says that the data set is not here.
-
-    Parameters
-    ----------
-    data : str
-        Name of the data set.
-    n : int
-        How many; those of a smaller number are among those of a larger one.
-    state : int
-        Random state.
+    Those of a smaller number are among those of a larger one. Of a data set that is neither in the
+    table nor here, the names are open ("shot 1 of state 0"): a sweep can be planned without it, and
+    computing such a trial says that the data set is not here.
     """
-    drawn = _table("shots.csv", "data", "state").get((data, state))
-    if drawn is not None and n <= len(drawn):
+    drawn = _read_table("shots.csv", ("data", "state")).get((data, state), ())
+    if n <= len(drawn):
         return drawn[:n]
     try:
         here = load_dataset(data)
@@ -44,45 +36,36 @@ def shots(data: str, n: int, state: int) -> tuple[str, ...]:
     return tuple(sample.name for sample in here.shots(n, state))
 
 
-def covering_shots(data: str, n: int) -> tuple[str, ...]:
-    """Names of the shots that cover the styles of a data set, from the table; see `covering`.
+def find_covering_shots(data: str, n: int) -> tuple[str, ...]:
+    """Names of the `n` shots that cover the styles of a data set, from the table.
 
-    Parameters
-    ----------
-    data : str
-        Name of the data set.
-    n : int
-        How many; those of a smaller number are among those of a larger one.
-
-    Returns
-    -------
-    tuple of str
-        Empty for a data set that the table lacks, and where `n` is the whole pool.
+    Those of a smaller number are among those of a larger one. There are none for a data set that
+    the table lacks, and where `n` is the whole pool.
     """
-    pool = _table("covering_shots.csv", "data").get((data,), ())
+    pool = _read_table("covering_shots.csv", ("data",)).get((data,), ())
     return pool[:n] if n < len(pool) else ()
 
 
-def covering(data: Dataset, model: Model) -> tuple[str, ...]:
+def draw_table(data: Dataset, states: int) -> pd.DataFrame:
+    """Rows of ``shots.csv``: ``data``, ``state`` and the whole pool in the order drawn."""
+    orders = [data.shots(len(data.shot), state) for state in range(states)]
+    images = [" ".join(sample.name for sample in order) for order in orders]
+    return pd.DataFrame({"data": data.name, "state": range(states), "images": images})
+
+
+def cover_styles(data: Dataset, model: Model) -> tuple[str, ...]:
     """Whole pool of a data set in the order in which it covers the styles of pool and queries.
 
-    The table's are by the authors' Scellseg; those of synthetic sets by ours at half width.
-
-    All images are taken at the mean diameter of the pool, as somebody would who has none annotated
-    yet but knows about how large the cells are; masks of queries are not looked at.
-
-    Parameters
-    ----------
-    data : Dataset
-    model : Model
-        Untuned.
+    ``covering_shots.csv`` holds it by the authors' Scellseg, untuned; of synthetic sets by ours at
+    half width. All images are taken at the mean diameter of the pool, as somebody would who has
+    none annotated yet but knows about how large the cells are; masks of queries are not looked at.
     """
     pool, diameter = data.shot, data.shot.diameter
     styles = np.stack([embed(model, sample, diameter) for sample in (*pool, *data.query)])
-    return tuple(pool[k].name for k in coverage_order(styles[: len(pool)], styles))
+    return tuple(pool[k].name for k in order_to_cover(styles[: len(pool)], styles))
 
 
-def coverage_order(candidates: np.ndarray, images: np.ndarray) -> list[int]:
+def order_to_cover(candidates: np.ndarray, images: np.ndarray) -> list[int]:
     """Order in which to annotate candidates so that few of them cover the styles of all images.
 
     Greedy k-centre: each next one leaves the least largest distance of any image to the nearest
@@ -112,16 +95,9 @@ def coverage_order(candidates: np.ndarray, images: np.ndarray) -> list[int]:
     return order
 
 
-def draw(data: Dataset, states: int) -> pd.DataFrame:
-    """Rows of the table: ``data``, ``state`` and the whole pool in the order drawn."""
-    orders = [data.shots(len(data.shot), state) for state in range(states)]
-    images = [" ".join(sample.name for sample in order) for order in orders]
-    return pd.DataFrame({"data": data.name, "state": range(states), "images": images})
-
-
 @cache
-def _table(file: str, *by: str) -> dict[tuple[str | int, ...], tuple[str, ...]]:
+def _read_table(file: str, by: tuple[str, ...]) -> dict[tuple[str | int, ...], tuple[str, ...]]:
     """Names of images, by the columns that say whose they are."""
     rows = pd.read_csv(paths.manifests() / file, dtype={"images": str})
-    names = rows[[*by]].itertuples(index=False, name=None)
-    return dict(zip(names, map(tuple, rows["images"].str.split(" ")), strict=True))
+    keys = rows[[*by]].itertuples(index=False, name=None)
+    return {key: tuple(names.split(" ")) for key, names in zip(keys, rows["images"], strict=True)}

@@ -1,32 +1,35 @@
-"""Results of trials: a CSV of scores and a JSON of origin each, named by the trial's key.
+"""Results that are kept: scores of trials, and the tables beside them that figures are drawn from.
 
-A result is written once and whole: the CSV first, the JSON last, each by a rename. A trial is there
-when its JSON is, so that a kill at any moment leaves nothing that is half a result.
+A result is written once and whole: its CSV first, the JSON of its origin last, each by a rename. It
+is there when its JSON is, so that a kill at any moment leaves nothing that is half a result.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import fields
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from scellseg_lib import paths
 from scellseg_lib.atomic import whole
 from scellseg_lib.errors import DatasetError
 from scellseg_lib.metrics import THRESHOLDS
+from scellseg_lib.model import library_versions
+from scellseg_lib.paper.profile import Profile
 from scellseg_lib.paper.trial import ADDED, METHOD_VERSION, Trial
 
-_PERCENT = [round(100 * float(threshold)) for threshold in THRESHOLDS]
+PERCENT = [round(100 * float(threshold)) for threshold in THRESHOLDS]
 
 
 class Store:
-    """A folder of results.
+    """A folder with the scores of trials: a CSV and a JSON of origin each, named by the key.
 
     Parameters
     ----------
@@ -40,10 +43,22 @@ class Store:
     def __contains__(self, key: str) -> bool:
         return (self.folder / f"{key}.json").is_file()
 
-    def keys(self) -> list[str]:
+    def list_keys(self) -> list[str]:
         """Return the keys of all results, sorted."""
         # Hidden files are scratch of runs that were killed.
         return sorted(file.stem for file in self.folder.glob("[!.]*.json"))
+
+    def list_trials(self) -> dict[Trial, dict[str, Any]]:
+        """Return the trials of this version of the method, each with its origin and ``key``.
+
+        Nothing but the trial itself is compared: neither images nor weights need be at hand.
+        """
+        found = {}
+        for key in self.list_keys():
+            origin = self.read_origin(key) | {"key": key}
+            if origin["trial"]["method"] == METHOD_VERSION:
+                found[parse_trial(origin)] = origin
+        return found
 
     def put(self, key: str, scores: pd.DataFrame, origin: Mapping[str, Any]) -> None:
         """Keep the scores of a trial.
@@ -57,17 +72,16 @@ class Store:
         origin : mapping
             The trial's identity under ``"trial"``, and what else should be known of the run.
         """
-        with whole(self.folder / f"{key}.csv") as file:
-            _wide(scores).to_csv(file, index=False)
-        known = dict(origin) | {"scores_sha256": _hash(self.folder / f"{key}.csv")}
-        with whole(self.folder / f"{key}.json") as file:
-            file.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
+        table = self.folder / f"{key}.csv"
+        with whole(table) as file:
+            _widen(scores).to_csv(file, index=False)
+        _write_origin(table, {**origin, "scores_sha256": _hash_text(table)})
 
-    def origin(self, key: str) -> dict[str, Any]:
-        """What is known of a trial's run."""
+    def read_origin(self, key: str) -> dict[str, Any]:
+        """Return what is known of a trial's run."""
         return self._read(f"{key}.json", lambda file: json.loads(file.read_text()))
 
-    def provenance(self, keys: Iterable[str]) -> dict[str, Any]:
+    def summarise_origins(self, keys: Iterable[str]) -> dict[str, Any]:
         """Say briefly where results come from, for the file of origin of a figure.
 
         Returns
@@ -78,36 +92,26 @@ class Store:
         """
         trials, versions, methods = {}, [], set()
         for key in dict.fromkeys(keys):
-            origin = self.origin(key)
-            said = origin["trial"]
-            trials[key] = {"commit": origin["commit"]} | {
-                name: said[name][:16] for name in ("pixels", "weights_sha256")
+            origin = self.read_origin(key)
+            identity = origin["trial"]
+            trials[key] = {
+                "commit": origin["commit"],
+                "pixels": identity["pixels"][:16],
+                "weights_sha256": identity["weights_sha256"][:16],
             }
-            methods.add(said["method"])
+            methods.add(identity["method"])
             if origin["versions"] not in versions:
                 versions.append(origin["versions"])
         return {"trials": trials, "versions": versions, "method": sorted(methods)}
 
-    def trials(self) -> dict[Trial, dict[str, Any]]:
-        """Trials of this version of the method that are there, each with its origin and ``key``.
-
-        Nothing but the trial itself is compared: neither images nor weights need be at hand.
-        """
-        found = {}
-        for key in self.keys():
-            origin = self.origin(key) | {"key": key}
-            if origin["trial"]["method"] == METHOD_VERSION:
-                found[trial_of(origin)] = origin
-        return found
-
-    def frame(
+    def read_scores(
         self,
         among: Collection[Trial] | None = None,
         *,
         keys: Iterable[str] | None = None,
         **wanted: Any,
     ) -> pd.DataFrame:
-        """Scores of trials, of this version of the method.
+        """Read the scores of trials of this version of the method.
 
         Parameters
         ----------
@@ -132,29 +136,29 @@ class Store:
             If a file is damaged, a field unknown, no trial fits, or one has two results.
         """
         frames: dict[Trial, pd.DataFrame] = {}
-        for key in self.keys() if keys is None else dict.fromkeys(keys):
-            origin = self.origin(key)
-            trial = ADDED | origin["trial"]
-            trial |= {"n_shots": len(trial["shots"]), "key": key}
-            said = {name: _frozen(value) for name, value in trial.items()}
-            if unknown := wanted.keys() - said.keys():
+        for key in self.list_keys() if keys is None else dict.fromkeys(keys):
+            origin = self.read_origin(key)
+            trial = parse_trial(origin)
+            identity = {name: _freeze(value) for name, value in origin["trial"].items()}
+            known = ADDED | identity | {"n_shots": trial.n_shots, "key": key}
+            if unknown := wanted.keys() - known.keys():
                 raise DatasetError(
-                    f"trials have no {sorted(unknown)}", remedy=f"They have {sorted(said)}."
+                    f"trials have no {sorted(unknown)}", remedy=f"They have {sorted(known)}."
                 )
-            fits = all(said[f] == v for f, v in (wanted | {"method": METHOD_VERSION}).items())
-            asked = trial_of(origin)
-            if fits and (among is None or asked in among):
-                if asked in frames:
-                    twin = frames[asked]["key"].iloc[0]
-                    raise DatasetError(
-                        f"a trial has two results, {twin} and {key}: of other images or weights",
-                        where=self.folder,
-                        remedy="Delete the two files of the one that is out of date.",
-                    )
-                known = origin.get("scores_sha256")
-                scores = self._read(f"{key}.csv", partial(_read_scores, known=known))
-                columns = {name: [value] * len(scores) for name, value in said.items()}
-                frames[asked] = scores.assign(**columns)
+            if known["method"] != METHOD_VERSION or (among is not None and trial not in among):
+                continue
+            if any(known[name] != value for name, value in wanted.items()):
+                continue
+            if trial in frames:
+                twin = frames[trial]["key"].iloc[0]
+                raise DatasetError(
+                    f"a trial has two results, {twin} and {key}: of other images or weights",
+                    where=self.folder,
+                    remedy="Delete the two files of the one that is out of date.",
+                )
+            scores = self._read_table(key, origin.get("scores_sha256"))
+            columns = {name: [value] * len(scores) for name, value in known.items()}
+            frames[trial] = scores.assign(**columns)
         if not frames:
             what = f"the {len(among)} trials asked for" if among is not None else "any trial"
             raise DatasetError(
@@ -165,41 +169,136 @@ class Store:
         order = ["data", "weights", "protocol", "model", "strategy", "n_shots", "seed"]
         return pd.concat(frames.values()).sort_values(order, kind="stable", ignore_index=True)
 
+    def _read_table(self, key: str, sha256: str | None) -> pd.DataFrame:
+        """Read a trial's table, which must be the one of which its file of origin tells."""
+
+        def read(file: Path) -> pd.DataFrame:
+            if _hash_text(file) != sha256:
+                raise ValueError("it is not as it was written")
+            return _lengthen(_read_csv(file))
+
+        return self._read(f"{key}.csv", read)
+
     def _read(self, name: str, read: Callable[[Path], Any]) -> Any:
-        try:
-            return read(self.folder / name)
-        except (OSError, ValueError, KeyError) as error:
+        file = self.folder / name
+        return _read_or_tell(
+            file, read, "a result", "Delete the trial's two files; it is computed again."
+        )
+
+
+def parse_trial(origin: Mapping[str, Any]) -> Trial:
+    """Return the trial that a file of origin tells of."""
+    identity = origin["trial"]
+    names = [field.name for field in fields(Trial) if field.name in identity]
+    return Trial(**{name: _freeze(identity[name]) for name in names})
+
+
+def load_or_compute(
+    name: str,
+    profile: Profile,
+    make: Callable[[], pd.DataFrame],
+    *,
+    compute: bool = False,
+    **origin: Any,
+) -> pd.DataFrame:
+    """Read the table ``figures/data/PROFILE/NAME.csv``, made first where it is missing.
+
+    A table that was made of something else than is asked for counts as missing.
+
+    Parameters
+    ----------
+    name : str
+    profile : Profile
+    make : callable
+        Computes the table.
+    compute : bool
+        Whether it may be made.
+    **origin
+        What it is made of: its file of origin says so, beside versions and commit.
+
+    Raises
+    ------
+    DatasetError
+        When it is missing and may not be made, or is damaged.
+    """
+    file = paths.results(profile.name) / f"{name}.csv"
+    said, asked = file.with_suffix(".json"), json.loads(json.dumps(origin))
+    known: dict[str, Any] = {}
+    if said.is_file():
+        known = _read_or_tell(said, lambda path: json.loads(path.read_text()), *TABLE)
+    other = [field for field in asked if known.get(field) != asked[field]]
+    if other or not known:
+        if not compute:
+            of = f" of these {', '.join(other)}" if known else ""
             raise DatasetError(
-                f"a result cannot be read ({error})",
-                where=self.folder / name,
-                remedy="Delete the trial's two files; it is computed again.",
-            ) from error
+                f"the table {name} of the profile {profile.name!r} has not been computed{of}",
+                where=file,
+                remedy="Set COMPUTE = True.",
+            )
+        frame = make()
+        if frame.empty:
+            raise DatasetError(
+                f"there is nothing to make the table {name} from",
+                remedy="Fetch data sets (scellseg data list), or set SCELLSEG_DATA.",
+            )
+        said.unlink(missing_ok=True)  # a table is there when its origin is
+        with whole(file) as scratch:
+            frame.to_csv(scratch, index=False, float_format="%.5g")
+        _write_origin(file, asked | {"versions": library_versions(), "commit": find_commit()})
+    return read_table(file)
 
 
-def trial_of(origin: Mapping[str, Any]) -> Trial:
-    """Trial that a file of origin tells of."""
-    said = origin["trial"]
-    names = {field.name for field in fields(Trial)} & said.keys()
-    return Trial(**{name: _frozen(said[name]) for name in names})
+def read_table(file: Path) -> pd.DataFrame:
+    """Read a committed table; DatasetError when it cannot be read."""
+    return _read_or_tell(file, _read_csv, *TABLE)
 
 
-def _read_scores(file: Path, known: str | None) -> pd.DataFrame:
-    """Read a table that is the one of which the file of origin tells."""
-    if _hash(file) != known:
-        raise ValueError("it is not as it was written")
-    return _long(pd.read_csv(file, dtype={"image": str}))  # an image may be named "000"
+def find_commit() -> str | None:
+    """Commit of the code, where it is a clone, with a mark if the library differs from it."""
+    git = ["git", "-C", str(paths.REPOSITORY)]
+    commands = [*git, "rev-parse", "HEAD"], [*git, "status", "--porcelain", "--", "scellseg_lib"]
+    try:
+        commit, changes = (
+            subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+            for command in commands
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit + (" and changes" if changes else "")
 
 
-def _hash(file: Path) -> str:
+TABLE = ("a table", "Restore it from the repository, or compute it anew in its notebook.")
+"""What a damaged table of a figure is called, and what to do about it."""
+
+
+def _read_or_tell(file: Path, read: Callable[[Path], Any], what: str, remedy: str) -> Any:
+    try:
+        return read(file)
+    except (OSError, ValueError, KeyError) as error:
+        raise DatasetError(f"{what} cannot be read ({error})", where=file, remedy=remedy) from error
+
+
+def _read_csv(file: Path) -> pd.DataFrame:
+    return pd.read_csv(file, dtype={"image": str})  # an image may be named "000"
+
+
+def _write_origin(table: Path, known: Mapping[str, Any]) -> None:
+    """Write what is known of a table beside it."""
+    with whole(table.with_suffix(".json")) as scratch:
+        scratch.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
+
+
+def _hash_text(file: Path) -> str:
     """SHA-256 of a table's text, whatever line ends it was checked out with."""
     return hashlib.sha256(file.read_text(encoding="utf-8").encode()).hexdigest()
 
 
-def _frozen(value: Any) -> Any:
-    return tuple(map(_frozen, value)) if isinstance(value, list) else value
+def _freeze(value: Any) -> Any:
+    """Turn the lists of JSON into tuples, as `Trial` has them."""
+    return tuple(map(_freeze, value)) if isinstance(value, list) else value
 
 
-def _wide(scores: pd.DataFrame) -> pd.DataFrame:
+def _widen(scores: pd.DataFrame) -> pd.DataFrame:
     """One row an image and cell threshold: a third of the bytes of one row an IoU threshold."""
     images = scores.assign(percent=(100 * scores["threshold"]).round().astype(int))
     index = ["cell_threshold", "image"]
@@ -210,15 +309,15 @@ def _wide(scores: pd.DataFrame) -> pd.DataFrame:
         "n_predicted": first["tp"] + first["fp"],
         "aji_standard": first["aji_standard"].round(6),
     }
-    columns |= {f"tp_{p}": tables["tp"][p].astype(int) for p in _PERCENT}
-    columns |= {f"aji_{p}": tables["aji"][p].round(6) for p in _PERCENT}
+    columns |= {f"tp_{percent}": tables["tp"][percent].astype(int) for percent in PERCENT}
+    columns |= {f"aji_{percent}": tables["aji"][percent].round(6) for percent in PERCENT}
     return pd.DataFrame(columns).reset_index()
 
 
-def _long(images: pd.DataFrame) -> pd.DataFrame:
-    """Rows of `metrics.evaluate` from those of `_wide`."""
+def _lengthen(images: pd.DataFrame) -> pd.DataFrame:
+    """Rows of `metrics.evaluate` from those of `_widen`."""
     parts = []
-    for threshold, percent in zip(THRESHOLDS, _PERCENT, strict=True):
+    for threshold, percent in zip(THRESHOLDS, PERCENT, strict=True):
         tp = images[f"tp_{percent}"]
         fp, fn = images["n_predicted"] - tp, images["n_true"] - tp
         total = tp + fp + fn

@@ -1,7 +1,8 @@
 """Style embeddings of many images, their picture by t-SNE, and numbers for what it shows (Fig. 2b).
 
 A t-SNE alone proves nothing: it draws clusters also where there are none. How pure the clusters are
-is measured in the embedding's own space.
+is measured in the embedding's own space. scikit-learn is imported where it is used: it takes a
+second.
 """
 
 from __future__ import annotations
@@ -11,10 +12,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from sklearn.manifold import TSNE
-from sklearn.metrics import silhouette_score
-from sklearn.model_selection import LeaveOneOut, cross_val_predict
-from sklearn.neighbors import KNeighborsClassifier
 
 from scellseg_lib.errors import ScellsegError
 from scellseg_lib.model import Model
@@ -37,7 +34,7 @@ class Purity(NamedTuple):
     n_images: int
 
 
-def style_embeddings(model: Model, datasets: Sequence[Dataset]) -> pd.DataFrame:
+def embed_styles(model: Model, datasets: Sequence[Dataset]) -> pd.DataFrame:
     """Style of every image, each scaled by the diameter of its own cells.
 
     Parameters
@@ -63,63 +60,57 @@ def style_embeddings(model: Model, datasets: Sequence[Dataset]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def styles_of(frame: pd.DataFrame) -> np.ndarray:
-    """Embeddings of a frame of `style_embeddings`, float64[n, S]."""
+def stack_styles(frame: pd.DataFrame) -> np.ndarray:
+    """Embeddings of a frame of `embed_styles`, float64[n, S]."""
     return frame.filter(regex=r"^s\d+$").to_numpy(np.float64)
 
 
-def tsne(frame: pd.DataFrame, *, perplexity: float = 30.0, seed: int = 0) -> pd.DataFrame:
+def lay_out(frame: pd.DataFrame, *, perplexity: float = 30.0, seed: int = 0) -> pd.DataFrame:
     """Lay the images out in the plane by t-SNE; neighbours stay neighbours, distances mean nothing.
 
     Parameters
     ----------
     frame : DataFrame
-        As `style_embeddings` gives.
+        As `embed_styles` gives.
     perplexity : float
-        About how many neighbours count; less than the number of images.
+        About how many neighbours count; less than the number of images, else ScellsegError.
     seed : int
 
     Returns
     -------
     DataFrame
         The frame's ``data`` and ``image``, with ``x`` and ``y``.
-
-    Raises
-    ------
-    ScellsegError
-        If there are not more images than the perplexity.
     """
+    from sklearn.manifold import TSNE
+
     if len(frame) <= perplexity:
         raise ScellsegError(
             f"{len(frame)} images are too few for a perplexity of {perplexity:g}",
             remedy="Give more images, or a smaller perplexity.",
         )
     # Started from the principal components, so that far groups keep something of their places.
-    layout = TSNE(perplexity=perplexity, init="pca", random_state=seed)
-    x, y = layout.fit_transform(styles_of(frame)).T
+    tsne = TSNE(perplexity=perplexity, init="pca", random_state=seed)
+    x, y = tsne.fit_transform(stack_styles(frame)).T
     return frame[["data", "image"]].assign(x=x, y=y)
 
 
-def purity(frame: pd.DataFrame) -> Purity:
+def measure_purity(frame: pd.DataFrame) -> Purity:
     """Measure in the embedding's own space how well styles tell the data sets apart.
 
-    Parameters
-    ----------
-    frame : DataFrame
-        As `style_embeddings` gives, of two data sets or more.
-
-    Raises
-    ------
-    ScellsegError
-        If there are fewer than two data sets, or one has no more images than are neighbours.
+    The frame is that of `embed_styles`; ScellsegError if there are fewer than two data sets, or one
+    has no more images than are neighbours.
     """
+    from sklearn.metrics import silhouette_score
+    from sklearn.model_selection import LeaveOneOut, cross_val_predict
+    from sklearn.neighbors import KNeighborsClassifier
+
     counts = frame["data"].value_counts()
     if len(counts) < 2 or counts.min() <= N_NEIGHBOURS:
         raise ScellsegError(
             f"purity is not defined for sets of {counts.to_dict()} images",
             remedy=f"Give two data sets or more, of more than {N_NEIGHBOURS} images each.",
         )
-    styles, names = styles_of(frame), frame["data"].to_numpy()
+    styles, names = stack_styles(frame), frame["data"].to_numpy()
     neighbours = KNeighborsClassifier(N_NEIGHBOURS)
     said = cross_val_predict(neighbours, styles, names, cv=LeaveOneOut())
     return Purity(
@@ -128,3 +119,29 @@ def purity(frame: pd.DataFrame) -> Purity:
         float(counts.max() / counts.sum()),
         len(frame),
     )
+
+
+def compare_distances(frame: pd.DataFrame) -> pd.DataFrame:
+    """Measure how far shots' styles are from queries' and contrasts': the two terms of Eq. 2.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        As `embed_styles` gives, with columns ``role`` ("shot", "query", "contrast") and ``when``.
+
+    Returns
+    -------
+    DataFrame
+        One row for each ``when``: means over all pairs of the mean squared difference,
+        ``shot_query`` and ``shot_contrast``, and their ``ratio``.
+    """
+    rows = []
+    for when, part in frame.groupby("when", sort=False):
+        styles = {role: stack_styles(group) for role, group in part.groupby("role")}
+        distances = {
+            f"shot_{other}": float(((styles["shot"][:, None] - styles[other][None]) ** 2).mean())
+            for other in ("query", "contrast")
+        }
+        ratio = distances["shot_query"] / distances["shot_contrast"]
+        rows.append({"when": when} | distances | {"ratio": ratio})
+    return pd.DataFrame(rows)

@@ -20,7 +20,7 @@ ADDED = {"queries": "query", "tested_on": ""}
 its identity leaves the field out, so that its key is the same as ever."""
 
 
-class Protocol(NamedTuple):
+class DecodingProtocol(NamedTuple):
     """How maps become masks."""
 
     resample: bool
@@ -32,11 +32,11 @@ class Protocol(NamedTuple):
 
 
 PROTOCOLS = {
-    "paper": Protocol(resample=False, flips=False),
-    "flips": Protocol(resample=False, flips=True),
-    "resample": Protocol(resample=True, flips=False),
-    "best": Protocol(resample=True, flips=True),
-    "as_released": Protocol(resample=False, flips=False, as_released=True),
+    "paper": DecodingProtocol(resample=False, flips=False),
+    "flips": DecodingProtocol(resample=False, flips=True),
+    "resample": DecodingProtocol(resample=True, flips=False),
+    "best": DecodingProtocol(resample=True, flips=True),
+    "as_released": DecodingProtocol(resample=False, flips=False, as_released=True),
 }
 
 
@@ -82,7 +82,12 @@ class Trial:
         """Number of shots."""
         return len(self.shots)
 
-    def identity(self, images: Mapping[str, Dataset], weights_sha256: str) -> dict[str, Any]:
+    @property
+    def needs(self) -> set[str]:
+        """Names of the data sets that the trial uses."""
+        return {self.data, self.contrast, self.tested_on} - {""}
+
+    def identify(self, images: Mapping[str, Dataset], weights_sha256: str) -> dict[str, Any]:
         """What the scores depend on: the trial, the pixels, the weights and the method.
 
         Parameters
@@ -92,37 +97,36 @@ class Trial:
         weights_sha256 : str
             Of the weights that the trial starts from, see `network.weights_hash`.
         """
-        needed = [*self.shot_samples(images), *self.tested(images)]
-        if self.contrast and (self.split, self.queries, self.tested_on) != ("query", "query", ""):
-            needed += self.query_samples(images)  # else they are those that are scored
-        needed += images[self.contrast] if self.contrast else ()
-        said = asdict(self)
-        return {name: v for name, v in said.items() if name not in ADDED or v != ADDED[name]} | {
+        samples = [*self.select_shots(images), *self.select_tested(images)]
+        if self.contrast:
+            if (self.split, self.queries, self.tested_on) != ("query", "query", ""):
+                samples += self.select_queries(images)  # else they are those that are scored
+            samples += images[self.contrast]
+        fields = asdict(self)
+        for name, former in ADDED.items():
+            if fields[name] == former:
+                del fields[name]
+        return fields | {
             "method": METHOD_VERSION,
-            "pixels": _pixels_hash(needed),
+            "pixels": _hash_pixels(samples),
             "weights_sha256": weights_sha256,
         }
 
-    @property
-    def needs(self) -> set[str]:
-        """Names of the data sets that the trial uses."""
-        return {self.data, self.contrast, self.tested_on} - {""}
-
-    def tuning(self) -> Trial:
+    def drop_scoring(self) -> Trial:
         """Return the trial without what only concerns the scoring: one tuned model serves all."""
         return replace(self, protocol="paper", split="query", tested_on="")
 
-    def shot_samples(self, images: Mapping[str, Dataset]) -> Dataset:
+    def select_shots(self, images: Mapping[str, Dataset]) -> Dataset:
         """Shots of the trial, in its order."""
         data = images[self.data]
-        named = {sample.name: sample for sample in data.shot}
-        return replace(data, samples=tuple(named[name] for name in self.shots))
+        by_name = {sample.name: sample for sample in data.shot}
+        return replace(data, samples=tuple(by_name[name] for name in self.shots))
 
-    def query_samples(self, images: Mapping[str, Dataset]) -> Dataset:
+    def select_queries(self, images: Mapping[str, Dataset]) -> Dataset:
         """Queries of contrastive fine-tuning, without masks."""
         return images[self.data].split(self.queries).without_masks()
 
-    def tested(self, images: Mapping[str, Dataset]) -> Dataset:
+    def select_tested(self, images: Mapping[str, Dataset]) -> Dataset:
         """Images that are segmented and scored."""
         if self.split != "held_out":
             return images[self.tested_on or self.data].split(self.split)
@@ -130,12 +134,12 @@ class Trial:
         return replace(pool, samples=tuple(s for s in pool if s.name not in self.shots))
 
 
-def key(identity: Mapping[str, Any]) -> str:
-    """Name of a trial's results: 16 hexadecimal digits of the hash of its `Trial.identity`."""
+def hash_identity(identity: Mapping[str, Any]) -> str:
+    """Name of a trial's results: 16 hexadecimal digits of the hash of its `Trial.identify`."""
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _pixels_hash(samples: Sequence[Sample]) -> str:
+def _hash_pixels(samples: Sequence[Sample]) -> str:
     digest = hashlib.sha256()
     for sample in samples:
         digest.update(sample.name.encode())

@@ -19,7 +19,7 @@ from scellseg_lib.errors import ImageError, ScellsegError
 from scellseg_lib.files.images import read_image
 from scellseg_lib.metrics import THRESHOLDS, Scores
 from scellseg_lib.model import Model
-from scellseg_lib.plots import flow_colours
+from scellseg_lib.plots import colour_flows
 from scellseg_lib.representation import Decoding, Representation
 from scellseg_lib.representation.flow import FLOW_SCALE
 from scellseg_lib.samples import resize
@@ -70,7 +70,7 @@ def network_pictures(prediction: Prediction, representation: Representation) -> 
     maps = resize(prediction.maps, prediction.shape)
     pictures = {"cell probability": representation.probability(maps)}
     if representation.has_flows:
-        pictures["flow"] = np.round(flow_colours(maps[:2] / FLOW_SCALE) * 255).astype(np.uint8)
+        pictures["flow"] = np.round(colour_flows(maps[:2] / FLOW_SCALE) * 255).astype(np.uint8)
     return pictures
 
 

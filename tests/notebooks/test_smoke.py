@@ -1,23 +1,33 @@
-"""Every notebook at the profile ``smoke``, computing live, and what it says when it cannot.
+"""Every notebook, computing live: each of its cells runs here, in this process, on small images.
 
-They run in a copy of the tracked files, so that nothing is found that an earlier run has left, and
-on fewer images.
+What is committed is compared by nbval; here figures are computed at the profile ``smoke``, and the
+two notebooks that are live in any case on as little as still says something.
 """
 
 from __future__ import annotations
 
-import json
 import shutil
-import subprocess
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import IPython.display
+import matplotlib
+import matplotlib.pyplot as plt
 import nbformat
+import pandas as pd
 import papermill
 import pytest
 from papermill.exceptions import PapermillExecutionError
 
-ROOT = Path(__file__).parents[2]
-PARTS = ("scellseg_lib", "notebooks", "data_manifests", "figures/data")
+from scellseg_lib import augment, learning_curve, paths
+from scellseg_lib.datasets import synthetic
+from scellseg_lib.errors import DatasetError, ScellsegError
+from scellseg_lib.paper import run
+from tests import tiny
+
+NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 SMOKE = {"PROFILE": "smoke", "COMPUTE": True, "SHOTS": []}
 # One data set, two models and one random state, so that a notebook takes seconds.
 FEW = {"DATA": ["synthetic_worms"], "MODELS": ["scellseg", "cellpose"], "STATES": [0]}
@@ -27,100 +37,114 @@ NEEDS = {
 }
 
 
-def parameters(path: Path) -> str:
-    return nbformat.read(path, as_version=4).cells[1].source
+def list_code(path: Path) -> list[nbformat.NotebookNode]:
+    return [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
 
 
 FIGURES = [
-    path for path in sorted((ROOT / "notebooks").glob("*.ipynb")) if "PROFILE =" in parameters(path)
+    path for path in sorted(NOTEBOOKS.glob("*.ipynb")) if "PROFILE =" in list_code(path)[0].source
 ]
 
 
 @pytest.fixture(scope="module")
-def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Copy of what the notebooks need."""
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where everything goes that a notebook writes; images, patches and data sets are small."""
     folder = tmp_path_factory.mktemp("copy")
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", *PARTS],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    for name in filter(None, listed.stdout.split("\0")):
-        if (ROOT / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, folder / name)
-    synthetic = folder / "scellseg_lib" / "synthetic" / "__init__.py"
-    text, usual = synthetic.read_text(), "n_query: int = 8"
-    assert text.count(usual) == 1
-    synthetic.write_text(text.replace(usual, "n_query: int = 2"))
-    return folder
-
-
-def execute(copy: Path, notebook: str, **given: object) -> str:
-    """Run a notebook of the copy; returns the text of its outputs."""
+    (folder / "notebooks").mkdir()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(copy))
-        done = papermill.execute_notebook(
-            copy / "notebooks" / notebook,
-            copy / f"executed_{notebook}",
-            given,
-            cwd=copy / "notebooks",
-            kernel_name="python3",
-            progress_bar=False,
-        )
-    return json.dumps([cell.get("outputs", []) for cell in done.cells])
+        patch.chdir(folder / "notebooks")
+        patch.setattr(paths, "results", lambda name: folder / "figures" / "data" / name)
+        patch.setattr(paths, "figure", lambda _, name: folder / "figures" / name)
+        patch.setattr(paths, "runs", lambda: folder / "runs")
+        patch.setattr(synthetic, "make_image", partial(synthetic.make_image, shape=(256, 256)))
+        patch.setattr(synthetic, "make_dataset", partial(synthetic.make_dataset, n_query=2))
+        patch.setattr(augment, "PATCH", tiny.PATCH)
+        run._load_once.cache_clear()
+        synthetic._cached.cache_clear()
+        yield folder
+    run._load_once.cache_clear()
+    synthetic._cached.cache_clear()
 
 
-@pytest.mark.parametrize("path", FIGURES, ids=lambda path: path.stem)
-def test_figure_computes_live(copy: Path, path: Path) -> None:
-    text = execute(copy, path.name, **SMOKE | FEW | NEEDS.get(path.stem, {}))
-    assert "image/png" in text
-    pictures = {file.stem for file in (copy / "figures" / "smoke").glob("*.svg")}
-    assert any(name.split("_")[0] == path.stem.split("_")[0] for name in pictures)
+def execute(notebook: str, capture: pytest.CaptureFixture[str], **given: Any) -> str:
+    """Run a notebook's cells as papermill would, with the parameters given; returns its text."""
+    namespace: dict[str, Any] = {"__name__": "__main__"}
+    with pytest.MonkeyPatch.context() as patch, matplotlib.rc_context():
+        patch.setattr(IPython.display, "display", lambda *shown: print(*shown, sep="\n"))
+        for number, cell in enumerate(list_code(NOTEBOOKS / f"{notebook}.ipynb")):
+            exec(compile(cell.source, f"{notebook}, code cell {number}", "exec"), namespace)
+            if number == 0:
+                namespace |= given
+    pd.reset_option("^display")
+    plt.close("all")
+    return capture.readouterr().out
 
 
-def test_quickstart_says_what_it_lacks_for_the_real_images(copy: Path, monkeypatch) -> None:
-    monkeypatch.setenv("SCELLSEG_DATA", str(copy / "nothing"))
-    monkeypatch.setenv("SCELLSEG_CACHE", str(copy / "cache"))
+@pytest.mark.parametrize("name", [path.stem for path in FIGURES])
+def test_figure_computes_live(folder: Path, name: str, capsys) -> None:
+    shutil.rmtree(folder / "figures", ignore_errors=True)
+    execute(name, capsys, **SMOKE | FEW | NEEDS.get(name, {}))
+    pictures = [file.stem for file in (folder / "figures").glob("*.svg")]
+    assert any(picture.split("_")[0] == name.split("_")[0] for picture in pictures)
+
+
+def test_quickstart_says_what_it_lacks_for_the_real_images(folder, capsys, monkeypatch) -> None:
+    committed = NOTEBOOKS.parent / "figures" / "data"
+    monkeypatch.setattr(paths, "results", lambda name: committed / name)
+    monkeypatch.setenv("SCELLSEG_DATA", str(folder / "nothing"))
+    monkeypatch.setenv("SCELLSEG_CACHE", str(folder / "cache"))
     monkeypatch.setenv("SCELLSEG_OFFLINE", "1")
     few = {"N_SHOTS": 1, "STEPS": 1, "N_QUERIES": 1}
-    text = execute(copy, "00_quickstart.ipynb", REAL=True, **few)
+    text = execute("00_quickstart", capsys, REAL=True, **few)
     assert "0 trials computed, 0 are there; " in text
     assert text.count("data set 'bbbc010_elegans' lacks") == 1
 
 
-def test_most_notebooks_are_figures() -> None:
+def test_own_images_are_learnt_from_and_segmented(folder: Path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(synthetic, "make_image", synthetic.make_image.func)  # of the usual size
+    images = learning_curve.write_example(folder / "mine", n_shot=3, n_query=1)
+    few = {"STEPS": 1, "FOLDS": 2, "SHOWN": 1}
+    text = execute("your_own_images", capsys, FOLDER=str(images), **few)
+    assert "3 annotated images, 1 to be segmented." in text
+    (work,) = (folder / "runs" / "your_own_images").glob("mine-*")
+    files = {file.name for file in work.iterdir()}
+    assert files >= {"learning_curve.csv", "learning_curve.png", "masks", "measurements.csv"}
+
+
+def test_parameters_of_figures_are_guarded() -> None:
     assert len(FIGURES) >= 5
+    for path in FIGURES:
+        assert "choose_profile(globals())" in list_code(path)[2].source
 
 
-@pytest.mark.parametrize("path", FIGURES, ids=lambda path: path.stem)
-def test_parameters_are_guarded(path: Path) -> None:
-    assert "figure_profile(globals())" in nbformat.read(path, as_version=4).cells[3].source
+def test_what_cannot_be_done_is_an_error(folder: Path, capsys) -> None:
+    for error, words, name, given in (
+        (ScellsegError, r"no data set 'nowhere'.*bbbc010_", "fig2_transferability", ["nowhere"]),
+        (DatasetError, r"no result of the \d+ trials asked for", "edfig5_aji", []),
+    ):
+        with pytest.raises(error, match=words):
+            execute(name, capsys, DATA=given)
 
 
-def test_mistyped_parameter_is_an_error(copy: Path) -> None:
-    with pytest.raises(PapermillExecutionError, match=r"no parameter PROFIL.*mean PROFILE"):
-        execute(copy, FIGURES[0].name, PROFIL="smoke")
+def test_damaged_result_is_named(folder: Path, capsys) -> None:
+    committed = NOTEBOOKS.parent / "figures" / "data" / "released" / "trials"
+    here = paths.results("released") / "trials"
+    here.mkdir(parents=True)
+    origin = min(committed.glob("*.json"))
+    shutil.copy(origin, here)
+    (here / f"{origin.stem}.csv").write_text("cell_threshold,")
+    with pytest.raises(DatasetError, match=f"{origin.stem}.csv: a result cannot"):
+        execute("claims", capsys)
 
 
-def test_missing_data_set_is_an_error(copy: Path) -> None:
-    with pytest.raises(PapermillExecutionError, match=r"no data set 'nowhere'.*bbbc010_elegans"):
-        execute(copy, "fig2_transferability.ipynb", DATA=["nowhere"])
-
-
-def test_result_that_is_not_there_is_an_error(copy: Path) -> None:
-    with pytest.raises(PapermillExecutionError, match=r"no result of the \d+ trials asked for"):
-        execute(copy, "edfig5_aji.ipynb", SHOTS=[1], PROFILE="cpu", DATA=["hela_phase_nuclei"])
-
-
-def test_damaged_result_is_named(copy: Path) -> None:
-    file = min((copy / "figures" / "data" / "released" / "trials").glob("*.csv"))
-    whole = file.read_bytes()
-    file.write_bytes(whole[: len(whole) // 2])
-    try:
-        with pytest.raises(PapermillExecutionError, match=f"{file.stem}.csv: a result cannot"):
-            execute(copy, "claims.ipynb")
-    finally:
-        file.write_bytes(whole)
+def test_mistyped_parameter_is_an_error_under_papermill(tmp_path: Path) -> None:
+    notebook, words = FIGURES[0], r"no parameter PROFIL.*mean PROFILE"
+    with pytest.raises(PapermillExecutionError, match=words):
+        papermill.execute_notebook(
+            notebook,
+            tmp_path / notebook.name,
+            {"PROFIL": "smoke"},
+            cwd=NOTEBOOKS,
+            kernel_name="python3",
+            progress_bar=False,
+        )

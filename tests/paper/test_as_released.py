@@ -10,8 +10,7 @@ from scellseg_lib.device import Precision
 from scellseg_lib.errors import ScellsegError
 from scellseg_lib.metrics import average_precision
 from scellseg_lib.model import new_model
-from scellseg_lib.paper import as_released
-from scellseg_lib.paper.as_released import HoVerAsReleased, UNet3AsReleased
+from scellseg_lib.paper.as_released import HoVerAsReleased, UNet3AsReleased, choose_decoder
 from scellseg_lib.representation import Decoding
 from scellseg_lib.representation.hover import HoVer
 from scellseg_lib.representation.semantic import UNet3
@@ -22,7 +21,7 @@ from tests.test_representation import perfect, three_cells
 
 @pytest.mark.real_data
 def test_perfect_hover_maps_lose_half_of_the_cells(real_data):
-    """On 21 of these images the released code was measured: 0.48 (docs/method.md, section 2)."""
+    """The released code itself gives 0.48 on 21 of these images (docs/method.md, section 2)."""
     scores = {HoVer: [], HoVerAsReleased: []}
     for sample in load_dataset("cellpose_contrast35"):
         masks = resize_masks(sample.masks, 30 / sample.diameter)
@@ -34,13 +33,10 @@ def test_perfect_hover_maps_lose_half_of_the_cells(real_data):
     assert np.mean(scores[HoVerAsReleased]) == pytest.approx(0.48, abs=0.06)
 
 
-def test_perfect_classes_come_back():
+def test_perfect_classes_come_back_and_borders_far_from_any_cell_are_none():
     masks = three_cells()
     found = UNet3AsReleased().masks(perfect(UNet3(), masks), Decoding())
     assert average_precision(masks, found, [0.9])[0] == 1
-
-
-def test_border_far_from_any_cell_is_none():
     output = np.zeros((3, 60, 60), np.float32)
     output[0] = 1
     output[1, 10:30, 10:30] = 9
@@ -60,18 +56,15 @@ def test_nothing_stays_nothing(chosen):
 def test_thresholds_of_a_unet_come_from_squashed_shots_and_images_keep_their_size(monkeypatch):
     seen = []
 
-    def search(representation, decoding, outputs, truths):
+    def tune(representation, decoding, outputs, truths):
         seen.extend(array.shape for array in (*outputs, *truths))
         return decoding
 
-    monkeypatch.setattr(UNet3AsReleased, "tune", search)
-    model = new_model("unet3", tiny.LEVELS)
-    representation, _, diameter = as_released.decoder(model, tiny.worms(2), Precision())
+    monkeypatch.setattr(UNet3AsReleased, "tune", tune)
+    model, shots = new_model("unet3", tiny.LEVELS), tiny.worms(2)
+    representation, _, diameter = choose_decoder(model, shots, Precision())
     assert isinstance(representation, UNet3AsReleased)
     assert diameter == 30  # at which an image is not scaled
     assert seen == [(3, 224, 224)] * 2 + [(224, 224)] * 2
-
-
-def test_scellseg_has_no_such_decoder():
     with pytest.raises(ScellsegError, match=r"flow as this library does.*hover, unet2, unet3"):
-        as_released.decoder(new_model("scellseg", tiny.LEVELS), tiny.worms(1), Precision())
+        choose_decoder(new_model("scellseg", tiny.LEVELS), shots, Precision())

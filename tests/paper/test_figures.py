@@ -1,4 +1,4 @@
-"""Panels of Fig. 1 and labels of trials: what they draw and measure, by arithmetic."""
+"""Tables and panels of the figures: what they count, measure and draw, by arithmetic."""
 
 from __future__ import annotations
 
@@ -6,126 +6,311 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.axes import Axes
 
 from scellseg_lib import plots, stats
+from scellseg_lib.errors import ScellsegError
 from scellseg_lib.model import new_model
-from scellseg_lib.paper.figures import pipeline, scores
-from scellseg_lib.samples import Sample
+from scellseg_lib.paper.figures import architecture, datasets, pipeline, scores, touching
+from scellseg_lib.paper.styles import (
+    Purity,
+    compare_distances,
+    embed_styles,
+    lay_out,
+    measure_purity,
+    stack_styles,
+)
+from scellseg_lib.samples import Dataset, Sample
 from scellseg_lib.segmentation import Cells, Prediction
+from scellseg_lib.style import embed
+from tests import tiny
 
 
 @pytest.fixture(autouse=True)
-def _closed() -> object:
+def _close_figures() -> object:
     yield
     plt.close("all")
 
 
-def styles() -> pd.DataFrame:
+@pytest.fixture
+def axes() -> Axes:
+    return plt.figure().subplots()
+
+
+def legend(axes: Axes) -> list[str]:
+    return [text.get_text() for text in axes.get_legend().get_texts()]
+
+
+# --- data sets -------------------------------------------------------------------------------
+
+
+def make_sample(name: str, masks: np.ndarray, split: str = "shot", width: int = 20) -> Sample:
+    image = np.zeros((2, 10, width), np.float32)
+    return Sample(name, lambda: image, lambda: masks.astype(np.int32), split)
+
+
+def draw_squares(*sides: int) -> np.ndarray:
+    masks = np.zeros((10, 20), np.int32)
+    for label, side in enumerate(sides, start=1):
+        masks[:side, 5 * label : 5 * label + side] = label
+    return masks
+
+
+def test_cells_are_counted_and_measured_and_a_damaged_image_is_left_out(axes):
+    samples = (
+        make_sample("two", draw_squares(2, 4)),
+        make_sample("none", draw_squares()),
+        make_sample("one", draw_squares(3), "query"),
+        make_sample("damaged", draw_squares(3), width=7),
+    )
+    data = Dataset("squares", "Squares", "CC0-1.0", samples)
+    census = datasets.count_cells([data])
+    found = census.set_index("image")
+    assert list(found.index) == ["two", "none", "one"]
+    assert found.loc["two", ["cells", "mean_area", "coverage"]].tolist() == [2, 10, 20 / 200]
+    assert found.loc["one", "median_diameter"] == pytest.approx(2 * np.sqrt(9 / np.pi))
+    assert found.loc["none", ["cells", "coverage"]].tolist() == [0, 0]
+    assert np.isnan(found.loc["none", "mean_area"])
+    summed = datasets.sum_up_census(datasets.count_cells([data, data])).set_index("split")
+    row = summed.loc["shot", ["images", "cells", "cells_min", "cells_max", "mean_area"]]
+    assert row.tolist() == [4, 4, 0, 2, 10]  # the area is that of images that have cells
+    assert summed.loc["query", "coverage"] == pytest.approx(9 / 200)
+    datasets.draw_sizes(axes, census, "cells", "cells in an image")
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["squares (n = 2)"]
+
+
+# --- styles ----------------------------------------------------------------------------------
+
+
+def make_clouds(distance: float, n: int = 20, sets: int = 2) -> pd.DataFrame:
+    """Round clouds of points in 8 dimensions, their middles ``distance`` apart."""
+    rng = np.random.default_rng(0)
+    points = rng.normal(size=(sets * n, 8))
+    points[:, 0] += np.repeat(np.arange(sets), n) * distance
+    frame = pd.DataFrame(points, columns=[f"s{k}" for k in range(8)])
+    return frame.assign(
+        data=np.repeat([f"set{k}" for k in range(sets)], n), image=range(sets * n), size=0.0
+    )
+
+
+def test_each_image_is_embedded_at_the_scale_of_its_cells():
+    model = new_model("scellseg", tiny.LEVELS)
+    empty = Sample("empty", lambda: np.zeros((2, 60, 60)), lambda: np.zeros((60, 60), np.int32))
+    worms, other = tiny.worms(2), Dataset("other", "", "", (tiny.contrast()[0], empty))
+    frame = embed_styles(model, [worms, other])
+    assert frame["data"].tolist() == ["worms", "worms", "other"]  # no cells, no scale
+    assert frame["image"].tolist() == ["worm0", "worm1", "c0"]
+    assert stack_styles(frame).shape == (3, tiny.LEVELS[-1])
+    expected = embed(model, worms[1], worms[1].diameter)
+    np.testing.assert_allclose(stack_styles(frame)[1], expected, rtol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(stack_styles(frame), axis=1), 1, rtol=1e-5)
+
+
+def test_purity_is_that_of_arithmetic_and_needs_two_sets():
+    # Two places 1 apart, six images on each: every own distance is 0, every other 1.
+    frame = pd.DataFrame({"s0": [0.0] * 6 + [1.0] * 6, "data": ["a"] * 6 + ["b"] * 6})
+    assert measure_purity(frame.assign(image=range(12))) == Purity(1.0, 1.0, 0.5, 12)
+    one_cloud = measure_purity(make_clouds(0))
+    assert one_cloud.knn_accuracy < 0.75
+    assert abs(one_cloud.silhouette) < 0.1
+    for few in (make_clouds(1, sets=1), make_clouds(1, n=5)):
+        with pytest.raises(ScellsegError, match="purity is not defined"):
+            measure_purity(few)
+
+
+def test_the_layout_is_the_same_each_time_and_keeps_far_clouds_apart(axes):
+    frame = make_clouds(20)
+    first, again = (lay_out(frame, perplexity=10, seed=0) for _ in range(2))
+    pd.testing.assert_frame_equal(first, again)
+    assert first.columns.tolist() == ["data", "image", "x", "y"]
+    points = first[["x", "y"]].to_numpy()
+    gaps = np.linalg.norm(points[:, None] - points[None], axis=2)
+    np.fill_diagonal(gaps, np.inf)
+    assert (first["data"].to_numpy()[gaps.argmin(axis=1)] == first["data"]).all()
+    with pytest.raises(ScellsegError, match="too few"):
+        lay_out(frame, perplexity=40)
+    datasets.draw_embedding(axes, first)
+    assert legend(axes) == ["set0 (n = 20)", "set1 (n = 20)"]
+
+
+def make_styles() -> pd.DataFrame:
     """Styles in the plane: shots at 0 and 2, queries at 1, contrasts at 5 and 7 (before)."""
     rows = [("shot", 0.0), ("shot", 2.0), ("query", 1.0), ("contrast", 5.0), ("contrast", 7.0)]
     before = pd.DataFrame(rows, columns=["role", "s0"]).assign(s1=0.0, when="before")
     return pd.concat([before, before.assign(s0=before["s0"] / 2, when="after")])
 
 
-def test_pair_distances_by_hand() -> None:
-    found = pipeline.pair_distances(styles()).set_index("when")
+def test_distances_of_styles_by_hand():
+    found = compare_distances(make_styles()).set_index("when")
     # Mean over two components of squares of 1, 1 and of 5, 7, 3, 5.
     assert found.loc["before"].tolist() == pytest.approx([0.5, 13.5, 0.5 / 13.5])
     assert found.loc["after"].tolist() == pytest.approx([0.125, 3.375, 0.5 / 13.5])
     assert list(found.index) == ["before", "after"]
 
 
-def test_all_panels_have_the_plane_of_the_first() -> None:
+# --- pipeline and networks -------------------------------------------------------------------
+
+
+def test_all_panels_have_the_plane_of_the_first():
     axes = plt.figure().subplots(1, 2)
-    pipeline.style_plane(styles(), axes)
+    pipeline.draw_style_plane(axes, make_styles())
     (*_, before), (*_, after) = (panel.collections for panel in axes)  # shots lie on top
     widths = [np.ptp(np.asarray(drawn.get_offsets())[:, 0]) for drawn in (before, after)]
     assert widths == pytest.approx([2.0, 1.0])
-    assert [text.get_text() for text in axes[0].get_legend().get_texts()] == [
-        "contrast (n = 2 images)",
-        "query (n = 1 images)",
-        "shot (n = 2 images)",
-    ]
+    named = ["contrast (n = 2 images)", "query (n = 1 images)", "shot (n = 2 images)"]
+    assert legend(axes[0]) == named
 
 
-def test_flow_colours_tell_directions_apart() -> None:
+def test_flow_colours_tell_directions_apart():
     flows = np.zeros((2, 1, 5), np.float32)
     flows[:, 0, :4] = np.array([[0, 1, 0, -1], [1, 0, -1, 0]])
-    colours = plots.flow_colours(flows)[0]
+    colours = plots.colour_flows(flows)[0]
     assert np.allclose(colours[4], 0)
     assert len({tuple(np.round(colour, 3)) for colour in colours}) == 5
     assert np.allclose(colours[0], [1, 0.15, 0.15])  # to the right: red
 
 
-def test_pipeline_says_what_its_objects_are() -> None:
+def make_cells(masks: np.ndarray) -> Cells:
+    maps = np.zeros((3, *masks.shape), np.float32)
+    return Cells("a", masks, Prediction("a", maps, np.zeros(8), masks.shape, 30.0))
+
+
+def test_pipeline_says_what_its_objects_are():
     masks = np.zeros((32, 32), np.int32)
     masks[4:12, 4:12], masks[20:28, 20:28] = 1, 2
     image = np.stack((masks, np.zeros_like(masks))).astype(np.float32)
     sample = Sample("a", lambda: image, lambda: masks)
-    maps = np.zeros((3, 32, 32), np.float32)
-    found = Cells("a", masks, Prediction("a", maps, np.zeros(8), (32, 32), 30.0))
-    figure = pipeline.pipeline(new_model("scellseg", (4, 8)), [sample, sample], found, sample)
+    model = new_model("scellseg", (4, 8))
+    figure = pipeline.draw_pipeline(model, [sample, sample], make_cells(masks), sample)
     titles = " ".join(axes.get_title() for axes in figure.axes)
     assert "2 shots" in titles
     assert "levels 4, 8" in titles
     assert titles.count("n = 2 cells") == 2
 
 
-def test_labels_of_models_and_strategies() -> None:
-    frame = pd.DataFrame(
-        {
-            "model": ["scellseg", "scellseg", "scellseg", "unet2"],
-            "strategy": ["direct", "classic", "contrastive", "classic"],
-        }
-    )
-    found = scores.labelled(frame)
+def test_parts_of_a_network_hold_all_its_parameters(axes):
+    network = new_model("scellseg", (4, 8)).network.train()
+    parts = architecture.list_parts(network, side=32)
+    total = sum(parameter.numel() for parameter in network.parameters())
+    assert parts["parameters"].sum() == total
+    assert set(parts["part"]) == set(architecture.COLOURS)
+    assert network.training
+    architecture.draw_architecture(axes, parts)
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["32 x 32 px", "16 x 16 px"]
+
+
+# --- touching cells --------------------------------------------------------------------------
+
+TRUE = np.array(
+    [
+        [1, 1, 2, 2, 0, 0],
+        [1, 1, 2, 2, 0, 5],
+        [0, 0, 0, 3, 0, 5],
+        [7, 7, 0, 3, 3, 0],
+    ],
+    np.int32,
+)
+
+
+def test_touching_cells_share_a_border_or_a_corner():
+    # 2 and 3 by an edge, 3 and 5 by the corner of row 2 and 3; 7 stands alone.
+    assert touching.find_touching(TRUE).tolist() == [[1, 2], [2, 3], [3, 5]]
+    for none in (np.zeros((3, 4), int), np.ones((3, 4), int), np.zeros((1, 1))):
+        assert touching.find_touching(none).shape == (0, 2)
+
+
+def test_touching_agrees_with_every_pair_of_pixels():
+    rng = np.random.default_rng(0)
+    for shape in ((1, 7), (7, 1), (9, 11)):
+        masks = rng.integers(0, 6, shape)
+        expected = set()
+        for y, x in np.ndindex(shape):
+            around = masks[max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2]
+            for other in around.ravel().tolist():
+                pair = tuple(sorted((int(masks[y, x]), other)))
+                if pair[0] and pair[0] != pair[1]:
+                    expected.add(pair)
+        assert set(map(tuple, touching.find_touching(masks).tolist())) == expected
+
+
+def test_a_prediction_over_most_of_both_merges_and_half_is_not_most():
+    pairs = touching.find_touching(TRUE)
+    merged, nothing = np.where(np.isin(TRUE, (1, 2)), 4, TRUE), np.zeros_like(TRUE)
+    merged[0, 3] = 0  # a pixel of cell 2, so that this is cell 1 rather
+    assert touching.are_separated(TRUE, merged, pairs).tolist() == [False, True, True]
+    assert touching.are_found(TRUE, merged, pairs).tolist() == [False, False, True]
+    assert touching.are_separated(TRUE, TRUE, pairs).all()
+    assert touching.are_found(TRUE, TRUE, pairs).all()
+    # Cells that are not found are not merged.
+    assert touching.are_separated(TRUE, nothing, pairs).all()
+    assert not touching.are_found(TRUE, nothing, pairs).any()
+    for true, predicted, apart in (
+        ([1, 1, 2, 2], [3, 3, 3, 0], True),
+        ([1, 1, 2, 2, 2], [3, 3, 3, 3, 0], False),
+    ):
+        found = touching.are_separated(np.array([true]), np.array([predicted]), np.array([[1, 2]]))
+        assert found.tolist() == [apart]
+
+
+def test_touching_cells_of_images_are_counted_and_drawn():
+    sample = Sample("a", lambda: np.zeros((2, *TRUE.shape), np.float32), lambda: TRUE)
+    empty = Sample("b", lambda: np.zeros((2, 2, 2), np.float32), lambda: np.zeros((2, 2), int))
+    found = [make_cells(np.where(TRUE, 1, 0)), make_cells(np.zeros((2, 2), int))]
+    frame = touching.count_touching(found, [sample, empty])
+    assert frame.to_dict("records") == [
+        {"image": "a", "pairs": 3, "separated": 0, "both_found": 0},
+        {"image": "b", "pairs": 0, "separated": 0, "both_found": 0},
+    ]
+    row, pairs = plt.figure().subplots(1, 2), touching.find_touching(TRUE)
+    touching.draw_before_and_after(row, sample, {"before": found[0]}, pairs, side=4)
+    assert [panel.get_title() for panel in row] == ["before: flows", "before: masks"]
+    assert len(row[1].texts) == 3  # an arrow a pair
+
+
+# --- scores ----------------------------------------------------------------------------------
+
+
+def test_labels_of_models_and_strategies():
+    models = {"model": ["scellseg"] * 3 + ["unet2"]}
+    frame = pd.DataFrame(models | {"strategy": ["direct", "classic", "contrastive", "classic"]})
+    found = scores.add_labels(frame)
     assert found["label"].tolist() == ["Scellseg", "Scellseg", "Scellseg-CFT", "U-Net2"]
     assert found["tuned"].tolist() == [False, True, True, True]
 
 
-def test_transfer_draws_the_score_asked_for() -> None:
-    rows = [
-        {"label": "A", "tuned": True, "seed": s, "threshold": t, "image": "i", "ap": 0.2, "aji": a}
-        for s, a in ((0, 0.4), (1, 0.6))
-        for t in (0.5, 0.75)
-    ]
-    axes = scores.transfer(pd.DataFrame(rows), value="aji")
+def test_transfer_draws_means_and_stars_and_leaves_out_what_stays_under_a_hundredth(axes):
+    heights = {("a", 0): 0.4, ("a", 1): 0.6, ("b", 0): 0.009}
+    frame = pd.DataFrame(
+        [
+            {"label": label, "tuned": True, "seed": seed, "threshold": t, "image": "i", "aji": aji}
+            for (label, seed), aji in heights.items()
+            for t in (0.5, 0.75)
+        ]
+    )
+    scores.draw_transfer(axes, frame, value="aji", stars=[0.75])
     assert axes.get_ylabel().startswith("AJI")
     assert np.allclose(axes.lines[0].get_ydata(), 0.5)
+    assert legend(axes) == ["a, tuned (n = 2 states)"]
+    assert [(text.get_text(), text.get_position()[0]) for text in axes.texts] == [("*", 0.75)]
 
 
-def test_choices_are_means_side_by_side_with_their_number() -> None:
+def test_choices_are_means_side_by_side_with_their_number(axes):
     rows = [("a", "x", 0.2), ("a", "x", 0.4), ("a", "y", 0.5), ("b", "x", 0.6), ("b", "y", 0.7)]
     frame = pd.DataFrame(rows, columns=["label", "set", "map"])
-    axes = scores.choices(frame, "map", "mAP", by="set", xlabel="sets")
+    scores.draw_choices(axes, frame, "map", "mAP", by="set", xlabel="sets")
     heights = [[bar.get_height() for bar in bars.patches] for bars in axes.containers[::2]]
     np.testing.assert_allclose(heights, [[0.3, 0.5], [0.6, 0.7]])
-    named = [text.get_text() for text in axes.get_legend().get_texts()]
-    assert named == ["a (n = 1 to 2 states)", "b (n = 1 state)"]
+    assert legend(axes) == ["a (n = 1 to 2 states)", "b (n = 1 state)"]
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("sets", "mAP")
 
 
-def test_shot_scale_draws_every_trial_and_the_curves_there_are() -> None:
+def test_shot_scale_draws_every_trial_and_the_curves_there_are(axes):
     shots = np.array([1.0, 2, 4, 8])
     curve = pd.DataFrame({"label": "a", "n_shots": shots, "map": 0.8 * shots / (1 + shots)})
     frame = pd.concat([curve, curve.assign(label="b", map=0.5)])
     fits = {"a": stats.fit_hyperbola(shots, curve["map"].to_numpy())}
-    axes = scores.shot_scale(frame, fits)
+    scores.draw_shot_scale(axes, frame, fits)
     line, *points = axes.get_lines()
     np.testing.assert_allclose(line.get_ydata(), 0.8 * line.get_xdata() / (1 + line.get_xdata()))
     assert [list(one.get_ydata()) for one in points] == [list(curve["map"]), [0.5] * 4]
-    named = [text.get_text() for text in axes.get_legend().get_texts()]
-    assert named == ["a (n = 4 trials, R = 1.00)", "b (n = 4 trials)"]
-
-
-def test_curves_that_stay_under_a_hundredth_are_left_out_and_stars_stand_where_asked() -> None:
-    thresholds, rows = [0.5, 0.75], []
-    for label, height in (("a", 0.8), ("b", 0.009)):
-        rows += [
-            {"label": label, "tuned": True, "seed": 0, "threshold": t, "ap": height, "image": "x"}
-            for t in thresholds
-        ]
-    axes = scores.transfer(pd.DataFrame(rows), [0.75])
-    named = [text.get_text() for text in axes.get_legend().get_texts()]
-    assert named == ["a, tuned (n = 1 state)"]
-    assert [(text.get_text(), text.get_position()[0]) for text in axes.texts] == [("*", 0.75)]
+    assert legend(axes) == ["a (n = 4 trials, R = 1.00)", "b (n = 4 trials)"]

@@ -1,35 +1,30 @@
-"""What trials say: scores by random state, their intervals, and who leads whom by how much."""
+"""What claims are judged by: scores of trials by random state, their means and intervals, tables.
+
+Data sets go by their labels here.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
+from scellseg_lib import paths
 from scellseg_lib.errors import ScellsegError
 from scellseg_lib.metrics import THRESHOLDS
-from scellseg_lib.network import ARCHITECTURES
-from scellseg_lib.paper.claims.base import Judgement, Triple, Untested, Verdict
-from scellseg_lib.paper.grid import TUNED
 from scellseg_lib.paper.profile import Profile, load_profile
-from scellseg_lib.paper.shots import shots
+from scellseg_lib.paper.shots import find_shots
+from scellseg_lib.paper.store import Store, read_table
+from scellseg_lib.paper.styles import Purity, measure_purity
+from scellseg_lib.plots import METHODS
 
-if TYPE_CHECKING:
-    from scellseg_lib.paper.styles import Purity
-
-TUNING = {"classic": "FT", "contrastive": "CFT"}
-METHODS = {f"{ARCHITECTURES[one[0]].title}-{TUNING[one[1]]}": one for one in TUNED}
-FT, CFT, CELLPOSE, HOVER, UNET3, UNET2 = COMPARED = tuple(METHODS)
-SETS = {
-    "elegans": ("bbbc010_elegans",),
-    "bv2": ("livecell_bv2", "t98g_phase"),
-    "mito": ("mito", "hela_phase_nuclei"),
-}
-"""The paper's data sets, each before its stand-in."""
+PAIRS = {method.label: pair for pair, method in METHODS.items()}
+"""Model and strategy of each tuned method."""
+CFT, FT, CELLPOSE, HOVER, UNET3, UNET2 = PAIRS
 LABELS = {
     "bbbc010_elegans": "BBBC010",
     "livecell_bv2": "LIVECell_bv2",
@@ -37,21 +32,21 @@ LABELS = {
     "mito": "mito",
     "hela_phase_nuclei": "HeLa",
 }
+SETS = {"elegans": ("BBBC010",), "bv2": ("LIVECell_bv2", "T98G"), "mito": ("mito", "HeLa")}
+"""The paper's data sets, each before its stand-in."""
+STANDS_FOR = dict.fromkeys(LABELS.values(), "") | {"T98G": "LIVECell_bv2", "HeLa": "mito"}
+"""The paper's own set in the place of each stand-in."""
 SUBSETS = ("Sneuro", "Sfluor", "Scell", "Smicro", "Sgeneral")
 ASKED = ["data", "model", "strategy", "n_shots", "weights", "options", "tested_on"]
 """What tells one method's trials from another's."""
 CURVE = [f"AP@{threshold:g}" for threshold in THRESHOLDS]
 """Measures of a trial, beside mAP and mAJI."""
+TABLES = "released"
+"""Profile whose tables of styles, data sets and touching cells are evidence."""
 
-TOLERANCE = 0.05
-"""Within which an AP of the paper is met: its wells of BBBC010 are not known, and its ten random
-states neither."""
-MATTERS = 0.01
-"""The least advantage in a score that counts as one."""
-TIE = 0.005
-"""What is behind by no more is level: the paper calls 0.783 against 0.784 the best."""
-REPEATS = 10
-"""Random states of the paper: with fewer, a difference that is not significant tells nothing."""
+
+class Untested(ScellsegError):
+    """What a claim is tested by is not there."""
 
 
 @dataclass(frozen=True)
@@ -61,14 +56,13 @@ class Evidence:
     Parameters
     ----------
     trials : DataFrame
-        Rows of `Store.frame` with a column ``profile``; may be empty.
+        Rows of `Store.read_scores` with a column ``profile``; may be empty.
     purity : Purity, optional
-        Of the style embeddings of the untuned Scellseg, see `embedding.purity`,
+        Of the style embeddings of the untuned Scellseg, see `styles.measure_purity`,
     purity_of : sequence of str
         on these data sets.
     datasets : DataFrame, optional
-        One row a data set: ``data`` (its name), ``train`` and ``test`` (images), ``instances_test``
-        (cells), ``height`` and ``width`` (pixels), ``mean_area_px`` (of its cells).
+        Of `sum_up_datasets`.
     neighbours : DataFrame, optional
         Touching true cells told apart: ``data``, ``strategy`` ("direct" or "contrastive"),
         ``seed``, ``pairs``, and ``separated``, those of which no prediction covers most of both.
@@ -81,18 +75,62 @@ class Evidence:
     neighbours: pd.DataFrame | None = None
 
 
-class Estimate(NamedTuple):
-    """A mean over random states and its 95 % interval, infinite where no spread is known."""
+def load_evidence(profiles: Sequence[str]) -> Evidence:
+    """Read what is committed: the trials of some profiles, and the tables of figures.
 
-    mean: float
-    low: float
-    high: float
+    A profile that has no trials yet adds nothing; ScellsegError for one that there is not, or a
+    file that is damaged.
+    """
+    frames = []
+    for name in profiles:
+        store = Store(paths.results(load_profile(name).name) / "trials")
+        if store.list_keys():
+            frames.append(store.read_scores().assign(profile=name))
+    tables = {
+        name: read_table(file)
+        for name in ("fig2_styles", "census", "fig3_neighbours")
+        if (file := paths.results(TABLES) / f"{name}.csv").is_file()
+    }
+    styles, census = tables.get("fig2_styles"), tables.get("census")
+    return Evidence(
+        pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(),
+        purity=None if styles is None else measure_purity(styles),
+        purity_of=() if styles is None else tuple(styles["data"].unique()),
+        datasets=None if census is None else sum_up_datasets(census),
+        neighbours=tables.get("fig3_neighbours"),
+    )
 
-    def __format__(self, spec: str) -> str:
-        spec = spec or ".3f"
-        if np.isinf(self.high):
-            return f"{self.mean:{spec}} (one state)"
-        return f"{self.mean:{spec}} [{self.low:{spec}}, {self.high:{spec}}]"
+
+def sum_up_datasets(census: pd.DataFrame) -> pd.DataFrame:
+    """Sum a census up by data set; those without shots and queries are left out.
+
+    Returns
+    -------
+    DataFrame
+        One row a data set: ``data`` (its name), ``train`` and ``test`` (images), ``instances_test``
+        (cells), ``height`` and ``width`` (pixels), ``mean_area_px`` (of its cells).
+    """
+    rows = []
+    for name, images in census.groupby("data", sort=False):
+        shot, query = (images[images["split"] == split] for split in ("shot", "query"))
+        if shot.empty or query.empty:
+            continue
+        area = (images["mean_area"] * images["cells"]).sum()
+        rows.append(
+            {
+                "data": name,
+                "train": len(shot),
+                "test": len(query),
+                "instances_test": int(query["cells"].sum()),
+                "height": int(images["height"].iloc[0]),
+                "width": int(images["width"].iloc[0]),
+                "mean_area_px": area / images["cells"].sum(),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+# --- scores of trials ------------------------------------------------------------------------
 
 
 @dataclass
@@ -110,22 +148,25 @@ class Scale:
     """What has been asked for so far -> what it stands for, "" for the paper's own."""
 
     def sets(self, *roles: str) -> list[str]:
-        """Names of the profile's data sets in the paper's roles (all three), stand-ins included."""
+        """Data sets of the profile in the paper's roles (all three), stand-ins included."""
+        here = {LABELS.get(name) for name in self.profile.data}
         found = []
         for role in roles or SETS:
-            names = [name for name in SETS[role] if name in self.profile.data]
-            if not names:
+            labels = [label for label in SETS[role] if label in here]
+            if not labels:
                 raise Untested(f"the profile {self.profile.name} has no data set for {role}")
-            found.append(names[0])
+            found.append(labels[0])
         return found
 
     def own(self) -> list[str]:
-        """Names of the profile's data sets that are the paper's own."""
-        return [name for name in self.sets() if name in (one[0] for one in SETS.values())]
+        """Data sets of the profile that are the paper's own."""
+        return [name for name in self.sets() if not STANDS_FOR[name]]
 
     def shots(self, data: str) -> tuple[int, ...]:
         """Numbers of shots on a data set."""
-        return self.profile.data[data].shots
+        return next(
+            plan.shots for name, plan in self.profile.data.items() if LABELS.get(name) == data
+        )
 
     def rows(self, data: str, method: str, n_shots: int = 0, **fields: Any) -> pd.DataFrame:
         """Trials of a method.
@@ -134,7 +175,7 @@ class Scale:
         ----------
         data : str
         method : str
-            Of `METHODS`, or without its ending: the untuned model.
+            Of `PAIRS`, or without its ending: the untuned model.
         n_shots : int
             0: the most.
         **fields
@@ -144,7 +185,7 @@ class Scale:
         Raises Untested if there are none.
         """
         n_shots = n_shots or self.shots(data)[-1]
-        model, strategy = METHODS.get(method) or (METHODS[f"{method}-FT"][0], "direct")
+        model, strategy = PAIRS.get(method) or (PAIRS[f"{method}-FT"][0], "direct")
         usual = {"weights": self.profile.weights, "options": "()", "tested_on": ""}
         found = self.table.get((data, model, strategy, n_shots, *(usual | fields).values()))
         if found is None:
@@ -152,10 +193,9 @@ class Scale:
             number = f"{n_shots} shot{'s' * (n_shots > 1)}"
             raise Untested(
                 f"the profile {self.profile.name} lacks trials of {method} with {number} on "
-                f"{LABELS[data]}{said}"
+                f"{data}{said}"
             )
-        role = next(names for names in SETS.values() if data in names)
-        self.on[LABELS[data]] = "" if data == role[0] else LABELS[role[0]]
+        self.on[data] = STANDS_FOR[data]
         return found
 
     def scores(self, measure: str, data: str, method: str, *shots: int, **fields: Any) -> pd.Series:
@@ -164,8 +204,7 @@ class Scale:
 
     def over_shots(self, measure: str, data: str, method: str) -> pd.DataFrame:
         """Scores of a method by random state (rows) at each number of shots (columns)."""
-        levels = self.shots(data)
-        return pd.DataFrame({n: self.scores(measure, data, method, n) for n in levels})
+        return pd.DataFrame({n: self.scores(measure, data, method, n) for n in self.shots(data)})
 
     def general(self, measure: str, data: str, method: str) -> pd.Series:
         """Score on the general test of a model tuned on ``data``, by random state."""
@@ -189,7 +228,7 @@ class Scale:
         return f"subset:{subsets[SUBSETS.index(name)]}"
 
 
-def scales(trials: pd.DataFrame) -> dict[str, Scale]:
+def group_by_profile(trials: pd.DataFrame) -> dict[str, Scale]:
     """Trials of each profile, as claims need them; ScellsegError for a frame that lacks columns."""
     if trials.empty:
         return {}
@@ -197,27 +236,44 @@ def scales(trials: pd.DataFrame) -> dict[str, Scale]:
         raise ScellsegError(
             "the trials lack a column 'profile'", remedy="Add it with .assign(profile=...)."
         )
-    wanted = (trials["cell_threshold"] == 0.5) & (trials["protocol"] == "paper")
-    wanted &= (trials["queries"] == "query") & (trials["split"] != "held_out")
+    usual = (trials["cell_threshold"] == 0.5) & (trials["protocol"] == "paper")
+    usual &= (trials["queries"] == "query") & (trials["split"] != "held_out")
     # Shots that were chosen to cover the styles are another experiment.
-    each = list(zip(trials["data"], map(tuple, trials["shots"]), trials["seed"], strict=True))
-    usual = {one: one[1] == shots(one[0], len(one[1]), one[2]) for one in set(each)}
-    trials = trials[wanted & pd.Series([usual[one] for one in each], trials.index)]
-    trial = ["profile", "key"]
-    curves = trials.pivot_table("ap", trial, "threshold").set_axis(CURVE, axis=1)  # over images
-    table = trials.drop_duplicates(trial).set_index(trial).drop(columns=["ap", "aji"]).join(curves)
-    table["mAP"], table["mAJI"] = curves.mean(axis=1), trials.groupby(trial)["aji"].mean()
-    table["options"] = table["options"].map(str)
-    found = {}
+    draws = list(zip(trials["data"], map(tuple, trials["shots"]), trials["seed"], strict=True))
+    drawn = {draw for draw in set(draws) if draw[1] == find_shots(draw[0], len(draw[1]), draw[2])}
+    trials = trials[usual & np.array([draw in drawn for draw in draws])]
+    by = ["profile", "key"]
+    curves = trials.pivot_table("ap", by, "threshold").set_axis(CURVE, axis=1)  # over images
+    table = trials.drop_duplicates(by).set_index(by).drop(columns=["ap", "aji"]).join(curves)
+    table["mAP"], table["mAJI"] = curves.mean(axis=1), trials.groupby(by)["aji"].mean()
+    table["options"], table["data"] = table["options"].map(str), table["data"].map(LABELS)
+    scales = {}
     for name, part in table.groupby(level="profile"):
         profile = load_profile(str(name))
         its = part["levels"].map(profile.levels.__eq__) & (part["precision"] == profile.precision)
         part = part[its & part["steps"].isin([0, profile.steps])]
-        found[profile.name] = Scale(profile, dict(iter(part.groupby(ASKED))))
-    return found
+        scales[profile.name] = Scale(profile, dict(iter(part.groupby(ASKED))))
+    return scales
 
 
-def pooled(groups: Sequence[pd.Series]) -> tuple[Estimate, list[Estimate]]:
+# --- means and intervals ---------------------------------------------------------------------
+
+
+class Estimate(NamedTuple):
+    """A mean over random states and its 95 % interval, infinite where no spread is known."""
+
+    mean: float
+    low: float
+    high: float
+
+    def __format__(self, spec: str) -> str:
+        spec = spec or ".3f"
+        if np.isinf(self.high):
+            return f"{self.mean:{spec}} (one state)"
+        return f"{self.mean:{spec}} [{self.low:{spec}}, {self.high:{spec}}]"
+
+
+def pool(groups: Sequence[pd.Series]) -> tuple[Estimate, list[Estimate]]:
     """Mean of the groups' means, and each of them; the variance is pooled within the groups.
 
     Of k groups of n values each, ``s^2 = SS(within) / (sum n - k)``; the standard error of a mean
@@ -225,28 +281,22 @@ def pooled(groups: Sequence[pd.Series]) -> tuple[Estimate, list[Estimate]]:
     """
     sizes, k = np.array([len(group) for group in groups]), len(groups)
     means = np.array([group.mean() for group in groups])
-    df, half = sizes.sum() - k, np.full(k + 1, np.inf)
-    if df:
+    centres, half = np.append(means, means.mean()), np.full(k + 1, np.inf)
+    if df := sizes.sum() - k:
         within = sum(float(((group - group.mean()) ** 2).sum()) for group in groups)
         errors = np.append(sizes**-0.5, (1 / sizes).sum() ** 0.5 / k)
         half = stats.t.ppf(0.975, df) * (within / df) ** 0.5 * errors
-    centres = np.append(means, means.mean())
-    rows = zip(centres, centres - half, centres + half, strict=True)
-    *each, overall = [Estimate(*map(float, row)) for row in rows]
+    rows = np.stack((centres, centres - half, centres + half), axis=1).tolist()
+    *each, overall = [Estimate(*row) for row in rows]
     return overall, each
 
 
 def estimate(values: pd.Series) -> Estimate:
     """Mean over random states, with Student's t interval where there are two or more."""
-    return pooled([values])[0]
+    return pool([values])[0]
 
 
-def listed(numbers: Mapping[str, object], spec: str = "") -> str:
-    """Write numbers beside their names."""
-    return "; ".join(f"{name} {number:{spec}}" for name, number in numbers.items())
-
-
-def paired(first: pd.Series, second: pd.Series) -> pd.Series:
+def subtract(first: pd.Series, second: pd.Series) -> pd.Series:
     """Difference at each random state that both have."""
     difference = (first - second).dropna()
     if difference.empty:
@@ -254,69 +304,6 @@ def paired(first: pd.Series, second: pd.Series) -> pd.Series:
     return difference
 
 
-def lead(
-    pairs: Mapping[str, tuple[pd.Series, pd.Series]],
-    first: str,
-    second: str,
-    measure: str,
-    least: float = 0.0,
-) -> Judgement:
-    """Judge whether the first method beats the second on all data sets.
-
-    It does if its mean lead over the sets is surely above 0 (`pooled` interval of the differences
-    paired by random state), at least ``least``, and no set's mean is behind by more than `TIE`.
-    It does not if a set's mean is surely behind, or if the interval excludes a lead of ``least``
-    or, where that is less, of `MATTERS`. Else so few states do not tell.
-
-    Parameters
-    ----------
-    pairs : mapping
-        Data set -> scores of both by random state.
-    first, second, measure : str
-        For the text.
-    least : float
-        What the mean lead must reach.
-    """
-    gaps = {name: paired(*pair) for name, pair in pairs.items()}
-    mean, each = pooled(list(gaps.values()))
-    ours = "; ".join(
-        f"{name} {one.mean():.3f} and {other.mean():.3f}, {estimate(gaps[name]):+.3f}"
-        for name, (one, other) in pairs.items()
-    )
-    sets = dict(zip(gaps, each, strict=True))
-    behind = {name: gap for name, gap in sets.items() if gap.mean < -TIE}
-    worse = {name: gap for name, gap in behind.items() if gap.high < 0}
-    counts = sorted({len(gap) for gap in gaps.values()})
-    states = " to ".join(dict.fromkeys(map(str, counts[:1] + counts[-1:]))) + " random states"
-    if mean.low > 0 and mean.mean >= least and not behind:
-        verdict, end = Verdict.AGREES, f"behind on no set by more than {TIE}"
-    elif worse:
-        verdict, end = Verdict.DISAGREES, f"clearly behind on {listed(worse, '+.3f')}"
-    elif mean.high < max(least, MATTERS):
-        needed = max(least, MATTERS)
-        verdict, end = (
-            Verdict.DISAGREES,
-            f"which excludes the lead of {needed:.3f} that would count",
-        )
-    elif np.isinf(mean.high):
-        verdict, end = Verdict.UNTESTED, "and one random state tells no spread"
-    else:
-        verdict, end = Verdict.UNTESTED, f"which {states} do not settle"
-        if behind:
-            end = f"but behind on {listed(behind, '+.3f')}, {end}"
-        elif mean.low > 0:
-            end = f"a lead, but whether of {least:.3f}, {states} do not settle"
-    said = f"{first} has on average {mean:+.3f} {measure} over {second}, {end}"
-    return Judgement(verdict, f"{measure} of {first} against {second}: {ours}", said)
-
-
-def best_of(at: Scale, measure: str, data: str, methods: Iterable[str]) -> tuple[str, pd.Series]:
-    """Find the method of the largest mean score, and its scores by random state."""
-    scores = {method: at.scores(measure, data, method) for method in methods}
-    best = max(scores, key=lambda method: scores[method].mean())
-    return best, scores[best]
-
-
-def of(triple: Triple, data: str) -> float:
-    """The paper's number on one of its data sets."""
-    return triple[next(k for k, names in enumerate(SETS.values()) if data in names)]
+def tell(numbers: Mapping[str, object], spec: str = "") -> str:
+    """Write numbers beside their names."""
+    return "; ".join(f"{name} {number:{spec}}" for name, number in numbers.items())

@@ -11,195 +11,162 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from scellseg_lib.network import ARCHITECTURES
-from scellseg_lib.plots import STYLE
 from scellseg_lib.stats import HyperbolaFit
 
-TITLES = {name: one.title for name, one in ARCHITECTURES.items()}
 NEGLIGIBLE = 0.01
 """Curves that stay under it are left out of Fig. 2, as in the paper."""
+SCORES = {"ap": "AP = TP / (TP + FP + FN)", "aji": "AJI(t) (Eq. 5)"}
 
 
-def labelled(frame: pd.DataFrame) -> pd.DataFrame:
+def add_labels(frame: pd.DataFrame) -> pd.DataFrame:
     """Add ``label``, the model's name ("-CFT" if tuned contrastively), and ``tuned`` to trials.
 
     Parameters
     ----------
     frame : DataFrame
-        Rows of `Store.frame` or of `run.table`.
+        Rows of `Store.read_scores` or of `run.average_scores`.
     """
+    titles = {name: architecture.title for name, architecture in ARCHITECTURES.items()}
     contrastive = frame["strategy"].map({"contrastive": "-CFT"}).fillna("")
     return frame.assign(
-        label=frame["model"].map(TITLES) + contrastive, tuned=frame["strategy"] != "direct"
+        label=frame["model"].map(titles) + contrastive, tuned=frame["strategy"] != "direct"
     )
 
 
-def transfer(
+def draw_transfer(
+    axes: Axes,
     frame: pd.DataFrame,
-    stars: Sequence[float] = (),
     value: str = "ap",
-    axes: Axes | None = None,
+    *,
+    stars: Sequence[float] = (),
     least: float = NEGLIGIBLE,
-) -> Axes:
+) -> None:
     """Draw AP against the IoU threshold, models directly dotted and tuned solid (Fig. 2c-e).
 
     Parameters
     ----------
+    axes : Axes
     frame : DataFrame
-        Of one data set, protocol and cell threshold, with columns ``label`` and ``tuned``.
-    stars : sequence of float
-        IoU thresholds at which a difference is significant.
+        Of one data set, protocol and cell threshold, with the columns of `add_labels`.
     value : {"ap", "aji"}
         Column of the scores.
-    axes : Axes, optional
-        None: those of a new figure.
+    stars : sequence of float
+        IoU thresholds at which a difference is significant.
     least : float
         Curves that stay under it are left out.
     """
-    names = {"ap": "AP = TP / (TP + FP + FN)", "aji": "AJI(t) (Eq. 5)"}
-    with plt.style.context(STYLE):
-        axes = axes or plt.figure(layout="constrained").subplots()
-        colours = dict(zip(dict.fromkeys(frame["label"]), cycle(_colours()), strict=False))
-        for (label, tuned), part in frame.groupby(["label", "tuned"], sort=False):
-            runs = part.groupby(["seed", "threshold"])[value].mean().unstack("threshold")
-            mean, deviation = runs.mean(), runs.std(ddof=1)
-            if mean.max() < least:
-                continue
-            name = f"{label}, {'tuned' if tuned else 'directly'} (n = {_states(len(runs))})"
-            axes.errorbar(
-                mean.index,
-                mean.to_numpy(),
-                yerr=deviation if len(runs) > 1 else None,
-                color=colours[label],
-                label=name,
-                capsize=2,
-                linestyle="-" if tuned else ":",
-                marker="o" if tuned else "",
-            )
-        for threshold in stars:
-            axes.text(threshold, 0.97, "*", ha="center", va="top", fontsize=12)
-        n_images = frame["image"].nunique()
-        axes.set(xlabel="IoU threshold", ylabel=names[value], ylim=(0, 1))
-        axes.legend(fontsize=6)
-        axes.set_title(f"mean over {n_images} images; bars: SD over random states", fontsize=7)
-    return axes
+    colours = dict(zip(dict.fromkeys(frame["label"]), _cycle_colours(), strict=False))
+    for (label, tuned), part in frame.groupby(["label", "tuned"], sort=False):
+        runs = part.groupby(["seed", "threshold"])[value].mean().unstack("threshold")
+        mean = runs.mean()
+        if mean.max() < least:
+            continue
+        axes.errorbar(
+            mean.index,
+            mean.to_numpy(),
+            yerr=runs.std(ddof=1) if len(runs) > 1 else None,
+            color=colours[label],
+            label=f"{label}, {'tuned' if tuned else 'directly'} (n = {_count_states(len(runs))})",
+            capsize=2,
+            linestyle="-" if tuned else ":",
+            marker="o" if tuned else "",
+        )
+    for threshold in stars:
+        axes.text(threshold, 0.97, "*", ha="center", va="top", fontsize=12)
+    axes.set(xlabel="IoU threshold", ylabel=SCORES[value], ylim=(0, 1))
+    axes.legend(fontsize=6)
+    n_images = frame["image"].nunique()
+    axes.set_title(f"mean over {n_images} images; bars: SD over random states", fontsize=7)
 
 
-def shot_scale(
-    frame: pd.DataFrame,
-    fits: Mapping[str, HyperbolaFit],
-    value: str = "map",
-    label: str = "mAP",
-    axes: Axes | None = None,
-) -> Axes:
-    """Draw scores against the number of shots with their hyperbolas (Fig. 5).
+def draw_shot_scale(axes: Axes, runs: pd.DataFrame, fits: Mapping[str, HyperbolaFit]) -> None:
+    """Draw mAP against the number of shots with its hyperbolas (Fig. 5).
 
     Parameters
     ----------
-    frame : DataFrame
-        One row a trial: ``label``, ``n_shots`` and the value; every random state is a point.
+    axes : Axes
+    runs : DataFrame
+        One row a trial: ``label``, ``n_shots`` and ``map``; every random state is a point.
     fits : mapping of str to HyperbolaFit
         Of the labels; one without a fit shows its points alone.
-    value, label : str
-        Column of the scores, and what it is.
-    axes : Axes, optional
-        None: those of a new figure.
     """
-    with plt.style.context(STYLE):
-        axes = axes or plt.figure(layout="constrained").subplots()
-        x = np.linspace(0, frame["n_shots"].max() * 1.05, 200)[1:]
-        for (method, part), colour in zip(
-            frame.groupby("label", sort=False), cycle(_colours()), strict=False
-        ):
-            name = f"{method} (n = {len(part)} trials)"
-            if fit := fits.get(str(method)):
-                low, high = fit.confidence_band(x)
-                axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
-                axes.plot(x, fit.predict(x), color=colour)
-                name = f"{method} (n = {len(part)} trials, R = {fit.r:.2f})"
-            axes.plot(part["n_shots"], part[value], "o", color=colour, alpha=0.8, label=name)
-        axes.set(xlabel="shots (annotated images)", ylabel=label, ylim=(0, None), xlim=(0, None))
-        axes.legend(fontsize=6)
-        axes.set_title("one point a random state; band: 95 % confidence", fontsize=7)
-    return axes
+    x = np.linspace(0, runs["n_shots"].max() * 1.05, 200)[1:]
+    for (label, part), colour in zip(
+        runs.groupby("label", sort=False), _cycle_colours(), strict=False
+    ):
+        name = f"{label} (n = {len(part)} trials)"
+        if fit := fits.get(str(label)):
+            low, high = fit.confidence_band(x)
+            axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+            axes.plot(x, fit.predict(x), color=colour)
+            name = f"{label} (n = {len(part)} trials, R = {fit.r:.2f})"
+        axes.plot(part["n_shots"], part["map"], "o", color=colour, alpha=0.8, label=name)
+    axes.set(xlabel="shots (annotated images)", ylabel="mAP", ylim=(0, None), xlim=(0, None))
+    axes.legend(fontsize=6)
+    axes.set_title("one point a random state; band: 95 % confidence", fontsize=7)
 
 
-def choices(
-    frame: pd.DataFrame,
-    value: str,
-    label: str,
-    by: str = "data",
-    xlabel: str = "",
-    axes: Axes | None = None,
-) -> Axes:
+def draw_choices(
+    axes: Axes, runs: pd.DataFrame, value: str, label: str, by: str = "data", xlabel: str = ""
+) -> None:
     """Draw a score of several choices side by side, in groups: mean, SD and each random state.
 
     Parameters
     ----------
-    frame : DataFrame
+    axes : Axes
+    runs : DataFrame
         One row a trial: ``label``, the column ``by`` and the value.
-    value : str
-        Column of the scores.
-    label : str
-        What it is.
+    value, label : str
+        Column of the scores, and what it is.
     by : str
         Column of the groups.
     xlabel : str
         What these are, where their names do not say it.
-    axes : Axes, optional
-        None: those of a new figure.
     """
-    groups, labels = list(dict.fromkeys(frame[by])), list(dict.fromkeys(frame["label"]))
+    groups, labels = list(dict.fromkeys(runs[by])), list(dict.fromkeys(runs["label"]))
     width = 0.8 / len(labels)
-    with plt.style.context(STYLE):
-        axes = axes or plt.figure(layout="constrained").subplots()
-        for i, (name, colour) in enumerate(zip(labels, cycle(_colours()), strict=False)):
-            part = frame[frame["label"] == name].groupby(by)[value]
-            places = [j + (i - (len(labels) - 1) / 2) * width for j in range(len(groups))]
-            mean, deviation = part.mean().reindex(groups), part.std(ddof=1).reindex(groups)
-            n = part.size()
-            count = _states(n.min()) if n.min() == n.max() else f"{n.min()} to {_states(n.max())}"
-            named = f"{name} (n = {count})"
-            axes.bar(places, mean, width * 0.9, color=colour, alpha=0.6, label=named)
-            axes.errorbar(places, mean, deviation, fmt="none", ecolor="black", capsize=2)
-            for place, group in zip(places, groups, strict=True):
-                points = frame[(frame["label"] == name) & (frame[by] == group)][value]
-                axes.plot([place] * len(points), points, "k.", markersize=3)
-        axes.set_xticks(range(len(groups)), groups, fontsize=7)
-        axes.set(xlabel=xlabel, ylabel=label, ylim=(0, None))
-        below = -0.2 if xlabel else -0.08
-        axes.legend(fontsize=6, loc="upper center", bbox_to_anchor=(0.5, below), ncols=3)
-        axes.set_title("bars: mean and SD; one point a random state", fontsize=7)
-    return axes
+    for i, (name, colour) in enumerate(zip(labels, _cycle_colours(), strict=False)):
+        mine = runs[runs["label"] == name]
+        scores = mine.groupby(by)[value]
+        mean, deviation = scores.mean().reindex(groups), scores.std(ddof=1).reindex(groups)
+        fewest, most = scores.size().min(), scores.size().max()
+        count = _count_states(most) if fewest == most else f"{fewest} to {_count_states(most)}"
+        places = [j + (i - (len(labels) - 1) / 2) * width for j in range(len(groups))]
+        named = f"{name} (n = {count})"
+        axes.bar(places, mean, width * 0.9, color=colour, alpha=0.6, label=named)
+        axes.errorbar(places, mean, deviation, fmt="none", ecolor="black", capsize=2)
+        for place, group in zip(places, groups, strict=True):
+            points = mine[mine[by] == group][value]
+            axes.plot([place] * len(points), points, "k.", markersize=3)
+    axes.set_xticks(range(len(groups)), groups, fontsize=7)
+    axes.set(xlabel=xlabel, ylabel=label, ylim=(0, None))
+    below = -0.2 if xlabel else -0.08
+    axes.legend(fontsize=6, loc="upper center", bbox_to_anchor=(0.5, below), ncols=3)
+    axes.set_title("bars: mean and SD; one point a random state", fontsize=7)
 
 
-def training_log(logs: Mapping[str, pd.DataFrame], axes: Axes | None = None) -> Axes:
+def draw_training_log(axes: Axes, logs: Mapping[str, pd.DataFrame]) -> None:
     """Draw losses against steps: training faintly, validation strongly (Extended Data Fig. 7).
 
     Parameters
     ----------
+    axes : Axes
     logs : mapping of str to DataFrame
         Columns ``step``, ``loss`` and ``validation_loss``, by the model's name.
-    axes : Axes, optional
-        None: those of a new figure.
     """
-    with plt.style.context(STYLE):
-        axes = axes or plt.figure(layout="constrained").subplots()
-        for (name, log), colour in zip(logs.items(), cycle(_colours()), strict=False):
-            smooth = log["loss"].rolling(25, min_periods=1).mean()
-            axes.plot(log["step"], smooth, color=colour, alpha=0.35, linewidth=0.8)
-            validated = log.dropna(subset="validation_loss")
-            axes.plot(
-                validated["step"], validated["validation_loss"], "o-", color=colour, label=name
-            )
-        axes.set(xlabel="optimiser step (8 patches)", ylabel="loss (Eq. 1)", ylim=(0, None))
-        axes.legend(fontsize=6)
-        axes.set_title("validation; faint: training, mean of 25 steps", fontsize=7)
-    return axes
+    for (name, log), colour in zip(logs.items(), _cycle_colours(), strict=False):
+        smooth = log["loss"].rolling(25, min_periods=1).mean()
+        axes.plot(log["step"], smooth, color=colour, alpha=0.35, linewidth=0.8)
+        validated = log.dropna(subset="validation_loss")
+        axes.plot(validated["step"], validated["validation_loss"], "o-", color=colour, label=name)
+    axes.set(xlabel="optimiser step (8 patches)", ylabel="loss (Eq. 1)", ylim=(0, None))
+    axes.legend(fontsize=6)
+    axes.set_title("validation; faint: training, mean of 25 steps", fontsize=7)
 
 
-def _colours() -> list[str]:
-    return plt.rcParams["axes.prop_cycle"].by_key()["color"]
+def _cycle_colours() -> cycle[str]:
+    return cycle(plt.rcParams["axes.prop_cycle"].by_key()["color"])
 
 
-def _states(n: int) -> str:
+def _count_states(n: int) -> str:
     return "1 state" if n == 1 else f"{n} states"

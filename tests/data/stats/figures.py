@@ -8,27 +8,29 @@ emmeans. What the trials do not allow yet, such as a curve through one number of
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 
 from scellseg_lib.paper import grid, run
 from scellseg_lib.paper.figures import scores
-from scellseg_lib.paper.profile import load_profile
+from scellseg_lib.paper.profile import Profile, load_profile
+from scellseg_lib.paper.trial import Trial
 
 FOLDER = Path(__file__).parent
 
 
-def trials(experiment: grid.Experiment) -> pd.DataFrame:
+def load_trials(experiment: Callable[[Profile], list[Trial]]) -> pd.DataFrame:
     """Scores of what is committed of an experiment, at the figures' cell threshold."""
     profile = load_profile("released")
-    frame = run.results(experiment(profile), profile)
-    return scores.labelled(frame[frame["cell_threshold"] == 0.5])
+    frame = run.load_scores(experiment(profile), profile)
+    return scores.add_labels(frame[frame["cell_threshold"] == 0.5])
 
 
 def fig2() -> pd.DataFrame:
     """AP of the two models that Fig. 2 compares, in the random states that both have."""
-    frame = trials(grid.transferability)
+    frame = load_trials(grid.transferability)
     pair = frame[frame["tuned"] & frame["label"].isin(["Scellseg-CFT", "Cellpose"])]
     by = ["data", "label", "seed", "threshold", "key"]
     means = pair.groupby(by, sort=False, as_index=False)["ap"].mean()
@@ -40,8 +42,8 @@ def fig2() -> pd.DataFrame:
 def fig5() -> pd.DataFrame:
     """mAP of every method, number of shots and random state."""
     names = {"label": "method", "n_shots": "shots", "seed": "state"}
-    table = run.table(trials(grid.shot_scale))
-    return scores.labelled(table).rename(columns=names)[["data", *names.values(), "map", "key"]]
+    table = run.average_scores(load_trials(grid.shot_scale))
+    return scores.add_labels(table).rename(columns=names)[["data", *names.values(), "map", "key"]]
 
 
 def tables() -> dict[str, pd.DataFrame]:

@@ -1,0 +1,307 @@
+"""What the paper claims, how a rule that judges a claim is registered, and what becomes of each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from enum import StrEnum
+from typing import Any, NamedTuple, Self
+
+import pandas as pd
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from scellseg_lib import paths
+from scellseg_lib.errors import ManifestError, ScellsegError
+from scellseg_lib.paper.claims.evidence import Evidence, Scale, group_by_profile
+
+Triple = tuple[float, float, float]
+"""Numbers on BBBC010_elegans, LIVECell_bv2 and mito."""
+ANY = ("paper", "released", "cpu")
+"""Profiles in the order in which their trials are looked for; those of `smoke` are no evidence."""
+AS_PRETRAINED = ("paper", "released")
+"""Those whose models are pre-trained as the paper's."""
+FIVE = ("paper", "cpu")
+"""Those of all five models, and of pre-training subsets."""
+
+
+# --- what the paper says ---------------------------------------------------------------------
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    id: str
+    where: str
+    """Place in the paper."""
+
+
+class Fact(_Entry):
+    """What the paper says of a data set."""
+
+    train: int | None = None
+    test: int | None = None
+    instances_test: int | None = None
+    modality: str | None = None
+    shape: tuple[int, int, int] | None = None
+    images: int | None = None
+    instances: int | None = None
+    instances_over: int | None = None
+    values: Triple | None = None
+    range: tuple[int, int] | None = None
+    slip: str | None = None
+
+
+class Claim(_Entry):
+    """A claim of the paper and its numbers; ``ambiguous`` says what the paper leaves open."""
+
+    text: str
+    scellseg_cft: Triple | None = None
+    cellpose_ft: Triple | None = None
+    sneuro: float | None = None
+    sfluor: float | None = None
+    smicro: Triple | None = None
+    sgeneral: Triple | float | None = None
+    minimum: float | None = None
+    value: float | None = None
+    values: dict[str, float] | None = None
+    shots: int | None = None
+    ambiguous: str | None = None
+
+
+NAMES = {
+    "scellseg_cft": "Scellseg-CFT ",
+    "cellpose_ft": "Cellpose-FT ",
+    "sneuro": "Sneuro ",
+    "sfluor": "Sfluor ",
+    "smicro": "Smicro ",
+    "sgeneral": "Sgeneral ",
+    "minimum": "at least ",
+    "value": "",
+    "values": "",
+    "shots": "shots ",
+}
+"""What a claim's numbers are called."""
+
+
+class PaperClaims(BaseModel):
+    """The file ``data_manifests/paper_claims.yaml``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    datasets: tuple[Fact, ...]
+    claims: tuple[Claim, ...]
+    shot_levels: dict[str, tuple[int, ...]]
+    repeats: int
+
+    @model_validator(mode="after")
+    def _check_ids(self) -> Self:
+        ids = [entry.id for entry in (*self.datasets, *self.claims)]
+        if twice := sorted({one for one in ids if ids.count(one) > 1}):
+            raise ValueError(f"{', '.join(twice)} twice")
+        return self
+
+
+def load_claims() -> PaperClaims:
+    """Read what the paper claims; ManifestError if the file does not follow the schema."""
+    file = paths.manifests() / "paper_claims.yaml"
+    try:
+        return PaperClaims.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))
+    except (OSError, yaml.YAMLError, ValidationError) as error:
+        raise ManifestError(
+            f"the claims cannot be read ({error})",
+            where=file,
+            remedy="See `claims.judgement.PaperClaims` for its fields.",
+        ) from error
+
+
+# --- how a claim is judged -------------------------------------------------------------------
+
+
+class Verdict(StrEnum):
+    """What becomes of a claim, the gravest first."""
+
+    DISAGREES = "disagrees"
+    UNTESTED = "not tested at this scale"
+    AMBIGUOUS = "ambiguous in the paper"
+    AGREES = "agrees"
+
+
+class Judgement(NamedTuple):
+    """What a rule says of a claim."""
+
+    verdict: Verdict
+    ours: str
+    """Our numbers, with intervals."""
+    reason: str
+    """One sentence on these numbers, without capital and full stop."""
+    on: Mapping[str, str] = {}
+    """What a rule of a table used, where it is not the paper's: stand-in -> original."""
+
+
+class Rule(NamedTuple):
+    """How one claim is judged."""
+
+    judge: Callable[[Any, Any], Judgement]
+    """Of the claim (a tuple of facts for "datasets") and the trials of one profile, a `Scale`, or
+    the `Evidence` where there are no profiles."""
+    notebook: str
+    profiles: tuple[str, ...]
+
+
+RULES: dict[str, Rule] = {}
+
+
+def rule(
+    claim: str, notebook: str, profiles: tuple[str, ...] = ANY, *, each_set: bool = False
+) -> Callable[[Callable[..., Judgement]], Callable[..., Judgement]]:
+    """Register how a claim is judged; by tables other than trials if there are no profiles.
+
+    With `each_set`, the rule gets the label of a data set too, and must hold on all of them.
+    """
+
+    def register(judge: Callable[..., Judgement]) -> Callable[..., Judgement]:
+        def judge_each_set(stated: Claim, at: Scale) -> Judgement:
+            return join(judge(stated, at, name) for name in at.sets())
+
+        if claim in RULES:
+            raise ScellsegError(f"{claim} has two rules", remedy="Keep one.")
+        RULES[claim] = Rule(judge_each_set if each_set else judge, notebook, profiles)
+        return judge
+
+    return register
+
+
+def decide(holds: bool) -> Verdict:
+    """Verdict of a rule that leaves nothing open."""
+    return Verdict.AGREES if holds else Verdict.DISAGREES
+
+
+def join(judgements: Iterable[Judgement]) -> Judgement:
+    """Join what must all hold: the gravest verdict, with the reasons of those that gave it."""
+    parts = list(judgements)
+    gravest = min((part.verdict for part in parts), key=list(Verdict).index)
+    reasons = [part.reason for part in parts if part.verdict == gravest]
+    return Judgement(gravest, "; ".join(part.ours for part in parts), "; ".join(reasons))
+
+
+# --- all claims ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class JudgedClaim:
+    """What became of one claim."""
+
+    id: str
+    where: str
+    text: str
+    paper: str
+    """The paper's numbers."""
+    ours: str
+    """Ours, with 95 % intervals over random states."""
+    verdict: Verdict
+    stand_in: bool
+    """Whether data, subsets or tests are used that are not the paper's."""
+    reason: str
+    on: str
+    """Data used, and what they stand for."""
+    profile: str
+    """Of the trials."""
+    notebook: str
+
+
+def judge_claims(evidence: Evidence) -> list[JudgedClaim]:
+    """Judge every claim of the paper by trials and tables, of which there may be none.
+
+    Returns them in the order of the paper, the facts on data sets first as one group;
+    ScellsegError if a claim has no rule or a rule no claim.
+    """
+    paper = load_claims()
+    claims: dict[str, Claim | tuple[Fact, ...]] = {"datasets": paper.datasets}
+    claims |= {claim.id: claim for claim in paper.claims}
+    if unmatched := sorted(claims.keys() ^ RULES.keys()):
+        raise ScellsegError(
+            f"{', '.join(unmatched)}: either claim or rule is missing",
+            remedy="Each claim of paper_claims.yaml needs one rule in claims/rules.py.",
+        )
+    trials = group_by_profile(evidence.trials)
+    return [_judge_claim(name, claim, trials, evidence) for name, claim in claims.items()]
+
+
+def make_scorecard(judged: Iterable[JudgedClaim]) -> pd.DataFrame:
+    """One row a claim, in the paper's order; a verdict on stand-ins says so."""
+    rows = []
+    for claim in judged:
+        suffix = " (on a stand-in)" if claim.stand_in else ""
+        rows.append(asdict(claim) | {"verdict": f"{claim.verdict}{suffix}"})
+    return pd.DataFrame(rows).drop(columns="stand_in").set_index("id")
+
+
+def _judge_claim(
+    name: str,
+    claim: Claim | tuple[Fact, ...],
+    trials: Mapping[str, Scale],
+    evidence: Evidence,
+) -> JudgedClaim:
+    """Judge by the first profile that has what is needed; else say what is lacking."""
+    rule = RULES[name]
+    places: list[Scale | Evidence] = [evidence]
+    if rule.profiles:
+        places = [replace(trials[one], on={}) for one in rule.profiles if one in trials]
+    lacking = []
+    for place in places:
+        try:
+            judged = rule.judge(claim, place)
+            break
+        except ScellsegError as error:  # also of a statistic for which states are too few
+            lacking.append(error.what)
+    else:
+        none = f"there are no trials of the profile {' or '.join(rule.profiles)}"
+        judged, place = Judgement(Verdict.UNTESTED, "none", "; ".join(lacking) or none), evidence
+    on, profile = judged.on, ""
+    if isinstance(place, Scale):
+        on, profile = place.on, place.profile.name
+    return JudgedClaim(
+        id=name,
+        **_describe(claim),
+        ours=judged.ours,
+        verdict=judged.verdict,
+        stand_in=any(on.values()),
+        reason=f"{judged.reason[0].upper()}{judged.reason[1:]}.",
+        on="; ".join(f"{one} for {other}" if other else one for one, other in on.items()),
+        profile=profile,
+        notebook=rule.notebook,
+    )
+
+
+def _describe(claim: Claim | tuple[Fact, ...]) -> dict[str, str]:
+    """Where the paper says it, in which words, and by which numbers."""
+    if isinstance(claim, Claim):
+        return {"where": claim.where, "text": claim.text, "paper": _tell_numbers(claim)}
+    text = "Numbers and sizes of the data sets"
+    return {"where": claim[0].where, "text": text, "paper": _tell_counts(claim)}
+
+
+def _tell_numbers(claim: Claim) -> str:
+    """The paper's numbers as text; most claims are in words only."""
+    told, suffix = [], ""
+    for field, name in NAMES.items():
+        value = getattr(claim, field)
+        if value is None:
+            continue
+        if isinstance(value, dict):
+            value = ", ".join(f"{number:g} on {role}" for role, number in value.items())
+        elif isinstance(value, tuple):
+            value, suffix = ", ".join(f"{number:g}" for number in value), " (elegans, bv2, mito)"
+        told.append(f"{name}{value}")
+    return f"{'; '.join(told)}{suffix}" if told else "in words"
+
+
+def _tell_counts(facts: tuple[Fact, ...]) -> str:
+    told = []
+    for fact in facts:
+        if fact.train:
+            cells = f", {fact.instances_test} cells" if fact.instances_test else ""
+            name = fact.id.removeprefix("dataset.")
+            told.append(f"{name} {fact.train} + {fact.test} images{cells}")
+    return "; ".join(told)

@@ -1,0 +1,147 @@
+"""Data sets: counts and sizes of their cells, example images, style embeddings.
+
+Fig. 2a and b, Extended Data Fig. 2 and 3, Extended Data Table 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+from scellseg_lib.errors import ImageError
+from scellseg_lib.plots import TRUE, contours
+from scellseg_lib.progress import progress_bar
+from scellseg_lib.samples import Dataset, Sample, normalise
+
+MARKERS = "osD^v<>Ph*X"
+
+
+def count_cells(datasets: Sequence[Dataset]) -> pd.DataFrame:
+    """Count and measure the cells of every image: a census.
+
+    Parameters
+    ----------
+    datasets : sequence of Dataset
+        Labelled. An image whose files do not fit each other, or its manifest, is left out.
+
+    Returns
+    -------
+    DataFrame
+        One row an image: ``data``, ``split``, ``image``, ``height``, ``width`` (px), ``cells``,
+        ``mean_area`` (px), ``median_diameter`` (px, of the circle of equal area) and ``coverage``,
+        the share of the image that is in cells.
+    """
+    pairs = [(data.name, sample) for data in datasets for sample in data]
+    rows = []
+    for name, kept in progress_bar(pairs, len(pairs), "census"):
+        sample = replace(kept)  # its pixels go with it: all images together may not fit in memory
+        try:
+            height, width = sample.image.shape[1:]
+            areas = np.bincount(sample.masks.ravel())[1:]
+        except ImageError:
+            continue
+        areas = areas[areas > 0]
+        rows.append(
+            {
+                "data": name,
+                "split": sample.split,
+                "image": sample.name,
+                "height": height,
+                "width": width,
+                "cells": len(areas),
+                "mean_area": areas.mean() if len(areas) else np.nan,
+                "median_diameter": sample.diameter,
+                "coverage": areas.sum() / (height * width),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def sum_up_census(census: pd.DataFrame) -> pd.DataFrame:
+    """Sum up by data set and split: images, cells, and means of the others over the images."""
+    groups = census.groupby(["data", "split"], sort=False)
+    sums = groups.agg(images=("image", "size"), cells=("cells", "sum"))
+    means = groups[["mean_area", "median_diameter", "coverage"]].mean()
+    span = groups["cells"].agg(["min", "max"]).add_prefix("cells_")
+    return sums.join(span).join(means).reset_index()
+
+
+def draw_examples(samples: Sequence[Sample], titles: Sequence[str], columns: int = 4) -> Figure:
+    """Draw images with the outlines of their cells, a panel each, `columns` in a row.
+
+    An image of two planes is shown in green, with the nuclei in magenta.
+    """
+    rows = -(-len(samples) // columns)
+    size = (1.8 * columns, 1.75 * rows)
+    figure = plt.figure(figsize=size, layout="constrained", dpi=70)  # small in a notebook
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in grid:
+        axes.set_axis_off()
+    for axes, sample, title in zip(grid, samples, titles, strict=False):
+        first, second = np.clip(normalise(sample.image), 0, 1)
+        planes = (second, first, second) if sample.image[1].any() else (first, first, first)
+        axes.imshow(np.stack(planes, axis=2))
+        lines = LineCollection(contours(sample.masks), colors=TRUE, linewidths=0.4)
+        axes.add_collection(lines, autolim=False)
+        axes.set_title(f"{title}\nn = {sample.masks.max()} cells", fontsize=7)
+    return figure
+
+
+def draw_sizes(axes: Axes, census: pd.DataFrame, value: str, label: str) -> None:
+    """Draw a number of every image, a row for each data set, on a logarithmic axis.
+
+    Parameters
+    ----------
+    axes : Axes
+    census : DataFrame
+        Of `count_cells`.
+    value, label : str
+        One of its columns, and what it is, with its unit.
+    """
+    census = census[census[value] > 0]
+    rng = np.random.default_rng(0)  # points of a row lie apart, and the same every time
+    names = []
+    for row, (name, part) in enumerate(census.groupby("data", sort=False)):
+        heights = row + rng.uniform(-0.25, 0.25, len(part))
+        axes.scatter(part[value], heights, s=6, color=_colour(row), alpha=0.6, linewidths=0)
+        names.append(f"{name} (n = {len(part)})")
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    medians = census.groupby("data", sort=False)[value].median()
+    axes.plot(medians, range(len(medians)), "|", color="black", markersize=10)
+    axes.set(xscale="log", xlabel=label, ylabel="")
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+
+
+def draw_embedding(axes: Axes, layout: pd.DataFrame) -> None:
+    """Draw a t-SNE of style embeddings, of `styles.lay_out`: a colour for each data set."""
+    for i, (name, part) in enumerate(layout.groupby("data", sort=False)):
+        axes.scatter(
+            part["x"],
+            part["y"],
+            s=10,
+            color=_colour(i),
+            marker=MARKERS[i % len(MARKERS)],
+            linewidths=0,
+            label=f"{name} (n = {len(part)})",
+        )
+    axes.set(xlabel="t-SNE 1 (no unit)", ylabel="t-SNE 2 (no unit)", xticks=[], yticks=[])
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=6)
+
+
+def _colour(i: int) -> tuple[float, ...]:
+    """The style's colours in turn, lighter in the second round."""
+    cycle = plt.rcParams["axes.prop_cycle"].by_key()["color"]
+    colour = to_rgb(cycle[i % len(cycle)])
+    return colour if i < len(cycle) else tuple(0.5 + 0.5 * channel for channel in colour)

@@ -1,0 +1,156 @@
+"""Touching cells, and whether a segmentation tells them apart (Fig. 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from numpy.typing import NDArray
+from scipy.ndimage import binary_dilation
+
+from scellseg_lib.metrics import match, overlap
+from scellseg_lib.paper.figures.pipeline import draw_outlines
+from scellseg_lib.plots import PREDICTED, TRUE, colour_flows
+from scellseg_lib.samples import Sample, normalise
+from scellseg_lib.segmentation import Cells
+
+Pairs = NDArray[np.int64]
+
+
+def find_touching(masks: np.ndarray) -> Pairs:
+    """Find the pairs of cells that share a border, corners included.
+
+    Parameters
+    ----------
+    masks : int[H, W]
+        Label image, 0 is background.
+
+    Returns
+    -------
+    int64[n, 2]
+        Labels of each pair once, the lower first, sorted.
+    """
+    labels = np.asarray(masks, np.int64)
+    height, width = labels.shape
+    found = [np.empty((0, 2), np.int64)]
+    for down, right in ((0, 1), (1, 0), (1, 1), (1, -1)):
+        here = labels[: height - down, max(-right, 0) : width - max(right, 0)]
+        there = labels[down:, max(right, 0) : width + min(right, 0)]
+        border = (here != there) & (here > 0) & (there > 0)
+        found.append(np.stack((here[border], there[border]), axis=1))
+    return np.unique(np.sort(np.concatenate(found), axis=1), axis=0)
+
+
+def are_separated(true: np.ndarray, predicted: np.ndarray, pairs: Pairs) -> NDArray[np.bool_]:
+    """Say of each pair of true cells whether no predicted one covers most of both.
+
+    A cell that was not found at all is not merged with its neighbour either: see `are_found`.
+
+    Parameters
+    ----------
+    true, predicted : int[H, W]
+        Label images, 0 is background.
+    pairs : int[n, 2]
+        Labels of true cells.
+    """
+    shared = overlap(true, predicted)
+    most = shared.intersection > 0.5 * shared.areas[0][shared.index[0]]
+    # Most of a cell is covered by one prediction at most.
+    covering = dict(
+        zip(shared.labels[0][shared.index[0][most]], shared.index[1][most], strict=True)
+    )
+    merged = [a in covering and covering[a] == covering.get(b) for a, b in pairs.tolist()]
+    return ~np.array(merged, np.bool_)
+
+
+def are_found(true: np.ndarray, predicted: np.ndarray, pairs: Pairs) -> NDArray[np.bool_]:
+    """Say of each pair of true cells whether both are found, at an IoU of 0.5.
+
+    Parameters as in `are_separated`.
+    """
+    objects = match(true, predicted).objects
+    hits = objects[(objects["side"] == "true") & (objects["outcome"] == "TP")]["label"]
+    found = np.isin(pairs, hits.to_numpy())
+    return found[:, 0] & found[:, 1]
+
+
+def count_touching(predictions: Sequence[Cells], truths: Sequence[Sample]) -> pd.DataFrame:
+    """Count touching cells, and those told apart, in every image.
+
+    Parameters
+    ----------
+    predictions : sequence of Cells
+    truths : sequence of Sample
+        Labelled, in the same order.
+
+    Returns
+    -------
+    DataFrame
+        One row an image: ``image``, ``pairs``, ``separated``, ``both_found``.
+    """
+    rows = []
+    for cells, sample in zip(predictions, truths, strict=True):
+        pairs = find_touching(sample.masks)
+        rows.append(
+            {
+                "image": sample.name,
+                "pairs": len(pairs),
+                "separated": are_separated(sample.masks, cells.masks, pairs).sum(),
+                "both_found": are_found(sample.masks, cells.masks, pairs).sum(),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def draw_before_and_after(
+    axes: Sequence[Axes], sample: Sample, found: Mapping[str, Cells], pairs: np.ndarray, side: int
+) -> None:
+    """Draw flows and masks of an image by several models, around touching cells.
+
+    Parameters
+    ----------
+    axes : sequence of Axes
+        Two for each model: flows, then masks over the image.
+    sample : Sample
+        Labelled.
+    found : mapping of str to Cells
+        What is said above a model's panels -> the image as it segments it.
+    pairs : int[n, 2]
+        Labels of touching true cells to point at; the window lies around the first.
+    side : int
+        Of the window, pixels.
+    """
+    height, width = sample.masks.shape
+    borders = [_find_border(sample.masks, *pair) for pair in pairs.tolist()]
+    y, x = borders[0] if borders else (height / 2, width / 2)
+    top = min(max(y - side / 2, 0), max(height - side, 0))
+    left = min(max(x - side / 2, 0), max(width - side, 0))
+    for i, (name, cells) in enumerate(found.items()):
+        flows, masks = axes[2 * i], axes[2 * i + 1]
+        # At the 30-px scale, stretched over the image's own pixels.
+        extent = (-0.5, width - 0.5, height - 0.5, -0.5)
+        flows.imshow(colour_flows(cells.flows), extent=extent)
+        masks.imshow(normalise(sample.image)[0], vmin=0, vmax=1)
+        draw_outlines(masks, sample.masks, TRUE, "-")
+        draw_outlines(masks, cells.masks, PREDICTED, ":")
+        for row, column in borders:
+            masks.annotate(
+                "",
+                xy=(column, row),
+                xytext=(column + side / 12, row - side / 12),
+                arrowprops={"arrowstyle": "->", "color": "#56B4E9"},
+                annotation_clip=True,
+            )
+        for panel, what in ((flows, "flows"), (masks, "masks")):
+            panel.set(xlim=(left, left + side), ylim=(top + side, top))
+            panel.set_axis_off()
+            panel.set_title(f"{name}: {what}", fontsize=7)
+
+
+def _find_border(masks: np.ndarray, first: int, second: int) -> tuple[float, float]:
+    """Middle (y, x) of the pixels of the first cell that touch the second."""
+    beside = binary_dilation(masks == second, np.ones((3, 3))) & (masks == first)
+    rows, columns = np.nonzero(beside)
+    return float(rows.mean()), float(columns.mean())

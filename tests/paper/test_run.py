@@ -1,0 +1,312 @@
+"""Trials and their runs: what names them, tuned by the right images, never computed twice."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from scellseg_lib import augment, paths, training
+from scellseg_lib import device as precision
+from scellseg_lib.device import Precision
+from scellseg_lib.model import new_model
+from scellseg_lib.network import weights_hash
+from scellseg_lib.paper import as_released, run
+from scellseg_lib.paper.run import Workspace
+from scellseg_lib.paper.store import Store
+from scellseg_lib.paper.trial import METHOD_SOURCES, PROTOCOLS, Trial, hash_identity
+from scellseg_lib.pretraining import PretrainRecipe, log_of
+from scellseg_lib.samples import Dataset, Sample
+from tests import tiny
+from tests.paper.made_up import make_trial
+
+
+@pytest.fixture
+def data(monkeypatch) -> Dataset:
+    """Three shots and two queries, with tiny models, small patches and two styles of contrast."""
+    monkeypatch.setattr(augment, "PATCH", tiny.PATCH)
+    monkeypatch.setattr(precision, "choose_precision", lambda *_: Precision())
+    monkeypatch.setattr(run, "choose_precision", lambda *_: Precision())
+    query = tuple(Sample(s.name, s.read_image, s.read_masks, "query") for s in tiny.worms(2, 5))
+    worms = Dataset("worms", "Worms", "", tiny.worms(3).samples + query)
+    load = run.load_model
+    monkeypatch.setattr(
+        run,
+        "load_model",
+        lambda name, *weights, levels=None: new_model(name, levels) if weights else load(name),
+    )
+    monkeypatch.setattr(run, "_load_once", images(worms).__getitem__)
+    return worms
+
+
+@pytest.fixture
+def start():
+    return new_model("scellseg", tiny.LEVELS)
+
+
+def images(data: Dataset) -> dict[str, Dataset]:
+    return {"worms": data, "two": tiny.contrast()}
+
+
+def test_what_decides_the_scores_decides_the_key(data):
+    def name(trial: Trial, of: Dataset = data, weights: str = "weights") -> str:
+        return hash_identity(trial.identify(images(of), weights))
+
+    base, contrastive = make_trial(), make_trial("contrastive")
+    changes = {"seed": 1, "steps": 2, "strategy": "direct", "protocol": "best", "precision": "bf16"}
+    changes |= {"shots": ("worm1", "worm0"), "options": (("layers", "all"),), "contrast": "two"}
+    others = {"split": "held_out", "queries": "shot", "tested_on": "worms"}
+    names = [name(base), name(contrastive)]
+    names += [name(replace(base, **{k: v})) for k, v in (changes | others).items()]
+    names += [name(replace(contrastive, **{k: v})) for k, v in others.items()]
+    darker = [Sample(s.name, lambda s=s: s.image / 2, s.read_masks, s.split) for s in data]
+    names += [name(base, weights="others"), name(base, replace(data, samples=tuple(darker)))]
+    assert len(set(names)) == len(names) == 18
+    assert names[0] == name(make_trial())
+
+
+def test_images_of_a_trial(data):
+    def names(samples: Dataset) -> list[str]:
+        return [sample.name for sample in samples]
+
+    known = images(data)
+    assert names(make_trial(split="held_out").select_tested(known)) == ["worm2"]
+    assert names(make_trial(shots=("worm2", "worm0")).select_shots(known)) == ["worm2", "worm0"]
+    inductive = make_trial("contrastive", queries="shot").select_queries(known)
+    assert names(inductive) == ["worm0", "worm1", "worm2"]
+    assert [sample.read_masks for sample in inductive] == [None] * 3
+    # One tuned model serves all scorings.
+    each = [make_trial(protocol=p, tested_on=other) for p in PROTOCOLS for other in "ab"]
+    assert len({trial.drop_scoring() for trial in each}) == 1
+
+
+@pytest.mark.parametrize("strategy", ["direct", "classic", "contrastive"])
+def test_a_trial_scores_each_query_at_each_threshold(strategy: str, data, start, tmp_path):
+    frame = run.score(make_trial(strategy), start, images(data), tmp_path)
+    assert len(frame) == 2 * 2 * 10  # cell thresholds, images, IoU thresholds
+    assert set(frame["cell_threshold"]) == {0.5, 0.0}
+    assert set(frame["image"]) == {"worm5", "worm6"}
+    assert not frame[["ap", "aji"]].isna().any(axis=None)
+
+
+def test_fine_tuning_gets_the_shots_the_options_and_queries_without_masks(
+    data, start, tmp_path, monkeypatch
+):
+    given = {}
+
+    def finetune(model, shots, **options):
+        given.update(options, shots=[s.name for s in shots])
+        return model
+
+    monkeypatch.setattr(run, "finetune", finetune)
+    options = {"shots": ("worm2", "worm0"), "seed": 4, "options": (("alpha", "fixed"),)}
+    known = images(data)
+    run.tune(make_trial("contrastive", **options), start, known, tmp_path)
+    assert given["contrast"] is known["two"]
+    assert given["shots"] == ["worm2", "worm0"]
+    assert [(s.name, s.read_masks) for s in given["queries"]] == [("worm5", None), ("worm6", None)]
+    assert (given["strategy"], given["steps"], given["seed"]) == ("contrastive", 1, 4)
+    assert given["alpha"] == "fixed"
+
+
+def test_a_direct_model_takes_the_diameter_of_the_shots(data, start, tmp_path):
+    model = run.tune(make_trial("direct"), start, images(data), tmp_path)
+    assert model.card.diameter == make_trial().select_shots(images(data)).diameter
+    assert start.card.diameter == 30  # the model given is left alone
+
+
+def test_protocols_decode_as_their_names_say(data, start, monkeypatch):
+    """Each flips and resamples as it says; the released decoders serve their own alone."""
+    seen = []
+
+    def watch(module, name: str, option: str) -> None:
+        original = getattr(module, name)
+
+        def watched(*arguments, **options):
+            seen.append(options.get(option, name))
+            return original(*arguments, **options)
+
+        monkeypatch.setattr(module, name, watched)
+
+    watch(run, "predict", "flips")
+    watch(run, "decode", "resample")
+    watch(as_released, "choose_decoder", "")
+    for protocol, (resample, flips, released) in PROTOCOLS.items():
+        for model in (
+            [new_model(n, tiny.LEVELS) for n in ("hover", "unet2")] if released else [start]
+        ):
+            seen.clear()
+            trial = make_trial("direct", protocol=protocol)
+            _, decode_at = run._predict(trial, model, images(data))
+            assert [masks.dtype for masks in decode_at(0.5)] == [np.int32] * 2
+            first = ["choose_decoder"] if released else []
+            assert seen == [*first, flips, resample, resample]
+    assert [*PROTOCOLS] == ["paper", "flips", "resample", "best", "as_released"]
+
+
+def test_a_tuned_model_serves_both_protocols(data, start, tmp_path, monkeypatch):
+    calls = []
+    finetune = run.finetune
+    monkeypatch.setattr(run, "finetune", lambda *a, **k: calls.append(1) or finetune(*a, **k))
+    first, again, other, longer = (
+        run.tune(trial, model, images(data), tmp_path)
+        for trial, model in (
+            (make_trial(), start),
+            (make_trial(protocol="best"), start),
+            (make_trial(), new_model("scellseg", tiny.LEVELS, seed=9)),
+            (make_trial(steps=2), start),
+        )
+    )
+    assert len(calls) == 3  # but not another start, nor another recipe
+    assert first.card == again.card
+    assert first.card.recipe["weights"] != other.card.recipe["weights"]
+    assert longer.card.recipe["steps"] == 2
+    assert not list(tmp_path.glob("*.checkpoint"))
+
+
+def test_trials_that_are_there_are_not_run_again(data, tmp_path, monkeypatch):
+    done, score = [], run.score
+
+    def stop_at_the_third(trial, *arguments):
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        done.append(trial)
+        return score(trial, *arguments)
+
+    monkeypatch.setattr(run, "score", stop_at_the_third)
+    store = Store(tmp_path / "deeper" / "trials")
+    workspace = Workspace(store, tmp_path)
+    wanted = [make_trial("direct", seed=s, protocol=p) for s in (0, 1) for p in ("paper", "best")]
+    with pytest.raises(KeyboardInterrupt):
+        run.compute_missing(wanted, workspace)
+    assert done == wanted[:2]  # both are kept, though the third was cut off
+    assert set(store.list_trials()) == set(done)
+    done.clear()
+    outcome = run.compute_missing(wanted, workspace)
+    assert done == wanted[2:]
+    assert (outcome.computed, outcome.failed) == (2, {})
+    frame = store.read_scores()
+    assert set(frame["key"]) == set(outcome.keys)
+    assert not frame.duplicated(["key", "cell_threshold", "image", "threshold"]).any()
+    before = {file.name: file.read_bytes() for file in store.folder.iterdir()}
+    assert len(before) == 2 * 4
+    again = run.compute_missing(wanted, workspace)
+    assert (again.keys, again.computed) == (outcome.keys, 0)
+    assert {file.name: file.read_bytes() for file in store.folder.iterdir()} == before
+    late = run.compute_missing([make_trial(seed=9)], workspace, limit_seconds=-1.0)
+    assert (late.keys, late.failed) == ([], {})
+
+
+def test_a_trial_that_fails_is_named_and_stops_no_other(data, tmp_path):
+    poisoned, sound = make_trial("direct", shots=("no such image",)), make_trial("direct")
+    workspace = Workspace(Store(tmp_path / "store"), tmp_path)
+    outcome = run.compute_missing([poisoned, sound], workspace)
+    assert list(outcome.failed) == [poisoned]
+    assert "no such image" in outcome.failed[poisoned]
+    assert (len(outcome.keys), outcome.computed) == (1, 1)
+
+
+def test_images_of_another_set_are_scaled_by_their_own_cells(data, start, monkeypatch):
+    sizes = {"narrow": 30.0, "wide": 40.0, "empty": float("nan")}
+    monkeypatch.setattr(Sample, "diameter", property(lambda sample: sizes[sample.name]))
+    seen = []
+
+    def predict(model, samples, *, diameter, **options):
+        seen.append((samples[0].name, samples[0].read_masks, diameter))
+        return iter(())
+
+    monkeypatch.setattr(run, "predict", predict)
+    samples = tuple(Sample(name, data[0].read_image, split="query") for name in sizes)
+    other, trial = replace(data, samples=samples), make_trial("direct", tested_on="other")
+    run._predict(trial, start, {"worms": data, "other": other})
+    # One without cells is taken at the mean of the others.
+    assert seen == [("narrow", None, 30.0), ("wide", None, 40.0), ("empty", None, 35.0)]
+
+
+def test_a_model_of_a_subset_is_pretrained_once(data, tmp_path, monkeypatch):
+    calls = []
+
+    def pretrain(name, datasets, **options):
+        calls.append((name, datasets, options["recipe"]))
+        options["checkpoint"].touch()
+        model = new_model(name, options["levels"])
+        model.log = [{"step": 1, "loss": 2.0}]
+        return model
+
+    monkeypatch.setattr(run, "pretrain", pretrain)
+    monkeypatch.setattr(run, "load_pretraining_subset", lambda name: [f"images of {name}", "none"])
+    monkeypatch.setattr(run, "_drop_damaged", lambda images: images.replace("none", ""))
+    recipe = PretrainRecipe(steps=3)
+    workspace = Workspace(Store(tmp_path / "store"), tmp_path, recipe)
+    trial = replace(make_trial("direct"), weights="subset:micro")
+    first, again = run.load_start(trial, workspace), run.load_start(trial, workspace)
+    assert calls == [("scellseg", ["images of micro"], recipe)]  # of "none" all are damaged
+    assert weights_hash(first.network) == weights_hash(again.network)
+    assert not list(tmp_path.glob("*.checkpoint"))
+    (file,) = tmp_path.glob("*.safetensors")
+    assert file == run.locate_pretrained(trial, workspace)
+    assert pd.read_csv(log_of(file)).to_dict("list") == {"step": [1], "loss": [2.0]}
+    run.load_start(trial, replace(workspace, pretraining=PretrainRecipe(steps=4)))
+    assert len(calls) == 2  # by another recipe it is another model
+
+
+def test_a_damaged_image_is_left_out_of_pretraining_with_a_warning(data):
+    broken = Sample("bad", data[0].read_image, lambda: np.zeros((3, 3), np.int32))
+    more = replace(data, samples=(*data.samples, broken))
+    with pytest.warns(UserWarning, match=rf"1 of the {len(more)} images .* left out, the first: "):
+        assert run._drop_damaged(more).samples == data.samples
+    assert run._drop_damaged(data).samples == data.samples
+
+
+def test_a_killed_tuning_goes_on_in_the_layout_that_it_began_with(
+    data, start, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(training, "SAVE_EVERY", 0.0)
+    trial, known, finetune = make_trial(steps=3), images(data), run.finetune
+    whole = run.tune(trial, start, known, tmp_path / "a")
+
+    def kill_at_the_second(*arguments, **options):
+        def stop(progress):
+            if progress.step == 2:
+                raise KeyboardInterrupt
+
+        return finetune(*arguments, callback=stop, **options)
+
+    monkeypatch.setattr(run, "finetune", kill_at_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        run.tune(trial, start, known, tmp_path / "b")
+    monkeypatch.setattr(run, "finetune", finetune)
+    monkeypatch.setattr(run, "choose_precision", lambda *_: Precision(channels_last=True))
+    model = run.tune(trial, new_model("scellseg", tiny.LEVELS), images(data), tmp_path / "b")
+    assert weights_hash(model.network) == weights_hash(whole.network)
+    assert model.card.recipe["precision"] == {"dtype": "fp32", "channels_last": False}
+
+
+METHOD = ("samples", "augment", "tiles", "flows", "network", "finetuning", "contrast")
+METHOD += ("segmentation", "metrics", "representation/base", "representation/flow")
+METHOD += ("representation/hover", "representation/semantic", "datasets/load", "model")
+METHOD += ("paper/run", "paper/as_released")
+
+
+def test_the_method_has_not_changed_under_its_version():
+    """Blank lines, comments and docstrings aside.
+
+    When it fails: raise `METHOD_VERSION` if the change moves any score, then write the new hash.
+    """
+    digest = hashlib.sha256()
+    for name in METHOD:
+        source = (paths.PACKAGE / f"{name}.py").read_text()
+        said = {
+            line
+            for node in ast.walk(ast.parse(source))
+            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+            for line in range(node.lineno, (node.end_lineno or 0) + 1)
+        }
+        for number, line in enumerate(source.splitlines(), start=1):
+            if number not in said and (code := line.partition("  # ")[0].strip()):
+                digest.update(b"" if code.startswith("#") else code.encode())
+    assert digest.hexdigest()[:16] == METHOD_SOURCES

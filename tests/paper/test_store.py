@@ -1,0 +1,203 @@
+"""Results that are kept: whole, named when damaged, never mixed up; tables made once."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import multiprocessing
+import random
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from scellseg_lib import paths
+from scellseg_lib.errors import DatasetError
+from scellseg_lib.metrics import evaluate
+from scellseg_lib.paper.profile import load_profile
+from scellseg_lib.paper.run import average_scores
+from scellseg_lib.paper.store import Store, load_or_compute
+from tests import tiny
+from tests.paper.made_up import make_origin, make_scores, make_trial
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path)
+
+
+def test_what_is_kept_comes_back(store):
+    found = {"few": make_scores(0.25), "many": make_scores(0.75).assign(cell_threshold=0.0)}
+    for (name, frame), seed in zip(found.items(), (1, 0), strict=True):
+        store.put(name, frame, make_origin(make_trial(seed=seed)) | {"seconds": 3})
+        assert name in store
+        assert store.read_origin(name)["seconds"] == 3
+        assert store.read_origin(name)["trial"]["shots"] == ["worm0", "worm1"]
+    assert "none" not in store
+    back = store.read_scores()
+    assert back["key"].unique().tolist() == ["many", "few"]  # by random state
+    assert (back["n_shots"] == 2).all()
+    for name, frame in found.items():
+        mine = back[back["key"] == name]
+        both = frame.merge(mine, on=["image", "threshold", "cell_threshold"], suffixes=("", "_b"))
+        assert len(both) == len(frame) == len(mine)
+        for column in ("ap", "tp", "fp", "fn", "aji", "aji_standard"):
+            np.testing.assert_allclose(both[column], both[f"{column}_b"], atol=1e-6)
+    assert set(store.read_scores(seed=1)["key"]) == {"few"}
+    with pytest.raises(DatasetError, match=r"no result of .*'seed': 7"):
+        store.read_scores(seed=7)
+    table = average_scores(back).set_index("seed")
+    for name in ("ap50", "ap75", "map", "maji"):  # the mean of (ap, 1) of two images
+        np.testing.assert_allclose(table[name], [0.875, 0.625])
+
+
+def test_trials_that_differ_in_anything_stay_apart(store):
+    for steps in (100, 300):
+        store.put(str(steps), make_scores(), make_origin(make_trial(steps=steps)))
+    assert average_scores(store.read_scores())["key"].tolist() == ["100", "300"]
+    found = store.read_scores(steps=300, n_shots=2, levels=tiny.LEVELS)
+    assert found["key"].unique() == ["300"]
+    with pytest.raises(DatasetError, match=r"have no \['stepz'\]"):
+        store.read_scores(stepz=300)
+
+
+def test_results_of_another_version_of_the_method_do_not_count(store):
+    trial = make_trial()
+    store.put("now", make_scores(), make_origin(trial))
+    store.put("before", make_scores(0.25), make_origin(trial, method=0))
+    assert set(store.read_scores()["key"]) == set(store.read_scores({trial})["key"]) == {"now"}
+    assert [origin["key"] for origin in store.list_trials().values()] == ["now"]
+
+
+def test_two_results_of_one_trial_are_not_averaged(store):
+    """As after pre-training anew: other weights, the same trial."""
+    for name in ("before", "now"):
+        store.put(name, make_scores(), make_origin(make_trial(), weights_sha256=name))
+    with pytest.raises(DatasetError, match="two results, before and now: of other images"):
+        store.read_scores()
+    assert set(store.read_scores({make_trial()}, keys=["now"])["key"]) == {"now"}
+
+
+def test_empty_pictures_keep_their_ap_of_one(store):
+    nothing = np.zeros((5, 5), np.int32)
+    frame = evaluate([nothing], [nothing]).assign(cell_threshold=0.5)
+    store.put("empty", frame, make_origin(make_trial()))
+    assert (store.read_scores()["ap"] == 1).all()
+
+
+def test_a_damaged_result_is_named(store):
+    """A table is never read that was cut, not at a row's end either, where each line is whole."""
+    store.put("one", make_scores(), make_origin(make_trial()))
+    for suffix in ("csv", "json"):
+        file = store.folder / f"one.{suffix}"
+        whole, lines = file.read_text(), file.read_text().splitlines(keepends=True)
+        cuts = [whole[: round(share * len(whole))] for share in (0.3, 0.5, 0.95)]
+        for cut in [*cuts, "".join(lines[:-1])]:
+            file.write_text(cut)
+            with pytest.raises(DatasetError, match=rf"one\.{suffix}.*cannot be read"):
+                store.read_scores()
+        file.write_text(whole, newline="\r\n")  # as git may check it out
+        assert len(store.read_scores()) == len(make_scores())
+
+
+def test_a_store_that_is_killed_at_any_moment_holds_whole_results(store):
+    """Ten times a process that puts results one after the other is killed."""
+    fork, moments = multiprocessing.get_context("fork"), random.Random(0)
+    for _ in range(10):
+        began = fork.Event()
+        process = fork.Process(target=_put_for_ever, args=(store, began))
+        process.start()
+        assert began.wait(60)
+        time.sleep(moments.uniform(0, 0.1))
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+    frame = store.read_scores()
+    sizes = frame.groupby("key").size()
+    assert len(sizes) == len(store.list_keys()) >= 10
+    assert (sizes == 20).all()
+    seeds = sorted(frame["seed"].unique())
+    assert seeds == list(range(len(seeds)))  # no result was lost, none put twice under a new name
+
+
+def _put_for_ever(store: Store, began) -> None:
+    frame = make_scores()
+    for seed in itertools.count():
+        if f"trial{seed}" not in store:
+            store.put(f"trial{seed}", frame, make_origin(make_trial(seed=seed)))
+            began.set()
+
+
+def test_what_a_killed_run_has_half_written_is_no_result(store):
+    store.put("whole", make_scores(), make_origin(make_trial()))
+    (store.folder / ".77.half.json").write_text('{"trial": {"da')
+    assert store.list_keys() == ["whole"]
+    assert set(store.read_scores()["key"]) == {"whole"}
+    assert [origin["key"] for origin in store.list_trials().values()] == ["whole"]
+
+
+# --- tables of figures -----------------------------------------------------------------------
+
+SMOKE = load_profile("smoke")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(paths, "results", lambda profile: tmp_path / profile)
+    return tmp_path / "smoke"
+
+
+def test_a_table_is_made_once_and_only_where_it_may_be(folder):
+    calls = []
+
+    def make() -> pd.DataFrame:
+        calls.append(1)
+        return pd.DataFrame({"image": ["000", "1"], "area": [1 / 3, 2.0]})
+
+    with pytest.raises(DatasetError, match=r"table sizes of the profile 'smoke'.*COMPUTE = True"):
+        load_or_compute("sizes", SMOKE, make)
+    first = load_or_compute("sizes", SMOKE, make, compute=True, data=["worms"])
+    again = load_or_compute("sizes", SMOKE, make, data=["worms"])
+    assert len(calls) == 1
+    pd.testing.assert_frame_equal(first, again)
+    assert first["image"].tolist() == ["000", "1"]
+    origin = json.loads((folder / "sizes.json").read_text())
+    assert origin["data"] == ["worms"]
+    assert {"commit", "versions"} <= origin.keys()
+    assert sorted(file.name for file in folder.iterdir()) == ["sizes.csv", "sizes.json"]
+
+
+def test_a_table_of_something_else_is_not_taken(folder):
+    def ask(shots: tuple[str, ...], compute: bool = False) -> list[str]:
+        def make() -> pd.DataFrame:
+            return pd.DataFrame({"image": shots})
+
+        frame = load_or_compute("sizes", SMOKE, make, compute=compute, shots=shots, seed=0)
+        return frame["image"].tolist()
+
+    ask(("A1", "A2"), compute=True)
+    with pytest.raises(DatasetError, match="has not been computed of these shots"):
+        ask(("A1", "B7"))
+    assert ask(("A1", "A2")) == ["A1", "A2"]
+    assert ask(("A1", "B7"), compute=True) == ["A1", "B7"]
+    with pytest.raises(DatasetError, match="of these shots"):
+        ask(("A1", "A2"))
+
+
+def test_a_table_that_is_damaged_is_named_and_one_that_is_half_written_made_again(folder):
+    load_or_compute("sizes", SMOKE, lambda: pd.DataFrame({"area": [1]}), compute=True)
+    for suffix, damaged in (("csv", ""), ("json", "{")):
+        file = folder / f"sizes.{suffix}"
+        whole = file.read_text()
+        file.write_text(damaged)
+        with pytest.raises(DatasetError, match=rf"sizes.{suffix}: a table cannot be read"):
+            load_or_compute("sizes", SMOKE, pd.DataFrame)
+        file.write_text(whole)
+    (folder / "sizes.json").unlink()  # it is written last
+    with pytest.raises(DatasetError, match="has not been computed"):
+        load_or_compute("sizes", SMOKE, pd.DataFrame)
+    frame = load_or_compute("sizes", SMOKE, lambda: pd.DataFrame({"area": [2]}), compute=True)
+    assert frame["area"].tolist() == [2]
