@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import cv2
 import numba
 import numpy as np
 from numpy.typing import NDArray
@@ -133,8 +134,19 @@ def flow_errors(masks: Labels, flows: Field) -> NDArray[np.float64]:
 def tidy(masks: Labels, min_size: int) -> Labels:
     """Fill holes, drop masks under ``min_size`` pixels, relabel 1..n in raster order."""
     masks = _copied(masks)
-    _fill_holes(masks, _bounding_boxes(masks))
+    holes = _enclosed(masks > 0)
+    for label, box in enumerate(ndimage.find_objects(masks), start=1):
+        if box is not None and holes[box].any():
+            crop = masks[box]
+            crop[_enclosed(crop == label) & (crop == 0)] = label
     return relabel(_keep(masks, np.bincount(masks.ravel()) >= max(min_size, 1)))
+
+
+def _enclosed(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Pixels from which no 4-connected way leads round the mask and out of the image."""
+    reached = np.pad(mask.astype(np.uint8), 1)
+    cv2.floodFill(reached, None, (0, 0), 1)
+    return reached[1:-1, 1:-1] == 0
 
 
 def _keep(masks: Labels, kept: NDArray[np.bool_]) -> Labels:
@@ -162,8 +174,8 @@ def _label_sinks(ends: NDArray[np.int32], shape: tuple[int, int]) -> Labels:
     height, width = shape[0] + 2 * _PAD, shape[1] + 2 * _PAD
     flat = (ends[:, 0] + _PAD) * width + ends[:, 1] + _PAD
     counts = np.bincount(flat, minlength=height * width).reshape(height, width)
-    places = np.argwhere(counts > _SEED_COUNT)
-    peaks = places[_are_peaks(counts, places)]
+    highest = ndimage.maximum_filter(counts, 5)
+    peaks = np.argwhere((counts == highest) & (counts > _SEED_COUNT))
     # The largest first; a later, smaller sink takes the pixels that both claim.
     order = np.argsort(-counts[peaks[:, 0], peaks[:, 1]], kind="stable")
     return _spread(counts, peaks[order]).reshape(-1)[flat]
@@ -293,16 +305,6 @@ def _follow(field, ys, xs, n_steps):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True)
-def _are_peaks(counts, places):  # type: ignore[no-untyped-def]
-    """Whether each place (int64[n, 2]) holds the maximum of its 5 x 5 window."""
-    found = np.zeros(len(places), np.bool_)
-    for i in range(len(places)):
-        y, x = places[i]
-        found[i] = counts[y, x] == counts[y - 2 : y + 3, x - 2 : x + 3].max()
-    return found
-
-
-@numba.njit(cache=True)
 def _spread(counts, peaks):  # type: ignore[no-untyped-def]
     """Grow each peak five times by a pixel, within its 11 x 11 window, where points end."""
     sinks = np.zeros(counts.shape, np.int32)
@@ -321,30 +323,3 @@ def _spread(counts, peaks):  # type: ignore[no-untyped-def]
                 if grown[y, x]:
                     sinks[py + y - 6, px + x - 6] = label + 1
     return sinks
-
-
-@numba.njit(cache=True)
-def _fill_holes(masks, boxes):  # type: ignore[no-untyped-def]
-    """Give background that a mask encloses (4-connected) to the mask, in place."""
-    for i in range(len(boxes)):
-        label, top, bottom, left, right = boxes[i]
-        height, width = bottom - top, right - left
-        outside = np.zeros((height + 2, width + 2), np.bool_)
-        outside[1:-1, 1:-1] = masks[top:bottom, left:right] == label
-        stack = np.empty((height + 2) * (width + 2), np.int64)
-        n = 1
-        stack[0] = 0
-        outside[0, 0] = True
-        while n:
-            n -= 1
-            y, x = divmod(stack[n], width + 2)
-            for step in range(4):
-                v, u = y + (step == 0) - (step == 1), x + (step == 2) - (step == 3)
-                if 0 <= v < height + 2 and 0 <= u < width + 2 and not outside[v, u]:
-                    outside[v, u] = True
-                    stack[n] = v * (width + 2) + u
-                    n += 1
-        for y in range(height):
-            for x in range(width):
-                if not outside[y + 1, x + 1] and masks[top + y, left + x] == 0:
-                    masks[top + y, left + x] = label
