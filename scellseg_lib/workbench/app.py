@@ -37,8 +37,6 @@ USED = "The thresholds are those that you have found under 4 Inspect. Press Segm
 NOTEBOOK = paths.REPOSITORY / "notebooks" / "fig6_workbench.ipynb"
 FOLDER = "SCELLSEG_FOLDER"
 """Variable that names the folder which the workbench opens with."""
-N_ANNOTATED, N_OTHERS = 3, 5
-"""Images of the example."""
 IDLE_HOURS = 12
 """After which the kernel of a page that was closed is ended: a reload begins a new one."""
 
@@ -61,9 +59,7 @@ class Workbench(ipywidgets.VBox):
     """All steps from images to measurements, side by side; without a folder it is asked for."""
 
     def __init__(self, folder: Path | None = None) -> None:
-        self.annotate = AnnotatePanel(
-            on_folder=self._go_to, on_learn=self._learnt, on_suggest=self._finder
-        )
+        self.annotate = AnnotatePanel(None, self._go_to, self._learnt, self._finder)
         self.finetune = FinetunePanel(
             on_tuned=lambda model: self.segment.go_to(model.parent, model)
         )
@@ -203,16 +199,13 @@ def start_folder(named: str = "") -> Path:
 
 
 def make_example(folder: Path) -> Path:
-    """Write eight images of synthetic worms into a folder, three of them annotated.
-
-    Files that are there already stay as they are.
-    """
-    worms = synthetic.make_dataset("synthetic_worms", n_shot=N_ANNOTATED, n_query=N_OTHERS)
+    """Write eight images of worms into a folder, three of them annotated; files there stay."""
+    worms = synthetic.make_dataset("synthetic_worms", n_shot=3, n_query=5)
     for number, sample in enumerate(worms, 1):
         image = folder / f"worms_{number}.tif"
         if image.exists():
             continue
-        if number <= N_ANNOTATED:
+        if sample.split == "shot":
             write_labels(folder / f"worms_{number}_masks.tif", sample.masks)
         with whole(image) as scratch:
             tifffile.imwrite(scratch, np.round(sample.image[0]).astype(np.uint16))
@@ -222,11 +215,7 @@ def make_example(folder: Path) -> Path:
 def serve(arguments: list[str]) -> None:
     """Serve the workbench by Voila, for this machine alone and by a token, until it is stopped.
 
-    Parameters
-    ----------
-    arguments : list of str
-        A folder with images, if one is to be opened, then any options of Voila, such as
-        ``--no-browser``.
+    The arguments are a folder to open, if any, then options of Voila, such as ``--no-browser``.
     """
     from voila.app import Voila
 

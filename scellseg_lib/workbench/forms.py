@@ -1,4 +1,7 @@
-"""What all panels are made of, and how they speak to somebody who writes no code."""
+"""What all panels are made of, and how they speak to somebody who writes no code.
+
+Each widget has the class ``scellseg-NAME``, by which the tests find it in a page.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +22,6 @@ from scellseg_lib.options import Options
 from scellseg_lib.training import CheckpointOfAnotherRun
 
 ERROR_COLOUR = "#b3261e"
-TABLES = (
-    "<style>.scellseg-table th, .scellseg-table td "
-    "{padding: 2px 10px; text-align: right; line-height: 1.3}</style>"
-)
 REMEDIES: dict[type[ScellsegError], str] = {
     AxesNeeded: "Save it as one plane, or from ImageJ as a TIFF of several channels, which says "
     "what they are.",
@@ -86,10 +85,6 @@ def typed_path(text: str) -> Path | None:
     """Path as it was typed or pasted, with quotes perhaps, made absolute; None for nothing."""
     bare = text.strip().strip("\"'").strip()
     return Path(bare).expanduser().resolve() if bare else None
-
-
-# --- widgets ----------------------------------------------------------------------------------
-# Each has the class ``scellseg-NAME``, by which the tests find it in a page.
 
 
 def heading(text: str) -> ipywidgets.HTML:
@@ -163,8 +158,8 @@ def show(widget: ipywidgets.Widget, is_shown: bool) -> None:
 
 def table(frame: pd.DataFrame) -> str:
     """Table as HTML; names in it are shown as text and not as markup."""
-    cells = frame.to_html(index=False, border=0, float_format="{:.3f}".format, na_rep="-")
-    return f"{TABLES}<div class='scellseg-table'>{cells}</div>"
+    looks = {"index": False, "border": 0, "col_space": 90, "justify": "left", "na_rep": "-"}
+    return frame.to_html(float_format="{:.3f}".format, **looks)
 
 
 class ChannelFields(ipywidgets.HBox):

@@ -26,19 +26,16 @@ class Cancelled(Exception):
 class Job:
     """Work in a thread of its own.
 
-    Once it has ended, it keeps nothing of the work but its result: images and models are free.
+    `work` is called with the job, in the thread. It calls ``job.report`` often, and first
+    ``job.report(0, total)``, from which the time left is reckoned. Another `total`, or fewer `done`
+    than before, begin another part of the work, with a speed of its own.
 
-    Parameters
-    ----------
-    work : callable
-        Called with the job, in the thread. It calls ``job.report`` often, and ``job.report(0,
-        total)`` before it begins, from which the time left is reckoned. Another `total`, or fewer
-        `done` than before, begin another part of the work, with a speed of its own.
-    on_change : callable, optional
-        Called with the job, at most ten times a second from the thread that changed it, and always
-        when it begins, pauses or goes on, and once when it has ended; never twice at once, and the
-        end does not come in the middle of a call. It must not wait for the job. What it raises is
-        logged and does not stop the work.
+    `on_change` is called with the job, at most ten times a second from the thread that changed it,
+    and always when it begins, pauses or goes on, and once when it has ended; never twice at once,
+    and the end does not come in the middle of a call. It must not wait for the job. What it raises
+    is logged and does not stop the work.
+
+    Once a job has ended, it keeps nothing of the work but its result: images and models are free.
     """
 
     def __init__(

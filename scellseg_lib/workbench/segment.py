@@ -18,13 +18,7 @@ import numpy as np
 
 from scellseg_lib.errors import ChannelsNeeded, MasksMadeOtherwise, ScellsegError
 from scellseg_lib.files import layout
-from scellseg_lib.files.folder import (
-    FolderOutcome,
-    ImageJob,
-    plan_jobs,
-    read_record,
-    segment_jobs,
-)
+from scellseg_lib.files.folder import FolderOutcome, ImageJob, plan_jobs, read_record, segment_jobs
 from scellseg_lib.files.images import read_image, read_pixels
 from scellseg_lib.model import Model
 from scellseg_lib.network import weights_hash
@@ -56,9 +50,6 @@ SUMMARY = {
 """What is shown of the rounds of correction."""
 Action = Callable[[SegmentedImage], object]
 Chosen = tuple[OfferedModel, Model, SegmentationSettings]
-
-
-# --- with which model, and how ----------------------------------------------------------------
 
 
 class SegmentForm(ipywidgets.VBox):
@@ -185,9 +176,6 @@ class SegmentForm(ipywidgets.VBox):
             self._on_change()
 
 
-# --- one image, tried -------------------------------------------------------------------------
-
-
 class SegmentPreview(ipywidgets.VBox):
     """Try settings on one image: the network runs once, thresholds act at once.
 
@@ -275,9 +263,6 @@ class SegmentPreview(ipywidgets.VBox):
         n_cells = count(int(np.count_nonzero(np.unique(masks))), "cell")
         hint = "" if masks.any() else " Lower the cell probability, or check the diameter."
         self.message.tell(f"{n_cells} found.{hint} Move a threshold: the cells follow.")
-
-
-# --- what is there ----------------------------------------------------------------------------
 
 
 class SegmentResults(ipywidgets.VBox):
@@ -378,9 +363,6 @@ class SegmentResults(ipywidgets.VBox):
                 "all that were missed or found wrongly. Mean AP: the same, averaged over ten "
                 "demands from 0.5 to 0.95.</small>"
             )
-
-
-# --- the panel --------------------------------------------------------------------------------
 
 
 class SegmentPanel(ipywidgets.VBox):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from scellseg_lib import paths
 from scellseg_lib.datasets import synthetic
 from scellseg_lib.files.images import read_masks
 from tests.browser.conftest import Opener
+from tests.browser.editing import EditorInPage
 from tests.browser.servers import PAGE_MILLISECONDS, NotebookPage, screenshot
 
 NOTEBOOK = paths.REPOSITORY / "notebooks" / "fig6_workbench.ipynb"
@@ -43,14 +45,14 @@ device.recall_precision = lambda key: device.Precision()
 class Truth:
     """A folder with five images, and the cells that a biologist sees in them."""
 
-    def __init__(self, folder: Path, kind: str, suffix: str, width: int) -> None:
-        self.folder, self.kind, self.suffix = folder, kind, suffix
+    def __init__(self, folder: Path, suffix: str, width: int) -> None:
+        self.folder, self.suffix = folder, suffix
         self.width = width  # of the cells, px
         self.masks: dict[str, np.ndarray] = {}
 
     @classmethod
     def synthetic(cls, folder: Path) -> Truth:
-        truth = cls(folder, "synthetic", ".tif", 10)
+        truth = cls(folder, ".tif", 10)
         for number, sample in enumerate(
             synthetic.make_dataset("synthetic_worms", n_shot=5, n_query=0)
         ):
@@ -63,7 +65,7 @@ class Truth:
 
     @classmethod
     def real(cls, folder: Path, data: Path) -> Truth:
-        truth = cls(folder, "real", ".png", 13)
+        truth = cls(folder, ".png", 13)
         folder.mkdir()
         for image in sorted((data / "bbbc010_elegans").glob("*_img.png"))[:5]:
             name = image.stem.removesuffix("_img")
@@ -79,11 +81,13 @@ class Truth:
         return [masks == label for label in order]
 
 
-@pytest.fixture(params=["synthetic", pytest.param("real", marks=pytest.mark.real_data)])
-def truth(request: pytest.FixtureRequest, tmp_path: Path) -> Truth:
-    if request.param == "synthetic":
-        return Truth.synthetic(tmp_path / "worms")
-    return Truth.real(tmp_path / "worms", request.getfixturevalue("real_data"))
+@pytest.fixture
+def truth(tmp_path: Path) -> Truth:
+    """Real images where they are at hand, else synthetic ones."""
+    data = Path(os.environ.get("SCELLSEG_DATA", ""))
+    if (data / "bbbc010_elegans").is_dir():
+        return Truth.real(tmp_path / "worms", data)
+    return Truth.synthetic(tmp_path / "worms")
 
 
 @pytest.fixture
@@ -111,48 +115,26 @@ def go_to(page: Page, tab: str) -> None:
     page.locator(".scellseg-tabs .lm-TabBar-tab", has_text=tab).click()
 
 
-def on_page(page: Page, points: np.ndarray) -> list[tuple[float, float]]:
-    """Where points (y, x) of the image that is edited lie in the window."""
-    return page.evaluate(
-        """([picture, points]) => {
-             const { canvas, painter } = document.querySelector(picture).scellseg;
-             const box = canvas.getBoundingClientRect();
-             const { zoom, left, top, ratio } = painter;
-             return points.map(([y, x]) => [box.left + (x - left) * zoom / ratio,
-                                            box.top + (y - top) * zoom / ratio]);
-           }""",
-        [DRAW, (np.asarray(points) + 0.5).tolist()],
-    )
-
-
-def drag(page: Page, points: np.ndarray) -> None:
-    """Press the mouse at the first point (y, x) of the image, and move it along the others."""
-    first, *others = on_page(page, points)
-    page.mouse.move(*first)
-    page.mouse.down()
-    for point in others:
-        page.mouse.move(*point)
-    page.mouse.up()
-
-
-def outline(page: Page, cell: np.ndarray) -> None:
+def outline(opened: NotebookPage, cell: np.ndarray) -> None:
     """Draw around a cell, bool[H, W]."""
-    page.locator(f"{DRAW} .se-tool-outline").click()
+    editor = EditorInPage(opened, "workbench.annotate.editor")
+    editor.key("Escape")  # what was begun before
+    editor.tool("outline")
     (contour,) = cv2.findContours(np.uint8(cell), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0]
-    drag(page, contour[::4, 0, ::-1])
+    editor.drag((contour[::4, 0, ::-1] + 0.5).tolist())
 
 
-def brush(page: Page, cell: np.ndarray, size: int) -> None:
+def brush(opened: NotebookPage, cell: np.ndarray, size: int) -> None:
     """Paint along a cell, bool[H, W], from one end to the other."""
-    page.locator(f"{DRAW} .se-tool-brush").click()
-    page.locator(f"{DRAW} .se-size").fill(str(size))
-    page.keyboard.press("Enter")
+    editor = EditorInPage(opened, "workbench.annotate.editor")
+    editor.tool("brush", size)
     points = np.argwhere(cell)
     one = points[np.argmax(np.linalg.norm(points - points.mean(0), axis=1))]
     other = points[np.argmax(np.linalg.norm(points - one, axis=1))]
     inside = cv2.distanceTransform(np.uint8(cell), cv2.DIST_L2, 3)
     costs = np.where(cell, 1 / (1 + inside**2), 1e4)
-    drag(page, np.array(route_through_array(costs, one, other)[0])[::4])
+    way = np.array(route_through_array(costs, one, other)[0])[::4]
+    editor.drag((way + 0.5).tolist())
 
 
 def iou(one: np.ndarray, other: np.ndarray) -> float:
@@ -195,10 +177,10 @@ def annotate(opened: NotebookPage, truth: Truth, name: str) -> None:
     """Draw around one cell, paint another, give it a class, and save."""
     page, cells = opened.page, truth.largest(name)[:2]
     assert value(opened, "annotate.current.name") == name
-    opened.screenshot(f"workbench_{truth.kind}_1_annotate")
-    outline(page, cells[0])
+    opened.screenshot("workbench_1_annotate")
+    outline(opened, cells[0])
     wait(opened, "len(workbench.annotate.editor.cells) == 1")
-    brush(page, cells[1], truth.width)
+    brush(opened, cells[1], truth.width)
     wait(opened, "len(workbench.annotate.editor.cells) == 2")
     page.locator(f"{DRAW} .se-new-class").fill("drawn by hand")
     page.keyboard.press("Enter")
@@ -207,7 +189,7 @@ def annotate(opened: NotebookPage, truth: Truth, name: str) -> None:
     page.locator(f"{DRAW} .se-save").click()
     masks = truth.folder / f"{name}_masks.tif"
     wait(opened, f"__import__('pathlib').Path({str(masks)!r}).exists()")
-    opened.screenshot(f"workbench_{truth.kind}_2_drawn")
+    opened.screenshot("workbench_2_drawn")
     written = read_masks(masks)
     np.testing.assert_array_equal(written, value(opened, "annotate.editor.labels"))
     assert iou(written == 1, cells[0]) > 0.9
@@ -289,12 +271,12 @@ def fine_tune(opened: NotebookPage, truth: Truth) -> None:
     wait(opened, f"workbench.finetune.steps.value == {STEPS}")
     page.locator(".scellseg-tune-name input").fill("worms")
     page.keyboard.press("Tab")
-    opened.screenshot(f"workbench_{truth.kind}_3_finetune")
+    opened.screenshot("workbench_3_finetune")
     page.locator(".scellseg-tune-start").click()
     wait(opened, "workbench.finetune.job is not None and workbench.finetune.job.ended")
     assert value(opened, "finetune.job.state") == "done"
     page.locator(".scellseg-finetune-panel", has_text="Saved as worms.safetensors").wait_for()
-    opened.screenshot(f"workbench_{truth.kind}_4_finetuned")
+    opened.screenshot("workbench_4_finetuned")
     assert (truth.folder / "worms.safetensors").stat().st_size > 1e6
 
 
@@ -309,13 +291,13 @@ def segment(opened: NotebookPage, truth: Truth) -> None:
     page.locator(".scellseg-preview", has_text="Move a threshold").wait_for()
     move_threshold(page, TRY, f"{SEGMENT} .scellseg-thresholds .noUi-handle")
     page.locator(TRY).scroll_into_view_if_needed()
-    opened.screenshot(f"workbench_{truth.kind}_5_preview")
+    opened.screenshot("workbench_5_preview")
     page.locator(".scellseg-segment-start").click()
     wait(opened, "workbench.segment.job is not None and workbench.segment.job.ended")
     assert value(opened, "segment.job.state") == "done"
     page.locator(".scellseg-segment-results option").nth(4).wait_for(state="attached")
     page.locator(".scellseg-segment-results").scroll_into_view_if_needed()
-    opened.screenshot(f"workbench_{truth.kind}_6_segmented")
+    opened.screenshot("workbench_6_segmented")
     written = {file.name for file in (truth.folder / "segmented").glob("*.tif")}
     assert written == {f"{name}_masks.tif" for name in names}
     np.testing.assert_array_equal(
@@ -338,7 +320,7 @@ def correct(opened: NotebookPage, truth: Truth, name: str) -> np.ndarray:
     page.wait_for_function(  # the button was far below
         "document.querySelector('.scellseg-tabs .lm-TabBar').getBoundingClientRect().top >= 0"
     )
-    opened.screenshot(f"workbench_{truth.kind}_7_inspect")
+    opened.screenshot("workbench_7_inspect")
     move_threshold(page, INSPECT, ".scellseg-inspector .scellseg-thresholds .noUi-handle")
     page.locator(".scellseg-correct").click()
     wait(opened, "workbench.annotate.correcting is not None")
@@ -348,10 +330,9 @@ def correct(opened: NotebookPage, truth: Truth, name: str) -> np.ndarray:
     )
     before = value(opened, "annotate.editor.labels")
     cell = max(truth.largest(name), key=lambda one: (one & (before == 0)).sum() / one.sum())
-    page.keyboard.press("Escape")
-    outline(page, cell)
+    outline(opened, cell)
     wait(opened, "len(workbench.annotate.editor.edits) == 1")
-    opened.screenshot(f"workbench_{truth.kind}_8_correct")
+    opened.screenshot("workbench_8_correct")
     after = value(opened, "annotate.editor.labels")
     assert len(np.unique(after)) == len(np.unique(before)) + 1
     np.testing.assert_array_equal(after[before > 0], before[before > 0])  # neighbours are protected
@@ -363,7 +344,7 @@ def learn(opened: NotebookPage, truth: Truth, name: str, corrected: np.ndarray) 
     page = opened.page
     page.locator(".scellseg-annotate-learn").click()
     page.locator(".scellseg-annotate-panel", has_text=f"{name} is annotated now").wait_for()
-    opened.screenshot(f"workbench_{truth.kind}_9_learnt")
+    opened.screenshot("workbench_9_learnt")
     (row,) = pd.read_csv(truth.folder / "rounds.csv").itertuples()
     assert (row.round, row.image, row.model, row.added) == (1, name, "worms.safetensors", 1)
     for masks in (truth.folder / f"{name}_masks.tif", truth.folder / f"corrected/{name}_masks.tif"):
@@ -378,7 +359,7 @@ def export(opened: NotebookPage, truth: Truth, name: str, corrected: np.ndarray)
     go_to(page, "Export")
     page.locator(".scellseg-export-start").click()
     page.locator(".scellseg-export-panel", has_text="10 files written").wait_for()
-    opened.screenshot(f"workbench_{truth.kind}_10_exported")
+    opened.screenshot("workbench_10_exported")
     exported = truth.folder / "exported"
     assert len(list(exported.iterdir())) == 10
     assert len(roifile.roiread(exported / f"{name}_rois.zip")) == n_cells
@@ -404,10 +385,7 @@ def test_an_empty_workbench_says_what_to_do_and_takes_a_folder_with_a_damaged_fi
     voila: Opener, synthetic_truth: Truth
 ) -> None:
     opened = voila.open(
-        [
-            "from scellseg_lib.workbench.app import Workbench",
-            "workbench = Workbench()\nworkbench",
-        ]
+        ["from scellseg_lib.workbench.app import Workbench", "workbench = Workbench()\nworkbench"]
     )
     page, folder = opened.page, synthetic_truth.folder
     words = (
@@ -417,10 +395,10 @@ def test_an_empty_workbench_says_what_to_do_and_takes_a_folder_with_a_damaged_fi
         "nothing to inspect yet",
         "nothing to export yet",
     )
-    for number, (tab, text) in enumerate(zip(TABS, words, strict=True)):
+    for tab, text in zip(TABS, words, strict=True):
         go_to(page, tab)
         page.locator(".scellseg-message", has_text=text).locator("visible=true").first.wait_for()
-        opened.screenshot(f"workbench_empty_{number + 1}_{tab.lower()}")
+        opened.screenshot(f"workbench_empty_{tab.lower()}")
     go_to(page, "Annotate")
     content = (folder / "worms_1_img.tif").read_bytes()
     page.evaluate(DROP, [DRAW, list(content)])
@@ -463,8 +441,7 @@ def test_a_page_that_is_reloaded_offers_the_edits_that_were_not_saved(
     wait(opened, "workbench.annotate.current.name == 'worms_1'")
     page.wait_for_function(f"document.querySelector('{DRAW}').scellseg.title === 'worms_1'")
     for cell in synthetic_truth.largest("worms_1")[:2]:
-        page.keyboard.press("Escape")
-        outline(page, cell)
+        outline(opened, cell)
     wait(opened, "len(workbench.annotate.editor.cells) == 2")
     drawn = value(opened, "annotate.editor.labels")
     opened.reload()  # a new kernel, which knows nothing of the old one
@@ -486,7 +463,7 @@ def test_the_notebook_is_the_app_in_jupyterlab_too(
     opened = app(lab, synthetic_truth.folder, tmp_path)
     page, cell = opened.page, synthetic_truth.largest("worms_0")[0]
     page.locator(DRAW).scroll_into_view_if_needed()
-    outline(page, cell)
+    outline(opened, cell)
     wait(opened, "len(workbench.annotate.editor.cells) == 1")
     opened.screenshot("workbench_jupyterlab")
     go_to(page, "Fine-tune")  # which saves
