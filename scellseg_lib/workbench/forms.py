@@ -158,8 +158,8 @@ def show(widget: ipywidgets.Widget, is_shown: bool) -> None:
 
 def table(frame: pd.DataFrame) -> str:
     """Table as HTML; names in it are shown as text and not as markup."""
-    looks = {"index": False, "border": 0, "col_space": 90, "justify": "left", "na_rep": "-"}
-    return frame.to_html(float_format="{:.3f}".format, **looks)
+    three = "{:.3f}".format
+    return frame.to_html(index=False, border=0, col_space=90, float_format=three, na_rep="-")
 
 
 class ChannelFields(ipywidgets.HBox):
