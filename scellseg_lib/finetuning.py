@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from scellseg_lib.augment import Source, labelled_batch, prepare, sources_hash
 from scellseg_lib.contrast import ALPHA_RATE, AlphaMode, ContrastiveTerm, StatisticsMode
-from scellseg_lib.datasets.load import load_dataset
+from scellseg_lib.datasets.load import DatasetNotHere, load_dataset
 from scellseg_lib.device import Precision, choose_precision, keep_memory
-from scellseg_lib.errors import DatasetError, TrainingError
+from scellseg_lib.errors import TrainingError
 from scellseg_lib.model import Model, TrainingData
 from scellseg_lib.network import weights_hash
 from scellseg_lib.options import Options
@@ -276,7 +276,7 @@ def default_contrast() -> Dataset:
     for name in CONTRAST_SETS[:-1]:
         try:
             return load_dataset(name)
-        except DatasetError:  # the synthetic styles stand in
+        except DatasetNotHere:  # the synthetic styles stand in
             continue
     return load_dataset(CONTRAST_SETS[-1])
 
