@@ -45,12 +45,15 @@ class UnlabelledSources(Sequence[Source]):
     """Images without masks, read when a patch is drawn; the latest ``KEPT`` stay in memory."""
 
     def __init__(self, samples: Sequence[Sample], diameter: float) -> None:
-        self.samples, self.scale = samples, MEAN_DIAMETER / diameter
-        self._read = lru_cache(maxsize=KEPT)(self._prepare)
+        self.samples, scale = samples, MEAN_DIAMETER / diameter
 
-    def _prepare(self, index: int) -> Source:
-        # A sample keeps what it has read: this one is forgotten with its pixels.
-        return _prepare_one(self.samples[index].without_masks(), self.scale)
+        # No method: a cache that knew its owner would live, with gigabytes, until both are found.
+        @lru_cache(maxsize=KEPT)
+        def read(index: int) -> Source:
+            # A sample keeps what it has read: this one is forgotten with its pixels.
+            return _prepare_one(samples[index].without_masks(), scale)
+
+        self._read = read
 
     def __len__(self) -> int:
         return len(self.samples)

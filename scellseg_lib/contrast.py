@@ -76,9 +76,8 @@ class ContrastiveTerm(nn.Module):
         """Draw query and contrast patches with a crop side of their own common draw."""
         side = int(rng.integers(CROP_SIDES[0], CROP_SIDES[1] + 1))
         style = self.contrast[int(rng.integers(len(self.contrast)))]
-        return unlabelled_batch(self.queries, rng, side, size), unlabelled_batch(
-            style, rng, side, size
-        )
+        queries = unlabelled_batch(self.queries, rng, side, size)
+        return queries, unlabelled_batch(style, rng, side, size)
 
     def forward(
         self,
@@ -92,14 +91,13 @@ class ContrastiveTerm(nn.Module):
 
         Queries and contrasts take the downsampling pass only, one after the other.
         """
-        device = shot_style.device
+        shot, device, styles = shot_style.float(), shot_style.device, []
         with _statistics(network, update=self.statistics == "mixed"):
-            styles = []
             for images in self.batches(rng, len(shot_style)):
+                # A context each: within one, gradients would be summed up in bfloat16.
                 with precision.autocast(device):
-                    styles.append(network.embed(precision.batch(images, device)).float())
+                    styles.append(network.embed(images.to(device)).float())
         query, contrast = styles
-        shot = shot_style.float()
         ratio = pair_distance(shot, query) / (pair_distance(shot, contrast) + 1e-5)
         return self.weight(done) * ratio
 
@@ -107,15 +105,10 @@ class ContrastiveTerm(nn.Module):
 @contextmanager
 def _statistics(network: nn.Module, *, update: bool) -> Iterator[None]:
     """Within, BatchNorm leaves its running statistics alone unless ``update``."""
-    if update:
-        yield
-        return
     layers = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
     momenta = [layer.momentum for layer in layers]
-    for layer in layers:
+    for layer in [] if update else layers:
         layer.momentum = 0.0
-    try:
-        yield
-    finally:
-        for layer, momentum in zip(layers, momenta, strict=True):
-            layer.momentum = momentum
+    yield
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum

@@ -1,7 +1,7 @@
-"""How to compute fast on this machine: measured once, cached, never assumed.
+"""How to compute fast on this machine, and what becomes of the memory.
 
-bfloat16 is 3 times faster than float32 on processors with instructions for it and 10 times slower
-on those without; channels-last pays for some widths only. So a short measurement decides.
+Channels-last pays for some widths and processors only, and bfloat16 where there are instructions
+for it, so a short measurement decides, once for a machine and a width.
 """
 
 from __future__ import annotations
@@ -10,20 +10,26 @@ import ctypes
 import json
 import platform
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass
-from functools import cache, partial
 from pathlib import Path
-from typing import TypeVar
+from threading import Lock
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from scellseg_lib import paths
 from scellseg_lib.atomic import whole
 from scellseg_lib.network import build_network
 from scellseg_lib.progress import say
+
+
+def default_device() -> torch.device:
+    """CUDA, else Apple's MPS, else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
 @dataclass(frozen=True)
@@ -38,166 +44,186 @@ class Precision:
         """Context in which the network runs."""
         return torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.dtype == "bf16")
 
-    @property
-    def memory_format(self) -> torch.memory_format:
-        """Layout of weights, and so of what they are convolved with."""
-        return torch.channels_last if self.channels_last else torch.contiguous_format
-
     def place(self, network: nn.Module, device: torch.device) -> nn.Module:
-        """Move a network to the device in this layout; GPUs too are to repeat themselves."""
-        torch.backends.cudnn.deterministic = True
-        return network.to(device=device, memory_format=self.memory_format)  # type: ignore[call-overload]
+        """Move a network to the device in this layout; GPUs too are to repeat themselves.
 
-    def batch(self, images: Tensor, device: torch.device) -> Tensor:
-        """Move a batch to the device.
-
-        Its two planes stay as they are, the first convolutions bring the layout of the weights:
-        channels-last, BatchNorm of so few takes an eighth of the downsampling pass.
+        Batches stay as they are: their two planes take the layout of the weights in the first
+        convolution. Channels-last before, BatchNorm of so few is slow.
         """
-        return images.to(device)
+        torch.backends.cudnn.deterministic = True
+        layout = torch.channels_last if self.channels_last else torch.contiguous_format
+        return network.to(device=device, memory_format=layout)  # type: ignore[call-overload]
 
 
-DTYPES = ("fp32", "bf16")
-CANDIDATES = tuple(
-    Precision(dtype, channels_last) for dtype in DTYPES for channels_last in (False, True)
-)
+# The choice of precision
+
 CPU_INFO = Path("/proc/cpuinfo")
-EMULATED = 3.0
-"""A convolution that is slower by this has no instructions for its type: it takes ten times as
-long, and with them it takes less than in float32."""
-TURNS = 5
-T = TypeVar("T")
+TURNS = 3
+UNDISTURBED = 0.8
+"""Share of a step in which its thread computes where no other program takes the processor from it:
+0.94 and more was measured, and 0.1 to 0.5 beside other programs."""
+DOUBTED_FOR = 600.0
+"""Seconds for which a choice counts that was measured beside other programs."""
 
-
-def default_device() -> torch.device:
-    """CUDA, else Apple's MPS, else the CPU."""
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-
-
-@cache
-def keep_memory() -> None:
-    """Let the C library keep the memory that it is given back (glibc on Linux, once a process).
-
-    By default each large tensor is unmapped when it is freed and mapped, page by page, when the
-    next is made: half of the time of a training step on a CPU here. PyTorch's own pool does this on
-    GPUs.
-    """
-    if platform.libc_ver()[0] == "glibc":
-        mallopt = ctypes.CDLL(None).mallopt
-        for option, value in ((-4, 0), (-1, -1), (-2, 256 << 20)):  # M_MMAP_MAX, TRIM, TOP_PAD
-            mallopt(option, value)
+_doubted: dict[str, tuple[float, Precision]] = {}
+"""Such choices, and when they were made; they are never written down."""
 
 
 def choose_precision(device: torch.device, levels: tuple[int, ...]) -> Precision:
-    """Return the fastest way to train on this machine, from the cache or by measuring (some 10 s).
+    """Return the fastest way to train a network of some widths here, measured where not yet known.
 
-    A cache that is damaged or cannot be written to counts as none: it is measured each time.
-
-    Parameters
-    ----------
-    device : torch.device
-    levels : tuple of int
-        Widths of the network, on which the answer depends.
+    What was measured beside busy programs serves for some minutes, in this process alone.
     """
-    keep_memory()
-    file = paths.cache() / "precision.json"
     key = _machine_key(device, levels)
     if recalled := recall_precision(key):
         return recalled
-    say("Measuring how this machine computes fastest: some 10 s, once.")
-    seconds = measure(device, levels)
+    say("Measuring how this machine computes fastest: a few seconds, once.")
+    seconds, undisturbed = measure(device, levels)
     fastest = min(seconds, key=lambda precision: seconds[precision])
-    known = _known(file) | {key: fastest}
-    with suppress(OSError), whole(file) as scratch:
-        scratch.write_text(json.dumps({k: asdict(v) for k, v in known.items()}, indent=2))
+    if not undisturbed:
+        say("Other programs are busy: it will be measured again another time.")
+        _doubted[key] = time.monotonic(), fastest
+        return fastest
+    known = {name: asdict(one) for name, one in _read_choices().items()} | {key: asdict(fastest)}
+    with suppress(OSError), whole(_choices_file()) as scratch:  # else it is measured each time
+        scratch.write_text(json.dumps(known, indent=2))
     return fastest
 
 
 def recall_precision(key: str) -> Precision | None:
     """What was chosen earlier for a machine and a width; None where nothing was."""
-    return _known(paths.cache() / "precision.json").get(key)
+    since, doubted = _doubted.get(key, (-DOUBTED_FOR, None))
+    if doubted and time.monotonic() - since < DOUBTED_FOR:
+        return doubted
+    return _read_choices().get(key)
 
 
-def _known(file: Path) -> dict[str, Precision]:
-    """What was measured earlier; nothing where the file is absent or damaged."""
+def _choices_file() -> Path:
+    return paths.cache() / "device.json"
+
+
+def _read_choices() -> dict[str, Precision]:
+    """Choices that were written down; none where the file is absent or damaged."""
     try:
-        known = {key: Precision(**value) for key, value in json.loads(file.read_text()).items()}
+        read = json.loads(_choices_file().read_text())
+        known = {key: Precision(**value) for key, value in read.items()}
     except (OSError, ValueError, TypeError, AttributeError):
         return {}
-    return {key: precision for key, precision in known.items() if precision in CANDIDATES}
+    return {key: one for key, one in known.items() if one.dtype in ("fp32", "bf16")}
 
 
-def measure(device: torch.device, levels: tuple[int, ...]) -> dict[Precision, float]:
-    """Seconds of a small training step for each candidate that can pay.
+def measure(device: torch.device, levels: tuple[int, ...]) -> tuple[dict[Precision, float], bool]:
+    """Seconds of a small training step for each candidate, and whether nothing disturbed them.
 
-    The candidates take turns and the fastest of each one's steps counts, so that another program
-    that is busy for a moment slows all of them or none.
+    The candidates take turns and the fastest step of each counts, so that another program that is
+    busy for a moment slows all of them or none. One that is busy all the time is told by these
+    fastest steps: their thread has waited for the processor.
     """
-    return _fastest_turns(
-        {precision: _small_step(device, levels, precision) for precision in _able(device)}
-    )
+    dtypes = ("fp32", "bf16") if has_bfloat16(device) else ("fp32",)
+    networks = {
+        precision: precision.place(build_network("scellseg", levels), device)
+        for precision in (Precision(dtype, last) for dtype in dtypes for last in (False, True))
+    }
+    turns = [{p: time_step(n, p, device) for p, n in networks.items()} for _ in range(TURNS)]
+    fastest = {precision: min(turn[precision] for turn in turns) for precision in networks}
+    undisturbed = all(share >= UNDISTURBED for _, share in fastest.values())
+    seconds = {precision: taken for precision, (taken, _) in fastest.items()}
+    return seconds, undisturbed or device.type != "cpu"
 
 
-def _able(device: torch.device) -> list[Precision]:
-    """Candidates without those whose type is emulated, in which a step would take a minute."""
-    layer = nn.Conv2d(32, 32, 3, padding=1).to(device)
-    images = torch.zeros(1, 32, 112, 112, device=device)
-    taken = _fastest_turns(
-        {dtype: partial(_step_seconds, layer, images, Precision(dtype)) for dtype in DTYPES}
-    )
-    return [p for p in CANDIDATES if taken[p.dtype] < EMULATED * taken["fp32"]]
-
-
-def _small_step(
-    device: torch.device, levels: tuple[int, ...], precision: Precision
-) -> Callable[[], float]:
-    """Return what runs a step of 2 patches of 112 pixels, and says how long it took."""
-    network = precision.place(build_network("scellseg", levels), device)
-    images = precision.batch(torch.zeros(2, 2, 112, 112), device)
-    return partial(_step_seconds, network, images, precision)
-
-
-def _fastest_turns(steps: dict[T, Callable[[], float]]) -> dict[T, float]:
-    """Run steps in turn, and return the least seconds of each."""
-    turns = [{name: step() for name, step in steps.items()} for _ in range(TURNS)]
-    return {name: min(turn[name] for turn in turns) for name in steps}
-
-
-def _step_seconds(network: nn.Module, images: Tensor, precision: Precision) -> float:
-    _synchronise(images.device)
-    start = time.perf_counter()
-    with precision.autocast(images.device):
-        output = network(images)
-    maps = output if isinstance(output, Tensor) else output.maps
+def time_step(
+    network: nn.Module, precision: Precision, device: torch.device
+) -> tuple[float, float]:
+    """Seconds of a step of 2 patches of 112 pixels, and the share in which its thread computed."""
+    images = torch.zeros(2, 2, 112, 112, device=device)
+    synchronise = getattr(torch, device.type).synchronize  # for the CPU, nothing
+    synchronise()
+    start, start_of_thread = time.perf_counter(), time.thread_time()
+    with precision.autocast(device):
+        maps = network(images).maps
     maps.float().square().mean().backward()
-    _synchronise(images.device)
-    return time.perf_counter() - start
+    synchronise()
+    seconds = time.perf_counter() - start
+    return seconds, (time.thread_time() - start_of_thread) / seconds
 
 
-def _synchronise(device: torch.device) -> None:
-    getattr(torch, device.type).synchronize()  # for the CPU, nothing
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether there are instructions for bfloat16; emulated it is ten times slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type != "cpu" or any("bf16" in flag for flag in _processor()[1])
 
 
 def _machine_key(device: torch.device, levels: tuple[int, ...]) -> str:
+    """What the fastest way depends on; several machines may have one cache."""
     capability = torch.backends.cpu.get_cpu_capability() if device.type == "cpu" else ""
     parts = (device.type, machine(device), capability, torch.get_num_threads())
     return " ".join(map(str, (*parts, torch.__version__, levels)))
 
 
 def machine(device: torch.device) -> str:
-    """Name of the GPU, or of the processor."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
+    """Name of the GPU, or of the processor and its instructions for bfloat16."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    name, flags = _processor()
+    able = sorted(flag for flag in flags if "bf16" in flag or "amx" in flag)
+    return " ".join([platform.machine(), name, *able])
 
 
-def _processor() -> str:
-    """Name of the processor's model and its instructions for bfloat16, as the caches are shared."""
+def _processor() -> tuple[str, list[str]]:
+    """Name of the processor and its flags, which only Linux tells."""
     try:
         lines = CPU_INFO.read_text().splitlines()
-    except OSError:  # no Linux
-        return f"{platform.machine()} {platform.processor()}"
+    except OSError:
+        return platform.processor(), []
     facts = {key.strip(): value for key, _, value in (line.partition(":") for line in lines)}
-    words = f"{facts.get('flags')} {facts.get('Features')}".split()  # of x86, of ARM
-    able = sorted(word for word in words if "bf16" in word or "amx" in word)
-    return " ".join([platform.machine(), facts.get("model name", "").strip(), *able])
+    flags = f"{facts.get('flags')} {facts.get('Features')}".split()  # of x86, of ARM
+    return facts.get("model name", "").strip(), flags
+
+
+# Memory
+
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -2, -3, -4
+KEEPING = {M_TRIM_THRESHOLD: -1, M_TOP_PAD: 256 << 20, M_MMAP_MAX: 0}
+USUAL = {
+    M_TRIM_THRESHOLD: 64 << 20,
+    M_TOP_PAD: 128 << 10,
+    M_MMAP_THRESHOLD: 32 << 20,
+    M_MMAP_MAX: 1 << 16,
+}
+"""Options of glibc's ``mallopt`` within `keep_memory`, and after it: what glibc would come to."""
+
+_runs, _lock = 0, Lock()
+
+
+@contextmanager
+def keep_memory() -> Iterator[None]:
+    """Within, the C library keeps memory that is freed; at the end of the last run all goes back.
+
+    By default glibc unmaps each large tensor when it is freed and maps, page by page, the next:
+    half of the time of a training step on a CPU. PyTorch's own pool does this on GPUs.
+    """
+    global _runs
+    with _lock:
+        _runs += 1
+        _set_allocator(KEEPING)
+    try:
+        yield
+    finally:
+        with _lock:
+            _runs -= 1
+            if not _runs:
+                give_back_memory()
+
+
+def give_back_memory() -> None:
+    """Return to the system what is free, in the arenas of all threads."""
+    _set_allocator(USUAL)
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _set_allocator(options: dict[int, int]) -> None:
+    if platform.libc_ver()[0] == "glibc":
+        for option, value in options.items():
+            ctypes.CDLL(None).mallopt(option, value)

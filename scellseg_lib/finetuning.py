@@ -117,7 +117,7 @@ register_strategy(
         lambda queries, contrasts, options: ContrastiveTerm(
             queries, contrasts, alpha_mode=options.alpha, statistics=options.statistics
         ),
-        help="learns from the annotated images, and the look of the images to be segmented",
+        "learns from the annotated images, and the look of the images to be segmented",
         needs_queries=True,
         needs_contrast=True,
     )
@@ -126,11 +126,12 @@ register_strategy(
     Strategy(
         "classic",
         lambda queries, contrasts, options: None,
-        help="learns from the annotated images alone (quicker)",
+        "learns from the annotated images alone (quicker)",
     )
 )
 
 
+@keep_memory()
 def finetune(
     model: Model,
     shots: Sequence[Sample],
@@ -158,20 +159,16 @@ def finetune(
     strategy : str
         "contrastive" (Eq. 2-3), "classic", or one that was registered.
     contrast : Dataset, optional
-        Images of several styles. None: the paper's 35 where they are at hand, else synthetic ones;
-        the tuned model's card says which.
+        Images of several styles. None: see `default_contrast`.
     precision : Precision, optional
         None: that of the checkpoint, else what pays on this machine; recorded in the card.
     device : torch.device, optional
     checkpoint : path, optional
         Written every half minute and after the last step; a run that finds it goes on from there.
-        It is left behind, so that nothing is lost before the model is saved: then remove it
-        (``checkpoint.unlink(missing_ok=True)``). It knows the shots by their pixels, query and
-        contrast images by name.
+        It knows the shots by their pixels, query and contrast images by name. Remove it once the
+        model is saved.
     callback : callable, optional
         Gets a `Progress` after each step, and may raise `training.Enough` to end the run there.
-        It has no validation loss: all of a handful of shots are learnt from, and what would be held
-        out is better judged by `evaluate`.
     **options
         ``steps``, ``learning_rate``, ``schedule``, ``batch_size``, ``layers``, ``alpha``,
         ``statistics`` and ``seed``, see `FinetuneOptions`.
@@ -183,22 +180,19 @@ def finetune(
     Raises
     ------
     TrainingError
-        Without shots, without an annotated cell, for an option that cannot be, for a loss that is
-        no longer a number, with a checkpoint of another run, or one that cannot be written.
+        Without an annotated cell, for an option that cannot be, for a loss that is no longer a
+        number, with a checkpoint of another run, or one that cannot be written.
     ImageError
         For a query image that cannot be read, at the step that draws it.
     """
     chosen = FinetuneOptions(strategy=strategy, **options)
-    way = STRATEGIES[chosen.strategy]
     if not len(shots):
         raise TrainingError("there are no shots", remedy="Annotate at least one image.")
-    device = device or model.device
-    keep_memory()
-    saved = read_run(checkpoint)
+    device, saved = device or model.device, read_run(checkpoint)
     precision = precision or (
         saved.precision if saved else choose_precision(device, model.network.levels)
     )
-
+    way, tuned = STRATEGIES[chosen.strategy], model.copy()
     sources = prepare(shots)
     diameter = float(np.nanmean([sample.diameter for sample in shots]))
     contrasts = (contrast or default_contrast()) if way.needs_contrast else None
@@ -207,7 +201,6 @@ def finetune(
         _styles(contrasts) if contrasts else [],
         chosen,
     )
-    tuned = model.copy()
     precision.place(tuned.network, device)
     extractor = tuned.network.extractor
     parts: dict[str, list[nn.Module]] = {
@@ -225,15 +218,13 @@ def finetune(
     def losses_at(step: int) -> dict[str, Tensor]:
         rng = np.random.default_rng((chosen.seed, step))
         batch = labelled_batch(sources, tuned.representation, rng, chosen.batch_size)
-        loss, output = segmentation_loss(tuned, *batch, precision, device)
-        losses = {"segmentation": loss}
-        if term is not None:
-            # Numbers of their own: the shots' patches are the same for every strategy.
-            rng = np.random.default_rng((chosen.seed, step, 1))
-            extra = term(tuned.network, output.style, rng, step / chosen.steps, precision)
-            losses["contrast"] = extra
-            loss = loss + extra
-        return losses | {"loss": loss}
+        segmentation, output = segmentation_loss(tuned, *batch, precision, device)
+        if term is None:
+            return {"segmentation": segmentation, "loss": segmentation}
+        # Numbers of their own: the shots' patches are the same for every strategy.
+        rng = np.random.default_rng((chosen.seed, step, 1))
+        extra = term(tuned.network, output.style, rng, step / chosen.steps, precision)
+        return {"segmentation": segmentation, "contrast": extra, "loss": segmentation + extra}
 
     identity = chosen.model_dump() | {
         "precision": asdict(precision),
@@ -258,21 +249,17 @@ def finetune(
     tuned.network.requires_grad_(True)
     tuned.card.diameter = round(diameter, 2)
     name, licence = getattr(shots, "name", "images"), getattr(shots, "licence", "")
-    complete_card(
-        tuned,
-        "fine-tuned",
-        shots,
-        [TrainingData(name=name, images=len(shots), licence=licence)],
-        identity | {"initial": model.card.recipe},
-        getattr(shots, "channels", model.card.channels),
-    )
+    learnt = [TrainingData(name=name, images=len(shots), licence=licence)]
+    recipe = identity | {"initial": model.card.recipe}
+    channels = getattr(shots, "channels", model.card.channels)
+    complete_card(tuned, "fine-tuned", shots, learnt, recipe, channels)
     if tuned.representation.tunes:
         tuned.card.decoding = _tune_thresholds(tuned, shots, precision)
     return tuned
 
 
 def default_contrast() -> Dataset:
-    """Load the first of `CONTRAST_SETS` that is at hand; the card says which."""
+    """Load the first of `CONTRAST_SETS` that is at hand; the tuned model's card says which."""
     for name in CONTRAST_SETS[:-1]:
         try:
             return load_dataset(name)
@@ -295,11 +282,10 @@ def _styles(contrasts: Dataset) -> list[Sequence[Source]]:
 
 def _tune_thresholds(model: Model, shots: Sequence[Sample], precision: Precision) -> Decoding:
     """Fit the thresholds to the shots, at the 30-px scale."""
-    maps = predict(model, shots, precision=precision)
-    predictions = list(progress_bar(maps, len(shots), "thresholds"))
+    predictions = predict(model, shots, precision=precision)
+    outputs = [one.maps for one in progress_bar(predictions, len(shots), "thresholds")]
     truths = [
-        resize_masks(sample.masks, prediction.maps.shape[1:])
-        for sample, prediction in zip(shots, predictions, strict=True)
+        resize_masks(sample.masks, maps.shape[1:])
+        for sample, maps in zip(shots, outputs, strict=True)
     ]
-    outputs = [prediction.maps for prediction in predictions]
     return model.representation.tune(model.card.decoding, outputs, truths)

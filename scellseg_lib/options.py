@@ -18,8 +18,8 @@ from scellseg_lib.errors import ScellsegError
 class Options(BaseModel):
     """Base of all options; they do not change once they are made.
 
-    A field says its bounds with ``Field(ge=..., gt=..., le=...)`` and its help in the docstring
-    below it. What is not allowed raises the error of the class, ``refused``.
+    A field says its bounds with ``Field(ge=..., le=...)`` and its help in the docstring below it.
+    What is not allowed raises the error of the class, ``refused``.
     """
 
     model_config = ConfigDict(
@@ -42,7 +42,7 @@ class Options(BaseModel):
     @classmethod
     def _take_numpy(cls, values: Any) -> Any:
         """Numbers of NumPy are numbers."""
-        if not isinstance(values, dict):
+        if not isinstance(values, dict):  # options that are made already
             return values
         return {k: v.item() if isinstance(v, np.generic) else v for k, v in values.items()}
 
@@ -52,7 +52,7 @@ class Options(BaseModel):
 
     @classmethod
     def help(cls, name: str) -> str:
-        """What an option is for, as a sentence."""
+        """What an option is for, in a sentence."""
         return cls.model_fields[name].description or ""
 
     @classmethod
@@ -62,38 +62,34 @@ class Options(BaseModel):
 
     @classmethod
     def choices(cls, name: str) -> tuple[str, ...]:
-        """Values that an option can have, where they can be counted; none for numbers."""
-        annotation = _plain(cls.model_fields[name].annotation)
-        return get_args(annotation) if get_origin(annotation) is Literal else ()
+        """Words that an option can be; none for numbers."""
+        kind = _kind(cls.model_fields[name].annotation)
+        return get_args(kind) if get_origin(kind) is Literal else ()
 
     @classmethod
-    def bound(cls, name: str, which: Literal["ge", "gt", "le", "lt"] = "ge") -> float | None:
-        """Bound of a number; None where it has none."""
-        found = [getattr(one, which, None) for one in cls.model_fields[name].metadata]
+    def bound(cls, name: str, which: Literal["ge", "le"] = "ge") -> float | None:
+        """Least value of a number, or largest ("le"); None where it has none."""
+        found = (getattr(one, which, None) for one in cls.model_fields[name].metadata)
         return next((one for one in found if one is not None), None)
 
     @classmethod
     def _refusal(cls, name: str, value: Any) -> ScellsegError:
+        """Error that says what is allowed instead of a value."""
         if name not in cls.model_fields:
-            return cls.refused(
-                f"there is no option {name!r}", remedy=f"There are: {', '.join(cls.model_fields)}."
-            )
-        options = {name: value}
-        if choices := cls.choices(name):
-            remedy = f"Choose one of {', '.join(choices)}."
-            return cls.refused(f"{{{name}}} is unknown", remedy=remedy, options=options)
-        kind = _plain(cls.model_fields[name].annotation)
-        allowed = {int: "a whole number", float: "a number", bool: "True or False"}[kind]
-        words = {"ge": "from", "gt": "above", "le": "to", "lt": "below"}
-        for which, word in words.items():
-            bound = cls.bound(name, which)  # type: ignore[arg-type]
-            allowed += f" {word} {bound:g}" if bound is not None else ""
-        return cls.refused(
-            f"{{{name}}} is not {allowed}", remedy="Leave it out for the usual.", options=options
-        )
+            remedy = f"There are: {', '.join(cls.model_fields)}."
+            return cls.refused(f"there is no option {name!r}", remedy=remedy)
+        what, remedy = f"{{{name}}} is unknown", f"Choose one of {', '.join(cls.choices(name))}."
+        if not cls.choices(name):
+            kinds = {int: "a whole number", float: "a number", bool: "True or False"}
+            allowed = kinds[_kind(cls.model_fields[name].annotation)]
+            low, high = cls.bound(name), cls.bound(name, "le")
+            allowed += f" from {low:g}" if low is not None else ""
+            allowed += f" to {high:g}" if high is not None else ""
+            what, remedy = f"{{{name}}} is not {allowed}", "Leave it out for the usual."
+        return cls.refused(what, remedy=remedy, options={name: value})
 
 
-def _plain(annotation: Any) -> Any:
+def _kind(annotation: Any) -> Any:
     """Annotation without ``| None``."""
     if get_origin(annotation) in (Union, UnionType):
         return next(one for one in get_args(annotation) if one is not type(None))

@@ -79,6 +79,7 @@ def log_of(weights: Path) -> Path:
     return weights.with_name(f"{weights.stem}_log.csv")
 
 
+@keep_memory()
 def pretrain(
     name: NetworkName,
     datasets: Sequence[Dataset],
@@ -106,20 +107,14 @@ def pretrain(
     recipe : PretrainRecipe, optional
         None: the paper's for this model.
     initial : Model, optional
-        Start from its weights rather than from random ones: all those of the same model; of
-        another, with the same levels, those of the extractor whose names and shapes agree (the
-        whole of it for a U-Net from a Cellpose, the downsampling pass for a Scellseg).
+        Start from its weights: all those of the same model; of another of the same levels, those of
+        the extractor whose names and shapes agree.
     seed : int
         Of the weights and the patches.
-    precision : Precision, optional
-        None: that of the checkpoint, else what pays on this machine.
-    device : torch.device, optional
-    checkpoint : path, optional
-        Written and left behind as that of `finetune`: a run that finds it goes on from there.
+    precision, device, checkpoint, callback
+        As those of `finetune`.
     validate_every : int
         Steps between measurements of the validation loss; the model returned is the last.
-    callback : callable, optional
-        Gets a `Progress` after each step.
 
     Returns
     -------
@@ -133,11 +128,8 @@ def pretrain(
         other levels, with a checkpoint of another run, or one that cannot be written.
     """
     chosen = recipe or paper_recipe(name)
-    device = device or default_device()
-    keep_memory()
-    saved = read_run(checkpoint)
+    device, saved = device or default_device(), read_run(checkpoint)
     precision = precision or (saved.precision if saved else choose_precision(device, levels))
-
     model = _start(name, levels, seed, initial)
     samples = [sample for data in datasets for sample in data]
     for sample in progress_bar(samples, len(samples), "read"):
@@ -145,15 +137,11 @@ def pretrain(
     training, validation = _split([source for data in datasets for source in prepare(data)])
     n_steps = chosen.n_steps(len(training))
     precision.place(model.network, device)
-    optimiser: torch.optim.Optimizer
+    parameters, lr, decay = model.network.parameters(), chosen.learning_rate, chosen.weight_decay
     if chosen.optimiser == "adam":
-        optimiser = torch.optim.Adam(
-            model.network.parameters(), chosen.learning_rate, weight_decay=chosen.weight_decay
-        )
+        optimiser: torch.optim.Optimizer = torch.optim.Adam(parameters, lr, weight_decay=decay)
     else:
-        optimiser = torch.optim.SGD(
-            model.network.parameters(), chosen.learning_rate, 0.9, weight_decay=chosen.weight_decay
-        )
+        optimiser = torch.optim.SGD(parameters, lr, momentum=0.9, weight_decay=decay)
 
     def losses_at(step: int) -> dict[str, Tensor]:
         indices = epoch_batch(len(training), chosen.batch_size, step, seed)
@@ -185,14 +173,8 @@ def pretrain(
     )
     learnt = [TrainingData(name=d.name, images=len(d), licence=d.licence) for d in datasets]
     earlier = {"weights": identity["initial"], "recipe": initial.card.recipe} if initial else None
-    complete_card(
-        model,
-        "pre-trained",
-        samples,
-        learnt,
-        identity | {"initial": earlier},
-        datasets[0].channels,
-    )
+    recipe_there = identity | {"initial": earlier}
+    complete_card(model, "pre-trained", samples, learnt, recipe_there, datasets[0].channels)
     return model
 
 

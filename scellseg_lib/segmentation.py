@@ -61,20 +61,13 @@ class Prediction:
 
 @dataclass(frozen=True, eq=False)
 class Cells:
-    """A segmented image.
-
-    Attributes
-    ----------
-    name : str
-    masks : int32[H, W]
-        Labels 1..n, 0 is background.
-    prediction : Prediction
-        Kept, so that `decode` with other thresholds needs no network.
-    """
+    """A segmented image."""
 
     name: str
     masks: np.ndarray
+    """int32[H, W]: labels 1 to n, 0 is background."""
     prediction: Prediction
+    """Kept, so that `decode` with other thresholds needs no network."""
 
     @property
     def style(self) -> np.ndarray:
@@ -83,13 +76,7 @@ class Cells:
 
     @property
     def flows(self) -> np.ndarray:
-        """Unit flows (dy, dx), float32[2, h, w], at the 30-px scale.
-
-        Raises
-        ------
-        ModelError
-            If the model's representation has none, as that of a U-Net.
-        """
+        """Unit flows (dy, dx), float32[2, h, w], at the 30-px scale; ModelError without any."""
         if not self.prediction.has_flows:
             raise ModelError(
                 "the model writes cells otherwise than as flows",
@@ -121,16 +108,10 @@ def segment(
     model : Model
     images : sequence of Sample or array
         Arrays are float or integer [H, W] or [2, H, W] (to segment, nucleus).
-    diameter : float, optional
-        Of the cells, in pixels of the images; None: the model's own.
     cell_threshold, flow_threshold, min_size : optional
         See `Decoding`; None: the model's. ``min_size`` counts pixels of the 30-px scale.
-    resample : bool
-        Run the dynamics at the image's own size. The paper's protocol is False.
-    flips : bool
-        Average the maps over the four flips (four times the work).
-    batch_size : int
-        Tiles in a batch; tiles of all images are pooled.
+    diameter, resample, flips, batch_size
+        See `SegmentOptions`. The paper's protocol is ``resample=False``.
     precision : Precision, optional
         None: what pays on this machine.
     progress : bool
@@ -150,18 +131,17 @@ def segment(
     Warns
     -----
     FarFromModel
-        When the masks' diameters differ from the given one by more than a factor of two, or an
-        image's style lies far from the training images' (of released weights these are unknown).
+        When `far_from_model` doubts the masks.
     UserWarning
         When an image has next to no contrast.
     """
     _check_several(images)
-    thresholds = {"cell_threshold": cell_threshold, "flow_threshold": flow_threshold}
-    diameter, decoding = resolve(model.card, diameter=diameter, min_size=min_size, **thresholds)
-    cells = []
+    chosen = {"cell_threshold": cell_threshold, "flow_threshold": flow_threshold}
+    diameter, decoding = resolve(model.card, diameter=diameter, min_size=min_size, **chosen)
     predictions = predict(
         model, images, diameter=diameter, flips=flips, batch_size=batch_size, precision=precision
     )
+    cells = []
     for prediction in progress_bar(predictions, len(images), "segment", shown=progress):
         masks = decode(prediction, model.representation, decoding, resample=resample)
         if doubt := far_from_model(prediction, masks, model.card):
@@ -173,9 +153,9 @@ def segment(
 
 
 def resolve(card: Card, *, diameter: float | None, **chosen: Any) -> tuple[float, Decoding]:
-    """Diameter and decoding that are asked for, the model's where None.
+    """Diameter and decoding that are asked for, the model's where None; ImageError if none can be.
 
-    Raises ImageError for one that is no number of its kind.
+    ``chosen`` are fields of `Decoding`.
     """
     given = {name: value for name, value in chosen.items() if value is not None}
     asked = SegmentOptions(diameter=diameter).diameter
@@ -198,57 +178,43 @@ def predict(
 ) -> Iterator[Prediction]:
     """Run the network over images, without turning its maps into masks.
 
-    Parameters
-    ----------
-    model, images, diameter, flips, batch_size, precision
-        See `segment`.
-
-    Yields
-    ------
-    Prediction
-        One an image, in order, as soon as its last tile is done.
-
-    Raises
-    ------
-    ImageError
-        As `segment`, at the first image or at that which is bad.
+    Takes and raises what `segment` does, and yields in order, as soon as an image's last tile is
+    done.
     """
     _check_several(images)
     options = SegmentOptions(diameter=diameter, batch_size=batch_size, flips=flips)
-    diameter = options.diameter or model.card.diameter
-    device = model.device
-    keep_memory()
-    precision = precision or choose_precision(device, model.network.levels)
-    network = precision.place(model.network, device).eval()
+    scaled_by = options.diameter or model.card.diameter
     turns = FLIPS if options.flips else FLIPS[:1]
-
+    precision = precision or choose_precision(model.device, model.network.levels)
+    precision.place(model.network, model.device).eval()
     waiting: list[tuple[Sample, TiledImage]] = []
     pool: list[tuple[TiledImage, int, np.ndarray]] = []
 
     def run(part: list[tuple[TiledImage, int, np.ndarray]]) -> None:
         batch = torch.from_numpy(np.stack([tile for _, _, tile in part]))
-        maps, styles = _forward(network, batch, model.representation, turns, precision, device)
+        maps, styles = _forward(model, batch, turns, precision)
         for (owner, index, _), tile_maps, style in zip(part, maps, styles, strict=True):
             owner.add(index, tile_maps, style)
 
-    for number, image in enumerate(images):
-        sample = as_sample(image, number)
-        scaled = resize(normalise(sample.image, sample.name), MEAN_DIAMETER / diameter)
-        tiled = TiledImage(scaled, model.network.stride)
-        if pool and pool[0][0].sides != tiled.sides:
-            run(pool)
-            pool = []
-        waiting.append((sample, tiled))
-        pool.extend((tiled, index, tile) for index, tile in enumerate(tiled.tiles()))
-        while len(pool) >= batch_size or (pool and number == len(images) - 1):
-            run(pool[:batch_size])
-            pool = pool[batch_size:]
-        while waiting and not waiting[0][1].missing:
-            done, its_tiles = waiting.pop(0)
-            shape = (done.image.shape[1], done.image.shape[2])
-            maps, style = its_tiles.maps(), its_tiles.style()
-            flows = model.representation.has_flows
-            yield Prediction(done.name, maps, style, shape, diameter, flows)
+    with keep_memory():
+        for number, image in enumerate(images):
+            sample = as_sample(image, number)
+            scaled = resize(normalise(sample.image, sample.name), MEAN_DIAMETER / scaled_by)
+            tiled = TiledImage(scaled, model.network.stride)
+            if pool and pool[0][0].sides != tiled.sides:
+                run(pool)
+                pool = []
+            waiting.append((sample, tiled))
+            pool.extend((tiled, index, tile) for index, tile in enumerate(tiled.tiles()))
+            while len(pool) >= options.batch_size or (pool and number == len(images) - 1):
+                run(pool[: options.batch_size])
+                pool = pool[options.batch_size :]
+            while waiting and not waiting[0][1].missing:
+                done, its_tiles = waiting.pop(0)
+                shape = (done.image.shape[1], done.image.shape[2])
+                maps, style = its_tiles.maps(), its_tiles.style()
+                flows = model.representation.has_flows
+                yield Prediction(done.name, maps, style, shape, scaled_by, flows)
 
 
 def decode(
@@ -258,23 +224,11 @@ def decode(
     *,
     resample: bool = True,
 ) -> np.ndarray:
-    """Turn maps into masks of the image's size; needs no network.
+    """Turn maps into masks of the image's size, int32[H, W]; needs no network.
 
-    Parameters
-    ----------
-    prediction : Prediction
-    representation : Representation
-        The model's.
-    decoding : Decoding
-        ``min_size`` and ``n_steps`` are of the 30-px scale.
-    resample : bool
-        Resize the maps first and run the dynamics at the image's own scale, with steps and sizes to
-        match (HoVer always decodes at 30 px a cell, for which its filters are made).
-
-    Returns
-    -------
-    int32[H, W]
-        0 background, cells 1 to n.
+    Sizes and steps of ``decoding`` are of the 30-px scale. ``resample`` resizes the maps first and
+    runs the dynamics at the image's own scale, with steps and sizes to match, where the
+    representation allows (HoVer's filters are made for 30 px a cell).
     """
     if resample and representation.resamples:
         enlarged = prediction.diameter / MEAN_DIAMETER
@@ -286,13 +240,7 @@ def decode(
 
 
 def as_sample(image: Sample | np.ndarray, number: int) -> Sample:
-    """Wrap an array [H, W] or [2, H, W] as a sample.
-
-    Raises
-    ------
-    ImageError
-        For another shape, or values that are not numbers.
-    """
+    """Wrap an array [H, W] or [2, H, W] as a sample; ImageError if it is none."""
     if isinstance(image, Sample):
         return image
     planes = np.asarray(image)
@@ -315,28 +263,21 @@ def as_sample(image: Sample | np.ndarray, number: int) -> Sample:
 
 @torch.inference_mode()
 def _forward(
-    network: torch.nn.Module,
-    tiles: torch.Tensor,
-    representation: Representation,
-    turns: Sequence[tuple[int, ...]],
-    precision: Precision,
-    device: torch.device,
+    model: Model, tiles: torch.Tensor, turns: Sequence[tuple[int, ...]], precision: Precision
 ) -> tuple[np.ndarray, np.ndarray]:
     """Maps (B, K, h, w) and styles (B, S), means over the flips; flipped vectors turn back."""
-    maps, styles = None, None
+    all_maps, all_styles = [], []
     for axes in turns:
         image_axes = [axis + 2 for axis in axes]
-        with precision.autocast(device):
-            output = network(precision.batch(torch.flip(tiles, image_axes), device))
-        turned = torch.flip(output.maps.float(), image_axes)
-        if representation.vector:
-            for axis in axes:
-                turned[:, axis] = -turned[:, axis]
-        maps = turned if maps is None else maps + turned
-        styles = output.style.float() if styles is None else styles + output.style.float()
-    assert maps is not None
-    assert styles is not None
-    return (maps / len(turns)).cpu().numpy(), (styles / len(turns)).cpu().numpy()
+        with precision.autocast(model.device):
+            output = model.network(torch.flip(tiles, image_axes).to(model.device))
+        maps = torch.flip(output.maps.float(), image_axes)
+        for axis in axes if model.representation.vector else ():
+            maps[:, axis] = -maps[:, axis]
+        all_maps.append(maps)
+        all_styles.append(output.style.float())
+    mean_maps, mean_styles = sum(all_maps) / len(turns), sum(all_styles) / len(turns)
+    return mean_maps.cpu().numpy(), mean_styles.cpu().numpy()  # type: ignore[union-attr]
 
 
 def style_distance(style: np.ndarray, card: Card) -> float:
@@ -351,19 +292,7 @@ def style_distance(style: np.ndarray, card: Card) -> float:
 
 
 class FarFromModel(ScellsegWarning):
-    """An image's scale or style is far from what the model has seen; see `far_from_model`.
-
-    Attributes
-    ----------
-    where : str or None
-        Name of the image.
-    diameter : float or None
-        Median diameter of the masks, pixels, where it is the scale that is far.
-    given_diameter : float or None
-        Diameter that the image was scaled by, pixels.
-    style_distance : float or None
-        As `style_distance` gives it, where it is the style that is far.
-    """
+    """An image's scale or style is far from what the model has seen; ``where`` is its name."""
 
     def __init__(
         self,
@@ -375,25 +304,20 @@ class FarFromModel(ScellsegWarning):
         given_diameter: float | None = None,
         style_distance: float | None = None,
     ) -> None:
-        self.diameter, self.given_diameter = diameter, given_diameter
+        self.diameter = diameter
+        """Median of the masks, where it is the scale that is far."""
+        self.given_diameter = given_diameter
         self.style_distance = style_distance
+        """As `style_distance` gives it, where it is the style that is far."""
         given = None if diameter is None else round(diameter)
         super().__init__(what, where=where, remedy=remedy, options={"diameter": given})
 
 
 def far_from_model(prediction: Prediction, masks: np.ndarray, card: Card) -> FarFromModel | None:
-    """Say whether masks are to be doubted: the only test of that.
+    """Say whether masks made of a prediction are to be doubted; nothing else tests that.
 
-    They are when the diameters of five cells or more differ from the given one by more than a
-    factor of two, or the image's style lies farther from the training images' than is usual.
-
-    Parameters
-    ----------
-    prediction : Prediction
-    masks : int32[H, W]
-        What was made of it.
-    card : Card
-        Of the model.
+    They are when the median diameter of five cells or more differs from the given one by more than
+    a factor of two, or the image's style is farther from the training images' than is usual.
     """
     given, areas = prediction.diameter, np.bincount(masks.ravel())[1:]
     found = diameter_of(areas) if np.count_nonzero(areas) >= 5 else given
@@ -414,10 +338,5 @@ def far_from_model(prediction: Prediction, masks: np.ndarray, card: Card) -> Far
         remedies.append("Fine-tune on a few images like it.")
     if not fields:
         return None
-    return FarFromModel(
-        ", and ".join(whats),
-        " ".join(remedies),
-        where=prediction.name,
-        given_diameter=given,
-        **fields,
-    )
+    what, remedy = ", and ".join(whats), " ".join(remedies)
+    return FarFromModel(what, remedy, where=prediction.name, given_diameter=given, **fields)

@@ -1,8 +1,7 @@
 """The one loop of training, and checkpoints from which a killed run goes on.
 
 Random numbers are drawn from ``default_rng((seed, step))``, so that the step is their whole state
-and a resumed run ends with the weights of one that was never stopped. A checkpoint is one
-safetensors file, written whole and read without pickle.
+and a resumed run ends with the weights of one that was never stopped.
 """
 
 from __future__ import annotations
@@ -70,42 +69,11 @@ def train(
     checkpoint: Checkpoint | None = None,
     callback: Callback | None = None,
 ) -> list[dict[str, float]]:
-    """Train a network in place, from the checkpoint where there is one.
+    """Train a network in place; returns its log: ``step``, the losses, ``validation_loss``.
 
-    Parameters
-    ----------
-    network : Module
-        In evaluation mode afterwards.
-    optimiser : Optimizer
-        Its groups bring their learning rates.
-    losses_at : callable
-        From a step, counted from 0, to its ``loss`` and the parts of it.
-    n_steps : int
-    rate : callable
-        From a step to its share of the learning rates.
-    label : str
-        Of the progress bar.
-    term : Module, optional
-        Learnt with the network.
-    fixed : sequence of Module
-        Parts of the network whose BatchNorm statistics stay.
-    validate, validate_every : callable and int, optional
-        What measures the validation loss, and after how many steps each time.
-    checkpoint : Checkpoint, optional
-        Written every ``SAVE_EVERY`` seconds and after the last step, and left to who saves the
-        model.
-    callback : callable, optional
-        Gets a `Progress` after each step; it may raise `Enough`.
-
-    Returns
-    -------
-    list of dict
-        ``step``, the losses, and ``validation_loss`` where it was measured.
-
-    Raises
-    ------
-    TrainingError
-        For a loss that is no longer a number, and as `Checkpoint`.
+    ``losses_at`` gives the ``loss`` of a step, counted from 0, and its parts; ``rate`` the step's
+    share of the optimiser's learning rates. ``term`` is learnt with the network, and the statistics
+    of its ``fixed`` parts stay. The checkpoint is left to who saves the model.
     """
     rates = [group["lr"] for group in optimiser.param_groups]
     modules = {"network": network} if term is None else {"network": network, "term": term}
@@ -118,8 +86,8 @@ def train(
             network.train()
             for part in fixed:
                 part.eval()
-            for group, base in zip(optimiser.param_groups, rates, strict=True):
-                group["lr"] = base * rate(step)
+            for group, usual in zip(optimiser.param_groups, rates, strict=True):
+                group["lr"] = usual * rate(step)
 
             losses = losses_at(step)
             values = {name: float(loss.detach()) for name, loss in losses.items()}
@@ -147,7 +115,7 @@ def train(
                     enough = True
     if checkpoint and enough:
         checkpoint.save(modules, optimiser, log)
-    optimiser.zero_grad(set_to_none=True)  # the gradients are as large as the network
+    optimiser.zero_grad(set_to_none=True)  # gradients are as large as the network
     network.eval()
     return log
 
@@ -157,37 +125,23 @@ def segmentation_loss(
 ) -> tuple[Tensor, NetworkOutput]:
     """Loss of a batch by the model's representation, and what the network said."""
     with precision.autocast(device):
-        output = model.network(precision.batch(images, device))
+        output = model.network(images.to(device))
     return model.representation.loss(output.maps.float(), targets.to(device)), output
 
 
 def complete_card(
     model: Model,
-    verb: str,
+    how: str,
     samples: Sequence[Sample],
     data: Sequence[TrainingData],
     recipe: dict[str, Any],
     channels: tuple[str, str],
 ) -> None:
-    """Write into a model's card what it was trained by, on and with; its log tells the steps.
-
-    Parameters
-    ----------
-    model : Model
-        Whose card is still that of the model that it started from.
-    verb : str
-        "fine-tuned" or "pre-trained".
-    samples : sequence of Sample
-        What it has learnt from, whose styles are remembered.
-    data : sequence of TrainingData
-        The same in words.
-    recipe : dict
-    channels : pair of str
-    """
+    """Write how, by and on what a model was trained into its card, still that of its start."""
     validated = [entry for entry in model.log if "validation_loss" in entry]
     before = f"; started from: {model.card.origin}" if model.card.origin else ""
     update = {
-        "origin": f"{verb} by the Scellseg notebooks, {len(model.log)} steps{before}",
+        "origin": f"{how} by the Scellseg notebooks, {len(model.log)} steps{before}",
         "channels": channels,
         "training_data": list(dict.fromkeys([*model.card.training_data, *data])),
         "recipe": recipe,
@@ -198,13 +152,13 @@ def complete_card(
     remember_styles(model, samples)
 
 
-# Checkpoints
+# Checkpoints: one safetensors file, written whole and read without pickle
 
 UNREADABLE = (SafetensorError, OSError, KeyError, TypeError, ValueError)
 
 
 class CheckpointOfAnotherRun(TrainingError):
-    """A checkpoint is there whose run differs from what is asked for.
+    """A checkpoint is of another run than is asked for.
 
     Attributes
     ----------
@@ -265,13 +219,7 @@ class Checkpoint:
         optimiser: torch.optim.Optimizer,
         log: list[dict[str, float]],
     ) -> None:
-        """Write all state after the steps of a log; the earlier file stays until this is whole.
-
-        Raises
-        ------
-        TrainingError
-            If it cannot be written.
-        """
+        """Write all state; the earlier file stays until this is whole. TrainingError otherwise."""
         states: dict[str, dict[str, Any]] = {k: m.state_dict() for k, m in modules.items()}
         for index, state in optimiser.state_dict()["state"].items():
             states[f"optimiser/{index}"] = state
@@ -295,12 +243,9 @@ class Checkpoint:
     def resume(
         self, modules: dict[str, nn.Module], optimiser: torch.optim.Optimizer
     ) -> list[dict[str, float]]:
-        """Restore the state; returns the log of the steps done, none where there is no file.
+        """Restore all state; returns the log of the steps done, none where there is no file.
 
-        Raises
-        ------
-        TrainingError
-            If the file is damaged; CheckpointOfAnotherRun if it is of another run.
+        Raises TrainingError for a damaged file, CheckpointOfAnotherRun for that of another run.
         """
         if not self.path.is_file():
             return []
@@ -314,11 +259,9 @@ class Checkpoint:
                 where=self.path,
                 remedy="Delete it to start anew.",
             ) from error
-        pairs = {
-            name: (run.identity.get(name), self.identity.get(name))
-            for name in sorted({*run.identity, *self.identity})
-        }
-        if differing := {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}:
+        names = sorted({*run.identity, *self.identity})
+        pairs = {name: (run.identity.get(name), self.identity.get(name)) for name in names}
+        if differing := {name: (a, b) for name, (a, b) in pairs.items() if a != b}:
             raise CheckpointOfAnotherRun(self.path, differing)
 
         states: dict[str, dict[str, Tensor]] = {}
@@ -326,8 +269,8 @@ class Checkpoint:
             prefix, name = key.rsplit("/", 1)
             states.setdefault(prefix, {})[name] = value
         for prefix, module in modules.items():
-            module.load_state_dict(states.get(prefix, {}))
-        state = {int(p.split("/")[1]): s for p, s in states.items() if p.startswith("optimiser/")}
+            module.load_state_dict(states.pop(prefix, {}))
+        state = {int(prefix.split("/")[1]): values for prefix, values in states.items()}
         groups = optimiser.state_dict()["param_groups"]
         optimiser.load_state_dict({"state": state, "param_groups": groups})
         return run.log

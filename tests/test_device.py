@@ -1,89 +1,107 @@
-"""The choice of precision: measured once for a machine and a width, and only where it can pay."""
+"""The choice of precision, beside busy programs too; and memory that is given back after a run."""
 
 from __future__ import annotations
 
 import json
+import os
+import time
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from scellseg_lib import device as precision
-from scellseg_lib.device import CANDIDATES, Precision
+from scellseg_lib import augment, device
+from scellseg_lib.device import Precision, choose_precision, keep_memory
+from scellseg_lib.model import new_model
+from scellseg_lib.network import NetworkOutput, build_network
+from tests import tiny
 
-# Taken before a fixture of the other tests puts a constant in its place.
-CHOOSE = precision.choose_precision
 CPU = torch.device("cpu")
 TINY = (4, 8)
-
-
-@pytest.fixture
-def measured(monkeypatch, temporary_cache) -> list[tuple[int, ...]]:
-    """Widths for which a measurement was made; channels-last bf16 is given out as the fastest."""
-    widths: list[tuple[int, ...]] = []
-
-    def measure(device, levels):
-        widths.append(levels)
-        return {p: 1.0 + i for i, p in enumerate(reversed(CANDIDATES))}
-
-    monkeypatch.setattr(precision, "measure", measure)
-    return widths
-
-
-def test_a_placed_network_repeats_itself_on_gpus_too(monkeypatch):
-    monkeypatch.setattr(torch.backends.cudnn, "deterministic", False)
-    Precision().place(nn.Conv2d(1, 1, 3), CPU)
-    assert torch.backends.cudnn.deterministic
-
-
-def test_it_is_measured_once_for_each_width(measured, temporary_cache):
-    for _ in range(3):
-        assert CHOOSE(CPU, TINY) == Precision("bf16", channels_last=True)
-    assert measured == [TINY]
-    CHOOSE(CPU, (4, 16))
-    assert measured == [TINY, (4, 16)]
-    CHOOSE(CPU, TINY)
-    assert len(measured) == 2
-    stored = json.loads((temporary_cache / "precision.json").read_text())
-    assert len(stored) == 2
-    assert {file.name for file in temporary_cache.iterdir()} == {"precision.json"}
-
-
-def test_another_number_of_threads_is_another_machine(measured, monkeypatch):
-    CHOOSE(CPU, TINY)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 97)
-    CHOOSE(CPU, TINY)
-    assert len(measured) == 2
-
-
+BEST = Precision("bf16", channels_last=True)
 X86 = "model name\t: Some {}\nflags\t\t: fpu {} sse2\n\nmodel name\t: Some {}\n"
 
 
-def test_another_processor_of_a_shared_home_is_another_machine(measured, monkeypatch, tmp_path):
-    file = tmp_path / "cpuinfo"
-    monkeypatch.setattr(precision, "CPU_INFO", file)
-    for name, flags, known in (
-        ("EPYC", "avx2", 0),
+class Measured:
+    """Stands in for `measure`: `BEST` is the fastest; notes for which widths it was asked."""
+
+    def __init__(self) -> None:
+        self.widths: list[tuple[int, ...]] = []
+        self.undisturbed = True
+
+    def __call__(self, _: torch.device, levels: tuple[int, ...]):
+        self.widths.append(levels)
+        return {Precision(): 3.0, BEST: 1.0, Precision("bf16"): 2.0}, self.undisturbed
+
+
+@pytest.fixture
+def measured(monkeypatch, temporary_cache) -> Measured:
+    stand_in = Measured()
+    monkeypatch.setattr(device, "measure", stand_in)
+    monkeypatch.setattr(device, "_doubted", {})
+    return stand_in
+
+
+def test_the_layout_changes_no_number_and_gpus_too_repeat_themselves(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", False)
+    layer, images = nn.Conv2d(2, 4, 3, padding=1), torch.rand(1, 2, 9, 7)
+    expected = layer(images)
+    found = Precision(channels_last=True).place(layer, CPU)(images)
+    assert found.is_contiguous(memory_format=torch.channels_last)  # the weights bring it
+    torch.testing.assert_close(found, expected)
+    assert Precision().place(layer, CPU).weight.is_contiguous()
+    assert torch.backends.cudnn.deterministic
+
+
+# The choice
+
+
+def test_it_is_measured_and_said_once_for_each_width(measured, temporary_cache, monkeypatch):
+    said: list[str] = []
+    monkeypatch.setattr(device, "say", said.append)
+    for levels in (TINY, TINY, (4, 16), TINY):
+        assert choose_precision(CPU, levels) == BEST
+    assert measured.widths == [TINY, (4, 16)]
+    assert ["Measuring how this machine computes fastest" in text for text in said] == [True, True]
+    assert len(json.loads((temporary_cache / "device.json").read_text())) == 2
+    assert [file.name for file in temporary_cache.iterdir()] == ["device.json"]
+
+
+def test_what_is_measured_beside_busy_programs_is_not_written_down(
+    measured, temporary_cache, monkeypatch
+):
+    said: list[str] = []
+    monkeypatch.setattr(device, "say", said.append)
+    measured.undisturbed = False
+    for _ in range(2):
+        assert choose_precision(CPU, TINY) == BEST
+    assert len(measured.widths) == 1  # it serves for some minutes
+    assert "Other programs are busy" in said[-1]
+    assert list(temporary_cache.iterdir()) == []
+    later = time.monotonic() + device.DOUBTED_FOR
+    monkeypatch.setattr(time, "monotonic", lambda: later)
+    measured.undisturbed = True
+    choose_precision(CPU, TINY)
+    assert len(measured.widths) == 2
+    assert (temporary_cache / "device.json").is_file()
+
+
+def test_another_machine_that_shares_the_cache_is_measured_too(measured, monkeypatch, tmp_path):
+    monkeypatch.setattr(device, "CPU_INFO", tmp_path / "cpuinfo")
+    for name, flags, n_measured in (
+        ("EPYC", "avx2", 1),
         ("EPYC", "avx2 aes", 1),  # a flag that does not matter
-        ("Xeon", "avx2", 1),
-        ("EPYC", "avx2 avx512_bf16", 2),
-        ("EPYC", "avx2 amx_tile", 3),
-        ("Xeon", "avx2", 4),
+        ("Xeon", "avx2", 2),
+        ("EPYC", "avx2 avx512_bf16", 3),
+        ("Xeon", "avx2", 3),
     ):
-        file.write_text(X86.format(name, flags, name))
-        assert len(measured) == known
-        CHOOSE(CPU, TINY)
-    assert len(measured) == 4
-
-
-def test_processors_elsewhere(monkeypatch, tmp_path):
-    monkeypatch.setattr(precision, "CPU_INFO", tmp_path / "none")
-    monkeypatch.setattr(precision.platform, "processor", lambda: "Intel64 Family 6")
-    assert "Intel64 Family 6" in precision._machine_key(CPU, TINY)
-    (tmp_path / "arm").write_text("processor: 0\nFeatures: fp asimd bf16 svebf16\n")
-    monkeypatch.setattr(precision, "CPU_INFO", tmp_path / "arm")
-    assert "bf16 svebf16" in precision._machine_key(CPU, TINY)
+        (tmp_path / "cpuinfo").write_text(X86.format(name, flags, name))
+        choose_precision(CPU, TINY)
+        assert len(measured.widths) == n_measured
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 97)
+    choose_precision(CPU, TINY)
+    assert len(measured.widths) == 4
 
 
 DAMAGED = ("", "{", "[1]", "7", '{"KEY": 7}', '{"KEY": {"dtype": "fp8"}}', '{"KEY": {"speed": 1}}')
@@ -91,115 +109,127 @@ DAMAGED = ("", "{", "[1]", "7", '{"KEY": 7}', '{"KEY": {"dtype": "fp8"}}', '{"KE
 
 @pytest.mark.parametrize("content", [*(text.encode() for text in DAMAGED), b"\xff\xfe\x00"])
 def test_a_damaged_cache_counts_as_empty(measured, temporary_cache, content: bytes):
-    file = temporary_cache / "precision.json"
-    file.write_bytes(content.replace(b"KEY", precision._machine_key(CPU, TINY).encode()))
+    key = device._machine_key(CPU, TINY).encode()
+    (temporary_cache / "device.json").write_bytes(content.replace(b"KEY", key))
     for _ in range(2):
-        assert CHOOSE(CPU, TINY) == Precision("bf16", channels_last=True)
-    assert measured == [TINY]
+        assert choose_precision(CPU, TINY) == BEST
+    assert measured.widths == [TINY]
 
 
-@pytest.mark.parametrize("place", ["", "deeper"])
+@pytest.mark.parametrize("place", ["file", "file/deeper", "full"])
 def test_a_cache_that_cannot_be_written_to_is_gone_without(measured, tmp_path, monkeypatch, place):
-    (tmp_path / "file").write_text("in the way")
-    monkeypatch.setenv("SCELLSEG_CACHE", str(tmp_path / "file" / place))
-    for _ in range(2):
-        assert CHOOSE(CPU, TINY) == Precision("bf16", channels_last=True)
-    assert len(measured) == 2
-
-
-def test_a_full_disk_costs_the_caching_alone(measured, temporary_cache, monkeypatch):
     def full(*_, **__):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(Path, "write_text", full)
-    assert CHOOSE(CPU, TINY) == Precision("bf16", channels_last=True)
-    assert list(temporary_cache.iterdir()) == []
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("SCELLSEG_CACHE", str(tmp_path / place))
+    if place == "full":
+        monkeypatch.setattr(Path, "write_text", full)
+    for _ in range(2):
+        assert choose_precision(CPU, TINY) == BEST
+    assert len(measured.widths) == 2
 
 
-def test_it_says_that_it_measures_once(measured, monkeypatch):
-    said: list[str] = []
-    monkeypatch.setattr(precision, "say", said.append)
-    CHOOSE(CPU, TINY)
-    assert [("Measuring" in text, "10 s" in text) for text in said] == [(True, True)]
-    CHOOSE(CPU, TINY)
-    assert len(said) == 1
+@pytest.mark.parametrize(
+    ("information", "has"),
+    [
+        (X86.format("EPYC", "avx2 f16c", "EPYC"), False),
+        (X86.format("EPYC", "avx512_bf16", "EPYC"), True),
+        ("processor: 0\nFeatures: fp asimd bf16 svebf16\n", True),
+        (None, False),  # no Linux
+    ],
+)
+def test_bf16_is_tried_only_where_there_are_instructions_for_it(
+    monkeypatch, tmp_path, information: str | None, has: bool
+):
+    monkeypatch.setattr(device, "CPU_INFO", tmp_path / "cpuinfo")
+    if information is not None:
+        (tmp_path / "cpuinfo").write_text(information)
+    monkeypatch.setattr(device, "time_step", lambda *_: (1.0, 1.0))
+    tried, undisturbed = device.measure(CPU, TINY)
+    assert undisturbed
+    fp32 = [Precision("fp32", False), Precision("fp32", True)]
+    assert list(tried) == fp32 + [Precision("bf16", False), BEST] * has
+    assert "bf16" in device.machine(CPU) or not has
 
 
-def test_the_fastest_is_chosen(monkeypatch, temporary_cache):
-    seconds = dict(zip(CANDIDATES, (3.0, 1.0, 2.0, 4.0), strict=True))
-    monkeypatch.setattr(precision, "measure", lambda *_: seconds)
-    assert CHOOSE(CPU, TINY) == Precision("fp32", channels_last=True)
-
-
-@pytest.mark.parametrize(("bf16_seconds", "n"), [(10.0, 2), (2.0, 4), (0.1, 4)])
-def test_bf16_is_measured_unless_one_convolution_says_it_is_emulated(monkeypatch, bf16_seconds, n):
-    tried = []
-
-    def seconds(network: nn.Module, images: torch.Tensor, p: Precision) -> float:
-        if isinstance(network, nn.Conv2d):
-            return bf16_seconds if p.dtype == "bf16" else 1.0
-        tried.append(p)
-        return 1.0
-
-    monkeypatch.setattr(precision, "_step_seconds", seconds)
-    found = precision.measure(CPU, TINY)
-    assert list(found) == list(CANDIDATES[:n])
-    assert {p.dtype for p in tried} == ({"fp32"} if n == 2 else {"fp32", "bf16"})
-
-
-@pytest.mark.parametrize("first", [1, 2, 5, 10, 11, 14, 22, 30])
-def test_a_machine_that_is_busy_for_a_moment_does_not_change_the_choice(monkeypatch, first):
-    """Whichever step the other program slows, bf16 has turns without it."""
+@pytest.mark.parametrize("first", [1, 2, 3, 4, 5])
+def test_a_machine_that_is_busy_for_a_moment_does_not_change_the_choice(monkeypatch, first: int):
+    """Whichever steps the other program slows, each candidate has one without it."""
     calls = []
 
-    def seconds(network: nn.Module, images: torch.Tensor, p: Precision) -> float:
-        calls.append(p)
-        busy = first <= len(calls) < first + 6
-        return (0.5 if p.dtype == "bf16" else 1.0) * (10 if busy else 1)
+    def time_step(_: nn.Module, precision: Precision, __: torch.device) -> tuple[float, float]:
+        calls.append(precision)
+        seconds = 0.5 if precision.channels_last else 1.0
+        return (10 * seconds, 0.2) if first <= len(calls) < first + 2 else (seconds, 0.97)
 
-    monkeypatch.setattr(precision, "_step_seconds", seconds)
-    found = precision.measure(CPU, TINY)
-    assert min(found, key=found.__getitem__).dtype == "bf16"
+    monkeypatch.setattr(device, "time_step", time_step)
+    seconds, undisturbed = device.measure(CPU, TINY)
+    assert undisturbed
+    assert seconds[Precision()] == 1.0
+    assert seconds[Precision(channels_last=True)] == 0.5
+
+
+def test_a_step_tells_whether_its_thread_has_computed_or_waited():
+    class Waiting(nn.Conv2d):
+        """As a network that waits for a processor for most of its step."""
+
+        def forward(self, images: torch.Tensor) -> NetworkOutput:  # type: ignore[override]
+            start = time.thread_time()
+            maps = super().forward(images)
+            time.sleep(0.05 + 2 * (time.thread_time() - start))
+            return NetworkOutput(maps, maps)
+
+    seconds, share = device.time_step(Waiting(2, 1, 1), Precision(), CPU)
+    assert seconds > 0.05
+    assert share < device.UNDISTURBED
+    seconds, share = device.time_step(build_network("scellseg", TINY), Precision(), CPU)
+    assert 0 < share < 1.05  # how much depends on what else runs here
 
 
 def test_a_step_is_forward_and_backward_in_the_precision():
-    layer = nn.Conv2d(2, 4, 3, padding=1)
-    seen: list[torch.dtype] = []
-    layer.register_forward_hook(lambda _, __, output: seen.append(output.dtype))
+    network, seen = build_network("scellseg", TINY), []
+    weight = network.tasker[2].weight
+    network.tasker[2].register_forward_hook(lambda _, __, output: seen.append(output.dtype))
     for dtype in ("fp32", "bf16"):
-        assert precision._step_seconds(layer, torch.rand(1, 2, 8, 8), Precision(dtype)) > 0
+        weight.grad = None
+        assert device.time_step(network, Precision(dtype), CPU)[0] > 0
+        assert weight.grad is not None
     assert seen == [torch.float32, torch.bfloat16]
-    assert layer.weight.grad is not None
-    assert layer.weight.dtype == torch.float32
+    assert weight.dtype == torch.float32
 
 
-def test_the_layout_changes_no_number():
-    layer = nn.Conv2d(2, 4, 3, padding=1)
-    images = torch.rand(1, 2, 9, 7)
-    expected = layer(images)
-    last = Precision(channels_last=True)
-    placed = last.place(layer, CPU)
-    assert placed.weight.is_contiguous(memory_format=torch.channels_last)
-    found = placed(last.batch(images, CPU))
-    assert found.is_contiguous(memory_format=torch.channels_last)  # the weights bring it
-    torch.testing.assert_close(found, expected)
-    assert Precision().place(layer, CPU).weight.is_contiguous()
+# Memory
 
 
-def test_keeping_memory_does_no_harm_and_is_done_once():
-    precision.keep_memory.cache_clear()
-    precision.keep_memory()
-    precision.keep_memory()
-    assert precision.keep_memory.cache_info().misses == 1
-    large = [torch.rand(1 << 20) for _ in range(8)]
-    total = float(torch.stack(large).sum())
-    del large
-    assert 0.45 < total / (8 << 20) < 0.55
+def megabytes() -> float:
+    """Memory of this process that is resident."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def test_memory_is_kept_within_and_given_back_by_the_last_to_leave():
+    before = megabytes()
+    with keep_memory():
+        with keep_memory():
+            tensors = [torch.ones(1 << 18) for _ in range(400)]  # of a megabyte each
+            del tensors
+        assert megabytes() > before + 300
+    assert megabytes() < before + 100
+
+
+def test_a_run_that_has_ended_gives_its_memory_back(monkeypatch):
+    monkeypatch.setattr(augment, "PATCH", 224)
+    model = new_model("scellseg", (8, 16, 32, 64))
+    tiny.tune("contrastive", model, steps=1)  # what stays for good: code and tables
+    before, during = megabytes(), []
+    tiny.tune("contrastive", model, steps=2, callback=lambda _: during.append(megabytes()))
+    assert max(during) > before + 150
+    assert megabytes() < before + 50
 
 
 def test_other_c_libraries_are_left_alone(monkeypatch):
-    monkeypatch.setattr(precision.platform, "libc_ver", lambda: ("musl", "1.2"))
-    monkeypatch.setattr(precision.ctypes, "CDLL", lambda _: pytest.fail("mallopt is glibc's"))
-    precision.keep_memory.cache_clear()
-    precision.keep_memory()
-    precision.keep_memory.cache_clear()
+    monkeypatch.setattr(device.platform, "libc_ver", lambda: ("musl", "1.2"))
+    monkeypatch.setattr(device.ctypes, "CDLL", lambda _: pytest.fail("mallopt is glibc's"))
+    with keep_memory():
+        pass

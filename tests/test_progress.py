@@ -13,7 +13,6 @@ import pytest
 from scellseg_lib import augment, progress
 from scellseg_lib import device as precision
 from scellseg_lib import training as checkpoint
-from scellseg_lib.device import CANDIDATES
 from tests import tiny
 
 
@@ -179,7 +178,7 @@ def test_the_search_for_thresholds_shows_the_shots(output, monkeypatch):
 
 
 def test_measuring_the_speed_is_said_in_a_terminal(output, monkeypatch, temporary_cache):
-    monkeypatch.setattr(precision, "measure", lambda *_: dict.fromkeys(CANDIDATES, 1.0))
+    monkeypatch.setattr(precision, "measure", lambda *_: ({precision.Precision(): 1.0}, True))
     stream = output(Terminal())
     precision.choose_precision(precision.torch.device("cpu"), (4, 8))
     assert stream.getvalue().startswith("Measuring")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import random
 import signal
 import subprocess
 import sys
@@ -13,15 +12,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from scellseg_lib import augment
-from scellseg_lib import device as precision
-from scellseg_lib import training as module
+from scellseg_lib import augment, device, training
 from scellseg_lib.device import Precision
 from scellseg_lib.errors import TrainingError
-from scellseg_lib.model import Model
-from scellseg_lib.training import Checkpoint, CheckpointOfAnotherRun, Progress
+from scellseg_lib.model import Model, new_model
+from scellseg_lib.training import Checkpoint, CheckpointOfAnotherRun, Enough, Progress, read_run
 from tests import tiny
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -30,11 +27,25 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 @pytest.fixture(autouse=True)
 def small_patches_and_a_checkpoint_after_each_step(monkeypatch):
     monkeypatch.setattr(augment, "PATCH", tiny.PATCH)
-    monkeypatch.setattr(module, "SAVE_EVERY", 0)
+    monkeypatch.setattr(training, "SAVE_EVERY", 0)
 
 
 class Killed(Exception):
     """The plug is pulled."""
+
+
+def kill(*_: object) -> None:
+    raise Killed
+
+
+def end_at(step: int, how: type[Exception] = Killed):
+    """Callback that ends a run after a step."""
+
+    def callback(progress: Progress) -> None:
+        if progress.step >= step:
+            raise how
+
+    return callback
 
 
 @cache
@@ -48,251 +59,197 @@ def assert_same(a: Model, b: Model) -> None:
     assert a.log == b.log
 
 
-def kill_at(step: int):
-    def callback(progress):
-        if progress.step >= step:
-            raise Killed
-
-    return callback
-
-
 @pytest.mark.parametrize("kind", tiny.KINDS)
-def test_a_run_killed_at_every_step_ends_as_one_that_was_not(kind: str, tmp_path):
-    file = tmp_path / "run.safetensors"
+def test_a_run_killed_again_and_again_ends_as_one_that_was_not(kind: str, tmp_path, monkeypatch):
+    """At each step, before its card is made, and before who called it has saved the model."""
+    file, steps = tmp_path / "deeper" / "run.safetensors", []
     for step in range(1, tiny.STEPS):
         with pytest.raises(Killed):
-            tiny.run(kind, file, kill_at(step))
-        assert file.is_file()
-    seen = []
-    resumed = tiny.run(kind, file, lambda progress: seen.append(progress.step))
-    assert seen == [tiny.STEPS]  # one step only was left to do
-    assert_same(resumed, uninterrupted(kind))
-    assert len(resumed.log) == tiny.STEPS
+            tiny.run(kind, file, end_at(step))
+        assert len(read_run(file).log) == step
+    monkeypatch.setattr(training, "SAVE_EVERY", 1e9)  # the last step is saved whatever the time
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "remember_styles", kill)
+        with pytest.raises(Killed):
+            tiny.run(kind, file, lambda progress: steps.append(progress.step))
+    assert steps == [tiny.STEPS]
+    again = tiny.run(kind, file, kill)  # no step is left to be told of
+    assert_same(again, uninterrupted(kind))
+    assert again.card == uninterrupted(kind).card
+    assert not again.network.training
+    assert list(file.parent.iterdir()) == [file]
 
 
 def test_checkpoints_are_written_by_time_and_what_came_since_is_done_again(tmp_path, monkeypatch):
-    file = tmp_path / "run.safetensors"
-    seconds = itertools.count(0, 10)  # each look at the clock, once a step, takes ten
-    monkeypatch.setattr(module, "monotonic", lambda: next(seconds))
-    monkeypatch.setattr(module, "SAVE_EVERY", 20)
+    file, seconds, steps = tmp_path / "run.safetensors", itertools.count(0, 10), []
+    monkeypatch.setattr(training, "monotonic", lambda: next(seconds))  # ten for each look at it
+    monkeypatch.setattr(training, "SAVE_EVERY", 20)
     with pytest.raises(Killed):
-        tiny.run("contrastive", file, kill_at(3))
-    seen = []
-    resumed = tiny.run("contrastive", file, lambda progress: seen.append(progress.step))
-    assert seen == [3, 4]
+        tiny.run("contrastive", file, end_at(3))
+    resumed = tiny.run("contrastive", file, lambda progress: steps.append(progress.step))
+    assert steps == [3, 4]
     assert_same(resumed, uninterrupted("contrastive"))
 
 
-@pytest.mark.parametrize("kind", tiny.KINDS)
-def test_a_run_killed_after_its_last_step_has_nothing_left_to_do(kind: str, tmp_path, monkeypatch):
-    """Before its card was made, and once more before the caller has saved the model."""
-
-    def killed(*_):
-        raise Killed
-
-    monkeypatch.setattr(module, "SAVE_EVERY", 1e9)
-    file, seen = tmp_path / "run.safetensors", []
-    with monkeypatch.context() as patch:
-        patch.setattr(module, "remember_styles", killed)
-        with pytest.raises(Killed):
-            tiny.run(kind, file)
-    for _ in range(2):
-        again = tiny.run(kind, file, seen.append)
-        assert seen == []
-        assert_same(again, uninterrupted(kind))
-        assert again.card == uninterrupted(kind).card
-        assert not again.network.training
-        assert {path.name for path in tmp_path.iterdir()} == {file.name}
-
-
-@pytest.mark.parametrize("kind", tiny.KINDS)
-def test_a_process_killed_at_a_random_moment_can_be_resumed(kind: str, tmp_path):
+def test_a_process_killed_at_some_moment_can_be_resumed(tmp_path):
     file = tmp_path / "run.safetensors"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.tiny", kind, str(file)],
-        cwd=REPOSITORY,
-        stderr=subprocess.PIPE,
-    )
+    command = [sys.executable, "-m", "tests.tiny", "contrastive", str(file)]
+    process = subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE)
     try:
         deadline = time.monotonic() + 300
         while not file.is_file() and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.05)
-        time.sleep(random.uniform(0, 3))
     finally:
         process.kill()
         _, errors = process.communicate()
     assert process.returncode == -signal.SIGKILL, errors.decode()
-    assert file.is_file()
-    seen = []
-    resumed = tiny.run(kind, file, lambda progress: seen.append(progress.step))
-    assert 0 < len(seen) < tiny.STEPS
-    assert_same(resumed, uninterrupted(kind))
+    steps = []
+    resumed = tiny.run("contrastive", file, lambda progress: steps.append(progress.step))
+    assert 0 < len(steps) < tiny.STEPS
+    assert_same(resumed, uninterrupted("contrastive"))
+
+
+def test_a_run_that_is_told_enough_ends_with_what_it_has_learnt(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "SAVE_EVERY", 1e9)
+    file = tmp_path / "run.safetensors"
+    part = tiny.run("classic", file, end_at(2, Enough))
+    assert part.log == uninterrupted("classic").log[:2] == read_run(file).log
+    assert "2 steps" in part.card.origin
+    assert_same(tiny.run("classic", file), uninterrupted("classic"))
+
+
+def test_a_loss_that_is_no_number_is_an_error_before_it_reaches_the_weights():
+    model = new_model("scellseg", tiny.LEVELS)
+    model.network.tasker[2].bias.data[2] = torch.nan
+    for run, option in ((tiny.tune, "model"), (tiny.train, "initial")):
+        with pytest.raises(TrainingError, match=r"loss is nan at step 1.*Lower the learning rate"):
+            run(**{option: model})
+
+
+@pytest.mark.parametrize("run", [tiny.tune, tiny.train])
+def test_a_resumed_run_keeps_its_precision_whatever_pays_now(run, tmp_path, monkeypatch):
+    """The library's own choice: none is given."""
+    options = {"precision": None, "checkpoint": tmp_path / "run"}
+    monkeypatch.setattr(device, "recall_precision", lambda _: Precision())
+    with pytest.raises(Killed):
+        run(**options, callback=end_at(3))
+    monkeypatch.setattr(device, "recall_precision", lambda _: Precision(channels_last=True))
+    assert not run(**options).card.recipe["precision"]["channels_last"]
+    with pytest.raises(CheckpointOfAnotherRun, match="channels_last"):
+        run(**options | {"precision": Precision(channels_last=True)})
 
 
 # The file itself
-
-
-def linear(seed: int = 0) -> nn.Sequential:
-    torch.manual_seed(seed)
-    return nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
-
-
-def stepped(network: nn.Module, optimiser: torch.optim.Optimizer, n: int = 1) -> None:
-    for i in range(n):
-        optimiser.zero_grad()
-        network(torch.arange(12.0).reshape(4, 3) + i).square().sum().backward()
-        optimiser.step()
 
 
 OPTIMISERS = {
     "sgd": lambda p: torch.optim.SGD(p, lr=0.01, momentum=0.9),
     "adam": lambda p: torch.optim.Adam(p, lr=0.01),
 }
+LOG = [{"step": i, "loss": i * 0.1} for i in (1, 2, 3)]
+
+
+def learning(name: str = "sgd", seed: int = 0, steps: int = 0, *, fixed: bool = False):
+    """Modules with their optimiser, after some steps."""
+    torch.manual_seed(seed)
+    network = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+    network[0].requires_grad_(not fixed)
+    optimiser = OPTIMISERS[name](network.parameters())
+    step({"network": network}, optimiser, steps)
+    return {"network": network}, optimiser
+
+
+def step(modules: dict[str, nn.Module], optimiser: torch.optim.Optimizer, n: int = 1) -> None:
+    for i in range(n):
+        optimiser.zero_grad()
+        modules["network"](torch.arange(12.0).reshape(4, 3) + i).square().sum().backward()
+        optimiser.step()
+
+
+def state(modules: dict[str, nn.Module]) -> dict[str, torch.Tensor]:
+    return {key: value.clone() for key, value in modules["network"].state_dict().items()}
 
 
 @pytest.mark.parametrize("name", OPTIMISERS)
-def test_weights_statistics_and_optimiser_come_back(name: str, tmp_path):
-    network = linear()
-    optimiser = OPTIMISERS[name](network.parameters())
-    stepped(network, optimiser, 3)
-    file = Checkpoint(tmp_path / "deeper" / "c.safetensors", {"levels": (1, 2)})
-    log = [{"step": i, "loss": i * 0.1} for i in (1, 2, 3)]
-    file.save({"network": network}, optimiser, log)
-
-    other = linear(seed=1)
-    fresh = OPTIMISERS[name](other.parameters())
-    assert file.resume({"network": other}, fresh) == log
-    stepped(network, optimiser)
-    stepped(other, fresh)
-    for key, value in network.state_dict().items():
-        assert torch.equal(value, other.state_dict()[key]), key
-
-
-def test_parts_that_are_not_learnt_have_no_state(tmp_path):
-    network = linear()
-    network[0].requires_grad_(False)
-    optimiser = OPTIMISERS["adam"](network.parameters())
-    stepped(network, optimiser, 2)
-    file = Checkpoint(tmp_path / "c.safetensors", {})
-    file.save({"network": network}, optimiser, [])
-    fresh = OPTIMISERS["adam"](network.parameters())
-    file.resume({"network": network}, fresh)
-    assert fresh.state_dict()["state"].keys() == {2, 3}
-
-
-def saved(path: Path, **identity) -> tuple[nn.Module, torch.optim.Optimizer]:
-    network = linear()
-    optimiser = OPTIMISERS["sgd"](network.parameters())
-    stepped(network, optimiser)
-    Checkpoint(path, identity).save({"network": network}, optimiser, [])
-    return network, optimiser
+@pytest.mark.parametrize("fixed", [False, True])
+def test_weights_statistics_and_optimiser_come_back(name: str, fixed: bool, tmp_path):
+    ours = learning(name, steps=3, fixed=fixed)
+    file = Checkpoint(tmp_path / "c.safetensors", {"levels": (1, 2)})
+    file.save(*ours, LOG)
+    other = learning(name, seed=1, fixed=fixed)
+    assert file.resume(*other) == LOG
+    assert len(other[1].state_dict()["state"]) == (2 if fixed else 4)  # none of what is not learnt
+    for both in (ours, other):
+        step(*both)
+    torch.testing.assert_close(state(ours[0]), state(other[0]), rtol=0, atol=0)
 
 
 def test_no_file_is_a_new_run(tmp_path):
-    network, optimiser = saved(tmp_path / "other.safetensors")
-    found = Checkpoint(tmp_path / "none.safetensors", {}).resume({"network": network}, optimiser)
-    assert found == []
+    assert Checkpoint(tmp_path / "none.safetensors", {}).resume(*learning()) == []
+    assert read_run(tmp_path / "none.safetensors") is read_run(None) is None
 
 
-@pytest.mark.parametrize("keep", [0, 7, 200, -1])
-def test_a_damaged_file_is_refused(tmp_path, keep: int):
-    path = tmp_path / "c.safetensors"
-    network, optimiser = saved(path)
-    path.write_bytes(path.read_bytes()[:keep])
-    before = {k: v.clone() for k, v in network.state_dict().items()}
+@pytest.mark.parametrize("keep", [0, 7, 200, -1, None])
+def test_a_damaged_file_and_one_of_weights_are_refused(tmp_path, keep: int | None):
+    path, ours = tmp_path / "c.safetensors", learning(steps=1)
+    if keep is None:
+        new_model("scellseg", tiny.LEVELS).save(path)
+    else:
+        Checkpoint(path, {}).save(*ours, LOG)
+        path.write_bytes(path.read_bytes()[:keep])
+    before = state(ours[0])
     with pytest.raises(TrainingError, match=r"cannot be read.*Delete it to start anew") as caught:
-        Checkpoint(path, {}).resume({"network": network}, optimiser)
-    assert str(path) in str(caught.value)
-    assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
-
-
-def test_weights_are_no_checkpoint(tmp_path):
-    path = uninterrupted("classic").save(tmp_path / "model.safetensors")
-    network, optimiser = saved(tmp_path / "c.safetensors")
-    with pytest.raises(TrainingError, match="cannot be read"):
-        Checkpoint(path, {}).resume({"network": network}, optimiser)
-
-
-def test_the_checkpoint_of_another_run_is_refused_in_words(tmp_path):
-    path = tmp_path / "c.safetensors"
-    network, optimiser = saved(path, seed=0, levels=(4, 8), gone=1)
-    before = {k: v.clone() for k, v in network.state_dict().items()}
-    with pytest.raises(CheckpointOfAnotherRun) as caught:
-        Checkpoint(path, {"seed": 1, "levels": (4, 8), "new": "x"}).resume(
-            {"network": linear(3)}, optimiser
-        )
-    message = str(caught.value)
-    assert caught.value.differing == {"gone": (1, None), "new": (None, "x"), "seed": (0, 1)}
-    assert "of another run: gone: 1 there, None asked for; " in message
-    assert "new: None there, x asked for; seed: 0 there, 1 asked for" in message
-    assert "levels" not in message
-    assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
-
-
-@pytest.mark.parametrize(
-    ("changed", "words"),
-    [
-        ({"seed": 1}, "seed: 0 there, 1 asked for"),
-        ({"steps": 5}, "steps: 4 there, 5 asked for"),
-        ({"learning_rate": 0.5}, "learning_rate: 0.001 there, 0.5 asked for"),
-        ({"strategy": "contrastive"}, "strategy: classic there, contrastive asked for"),
-        ({"model": tiny.new_model("scellseg", tiny.LEVELS, seed=9)}, "weights: "),
-        ({"precision": tiny.Precision(channels_last=True)}, "precision: .*channels_last"),
-    ],
-)
-def test_a_fine_tuning_does_not_go_on_from_another(tmp_path, changed, words: str):
-    options = {"checkpoint": tmp_path / "c.safetensors"}
-    with pytest.raises(Killed):
-        tiny.tune("classic", callback=kill_at(1), **options)
-    with pytest.raises(TrainingError, match=words):
-        tiny.tune(changed.pop("strategy", "classic"), **options, **changed)
-
-
-def test_a_pretraining_does_not_go_on_from_another(tmp_path):
-    options = {"checkpoint": tmp_path / "c.safetensors"}
-    with pytest.raises(Killed):
-        tiny.train(callback=kill_at(1), **options)
-    for changed, words in (
-        ({"seed": 1}, "seed"),
-        ({"levels": (4, 8)}, "levels"),
-        ({"initial": uninterrupted("pretrain")}, "initial: None there"),
-    ):
-        with pytest.raises(TrainingError, match=f"another run: {words}"):
-            tiny.train(**options, **changed)
+        Checkpoint(path, {}).resume(*ours)
+    assert caught.value.where == path
+    assert read_run(path) is None
+    torch.testing.assert_close(state(ours[0]), before, rtol=0, atol=0)
 
 
 def test_the_earlier_file_stays_until_the_new_one_is_whole(tmp_path, monkeypatch):
-    path = tmp_path / "c.safetensors"
-    network, optimiser = saved(path)
-    before = path.read_bytes()
+    file, ours = Checkpoint(tmp_path / "c.safetensors", {}), learning(steps=1)
+    file.save(*ours, LOG)
+    before = file.path.read_bytes()
 
-    def cut_short(tensors: dict[str, Tensor], file: Path, metadata: dict[str, str]) -> None:
-        Path(file).write_bytes(b"half")
+    def cut_short(tensors: dict[str, torch.Tensor], scratch: Path, metadata: dict) -> None:
+        scratch.write_bytes(b"half")
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(module, "save_file", cut_short)
+    monkeypatch.setattr(training, "save_file", cut_short)
     with pytest.raises(TrainingError, match=r"c\.safetensors: .*\(no space.*Make room"):
-        Checkpoint(path, {}).save({"network": network}, optimiser, [])
-    assert path.read_bytes() == before
-    assert list(tmp_path.iterdir()) == [path]
+        file.save(*ours, LOG)
+    assert file.path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [file.path]
 
 
-@pytest.mark.parametrize("make", [tiny.tune, tiny.train])
-def test_a_resumed_run_keeps_its_precision_whatever_pays_now(make, tmp_path, monkeypatch):
-    """The library's own choice: none is given."""
+def test_the_checkpoint_of_another_run_is_refused_with_what_differs(tmp_path):
+    path, ours = tmp_path / "c.safetensors", learning(steps=1)
+    Checkpoint(path, {"seed": 0, "levels": (4, 8), "gone": 1}).save(*ours, LOG)
+    before = state(ours[0])
+    with pytest.raises(CheckpointOfAnotherRun) as caught:
+        Checkpoint(path, {"seed": 1, "levels": (4, 8), "new": "x"}).resume(*ours)
+    assert caught.value.differing == {"gone": (1, None), "new": (None, "x"), "seed": (0, 1)}
+    assert "of another run: gone: 1 there, None asked for; new: None" in str(caught.value)
+    torch.testing.assert_close(state(ours[0]), before, rtol=0, atol=0)
 
-    def stop(progress: Progress) -> None:
-        if progress.step == 2:
-            raise Killed
 
-    def layout(checkpoint: Path | None) -> bool:
-        made = make(precision=None, checkpoint=checkpoint)
-        return made.card.recipe["precision"]["channels_last"]
-
-    with monkeypatch.context() as patch:
-        patch.setattr(precision, "recall_precision", lambda _: Precision())
+def test_runs_do_not_go_on_from_another(tmp_path):
+    other = new_model("scellseg", tiny.LEVELS, seed=9)
+    changes = {
+        tiny.tune: {
+            "seed": 1,
+            "steps": 5,
+            "learning_rate": 0.5,
+            "strategy": "contrastive",
+            "model": other,
+            "queries": None,
+        },
+        tiny.train: {"seed": 1, "levels": (4, 8), "initial": other},
+    }
+    for run, changed in changes.items():
+        options = {"checkpoint": tmp_path / run.__name__}
         with pytest.raises(Killed):
-            make(precision=None, checkpoint=tmp_path / "run", callback=stop)
-    monkeypatch.setattr(precision, "recall_precision", lambda _: Precision(channels_last=True))
-    assert not layout(tmp_path / "run")
-    assert layout(None)
+            run(**options, callback=end_at(1))
+        for name, value in changed.items():
+            with pytest.raises(CheckpointOfAnotherRun) as caught:
+                run(**options, **{name: value})
+            assert {"model": "weights"}.get(name, name) in caught.value.differing

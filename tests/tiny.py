@@ -14,8 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from scellseg_lib import augment
-from scellseg_lib import training as checkpoint
+from scellseg_lib import augment, training
 from scellseg_lib.datasets import synthetic
 from scellseg_lib.device import Precision
 from scellseg_lib.finetuning import finetune
@@ -51,13 +50,10 @@ def contrast() -> Dataset:
         noise = np.random.default_rng(i).normal(size=(2, 100, 100)).astype(np.float32)
         return noise if i % 2 else np.cumsum(noise, axis=2)
 
-    def square() -> np.ndarray:
-        masks = np.zeros((100, 100), np.int32)
-        masks[40:66, 40:66] = 1
-        return masks
-
+    masks = np.zeros((100, 100), np.int32)
+    masks[40:66, 40:66] = 1
     samples = tuple(
-        Sample(f"c{i}", lambda i=i: picture(i), square, style=("smooth", "rough")[i % 2])
+        Sample(f"c{i}", lambda i=i: picture(i), lambda: masks, style=("smooth", "rough")[i % 2])
         for i in range(4)
     )
     return Dataset("tiny_contrast", "Two styles", "CC0-1.0", samples)
@@ -93,6 +89,5 @@ def run(kind: str, checkpoint: Path | None = None, callback: Callable | None = N
 
 
 if __name__ == "__main__":
-    augment.PATCH = PATCH
-    checkpoint.SAVE_EVERY = 0
+    augment.PATCH, training.SAVE_EVERY = PATCH, 0
     run(sys.argv[1], Path(sys.argv[2]), lambda _: time.sleep(1.5))

@@ -414,7 +414,7 @@ def estimate_seconds(trial: Trial, taken: Mapping[Trial, float]) -> float:
 @cache
 def measure_step(levels: tuple[int, ...]) -> float:
     """Seconds of a training step of eight patches, from one of a sixteenth of their pixels."""
-    return 16 * min(measure(default_device(), levels).values())
+    return 16 * min(measure(default_device(), levels)[0].values())
 
 
 # --- on a cluster ----------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import json
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ import torch
 from scellseg_lib.augment import labelled_batch, prepare
 from scellseg_lib.contrast import ContrastiveTerm, pair_distance
 from scellseg_lib.datasets.load import load_dataset
-from scellseg_lib.device import Precision, choose, keep_memory
+from scellseg_lib.device import Precision, choose_precision, keep_memory
 from scellseg_lib.model import new_model
 from tests.benchmarks.clock import THREADS
 
@@ -32,9 +33,10 @@ def side(name: str, strategy: str) -> dict[str, float]:
     torch.set_num_threads(THREADS)
     device = torch.device("cpu")
     ours = name == "ours"
-    precision = choose(device, LEVELS) if ours else Precision()
+    precision = choose_precision(device, LEVELS) if ours else Precision()
+    kept = ExitStack()
     if ours:
-        keep_memory()
+        kept.enter_context(keep_memory())
     model = new_model("scellseg", LEVELS)
     precision.place(model.network, device).train()
     worms = load_dataset("synthetic_worms")
@@ -58,7 +60,7 @@ def side(name: str, strategy: str) -> dict[str, float]:
         images, targets = labelled_batch(shots, model.representation, rng)
         data.append(time.perf_counter() - start)
         with precision.autocast(device):
-            output = model.network(precision.batch(images, device))
+            output = model.network(images.to(device))
         loss = model.representation.loss(output.maps.float(), targets)
         if strategy == "contrastive" and ours:
             loss = loss + term(model.network, output.style, rng, 0.0, precision)
