@@ -277,12 +277,6 @@ def test_each_group_has_its_fit_or_says_why_not():
     assert table.loc[("a", "up"), ["bmax", "kd", "r"]].isna().all()
 
 
-def test_shots_for_a_score_turn_the_curve_round():
-    fit = stats.HyperbolaFit(0.8, 1.5, 1.0, np.zeros((2, 2)), 9)
-    assert fit.shots_for(float(fit.predict(np.array(3.0)))) == pytest.approx(3)
-    assert fit.shots_for(0.8) == float("inf")
-
-
 def scores(models: int = 2, states: int = 4, thresholds: int = 3, seed: int = 0) -> pd.DataFrame:
     cells = product("abc"[:models], range(states), np.linspace(0.5, 0.9, thresholds).round(2))
     frame = pd.DataFrame(cells, columns=["model", "state", "threshold"])

@@ -48,6 +48,9 @@ TABLES = "released"
 class Untested(ScellsegError):
     """What a claim is tested by is not there."""
 
+    def __init__(self, what: str) -> None:
+        super().__init__(what, remedy="Compute it (scellseg sweep), and judge the claims again.")
+
 
 @dataclass(frozen=True)
 class Evidence:
