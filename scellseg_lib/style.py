@@ -20,15 +20,7 @@ MAX_CENTRES = 16
 
 @torch.inference_mode()
 def embed(model: Model, sample: Sample, diameter: float) -> np.ndarray:
-    """Style of an image by the downsampling pass alone, float32[S], of unit length.
-
-    Parameters
-    ----------
-    model : Model
-    sample : Sample
-    diameter : float
-        Of its cells, pixels.
-    """
+    """Style of an image with cells of a diameter, by the downsampling pass alone: float32[S]."""
     model.network.eval()
     scaled = resize(normalise(sample.image), MEAN_DIAMETER / diameter)
     tiles = np.stack(list(TiledImage(scaled, model.network.stride).tiles()))

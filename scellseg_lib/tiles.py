@@ -43,30 +43,21 @@ def taper(height: int, width: int) -> np.ndarray:
 
 
 class TiledImage:
-    """One image's tiles going out and its maps coming in.
+    """Tiles of a normalised image float32[2, h, w] going out, and its maps coming in.
 
-    Parameters
-    ----------
-    image : float32[2, h, w]
-        Normalised, at the network's scale.
-    stride : int
-        The tiles' sides are multiples of it.
+    The tiles' sides are multiples of the network's stride.
     """
 
     def __init__(self, image: np.ndarray, stride: int) -> None:
-        self.shape = image.shape[1:]
-        self._pads = [padding(length, stride) for length in self.shape]
+        self._pads = [padding(length, stride) for length in image.shape[1:]]
         self.image = np.pad(image, ((0, 0), *self._pads))
         height, width = self.image.shape[1:]
         self.sides = (min(TILE, height), min(TILE, width))
-        rows, columns = (
-            starts(length, side)
-            for length, side in zip(self.image.shape[1:], self.sides, strict=True)
-        )
+        rows, columns = starts(height, self.sides[0]), starts(width, self.sides[1])
         self.corners = [(y, x) for y in rows for x in columns]
         self.missing = len(self.corners)
         self._sum: np.ndarray | None = None
-        self._weight = np.zeros(self.image.shape[1:], np.float32)
+        self._weight = np.zeros((height, width), np.float32)
         self._style: np.ndarray | float = 0.0
 
     def tiles(self) -> Iterator[np.ndarray]:

@@ -12,7 +12,7 @@ from scellseg_lib.representation.flow import Flow
 from scellseg_lib.representation.hover import HoVer
 from scellseg_lib.representation.semantic import UNet2, UNet3
 
-__all__ = ["Decoding", "Representation", "get", "names", "register"]
+__all__ = ["Decoding", "Representation", "get", "register"]
 
 _REGISTERED: dict[str, Representation] = {}
 
@@ -23,24 +23,13 @@ def register(representation: Representation) -> None:
 
 
 def get(name: str) -> Representation:
-    """Return the representation of that name.
-
-    Raises
-    ------
-    ModelError
-        If none is registered under it.
-    """
+    """Return the representation of that name; ModelError if none is registered under it."""
     if name not in _REGISTERED:
         raise ModelError(
             f"there is no representation {name!r}",
-            remedy=f"Choose one of {', '.join(names())}, or register it.",
+            remedy=f"Choose one of {', '.join(sorted(_REGISTERED))}, or register it.",
         )
     return _REGISTERED[name]
-
-
-def names() -> list[str]:
-    """Return the names of all registered representations."""
-    return sorted(_REGISTERED)
 
 
 for _representation in (Flow(), HoVer(), UNet2(), UNet3()):
