@@ -22,7 +22,7 @@ from scellseg_lib.device import Precision
 from scellseg_lib.finetuning import finetune
 from scellseg_lib.model import new_model
 from scellseg_lib.network import weights_hash
-from scellseg_lib.workbench.experiment import offer_models, offer_starts
+from scellseg_lib.workbench.experiment import offer_models
 from scellseg_lib.workbench.finetune import FinetunePanel, draw_losses
 from scellseg_lib.workbench.jobs import Job
 from tests import tiny
@@ -246,19 +246,19 @@ def test_all_packaged_fetched_and_own_models_are_offered(folder, monkeypatch):
     monkeypatch.setattr(paths, "PACKAGED_WEIGHTS", paths.PACKAGE / "weights")
     new_model("hover", tiny.LEVELS).save(folder / "mine.safetensors")
     (folder / "other.safetensors").write_bytes(b"no model")
-    keys = [start.key for start in offer_starts(folder)]
+    keys = [start.key for start in offer_models(folder, to_start=True)]
     packaged = ["scellseg_32", "scellseg_16", "cellpose_16", "hover_16", "unet3_16", "unet2_16"]
     assert keys == [*packaged, "mine.safetensors"]
     fetched = released_file("cellpose")
     fetched.parent.mkdir()
     fetched.touch()
-    assert [start.key for start in offer_starts(folder)][6] == "released cellpose"
+    assert [start.key for start in offer_models(folder, to_start=True)][6] == "released cellpose"
     offered = [start.title for start in offer_models(folder)]
     panel = end(FinetunePanel(folder))
     assert [title for title, _ in panel.model.options] == [*offered[2:], "Yours: mine"]
-    panel.model.value = offer_starts(folder)[-1]
+    panel.model.value = offer_models(folder, to_start=True)[-1]
     assert panel.about.value.startswith("HoVer, of unknown origin. Made for cells 30 px wide.")
-    loaded = offer_starts(folder)[1].load()
+    loaded = offer_models(folder, to_start=True)[1].load()
     assert (loaded.card.architecture, loaded.card.levels[0]) == ("scellseg", 16)
 
 
