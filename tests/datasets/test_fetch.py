@@ -13,7 +13,7 @@ import types
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from hashlib import sha256
@@ -21,6 +21,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
+from unittest.mock import MagicMock
 
 import imagecodecs
 import numpy as np
@@ -247,22 +248,13 @@ def test_two_at_once_fetch_a_file_once(home: Path, server: Server) -> None:
 
 
 def test_a_download_tells_how_far_it_is(home: Path, server: Server, monkeypatch) -> None:
-    shown = []
-
-    class Bar(nullcontext):
-        def __init__(self, total: int, label: str, unit: str, initial: int, **_: object) -> None:
-            super().__init__(self)
-            self.said, self.n = (label, unit, total), initial
-            shown.append(self)
-
-        def update(self, n: int) -> None:
-            self.n += n
-
-    monkeypatch.setattr(download, "bar", Bar)
+    shown = MagicMock()
+    monkeypatch.setattr(download, "bar", shown)
     server.cut_after = 1000
     download.download(server.url, home / "a.zip")
-    assert [bar.said for bar in shown] == [("a.zip", "byte", len(GOOD))] * 2
-    assert [bar.n for bar in shown] == [1000, len(GOOD)]
+    assert [call.args for call in shown.call_args_list] == [(len(GOOD), "a.zip", "byte")] * 2
+    assert [call.kwargs["initial"] for call in shown.call_args_list] == [0, 1000]
+    assert sum(call.args[0] for call in shown().update.call_args_list) == len(GOOD)
 
 
 # --- a data set -------------------------------------------------------------------------------

@@ -123,7 +123,7 @@ def test_ranges_above_are_those_of_the_real_images(kind: str, real_data: Path) -
     pattern = folders.get(kind, f"cellpose_contrast35/{kind}_*")
     measured = []
     for path in sorted(real_data.glob(f"{pattern}_img.png")):
-        plane = cv2.imread(str(path), cv2.IMREAD_UNCHANGED).astype(float)
+        plane = cv2.imread(str(path), cv2.IMREAD_UNCHANGED).astype(np.float32)
         masks = cv2.imread(str(path).replace("_img", "_masks"), cv2.IMREAD_UNCHANGED)
         measured.append(_statistics(plane if plane.ndim == 2 else plane[..., 1], masks))
     expected = np.array(REAL[kind])
