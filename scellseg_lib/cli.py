@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import platform
 import re
 import sys
 import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -18,37 +19,31 @@ import numpy as np
 import torch
 import typer
 from tqdm import tqdm
+from typer import Argument, Option
 from typer.core import TyperGroup
 
 import scellseg_lib as scellseg
-from scellseg_lib import device as devices
-from scellseg_lib import paths
+from scellseg_lib import device, paths
 from scellseg_lib.atomic import whole
-from scellseg_lib.contrast import AlphaMode, StatisticsMode
 from scellseg_lib.datasets import fetch, manifest, synthetic
-from scellseg_lib.datasets import weights as weight_files
+from scellseg_lib.datasets import weights as trained
 from scellseg_lib.datasets.load import find_readable, list_datasets
 from scellseg_lib.errors import DatasetError, ScellsegError, TrainingError
-from scellseg_lib.files.export import FORMATS, export
-from scellseg_lib.files.folder import (
-    FolderOutcome,
-    make_job,
-    pair_labels,
-    plan_jobs,
-    score_files,
-    score_table,
-    segment_jobs,
-)
-from scellseg_lib.files.layout import CHECKPOINT, EXPORTED, MODEL, SEGMENTED, results_path
-from scellseg_lib.finetuning import Layers, Schedule
+from scellseg_lib.files import export, folder, layout
+from scellseg_lib.finetuning import STRATEGIES, FinetuneOptions
 from scellseg_lib.flows import flows_to_masks, masks_to_flows
 from scellseg_lib.metrics import average_precision
 from scellseg_lib.model import Model, new_model
+from scellseg_lib.options import Options
+from scellseg_lib.representation import Decoding
 from scellseg_lib.samples import Sample
+from scellseg_lib.segmentation import SegmentOptions
 
 CHANNELS = re.compile(r"(red|green|blue|gray|\d+)(,(red|green|blue|gray|none|\d+))?")
 LEVELS = (16, 32, 64, 128)  # of the network in the self-test: half the paper's width
 TOLERANCE = 0.1  # relative, from float32 on the CPU; bfloat16 keeps 8 bits
+KINDS = ", ".join(export.FORMATS)
+PACKAGES = ("scellseg-notebooks", "torch", "numpy", "numba", "opencv-python-headless")
 
 # --- how all commands speak ---------------------------------------------------------------------
 
@@ -71,14 +66,17 @@ def fail(message: str, each: Iterable[object] = (), code: int = 1) -> NoReturn:
     raise typer.Exit(code)
 
 
+def warn(message: object, *_: object, **__: object) -> None:
+    """Tell a warning beside the bars."""
+    tqdm.write(f"Warning: {tell(message)}", file=sys.stderr)
+
+
 class _Commands(TyperGroup):
     """All commands end in one clear sentence where they cannot do what is asked."""
 
     def invoke(self, ctx: Any) -> Any:
         with warnings.catch_warnings():
-            warnings.showwarning = lambda message, *_, **__: tqdm.write(
-                f"Warning: {tell(message)}", file=sys.stderr
-            )
+            warnings.showwarning = warn
             try:
                 return super().invoke(ctx)
             except ScellsegError as error:
@@ -90,42 +88,59 @@ class _Commands(TyperGroup):
                 fail(kept, code=130)
 
 
-Group = partial(
-    typer.Typer,
-    cls=_Commands,
-    add_completion=False,
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-)
+def with_options(options: type[Options], *names: str, of_model: bool = False) -> Callable:
+    """Give a command options of a class, with the bounds, defaults and help that stand there.
+
+    Those `of_model` are None where they are not given: the model has its own.
+    """
+
+    def add(command: Any) -> Any:
+        signature = inspect.signature(command, eval_str=True)
+        parameters = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+        for name in names:
+            choices, kind = options.choices(name), options.model_fields[name].annotation
+            kind = Literal[choices] if choices else kind  # type: ignore[valid-type,assignment]
+            text = options.help(name) + (" Default: the model's." if of_model else "")
+            option = Option(help=text, min=options.bound(name))
+            one = inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY)
+            one = one.replace(default=None if of_model else options.default(name))
+            parameters.append(one.replace(annotation=Annotated[kind, option]))
+            command.__annotations__[name] = kind
+        command.__signature__ = signature.replace(parameters=parameters)
+        return command
+
+    return add
+
+
+LOOK: dict[str, Any] = {"no_args_is_help": True, "rich_markup_mode": None, "add_completion": False}
+Group = partial(typer.Typer, cls=_Commands, pretty_exceptions_enable=False, **LOOK)
 app = Group()
 data_app = Group(help="Data sets: which there are, get and check them.")
 models_app = Group(help="Models: which there are, get the authors' weights.")
 app.add_typer(data_app, name="data")
 app.add_typer(models_app, name="models")
 
-Source = Annotated[
-    str, typer.Argument(metavar="SOURCE", help="A folder, a data set's name, or a file to segment.")
+SourceArgument = Annotated[
+    str, Argument(metavar="SOURCE", help="A folder, a data set's name, or a file to segment.")
 ]
-ModelName = Annotated[
-    str, typer.Option("--model", help="scellseg, cellpose, hover, unet2, unet3, or a .safetensors.")
+ModelOption = Annotated[
+    str, Option("--model", help="scellseg, cellpose, hover, unet2, unet3, or a .safetensors.")
 ]
-Weights = Annotated[
-    str | None, typer.Option(help="packaged (default), released (the authors' own) or a file.")
+WeightsOption = Annotated[
+    str | None, Option(help="packaged (default), released (the authors' own) or a file.")
 ]
-Channels = Annotated[
+ChannelsOption = Annotated[
     str | None,
-    typer.Option(
-        help="Plane to segment and nucleus plane: red, green, blue, gray, none or an index, such "
-        "as green,red; gray is the mean of all. Default: those of the model's file, else the only "
-        "plane there is."
+    Option(
+        help="Plane to segment and nucleus plane, such as green,red: red, green, blue, an index, "
+        "gray (the mean of all), none. Default: those of the model's file, else the only one."
     ),
 ]
-Axes = Annotated[
-    str | None, typer.Option(help="Axes of the TIFFs where they do not say so, such as CYX.")
+AxesOption = Annotated[
+    str | None, Option(help="Axes of the TIFFs where they do not say so, such as CYX.")
 ]
-Page = Annotated[int | None, typer.Option(min=0, help="The one page of each TIFF to read, from 0.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Make anew what exists.")]
+PageOption = Annotated[int | None, Option(min=0, help="The one page of each TIFF to read, from 0.")]
+OverwriteOption = Annotated[bool, Option("--overwrite", help="Make anew what exists.")]
 
 
 def _version(asked: bool) -> None:
@@ -136,9 +151,7 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def main(
-    asked: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say it and end.")
-    ] = False,
+    asked: bool = Option(False, "--version", callback=_version, is_eager=True, help="Say it."),
 ) -> None:
     """Segment cells, fine-tune on a few annotated images, score the result.
 
@@ -148,37 +161,22 @@ def main(
 
 
 @app.command()
+@with_options(SegmentOptions, "diameter")
+@with_options(Decoding, "cell_threshold", "flow_threshold", "min_size", of_model=True)
 def segment(
-    source: Source,
-    model: ModelName = "scellseg",
-    weights: Weights = None,
-    output: Annotated[
-        Path | None,
-        typer.Option(help="Folder of the masks. Default: segmented/ beside, or segmented/NAME."),
-    ] = None,
-    diameter: Annotated[
-        float | None, typer.Option(min=1, help="Of the cells, pixels. Default: the model's.")
-    ] = None,
-    cell_threshold: Annotated[
-        float | None, typer.Option(help="Lower: more and larger cells. Default: the model's.")
-    ] = None,
-    flow_threshold: Annotated[
-        float | None, typer.Option(min=0, help="Lower: fewer odd shapes; 0 keeps all.")
-    ] = None,
-    min_size: Annotated[
-        int | None, typer.Option(min=0, help="Smallest cell, pixels where a cell is 30 px wide.")
-    ] = None,
-    channels: Channels = None,
-    axes: Axes = None,
-    page: Page = None,
-    resample: Annotated[
-        bool,
-        typer.Option("--resample/--fast", help="Smooth outlines, or quickly at the 30-px scale."),
-    ] = True,
-    flips: Annotated[bool, typer.Option("--flips", help="Better, four times the work.")] = False,
-    file_format: Annotated[Literal["tiff", "png"], typer.Option("--format")] = "tiff",
-    preview: Annotated[bool, typer.Option("--preview", help="Draw contours too.")] = False,
-    overwrite: Overwrite = False,
+    source: SourceArgument,
+    model: ModelOption = "scellseg",
+    weights: WeightsOption = None,
+    output: Path | None = Option(None, help="Default: segmented/ beside, or segmented/NAME."),
+    channels: ChannelsOption = None,
+    axes: AxesOption = None,
+    page: PageOption = None,
+    resample: bool = Option(True, "--resample/--fast", help=SegmentOptions.help("resample")),
+    flips: bool = Option(False, "--flips", help=SegmentOptions.help("flips")),
+    file_format: Literal["tiff", "png"] = Option("tiff", "--format"),
+    preview: bool = Option(False, "--preview", help="Draw contours too."),
+    overwrite: OverwriteOption = False,
+    **options: Any,
 ) -> None:
     """Segment an image, all images of a folder, or the query images of a data set.
 
@@ -195,32 +193,23 @@ def segment(
     """
     suffix = ".tif" if file_format == "tiff" else ".png"
     loaded = _load(model, weights)
-    reading: dict[str, Any] = {"channels": _planes(channels), "axes": axes, "page": page}
-    if source in list_datasets():
+    named = source in list_datasets()
+    planes = _planes(channels) if named else _planes(channels, model, loaded)
+    reading: dict[str, Any] = {"channels": planes, "axes": axes, "page": page}
+    if named:
         images = scellseg.load_dataset(source, **reading).query
-        output, outcome = output or Path(SEGMENTED, source), FolderOutcome()
-        jobs = [make_job(sample, output / sample.name, suffix) for sample in images]
+        output, outcome = output or Path(layout.SEGMENTED, source), folder.FolderOutcome()
+        jobs = [folder.make_job(sample, output / sample.name, suffix) for sample in images]
     else:
-        place = _existing(source)
-        reading["channels"] = _planes(channels, model, loaded)
-        output = output or results_path(place)
-        jobs, outcome = plan_jobs(place, output, suffix, **reading)
+        output = output or layout.results_path(_existing(source))
+        jobs, outcome = folder.plan_jobs(Path(source), output, suffix, **reading)
     total = len(jobs) + len(outcome.failed)
-    segment_jobs(
-        jobs,
-        loaded,
-        output,
-        outcome,
-        reading=reading | {"format": file_format},
-        overwrite=overwrite,
-        overlays=preview,
-        diameter=diameter,
-        cell_threshold=cell_threshold,
-        flow_threshold=flow_threshold,
-        min_size=min_size,
-        resample=resample,
-        flips=flips,
-    )
+    options |= {"reading": reading | {"format": file_format}, "resample": resample, "flips": flips}
+    options |= {"overwrite": overwrite, "overlays": preview}
+    folder.segment_jobs(jobs, loaded, output, outcome, **options)
+    for doubt in outcome.sum_up_doubts():
+        if doubt not in outcome.doubts[:1]:  # which was told at once
+            warn(doubt)
     typer.echo(
         f"{outcome.segmented} images segmented, {outcome.cells} cells; {outcome.already} already "
         f"done. Masks are in {output}."
@@ -230,36 +219,20 @@ def segment(
 
 
 @app.command()
+@with_options(FinetuneOptions, "strategy", "steps", "seed", "learning_rate", "schedule")
+@with_options(FinetuneOptions, "layers", "alpha", "statistics")
 def finetune(
-    source: Source,
-    output: Annotated[
-        Path | None,
-        typer.Option(help="Tuned model. Default: FOLDER/model.safetensors or NAME.safetensors."),
-    ] = None,
-    shots: Annotated[
-        int | None, typer.Option(min=1, help="Draw as many annotated images. Default: all.")
-    ] = None,
-    model: ModelName = "scellseg",
-    weights: Weights = None,
-    strategy: Annotated[
-        Literal["contrastive", "classic"], typer.Option(help="Contrastive is the paper's.")
-    ] = "contrastive",
-    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps of 8 patches.")] = 100,
-    seed: Annotated[int, typer.Option(min=0, help="Random state: of shots and patches.")] = 0,
-    learning_rate: Annotated[float, typer.Option(min=0, help="Of Adam.")] = 1e-3,
-    schedule: Annotated[Schedule, typer.Option(help="Of the learning rate.")] = "halvings",
-    layers: Annotated[Layers, typer.Option(help="What is learnt (Extended Data Fig. 8).")] = "all",
-    alpha: Annotated[AlphaMode, typer.Option(help="Weight of the contrastive term.")] = "learnt",
-    statistics: Annotated[
-        StatisticsMode, typer.Option(help="What BatchNorm sees: all patches, or the shots'.")
-    ] = "mixed",
-    inductive: Annotated[
-        bool, typer.Option("--inductive", help="The shots serve as queries, no other images.")
-    ] = False,
-    channels: Channels = None,
-    axes: Axes = None,
-    page: Page = None,
-    overwrite: Overwrite = False,
+    source: SourceArgument,
+    output: Path | None = Option(None, help="Default: FOLDER/model.safetensors, NAME.safetensors."),
+    shots: int | None = Option(None, min=1, help="Draw as many annotated images. Default: all."),
+    model: ModelOption = "scellseg",
+    weights: WeightsOption = None,
+    inductive: bool = Option(False, "--inductive", help="The shots serve as queries."),
+    channels: ChannelsOption = None,
+    axes: AxesOption = None,
+    page: PageOption = None,
+    overwrite: OverwriteOption = False,
+    **options: Any,
 ) -> None:
     """Fit a model to a few annotated images.
 
@@ -278,40 +251,29 @@ def finetune(
       scellseg segment worms/query --model worms.safetensors
     """
     named = source in list_datasets()
-    output = output or (Path(source + MODEL) if named else _existing(source) / f"model{MODEL}")
-    if output.suffix != MODEL:
-        raise typer.BadParameter(f"a model's file ends in {MODEL}", param_hint="--output")
+    usual = Path(source) if named else _existing(source) / "model"
+    output = output or usual.with_name(usual.name + layout.MODEL)
+    if output.suffix != layout.MODEL:
+        raise typer.BadParameter("a model's file ends in .safetensors", param_hint="--output")
     _refuse_to_replace(output, "model", overwrite)
     base = _load(model, weights)
     planes = _planes(channels) if named else _planes(channels, model, base)
     images = scellseg.load_dataset(source, channels=planes, axes=axes, page=page)
-    chosen = images.shots(shots, seed) if shots else images.shot
+    chosen = images.shots(shots, options["seed"]) if shots else images.shot
     queried = not inductive and any("query" in sample.split.split("+") for sample in images)
     queries = images.query.without_masks() if queried else None
     unread: list[Any] = []
-    if queries is not None and strategy == "contrastive":
+    if queries is not None and STRATEGIES[options["strategy"]].needs_queries:
         queries, unread = find_readable(queries)
         if not len(queries):
             raise DatasetError(
                 f"none of the unlabelled images can be read, the first: {tell(unread[0])}",
                 remedy="Mend them, or give --inductive to learn from the shots alone.",
             )
-    tuned = scellseg.finetune(
-        base,
-        chosen,
-        queries,
-        strategy,
-        steps=steps,
-        seed=seed,
-        learning_rate=learning_rate,
-        schedule=schedule,
-        layers=layers,
-        alpha=alpha,
-        statistics=statistics,
-        checkpoint=output.with_suffix(CHECKPOINT),
-    )
+    checkpoint = output.with_suffix(layout.CHECKPOINT)
+    tuned = scellseg.finetune(base, chosen, queries, checkpoint=checkpoint, **options)
     tuned.save(output)
-    output.with_suffix(CHECKPOINT).unlink(missing_ok=True)
+    checkpoint.unlink(missing_ok=True)
     typer.echo(
         f"{output}: tuned on {len(chosen)} annotated and {len(queries or ())} unlabelled "
         f"images; cells are {tuned.card.diameter:.1f} px wide.\n"
@@ -323,10 +285,10 @@ def finetune(
 
 @app.command()
 def evaluate(
-    predicted: Annotated[Path, typer.Argument(metavar="PRED", exists=True)],
-    true: Annotated[str, typer.Argument(metavar="TRUTH")],
-    csv: Annotated[Path | None, typer.Option(help="Row per image and threshold.")] = None,
-    overwrite: Overwrite = False,
+    predicted: Path = Argument(metavar="PRED", exists=True),
+    true: str = Argument(metavar="TRUTH"),
+    csv: Path | None = Option(None, help="Row per image and threshold."),
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Score masks against true ones: two files, or two folders matched by name.
 
@@ -343,8 +305,8 @@ def evaluate(
     if csv:
         _refuse_to_replace(csv, "table", overwrite)
     truth = scellseg.load_dataset(true).query if true in list_datasets() else _existing(true)
-    frame = score_files(pair_labels(predicted, truth))
-    typer.echo(score_table(frame).to_string(float_format="{:.3f}".format))
+    frame = folder.score_files(folder.pair_labels(predicted, truth))
+    typer.echo(folder.score_table(frame).to_string(float_format="{:.3f}".format))
     if csv:
         with whole(csv) as scratch:
             frame.to_csv(scratch, index=False)
@@ -352,22 +314,14 @@ def evaluate(
 
 @app.command("export")
 def export_masks(
-    masks: Annotated[Path, typer.Argument(metavar="MASKS", exists=True)],
-    to: Annotated[list[str], typer.Option(help=f"One or more of {', '.join(FORMATS)}.")],
-    output: Annotated[
-        Path | None, typer.Option(help="Folder. Default: exported/ beside the masks, or in them.")
-    ] = None,
-    images: Annotated[
-        Path | None, typer.Option(exists=True, help="Image or folder: for cells, cellpose, table.")
-    ] = None,
-    channels: Annotated[str, typer.Option(help="Names of the channels, such as worm,dye.")] = "",
-    side: Annotated[
-        int | None, typer.Option(min=1, help="Of the images of cells, px. Default: their boxes.")
-    ] = None,
-    cut_out: Annotated[
-        bool, typer.Option("--cut-out", help="Black out what is not the cell, in images of cells.")
-    ] = False,
-    overwrite: Overwrite = False,
+    masks: Path = Argument(metavar="MASKS", exists=True),
+    to: list[str] = Option(help=f"One or more of {KINDS}."),
+    output: Path | None = Option(None, help="Default: exported/ beside the masks, or in them."),
+    images: Path | None = Option(None, exists=True, help="For cells, cellpose, table."),
+    channels: str = Option("", help="Names of the channels, such as worm,dye."),
+    side: int | None = Option(None, min=1, help="Of images of cells, px. Default: their boxes."),
+    cut_out: bool = Option(False, "--cut-out", help="Black out what is not the cell."),
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Export masks for other programs: a label file, or a folder of NAME_masks.*.
 
@@ -384,47 +338,27 @@ def export_masks(
       scellseg export A_masks.tif --to cells --images A.tif --side 96 --cut-out
       scellseg export A_seg.npy --to imagej
     """
-    output = output or (masks if masks.is_dir() else masks.parent) / EXPORTED
-    done = export(
-        masks,
-        output,
-        to,
-        images=images,
-        channels=[name.strip() for name in channels.split(",") if name.strip()],
-        side=side,
-        keep_background=not cut_out,
-        overwrite=overwrite,
-    )
+    output = output or (masks if masks.is_dir() else masks.parent) / layout.EXPORTED
+    names = [name.strip() for name in channels.split(",") if name.strip()]
+    how: dict[str, Any] = {"side": side, "keep_background": not cut_out, "overwrite": overwrite}
+    done = export.export(masks, output, to, images=images, channels=names, **how)
     typer.echo(f"{done.written} written, {done.already} there already: {output}.")
     if done.failed:
-        each = (f"{name}: {tell(error)}" for name, error in done.failed.items())
-        fail(f"{len(done.failed)} label files failed:", each)
+        fail(f"{len(done.failed)} label files failed:", done.failed.values())
 
 
 @app.command()
 def sweep(
-    experiments: Annotated[
-        list[str],
-        typer.Argument(
-            help="all, or some of: transferability, shot_scale, pretraining_scale, "
-            "generalization, layers, contrast_weight, decoding, fair_baselines, which_images, "
-            "longer_training."
-        ),
-    ],
-    profile: Annotated[str, typer.Option(help="Scale, a file of notebooks/profiles.")] = "released",
-    data: Annotated[list[str] | None, typer.Option(help="Only this data set; repeatable.")] = None,
-    states: Annotated[
-        list[int] | None, typer.Option("--state", help="Only this random state; repeatable.")
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Count the trials, and estimate their time.")
-    ] = False,
-    limit_time: Annotated[
-        float | None, typer.Option(min=0, help="Minutes after which no trial is begun.")
-    ] = None,
-    cluster: Annotated[
-        str | None, typer.Option(help="A Dask cluster: local:4, or tcp://host:8786.")
-    ] = None,
+    experiments: list[str] = Argument(
+        help="all, or some of: transferability, shot_scale, pretraining_scale, generalization, "
+        "layers, contrast_weight, decoding, fair_baselines, which_images, longer_training."
+    ),
+    profile: str = Option("released", help="Scale, a file of notebooks/profiles."),
+    data: list[str] | None = Option(None, help="Only this data set; repeatable."),
+    states: list[int] | None = Option(None, "--state", help="Only this state; repeatable."),
+    dry_run: bool = Option(False, "--dry-run", help="Count the trials, and estimate their time."),
+    limit_time: float | None = Option(None, min=0, help="Minutes after which no trial is begun."),
+    cluster: str | None = Option(None, help="A Dask cluster: local:4, or tcp://host:8786."),
 ) -> None:
     """Compute the trials of the paper's experiments that are not there yet.
 
@@ -454,10 +388,10 @@ def sweep(
     )
     if dry_run:
         return
+    seconds = None if limit_time is None else 60 * limit_time
     if cluster:
         outcome = run.compute_on_cluster(planned.missing, workspace, cluster)
     else:
-        seconds = None if limit_time is None else 60 * limit_time
         outcome = run.compute_missing(planned.missing, workspace, limit_seconds=seconds)
     typer.echo(f"{outcome.computed} trials computed; results are in {workspace.store.folder}.")
     if outcome.failed:
@@ -468,6 +402,62 @@ def sweep(
         fail(f"{len(outcome.failed)} trials failed:", why)
 
 
+@app.command()
+def doctor() -> None:
+    """Say what this machine offers, and test in some seconds whether it computes rightly.
+
+    Example: scellseg doctor
+    """
+    here = device.default_device()
+    chosen = device.choose_precision(here, LEVELS)
+    kind = torch.cuda.get_device_name(here) if here.type == "cuda" else platform.machine()
+    order = "channels last" if chosen.channels_last else "channels first"
+    cards = [manifest.load_manifest(name) for name in manifest.list_manifests()]
+    sets = [card.name for card in cards if card.folder.is_dir()]
+    fetched = [name for name in trained.RELEASED if trained.released_file(name).is_file()]
+    _say("python", f"{platform.python_version()} on {platform.platform()}")
+    _say("packages", ", ".join(f"{name} {version(name)}" for name in PACKAGES))
+    _say("device", f"{here.type} ({kind})")
+    _say("threads", f"{torch.get_num_threads()} of torch, {numba.get_num_threads()} of numba")
+    _say("precision", f"{chosen.dtype}, {order} (the fastest here, measured)")
+    _say("data", f"{paths.data()}: {', '.join(sets) or 'no data sets'}")
+    _say("packaged weights", ", ".join(file.stem for file in trained.packaged_files()) or "none")
+    _say("authors' weights", ", ".join(fetched) or "not fetched (scellseg models fetch)")
+    _say("cache", f"{paths.cache()}{', offline' if paths.offline() else ''}")
+
+    image, masks = synthetic.make_image("Kc167", 0, (256, 256))
+    back = flows_to_masks(masks_to_flows(masks), np.where(masks > 0, 5, -5).astype(np.float32))
+    score = float(average_precision(masks, back, [0.5])[0])
+    passed = [score >= 0.9]
+    _say("flows and back", f"AP@0.5 = {score:.2f} of {masks.max()} cells", passed[-1])
+
+    network = new_model("scellseg", LEVELS).network.eval()
+    images = torch.rand((1, 2, 224, 224), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        plain = network(images).maps
+        with chosen.autocast(here):
+            fast = chosen.place(network, here)(images.to(here)).maps.float().cpu()
+    gap = float((fast - plain).norm() / plain.norm())
+    passed.append(gap < TOLERANCE)
+    _say("network", f"deviates by {gap:.1e} from float32 on the CPU", passed[-1])
+
+    times: list[float] = []
+    how: dict[str, Any] = {"steps": 2, "batch_size": 2, "precision": chosen, "device": here}
+    how["callback"] = lambda progress: times.append(time.perf_counter())
+    shots = [Sample("synthetic", lambda: image, lambda: masks)]
+    tuned = scellseg.finetune(new_model("scellseg", LEVELS), shots, strategy="classic", **how)
+    passed.append(all(bool(torch.isfinite(p).all()) for p in tuned.network.parameters()))
+    _say("fine-tuning", f"{times[1] - times[0]:.1f} s a step of 2 patches", passed[-1])
+    if not all(passed):
+        fail("the self-test failed: results from this machine are not to be trusted.")
+
+
+def _say(name: str, text: str, passed: bool | None = None) -> None:
+    """Say a fact, or the outcome of a check."""
+    outcome = {None: "", True: "ok, ", False: "FAILED, "}[passed]
+    typer.echo(f"{name + ':':18}{outcome}{text}")
+
+
 # --- data and models ------------------------------------------------------------------------------
 
 
@@ -475,17 +465,14 @@ def sweep(
 def list_data() -> None:
     """List the data sets: how many of their images are here, and their terms.
 
-    \b
-    Example:
-      scellseg data list
+    Example: scellseg data list
     """
     for name in manifest.list_manifests():
         card = manifest.load_manifest(name)
         entries = card.entries()
         here = sum((card.folder / entry.image).is_file() for entry in entries)
-        typer.echo(
-            f"{name:22}{here:5} of {len(entries) or '?':>5} here  {card.access:7}{card.licence}"
-        )
+        count = f"{here:5} of {len(entries) or '?':>5} here"
+        typer.echo(f"{name:22}{count}  {card.access:7}{card.licence}")
     for name in synthetic.NAMES:
         typer.echo(f"{name:22}{'made as they are read':21}open   BSD-3-Clause")
 
@@ -494,9 +481,7 @@ def list_data() -> None:
 def fetch_data(name: str) -> None:
     """Download a data set and check every image against its manifest.
 
-    \b
-    Example:
-      scellseg data fetch bbbc010_elegans
+    Example: scellseg data fetch bbbc010_elegans
     """
     typer.echo(fetch.fetch(name))
 
@@ -505,9 +490,7 @@ def fetch_data(name: str) -> None:
 def verify_data(name: str) -> None:
     """Compare the files of a data set with its manifest, pixel for pixel.
 
-    \b
-    Example:
-      scellseg data verify bbbc010_elegans
+    Example: scellseg data verify bbbc010_elegans
     """
     report = fetch.verify(name)
     typer.echo(report)
@@ -519,9 +502,7 @@ def verify_data(name: str) -> None:
 def path_data(name: str) -> None:
     """Print the folder of a data set, whether it is there yet or not.
 
-    \b
-    Example:
-      scellseg data path bbbc010_elegans
+    Example: scellseg data path bbbc010_elegans
     """
     typer.echo(manifest.load_manifest(name).folder)
 
@@ -530,17 +511,15 @@ def path_data(name: str) -> None:
 def list_models() -> None:
     """List the models that can be loaded.
 
-    \b
-    Example:
-      scellseg models list
+    Example: scellseg models list
     """
-    cards = {file: scellseg.load_model(file).card for file in weight_files.packaged_files()}
+    cards = {file: scellseg.load_model(file).card for file in trained.packaged_files()}
     widest = {card.architecture: card for card in sorted(cards.values(), key=lambda c: c.levels)}
     for file, card in cards.items():
         asked = card.architecture if card is widest[card.architecture] else file
         typer.echo(f"--model {asked!s:10} packaged  levels {card.levels}  {card.origin}")
-    for name in weight_files.RELEASED:
-        here = "here" if weight_files.released_file(name).is_file() else "not fetched yet"
+    for name in trained.RELEASED:
+        here = "here" if trained.released_file(name).is_file() else "not fetched yet"
         typer.echo(f"--model {name:10} --weights released  the authors' own, {here}")
 
 
@@ -548,98 +527,11 @@ def list_models() -> None:
 def fetch_models() -> None:
     """Get the authors' own weights of Scellseg and Cellpose through pip's index (102 MB).
 
-    \b
-    Example:
-      scellseg models fetch
+    Example: scellseg models fetch
     """
-    for name in weight_files.RELEASED:
-        weight_files.released_weights(name)
-        typer.echo(weight_files.released_file(name))
-
-
-# --- this machine ---------------------------------------------------------------------------------
-
-
-@app.command()
-def doctor() -> None:
-    """Say what this machine offers, and test in some seconds whether it computes rightly.
-
-    \b
-    Example:
-      scellseg doctor
-    """
-    for name, value in _facts():
-        typer.echo(f"{name + ':':18}{value}")
-    passed = True
-    for name, well, detail in _self_test():
-        typer.echo(f"{name + ':':18}{'ok' if well else 'FAILED'}, {detail}")
-        passed &= well
-    if not passed:
-        fail("the self-test failed: results from this machine are not to be trusted.")
-
-
-def _facts() -> Iterator[tuple[str, str]]:
-    """What determines results and speed, as pairs of a name and a value."""
-    packages = ("scellseg-notebooks", "torch", "numpy", "numba", "opencv-python-headless")
-    device = devices.default_device()
-    chosen = devices.choose_precision(device, LEVELS)
-    kind = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
-    layout = "channels last" if chosen.channels_last else "channels first"
-    here = [
-        name for name in manifest.list_manifests() if manifest.load_manifest(name).folder.is_dir()
-    ]
-    released = {name: weight_files.released_file(name) for name in weight_files.RELEASED}
-    fetched = [name for name, file in released.items() if file.is_file()]
-    yield "python", f"{platform.python_version()} on {platform.platform()}"
-    yield "packages", ", ".join(f"{name} {version(name)}" for name in packages)
-    yield "device", f"{device.type} ({kind})"
-    yield "threads", f"{torch.get_num_threads()} for torch, {numba.get_num_threads()} for numba"
-    yield "precision", f"{chosen.dtype}, {layout} (the fastest here, measured)"
-    yield "data", f"{paths.data()}: {', '.join(here) or 'no data sets'}"
-    packaged = [file.stem for file in weight_files.packaged_files()]
-    yield "packaged weights", ", ".join(packaged) or "none"
-    yield "authors' weights", ", ".join(fetched) or "not fetched (scellseg models fetch)"
-    yield "cache", str(paths.cache()) + (", offline" if paths.offline() else "")
-
-
-def _self_test() -> Iterator[tuple[str, bool, str]]:
-    """Each part of the self-test, whether it passed, and a detail: some five seconds on two cores.
-
-    The first time, numba compiles (ten seconds more) and the speed is measured; both are cached.
-    """
-    device = devices.default_device()
-    chosen = devices.choose_precision(device, LEVELS)
-    image, masks = synthetic.make_image("Kc167", 0, (256, 256))
-
-    # Cells that go to flows come back from them.
-    back = flows_to_masks(masks_to_flows(masks), np.where(masks > 0, 5, -5).astype(np.float32))
-    score = float(average_precision(masks, back, [0.5])[0])
-    yield "flows and back", score >= 0.9, f"AP@0.5 = {score:.2f} of {masks.max()} cells"
-
-    # The network's maps are those of float32 on the CPU.
-    network = new_model("scellseg", LEVELS).network.eval()
-    images = torch.rand((1, 2, 224, 224), generator=torch.Generator().manual_seed(0))
-    with torch.inference_mode():
-        plain = network(images).maps
-        with chosen.autocast(device):
-            fast = chosen.place(network, device)(images.to(device)).maps.float().cpu()
-    gap = float((fast - plain).norm() / plain.norm())
-    yield "network", gap < TOLERANCE, f"deviates by {gap:.1e} from float32 on the CPU"
-
-    # Two steps of fine-tuning stay finite; the second tells the speed.
-    times: list[float] = []
-    tuned = scellseg.finetune(
-        new_model("scellseg", LEVELS),
-        [Sample("synthetic", lambda: image, lambda: masks)],
-        strategy="classic",
-        steps=2,
-        batch_size=2,
-        precision=chosen,
-        device=device,
-        callback=lambda progress: times.append(time.perf_counter()),
-    )
-    finite = all(bool(torch.isfinite(p).all()) for p in tuned.network.parameters())
-    yield "fine-tuning", finite, f"{times[1] - times[0]:.1f} s a step of 2 patches"
+    for name in trained.RELEASED:
+        trained.released_weights(name)
+        typer.echo(trained.released_file(name))
 
 
 # --- what is asked for ----------------------------------------------------------------------------
@@ -647,18 +539,16 @@ def _self_test() -> Iterator[tuple[str, bool, str]]:
 
 def _load(name: str, weights: str | None) -> Model:
     """Model of the two options, on the fastest device."""
-    if weights and name.endswith(MODEL):
+    if weights and name.endswith(layout.MODEL):
         raise typer.BadParameter("the model's file has its own weights", param_hint="--weights")
     return scellseg.load_model(name, weights or "packaged")
 
 
 def _existing(place: str) -> Path:
     """File or folder that is there."""
-    if not Path(place).exists():
-        raise typer.BadParameter(
-            f"{place!r} does not exist, and is no data set (scellseg data list)"
-        )
-    return Path(place)
+    if Path(place).exists():
+        return Path(place)
+    raise typer.BadParameter(f"{place!r} does not exist, and is no data set (scellseg data list)")
 
 
 def _refuse_to_replace(file: Path, what: str, overwrite: bool) -> None:
@@ -672,7 +562,7 @@ def _planes(
 ) -> tuple[str, str] | None:
     """Planes that are asked for, else those that a model's file was made for."""
     if wanted is None:
-        own = model.card.channels if model and name.endswith(MODEL) else None
+        own = model.card.channels if model and name.endswith(layout.MODEL) else None
         # Where the model knows one plane, an image of several is still asked about.
         return None if own == ("gray", "none") else own
     if not CHANNELS.fullmatch(wanted):

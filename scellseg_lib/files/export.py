@@ -37,8 +37,7 @@ FORMATS = {"tiff": "_masks.tif", "png": "_masks.png", "imagej": "_rois.zip", "ge
 FORMATS |= {"outlines": "_outlines.txt", "cellpose": "_seg.npy"}
 FORMATS |= {"table": "_measurements.csv", "cells": "_cells"}
 """What there is, with the ending of its files: label images, ROIs of ImageJ, outlines for QuPath
-and as text, what Cellpose's interface opens, measurements, and a folder of an image for each
-cell."""
+and as text, what Cellpose's interface opens, measurements, a folder of an image for each cell."""
 
 
 @dataclass
@@ -75,11 +74,10 @@ def export(
     formats : sequence of str
         Of `FORMATS`.
     images : path, optional
-        Their images, ``NAME.*`` or ``NAME_img.*``: for "cells", the intensities of
-        "table", and to lie within "cellpose".
+        Their images, ``NAME.*`` or ``NAME_img.*``: for "cells", the intensities of "table", and to
+        lie within "cellpose".
     channels, side, keep_background
         See `measurements` and `single_cells`.
-    overwrite : bool
 
     Raises
     ------
@@ -88,10 +86,9 @@ def export(
     DatasetError
         Where there are no label files, or one lacks its image.
     """
-    for name in formats:
-        if name not in FORMATS:
-            remedy = f"There are: {', '.join(FORMATS)}."
-            raise ImageError(f"there is no format {name!r}", remedy=remedy)
+    if unknown := [name for name in formats if name not in FORMATS]:
+        remedy = f"There are: {', '.join(FORMATS)}."
+        raise ImageError(f"there is no format {unknown[0]!r}", remedy=remedy)
     if "cells" in formats and images is None:
         what, remedy = "cells are cut out of images", "Say where they are: {images}."
         raise ImageError(what, remedy=remedy, options={"images": None})
@@ -120,12 +117,9 @@ def export(
                     write_seg(file, labels, **found)
                 elif kind == "geojson":
                     write_geojson(file, labels, dict(facts.get("class", {})))
-                elif kind == "imagej":
-                    write_imagej(file, labels)
-                elif kind == "outlines":
-                    write_outlines(file, labels)
                 else:
-                    write_labels(file, labels)
+                    plain = {"imagej": write_imagej, "outlines": write_outlines}
+                    plain.get(kind, write_labels)(file, labels)
                 done.written += 1
         except (ScellsegError, OSError, ValueError) as error:
             done.failed[name] = as_image_error(error, name)
@@ -156,40 +150,34 @@ def measurements(
     ImageError
         If image and masks, or names and channels, do not fit.
     """
+    masks = masks.astype(np.int32)
     if image is None:
-        return pd.DataFrame(regionprops_table(masks.astype(np.int32), properties=SHAPE))
-    planes = np.atleast_3d(image)
+        return pd.DataFrame(regionprops_table(masks, properties=SHAPE))
     check_size(image.shape[:2], masks.shape, "its masks", "masks")
+    planes = np.atleast_3d(image)
     names = [str(name) for name in channels or range(planes.shape[2])]
     if len(names) != planes.shape[2]:
         what = f"the image has {planes.shape[2]} channels, {len(names)} are named"
         raise ImageError(what, remedy="Name each channel once.")
-    frame = pd.DataFrame(regionprops_table(masks.astype(np.int32), planes, SHAPE + INTENSITY))
-    return frame.rename(
-        columns={f"{m}-{k}": f"{m}_{n}" for m in INTENSITY for k, n in enumerate(names)}
-    )
+    frame = pd.DataFrame(regionprops_table(masks, planes, SHAPE + INTENSITY))
+    called = {f"{one}-{k}": f"{one}_{n}" for one in INTENSITY for k, n in enumerate(names)}
+    return frame.rename(columns=called)
 
 
 def single_cells(
     masks: np.ndarray, image: np.ndarray, side: int | None = None, keep_background: bool = True
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Cut every cell out of its image.
+    """Cut every cell out of its image: yields labels and crops, as the image in dtype and channels.
 
     Parameters
     ----------
     masks : int[H, W]
     image : number[H, W] or number[H, W, C]
-        As it was read: dtype and order of the channels stay.
     side : int, optional
         Side of the square around the middle of the cell's box, px; what lies beyond the image is 0.
         None: the box itself.
     keep_background : bool
         False: all that is not the cell is 0.
-
-    Yields
-    ------
-    label : int
-    crop : of the image's dtype, [h, w] or [h, w, C]
 
     Raises
     ------
@@ -201,8 +189,7 @@ def single_cells(
     check_size(image.shape[:2], masks.shape, "its masks", "masks")
     boxes = {k: box for k, box in enumerate(find_objects(masks.astype(np.int32)), 1) if box}
     extents = {k: max(part.stop - part.start for part in box) for k, box in boxes.items()}
-    larger = [str(k) for k, extent in extents.items() if side is not None and extent > side]
-    if larger:
+    if larger := [str(k) for k, extent in extents.items() if side and extent > side]:
         names = f"{', '.join(larger[:5])}{', ..' if len(larger) > 5 else ''}"
         what = f"{len(larger)} of {len(boxes)} cells do not fit into {side} x {side} px: {names}"
         raise SideTooSmall(what, max(extents.values()))
@@ -210,14 +197,13 @@ def single_cells(
     labels = np.pad(masks, margin)
     pixels = np.pad(image, [(margin, margin)] * 2 + [(0, 0)] * (image.ndim - 2))
     for label, box in boxes.items():
-        spans = []
-        for part in box:
-            length = side or part.stop - part.start
-            start = (part.start + part.stop - length) // 2 + margin
-            spans.append(slice(start, start + length))
-        crop = pixels[tuple(spans)].copy()
+        lengths = [side or part.stop - part.start for part in box]
+        middles = [part.start + part.stop for part in box]
+        starts = [(m - n) // 2 + margin for m, n in zip(middles, lengths, strict=True)]
+        span = tuple(slice(start, start + n) for start, n in zip(starts, lengths, strict=True))
+        crop = pixels[span].copy()
         if not keep_background:
-            crop[labels[tuple(spans)] != label] = 0
+            crop[labels[span] != label] = 0
         yield label, crop
 
 

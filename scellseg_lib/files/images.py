@@ -19,7 +19,13 @@ import numpy as np
 import tifffile
 
 from scellseg_lib.atomic import whole
-from scellseg_lib.errors import AxesNeeded, ChannelsNeeded, ImageError, ScellsegError
+from scellseg_lib.errors import (
+    AxesNeeded,
+    ChannelsNeeded,
+    ImageError,
+    ScellsegError,
+    ScellsegWarning,
+)
 from scellseg_lib.files.seg_npy import read_seg
 from scellseg_lib.samples import INT64_MAX, as_labels
 
@@ -33,11 +39,11 @@ _DAMAGED = "Fetch or export the file again."
 def read_pixels(
     path: str | PathLike[str], *, axes: str | None = None, page: int | None = None
 ) -> np.ndarray:
-    """Stored values of a 2D image, in the file's own type.
+    """Stored values of a 2D image, in the file's own type: [H, W] or [H, W, C].
 
     Alpha is dropped. The colour table and the inversion of a TIFF are ignored: in microscopy they
     are for display, and the stored values are the intensities or the labels. A palette PNG gives
-    its colours.
+    its colours, booleans come as uint8.
 
     Parameters
     ----------
@@ -49,20 +55,13 @@ def read_pixels(
     page : int, optional
         The one page of a TIFF to read, from 0: a plane of a stack or of a series.
 
-    Returns
-    -------
-    ndarray, [H, W] or [H, W, C]
-        Booleans come as uint8.
-
     Raises
     ------
-    AxesNeeded
-        If the file holds more than one plane and leaves open what they are.
     ImageError
-        If the file is missing, damaged, empty or not 2D.
+        If the file is missing, damaged or no 2D image; AxesNeeded if it leaves open what it holds.
     """
     path = Path(path)
-    signature = _signature(path)
+    signature = _read_signature(path)
     try:
         if signature in _TIFF:
             pixels = _read_tiff(path, axes, page)
@@ -74,20 +73,16 @@ def read_pixels(
             pixels = _decode_jpeg(path.read_bytes())
         else:
             raise ImageError("this is not a PNG, TIFF or JPEG file", remedy="Export it as TIFF.")
-        if pixels.size == 0:
-            what = f"the image has no pixels (shape {pixels.shape})"
-            raise ImageError(what, remedy=_DAMAGED)
-        if pixels.dtype.kind not in "buif":
-            remedy = "Export it as integers or real floats."
-            raise ImageError(f"pixels of type {pixels.dtype} are not supported", remedy=remedy)
+        if pixels.size == 0 or pixels.dtype.kind not in "buif":
+            what = f"pixels of type {pixels.dtype} and shape {pixels.shape} are not supported"
+            raise ImageError(what, remedy="Export it as integers or real floats.")
     except ImageError as error:
         error.where = path
         raise
     except Exception as error:  # decoders raise a dozen types of their own
         what = f"the file is damaged or of an unsupported kind ({error})"
         raise ImageError(what, where=path, remedy=_DAMAGED) from error
-    if pixels.shape[2:] == (1,):
-        pixels = pixels[..., 0]
+    pixels = pixels[..., 0] if pixels.shape[2:] == (1,) else pixels
     return pixels.astype(np.uint8) if pixels.dtype.kind == "b" else pixels
 
 
@@ -98,10 +93,9 @@ def read_image(
     axes: str | None = None,
     page: int | None = None,
 ) -> np.ndarray:
-    """Read the plane to segment and the nucleus plane of an image file: float32[2, H, W].
+    """Read the plane to segment and the nucleus plane of a file: float32[2, H, W], raw intensities.
 
-    They are raw intensities, not normalised. See `read_pixels` for ``axes`` and ``page``, and
-    `select_planes` for ``channels``; ImageError as there.
+    See `read_pixels` for ``axes`` and ``page``, `select_planes` for ``channels``, both for errors.
     """
     return select_planes(read_pixels(path, axes=axes, page=page), channels, where=path)
 
@@ -135,26 +129,35 @@ def select_planes(
     ChannelsNeeded
         If a channel does not exist, or none is named though they differ.
     ImageError
-        If the shape is not of an image, or values of the chosen planes are NaN, infinite or beyond
-        float32.
+        If the shape is not of an image, or values of the planes are not finite as float32.
     """
     if pixels.ndim not in (2, 3) or pixels.size == 0:
         what = f"an image has the shape (H, W) or (H, W, C), this has {pixels.shape}"
         raise ImageError(what, where=where, remedy="Give one 2D image, its channels last.")
     stack = np.atleast_3d(pixels)
+    count = stack.shape[2]
+    names = [*_COLOURS, *map(str, range(len(_COLOURS), count))][:count]
     if channels is None:
         if not np.array_equal(stack[..., 1:], stack[..., :-1], equal_nan=True):
-            what = f"the image has {stack.shape[2]} channels that differ, and none is named"
-            raise ChannelsNeeded(what, _channel_names(stack), where=where)
+            what = f"the image has {count} channels that differ, and none is named"
+            raise ChannelsNeeded(what, names, where=where)
         channels = ("0", "none")
     if len(channels) != 2 or channels[0] == "none":
         what = f"channels {channels!r} do not name a plane to segment and a nucleus plane"
         remedy = 'Give two names, such as ("gray", "none") or ("green", "red").'
         raise ImageError(what, where=where, remedy=remedy)
-    with np.errstate(over="ignore"):  # what overflows is counted below
-        image = np.stack([_plane(stack, name, where) for name in channels])
-    bad = int(np.count_nonzero(~np.isfinite(image)))
-    if bad:
+    known = {name: k for k, name in enumerate(names)} | {str(k): k for k in range(count)}
+    image = np.zeros((2, *stack.shape[:2]), np.float32)
+    for name, plane in zip(channels, image, strict=True):
+        if name not in (*known, "gray", "none"):
+            what = f"channel {name!r} was asked for, the image has {count}"
+            raise ChannelsNeeded(what, names, where=where)
+        with np.errstate(over="ignore"):  # what overflows is counted below
+            if name == "gray":
+                plane[:] = stack.mean(axis=2, dtype=np.float64)
+            elif name != "none":
+                plane[:] = stack[..., known[name]]
+    if bad := int(np.count_nonzero(~np.isfinite(image))):
         what = f"{bad} pixels are NaN, infinite or beyond the range of float32"
         remedy = "Replace them, for example by the background's value."
         raise ImageError(what, where=where, remedy=remedy)
@@ -169,36 +172,21 @@ def read_masks(
     See `read_pixels` for ``axes`` and ``page``. ImageError if the file cannot be read, or does not
     hold labels.
     """
-    signature = _signature(Path(path))
-    if signature == _NUMPY:
-        return relabel(read_seg(Path(path))["masks"], where=path)
+    signature = _read_signature(Path(path))
     if signature.startswith(_JPEG):
         what = "JPEG is lossy and does not keep labels"
         raise ImageError(what, where=path, remedy="Save them as PNG.")
+    if signature == _NUMPY:
+        return relabel(read_seg(Path(path))["masks"], where=path)
     return relabel(read_pixels(path, axes=axes, page=page), where=path)
 
 
 def relabel(masks: np.ndarray, *, where: str | PathLike[str] | None = None) -> np.ndarray:
-    """Check labels and number them 1 to n without gaps, in their old order.
+    """Check labels and number them 1 to n without gaps, in their old order: int32[H, W].
 
-    Floats are accepted where they are whole numbers. A single label in several pieces draws a
-    warning, since it is mostly a binary mask, in which the cells are not told apart.
-
-    Parameters
-    ----------
-    masks : ndarray, [H, W]
-        0 is background.
-    where : path, optional
-        The file, for messages.
-
-    Returns
-    -------
-    int32[H, W]
-
-    Raises
-    ------
-    ImageError
-        If the shape is not [H, W], or a label is negative or not a whole number.
+    They are whole numbers from 0, the background, of any type; else ImageError, for the file
+    ``where``. A single label in several pieces draws a warning, since it is mostly a binary mask,
+    in which the cells are not told apart.
     """
     masks = as_labels(masks, where, largest=INT64_MAX)
     labels, places = np.unique(masks, return_inverse=True)
@@ -206,36 +194,25 @@ def relabel(masks: np.ndarray, *, where: str | PathLike[str] | None = None) -> n
     if contiguous.max() == 1:
         pieces = cv2.connectedComponents(contiguous.astype(np.uint8))[0] - 1
         if pieces > 1:
-            warnings.warn(
-                f"{where or 'masks'}: one label in {pieces} pieces counts as one cell; "
-                "number the cells if this is a binary mask.",
-                stacklevel=2,
-            )
+            what = f"one label in {pieces} pieces counts as one cell"
+            remedy = "Number the cells if this is a binary mask."
+            doubt = ScellsegWarning(what, where=where or "masks", remedy=remedy)
+            warnings.warn(doubt, stacklevel=2)
     return contiguous
 
 
 def write_labels(path: str | PathLike[str], masks: np.ndarray) -> None:
-    """Write a label image, whole or not at all (a temporary file, then a rename).
+    """Write a label image as it is, whole or not at all (a temporary file, then a rename).
 
-    Parameters
-    ----------
-    path : path
-        ``.png`` gives a 16-bit PNG; ``.tif`` or ``.tiff`` a TIFF, of 32 or 64 bits where 16 are
-        too few.
-    masks : integers, [H, W]
-        Written as they are, without renumbering.
-
-    Raises
-    ------
-    ImageError
-        If the masks are not labels, or too many for a PNG, or the file cannot be written.
+    ``.png`` gives a 16-bit PNG; ``.tif`` or ``.tiff`` a TIFF, of 32 or 64 bits where 16 are too
+    few. ImageError if these are not labels, int[H, W], or too many for a PNG, or the file cannot be
+    written.
     """
     path = Path(path)
     masks = as_labels(masks, path, largest=INT64_MAX)
     suffix, depth = path.suffix.lower(), np.promote_types("u2", np.min_scalar_type(masks.max()))
-    deep = depth != np.uint16
-    if suffix not in (".tif", ".tiff") and (deep or suffix != ".png"):
-        what = "a PNG holds labels up to 65535" if deep else "labels are written as PNG or TIFF"
+    if suffix not in (".tif", ".tiff") and (suffix != ".png" or depth != np.uint16):
+        what = "labels are written as PNG, up to 65535, or as TIFF"
         raise ImageError(what, where=path, remedy="Name the file .tif.")
     labels = np.ascontiguousarray(masks, depth)
     try:
@@ -269,26 +246,7 @@ def pixel_hash(pixels: np.ndarray) -> str:
     return hashlib.sha256(little.tobytes()).hexdigest()
 
 
-def _channel_names(stack: np.ndarray) -> list[str]:
-    count = stack.shape[2]
-    return [*_COLOURS, *map(str, range(len(_COLOURS), count))][:count]
-
-
-def _plane(stack: np.ndarray, name: str, where: str | PathLike[str] | None) -> np.ndarray:
-    """One named plane of an [H, W, C] image, as float32[H, W]."""
-    if name == "none":
-        return np.zeros(stack.shape[:2], np.float32)
-    if name == "gray":
-        return stack.mean(axis=2, dtype=np.float64).astype(np.float32)
-    names = _channel_names(stack)
-    known = {str(i): i for i in range(len(names))} | {name: i for i, name in enumerate(names)}
-    if name not in known:
-        what = f"channel {name!r} was asked for, the image has {len(names)}"
-        raise ChannelsNeeded(what, names, where=where)
-    return stack[..., known[name]].astype(np.float32)
-
-
-def _signature(path: Path) -> bytes:
+def _read_signature(path: Path) -> bytes:
     """First four bytes of a file, by which its format is known."""
     try:
         with path.open("rb") as file:
@@ -313,47 +271,38 @@ def _decode_jpeg(data: bytes) -> np.ndarray:
 
 
 def _read_tiff(path: Path, axes: str | None, page: int | None) -> np.ndarray:
-    """Decode the one image of a TIFF to [H, W] or [H, W, C], without alpha.
-
-    ImageError, without the file's name, unless it is one 2D image whose axes are known.
-    """
+    """Decode the one image of a TIFF to [H, W] or [H, W, C], without alpha; errors have no file."""
     with tifffile.TiffFile(path) as tiff:
-        chosen, count = _choose_series(tiff, page), len(tiff.pages)
+        count = len(tiff.pages)
+        if not count:
+            raise ValueError("there is no image in it")
+        if page is not None and not 0 <= page < count:
+            what = f"there is no page {page}, the file has {count}"
+            raise AxesNeeded(what, count, are_known=True)
+        if page is None and len(tiff.series) != 1:
+            shapes = ", ".join(str(series.shape) for series in tiff.series)
+            what = f"the file holds {len(tiff.series)} images ({shapes})"
+            raise AxesNeeded(what, count, are_known=True)
+        chosen: Any = tiff.series[0] if page is None else tiff.pages[page]
+        if page is None and any(part is None for part in chosen.pages):
+            remedy = "Put the files that belong to it into the same folder."
+            raise ImageError("parts of the image are missing", remedy=remedy)
         pixels, extra_samples = chosen.asarray(), chosen.keyframe.extrasamples
         axes = chosen.axes if axes is None else axes.upper()
     if not set("YX") <= set(axes) or len(axes) != pixels.ndim or len(set(axes)) != len(axes):
         what = f"axes {axes!r} do not name the axes of an image of shape {pixels.shape}"
         raise AxesNeeded(what, count)
-    size = " x ".join(f"{axis} {n}" for axis, n in zip(axes, pixels.shape, strict=True))
-    several = [a for a, n in zip(axes, pixels.shape, strict=True) if n > 1 and a not in "YX"]
+    lengths = dict(zip(axes, pixels.shape, strict=True))
+    size = " x ".join(f"{axis} {length}" for axis, length in lengths.items())
+    several = [axis for axis, length in lengths.items() if length > 1 and axis not in "YX"]
     for axis, kind in (("Z", "z-stack"), ("T", "time series")):
         if axis in several:
             what = f"a 2D image is needed, this is a {kind} ({size})"
             raise AxesNeeded(what, count, are_known=True)
     if several not in ([], ["C"], ["S"]):
         raise AxesNeeded(f"the file does not say what its pages are ({size})", count)
-    order = [axis for axis in axes if axis not in ("Y", "X", *several)] + ["Y", "X", *several]
-    pixels = pixels.transpose([axes.index(axis) for axis in order])
-    pixels = pixels.reshape(pixels.shape[-2 - len(several) :])
+    order = [*(axes.index(axis) for axis in ("Y", "X", *several))]
+    single = [k for k in range(len(axes)) if k not in order]  # of length 1
+    pixels = pixels.transpose([*order, *single])[(..., *[0] * len(single))]
     alpha = sum(sample in _ALPHA for sample in extra_samples) if several == ["S"] else 0
     return pixels[..., :-alpha] if alpha else pixels
-
-
-def _choose_series(tiff: tifffile.TiffFile, page: int | None) -> Any:
-    """The one image of a TIFF, or a page of it."""
-    count = len(tiff.pages)
-    if not count:
-        raise ValueError("there is no image in it")
-    if page is not None:
-        if not 0 <= page < count:
-            what = f"there is no page {page}, the file has {count}"
-            raise AxesNeeded(what, count, are_known=True)
-        return tiff.pages[page]
-    if len(tiff.series) != 1:
-        shapes = ", ".join(str(series.shape) for series in tiff.series)
-        what = f"the file holds {len(tiff.series)} images ({shapes})"
-        raise AxesNeeded(what, count, are_known=True)
-    if any(part is None for part in tiff.series[0].pages):
-        remedy = "Put the files that belong to it into the same folder."
-        raise ImageError("parts of the image are missing", remedy=remedy)
-    return tiff.series[0]

@@ -11,8 +11,7 @@ Scellseg has them, or all in one folder as Cellpose has them::
                                   is being learnt
     classes.csv, rounds.csv       the classes of cells, and the rounds of correction
     segmented/                    masks that a model gave, and segmented.json, which says how
-    corrected/                    masks of segmented/ that were corrected by hand
-    exported/                     files for other programs
+    corrected/, exported/         the same masks corrected by hand, and files for other programs
 
 Here are paths alone: nothing is read, and nothing is written.
 """
@@ -20,10 +19,9 @@ Here are paths alone: nothing is read, and nothing is written.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NoReturn
 
 from natsort import natsorted
 
@@ -35,27 +33,21 @@ SHOT, QUERY, SEGMENTED, CORRECTED, EXPORTED = "shot", "query", "segmented", "cor
 CLASSES, ROUNDS, RECORD = "classes.csv", "rounds.csv", "segmented.json"
 CELLS, OVERLAY, EDITS = "_cells.csv", "_overlay.png", ".edits"
 MODEL, CHECKPOINT, RUN = ".safetensors", ".checkpoint", ".checkpoint.json"
+Named = dict[str, list[Path]]
+"""Files by the name of the image that they belong to; several if only their endings differ."""
 
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """An image with the files that belong to it.
-
-    Attributes
-    ----------
-    name : str
-        Without ``_img`` and its ending.
-    image : Path
-    masks : Path or None
-        That are there: ours, or those that Cellpose has saved.
-    split : str
-        "shot" for an annotated image, "query" for one to be segmented.
-    """
+    """An image with the files that belong to it."""
 
     name: str
+    """Without ``_img`` and ending."""
     image: Path
     masks: Path | None
+    """Those that are there: ours, or those that Cellpose has saved."""
     split: str
+    """What it serves for: "shot" with masks to learn from, "query" to be segmented."""
 
     @property
     def is_query(self) -> bool:
@@ -85,13 +77,6 @@ class ImageFiles:
         return edits_path(self.own_masks).is_file()
 
 
-class ShotFiles(NamedTuple):
-    """Where an image and its masks are among the annotated ones, or would be."""
-
-    image: Path
-    masks: Path
-
-
 # --- the images of a folder -------------------------------------------------------------------
 
 
@@ -113,84 +98,63 @@ def find_samples(folder: Path) -> list[ImageFiles]:
     """
     if not folder.is_dir():
         raise DatasetError("there is no such folder", where=folder, remedy="Check the path.")
-    found = [sample for part in _parts(folder) for sample in _pair(folder / part, part)]
-    bare = [sample.image.name for sample in found if sample.split == SHOT and not sample.masks]
-    if bare:
+    found = []
+    for part in _parts(folder):
+        images = _single(_images(folder / part))
+        masks = _single(next(filter(None, _masks(folder / part)), {}))
+        if orphans := [path.name for name, path in masks.items() if name not in images]:
+            raise DatasetError(
+                f"masks without an image: {', '.join(orphans)}",
+                where=folder / part,
+                remedy="The masks of NAME_img.png are NAME_masks.png.",
+            )
+        for name, image in images.items():
+            split = part or (SHOT if name in masks else QUERY)
+            found.append(ImageFiles(name, image, masks.get(name), split))
+    if bare := [one.image.name for one in found if one.split == SHOT and not one.masks]:
         raise DatasetError(
             f"images without masks: {', '.join(bare)}",
             where=folder / SHOT,
             remedy="Annotate them (NAME_masks.png), or move them to query/.",
         )
-    if not found:
-        raise _no_images(folder)
-    return found
+    return found or _refuse_empty(folder)
 
 
 def find_images(folder: Path) -> list[tuple[str, list[Path]]]:
-    """Images alone, whatever masks there are, in the layouts and the order of `find_samples`.
-
-    Returns
-    -------
-    list of (name, files)
-        Several files where they have the same name but for their ending.
-
-    Raises
-    ------
-    DatasetError
-        If there are no images.
+    """Images alone by name, in the layouts and the order of `find_samples`, whatever masks there
+    are. Files are several if only their endings differ; DatasetError without any.
     """
     found = [item for part in _parts(folder) for item in _images(folder / part).items()]
-    if not found:
-        raise _no_images(folder)
-    return found
+    return found or _refuse_empty(folder)
 
 
 def list_images(folder: Path) -> list[ImageFiles]:
     """Images with whatever masks each has, ours before Cellpose's, as they are to be annotated.
 
-    Other than `find_samples` it takes an incomplete folder as it is. DatasetError if there is no
-    such folder, or no image in it.
+    Other than `find_samples` it takes an incomplete folder as it is; DatasetError without images.
     """
     if not folder.is_dir():
-        raise DatasetError(
-            "there is no such folder",
-            where=folder,
-            remedy="Check how it is written; on a server it is a folder of the server.",
-        )
+        remedy = "Check how it is written; on a server it is a folder of the server."
+        raise DatasetError("there is no such folder", where=folder, remedy=remedy)
+    masks: dict[Path, Named] = {}
+    for part in _parts(folder):
+        ours, saved, seg = _masks(folder / part)
+        masks[folder / part] = seg | saved | ours
     found = []
     for name, (image, *_) in find_images(folder):
-        masks = _masks_beside(image.parent, name)
-        own = image.parent.name if image.parent != folder else ""
-        found.append(ImageFiles(name, image, masks, own or (SHOT if masks else QUERY)))
+        own = next(iter(masks[image.parent].get(name, [])), None)
+        part = image.parent.name if image.parent != folder else SHOT if own else QUERY
+        found.append(ImageFiles(name, image, own, part))
     return found
 
 
-def is_divided(folder: Path) -> bool:
-    """Whether an experiment has its images in ``shot/`` and ``query/``."""
-    return any((folder / part).is_dir() for part in (SHOT, QUERY))
-
-
-def shots_path(folder: Path) -> Path:
-    """Folder of an experiment's annotated images: ``shot/``, or that of all in Cellpose's layout.
-
-    A new ``shot/`` would hide images that lie beside it, see `find_samples`.
-    """
-    return folder / SHOT if is_divided(folder) or not _grouped(folder, "(.*)") else folder
-
-
-def find_annotated_masks(folder: Path) -> dict[str, Path]:
-    """Masks of an experiment's annotated images, by name: ours, or those of Cellpose."""
-    kinds = _masks(shots_path(folder))
-    return next(kinds) or next(kinds)
-
-
-def place_shot(folder: Path, image: Path) -> ShotFiles:
+def place_shot(folder: Path, image: Path) -> tuple[Path, Path]:
     """Where an image and its masks are, or would be, among the annotated ones of an experiment.
 
     One file called ``*_img``, or masks of one kind, hide all of other kinds: the way of the folder
     is kept. DatasetError where its masks are Cellpose's ``_seg.npy``.
     """
-    home, name = shots_path(folder), image_name(image)
+    home, name = _shots(folder), image_name(image)
     ours, saved, seg = _masks(home)
     if not ours and not saved and seg.keys() - {name}:
         raise DatasetError(
@@ -198,15 +162,15 @@ def place_shot(folder: Path, image: Path) -> ShotFiles:
             where=home,
             remedy="Export them as label images (TIFF) into this folder first, then try again.",
         )
-    masks = home / f"{name}{'_cp_masks' if saved and not ours else '_masks'}.tif"
-    there = _single(_images(home)).get(name, _named_as_beside(home, image, "_img"))
-    return ShotFiles(there, (ours or saved).get(name, masks))
+    there, masks = _single(_images(home)), _single(ours or saved)
+    usual = home / f"{name}{'_cp_masks' if saved and not ours else '_masks'}.tif"
+    return there.get(name, _named_as_beside(home, image, "_img")), masks.get(name, usual)
 
 
 def place_image(folder: Path, file_name: str) -> Path:
     """Where a new image is put: among those to be segmented, called as those beside it are."""
     own = "_img" if plain_name(Path(file_name)).endswith("_img") else ""
-    home = folder / QUERY if is_divided(folder) else folder
+    home = folder if _parts(folder) == [""] else folder / QUERY
     return _named_as_beside(home, Path(file_name), own)
 
 
@@ -221,7 +185,17 @@ def role_of(file_name: str) -> tuple[Literal["image", "masks", "cells"], str] | 
     return ("image", image_name(file)) if ending in SUFFIXES else None
 
 
-# --- label files --------------------------------------------------------------------------------
+def experiment_of(file: Path) -> Path:
+    """Experiment that an image is in, or a file of masks: above ``shot/`` or ``query/``.
+
+    Masks may lie in ``corrected/`` too; images in a folder of this name are an experiment's own.
+    """
+    role = role_of(file.name)
+    parts = (SHOT, QUERY, CORRECTED) if role and role[0] == "masks" else (SHOT, QUERY)
+    return file.parent.parent if file.parent.name in parts else file.parent
+
+
+# --- masks, lists of cells, models --------------------------------------------------------------
 
 
 def find_labels(place: Path) -> dict[str, Path]:
@@ -232,8 +206,14 @@ def find_labels(place: Path) -> dict[str, Path]:
     """
     if not place.is_dir():
         return {label_name(place): place}
-    ours, saved, seg = _masks(place)
-    return seg | saved | ours or _single(_grouped(place, "(.*)"))
+    ours, saved, seg = map(_single, _masks(place))
+    return seg | saved | ours or _single(_named(place, "(.*)"))
+
+
+def find_annotated_masks(folder: Path) -> dict[str, Path]:
+    """Masks of an experiment's annotated images, by name: ours, or those of Cellpose."""
+    ours, saved, _ = _masks(_shots(folder))
+    return _single(ours or saved)
 
 
 def find_results(folder: Path) -> dict[str, Path]:
@@ -251,9 +231,32 @@ def find_cell_lists(folder: Path) -> list[Path]:
 
 def find_unsaved_corrections(folder: Path) -> list[str]:
     """Names of images with edits of their corrections that were never saved."""
-    ending = f"_masks.tif{EDITS}"
-    files = natsorted((folder / CORRECTED).glob(f".*{ending}"), str)
-    return [file.name[1:].removesuffix(ending) for file in files]
+    files = natsorted((folder / CORRECTED).glob(f".*_masks.tif{EDITS}"), str)
+    return [label_name(Path(file.name[1:].removesuffix(EDITS))) for file in files]
+
+
+def find_models(folder: Path, ending: str = MODEL) -> list[Path]:
+    """Models of an experiment, the newest first; with the ending `RUN` records of their runs."""
+    files = [file for file in folder.glob(f"[!.]*{ending}") if file.is_file()]
+    return sorted(files, key=lambda file: (-file.stat().st_mtime, file.name))
+
+
+def find_free_name(folder: Path, wanted: str) -> str:
+    """Name for a model that no model, card or unfinished run of the folder has."""
+    name, number, endings = wanted, 2, (MODEL, ".json", CHECKPOINT, RUN)
+    while any((folder / f"{name}{ending}").exists() for ending in endings):
+        name, number = f"{wanted}-{number}", number + 1
+    return name
+
+
+def results_path(source: Path, experiment: Path | None = None) -> Path:
+    """Where the masks of a file's or a folder's images usually go: ``segmented/`` in the folder.
+
+    Those of an experiment's ``query/`` go into the experiment's, if it is given.
+    """
+    root = source if source.is_dir() else source.parent
+    within = experiment is not None and root == (experiment / QUERY).resolve()
+    return (root.parent if within else root) / SEGMENTED
 
 
 def cells_path(masks: Path) -> Path:
@@ -282,76 +285,45 @@ def plain_name(path: Path) -> str:
     return path.stem.removesuffix(".ome")
 
 
-# --- folders and models -------------------------------------------------------------------------
-
-
-def experiment_of(file: Path) -> Path:
-    """Experiment that an image is in, or a file of masks: above ``shot/`` or ``query/``.
-
-    Masks may lie in ``corrected/`` too; images in a folder of this name are an experiment's own.
-    """
-    role = role_of(file.name)
-    parts = (SHOT, QUERY, CORRECTED) if role and role[0] == "masks" else (SHOT, QUERY)
-    return file.parent.parent if file.parent.name in parts else file.parent
-
-
-def results_path(source: Path, experiment: Path | None = None) -> Path:
-    """Where the masks of a file's or a folder's images usually go: ``segmented/`` in the folder.
-
-    Those of an experiment's ``query/`` go into the experiment's, if it is given.
-    """
-    root = source if source.is_dir() else source.parent
-    within = experiment is not None and root == (experiment / QUERY).resolve()
-    return (root.parent if within else root) / SEGMENTED
-
-
-def checkpoint_path(model: Path) -> Path:
-    """Checkpoint of a model that is being learnt."""
-    return model.with_suffix(CHECKPOINT)
-
-
-def run_path(model: Path) -> Path:
-    """Record of the run in which a model is being learnt, beside its checkpoint."""
-    return model.with_suffix(RUN)
-
-
-def find_models(folder: Path) -> list[Path]:
-    """Models of an experiment, the newest first."""
-    return _newest_first(folder, MODEL)
-
-
-def find_runs(folder: Path) -> list[Path]:
-    """Records of an experiment's models that are being learnt, the newest first."""
-    return _newest_first(folder, RUN)
-
-
-def find_free_name(folder: Path, wanted: str) -> str:
-    """Name for a model that no model, card or unfinished run of the folder has."""
-    name, number = wanted, 2
-    while any(
-        (folder / f"{name}{ending}").exists() for ending in (MODEL, ".json", CHECKPOINT, RUN)
-    ):
-        name, number = f"{wanted}-{number}", number + 1
-    return name
-
-
-# --- names of files in one folder ----------------------------------------------------------------
+# --- the files of one folder, by name -----------------------------------------------------------
 
 
 def _parts(folder: Path) -> list[str]:
     return [part for part in (SHOT, QUERY) if (folder / part).is_dir()] or [""]
 
 
-def _no_images(folder: Path) -> DatasetError:
-    return DatasetError(
-        "there are no images",
-        where=folder,
-        remedy="Name them NAME_img.png (or .tif, .jpg), in it or in its shot/ and query/.",
-    )
+def _shots(folder: Path) -> Path:
+    """Folder of the annotated images: a new ``shot/`` would hide images that lie beside it."""
+    return folder if _parts(folder) == [""] and _named(folder, "(.*)") else folder / SHOT
 
 
-def _images(folder: Path) -> dict[str, list[Path]]:
-    return _grouped(folder, "(.*)_img") or _grouped(folder, "(.*)(?<!_masks|_flows)")
+def _images(folder: Path) -> Named:
+    return _named(folder, "(.*)_img") or _named(folder, "(.*)(?<!_masks|_flows)")
+
+
+def _masks(folder: Path) -> tuple[Named, Named, Named]:
+    """Masks of ours, those that Cellpose has saved, and its ``_seg.npy``."""
+    ours, saved = (_named(folder, f"(.*){kind}_masks") for kind in ("(?<!_cp)", "_cp"))
+    return ours, saved, _named(folder, r"(.*?)(?:_img|\.ome)?_seg", (".npy",))
+
+
+def _named(folder: Path, pattern: str, endings: tuple[str, ...] = SUFFIXES) -> Named:
+    """Files whose `plain_name` is of a pattern, by its group, in natural order; no hidden ones."""
+    found: Named = {}
+    files = folder.iterdir() if folder.is_dir() else ()
+    for path in natsorted(files, key=lambda path: path.name):
+        match = re.fullmatch(pattern, plain_name(path), re.DOTALL)
+        if match and path.suffix.lower() in endings and not path.name.startswith("."):
+            found.setdefault(match[1], []).append(path)
+    return found
+
+
+def _single(found: Named) -> dict[str, Path]:
+    """One file of each name; DatasetError where there are two."""
+    if twice := [path for files in found.values() for path in files if len(files) > 1]:
+        what = f"files of the same name: {', '.join(path.name for path in twice)}"
+        raise DatasetError(what, where=twice[0].parent, remedy="Keep one of each.")
+    return {name: path for name, (path,) in found.items()}
 
 
 def _named_as_beside(folder: Path, file: Path, usual: str) -> Path:
@@ -361,65 +333,6 @@ def _named_as_beside(folder: Path, file: Path, usual: str) -> Path:
     return folder / f"{image_name(file)}{mark}{file.name.removeprefix(plain_name(file))}"
 
 
-def _pair(folder: Path, split: str) -> list[ImageFiles]:
-    """Images of one folder with their masks; without a `split`, the masks decide on it."""
-    masks = next((found for found in _masks(folder) if found), {})
-    images = _single(_images(folder))
-    orphans = [path.name for name, path in masks.items() if name not in images]
-    if orphans:
-        raise DatasetError(
-            f"masks without an image: {', '.join(orphans)}",
-            where=folder,
-            remedy="The masks of NAME_img.png are NAME_masks.png.",
-        )
-    return [
-        ImageFiles(name, path, masks.get(name), split or (SHOT if name in masks else QUERY))
-        for name, path in images.items()
-    ]
-
-
-def _masks(folder: Path) -> Iterator[dict[str, Path]]:
-    """Mask files by the names of their images: ours, those of Cellpose, and its ``_seg.npy``."""
-    yield _single(_grouped(folder, "(.*)(?<!_cp)_masks"))
-    yield _single(_grouped(folder, "(.*)_cp_masks"))
-    yield _single(_grouped(folder, r"(.*?)(?:_img|\.ome)?_seg", (".npy",)))
-
-
-def _masks_beside(folder: Path, name: str) -> Path | None:
-    """Masks of an image in its folder: ours before Cellpose's."""
-    endings = (".tif", ".tiff", ".png")
-    names = [f"{name}{kind}{ending}" for kind in ("_masks", "_cp_masks") for ending in endings]
-    names += [f"{name}_seg.npy", f"{name}_img_seg.npy"]
-    return next((folder / one for one in names if (folder / one).is_file()), None)
-
-
-def files_by_name(folder: Path, pattern: str) -> dict[str, Path]:
-    """Image files by the group of a pattern; DatasetError if two have the same name."""
-    return _single(_grouped(folder, pattern))
-
-
-def _grouped(folder: Path, pattern: str, ends: tuple[str, ...] = SUFFIXES) -> dict[str, list[Path]]:
-    """Files by the group of a pattern for their `plain_name`, in natural order; no hidden ones."""
-    found: dict[str, list[Path]] = {}
-    files = folder.iterdir() if folder.is_dir() else ()
-    for path in natsorted(files, key=lambda path: path.name):
-        match = re.fullmatch(pattern, plain_name(path), re.DOTALL)
-        if match and path.suffix.lower() in ends and not path.name.startswith("."):
-            found.setdefault(match[1], []).append(path)
-    return found
-
-
-def _single(found: dict[str, list[Path]]) -> dict[str, Path]:
-    twice = [path for files in found.values() for path in files if len(files) > 1]
-    if twice:
-        raise DatasetError(
-            f"files of the same name: {', '.join(path.name for path in twice)}",
-            where=twice[0].parent,
-            remedy="Keep one of each.",
-        )
-    return {name: path for name, (path,) in found.items()}
-
-
-def _newest_first(folder: Path, ending: str) -> list[Path]:
-    files = [file for file in folder.glob(f"[!.]*{ending}") if file.is_file()]
-    return sorted(files, key=lambda file: (-file.stat().st_mtime, file.name))
+def _refuse_empty(folder: Path) -> NoReturn:
+    remedy = "Name them NAME_img.png (or .tif, .jpg), in it or in its shot/ and query/."
+    raise DatasetError("there are no images", where=folder, remedy=remedy)

@@ -17,24 +17,17 @@ from pathlib import Path
 import imagecodecs
 import numpy as np
 import roifile
-from scipy.ndimage import find_objects, label
+from scipy.ndimage import binary_erosion, find_objects, label
 from skimage.segmentation import find_boundaries
 
 from scellseg_lib.atomic import whole
 from scellseg_lib.samples import normalise
 
-_TURNS = {(1, 0): (0, 1), (0, 1): (-1, 0), (-1, 0): (0, -1), (0, -1): (1, 0)}
-"""Where (dx, dy) leads after a turn towards the inside, which lies on its right (y points down)."""
 _DATE = (1980, 1, 1, 0, 0, 0)  # the same cells give the same bytes
 
 
 def outlines(masks: np.ndarray) -> Iterator[tuple[int, list[list[np.ndarray]]]]:
-    """Outlines of all cells, in the order of their labels.
-
-    Parameters
-    ----------
-    masks : int[H, W]
-        Labels, 0 is background.
+    """Outlines of all cells, int[H, W] with 0 for background, in the order of their labels.
 
     Yields
     ------
@@ -53,17 +46,31 @@ def outlines(masks: np.ndarray) -> Iterator[tuple[int, list[list[np.ndarray]]]]:
 
 def rings(piece: np.ndarray) -> list[np.ndarray]:
     """Rings of one 4-connected piece, the outer one first; bool[H, W] -> int64[n, 2] each."""
-    inside = np.pad(piece, 1).astype(np.int8)
+    inside = np.pad(piece, 1)
     edges: dict[tuple[int, int], list[tuple[int, int]]] = {}
-    for axis in (0, 1):  # between rows, between columns
-        between = np.diff(inside[1:-1] if axis else inside[:, 1:-1], axis=axis)
-        for y, x in np.argwhere(between).tolist():
-            ends = [(x, y), (x + 1 - axis, y + axis)]  # the inside lies on the right of an edge
-            start, end = ends if (between[y, x] > 0) == (axis == 0) else reversed(ends)
-            edges.setdefault(start, []).append(end)
+    for y, x in np.argwhere(piece & ~binary_erosion(piece)).tolist():
+        corners = [(x, y), (x + 1, y), (x + 1, y + 1), (x, y + 1)]
+        beside = inside[y, x + 1], inside[y + 1, x + 2], inside[y + 2, x + 1], inside[y + 1, x]
+        for k in range(4):  # clockwise: the piece lies on the right of an edge
+            if not beside[k]:
+                edges.setdefault(corners[k], []).append(corners[(k + 1) % 4])
     found = []
     while edges:
-        found.append(_follow(edges))
+        here = before = next(vertex for vertex, ways in edges.items() if len(ways) == 1)
+        passed = []
+        while here in edges:
+            # Where two pixels of the piece touch at a corner, the ring stays at its own: it turns
+            # right.
+            right = here[0] - here[1] + before[1], here[1] + here[0] - before[0]
+            ways = edges.pop(here)
+            there = right if right in ways else ways[0]
+            if len(ways) > 1:
+                edges[here] = [way for way in ways if way != there]
+            passed.append(here)
+            before, here = here, there
+        ring = np.array(passed)
+        steps = np.roll(ring, -1, axis=0) - ring
+        found.append(ring[(steps != np.roll(steps, 1, axis=0)).any(axis=1)])
     return sorted(found, key=area, reverse=True)
 
 
@@ -87,15 +94,7 @@ def write_imagej(path: Path, masks: np.ndarray) -> None:
 
 
 def write_geojson(path: Path, masks: np.ndarray, classes: Mapping[int, str] | None = None) -> None:
-    """Write outlines as GeoJSON, which QuPath imports as detections.
-
-    Parameters
-    ----------
-    path : path
-    masks : int[H, W]
-    classes : mapping of int to str, optional
-        Class of a label; those without are unclassified.
-    """
+    """Write outlines as GeoJSON, which QuPath imports as detections; ``classes`` by label."""
     classes = classes or {}
     hues = {name: k * 0.381966 % 1 for k, name in enumerate(dict.fromkeys(classes.values()))}
     features = []
@@ -142,29 +141,6 @@ def write_overlay(path: Path, image: np.ndarray, masks: np.ndarray) -> None:
         scratch.write_bytes(imagecodecs.png_encode(picture))
 
 
-def _follow(edges: dict[tuple[int, int], list[tuple[int, int]]]) -> np.ndarray:
-    """Take one closed ring out of the edges; vertices within a straight line are left out."""
-    start = next(vertex for vertex, ways in edges.items() if len(ways) == 1)  # it is passed once
-    vertices: list[tuple[int, int]] = []
-    here, direction = start, (0, 0)
-    while here != start or not vertices:
-        ways = edges[here]
-        turn = _TURNS.get(direction, (0, 0))
-        inwards = (here[0] + turn[0], here[1] + turn[1])
-        # Where two pixels of the piece touch at a corner, the ring stays at the one it runs along.
-        there = ways.pop(ways.index(inwards) if inwards in ways else 0)
-        if not ways:
-            del edges[here]
-        step = (there[0] - here[0], there[1] - here[1])
-        if step != direction:
-            vertices.append(here)
-        here, direction = there, step
-    first, second = vertices[:2]
-    if (second[0] - first[0]) * direction[1] == (second[1] - first[1]) * direction[0]:
-        del vertices[0]  # it began within a straight line
-    return np.array(vertices, np.int64)
-
-
 def _roi(rings: list[np.ndarray]) -> roifile.ImagejRoi:
     """One ring as a polygon, several as a shape of segments (0 move, 1 line, 4 close)."""
     corners = np.concatenate(rings)
@@ -174,9 +150,9 @@ def _roi(rings: list[np.ndarray]) -> roifile.ImagejRoi:
     else:
         segments: list[float] = []
         for ring in rings:
-            kinds = np.column_stack([np.ones(len(ring)), ring])
-            kinds[0, 0] = 0
-            segments += [*kinds.ravel(), 4]
+            kinds = np.ones(len(ring))
+            kinds[0] = 0
+            segments += [*np.column_stack([kinds, ring]).ravel(), 4]
         roi = roifile.ImagejRoi(roitype=roifile.ROI_TYPE.RECT, shape_roi_size=len(segments))
         roi.multi_coordinates = np.array(segments, np.float32)
     # As ImageJ has them: the right and lower ends are one less than roifile's own.

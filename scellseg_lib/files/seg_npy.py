@@ -14,7 +14,7 @@ import operator
 import re
 from pathlib import Path
 
-# The one written in Python: its steps can be taken out, and its memory does not grow on demand.
+# The one written in Python: steps can be changed, and no step asks for memory beyond the file.
 from pickle import BUILD, SETITEM, SETITEMS, _Unpickler, dumps
 from pickletools import genops
 from typing import Any, ClassVar
@@ -37,30 +37,22 @@ ALLOWED = re.compile(
 
 
 def read_seg(path: Path) -> dict[str, Any]:
-    """Contents of a file by Cellpose's names, such as ``masks``, ``filename`` and ``ismanual``.
+    """Contents of a file of any version of Cellpose, such as ``masks`` and ``filename``.
 
-    Parameters
-    ----------
-    path : path
-        Written by any version of Cellpose, or by `write_seg`.
-
-    Returns
-    -------
-    dict
-        Numbers, text, lists, tuples, dictionaries and arrays (NumPy's numbers are arrays without
-        axes, paths tuples of their parts). ``masks`` is int64[H, W], 0 for background, or
-        int64[Z, H, W] of a stack.
-
-    Raises
-    ------
-    ImageError
-        If the file is missing or damaged, or holds anything else, which is not made.
+    They are numbers, text, lists, tuples, dictionaries and arrays (NumPy's numbers are arrays
+    without axes, paths tuples of their parts). ``masks`` is int64[H, W], 0 for background, or
+    int64[Z, H, W] of a stack. ImageError if the file is missing or damaged, or holds anything else.
     """
     try:
         file = io.BytesIO(path.read_bytes())
         np.lib.format.read_magic(file)
         np.lib.format.read_array_header_1_0(file)
-        seg = _unpickle(file)[()]
+        start = file.tell()
+        for number, (step, _, _) in enumerate(genops(file)):
+            if not ALLOWED.fullmatch(step.name) or number > STEPS:
+                raise ValueError(f"it takes a step {step.name}, or too many")
+        file.seek(start)
+        seg = _Reader(file).load()[()]
         masks = seg["masks"].astype(np.int64, casting="same_kind")
         masks = masks[0] if masks.ndim == 3 and len(masks) == 1 else masks
         return {**seg, "masks": masks + (masks.min() == -1)}  # the background, long ago
@@ -71,17 +63,10 @@ def read_seg(path: Path) -> dict[str, Any]:
 
 
 def write_seg(path: Path, masks: np.ndarray, **more: object) -> None:
-    """Write masks such that Cellpose's interface opens them.
+    """Write masks, int[H, W], such that Cellpose's interface opens them with ``NAME.*`` beside.
 
-    Parameters
-    ----------
-    path : path
-        ``NAME_seg.npy``: Cellpose loads it with ``NAME.*`` of the same folder.
-    masks : int[H, W]
-        Labels, 0 is background.
-    more
-        By Cellpose's names: ``filename`` of the image, which is looked for in the folder; ``img``,
-        its pixels, shown where that file is not; and others.
+    ``more`` is by Cellpose's names: ``filename`` of the image, which is looked for in the folder;
+    ``img``, its pixels, shown where that file is not; and others.
     """
     labels = masks.astype(np.promote_types("u2", np.min_scalar_type(masks.max())))
     edges = find_boundaries(labels, connectivity=2, mode="inner")
@@ -95,16 +80,6 @@ def write_seg(path: Path, masks: np.ndarray, **more: object) -> None:
         header = {"descr": "|O", "fortran_order": False, "shape": ()}
         np.lib.format.write_array_header_1_0(file, header)
         file.write(steps)
-
-
-def _unpickle(file: io.BytesIO) -> Any:
-    """Check each step of a pickle, then take them all."""
-    start = file.tell()
-    for number, (opcode, _, _) in enumerate(genops(file)):
-        if not ALLOWED.fullmatch(opcode.name) or number > STEPS:
-            raise ValueError(f"it takes a step {opcode.name}, or too many")
-    file.seek(start)
-    return _Reader(file).load()
 
 
 class _Dtype:
@@ -128,7 +103,7 @@ class _Reader(_Unpickler):
     }
 
     def find_class(self, module: str, name: str) -> Any:
-        wanted = f"{module.removeprefix('numpy.core.').removeprefix('numpy._core.')} {name}"
+        wanted = f"{re.sub('^numpy[.]_?core[.]', '', module)} {name}"
         if wanted not in self.known:
             raise ValueError(f"it asks for {f'{module} {name}'[:80]!r}")
         return self.known[wanted]
@@ -142,26 +117,20 @@ class _Reader(_Unpickler):
             _fill(made, *state[1:])
 
     def load_setitems(self) -> None:
-        self._set(self.pop_mark())  # type: ignore[attr-defined]
+        """Names are text: to look up others can take for ever, or more stack than there is."""
+        items = self.pop_mark()  # type: ignore[attr-defined]
+        self.stack[-1].update(zip(map(str.__str__, items[::2]), items[1::2], strict=True))
 
     def load_setitem(self) -> None:
         value, name = self.stack.pop(), self.stack.pop()
-        self._set([name, value])
-
-    def _set(self, items: list[Any]) -> None:
-        """Names are text: to look up others can take for ever, or more stack than there is."""
-        self.stack[-1].update(zip(map(str.__str__, items[::2]), items[1::2], strict=True))
+        self.stack[-1].update({str.__str__(name): value})
 
     dispatch: ClassVar[dict[int, Any]] = _Unpickler.dispatch | {
-        BUILD[0]: load_build,
-        SETITEM[0]: load_setitem,
-        SETITEMS[0]: load_setitems,
-    }
+        BUILD[0]: load_build, SETITEM[0]: load_setitem, SETITEMS[0]: load_setitems
+    }  # fmt: skip
 
 
-def _fill(
-    array: np.ndarray, shape: tuple[int, ...], kind: _Dtype, fortran: Any, raw: Any
-) -> np.ndarray:
+def _fill(array: np.ndarray, shape: Any, kind: _Dtype, fortran: Any, raw: Any) -> np.ndarray:
     """Give an array its values: bytes of the file, or a list of objects, as many as it needs."""
     dtype, objects = kind.dtype, kind.dtype == np.dtype(object)
     count = math.prod(map(operator.index, shape)) * (1 if objects else dtype.itemsize)

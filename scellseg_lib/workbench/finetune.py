@@ -207,7 +207,7 @@ class FinetuneRun(BaseModel):
 def find_runs(folder: Path) -> list[FinetuneRun]:
     """Unfinished runs of a folder, in whatever window, the latest first."""
     found = []
-    for record in layout.find_runs(folder):
+    for record in layout.find_models(folder, layout.RUN):
         try:
             said = json.loads(record.read_bytes()) | {"folder": record.parent}
             found.append(FinetuneRun.model_validate(said))

@@ -169,10 +169,9 @@ def test_models_and_their_runs(tmp_path: Path) -> None:
     assert relative(tmp_path, *layout.find_models(tmp_path)) == [
         "new.b.safetensors", "old.safetensors",
     ]  # fmt: skip
-    new = tmp_path / "new.b.safetensors"
-    files = layout.checkpoint_path(new), layout.run_path(new)
-    assert relative(tmp_path, *files) == ["new.b.checkpoint", "new.b.checkpoint.json"]
-    files[1].touch()
-    assert layout.find_runs(tmp_path) == [files[1]]
+    run = (tmp_path / "new.b.safetensors").with_suffix(layout.RUN)
+    run.touch()
+    assert layout.find_models(tmp_path, layout.RUN) == [run]
+    assert run.name == "new.b.checkpoint.json"
     names = {name: layout.find_free_name(tmp_path, name) for name in ("a", "c", "old", "new.b")}
     assert names == {"a": "a", "c": "c-2", "old": "old-2", "new.b": "new.b-2"}

@@ -441,7 +441,7 @@ def test_doubts_about_the_diameter_are_told(experiment: Path, monkeypatch: pytes
     masks = np.zeros((SIDE, SIDE), np.int32)
     for k in range(6):
         masks[15 * k : 15 * k + 10, 5:15] = k + 1
-    monkeypatch.setattr(folder_module, "decode", lambda *_, **__: masks)
+    monkeypatch.setattr("scellseg_lib.segmentation.decode", lambda *_, **__: masks)
     panel = SegmentPanel(experiment)
     segmented(panel)
     assert "a diameter of the cells of 11 px" in panel.failures.value
