@@ -27,20 +27,18 @@ _DECIMALS = 10**6  # thresholds are exact decimals of at most six places
 
 @dataclass(frozen=True, eq=False)
 class Overlap:
-    """Which objects of two label images share pixels; memory linear in pixels and objects."""
+    """Which objects of two label images share pixels; memory linear in pixels and objects.
+
+    The pairs are true and predicted. ``labels`` ascend, without background, and ``areas`` are their
+    pixels; ``index`` are the positions in them of the objects that share pixels, in order.
+    """
 
     labels: tuple[np.ndarray, np.ndarray]
-    """Labels present, true and predicted, ascending, without background."""
     areas: tuple[np.ndarray, np.ndarray]
-    """Their pixels."""
     index: tuple[np.ndarray, np.ndarray]
-    """The n pairs that share pixels, as positions in the arrays above, ordered."""
     intersection: np.ndarray
-    """Pixels of both objects of a pair, int64[n]."""
     union: np.ndarray
-    """Pixels of either, int64[n]."""
     iou: np.ndarray
-    """Their ratio, float64[n]."""
 
 
 class Scores(NamedTuple):
@@ -81,7 +79,7 @@ def overlap(true: np.ndarray, predicted: np.ndarray) -> Overlap:
     predicted = as_labels(predicted, "predicted labels", largest=INT64_MAX).ravel()
     starts = _run_starts(true, predicted)
     length = np.diff(starts, append=true.size)
-    sides = [_objects(side[starts].astype(np.int64), length) for side in (true, predicted)]
+    sides = [_find_objects(side[starts].astype(np.int64), length) for side in (true, predicted)]
     labels, areas, position = zip(*sides, strict=True)
     both = (position[0] >= 0) & (position[1] >= 0)
     key = position[0][both] * len(labels[1]) + position[1][both]
@@ -99,7 +97,7 @@ def match(true: np.ndarray, predicted: np.ndarray, threshold: float = 0.5) -> Ob
     among such matchings that of the largest summed IoU is taken. Errors as of `scores`.
     """
     found = overlap(true, predicted)
-    matched = _match_pairs(found, *_exact([threshold]))
+    matched = _match_pairs(found, *_as_millionths([threshold]))
     frames = []
     for side, (name, missed) in enumerate((("true", "FN"), ("predicted", "FP"))):
         index, (own, other) = found.index[side], (side, 1 - side)
@@ -119,35 +117,36 @@ def scores(
 ) -> Scores:
     """Compute AP with its counts, AJI(t) and the standard AJI of one image.
 
-    Empty truth against an empty prediction scores 1 throughout (the released code gives NaN).
-
-    Parameters
-    ----------
-    true, predicted : int[H, W]
-        Label images, 0 is background.
-    thresholds : sequence of float
-        IoU thresholds above 0 and at most 1, compared with ``>=``; rounded to six decimals.
-
-    Raises
-    ------
-    MetricError
-        For other thresholds, and as `overlap`.
+    Empty truth against an empty prediction scores 1 throughout (the released code gives NaN). IoU
+    thresholds are above 0 and at most 1 and rounded to six decimals; others are a MetricError.
     """
     found = overlap(true, predicted)
-    exact = _exact(thresholds)
+    exact = _as_millionths(thresholds)
     matched = [_match_pairs(found, threshold) for threshold in exact]
     tp = np.array([len(pairs) for pairs in matched], np.int64)
     fn, fp = (len(labels) - tp for labels in found.labels)
     shared = np.array([found.intersection[pairs].sum() for pairs in matched], np.int64)
     covered = found.areas[0].sum() + found.areas[1].sum() - shared
-    ap, aji = _ratio(tp, tp + fp + fn), _ratio(shared, covered)
+    ap, aji = _divide(tp, tp + fp + fn), _divide(shared, covered)
     return Scores(exact / _DECIMALS, ap, tp, fp, fn, aji, _standard_aji(found))
 
 
 def average_precision(
     true: np.ndarray, predicted: np.ndarray, thresholds: Sequence[float] | np.ndarray = THRESHOLDS
 ) -> np.ndarray:
-    """Average precision of one image, float64[n_thresholds]; parameters as in `scores`."""
+    """Average precision of one image.
+
+    Parameters
+    ----------
+    true, predicted : int[H, W]
+        Label images, 0 is background.
+    thresholds : sequence of float
+        IoU thresholds above 0 and at most 1, compared with ``>=``.
+
+    Returns
+    -------
+    float64[n_thresholds]
+    """
     return scores(true, predicted, thresholds).ap
 
 
@@ -230,7 +229,7 @@ def summary(frame: pd.DataFrame) -> dict[str, float]:
     return {"ap50": ap50, "ap75": ap75, "map": float(ap.mean()), "maji": maji}
 
 
-def _exact(thresholds: Sequence[float] | np.ndarray) -> np.ndarray:
+def _as_millionths(thresholds: Sequence[float] | np.ndarray) -> np.ndarray:
     """Thresholds in millionths, int64: 0.1 + 0.2 and 0.3 are the same threshold."""
     values = np.asarray(thresholds, np.float64)
     exact = np.rint(values * _DECIMALS)
@@ -240,7 +239,7 @@ def _exact(thresholds: Sequence[float] | np.ndarray) -> np.ndarray:
     return exact.astype(np.int64)
 
 
-def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+def _divide(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     """Part of the whole; nothing of nothing is all of it, so that empty images score 1."""
     return np.where(whole == 0, 1.0, part / np.maximum(whole, 1))
 
@@ -257,7 +256,9 @@ def _run_starts(true: np.ndarray, predicted: np.ndarray) -> np.ndarray:
     return starts[:n].copy()
 
 
-def _objects(labels: np.ndarray, length: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _find_objects(
+    labels: np.ndarray, length: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Labels present, their areas, and each run's object (-1: background)."""
     highest = int(labels.max(initial=0))
     if highest > 4 * len(labels):  # a table by label would not be linear in the pixels
@@ -301,4 +302,4 @@ def _standard_aji(found: Overlap) -> float:
     union = found.union[best].sum()
     for areas, joined in zip(found.areas, (t[best], p[best]), strict=True):
         union += np.delete(areas, joined).sum()
-    return float(_ratio(found.intersection[best].sum(), union))
+    return float(_divide(found.intersection[best].sum(), union))
