@@ -1,7 +1,7 @@
 """Raw archives, as their publishers lay them out, to images and instance masks.
 
-A converter takes the folder of the unpacked files and a ``source``, which says where in it to look,
-and gives one `Picture` for each image that it finds there, in natural order of their names.
+A converter takes the folder of the unpacked files and a ``source``: where in it to look, or a shell
+pattern of such places. It gives one `Picture` for each image that it finds, in natural order.
 """
 
 from __future__ import annotations
@@ -33,10 +33,9 @@ class Picture(NamedTuple):
 
 
 def convert_bbbc010(raw: Path, source: str) -> Iterator[Picture]:
-    """BBBC010: the bright-field TIFF of a well, one mask file per worm.
+    """BBBC010, by wells such as ``"B05"``: the bright-field TIFF, and one mask file per worm.
 
-    `source` is a well such as ``"B05"``, or a pattern of wells. Labels run by decreasing area.
-    Where worms cross, the pixels go to the smaller one.
+    Labels run by decreasing area.
     """
     for path in _find(raw, f"*_{source}_w2_*.tif"):
         # The well stands before w2, which is the bright field; w1 is the fluorescence.
@@ -48,10 +47,9 @@ def convert_bbbc010(raw: Path, source: str) -> Iterator[Picture]:
 
 
 def convert_dsb2018(raw: Path, source: str) -> Iterator[Picture]:
-    """2018 Data Science Bowl: ``ID/images/ID.png`` and one mask file per nucleus beside it.
+    """2018 Data Science Bowl, by identifier: ``ID/images/ID.png``, and one mask file per nucleus.
 
-    `source` is an image's identifier, or a pattern of them. Labels follow the mask files' names.
-    Images whose three planes are equal are kept as one.
+    Labels follow the mask files' names. Three planes that are equal are kept as one.
     """
     for path in _find(raw, f"stage1_train/{source}/images/*.png"):
         image = read_pixels(path)
@@ -64,10 +62,9 @@ def convert_dsb2018(raw: Path, source: str) -> Iterator[Picture]:
 
 
 def convert_livecell(raw: Path, source: str) -> Iterator[Picture]:
-    """LIVECell: COCO JSON with polygons (it has no run lengths), images by their file names.
+    """LIVECell, by its COCO JSON file: polygons (it has no run lengths), images by file names.
 
-    `source` is the JSON file. Labels follow the annotations. Where cells overlap, the pixels go to
-    the smaller one. An image that is listed but absent is an error.
+    Labels follow the annotations. An image that is listed but absent is an error.
     """
     path = _find(raw, source)[0]
     try:
@@ -90,10 +87,7 @@ def convert_livecell(raw: Path, source: str) -> Iterator[Picture]:
 
 
 def convert_cellpose(raw: Path, source: str) -> Iterator[Picture]:
-    """Cellpose layout: ``NAME_img.png`` and ``NAME_masks.png`` (or TIFF).
-
-    `source` is a folder and a name or a pattern of names, such as ``"train/*"``.
-    """
+    """Cellpose layout, by ``"FOLDER/NAME"``: ``NAME_img.png`` and ``NAME_masks.png`` (or TIFF)."""
     for path in _find(raw, f"{source}_img.*"):
         name = path.stem.removesuffix("_img")
         masks = _find(raw, f"{path.parent.relative_to(raw).as_posix()}/{name}_masks.*")[0]

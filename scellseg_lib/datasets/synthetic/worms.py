@@ -14,7 +14,7 @@ _S = np.linspace(0, 1, POINTS)  # along a worm, from head to tail
 
 
 class Worm(NamedTuple):
-    """Where a worm lies, its mask bool[h, w] and how much light it lets through, float[h, w]."""
+    """Where a worm lies, its mask bool[h, w], and the light that it lets through, float[h, w]."""
 
     window: tuple[slice, slice]
     mask: np.ndarray
