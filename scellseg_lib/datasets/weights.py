@@ -87,10 +87,6 @@ def load_model(
     device : torch.device, optional
         None: the GPU where there is one, else the CPU.
 
-    Returns
-    -------
-    Model
-
     Raises
     ------
     ModelError
@@ -137,9 +133,6 @@ def _find_model(name: str | Path, weights: str | Path, levels: tuple[int, ...] |
     return model
 
 
-# --- in the package --------------------------------------------------------------------------
-
-
 def packaged_files() -> list[Path]:
     """Files of the packaged weights."""
     return sorted(paths.PACKAGED_WEIGHTS.glob("[!.]*.safetensors"))
@@ -159,9 +152,6 @@ def _find_packaged(name: str, levels: tuple[int, ...] | None) -> Path:
         f"no packaged weights of {name!r} with levels {levels or 'any'}",
         remedy=f"Packaged are: {there}. Use one of these, weights='released', or pretrain.",
     )
-
-
-# --- of Cellpose -----------------------------------------------------------------------------
 
 
 def _read_cellpose(path: Path) -> Model:
@@ -201,9 +191,6 @@ def _read_cellpose(path: Path) -> Model:
         versions=library_versions(),
     )
     return fill_model(card, {rename(k): value for k, value in stored.items()}, where=path)
-
-
-# --- of the authors --------------------------------------------------------------------------
 
 
 def _read_released(name: str) -> Model:
