@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from scellseg_lib.finetuning import STRATEGIES
 from scellseg_lib.paper.profile import Profile, load_profile
 from scellseg_lib.paper.shots import find_covering_shots, find_shots
 from scellseg_lib.paper.trial import Trial
@@ -173,13 +174,14 @@ def _plan_trial(
     profile: Profile, data: str, method: Method, n_shots: int, state: int, **fields: Any
 ) -> Trial:
     model, strategy = method
+    tunes = STRATEGIES.get(strategy)  # none: "direct" is not tuned
     usual: dict[str, Any] = {
         "weights": profile.weights,
         "shots": find_shots(data, n_shots, state),
         "seed": state,
         "steps": profile.steps,
         "levels": profile.levels,
-        "contrast": profile.contrast if strategy == "contrastive" else "",
+        "contrast": profile.contrast if tunes and tunes.needs_contrast else "",
         "precision": profile.precision,
     }
     return Trial(data=data, model=model, strategy=strategy, **usual | fields)
