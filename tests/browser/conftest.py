@@ -1,4 +1,4 @@
-"""A browser, JupyterLab and Voila for the tests that need them: one of each for a whole run.
+"""A browser and JupyterLab, with Voila, for the tests that need them: one of each for a whole run.
 
 A test asks for `lab` or `voila` and opens notebooks::
 
@@ -8,61 +8,54 @@ A test asks for `lab` or `voila` and opens notebooks::
         assert notebook.kernel.value("editor.labels").max() == 3
 
 `notebook.page` is Playwright's page, `notebook.kernel` a client of the same kernel (`run`, `value`,
-`wait_for`, and `start` to make it busy), `notebook.reload()`, `notebook.offline()` and
-`server.line.cut()` disturb it, `notebook.screenshot(name)` keeps a picture in runs/browser/.
-Servers and kernels end with the run, pages and their kernels with the test, failed or not.
+`wait_for`, `busy`), `notebook.reload()`, `notebook.offline()` and `server.line.cut()` disturb it,
+`notebook.screenshot(name)` keeps a picture in runs/browser/. A notebook is closed with the test,
+failed or not; of JupyterLab, the page and the kernel then serve the next one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, ViewportSize, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, sync_playwright
 
-from tests.browser.servers import JupyterLab, NotebookPage, Server, Voila, chromium, screenshot
+from tests.browser.editing import SETUP, EditorInPage
+from tests.browser.servers import NotebookPage, Server, chromium, screenshot
 
-WINDOW: ViewportSize = {"width": 1440, "height": 1000}  # in pixels, as on a small laptop
 
-
+@dataclass
 class Opener:
-    """Opens notebooks of one server, for one test.
+    """Opens notebooks, in JupyterLab or Voila, for one test or file."""
 
-    Attributes
-    ----------
-    server : Server
-    context : playwright.sync_api.BrowserContext
-        The window; its tabs share cookies, as a user's do.
-    """
-
-    def __init__(self, server: Server, context: BrowserContext) -> None:
-        self.server, self.context = server, context
-        self._opened: list[NotebookPage] = []
+    server: Server
+    context: BrowserContext
+    is_lab: bool = True
+    reuse: bool = True
+    opened: list[NotebookPage] = field(default_factory=list)
 
     def open(self, notebook: Path | Sequence[str]) -> NotebookPage:
-        """Open a notebook, or one of these cells, in a new tab; run it and wait for its end."""
-        opened = self.server.open(notebook, self.context)
-        self._opened.append(opened)
-        self.server.run_all(opened.page)
-        return opened
+        """Open a notebook, or one of these cells; run it and wait for its end."""
+        self.opened.append(self.server.open(notebook, self.context, is_lab=self.is_lab))
+        return self.opened[-1]
 
-    def open_again(self, opened: NotebookPage) -> NotebookPage:
-        """The same notebook in a further tab, run anew only where its server does so (Voila)."""
-        again = self.server.open(opened.path, self.context)
-        self._opened.append(again)
-        return again
+    def open_again(self, notebook: NotebookPage) -> NotebookPage:
+        """The same notebook of JupyterLab in a further tab; it does not run anew."""
+        self.opened.append(self.server.open_again(notebook.path, self.context))
+        return self.opened[-1]
 
-    def close(self, failed: bool, name: str) -> None:
-        """Close all tabs and end their kernels; keep pictures of what a failed test has seen."""
-        for index, opened in enumerate(self._opened):
-            if failed and not opened.page.is_closed():
-                screenshot(opened.page, f"failed_{name}_{index}")
-            opened.kernel.close()
-            self.server.end_kernel(opened.kernel)
-        self.context.close()
-        errors = [error for opened in self._opened for error in opened.errors]
+    def close(self, failed: bool = False, name: str = "") -> None:
+        """Close all notebooks; keep pictures of what a failed test has seen."""
+        errors = [error for notebook in self.opened for error in notebook.errors]
+        for index, notebook in enumerate(self.opened):
+            if failed and not notebook.page.is_closed():
+                screenshot(notebook.page, f"failed_{name}_{index}")
+        reuse = self.reuse and len(self.opened) == 1 and not failed and not errors
+        while self.opened:
+            self.server.close(self.opened.pop(), reuse=reuse)
         assert errors == [], "\n\n".join(errors)
 
 
@@ -82,45 +75,38 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="session")
-def lab_server(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = JupyterLab(tmp_path_factory.mktemp("lab"))
-    yield server
-    server.stop()
+def window(browser: Browser) -> BrowserContext:
+    """The browser's window, as large as on a small laptop; its tabs share cookies, as a user's."""
+    return browser.new_context(viewport={"width": 1440, "height": 1000}, accept_downloads=True)
 
 
 @pytest.fixture(scope="session")
-def voila_server(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = Voila(tmp_path_factory.mktemp("voila"))
+def server(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    server = Server(tmp_path_factory.mktemp("server"))
     yield server
     server.stop()
 
 
 @pytest.fixture
-def lab(lab_server: Server, browser: Browser, request: pytest.FixtureRequest) -> Iterator[Opener]:
-    """JupyterLab, with a window of its own for the test."""
-    yield from _opener(lab_server, browser, request)
+def lab(server: Server, window: BrowserContext, request: pytest.FixtureRequest) -> Iterator[Opener]:
+    """JupyterLab."""
+    yield from _close_after(Opener(server, window), request)
 
 
 @pytest.fixture(scope="module")
 def lab_of_module(
-    lab_server: Server, browser: Browser, request: pytest.FixtureRequest
+    server: Server, window: BrowserContext, request: pytest.FixtureRequest
 ) -> Iterator[Opener]:
-    """JupyterLab, with one window for all tests of a file: opening a notebook takes seconds."""
-    yield from _opener(lab_server, browser, request)
+    """JupyterLab, for all tests of a file, which may change modules in its kernel."""
+    yield from _close_after(Opener(server, window, reuse=False), request)
 
 
 @pytest.fixture
 def voila(
-    voila_server: Server, browser: Browser, request: pytest.FixtureRequest
+    server: Server, window: BrowserContext, request: pytest.FixtureRequest
 ) -> Iterator[Opener]:
-    """Voila, with a window of its own for the test."""
-    yield from _opener(voila_server, browser, request)
-
-
-@pytest.fixture(params=["lab", "voila"])
-def either(request: pytest.FixtureRequest) -> Opener:
-    """JupyterLab, then Voila."""
-    return request.getfixturevalue(request.param)
+    """Voila."""
+    yield from _close_after(Opener(server, window, is_lab=False), request)
 
 
 FAILED = pytest.StashKey[bool]()
@@ -134,7 +120,29 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, Any]:
     return report
 
 
-def _opener(server: Server, browser: Browser, request: pytest.FixtureRequest) -> Iterator[Opener]:
-    opener = Opener(server, browser.new_context(viewport=WINDOW, accept_downloads=True))
+def _close_after(opener: Opener, request: pytest.FixtureRequest) -> Iterator[Opener]:
     yield opener
     opener.close(request.node.stash.get(FAILED, False), request.node.name)
+
+
+@pytest.fixture(scope="session")
+def editor_of_all(
+    server: Server, window: BrowserContext, request: pytest.FixtureRequest
+) -> Iterator[EditorInPage]:
+    """A mask editor in JupyterLab that is loaded once for all tests."""
+    opener = Opener(server, window)
+    yield EditorInPage(opener.open([f"{SETUP}\neditor = MaskEditor(np.zeros((8, 8)))", "editor"]))
+    opener.close()
+
+
+@pytest.fixture
+def editor(editor_of_all: EditorInPage) -> Iterator[EditorInPage]:
+    """The mask editor, with its tools as they are at first; the test loads an image."""
+    editor_of_all.page.bring_to_front()  # a tab in the background draws nothing
+    editor_of_all.kernel.run("editor._callbacks.clear()")
+    editor_of_all.load("np.zeros((8, 8), np.uint8)")
+    editor_of_all.root.locator(".se-protect").check()
+    editor_of_all.tool("select", 9)
+    yield editor_of_all
+    errors, editor_of_all.notebook.errors = editor_of_all.notebook.errors, []
+    assert errors == []

@@ -17,9 +17,10 @@ Point = tuple[float, float]
 
 SETUP = """
 import numpy as np
+import pandas as pd
 from pathlib import Path
 from scellseg_lib.files.images import read_masks
-from scellseg_lib.workbench.editor import MaskEditor
+from scellseg_lib.workbench.editor import ImageView, MaskEditor
 """
 # Where a point of the image is in the window. Nothing else is asked of the page's own code.
 PLACE = """(root, points) => {
@@ -28,7 +29,6 @@ PLACE = """(root, points) => {
   return points.map(([y, x]) => [
     box.left + (x - left) * zoom / ratio, box.top + (y - top) * zoom / ratio]);
 }"""
-
 GREY = """(root, points) => {
   const canvas = root.querySelector(".se-canvas");
   const { left, top, zoom } = root.scellseg.painter;
@@ -41,25 +41,19 @@ GREY = """(root, points) => {
 
 
 class EditorInPage:
-    """One mask editor in a page.
-
-    Parameters
-    ----------
-    notebook
-        The page that shows it.
-    name
-        Of the editor in the kernel.
-    index
-        Which of the editors in the page, from 0.
-    """
+    """One mask editor in a page: of this name in the kernel, the one of this index in the page."""
 
     def __init__(self, notebook: NotebookPage, name: str = "editor", index: int = 0) -> None:
-        self.notebook, self.kernel, self.name, self.index = notebook, notebook.kernel, name, index
+        self.notebook, self.name, self.index = notebook, name, index
         self.opened()
 
     @property
     def page(self) -> Page:
         return self.notebook.page
+
+    @property
+    def kernel(self):
+        return self.notebook.kernel
 
     @property
     def root(self) -> Locator:
@@ -82,17 +76,30 @@ class EditorInPage:
         self.kernel.run(f"{self.name}.load({arguments})")
         self.opened()
 
+    def wait(self, condition: str, *given: Any) -> None:
+        """Wait until a condition holds in the page, ``(root, given) => ...``."""
+        function = f"([root, given]) => ({condition})(root, given)"
+        args = [self.root.element_handle(), list(given)]
+        self.page.wait_for_function(function, arg=args, polling=20)  # ms; also in the background
+
     def opened(self) -> None:
         """Wait until the page has what Python has."""
         pages = f"getattr({self.name}, '_pages', None)"  # a view has none
         session = self.kernel.value(f"getattr({pages}, 'session', None)")
         self.root.wait_for()
-        self.page.wait_for_function(
-            "([root, session]) => root.scellseg.ready"
-            " && (session === null || root.scellseg.session === session)",
-            arg=[self.root.element_handle(), session],
+        self.wait(
+            "({ scellseg }, [session]) => session ? scellseg.session === session : scellseg.ready",
+            session,
         )
         self.root.locator(".se-canvas").scroll_into_view_if_needed()
+
+    def drawn(self) -> None:
+        """Wait until the page has drawn what has changed."""
+        self.wait("root => !root.scellseg.scheduled")
+
+    def arrived(self) -> None:
+        """Wait until Python has answered every edit."""
+        self.wait("root => Number(root.dataset.waiting ?? 0) === 0")
 
     @contextmanager
     def busy(self) -> Iterator[None]:
@@ -104,30 +111,20 @@ class EditorInPage:
         with self.kernel.busy():
             yield
 
-    def drawn(self) -> None:
-        """Wait until the page has drawn what has changed."""
-        self.page.wait_for_function(
-            "root => !root.scellseg.scheduled", arg=self.root.element_handle()
-        )
-
-    def arrived(self) -> None:
-        """Wait until Python has answered every edit."""
-        self.page.wait_for_function(
-            "root => Number(root.dataset.waiting ?? 0) === 0",
-            arg=self.root.element_handle(),
-            timeout=300_000,
-        )
-
     def tool(self, name: str, size: int | None = None) -> None:
         """Choose a tool, and the brush's diameter in pixels."""
-        self.root.locator(f".se-tool-{name}").click()
+        self.press(f"tool-{name}")
         if size is not None:
-            self.root.locator(".se-size").fill(str(size))
-            self.root.locator(".se-size").press("Tab")
+            self.fill("size", str(size))
 
     def press(self, button: str) -> None:
         """Press one of its buttons, by the end of its DOM class."""
         self.root.locator(f".se-{button}").click()
+
+    def fill(self, field: str, text: str, key: str = "Tab") -> None:
+        """Write into a field, by the end of its DOM class, and leave it by a key."""
+        self.root.locator(f".se-{field}").fill(text)
+        self.root.locator(f".se-{field}").press(key)
 
     def key(self, *keys: str) -> None:
         """Press keys while the image has the focus."""
@@ -137,7 +134,7 @@ class EditorInPage:
 
     def click(self, *points: Point) -> None:
         """Click on a point; on further ones with Shift held."""
-        for index, (x, y) in enumerate(self._places(points)):
+        for index, (x, y) in enumerate(self.places(points)):
             if index:
                 self.page.keyboard.down("Shift")
             self.page.mouse.click(x, y)
@@ -146,7 +143,7 @@ class EditorInPage:
 
     def drag(self, points: Sequence[Point], release: bool = True, steps: int = 1) -> None:
         """Draw from point to point with the button held, each way in some steps."""
-        (x, y), *further = self._places(points)
+        (x, y), *further = self.places(points)
         self.page.mouse.move(x, y)
         self.page.mouse.down()
         for x, y in further:
@@ -156,6 +153,7 @@ class EditorInPage:
 
     def grey(self, *points: Point) -> list[float]:
         """Mean of red, green and blue where these points of the image are drawn, 0 to 255."""
+        self.drawn()
         return self.root.evaluate(GREY, [list(point) for point in points])
 
     def row(self, label: int) -> Locator:
@@ -164,10 +162,10 @@ class EditorInPage:
 
     def lists(self, labels: Sequence[int]) -> None:
         """Wait until the list shows these cells, in this order."""
-        self.page.wait_for_function(
-            "([root, labels]) => labels.join() === [...root.querySelectorAll('.se-number-cell')]"
+        self.wait(
+            "(root, labels) => labels.join() === [...root.querySelectorAll('.se-number-cell')]"
             ".map(node => node.textContent).join()",
-            arg=[self.root.element_handle(), list(labels)],
+            *labels,
         )
 
     def message(self, words: str) -> None:
@@ -179,17 +177,16 @@ class EditorInPage:
         self.root.locator(".se-canvas").scroll_into_view_if_needed()
         self.notebook.screenshot(f"editor_{name}")
 
-    def _places(self, points: Sequence[Point]) -> list[list[float]]:
+    def places(self, points: Sequence[Point]) -> list[list[float]]:
         """Where points of the image are in the window: (x, y) each."""
         return self.root.evaluate(PLACE, [list(point) for point in points])
 
 
-def swept(shape: tuple[int, int], points: Sequence[Point], size: int) -> np.ndarray:
+def sweep(shape: tuple[int, int], points: Sequence[Point], size: int) -> np.ndarray:
     """Pixels whose middle lies within half a brush of a way from point to point, bool[H, W]."""
     middles = np.moveaxis(np.indices(shape), 0, -1) + 0.5
     found = np.zeros(shape, bool)
-    ways = list(pairwise(points)) or [(points[0], points[0])]
-    for one, other in ways:
+    for one, other in list(pairwise(points)) or [(points[0], points[0])]:
         start, way = np.array(one), np.array(other) - one
         squared = float(way @ way) or 1.0
         along = np.clip((middles - start) @ way / squared, 0, 1)

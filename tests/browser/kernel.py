@@ -41,67 +41,50 @@ class CodeFailed(AssertionError):
 class Kernel:
     """A client of a running kernel, beside the page that is connected to it too.
 
-    Parameters
-    ----------
-    connection_file
-        The kernel's JSON file with its ports and key.
-
-    Attributes
-    ----------
-    key : str
-        The kernel's name at its server.
-
-    Notes
-    -----
     The client works in a thread of its own, since Playwright keeps an event loop running in the
-    tests' thread. What is run here goes through the queue of the kernel's cells: it waits until a
-    running cell has ended, and it leaves no trace in the notebook's history.
+    tests' thread. What is run here waits, as a cell does, until a running cell has ended.
     """
 
     def __init__(self, connection_file: Path) -> None:
         self.key = connection_file.stem.removeprefix("kernel-")
         self._thread = ThreadPoolExecutor(1)
-        self._client = self._thread.submit(_connected, connection_file).result()
+        self._client = self._call(lambda: _connect(connection_file))
         self.run(ENCODE)
 
-    def run(self, code: str, timeout: float = 300) -> str:
-        """Run code and give what it printed; `timeout` in seconds."""
-        return self._call(lambda: _run(self._client, code, timeout)[0])
+    def run(self, code: str) -> str:
+        """Run code and give what it printed."""
+        return self._call(lambda: _run(self._client, code)[0])
 
-    def value(self, expression: str, timeout: float = 300) -> Any:
+    def value(self, expression: str) -> Any:
         """Value of an expression: an array as it is, anything else as JSON would hold it."""
-        return self._call(lambda: _run(self._client, "", timeout, f"_as_text(({expression}))")[1])
-
-    def start(self, code: str) -> None:
-        """Run code without waiting for its end, to make the kernel busy; returns once it runs."""
-        self._call(lambda: _start(self._client, code))
+        return self._call(lambda: _run(self._client, "", f"_as_text(({expression}))")[1])
 
     @contextmanager
     def busy(self) -> Iterator[None]:
         """Keep the kernel in a cell that runs until the end of the block."""
         with NamedTemporaryFile() as file:
-            self.start(f"import os, time\nwhile os.path.exists({file.name!r}): time.sleep(0.01)")
+            code = f"import os, time\nwhile os.path.exists({file.name!r}): time.sleep(0.01)"
+            self._call(lambda: _start(self._client, code))
             yield
 
     def wait_for(self, expression: str, timeout: float = 180) -> Any:
         """Ask until the expression is true, and give its value; `timeout` in seconds."""
         end = time.monotonic() + timeout
         while not (value := self.value(expression)):
-            if time.monotonic() > end:
-                raise AssertionError(f"after {timeout} s still {value!r}: {expression}")
+            assert time.monotonic() < end, f"after {timeout} s still {value!r}: {expression}"
             time.sleep(0.02)
         return value
 
     def close(self) -> None:
         """Leave the kernel to itself."""
-        self._thread.submit(self._client.stop_channels).result()
+        self._call(self._client.stop_channels)
         self._thread.shutdown()
 
     def _call(self, work: Callable[[], T]) -> T:
         return self._thread.submit(work).result()
 
 
-def _connected(connection_file: Path) -> BlockingKernelClient:
+def _connect(connection_file: Path) -> BlockingKernelClient:
     client = BlockingKernelClient(connection_file=str(connection_file))
     client.load_connection_file()
     client.start_channels()
@@ -109,9 +92,7 @@ def _connected(connection_file: Path) -> BlockingKernelClient:
     return client
 
 
-def _run(
-    client: BlockingKernelClient, code: str, timeout: float, expression: str = "None"
-) -> tuple[str, Any]:
+def _run(client: BlockingKernelClient, code: str, expression: str = "None") -> tuple[str, Any]:
     """What the code printed, and the decoded value of the expression."""
     printed: list[str] = []
 
@@ -124,29 +105,27 @@ def _run(
         store_history=False,
         user_expressions={"value": expression},
         allow_stdin=False,
-        timeout=timeout,
+        timeout=300,
         output_hook=hear,
     )["content"]
-    if reply["status"] != "ok":
-        raise CodeFailed("\n".join([*printed, *reply.get("traceback", [str(reply)])]))
-    value = reply["user_expressions"]["value"]
+    value = reply.get("user_expressions", {}).get("value", reply)
     if value["status"] != "ok":
-        raise CodeFailed("\n".join(value.get("traceback", [str(value)])))
-    return "".join(printed), _decoded(ast.literal_eval(value["data"]["text/plain"]))
+        raise CodeFailed("\n".join([*printed, *value.get("traceback", [str(value)])]))
+    return "".join(printed), _decode(ast.literal_eval(value["data"]["text/plain"]))
 
 
 def _start(client: BlockingKernelClient, code: str) -> None:
-    request = client.execute(code, store_history=False, allow_stdin=False)
-    while True:  # the kernel repeats the code when it begins with it
+    """Run code without waiting for its end; the kernel repeats the code when it begins with it."""
+    request, message = client.execute(code, store_history=False, allow_stdin=False), None
+    while (
+        message is None
+        or message["parent_header"].get("msg_id") != request
+        or (message["msg_type"] != "execute_input")
+    ):
         message = client.get_iopub_msg(timeout=180)
-        if (
-            message["parent_header"].get("msg_id") == request
-            and message["msg_type"] == "execute_input"
-        ):
-            return
 
 
-def _decoded(text: str | None) -> Any:
+def _decode(text: str | None) -> Any:
     if text is None:
         return None
     kind, _, body = text.partition(":")

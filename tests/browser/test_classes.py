@@ -9,16 +9,10 @@ import pytest
 from playwright.sync_api import Locator
 
 from scellseg_lib.files import images as readers
-from tests.browser.conftest import Opener
-from tests.browser.editing import SETUP, EditorInPage
+from tests.browser.editing import EditorInPage
 from tests.browser.test_mask_editor import SCENE, scene
 
 ORANGE, SKY_BLUE, GREEN, PINK = "#E69F00", "#56B4E9", "#009E73", "#CC79A7"
-OPENED = """
-from scellseg_lib.workbench.experiment import ClassFile
-path = Path({path!r})
-editor = MaskEditor(image, labels, path=path, classes=ClassFile(path))
-"""
 DISK, BAR, SQUARE, RING = (80.5, 110.5), (25.5, 120.5), (30.5, 30.5), (75.5, 45.5)
 """Places in the cells 4, 5, 1 and 3."""
 
@@ -35,9 +29,12 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def editor(lab: Opener, folder: Path) -> EditorInPage:
-    opened = OPENED.format(path=str(folder / "a_masks.tif"))
-    return EditorInPage(lab.open([SETUP + SCENE + opened, "editor"]))
+def editor(editor: EditorInPage, folder: Path) -> EditorInPage:
+    path = str(folder / "a_masks.tif")
+    editor.kernel.run("from scellseg_lib.workbench.experiment import ClassFile")
+    editor.kernel.run(f"{SCENE}path = Path({path!r})")
+    editor.load("image, labels, path=path, classes=ClassFile(path)")
+    return editor
 
 
 def chip(editor: EditorInPage, words: str) -> Locator:
@@ -47,8 +44,7 @@ def chip(editor: EditorInPage, words: str) -> Locator:
 
 def add(editor: EditorInPage, *names: str) -> None:
     for name in names:
-        editor.root.locator(".se-new-class").fill(name)
-        editor.root.locator(".se-new-class").press("Enter")
+        editor.fill("new-class", name, "Enter")
         chip(editor, f"{name} 0").wait_for()
 
 
@@ -64,10 +60,10 @@ def kinds(editor: EditorInPage) -> list[str]:
 
 def classes(editor: EditorInPage) -> dict[str, str]:
     editor.arrived()
-    return editor.kernel.value(f"{editor.name}.classes")
+    return editor.kernel.value("editor.classes")
 
 
-def listed(folder: Path) -> dict[str, str]:
+def kept(folder: Path) -> dict[str, str]:
     """What ``classes.csv`` holds."""
     table = pd.read_csv(folder / "classes.csv")
     return dict(zip(table["class"], table["colour"], strict=True))
@@ -75,7 +71,6 @@ def listed(folder: Path) -> dict[str, str]:
 
 def test_classes_from_the_first_to_the_next_start(editor: EditorInPage, folder: Path) -> None:
     editor.root.locator(".se-hint", has_text="No classes yet").wait_for()
-    editor.screenshot("classes_none")
     add(editor, "dead", "dividing", "out of focus")
     editor.click(DISK, BAR)
     chip(editor, "dead").click()
@@ -83,14 +78,13 @@ def test_classes_from_the_first_to_the_next_start(editor: EditorInPage, folder: 
     editor.key("2", "k")
     assert kinds(editor) == ["dividing", "", "", "dead", "dead"]
     chip(editor, "dead 2").wait_for()
-    editor.screenshot("classes")
+    editor.key("k")
 
     change(editor, "dead")
     editor.screenshot("classes_form")
-    editor.root.locator(".se-class-name").fill("apoptotic")
-    editor.root.locator(".se-class-name").press("Enter")
+    editor.fill("class-name", "apoptotic", "Enter")
     chip(editor, "apoptotic 2").wait_for()
-    editor.message('"dead" is called "apoptotic" now, with 2 cells. 2 other images')
+    editor.message('"dead" is called "apoptotic" now, with 2 cells.')
     assert kinds(editor) == ["dividing", "", "", "apoptotic", "apoptotic"]
     assert list(classes(editor)) == ["apoptotic", "dividing", "out of focus"]
     editor.root.locator(".se-others", has_text="b, c").wait_for()
@@ -100,13 +94,12 @@ def test_classes_from_the_first_to_the_next_start(editor: EditorInPage, folder: 
 
     change(editor, "apoptotic")
     editor.root.get_by_role("button", name="pink").click()
-    editor.kernel.wait_for(f"editor.classes['apoptotic'] == {PINK!r}")
     editor.root.locator(f".se-colour[data-colour='{PINK}'][aria-pressed=true]").wait_for()
     change(editor, "dividing")
     editor.root.get_by_label("Another colour").fill("#12ab34")
     editor.kernel.wait_for("editor.classes['dividing'] == '#12AB34'")
     editor.press("remove-class")
-    editor.message('The class "dividing" is removed; 1 cell has none now.')
+    editor.message('The class "dividing" is removed; 1 cell had it.')
     assert kinds(editor) == ["", "", "", "apoptotic", "apoptotic"]
     assert classes(editor) == {"apoptotic": PINK, "out of focus": GREEN}
     editor.key("Control+z")
@@ -116,32 +109,20 @@ def test_classes_from_the_first_to_the_next_start(editor: EditorInPage, folder: 
 
     editor.press("save")
     editor.message("Saved 5 cells")
-    assert listed(folder) == expected
+    assert kept(folder) == expected
     table = pd.read_csv(folder / "a_cells.csv", keep_default_na=False)
     assert table["class"].tolist() == ["dividing", "", "", "apoptotic", "apoptotic"]
     assert pd.read_csv(folder / "b_cells.csv")["class"].tolist() == ["dead"]
-    reopened(editor, folder, expected)
-
-
-def reopened(editor: EditorInPage, folder: Path, expected: dict[str, str]) -> None:
-    """Load the page anew, then open the image from what is on the disk."""
-    editor.notebook.save()
-    editor.notebook.reload()
-    editor.opened()
-    chip(editor, "apoptotic 2").wait_for()
-    opened = "read_masks(path), cells=pd.read_csv(path.with_name('a_cells.csv')), path=path"
-    opened += ", classes=ClassFile(path)"
-    editor.kernel.run(f"import pandas as pd\npath = Path({str(folder / 'a_masks.tif')!r})")
-    editor.kernel.run("editor.close(); editor = MaskEditor(height=400)")
-    editor.notebook.run_cell(1)
-    editor.load(f"image, {opened}")
+    editor.load("image")  # no class of the folder is known any more
+    chip(editor, "apoptotic").wait_for(state="detached")
+    cells = "cells=pd.read_csv(path.with_name('a_cells.csv'))"
+    editor.load(f"image, read_masks(path), {cells}, path=path, classes=ClassFile(path)")
     chip(editor, "dividing 1").wait_for()
     assert classes(editor) == expected
     assert kinds(editor) == ["dividing", "", "", "apoptotic", "apoptotic"]
-    editor.screenshot("classes_reopened")
 
 
-def test_a_class_is_merged_with_keys_alone(editor: EditorInPage, folder: Path) -> None:
+def test_a_class_is_merged_with_keys_alone(editor: EditorInPage) -> None:
     add(editor, "dead", "dividing")
     editor.click(DISK)
     editor.key("1")
@@ -150,8 +131,8 @@ def test_a_class_is_merged_with_keys_alone(editor: EditorInPage, folder: Path) -
     chip(editor, "dividing 1").wait_for()
     page = editor.page.keyboard
     chip(editor, "dead 1").focus()
-    for key in ("Tab", "Enter"):
-        page.press(key)
+    page.press("Tab")
+    page.press("Enter")
     editor.root.get_by_label("Name of the class dead").wait_for()
     page.type("divid")
     page.press("Escape")  # nothing is done, and one is where one was
@@ -161,7 +142,6 @@ def test_a_class_is_merged_with_keys_alone(editor: EditorInPage, folder: Path) -
     page.press("Space")
     page.type("dividing")
     editor.root.locator(".se-hint", has_text='There is a class "dividing" already').wait_for()
-    editor.screenshot("classes_merge")
     page.press("Tab")
     page.press("Enter")
     editor.message('"dead" is part of "dividing" now, with 1 cell.')
@@ -175,19 +155,21 @@ def test_a_class_is_merged_with_keys_alone(editor: EditorInPage, folder: Path) -
 def test_other_images_are_renamed_too_when_asked(editor: EditorInPage, folder: Path) -> None:
     add(editor, "dead")
     change(editor, "dead")
-    editor.root.locator(".se-class-name").fill("gone")
+    editor.fill("class-name", "gone")
     editor.press("rename-class")
     editor.press("rename-elsewhere")
     editor.message('"dead" is called "gone" in b, c too.')
     for name in "bc":
         assert pd.read_csv(folder / f"{name}_cells.csv")["class"].tolist() == ["gone"]
-    assert listed(folder) == {"gone": ORANGE}
+    assert kept(folder) == {"gone": ORANGE}
     assert not (folder / "a_masks.tif").exists()  # no cell of this image has changed
 
 
-def test_keys_in_the_form_are_for_the_form(editor: EditorInPage, folder: Path) -> None:
+def test_keys_in_the_form_are_for_the_form_and_changes_of_others_reach_it(
+    editor: EditorInPage, folder: Path
+) -> None:
     """Delete would delete the selected cell, and letters choose tools."""
-    add(editor, "dead")
+    add(editor, "dead", "dividing")
     editor.click(DISK)
     change(editor, "dead")
     editor.root.get_by_role("button", name="orange").focus()
@@ -196,27 +178,12 @@ def test_keys_in_the_form_are_for_the_form(editor: EditorInPage, folder: Path) -
     editor.root.locator(".se-class-name").press_sequentially("1 b")
     assert kinds(editor) == [""] * 5
     assert editor.root.locator(".se-tool-select").get_attribute("aria-pressed") == "true"
-    editor.page.keyboard.press("Escape")
-    editor.root.locator(".se-class-form").wait_for(state="hidden")
-
-
-def test_a_class_that_another_page_removes_closes_its_form(
-    editor: EditorInPage, folder: Path
-) -> None:
-    add(editor, "dead", "dividing")
-    change(editor, "dead")
     editor.kernel.run("edit = editor.remove_class('dead')")
     editor.root.locator(".se-class-form").wait_for(state="hidden")
     chip(editor, "dead 0").wait_for(state="detached")
     change(editor, "dividing")
-    editor.kernel.run("editor.add_class('dividing', '#112233')")
-    chosen = editor.root.locator(".se-other-colour")
-    editor.page.wait_for_function("node => node.value === '#112233'", arg=chosen.element_handle())
-
-
-def test_a_file_that_is_no_list_of_classes_is_said_in_the_page(lab: Opener, folder: Path) -> None:
+    editor.kernel.run("edit = editor.add_class('dividing', '#112233')")
+    editor.wait("root => root.querySelector('.se-other-colour').value === '#112233'")
     (folder / "classes.csv").write_text("name\ndead\n")
-    opened = OPENED.format(path=str(folder / "a_masks.tif"))
-    editor = EditorInPage(lab.open([SETUP + SCENE + opened, "editor"]))
+    add(editor, "odd")
     editor.message("this is no list of classes")
-    editor.screenshot("classes_trouble")

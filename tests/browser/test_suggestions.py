@@ -9,7 +9,7 @@ import pytest
 
 from scellseg_lib.files import images as readers
 from tests.browser.conftest import Opener
-from tests.browser.editing import EditorInPage, Point, swept
+from tests.browser.editing import EditorInPage, Point, sweep
 from tests.browser.test_workbench import Truth
 
 OPEN = """
@@ -150,7 +150,7 @@ def test_what_is_drawn_while_the_network_runs_is_kept(panel: Suggesting) -> None
     panel.go_to("worms_1")
     masks = panel.found
     drawn = ways(masks, 2)
-    bars = [swept(masks.shape, way, SIZE) for way in drawn]
+    bars = [sweep(masks.shape, way, SIZE) for way in drawn]
     panel.tool("brush", SIZE)
     panel.ask()
     panel.drag(drawn[0])
@@ -162,7 +162,7 @@ def test_what_is_drawn_while_the_network_runs_is_kept(panel: Suggesting) -> None
     panel.answer()
     panel.shows(int(masks.max()) + 2)
     assert panel.root.locator(".se-canvas").bounding_box() == box  # all stays under the pointer
-    (x, y), (far, _) = panel._places([half, end])
+    (x, y), (far, _) = panel.places([half, end])
     for step in range(1, 6):
         panel.page.mouse.move(x + (far - x) * step / 5, y)
     panel.page.mouse.up()
@@ -194,7 +194,7 @@ def test_another_image_that_is_opened_meanwhile_gets_none_of_it(panel: Suggestin
     panel.says("The cells that the model found in worms_2 are not added")
     panel.screenshot("suggestions_5_elsewhere")
     labels = panel.labels
-    np.testing.assert_array_equal(labels, swept(labels.shape, way, SIZE))
+    np.testing.assert_array_equal(labels, sweep(labels.shape, way, SIZE))
     panel.go_to("worms_2")
     assert panel.image == before
     assert not panel.labels.any()
@@ -219,8 +219,8 @@ def test_a_stroke_under_way_keeps_its_cell_when_the_cells_are_numbered_anew(
     panel.drag(longer[:2], release=False, steps=4)
     panel.kernel.run(f"{EDITOR}.relabel()")
     panel.lists([1])
-    ((x, y),) = panel._places(longer[2:])
+    ((x, y),) = panel.places(longer[2:])
     panel.page.mouse.move(x, y, steps=4)
     panel.page.mouse.up()
-    expected = swept(shape, second, SIZE) | swept(shape, longer, SIZE)
+    expected = sweep(shape, second, SIZE) | sweep(shape, longer, SIZE)
     np.testing.assert_array_equal(panel.labels, expected)

@@ -27,7 +27,7 @@ from scellseg_lib.workbench.editor.classes import (
     parse_colour,
 )
 from scellseg_lib.workbench.editor.journal import NOTHING, Edit, Facts, Journal
-from scellseg_lib.workbench.editor.patches import EMPTY, Patch, apply, check_size, diff, rebase
+from scellseg_lib.workbench.editor.patches import EMPTY, Patch, apply, rebase
 
 COLUMNS = ("label", "area", "class", "note")
 """Of the list of cells; areas are in pixels."""
@@ -39,16 +39,8 @@ PUT_ASIDE = "What was not saved before is put aside, in a hidden file that ends 
 class Annotation:
     """Labels of an image, what is said of the cells, and a log of edits that can be replayed.
 
-    Parameters
-    ----------
-    labels : int[H, W]
-        0 is background. Copied.
-    cells : DataFrame, optional
-        ``label``, and ``class`` or ``note`` or both.
-    journal : path, optional
-        File to which every edit is appended at once, see `Journal`.
-    classes : mapping of str to str, optional
-        Names and colours of classes that are known already.
+    The labels, int[H, W], are copied. `cells` has a column ``label``, and ``class`` or ``note`` or
+    both; `journal` is a file to which every edit is appended at once; `classes` are known already.
     """
 
     def __init__(
@@ -205,11 +197,6 @@ class Annotation:
         facts |= {new: self.facts[int(old)] for new, old in there if int(old) in self.facts}
         return self.change("renumber", operations.relabel(self.labels), facts)
 
-    def replace_all(self, labels: np.ndarray) -> Edit:
-        """Put other cells, int[H, W], in the place of all."""
-        check_size(self.labels.shape, labels.shape, "the masks")
-        return self.change("replace", diff(self.labels, labels))
-
     def set_class(self, cells: Sequence[int], name: str) -> Edit:
         """Put cells into a class, which is made if need be; an empty name: into none."""
         name = " ".join(name.split())
@@ -273,7 +260,7 @@ class Annotation:
         finally:
             self.journal = journal
         if journal:
-            journal.take_up()
+            journal.is_left = False
         return len(edits)
 
     def discard(self) -> None:
@@ -372,10 +359,7 @@ def _add_classes(classes: Classes, facts: Collection[Facts]) -> dict[str, str]:
 
 
 def _read_facts(cells: pd.DataFrame, areas: np.ndarray) -> dict[int, Facts]:
-    """What a list says of cells, those left out of which it says nothing.
-
-    ImageError if it has no labels, or names a cell that has no area.
-    """
+    """What a list says of cells; ImageError if it has no labels, or names one without area."""
     if "label" not in cells:
         raise ImageError(
             "the list of cells has no column 'label'",

@@ -26,10 +26,9 @@ COLOURS = {
 
 
 class SharedClasses(Protocol):
-    """A list of classes that the images of a folder share, such as `class_file.ClassFile`.
+    """A list of classes that the images of a folder share, such as `experiment.ClassFile`.
 
-    Two that are equal are the same list. Every method raises an ImageError if it cannot do what it
-    is asked for.
+    Two that are equal are the same list. What a method cannot do is an ImageError.
     """
 
     def read(self) -> dict[str, str]:

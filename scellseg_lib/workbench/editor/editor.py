@@ -23,7 +23,7 @@ from scellseg_lib.files.layout import edits_path
 from scellseg_lib.workbench.editor.annotation import PUT_ASIDE, Annotation
 from scellseg_lib.workbench.editor.classes import COLOURS, SharedClasses, clean_name
 from scellseg_lib.workbench.editor.journal import Edit
-from scellseg_lib.workbench.editor.patches import Patch, check_size, set_pixels
+from scellseg_lib.workbench.editor.patches import Patch, check_size, diff, set_pixels
 from scellseg_lib.workbench.editor.view import ImageView, make_layers, with_lock
 from scellseg_lib.workbench.forms import count, plain
 
@@ -39,12 +39,12 @@ AnyEdit = TypeVar("AnyEdit", Edit, Edit | None)
 def as_editor_method(
     act: Callable[Concatenate[Annotation, P], AnyEdit],
 ) -> Callable[Concatenate[MaskEditor, P], AnyEdit]:
-    """Make a method of the editor of one of its annotation: it tells the pages of the edit."""
+    """Make an editor's method of one of its annotation: it tells the pages of the edit."""
 
     @wraps(act)
     def edit(editor: MaskEditor, *args: P.args, **options: P.kwargs) -> AnyEdit:
         with editor.lock:
-            done = act(editor._annotation, *args, **options)
+            done = act(editor.annotation, *args, **options)
             if done is not None:
                 editor._tell_edit(done)
             return done
@@ -70,6 +70,8 @@ class MaskEditor(ImageView):
 
     Attributes
     ----------
+    annotation : Annotation
+        What is edited.
     diameter : float
         Of the disk that shows the scale, in pixels of the image; 0: none is shown.
     path : Path or None
@@ -89,8 +91,8 @@ class MaskEditor(ImageView):
     ) -> None:
         super().__init__(tools=True, height=height, **({"layout": layout} if layout else {}))
         self.path: Path | None = None
-        self._annotation = Annotation(np.zeros((1, 1), np.int32))
-        self._pages = PageEdits(self._annotation)
+        self.annotation = Annotation(np.zeros((1, 1), np.int32))
+        self._pages = PageEdits(self.annotation)
         self._shared: SharedClasses | None = None
         self._trouble = ""  # why the shared classes could not be read or written
         self._n_saved = 0
@@ -102,29 +104,24 @@ class MaskEditor(ImageView):
             self.load(image, labels, **options)
 
     @property
-    def annotation(self) -> Annotation:
-        """What is edited."""
-        return self._annotation
-
-    @property
     def cells(self) -> pd.DataFrame:
         """One row a cell: label, area (px), class, note."""
-        return self._annotation.cells
+        return self.annotation.cells
 
     @property
     def classes(self) -> dict[str, str]:
         """Classes and their colours."""
-        return dict(self._annotation.classes)
+        return dict(self.annotation.classes)
 
     @property
     def edits(self) -> list[Edit]:
         """Log of all edits; `Annotation.replay` performs it again."""
-        return list(self._annotation.edits)
+        return list(self.annotation.edits)
 
     @property
     def is_changed(self) -> bool:
         """Whether there are edits that `save` has not written to the image's own file."""
-        since = self._annotation.edits[self._n_saved :]
+        since = self.annotation.edits[self._n_saved :]
         return self.path is not None and not all(edit.is_of_list for edit in since)
 
     @with_lock
@@ -140,7 +137,7 @@ class MaskEditor(ImageView):
         path: Path | None = None,
         classes: SharedClasses | None = None,
     ) -> None:
-        """Open an image.
+        """Open an image; ImageError if it, its masks or its list do not fit: the last one stays.
 
         Parameters
         ----------
@@ -156,11 +153,6 @@ class MaskEditor(ImageView):
             once; what a crash has left is offered when the image is opened again.
         classes : SharedClasses, optional
             The list of classes that this image shares with others.
-
-        Raises
-        ------
-        ImageError
-            For an image, masks or a list that are none, or do not fit. What was open stays open.
         """
         shown = make_layers(image, channels, layers or {})
         shape = shown[0].pixels.shape[:2]
@@ -168,7 +160,7 @@ class MaskEditor(ImageView):
         check_size(shape, given.shape, "the masks", title or None)
         known, trouble = self._start_classes(classes)
         annotation = Annotation(given, cells, edits_path(path) if path else None, known)
-        self._annotation, self._pages = annotation, PageEdits(annotation)
+        self.annotation, self._pages = annotation, PageEdits(annotation)
         self._shared, self._trouble = classes, trouble
         self.path, self._stamp, self._n_saved = path, _read_stamp(path), 0
         self._show(title, shown, annotation.labels)
@@ -192,24 +184,12 @@ class MaskEditor(ImageView):
     add_class = as_editor_method(Annotation.add_class)
     rename_class = as_editor_method(Annotation.rename_class)
     remove_class = as_editor_method(Annotation.remove_class)
-    replace_all = as_editor_method(Annotation.replace_all)
-
-    def show_labels(self, labels: np.ndarray, reference: np.ndarray | None = None) -> None:
-        """Put other cells in the place of all, as one edit that can be undone."""
-        self.replace_all(labels)
 
     @with_lock
-    def rename_elsewhere(self, old: str, new: str) -> tuple[list[str], list[str]]:
-        """Rename a class in the saved lists of cells of the other images that share it; no edit.
-
-        Returns
-        -------
-        renamed, left : list of str
-            Names of images. Those with edits that were not saved are left as they are.
-        """
-        if self._shared is None or self.path is None:
-            return [], []
-        return self._shared.rename(old, clean_name(new), self.path)
+    def show_labels(self, labels: np.ndarray, reference: np.ndarray | None = None) -> None:
+        """Put other cells in the place of all, as one edit that can be undone."""
+        check_size(self.labels.shape, labels.shape, "the masks")
+        self._tell_edit(self.annotation.change("replace", diff(self.labels, labels)))
 
     # --- files ----------------------------------------------------------------------------------
 
@@ -233,11 +213,8 @@ class MaskEditor(ImageView):
 
         Raises
         ------
-        MasksChanged
-            If another window or program has changed the file meanwhile.
-        ImageError
-            Without a path, or for a file that cannot be written. In both cases nothing is written,
-            and no edit is lost.
+        MasksChanged, ImageError
+            If others have changed the file, or it cannot be written. No edit is lost then.
         """
         path = path or self.path
         if path is None:
@@ -248,7 +225,7 @@ class MaskEditor(ImageView):
                 where=path,
                 remedy="Replace them by what you see, or open the image again.",
             )
-        annotation = self._annotation
+        annotation = self.annotation
         if annotation.free > len(annotation.cells) + 1:
             self.relabel()
         table = annotation.write(path)
@@ -262,7 +239,7 @@ class MaskEditor(ImageView):
     @with_lock
     def recover(self) -> int:
         """Do again what a crash has left; the number of edits."""
-        n_edits = self._annotation.recover()
+        n_edits = self.annotation.recover()
         self._send_picture()
         return n_edits
 
@@ -317,7 +294,7 @@ class MaskEditor(ImageView):
                 self._perform(ready)
 
     def _perform(self, edit: PageEdit) -> None:
-        content, annotation = edit.content, self._annotation
+        content, annotation = edit.content, self.annotation
         try:
             if content["type"] == "stroke":
                 patch = self._pages.find_patch(edit)
@@ -346,23 +323,23 @@ class MaskEditor(ImageView):
             text = f"Saved {count(len(self.cells), 'cell')}: {done[0].name} and {done[1].name}."
             self.say(f"{text} {self._trouble}".strip(), error=bool(self._trouble))
         elif name == "rename_class" and done:
-            self._tell_renamed(done, args["old"], clean_name(args["new"]))
+            self._tell_class_change(done, args["old"], clean_name(args["new"]))
         elif name == "remove_class":
-            self._tell_removed(done, args["name"])
+            self._tell_class_change(done, args["name"])
         n_pixels = done.patch.n_pixels if isinstance(done, Edit) else None
         self.send({"type": "done", "id": edit.id, "name": name, "pixels": n_pixels})
 
     def _answer_recovery(self, content: dict[str, Any], buffers: Sequence[memoryview]) -> None:
         if not content["yes"]:
-            self._annotation.discard()
-        elif not self._annotation.recoverable:  # an edit has come before the answer
+            self.annotation.discard()
+        elif not self.annotation.recoverable:  # an edit has come before the answer
             self.say(PUT_ASIDE)
         else:
             self.say(f"Brought back: {count(self.recover(), 'edit')}.")
 
     def _answer_rename(self, content: dict[str, Any], buffers: Sequence[memoryview]) -> None:
-        old, new = content["old"], content["new"]
-        renamed, left = self.rename_elsewhere(old, new)
+        old, new, shared, path = content["old"], content["new"], self._shared, self.path
+        renamed, left = shared.rename(old, new, path) if shared and path else ([], [])
         text = f'"{old}" is called "{new}" in {_shorten(renamed)} too.' if renamed else ""
         if left:
             text += f" Not in {_shorten(left)}, which cannot be changed or has edits that were not "
@@ -373,7 +350,7 @@ class MaskEditor(ImageView):
 
     def _tell_edit(self, edit: Edit) -> None:
         """Tell pages and listeners of an edit."""
-        annotation = self._annotation
+        annotation = self.annotation
         if edit.is_of_list:  # no masks would have to be saved first
             self._write_classes()
         content = {
@@ -396,31 +373,25 @@ class MaskEditor(ImageView):
         session = edit.content["session"]
         self.send({"type": "refused", "id": edit.id, "session": session, "text": text})
 
-    def _tell_renamed(self, edit: Edit, old: str, new: str) -> None:
+    def _tell_class_change(self, edit: Edit, old: str, new: str = "") -> None:
+        """Say what has become of a class, and which other images still have it."""
+        others = self._shared.others(old, self.path) if self._shared and self.path else []
         cells = count(len(edit.facts), "cell")
         if edit.kind == "merge classes":
-            self.say(f'"{old}" is part of "{new}" now, with {cells}. Undo parts them again.')
+            text = f'"{old}" is part of "{new}" now, with {cells}. Undo parts them again.'
+        elif edit.kind == "rename class":
+            text = f'"{old}" is called "{new}" now, with {cells}.'
         else:
-            self.say(f'"{old}" is called "{new}" now, with {cells}.')
-        if others := self._find_others(old):
+            text = f'The class "{old}" is removed; {cells} had it. Undo brings it back.'
+            if others:
+                text += f" Other images still have it ({_shorten(others)}): where one of them is "
+                text += "opened, it is listed again."
+        self.say(text)
+        if others and new:
             self.send({"type": "others", "old": old, "new": new, "images": others})
 
-    def _tell_removed(self, edit: Edit, name: str) -> None:
-        text = f'The class "{name}" is removed; {count(len(edit.facts), "cell")} had it. '
-        text += "Undo brings it back."
-        if others := self._find_others(name):
-            text += f" Other images still have it ({_shorten(others)}): where one of them is "
-            text += "opened, it is listed again."
-        self.say(text)
-
-    def _find_others(self, name: str) -> list[str]:
-        """Other images whose saved cells have a class."""
-        if self._shared is None or self.path is None:
-            return []
-        return self._shared.others(name, self.path)
-
     def _describe_editing(self) -> tuple[dict[str, Any], bytes]:
-        annotation = self._annotation
+        annotation = self.annotation
         undo, redo = annotation.undoable[-HISTORY:], annotation.redoable[-HISTORY:]
         runs = {edit.id: edit.patch.to_bytes() for edit in (*undo, *redo)}
         return {
@@ -453,29 +424,19 @@ class PageEdit(NamedTuple):
 
 
 class PageEdits:
-    """What pages send of one image that is open: each edit once, in order, in the labels of now.
-
-    Attributes
-    ----------
-    session : str
-        Of this image: an edit of another one is not for these labels.
-    seen : dict of str to int
-        Number of the last edit that was taken of each page.
-    """
+    """What pages send of one image that is open: each edit once, in order, in the labels of now."""
 
     def __init__(self, annotation: Annotation) -> None:
-        self.session, self.seen = uuid4().hex, dict[str, int]()
-        self._annotation = annotation
+        self.session = uuid4().hex  # of this image: an edit of another one is not for these labels
+        self.seen: dict[str, int] = {}  # number of the last edit that was taken of each page
+        self.annotation = annotation
         self._early: dict[str, dict[int, PageEdit]] = {}
         # Number of an edit, page concerned ("": every one), and the new labels by the old ones:
         # edits of a page that did not know of it yet speak of the old labels.
         self._renamed: list[tuple[int, str, Mapping[int, int]]] = []
 
     def put_in_order(self, edit: PageEdit) -> Iterator[PageEdit]:
-        """Edits that can be performed now that this one has come.
-
-        One that has overtaken another waits for it; one that was lost is sent again by the page.
-        """
+        """Edits that can be performed now; one that has overtaken another waits for it."""
         early = self._early.setdefault(edit.client, {})
         early[edit.number] = edit
         while (following := self.seen.get(edit.client, 0) + 1) in early:
@@ -484,22 +445,22 @@ class PageEdits:
 
     def follow(self, edit: Edit) -> bool:
         """Remember the new labels where an edit has numbered the cells anew; whether it has."""
-        if not self._annotation.is_renumbering(edit):
+        if not self.annotation.is_renumbering(edit):
             return False
         pairs = edit.patch.runs[:, 2:]
         names = {int(old): int(new) for old, new in pairs[(pairs > 0).all(axis=1)]}
-        self._renamed.append((len(self._annotation.edits), "", names))
+        self._renamed.append((len(self.annotation.edits), "", names))
         return True
 
     def find_patch(self, edit: PageEdit) -> Patch:
         """Patch of a stroke, in the labels of now; protected neighbours stay as they are."""
-        content, labels, areas = edit.content, self._annotation.labels, self._annotation.areas
+        content, labels, areas = edit.content, self.annotation.labels, self.annotation.areas
         patch, label = Patch.from_bytes(edit.parts[0], labels.size), int(content["label"])
         now = self._find_label(label, edit)
         if content.get("fresh") and 0 < now < len(areas) and areas[now]:
             # Another page, or an outline, has got the label that this page took for a new cell.
-            now = self._annotation.free
-            self._renamed.append((len(self._annotation.edits) + 1, edit.client, {label: now}))
+            now = self.annotation.free
+            self._renamed.append((len(self.annotation.edits) + 1, edit.client, {label: now}))
         runs = patch.runs.copy()
         runs[runs[:, 3] == label, 3] = now
         patch = Patch(runs)

@@ -26,8 +26,7 @@ HEADER = "scellseg edits"
 class Facts(NamedTuple):
     """What is said of a cell."""
 
-    kind: str = ""
-    """Its class."""
+    kind: str = ""  # its class
     note: str = ""
 
 
@@ -39,15 +38,11 @@ class Edit:
     """One change of an annotation, as it is kept, undone and replayed."""
 
     id: str
-    kind: str
-    """"paint", "erase", "outline", "merge", .., "undo" or "redo"."""
+    kind: str  # "paint", "erase", "outline", "merge", .., "undo" or "redo"
     patch: Patch = EMPTY
-    facts: Mapping[int, tuple[Facts, Facts]] = field(default_factory=dict)
-    """What was said before and after of the cells concerned."""
-    of: str = ""
-    """The edit that an undo or redo concerns."""
-    classes: tuple[Classes, Classes] | None = None
-    """The list of classes before and after, where the edit changes it."""
+    facts: Mapping[int, tuple[Facts, Facts]] = field(default_factory=dict)  # before and after
+    of: str = ""  # the edit that an undo or redo concerns
+    classes: tuple[Classes, Classes] | None = None  # before and after, if the list has changed
 
     @property
     def is_of_list(self) -> bool:
@@ -85,19 +80,19 @@ class Edit:
 class Journal:
     """Edits of one image in a file of lines of JSON, from the labels that they start at.
 
-    The file is made with the first edit. One that a crash has left is read by `read`, and then
-    taken up or discarded; if it is neither, the first edit puts it aside.
+    The file is made with the first edit. What a crash has left in it is read, and then taken up or
+    discarded; if it is neither, the first edit puts it aside.
     """
 
     def __init__(self, path: Path, labels: np.ndarray) -> None:
         self.path, self._start, self._size = path, hash_labels(labels), labels.size
         self._waiting: list[str] = []  # lines that could not be written
-        self._is_left = False  # whether the file is what a crash has left, and undecided
+        self.is_left = False  # whether the file is what a crash has left, and undecided
 
     @property
     def is_begun(self) -> bool:
         """Whether it holds edits since the labels that it starts at."""
-        return bool(self._waiting) or (self.path.exists() and not self._is_left)
+        return bool(self._waiting) or (self.path.exists() and not self.is_left)
 
     def append(self, edit: Edit) -> None:
         """Write an edit at the end; it is with the operating system when this returns.
@@ -107,7 +102,7 @@ class Journal:
         """
         self._waiting.append(edit.to_json())
         with self._as_image_error("your last edits cannot be kept safe until you save"):
-            if self._is_left:
+            if self.is_left:
                 self.put_aside()
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a+b") as file:
@@ -148,18 +143,14 @@ class Journal:
                 edits.append(Edit.from_json(line, self._size))
             except (ValueError, LookupError, TypeError, AttributeError, ImageError):
                 continue
-        self._is_left = bool(edits)
+        self.is_left = bool(edits)
         return str(header.get("time", "")), edits
-
-    def take_up(self) -> None:
-        """Go on with the file that a crash has left: its edits have been done again."""
-        self._is_left = False
 
     def discard(self) -> None:
         """Remove the file: its edits are saved, or not wanted."""
         with self._as_image_error("edits that are done with cannot be removed"):
             self.path.unlink(missing_ok=True)
-        self._is_left = False
+        self.is_left = False
 
     def put_aside(self) -> None:
         """Rename the file to ``NAME.other`` (``.other2``, ..): it is not of these labels."""
@@ -167,7 +158,7 @@ class Journal:
         others = (self.path.with_name(name) for name in names)
         with self._as_image_error("edits that were not saved cannot be put aside"):
             self.path.replace(next(other for other in others if not other.exists()))
-        self._is_left = False
+        self.is_left = False
 
     def restart(self, labels: np.ndarray) -> None:
         """Go on from labels that have been saved."""

@@ -16,7 +16,7 @@ from scellseg_lib.errors import ImageError
 from scellseg_lib.metrics import overlap
 from scellseg_lib.workbench.editor.patches import Patch, diff, set_pixels
 
-Box = tuple[slice, slice]
+Box = tuple[slice, ...]
 SHARE_OF_SAME = 1 / 3
 """A found cell that shares more than this with a drawn one is the same cell. On seven data sets
 whose cells were half drawn, half found by the authors' Scellseg, this took no cell for two, and at
@@ -151,11 +151,7 @@ def _find_boxes(labels: np.ndarray, cells: Collection[int] | np.ndarray | None) 
     for cell in asked:
         if cell not in there:
             raise ImageError(f"there is no cell {cell}", remedy="Choose one of the list of cells.")
-        rows, columns = there[cell]
-        found[cell] = (
-            slice(max(rows.start - 1, 0), rows.stop + 1),
-            slice(max(columns.start - 1, 0), columns.stop + 1),
-        )
+        found[cell] = tuple(slice(max(one.start - 1, 0), one.stop + 1) for one in there[cell])
     return found
 
 

@@ -101,7 +101,7 @@ class ImageView(anywidget.AnyWidget):
         layers: Mapping[str, np.ndarray] | None = None,
         title: str = "",
     ) -> None:
-        """Show an image.
+        """Show an image; ImageError if it is none, or sizes differ: what was shown stays then.
 
         Parameters
         ----------
@@ -115,11 +115,6 @@ class ImageView(anywidget.AnyWidget):
         layers : mapping of str to uint8[H, W, 3] or number[H, W], optional
             Further pictures of the same size to look at, such as the flow.
         title : str
-
-        Raises
-        ------
-        ImageError
-            For an image that is none, or sizes that differ. What was shown stays then.
         """
         shown = make_layers(image, channels, layers or {})
         shape = shown[0].pixels.shape[:2]
@@ -282,19 +277,17 @@ class Layer:
     """One picture: a channel of the image, or another that was made of it."""
 
     name: str
-    pixels: np.ndarray
-    """uint8[H, W] or uint16[H, W], or uint8[H, W, 3] for colours."""
-    low: float = 0.0
-    """Intensity that 0 stands for."""
-    high: float = 255.0
-    """Intensity that the largest number stands for."""
+    pixels: np.ndarray  # uint8[H, W] or uint16[H, W], or uint8[H, W, 3] for colours
+    low: float = 0.0  # intensity that 0 stands for
+    high: float = 255.0  # intensity that the largest number stands for
     channel: bool = True
 
     def describe(self) -> dict[str, Any]:
         """Say what goes to the page beside the pixels."""
         kind = "rgb" if self.pixels.ndim == 3 else str(self.pixels.dtype)
-        low, high = self.low, self.high
-        return {"name": self.name, "kind": kind, "low": low, "high": high, "channel": self.channel}
+        return {name: value for name, value in vars(self).items() if name != "pixels"} | {
+            "kind": kind
+        }
 
     def to_bytes(self) -> bytes:
         """Write the pixels as they go to the page."""
