@@ -8,7 +8,7 @@ from pathlib import Path
 
 from playwright.sync_api import Page, sync_playwright
 
-from tests.browser.servers import NotebookPage, Voila, chromium
+from tests.browser.servers import NotebookPage, Server, chromium
 
 SIZES = ((2048, 1000), (4096, 3000))
 EDITOR = """
@@ -74,13 +74,13 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        server = Voila(Path(folder) / "voila")
+        server = Server(Path(folder) / "server")
         try:
             for side, n_cells in SIZES:
                 cell = EDITOR.format(side=side, n_cells=n_cells)
                 print(f"mask editor, {side} x {side} px, {n_cells} cells")
-                _editor(server.open([cell], browser.new_context()))
-            notebook = server.open([INSPECTOR], browser.new_context())
+                _editor(server.open([cell], browser.new_context(), is_lab=False))
+            notebook = server.open([INSPECTOR], browser.new_context(), is_lab=False)
             notebook.page.wait_for_selector(".scellseg-inspector")
             seconds = float(notebook.kernel.run(SLIDES))
             print(f"inspector: threshold slider to new masks and scores {1000 * seconds:.0f} ms")
