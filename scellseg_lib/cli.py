@@ -199,7 +199,7 @@ def segment(
     if named:
         images = scellseg.load_dataset(source, **reading).query
         output, outcome = output or Path(layout.SEGMENTED, source), folder.FolderOutcome()
-        jobs = [folder.make_job(sample, output / sample.name, suffix) for sample in images]
+        jobs = [folder.ImageJob(one, output / f"{one.name}_masks{suffix}") for one in images]
     else:
         output = output or layout.results_path(_existing(source))
         jobs, outcome = folder.plan_jobs(Path(source), output, suffix, **reading)

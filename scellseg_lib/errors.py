@@ -135,12 +135,14 @@ class AxesNeeded(ImageError):
         How many the file has.
     """
 
-    def __init__(self, what: str, pages: int, *, are_known: bool = False) -> None:
+    def __init__(self, what: str, pages: int) -> None:
         self.pages = pages
-        remedy = f"Give {{page}}, 0 to {pages - 1}, for one plane, or save it as a file of its own."
-        if not are_known:
-            remedy += " If its pages are channels, say so by {axes}, a letter for each axis."
-        super().__init__(what, remedy=remedy, options={"page": None, "axes": "CYX"})
+        super().__init__(
+            what,
+            remedy=f"Give {{page}}, 0 to {pages - 1}, for one plane, or save it as a file of its "
+            "own. If its pages are channels, say so by {axes}, a letter for each axis.",
+            options={"page": None, "axes": "CYX"},
+        )
 
 
 class SideTooSmall(ImageError):

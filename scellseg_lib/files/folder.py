@@ -21,6 +21,7 @@ import pandas as pd
 
 from scellseg_lib import segmentation
 from scellseg_lib.atomic import whole
+from scellseg_lib.device import keep_memory
 from scellseg_lib.errors import DatasetError, MasksMadeOtherwise, ScellsegError
 from scellseg_lib.files import layout
 from scellseg_lib.files.images import as_image_error, read_image, read_masks, write_labels
@@ -36,13 +37,16 @@ GROUP = 4  # images segmented together: tiles are pooled, and no more is lost wh
 
 
 class ImageJob(NamedTuple):
-    """An image and where its masks and its overlay go."""
+    """An image, where its masks go, and its file where it has one of its own."""
 
     sample: Sample
     masks: Path
-    overlay: Path
     image: Path | None = None
-    """Its file, where it has one of its own."""
+
+    @property
+    def overlay(self) -> Path:
+        """Where its overlay goes."""
+        return self.masks.with_name(layout.label_name(self.masks) + layout.OVERLAY)
 
 
 @dataclass
@@ -80,14 +84,6 @@ class FolderOutcome:
         return others + sizes
 
 
-def make_job(sample: Sample, place: Path, suffix: str, image: Path | None = None) -> ImageJob:
-    """Job of an image; its outputs are `place` with their endings."""
-    masks, overlay = (
-        place.with_name(place.name + end) for end in (f"_masks{suffix}", layout.OVERLAY)
-    )
-    return ImageJob(sample, masks, overlay, image)
-
-
 def plan_jobs(
     source: Path, output: Path, suffix: str, **reading: Any
 ) -> tuple[list[ImageJob], FolderOutcome]:
@@ -97,26 +93,21 @@ def plan_jobs(
     would be the same file, have failed already in the outcome. DatasetError if there are no images,
     or the masks would come to lie among them, where they would pass for annotations.
     """
-    found = [(layout.image_name(source), [source])]
-    root = source.parent
+    root, found = source.parent, [(layout.image_name(source), [source])]
     if source.is_dir():
         root, found = source, layout.find_images(source)
     jobs, outcome = [], FolderOutcome()
     for name, files in found:
         place = output / files[0].parent.relative_to(root)
         if place.resolve() == files[0].parent.resolve():
-            what, remedy = (
-                "masks beside the images would pass for annotations",
-                "Give another {output}.",
-            )
-            raise DatasetError(what, where=place, remedy=remedy, options={"output": None})
+            what = "masks beside the images would pass for annotations"
+            raise DatasetError(what, where=place, remedy="Give another folder as the output.")
+        what = f"files of the same name: {', '.join(file.name for file in files)}"
+        for file in files if len(files) > 1 else ():
+            outcome.failed[str(file)] = DatasetError(what, where=file, remedy="Keep one of them.")
         if len(files) == 1:
             sample = Sample(files[0].name, partial(read_image, files[0], **reading))
-            jobs.append(make_job(sample, place / name, suffix, files[0]))
-            continue
-        what = f"files of the same name: {', '.join(file.name for file in files)}"
-        for file in files:
-            outcome.failed[str(file)] = DatasetError(what, where=file, remedy="Keep one of them.")
+            jobs.append(ImageJob(sample, place / f"{name}_masks{suffix}", files[0]))
     return jobs, outcome
 
 
@@ -195,7 +186,7 @@ def segment_jobs(
             callback()
             progress.update()
 
-    with bar(len(undone) + len(drawn), "segment", "image") as progress:
+    with keep_memory(), bar(len(undone) + len(drawn), "segment", "image") as progress:
         progress.refresh()  # shown at once: the first image may take long
         for start in range(0, len(undone), GROUP):
             segment(list(read(undone[start : start + GROUP])))
@@ -211,20 +202,17 @@ def read_record(output: Path) -> dict[str, Any]:
 
     DatasetError if the file is not ours.
     """
+    file = output / layout.RECORD
     try:
-        record = json.loads((output / layout.RECORD).read_text())
+        record = json.loads(file.read_text())
     except FileNotFoundError:
         return {}
     except ValueError:  # ours are written whole
         record = None
     if isinstance(record, dict) and "weights" in record:
         return record
-    raise DatasetError(
-        "this file is not ours",
-        where=output / layout.RECORD,
-        remedy="Move it away, or give another {output}.",
-        options={"output": None},
-    )
+    remedy = "Move it away, or give another folder as the output."
+    raise DatasetError("this file is not ours", where=file, remedy=remedy)
 
 
 def _claim(output: Path, jobs: list[ImageJob], made_with: dict[str, Any], overwrite: bool) -> None:

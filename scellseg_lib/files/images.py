@@ -132,8 +132,8 @@ def select_planes(
         If the shape is not of an image, or values of the planes are not finite as float32.
     """
     if pixels.ndim not in (2, 3) or pixels.size == 0:
-        what = f"an image has the shape (H, W) or (H, W, C), this has {pixels.shape}"
-        raise ImageError(what, where=where, remedy="Give one 2D image, its channels last.")
+        what, remedy = f"{pixels.shape} is no shape of an image", "Give (H, W) or (H, W, C)."
+        raise ImageError(what, where=where, remedy=remedy)
     stack = np.atleast_3d(pixels)
     count = stack.shape[2]
     names = [*_COLOURS, *map(str, range(len(_COLOURS), count))][:count]
@@ -167,15 +167,13 @@ def select_planes(
 def read_masks(
     path: str | PathLike[str], *, axes: str | None = None, page: int | None = None
 ) -> np.ndarray:
-    """Read a label image, or the masks of Cellpose's ``_seg.npy``, as `relabel` gives them.
+    """Read a label image, or the masks of Cellpose's ``_seg.npy``: int32[H, W], see `relabel`.
 
-    See `read_pixels` for ``axes`` and ``page``. ImageError if the file cannot be read, or does not
-    hold labels.
+    See `read_pixels` for ``axes``, ``page`` and errors.
     """
     signature = _read_signature(Path(path))
     if signature.startswith(_JPEG):
-        what = "JPEG is lossy and does not keep labels"
-        raise ImageError(what, where=path, remedy="Save them as PNG.")
+        raise ImageError("JPEG does not keep labels", where=path, remedy="Save them as PNG.")
     if signature == _NUMPY:
         return relabel(read_seg(Path(path))["masks"], where=path)
     return relabel(read_pixels(path, axes=axes, page=page), where=path)
@@ -260,7 +258,6 @@ def _read_signature(path: Path) -> bytes:
 
 
 def _decode_jpeg(data: bytes) -> np.ndarray:
-    """Decode to [H, W] or [H, W, 3]; ImageError, without the file's name, where that fails."""
     # The decoder fills what is missing with grey: only the end marker shows a cut file.
     if data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
         raise ImageError("the file is cut off", remedy=_DAMAGED)
@@ -271,19 +268,17 @@ def _decode_jpeg(data: bytes) -> np.ndarray:
 
 
 def _read_tiff(path: Path, axes: str | None, page: int | None) -> np.ndarray:
-    """Decode the one image of a TIFF to [H, W] or [H, W, C], without alpha; errors have no file."""
+    """Decode the one image of a TIFF to [H, W] or [H, W, C], without alpha."""
     with tifffile.TiffFile(path) as tiff:
-        count = len(tiff.pages)
+        count, series = len(tiff.pages), tiff.series
         if not count:
             raise ValueError("there is no image in it")
+        if page is None and len(series) != 1:
+            shapes = ", ".join(str(one.shape) for one in series)
+            raise AxesNeeded(f"the file holds {len(series)} images ({shapes})", count)
         if page is not None and not 0 <= page < count:
-            what = f"there is no page {page}, the file has {count}"
-            raise AxesNeeded(what, count, are_known=True)
-        if page is None and len(tiff.series) != 1:
-            shapes = ", ".join(str(series.shape) for series in tiff.series)
-            what = f"the file holds {len(tiff.series)} images ({shapes})"
-            raise AxesNeeded(what, count, are_known=True)
-        chosen: Any = tiff.series[0] if page is None else tiff.pages[page]
+            raise AxesNeeded(f"there is no page {page}, the file has {count}", count)
+        chosen: Any = series[0] if page is None else tiff.pages[page]
         if page is None and any(part is None for part in chosen.pages):
             remedy = "Put the files that belong to it into the same folder."
             raise ImageError("parts of the image are missing", remedy=remedy)
@@ -293,15 +288,14 @@ def _read_tiff(path: Path, axes: str | None, page: int | None) -> np.ndarray:
         what = f"axes {axes!r} do not name the axes of an image of shape {pixels.shape}"
         raise AxesNeeded(what, count)
     lengths = dict(zip(axes, pixels.shape, strict=True))
-    size = " x ".join(f"{axis} {length}" for axis, length in lengths.items())
     several = [axis for axis, length in lengths.items() if length > 1 and axis not in "YX"]
-    for axis, kind in (("Z", "z-stack"), ("T", "time series")):
-        if axis in several:
-            what = f"a 2D image is needed, this is a {kind} ({size})"
-            raise AxesNeeded(what, count, are_known=True)
     if several not in ([], ["C"], ["S"]):
-        raise AxesNeeded(f"the file does not say what its pages are ({size})", count)
-    order = [*(axes.index(axis) for axis in ("Y", "X", *several))]
+        what = "the file does not say what its pages are"
+        for axis, kind in (("T", "time series"), ("Z", "z-stack")):
+            what = f"a 2D image is needed, this is a {kind}" if axis in several else what
+        size = " x ".join(f"{axis} {length}" for axis, length in lengths.items())
+        raise AxesNeeded(f"{what} ({size})", count)
+    order = [axes.index(axis) for axis in ("Y", "X", *several)]
     single = [k for k in range(len(axes)) if k not in order]  # of length 1
     pixels = pixels.transpose([*order, *single])[(..., *[0] * len(single))]
     alpha = sum(sample in _ALPHA for sample in extra_samples) if several == ["S"] else 0
