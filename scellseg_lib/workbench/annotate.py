@@ -40,10 +40,9 @@ DROPPED = "scellseg-images"
 DONE, OPEN, UNSAVED = "\u25cf", "\u25cb", "\u25d0"
 """Marks of images: annotated, not yet, and with edits that a crash has left."""
 NAMED = 5
-"""Problems with files that are said one by one."""
+"""Problems with files that are said."""
 HEIGHT, TOOLBARS, SPOKEN = 500, 95, 60
-"""Of the image in the page, of what is above it, and of two lines of words, px: what a model says
-must not move what is drawn on."""
+"""Of the image in the page, of what is above it, and of two lines of words, px."""
 
 
 class AnnotatePanel(ipywidgets.VBox):
@@ -145,10 +144,9 @@ class AnnotatePanel(ipywidgets.VBox):
     def step(self, by: int) -> None:
         """Go to the image after (1) or before (-1), round and round, past damaged ones."""
         self.keep()
-        if self.images:
-            known = self.current in self.images
-            at = self.images.index(self.current) if known and self.current else -max(by, 0)
-            n = len(self.images)
+        if n := len(self.images):
+            here = [k for k, one in enumerate(self.images) if one == self.current]
+            at = here[0] if here else -max(by, 0)
             self._open_first([self.images[(at + by * k) % n] for k in range(1, n + 1)])
 
     def keep(self) -> None:
@@ -223,10 +221,7 @@ class AnnotatePanel(ipywidgets.VBox):
         )
 
     def learn_from_it(self, *, replace: bool = False) -> None:
-        """Put the image that is open among the annotated ones; a correction is scored and kept.
-
-        With `replace` it takes the place of other masks of this image there.
-        """
+        """Put the image that is open among the annotated ones; a correction is scored and kept."""
         _, table, *_ = self.editor.save()
         labels = np.array(self.editor.labels)
         if self.correcting is not None and self._predicted is not None:
@@ -255,9 +250,8 @@ class AnnotatePanel(ipywidgets.VBox):
     def _suggest(self) -> None:
         """Let a model find cells of the image that is open, in the background.
 
-        They are one edit. What was drawn before, and while the model looked, is kept. What is found
-        comes to the image it was found in, or nowhere. Suggestions that nobody has touched yet make
-        room for new ones.
+        They are one edit, which comes to this image or nowhere. What was drawn before, and while
+        the model looked, is kept; suggestions that nobody has touched make room for new ones.
         """
         opened = self.correcting or self.current
         if self._on_suggest is None or opened is None:
@@ -357,8 +351,8 @@ class AnnotatePanel(ipywidgets.VBox):
 
     def _fill(self) -> None:
         self._filling = True
-        files = [str(image.image) for image in self.images]
-        marked = [f"{self._mark(image)} {image.name}" for image in self.images]
+        files = [str(one.image) for one in self.images]
+        marked = [f"{self._mark(one)} {one.name}" for one in self.images]
         self.list.options = list(zip(marked, files, strict=True))
         current = str(self.current.image) if self.current else None
         self.list.value = current if current in files else None

@@ -1,9 +1,8 @@
 """The folder of a biologist: images, masks, lists of cells, classes, models, results and rounds.
 
-An image that is corrected stays where it was, in ``query/`` too, and a copy of it becomes a shot.
-What is scored in a round is therefore always the prediction that was there *before* the correction:
-the model that made it had not seen these masks. A later model has learnt them; its score on the
-same image is kept, marked as ``seen``, and left out of the means.
+A copy of a corrected image becomes a shot. What is scored in a round is the prediction that was
+there before: its model had not seen the masks. The score of a later model, which has learnt them,
+is kept too, marked as ``seen``, and left out of the means.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import hashlib
 import io
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache, partial
@@ -155,10 +154,7 @@ class Survey:
 
 
 def compare(predicted: np.ndarray, corrected: np.ndarray) -> dict[str, float]:
-    """Score predicted labels, int[H, W], against their correction, and count what was corrected.
-
-    Returns the columns "ap50" to "changed" of `COLUMNS`; MetricError as in `metrics`.
-    """
+    """Score predicted labels, int[H, W], against their correction: "ap50" .. of `COLUMNS`."""
     ap, matched = scores(corrected, predicted).ap, match(corrected, predicted, 0.5)
     mine = matched.objects[matched.objects["side"] == "true"]
     return {
@@ -183,8 +179,7 @@ class Experiment:
     def adopt_masks(self) -> None:
         """Write masks of other programs as ours too, in each folder that has some of ours.
 
-        One file of ours would hide all of theirs from `layout.find_samples`. Theirs stay as they
-        are, and a damaged one is left alone.
+        One of ours would hide theirs, see `layout.find_samples`. Damaged ones are left alone.
         """
         images = layout.list_images(self.folder)
         homes = {one.image.parent for one in images if one.is_ours}
@@ -196,9 +191,8 @@ class Experiment:
     def take(self, name: str, content: bytes) -> Path:
         """Write a file that was dropped on the page into the folder; return its image.
 
-        It is an image, or the masks or the list of cells of one that is there, by its name. Nothing
-        is written, and a ScellsegError raised, for another kind of file, a damaged one, one whose
-        image is not here, or one in whose place there is another.
+        It is an image, or the masks or the list of cells of one that is there, by its name. Another
+        kind of file, a damaged one, or one in whose place there is another, is an error.
         """
         role, owner_name = layout.role_of(name) or ("", "")
         try:
@@ -237,10 +231,7 @@ class Experiment:
     # --- what there is to learn from --------------------------------------------------------------
 
     def survey(self, report: Callable[[int, int], None] = lambda done, total: None) -> Survey:
-        """Read all annotated images; one that cannot be used is named, and left out.
-
-        `report` is told how many of how many are read.
-        """
+        """Read all annotated images, and report how many of how many; unusable ones are named."""
         samples, shots = layout.find_samples(self.folder), []
         annotated = [sample for sample in samples if sample.split == "shot"]
         for done, sample in enumerate(annotated):
@@ -263,13 +254,13 @@ class Experiment:
         """
         copy, labels = self._check_shot(image, masks, replace)
         table, noted = layout.cells_path(labels), cells if cells and cells.is_file() else None
+        written = whole(table) if noted else nullcontext(table)
         try:
-            with ExitStack() as together:
-                scratch = {one: together.enter_context(whole(one)) for one in (copy, labels)}
+            with whole(copy) as image_part, whole(labels) as masks_part, written as table_part:
+                write_labels(masks_part, masks)
+                shutil.copyfile(image, image_part)
                 if noted:
-                    shutil.copyfile(noted, together.enter_context(whole(table)))
-                write_labels(scratch[labels], masks)
-                shutil.copyfile(image, scratch[copy])
+                    shutil.copyfile(noted, table_part)
             if cells and not noted:
                 table.unlink(missing_ok=True)
         except OSError as error:
@@ -312,10 +303,7 @@ class Experiment:
             raise DatasetError(what, where=file, remedy=remedy) from error
 
     def sum_up_rounds(self) -> pd.DataFrame:
-        """One row a round: its corrected ``images``, sums over them, and means of the scores.
-
-        Those of images that were ``seen`` do not count; they are nan without any other.
-        """
+        """One row a round: sums over its images, and means of the scores of those not ``seen``."""
         table = self.rounds()
         table.loc[table["seen"], ["ap50", "map"]] = np.nan
         how: dict[str, Any] = dict.fromkeys(("model", "shots", "shot_cells"), "first")
@@ -334,10 +322,9 @@ class Experiment:
     ) -> dict[str, float]:
         """Keep a correction: its score in ``rounds.csv``, then image and masks among the shots.
 
-        What is corrected of one model's predictions is a round; other weights begin the next.
-        Correcting an image again in the same round replaces the row, and the masks among the shots
-        if they are those of the former correction. Nothing is written where these cannot be, see
-        `add_to_shots`.
+        Other weights begin the next round. Correcting an image again in the same round replaces its
+        row, and its masks among the shots if they are those of the former correction. Nothing is
+        written where these cannot be, see `add_to_shots`.
         """
         found, table = compare(predicted, corrected), self.rounds()
         name = layout.image_name(result.image)
@@ -380,10 +367,7 @@ class Experiment:
 
 
 def read_cells(table: Path) -> pd.DataFrame | None:
-    """Read a list of cells: ``label``, and perhaps ``class`` and ``note``; None if absent.
-
-    ImageError for a file that is no such list.
-    """
+    """Read a list of cells: ``label``, and perhaps ``class`` and ``note``; None if absent."""
     try:
         cells = pd.read_csv(table, dtype={"class": str, "note": str}, keep_default_na=False)
         return cells.astype({"label": int})
@@ -491,9 +475,8 @@ class OfferedModel:
 def offer_models(folder: Path | None = None, *, to_start: bool = False) -> list[OfferedModel]:
     """Models: those in the experiment's folder, the newest first; packaged; the authors' own.
 
-    The last are listed where they were fetched before: 102 MB are not asked for in silence. Of a
-    fine-tuning, a model that has learnt from other images is the usual start: the user's own come
-    last `to_start` from, and without damaged ones.
+    The last are listed where they were fetched before: 102 MB are not asked for in silence. To
+    start a fine-tuning from, the user's own come last, and without damaged ones.
     """
     files = layout.find_models(folder) if folder else []
     own = [OfferedModel(f"Yours: {one.stem}", one, _card_of(one), is_own=True) for one in files]
@@ -524,8 +507,8 @@ def describe_model(card: Card) -> str:
     """Where a model comes from, in a sentence or two."""
     learnt = ", ".join(f"{one.name} ({one.images})" for one in card.training_data)
     origin = card.origin.split("; started from")[0] or "of unknown origin"
-    text = f"{ARCHITECTURES[card.architecture].title}, {origin}. "
-    text += f"Made for cells {card.diameter:g} px wide. "
+    title = ARCHITECTURES[card.architecture].title
+    text = f"{title}, {origin}. Made for cells {card.diameter:g} px wide. "
     text += f"Has learnt from these sets (images): {learnt}. " if learnt else ""
     return text + (f"Terms of use: {card.licence}." if card.licence else "")
 
@@ -593,8 +576,7 @@ class ClassesChanged(ImageError):
 class ClassFile:
     """``classes.csv``: the classes of an experiment and their colours, shared by all its images.
 
-    Two windows do not merge their lists: the one that comes later writes nothing. `masks` is a file
-    of the experiment; see `editor.classes.SharedClasses`.
+    Two windows do not merge their lists: the later one writes nothing. See `SharedClasses`.
     """
 
     def __init__(self, masks: Path) -> None:
@@ -615,10 +597,7 @@ class ClassFile:
         return found
 
     def write(self, classes: Classes) -> None:
-        """Write the classes; `ClassesChanged` if somebody else has changed them since `read`.
-
-        The separator and further columns of a list that others have written stay as they are.
-        """
+        """Write the classes; `ClassesChanged` if somebody else has, since they were read."""
         mark = hashlib.sha256(str(self.file.absolute()).encode()).hexdigest()[:16]
         with self._in_words("written"), FileLock(Path(gettempdir()) / f"scellseg-{mark}.lock"):
             content = self._content()
@@ -643,10 +622,9 @@ class ClassFile:
         )
 
     def rename(self, old: str, new: str, masks: Path) -> tuple[list[str], list[str]]:
-        """Rename a class in the lists of cells of the other images, each whole or not at all.
+        """Rename a class in the other lists of cells; return the images concerned, and those left.
 
-        Returns the names of the images, and of those that are left: with edits of their masks that
-        were not saved, or whose list cannot be written.
+        These have edits of their masks that were not saved, or their list cannot be written.
         """
         renamed, left = [], []
         for table in self._find(old, masks):

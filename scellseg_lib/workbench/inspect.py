@@ -7,21 +7,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from math import floor
-from typing import Any, Literal
+from typing import Any
 
 import ipywidgets
 import numpy as np
 import pandas as pd
+from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from scellseg_lib import metrics, progress
-from scellseg_lib.errors import DatasetError, ScellsegError
+from scellseg_lib.errors import ScellsegError
 from scellseg_lib.metrics import ObjectMatches, Scores
-from scellseg_lib.model import Model
-from scellseg_lib.plots import ap_curve, render_html
-from scellseg_lib.representation import Decoding
-from scellseg_lib.samples import Sample
-from scellseg_lib.segmentation import Cells, Prediction
+from scellseg_lib.plots import STYLE, ap_curve, render_html
+from scellseg_lib.segmentation import Prediction
 from scellseg_lib.workbench import forms
 from scellseg_lib.workbench.editor import ImageView
 from scellseg_lib.workbench.forms import button, count, heading, plain
@@ -39,14 +37,12 @@ EMPTY = (
     "here, beside the true cells where you have drawn them."
 )
 FIXED = (
-    "The thresholds of these cells cannot be moved, since the network was not asked about this "
-    "image. Choose it under 3 Segment, with the model that has made its cells, and press Look at "
-    "it."
+    "The thresholds of these cells cannot be moved: choose the image under 3 Segment, with the "
+    "model that has made its cells, and press Look at it."
 )
 ASKING = "The network is asked about this image; then the cells follow the thresholds."
 COLOURS = {"TP": "#009E73", "FP": "#E69F00", "FN": "#0072B2"}
-"""True and false positives and false negatives, in colours of Okabe and Ito, which colour-blind
-readers tell apart."""
+"""Of Okabe and Ito, which colour-blind readers tell apart."""
 OPACITY = {"predicted": 120, "true": 255}
 """Of 255: the image is seen through found cells; of the true ones the outlines are drawn."""
 OUTCOMES = {
@@ -64,13 +60,6 @@ class Inspector(ipywidgets.VBox):
 
     `on_edit` and `on_use` are called with the cells that are looked at, at the present thresholds,
     by the buttons "Correct this image" and "Segment with these", which are there only with them.
-
-    Attributes
-    ----------
-    view : ImageView
-    iou : ipywidgets.FloatSlider
-        From which on a found cell is right, 0.50 to 0.95.
-    thresholds : Thresholds
     """
 
     def __init__(
@@ -143,42 +132,6 @@ class Inspector(ipywidgets.VBox):
         self._body = ipywidgets.HBox(boxes, layout={"width": "100%", "flex_flow": "row wrap"})
         return self._body
 
-    @classmethod
-    def of(
-        cls,
-        cells: Sequence[Cells],
-        samples: Sequence[Sample],
-        model: Model,
-        *,
-        decoding: Decoding | None = None,
-        resample: bool = True,
-        on_edit: Give | None = None,
-    ) -> Inspector:
-        """Inspect the cells that `segment` has found in samples with a model.
-
-        The masks of those that have some are the truth. `decoding` and `resample` are as `segment`
-        had them, `on_edit` is as in the class. DatasetError if the cells are of other samples.
-        """
-        if [one.name for one in cells] != [sample.name for sample in samples]:
-            raise DatasetError(
-                f"these {len(cells)} results are not those of these {len(samples)} images",
-                remedy="Give the images that were segmented, in the same order.",
-            )
-        entries = [
-            InspectedImage(
-                found.name,
-                partial(_read_planes, sample),
-                sample.read_masks and partial(getattr, sample, "masks"),
-                found.masks,
-                found.prediction,
-                model.representation,
-                decoding or model.card.decoding,
-                resample,
-            )
-            for found, sample in zip(cells, samples, strict=True)
-        ]
-        return cls(entries, on_edit=on_edit)
-
     def show(self, entries: Sequence[InspectedImage], first: str = "") -> None:
         """Look at other images, the worst first or that of a name, at their own thresholds.
 
@@ -242,17 +195,13 @@ class Inspector(ipywidgets.VBox):
         if not progress.run_by_machine():
             return super()._repr_mimebundle_(**kwargs)
         words = {"text/plain": f"Inspector: {len(self._images)} images"}
-        if not self._images:
-            return words, {}
-        return {"image/png": b64encode(self.view.picture()).decode()} | words, {}
+        png = {"image/png": b64encode(self.view.picture()).decode()} if self._images else {}
+        return png | words, {}
 
     # --- in the background --------------------------------------------------------------------
 
     def _for_each(
-        self,
-        doing: str,
-        images: list[InspectedImage],
-        act: Callable[[InspectedImage], object],
+        self, doing: str, images: list[InspectedImage], act: Callable[[InspectedImage], object]
     ) -> Job:
         """Do something to images, one after the other, in the place of what does so already."""
         before = self._jobs.get(doing)
@@ -310,8 +259,7 @@ class Inspector(ipywidgets.VBox):
         if found.true is not None and found.scores is not None:
             matched = metrics.match(found.true, found.predicted, iou)
         problem = self._draw_cells(image, found, matched) or found.problem
-        is_moved = found.decoding != image.decoding
-        before = image.given_scores if is_moved else None
+        before = None if found.decoding == image.decoding else image.given_scores
         self._legend.value = explain_colours(matched, found.predicted, iou)
         self._curve.value = draw_curve(found, iou, before)
         if image.choose_decoding(self.thresholds) is None:
@@ -402,11 +350,6 @@ class Inspector(ipywidgets.VBox):
             take(self.entry)
 
 
-def _read_planes(sample: Sample) -> np.ndarray:
-    """Image of a sample; its second plane is that of the nuclei, or nothing."""
-    return np.moveaxis(sample.image, 0, -1) if sample.image[1].any() else sample.image[0]
-
-
 # --- truth against prediction, in words and colours -------------------------------------------
 
 
@@ -435,9 +378,7 @@ def sum_up(every: Sequence[FoundCells], iou: float, *, n_stale: int = 0) -> str:
     return f'<div style="line-height:1.4">{text}</div>'
 
 
-def tell_outcomes(
-    matched: ObjectMatches, side: Literal["predicted", "true"]
-) -> tuple[np.ndarray, list[str]]:
+def tell_outcomes(matched: ObjectMatches, side: str) -> tuple[np.ndarray, list[str]]:
     """Colour each cell of one side by what became of it, and say it.
 
     Found cells are to be filled, green (true positive) or orange (false positive); true cells to be
@@ -463,10 +404,7 @@ def tell_outcomes(
 
 
 def explain_colours(matched: ObjectMatches | None, masks: np.ndarray, iou: float) -> str:
-    """Say what the colours mean and how many cells there are of each, as HTML.
-
-    Without true cells, `matched` is None and the found cells, int[H, W], are counted.
-    """
+    """Say what the colours mean and how many cells there are of each, as HTML."""
     if matched is None:
         n_cells = int(np.count_nonzero(np.bincount(masks.ravel())[1:]))
         return (
@@ -478,34 +416,32 @@ def explain_colours(matched: ObjectMatches | None, masks: np.ndarray, iou: float
         ("FP", "&#9632;", matched.fp, "false positive: found, but no true cell fits"),
         ("FN", "&#9633;", matched.fn, "false negative: a true cell that was missed"),
     )
-    body = "".join(
+    table = "".join(
         f'<tr><td style="color:{COLOURS[outcome]};font-size:18px">{square}</td>'
         f'<td style="text-align:right"><b>{number}</b></td><td>{meaning}</td></tr>'
         for outcome, square, number, meaning in rows
     )
     return (
-        f'<table style="line-height:1.4">{body}</table><div style="line-height:1.4">A found cell '
-        f"is right when its IoU with a true cell is {iou:.2f} or more. IoU: the pixels that both "
-        "share, divided by the pixels of either.</div>"
+        f'<div style="line-height:1.4"><table>{table}</table>A found cell is right when its IoU '
+        f"with a true cell is {iou:.2f} or more. IoU: the pixels that both share, divided by the "
+        "pixels of either.</div>"
     )
 
 
 def draw_curve(found: FoundCells, iou: float, before: Scores | None = None) -> str:
-    """Draw AP against the IoU threshold, the present one marked, as HTML; nothing without scores.
-
-    `before` are scores of the model's own thresholds, drawn too.
-    """
+    """Draw AP against the IoU threshold, and how it was at the model's own thresholds, as HTML."""
     if found.scores is None:
         return ""
-    curves = {"" if before is None else "at these thresholds": found.scores}
+    curves = {"": found.scores}
     if before is not None:
-        curves["at the model's own"] = before
+        curves = {"at these thresholds": found.scores, "at the model's own": before}
     frame = pd.concat(
         pd.DataFrame({"image": "", "label": name, "threshold": IOUS, "ap": scores.ap})
         for name, scores in curves.items()
     )
-    figure = Figure(figsize=(3.2, 3.0))
-    figure.subplots_adjust(left=0.17, right=0.97, top=0.97, bottom=0.37)
-    ap_curve(frame, figure.add_subplot(), marked=iou)
+    with plt.style.context(STYLE):
+        figure = Figure(figsize=(3.3, 3.2))
+        axes = figure.add_axes((0.15, 0.3, 0.82, 0.67))
+    ap_curve(frame, axes, marked=iou)
     words = f"Average precision by IoU threshold; {found.ap(iou):.2f} at {iou:.2f}"
     return render_html(figure, words)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from html import escape
 from math import nan
 from pathlib import Path
 from threading import Lock, RLock
-from typing import Any
+from typing import Any, NamedTuple
 
 import ipywidgets
 import numpy as np
@@ -80,8 +80,7 @@ def network_pictures(prediction: Prediction, representation: Representation) -> 
 class Newest:
     """Do work whenever it is asked for, but never twice at once.
 
-    Who asks while it is at work returns at once; when that is done, it is done once more, for all
-    who asked meanwhile. The work reads for itself what is wished.
+    Who asks while it is at work returns at once; it is then done once more for all of them.
     """
 
     def __init__(self, work: Callable[[], None]) -> None:
@@ -123,10 +122,7 @@ class Thresholds(ipywidgets.VBox):
     def load(
         self, decoding: Decoding | None, representation: Representation | None, note: str = ""
     ) -> None:
-        """Show the thresholds that an image had before any was chosen; `on_change` is not called.
-
-        Without them nothing can be moved. `note` is said below the sliders, or in their place.
-        """
+        """Show the thresholds that an image had before any was chosen; None: none can be moved."""
         self._loaded = decoding, representation, note
         used = representation.thresholds if decoding and representation else ()
         for name, slider in self._sliders.items():
@@ -189,7 +185,6 @@ class FoundCells:
     """Cells of an image at some thresholds, and how they stand against the true ones."""
 
     name: str
-    """Of the image."""
     predicted: np.ndarray = field(default_factory=lambda: NOT_READ)
     true: np.ndarray | None = None
     decoding: Decoding | None = None
@@ -220,10 +215,7 @@ class FoundCells:
 
 @dataclass(eq=False)
 class InspectedImage:
-    """One image with the cells found in it, at the thresholds chosen last.
-
-    What is a callable is read when it is looked at, and then forgotten again: many images fit in.
-    """
+    """One image with its cells at the thresholds chosen last; callables give what is not kept."""
 
     name: str
     image: np.ndarray | Callable[[], np.ndarray]
@@ -239,7 +231,6 @@ class InspectedImage:
     decoding: Decoding | None = None
     """Thresholds of `predicted`."""
     resample: bool = True
-    """As `segment` had it, which made `predicted`."""
 
     def __post_init__(self) -> None:
         self.found = FoundCells(self.name, decoding=self.decoding, is_pending=True)
@@ -355,16 +346,13 @@ def _get(given: Any) -> np.ndarray:
 # --- cells that a model suggests ------------------------------------------------------------------
 
 
-@dataclass(frozen=True, eq=False)
-class Suggestion:
-    """What a model finds in an image."""
+class Suggestion(NamedTuple):
+    """What a model finds in an image, and why that may be wrong."""
 
     model: str
     masks: np.ndarray
-    pictures: Mapping[str, np.ndarray]
-    """What the network said, see `network_pictures`."""
+    pictures: dict[str, np.ndarray]
     doubt: str = ""
-    """Why that may be wrong, and what to do; empty for no reason."""
 
 
 def find_cells(image: Path, name: str, model: Model, settings: SegmentationSettings) -> Suggestion:

@@ -31,13 +31,17 @@ INSPECTOR = """
 import time
 import scellseg_lib as scellseg
 from scellseg_lib.workbench.inspect import Inspector
+from scellseg_lib.workbench.session import InspectedImage
 
 try:
     images = scellseg.load_dataset("bbbc010_elegans").query[:1]
 except scellseg.ScellsegError:
     images = scellseg.load_dataset("synthetic_worms").query[:1]
 model = scellseg.load_model("scellseg", levels=(16, 32, 64, 128))
-inspector = Inspector.of(scellseg.segment(model, images), images, model)
+(sample,), (cells,) = images, scellseg.segment(model, images)
+known = cells.prediction, model.representation, model.card.decoding
+entry = InspectedImage(sample.name, sample.image[0], sample.masks, cells.masks, *known)
+inspector = Inspector([entry])
 inspector
 """
 SLIDES = """
