@@ -213,13 +213,6 @@ def show_saved(path: str | Path, width: float = 8) -> Axes:
     return axes
 
 
-def save_overlay(path: Path, image: np.ndarray, masks: np.ndarray) -> None:
-    """Write the `overlay` of one image as a PNG, whole or not at all."""
-    if figure := overlay(image, masks).get_figure(root=True):
-        _write(figure, path, {"Software": None})
-        plt.close(figure)
-
-
 def render_html(figure: Figure, words: str) -> str:
     """Draw a figure as an SVG within an ``<img>``, for a page.
 

@@ -66,25 +66,17 @@ def export(
     Parameters
     ----------
     masks : path
-        ``NAME_masks.*`` or Cellpose's ``NAME_seg.npy``, or a folder of such files. A cell list
-        ``NAME_cells.csv`` beside it, with the columns label, class and note, goes into "geojson"
-        (its classes) and "table".
+        ``NAME_masks.*``, Cellpose's ``NAME_seg.npy``, or a folder of such files. A list of cells
+        ``NAME_cells.csv`` beside it goes into "table" (classes and notes) and "geojson" (classes).
     output : path
         Folder, made if need be. What exists there is left alone unless ``overwrite``.
     formats : sequence of str
-        Of `FORMATS`.
+        Of `FORMATS`; ImageError for others, and for "cells" without images.
     images : path, optional
         Their images, ``NAME.*`` or ``NAME_img.*``: for "cells", the intensities of "table", and to
-        lie within "cellpose".
+        lie within "cellpose". DatasetError if one is not there.
     channels, side, keep_background
         See `measurements` and `single_cells`.
-
-    Raises
-    ------
-    ImageError
-        For a format that there is not, or "cells" without images.
-    DatasetError
-        Where there are no label files, or one lacks its image.
     """
     if unknown := [name for name in formats if name not in FORMATS]:
         remedy = f"There are: {', '.join(FORMATS)}."
@@ -136,7 +128,7 @@ def measurements(
     masks : int[H, W]
         Labels, 0 is background.
     image : number[H, W] or number[H, W, C], optional
-        For the intensities.
+        For the intensities; ImageError if it does not fit.
     channels : sequence of str
         Their names; default: 0, 1, ..
 
@@ -144,11 +136,6 @@ def measurements(
     -------
     DataFrame
         One row a cell: `SHAPE`, and `INTENSITY` of each channel with its name as an ending.
-
-    Raises
-    ------
-    ImageError
-        If image and masks, or names and channels, do not fit.
     """
     masks = masks.astype(np.int32)
     if image is None:
@@ -171,20 +158,13 @@ def single_cells(
 
     Parameters
     ----------
-    masks : int[H, W]
-    image : number[H, W] or number[H, W, C]
+    masks, image
+        As of `measurements`.
     side : int, optional
-        Side of the square around the middle of the cell's box, px; what lies beyond the image is 0.
-        None: the box itself.
+        Side of the square around the middle of the cell's box, px; what lies beyond the image is 0,
+        and where a cell is larger SideTooSmall is raised. None: the box itself.
     keep_background : bool
         False: all that is not the cell is 0.
-
-    Raises
-    ------
-    SideTooSmall
-        If a cell is larger than the square: none is cut off.
-    ImageError
-        If image and masks differ in size.
     """
     check_size(image.shape[:2], masks.shape, "its masks", "masks")
     boxes = {k: box for k, box in enumerate(find_objects(masks.astype(np.int32)), 1) if box}

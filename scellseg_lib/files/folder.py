@@ -132,14 +132,7 @@ def segment_jobs(
     the images are read. The outcome is completed on the way, and its first doubt is warned of at
     once. ``overlays`` draws those that are missing, also of masks that were there before. See
     `segmentation.segment` for the other settings. ``callback`` is called after each image that was
-    read, and written; its errors end the run.
-
-    Raises
-    ------
-    MasksMadeOtherwise
-        If masks are there that were made otherwise.
-    ImageError
-        For a setting that is no number of its kind.
+    read, and written; its errors end the run. MasksMadeOtherwise if such are there.
     """
     diameter, decoding = segmentation.resolve(model.card, diameter=diameter, **thresholds)
     made_with = {"weights": weights_hash(model.network), "diameter": diameter}

@@ -43,7 +43,7 @@ def read_pixels(
 
     Alpha is dropped. The colour table and the inversion of a TIFF are ignored: in microscopy they
     are for display, and the stored values are the intensities or the labels. A palette PNG gives
-    its colours, booleans come as uint8.
+    its colours, booleans come as uint8. ImageError for a file that is missing or damaged.
 
     Parameters
     ----------
@@ -53,12 +53,8 @@ def read_pixels(
         Meaning of a TIFF's axes, one letter each, such as ``"CYX"``, where the file does not say
         so itself or says it wrongly: Y, X, and C or S for channels; others must be of length 1.
     page : int, optional
-        The one page of a TIFF to read, from 0: a plane of a stack or of a series.
-
-    Raises
-    ------
-    ImageError
-        If the file is missing, damaged or no 2D image; AxesNeeded if it leaves open what it holds.
+        The one page of a TIFF to read, from 0. AxesNeeded where there are several, and neither the
+        file nor ``axes`` says that they are channels.
     """
     path = Path(path)
     signature = _read_signature(path)
@@ -106,30 +102,20 @@ def select_planes(
     *,
     where: str | PathLike[str] | None = None,
 ) -> np.ndarray:
-    """Plane to segment and nucleus plane of an image.
+    """Plane to segment and nucleus plane of an image: float32[2, H, W].
 
     Parameters
     ----------
     pixels : ndarray, [H, W] or [H, W, C]
-        Integers or floats. 32-bit integers and 64-bit floats are rounded to float32.
+        Integers or floats; ImageError if they are not finite as float32.
     channels : (str, str), optional
         The plane to segment and the nucleus plane, each ``"red"``, ``"green"``, ``"blue"`` (the
         first, second, third channel), an index ``"0"`` to ``"N-1"``, or ``"gray"`` (the mean of
-        all channels). The second may be ``"none"``: zeros. None: the only channel, or that which
-        all are equal to, and no nuclei.
+        all channels). The second may be ``"none"``: zeros. ChannelsNeeded for one that is not
+        there. None: the only channel, or that which all are equal to, and no nuclei;
+        ChannelsNeeded where they differ.
     where : path, optional
         The file, for messages.
-
-    Returns
-    -------
-    float32[2, H, W]
-
-    Raises
-    ------
-    ChannelsNeeded
-        If a channel does not exist, or none is named though they differ.
-    ImageError
-        If the shape is not of an image, or values of the planes are not finite as float32.
     """
     if pixels.ndim not in (2, 3) or pixels.size == 0:
         what, remedy = f"{pixels.shape} is no shape of an image", "Give (H, W) or (H, W, C)."

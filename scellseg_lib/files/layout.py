@@ -21,7 +21,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NoReturn
+from typing import NoReturn
 
 from natsort import natsorted
 
@@ -34,7 +34,7 @@ CLASSES, ROUNDS, RECORD = "classes.csv", "rounds.csv", "segmented.json"
 CELLS, OVERLAY, EDITS = "_cells.csv", "_overlay.png", ".edits"
 MODEL, CHECKPOINT, RUN = ".safetensors", ".checkpoint", ".checkpoint.json"
 Named = dict[str, list[Path]]
-"""Files by the name of the image that they belong to; several if only their endings differ."""
+"""Files by the name of their image; several if only their endings differ."""
 
 
 @dataclass(frozen=True)
@@ -57,14 +57,13 @@ class ImageFiles:
     @property
     def is_ours(self) -> bool:
         """Whether its masks are in a file of ours."""
-        return self.masks is not None and self.masks == self.own_masks
+        return self.masks is not None and parse_name(self.masks.name)[0] == "masks"
 
     @property
     def own_masks(self) -> Path:
         """Where masks are saved: what is there if it is ours, else ``NAME_masks.tif``."""
-        if self.masks is not None and re.search("(?<!_cp)_masks$", plain_name(self.masks)):
-            return self.masks
-        return self.image.with_name(f"{self.name}_masks.tif")
+        ours = self.masks if self.is_ours else None
+        return ours or self.image.with_name(f"{self.name}_masks.tif")
 
     @property
     def cells(self) -> Path | None:
@@ -90,33 +89,27 @@ def find_samples(folder: Path) -> list[ImageFiles]:
     ``NAME_img.*``). Where no file is called ``*_img.*``, every image in the folder counts, its
     masks being ``NAME_masks.*``. Other files are left alone.
 
-    Raises
-    ------
-    DatasetError
-        If there are no images, images in ``shot/`` lack masks, masks lack their image, or two
-        files have the same name but for their ending.
+    DatasetError if there are no images, images in ``shot/`` lack masks, masks lack their image, or
+    two files have the same name but for their ending.
     """
     if not folder.is_dir():
         raise DatasetError("there is no such folder", where=folder, remedy="Check the path.")
     found = []
     for part in _parts(folder):
-        images = _single(_images(folder / part))
-        masks = _single(next(filter(None, _masks(folder / part)), {}))
+        files = _Files(folder / part)
+        images = _single(files.images)
+        masks = _single(files.ours or files.saved or files.seg)
         if orphans := [path.name for name, path in masks.items() if name not in images]:
-            raise DatasetError(
-                f"masks without an image: {', '.join(orphans)}",
-                where=folder / part,
-                remedy="The masks of NAME_img.png are NAME_masks.png.",
-            )
+            what = f"masks without an image: {', '.join(orphans)}"
+            remedy = "The masks of NAME_img.png are NAME_masks.png."
+            raise DatasetError(what, where=folder / part, remedy=remedy)
         for name, image in images.items():
             split = part or (SHOT if name in masks else QUERY)
             found.append(ImageFiles(name, image, masks.get(name), split))
     if bare := [one.image.name for one in found if one.split == SHOT and not one.masks]:
-        raise DatasetError(
-            f"images without masks: {', '.join(bare)}",
-            where=folder / SHOT,
-            remedy="Annotate them (NAME_masks.png), or move them to query/.",
-        )
+        remedy = "Annotate them (NAME_masks.png), or move them to query/."
+        what = f"images without masks: {', '.join(bare)}"
+        raise DatasetError(what, where=folder / SHOT, remedy=remedy)
     return found or _refuse_empty(folder)
 
 
@@ -124,7 +117,7 @@ def find_images(folder: Path) -> list[tuple[str, list[Path]]]:
     """Images alone by name, in the layouts and the order of `find_samples`, whatever masks there
     are. Files are several if only their endings differ; DatasetError without any.
     """
-    found = [item for part in _parts(folder) for item in _images(folder / part).items()]
+    found = [item for part in _parts(folder) for item in _Files(folder / part).images.items()]
     return found or _refuse_empty(folder)
 
 
@@ -136,16 +129,14 @@ def list_images(folder: Path) -> list[ImageFiles]:
     if not folder.is_dir():
         remedy = "Check how it is written; on a server it is a folder of the server."
         raise DatasetError("there is no such folder", where=folder, remedy=remedy)
-    masks: dict[Path, Named] = {}
-    for part in _parts(folder):
-        ours, saved, seg = _masks(folder / part)
-        masks[folder / part] = seg | saved | ours
     found = []
-    for name, (image, *_) in find_images(folder):
-        own = next(iter(masks[image.parent].get(name, [])), None)
-        part = image.parent.name if image.parent != folder else SHOT if own else QUERY
-        found.append(ImageFiles(name, image, own, part))
-    return found
+    for part in _parts(folder):
+        files = _Files(folder / part)
+        masks = {name: one for name, (one, *_) in (files.seg | files.saved | files.ours).items()}
+        for name, (image, *_) in files.images.items():
+            split = part or (SHOT if name in masks else QUERY)
+            found.append(ImageFiles(name, image, masks.get(name), split))
+    return found or _refuse_empty(folder)
 
 
 def place_shot(folder: Path, image: Path) -> tuple[Path, Path]:
@@ -155,34 +146,24 @@ def place_shot(folder: Path, image: Path) -> tuple[Path, Path]:
     is kept. DatasetError where its masks are Cellpose's ``_seg.npy``.
     """
     home, name = _shots(folder), image_name(image)
-    ours, saved, seg = _masks(home)
-    if not ours and not saved and seg.keys() - {name}:
+    files = _Files(home)
+    if not files.ours and not files.saved and files.seg.keys() - {name}:
         raise DatasetError(
             "the cells are annotated in _seg.npy files, which masks of ours would hide",
             where=home,
             remedy="Export them as label images (TIFF) into this folder first, then try again.",
         )
-    there, masks = _single(_images(home)), _single(ours or saved)
-    usual = home / f"{name}{'_cp_masks' if saved and not ours else '_masks'}.tif"
-    return there.get(name, _named_as_beside(home, image, "_img")), masks.get(name, usual)
+    kind = "_cp_masks" if files.saved and not files.ours else "_masks"
+    there, masks = _single(files.images), _single(files.ours or files.saved)
+    usual = _name_as_beside(home, image, "_img"), home / f"{name}{kind}.tif"
+    return there.get(name, usual[0]), masks.get(name, usual[1])
 
 
 def place_image(folder: Path, file_name: str) -> Path:
     """Where a new image is put: among those to be segmented, called as those beside it are."""
-    own = "_img" if plain_name(Path(file_name)).endswith("_img") else ""
+    own = "_img" if parse_name(file_name)[0] == "img" else ""
     home = folder if _parts(folder) == [""] else folder / QUERY
-    return _named_as_beside(home, Path(file_name), own)
-
-
-def role_of(file_name: str) -> tuple[Literal["image", "masks", "cells"], str] | None:
-    """What a file is by its name, and the name of its image; None if it is none of these."""
-    file = Path(file_name)
-    ending, name = file.suffix.lower(), label_name(file)
-    if file_name.endswith(CELLS):
-        return "cells", file_name.removesuffix(CELLS).removesuffix("_img")
-    if name != plain_name(file) and ending in (*SUFFIXES, ".npy"):
-        return "masks", name
-    return ("image", image_name(file)) if ending in SUFFIXES else None
+    return _name_as_beside(home, Path(file_name), own)
 
 
 def experiment_of(file: Path) -> Path:
@@ -190,8 +171,8 @@ def experiment_of(file: Path) -> Path:
 
     Masks may lie in ``corrected/`` too; images in a folder of this name are an experiment's own.
     """
-    role = role_of(file.name)
-    parts = (SHOT, QUERY, CORRECTED) if role and role[0] == "masks" else (SHOT, QUERY)
+    is_image = parse_name(file.name)[0] in ("img", "image")
+    parts = (SHOT, QUERY) if is_image else (SHOT, QUERY, CORRECTED)
     return file.parent.parent if file.parent.name in parts else file.parent
 
 
@@ -206,14 +187,15 @@ def find_labels(place: Path) -> dict[str, Path]:
     """
     if not place.is_dir():
         return {label_name(place): place}
-    ours, saved, seg = map(_single, _masks(place))
-    return seg | saved | ours or _single(_named(place, "(.*)"))
+    files = _Files(place)
+    masks = _single(files.seg) | _single(files.saved) | _single(files.ours)
+    return masks or _single(files.images)
 
 
 def find_annotated_masks(folder: Path) -> dict[str, Path]:
     """Masks of an experiment's annotated images, by name: ours, or those of Cellpose."""
-    ours, saved, _ = _masks(_shots(folder))
-    return _single(ours or saved)
+    files = _Files(_shots(folder))
+    return _single(files.ours or files.saved)
 
 
 def find_results(folder: Path) -> dict[str, Path]:
@@ -269,23 +251,51 @@ def edits_path(masks: Path) -> Path:
     return masks.with_name(f".{masks.name}{EDITS}")
 
 
+# --- names ----------------------------------------------------------------------------------------
+
+
+def parse_name(file_name: str) -> tuple[str, str]:
+    """What a file is by its name, and the name of the image that it is or belongs to.
+
+    It is an "image", or "img" where it is called so; "masks" of ours, "cp_masks" or a "seg" of
+    Cellpose; a list of "cells"; or "".
+    """
+    stem, ending = _plain(file_name), Path(file_name).suffix.lower()
+    kinds = {".npy": r"(?:_img|\.ome)?_(seg)", ".csv": "(?:_img)?_(cells)"}
+    kinds |= dict.fromkeys(SUFFIXES, "_(img|cp_masks|masks)")
+    if ending in kinds and (match := re.fullmatch(f"(.*?){kinds[ending]}", stem, re.DOTALL)):
+        return match[2], match[1]
+    return ("image" if ending in SUFFIXES else "", stem)
+
+
 def label_name(file: Path) -> str:
     """Name of the image that a label file belongs to."""
-    kind = r"(_img|\.ome)?_seg" if file.suffix == ".npy" else "(_cp)?_masks"
-    return re.sub(f"{kind}$", "", plain_name(file))
+    kind, name = parse_name(file.name)
+    return _plain(file.name) if kind == "img" else name
 
 
 def image_name(file: Path) -> str:
     """Name of an image: that of its file without ``_img`` and ending."""
-    return plain_name(file).removesuffix("_img")
+    return _plain(file.name).removesuffix("_img")
 
 
-def plain_name(path: Path) -> str:
+def _plain(file_name: str) -> str:
     """File name without its ending, of which .ome.tif is one."""
-    return path.stem.removesuffix(".ome")
+    return Path(file_name).stem.removesuffix(".ome")
 
 
-# --- the files of one folder, by name -----------------------------------------------------------
+class _Files:
+    """Images and masks of one folder by the names of their images, in natural order."""
+
+    def __init__(self, folder: Path) -> None:
+        found: dict[str, Named] = {}
+        there = folder.iterdir() if folder.is_dir() else ()
+        for path in natsorted(there, key=lambda path: path.name):
+            kind, name = parse_name(path.name)
+            if not path.name.startswith(".") and not _plain(path.name).endswith("_flows"):
+                found.setdefault(kind, {}).setdefault(name, []).append(path)
+        self.images = found.get("img") or found.get("image", {})
+        self.ours, self.saved, self.seg = (found.get(k, {}) for k in ("masks", "cp_masks", "seg"))
 
 
 def _parts(folder: Path) -> list[str]:
@@ -294,28 +304,7 @@ def _parts(folder: Path) -> list[str]:
 
 def _shots(folder: Path) -> Path:
     """Folder of the annotated images: a new ``shot/`` would hide images that lie beside it."""
-    return folder if _parts(folder) == [""] and _named(folder, "(.*)") else folder / SHOT
-
-
-def _images(folder: Path) -> Named:
-    return _named(folder, "(.*)_img") or _named(folder, "(.*)(?<!_masks|_flows)")
-
-
-def _masks(folder: Path) -> tuple[Named, Named, Named]:
-    """Masks of ours, those that Cellpose has saved, and its ``_seg.npy``."""
-    ours, saved = (_named(folder, f"(.*){kind}_masks") for kind in ("(?<!_cp)", "_cp"))
-    return ours, saved, _named(folder, r"(.*?)(?:_img|\.ome)?_seg", (".npy",))
-
-
-def _named(folder: Path, pattern: str, endings: tuple[str, ...] = SUFFIXES) -> Named:
-    """Files whose `plain_name` is of a pattern, by its group, in natural order; no hidden ones."""
-    found: Named = {}
-    files = folder.iterdir() if folder.is_dir() else ()
-    for path in natsorted(files, key=lambda path: path.name):
-        match = re.fullmatch(pattern, plain_name(path), re.DOTALL)
-        if match and path.suffix.lower() in endings and not path.name.startswith("."):
-            found.setdefault(match[1], []).append(path)
-    return found
+    return folder if _parts(folder) == [""] and _Files(folder).images else folder / SHOT
 
 
 def _single(found: Named) -> dict[str, Path]:
@@ -326,11 +315,11 @@ def _single(found: Named) -> dict[str, Path]:
     return {name: path for name, (path,) in found.items()}
 
 
-def _named_as_beside(folder: Path, file: Path, usual: str) -> Path:
+def _name_as_beside(folder: Path, file: Path, usual: str) -> Path:
     """File for an image in a folder: ``*_img`` as those beside it, or not; `usual` without any."""
-    beside = [plain_name(image) for files in _images(folder).values() for image in files]
-    mark = usual if not beside else "_img" if beside[0].endswith("_img") else ""
-    return folder / f"{image_name(file)}{mark}{file.name.removeprefix(plain_name(file))}"
+    beside = [image for files in _Files(folder).images.values() for image in files]
+    mark = usual if not beside else "_img" if _plain(beside[0].name).endswith("_img") else ""
+    return folder / f"{image_name(file)}{mark}{file.name.removeprefix(_plain(file.name))}"
 
 
 def _refuse_empty(folder: Path) -> NoReturn:

@@ -194,7 +194,7 @@ class Experiment:
         It is an image, or the masks or the list of cells of one that is there, by its name. Another
         kind of file, a damaged one, or one in whose place there is another, is an error.
         """
-        role, owner_name = layout.role_of(name) or ("", "")
+        role, owner_name = layout.parse_name(name)
         try:
             owner = {one.name: one for one in layout.list_images(self.folder)}.get(owner_name)
         except DatasetError:  # the first image is on its way
@@ -206,7 +206,7 @@ class Experiment:
             remedy = f"Images end in {', '.join(layout.SUFFIXES)}, masks in _masks before that, "
             remedy += "lists of cells in _cells.csv."
             raise ImageError(what, where=name, remedy=remedy)
-        if role == "image":
+        if role in ("img", "image"):
             file = layout.place_image(self.folder, name)
             if owner is not None and owner.image != file:
                 raise DatasetError(

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from scellseg_lib.errors import AxesNeeded, ChannelsNeeded, ImageError
-from scellseg_lib.files import images as readers
+from scellseg_lib.files import images
 from scellseg_lib.files.seg_npy import write_seg
 
 RANDOM = np.random.default_rng(0)
@@ -62,18 +62,18 @@ KEPT += [
 def test_depth_and_type_are_kept(tmp_path: Path, name, shape, dtype, options) -> None:
     pixels = noise(shape, dtype)
     path = write(tmp_path / name, pixels, **options)
-    read = readers.read_pixels(path)
+    read = images.read_pixels(path)
     assert read.dtype == pixels.dtype
     np.testing.assert_array_equal(read, pixels)
     renamed = path.rename(tmp_path / "content_counts.jpg")
-    np.testing.assert_array_equal(readers.read_pixels(renamed), pixels)
+    np.testing.assert_array_equal(images.read_pixels(renamed), pixels)
 
 
 @pytest.mark.parametrize("shape", [GREY, COLOUR])
 def test_jpeg_is_read(tmp_path: Path, shape: tuple[int, ...]) -> None:
     pixels = np.full(shape, 100, np.uint8)
     pixels[:, 15:] = 200
-    read = readers.read_pixels(write(tmp_path / "a.jpg", pixels))
+    read = images.read_pixels(write(tmp_path / "a.jpg", pixels))
     assert read.shape == shape
     np.testing.assert_allclose(read, pixels, atol=3)
 
@@ -94,13 +94,13 @@ LAYOUTS = [
 @pytest.mark.parametrize(("name", "shape", "options", "reading"), LAYOUTS)
 def test_channels_become_last(tmp_path: Path, name, shape, options, reading) -> None:
     pixels = noise(shape)
-    read = readers.read_pixels(write(tmp_path / name, pixels, **options), **reading)
+    read = images.read_pixels(write(tmp_path / name, pixels, **options), **reading)
     np.testing.assert_array_equal(read, np.moveaxis(pixels.reshape(PAGES), 0, -1))
 
 
 def test_axes_order_the_image(tmp_path: Path) -> None:
     pixels = noise((30, 2, 20))
-    read = readers.read_pixels(write(tmp_path / "a.tif", pixels, **PLAIN), axes="XCY")
+    read = images.read_pixels(write(tmp_path / "a.tif", pixels, **PLAIN), axes="XCY")
     np.testing.assert_array_equal(read, pixels.transpose(2, 0, 1))
 
 
@@ -123,9 +123,9 @@ def test_pages_are_not_guessed(tmp_path: Path, shape, options, reading, why) -> 
     pixels = noise(shape)
     path = write(tmp_path / "a.tif", pixels, **{"photometric": "minisblack"} | options)
     with pytest.raises(AxesNeeded, match=rf"a\.tif: .*{why}.*page=.*axes='CYX'") as caught:
-        readers.read_pixels(path, **reading)
+        images.read_pixels(path, **reading)
     assert caught.value.pages == len(pixels)
-    np.testing.assert_array_equal(readers.read_pixels(path, page=1), pixels[1])
+    np.testing.assert_array_equal(images.read_pixels(path, page=1), pixels[1])
 
 
 def test_several_images_in_a_tiff_are_refused(tmp_path: Path) -> None:
@@ -134,9 +134,9 @@ def test_several_images_in_a_tiff_are_refused(tmp_path: Path) -> None:
         tiff.write(noise(GREY, "uint8"))
         tiff.write(colour, photometric="rgb", extrasamples=["unassalpha"])
     with pytest.raises(AxesNeeded, match=r"2 images \(\(20, 30\), \(5, 6, 4\)\)"):
-        readers.read_pixels(path)
+        images.read_pixels(path)
     # The alpha of a page is dropped whatever the first page is.
-    np.testing.assert_array_equal(readers.read_pixels(path, page=1), colour[..., :3])
+    np.testing.assert_array_equal(images.read_pixels(path, page=1), colour[..., :3])
 
 
 def test_ome_image_with_a_part_in_an_absent_file(tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ def test_ome_image_with_a_part_in_an_absent_file(tmp_path: Path) -> None:
     )
     path = write(tmp_path / "a.ome.tif", noise(GREY), description=description, metadata=None)
     with pytest.raises(ImageError, match="parts of the image are missing"):
-        readers.read_pixels(path)
+        images.read_pixels(path)
 
 
 TABLE = noise((3, 256))
@@ -169,7 +169,7 @@ SHOWN = [
 @pytest.mark.parametrize(("name", "shape", "options", "part"), SHOWN)
 def test_what_is_for_display_alone_is_left_out(tmp_path: Path, name, shape, options, part) -> None:
     pixels = noise(shape, "uint8")
-    read = readers.read_pixels(write(tmp_path / name, pixels, **options))
+    read = images.read_pixels(write(tmp_path / name, pixels, **options))
     np.testing.assert_array_equal(read, pixels[part])
 
 
@@ -190,7 +190,7 @@ PLANES = [
 
 @pytest.mark.parametrize(("pixels", "wanted", "first", "second"), PLANES)
 def test_planes_by_name(pixels, wanted, first: float, second: float) -> None:
-    image = readers.select_planes(pixels, wanted)
+    image = images.select_planes(pixels, wanted)
     assert (image.dtype, image.shape) == (np.float32, (2, 4, 5))
     assert (image == np.array([first, second])[:, None, None]).all()
 
@@ -201,15 +201,15 @@ def test_channels_that_differ_must_be_named(tmp_path: Path, count: int) -> None:
     pixels[3, 4, -1] += 1
     path = write(tmp_path / "a.tif", pixels, **channels("YXC"))
     with pytest.raises(ChannelsNeeded, match=rf"a\.tif: the image has {count} channels") as caught:
-        readers.read_image(path)
+        images.read_image(path)
     assert caught.value.channels == ["red", "green", "blue", "3", "4"][:count]
     told = ["0 (red)", "1 (green)", "2 (blue)", "3", "4"][:count]
     assert "such as channels=('green', 'red'); gray is the mean of all" in str(caught.value)
     assert f"There are: {', '.join(told)}." in str(caught.value)
-    mean = readers.read_image(path, channels=("gray", "none"))
+    mean = images.read_image(path, channels=("gray", "none"))
     assert mean[0, 3, 4] == pytest.approx(7 + 1 / count)
     with pytest.raises(ChannelsNeeded, match=f"'{count}' was asked for, the image has {count}"):
-        readers.read_image(path, channels=("red", str(count)))
+        images.read_image(path, channels=("red", str(count)))
 
 
 BAD = [
@@ -224,7 +224,7 @@ BAD = [
 @pytest.mark.parametrize(("pixels", "wanted", "why"), BAD)
 def test_planes_that_cannot_be(pixels, wanted, why: str) -> None:
     with pytest.raises(ImageError, match=why):
-        readers.select_planes(pixels, wanted)
+        images.select_planes(pixels, wanted)
 
 
 # --- damage ----------------------------------------------------------------------------------
@@ -255,19 +255,19 @@ DAMAGED: list[tuple[bytes, str]] = [
 def test_damaged_files(tmp_path: Path, content: bytes, why: str) -> None:
     (tmp_path / "a.png").write_bytes(content)
     with pytest.raises(ImageError, match=rf"a\.png: .*({why})"):
-        readers.read_pixels(tmp_path / "a.png")
+        images.read_pixels(tmp_path / "a.png")
 
 
 @pytest.mark.filterwarnings("ignore:.*zero-size")
 def test_no_files_and_no_pixels(tmp_path: Path) -> None:
     for read, path in (
-        (readers.read_pixels, tmp_path / "absent.png"),
-        (readers.read_masks, tmp_path),
+        (images.read_pixels, tmp_path / "absent.png"),
+        (images.read_masks, tmp_path),
     ):
         with pytest.raises(ImageError, match="cannot be read"):
             read(path)
     with pytest.raises(ImageError):
-        readers.read_pixels(write(tmp_path / "a.tif", np.zeros((0, 30), np.uint8), metadata=None))
+        images.read_pixels(write(tmp_path / "a.tif", np.zeros((0, 30), np.uint8), metadata=None))
 
 
 # --- masks -----------------------------------------------------------------------------------
@@ -286,14 +286,14 @@ READ: list[tuple[str, Callable[[Path], Any], Any]] = [
 @pytest.mark.parametrize(("name", "save", "expected"), READ)
 def test_labels_are_renumbered_in_their_order(tmp_path: Path, name, save, expected) -> None:
     save(tmp_path / name)
-    read = readers.read_masks(tmp_path / name)
+    read = images.read_masks(tmp_path / name)
     assert (read.dtype, read.tolist()) == (np.int32, expected)
 
 
 @pytest.mark.filterwarnings("ignore:.*one label in")
 @given(arrays(np.uint32, (4, 5), elements=st.sampled_from([0, 1, 2, 300, 70_000, 2**32 - 1])))
 def test_relabelling_keeps_cells_apart_and_ordered(masks: np.ndarray) -> None:
-    relabelled = readers.relabel(masks)
+    relabelled = images.relabel(masks)
     assert ((relabelled == 0) == (masks == 0)).all()
     assert relabelled.max() == len(np.unique(masks[masks > 0]))
     before, after = masks.ravel(), relabelled.ravel()
@@ -307,28 +307,28 @@ NO_LABELS += [np.zeros(shape, int) for shape in ((4, 5, 3), (20,), (0, 4))]
 @pytest.mark.parametrize("masks", NO_LABELS)
 def test_what_is_no_label_is_neither_read_nor_written(tmp_path: Path, masks: np.ndarray) -> None:
     with pytest.raises(ImageError, match="masks are whole numbers from 0"):
-        readers.relabel(masks)
+        images.relabel(masks)
     with pytest.raises(ImageError, match=r"a\.tif: masks are whole numbers from 0"):
-        readers.write_labels(tmp_path / "a.tif", masks)
+        images.write_labels(tmp_path / "a.tif", masks)
     assert not list(tmp_path.iterdir())
 
 
 def test_lossy_and_binary_masks_are_told(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jpg", np.zeros(GREY, np.uint8))
     with pytest.raises(ImageError, match="JPEG does not keep labels"):
-        readers.read_masks(path)
+        images.read_masks(path)
     masks = np.zeros((8, 9), np.uint8)
     masks[1:3, 1:3] = masks[5:7, 5:7] = 255
     with pytest.warns(UserWarning, match=r"masks: one label in 2 pieces.*a binary mask\."):
-        assert readers.relabel(masks).max() == 1
+        assert images.relabel(masks).max() == 1
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.tif", "a.TIFF"])
 def test_labels_written_are_read_again(tmp_path: Path, name: str) -> None:
     masks = np.kron(RANDOM.integers(0, 65536, GREY), np.ones((20, 20), int)).astype(np.int32)
-    readers.write_labels(tmp_path / name, masks)
-    assert readers.read_pixels(tmp_path / name).dtype == np.uint16
-    np.testing.assert_array_equal(readers.read_pixels(tmp_path / name), masks)
+    images.write_labels(tmp_path / name, masks)
+    assert images.read_pixels(tmp_path / name).dtype == np.uint16
+    np.testing.assert_array_equal(images.read_pixels(tmp_path / name), masks)
     other = cv2.imread(str(tmp_path / name), cv2.IMREAD_UNCHANGED)
     np.testing.assert_array_equal(other, masks)
     assert (tmp_path / name).stat().st_size < masks.size * 2 / 20  # compressed
@@ -338,25 +338,25 @@ def test_many_labels_need_a_tiff(tmp_path: Path) -> None:
     masks = np.array([[0, 65536], [1, 2]])
     for name in ("a.png", "a.jpg"):
         with pytest.raises(ImageError, match=r"as PNG, up to 65535, or as TIFF.*\.tif"):
-            readers.write_labels(tmp_path / name, masks)
+            images.write_labels(tmp_path / name, masks)
     for many in (masks, masks + 2**32):
-        readers.write_labels(tmp_path / "a.tif", many)
-        assert readers.read_pixels(tmp_path / "a.tif").tolist() == many.tolist()
+        images.write_labels(tmp_path / "a.tif", many)
+        assert images.read_pixels(tmp_path / "a.tif").tolist() == many.tolist()
 
 
 def test_labels_are_written_whole_or_not_at_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "a.png"
-    readers.write_labels(path, np.array([[1, 2]]))
+    images.write_labels(path, np.array([[1, 2]]))
 
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "replace", fail)
     with pytest.raises(ImageError, match="No space left"):
-        readers.write_labels(path, np.array([[3, 4]]))
-    assert readers.read_pixels(path).tolist() == [[1, 2]]
+        images.write_labels(path, np.array([[3, 4]]))
+    assert images.read_pixels(path).tolist() == [[1, 2]]
     assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
 
 
@@ -365,8 +365,8 @@ def test_hash_is_of_little_endian_bytes_in_c_order() -> None:
     # printf '\x01\x00\x02\x00\x03\x00\x04\x00' | sha256sum
     known = "ea99f710d9d0b8ba192295c969a63ed7ce8fc5743da20d2057fa2b6d2c404bfb"
     for same in (pixels, pixels.astype(">u2"), np.asfortranarray(pixels)):
-        assert readers.pixel_hash(same) == known
-    assert readers.pixel_hash(pixels.T) != known
+        assert images.pixel_hash(same) == known
+    assert images.pixel_hash(pixels.T) != known
 
 
 @pytest.mark.real_data
@@ -378,10 +378,10 @@ def test_real_files_decode_to_the_published_pixels(real_data: Path) -> None:
     assert len(contrast) == 35
     for row in [*contrast, *firsts]:
         folder = real_data / row["dataset"]
-        pixels, masks = (readers.read_pixels(folder / row[name]) for name in ("image", "masks"))
+        pixels, masks = (images.read_pixels(folder / row[name]) for name in ("image", "masks"))
         assert str(pixels.dtype) == row["dtype"]
-        assert readers.pixel_hash(pixels) == row["image_pixel_sha256"], row["image"]
-        assert readers.pixel_hash(masks) == row["masks_pixel_sha256"], row["masks"]
-        assert readers.read_masks(folder / row["masks"]).max() == int(row["cells"])
+        assert images.pixel_hash(pixels) == row["image_pixel_sha256"], row["image"]
+        assert images.pixel_hash(masks) == row["masks_pixel_sha256"], row["masks"]
+        assert images.read_masks(folder / row["masks"]).max() == int(row["cells"])
     livecell = next((real_data / "raw_samples" / "livecell").rglob("*.tif"))
-    assert readers.read_image(livecell).shape == (2, 520, 704)
+    assert images.read_image(livecell).shape == (2, 520, 704)

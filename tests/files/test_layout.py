@@ -24,25 +24,26 @@ def relative(folder: Path, *files: Path | None) -> list[str | None]:
 
 
 # A file's name, what it is, and the name of its image.
-ROLES = [
-    ("A.tif", ("image", "A")),
-    ("A_img.PNG", ("image", "A")),
-    ("A_img.ome.tif", ("image", "A")),
-    ("A_masks.tif", ("masks", "A")),
-    ("A_cp_masks.png", ("masks", "A")),
-    ("A_seg.npy", ("masks", "A")),
-    ("A_img_seg.npy", ("masks", "A")),
-    ("A_cells.csv", ("cells", "A")),
-    ("plate 1.csv", None),
-    ("A.npy", None),
-    ("A_masks.pdf", None),
-    ("classes.csv", None),
+NAMES = [
+    ("A.tif", "image", "A"),
+    ("A_img.PNG", "img", "A"),
+    ("A_img.ome.tif", "img", "A"),
+    ("A_masks.tif", "masks", "A"),
+    ("A_cp_masks.png", "cp_masks", "A"),
+    ("A_seg.npy", "seg", "A"),
+    ("A_img_seg.npy", "seg", "A"),
+    ("A.ome_seg.npy", "seg", "A"),
+    ("A_cells.csv", "cells", "A"),
+    ("A_img_cells.csv", "cells", "A"),
+    ("plate 1.csv", "", "plate 1"),
+    ("A.npy", "", "A"),
+    ("A_masks.pdf", "", "A_masks"),
 ]
 
 
-@pytest.mark.parametrize(("name", "role"), ROLES)
-def test_what_a_file_is_by_its_name(name: str, role: tuple[str, str] | None) -> None:
-    assert layout.role_of(name) == role
+@pytest.mark.parametrize(("file_name", "kind", "name"), NAMES)
+def test_what_a_file_is_by_its_name(file_name: str, kind: str, name: str) -> None:
+    assert layout.parse_name(file_name) == (kind, name)
 
 
 # Files of a folder; then of each image: its file, its masks, where they are saved, its split.
