@@ -45,8 +45,6 @@ TOLERANCE = 0.1  # relative, from float32 on the CPU; bfloat16 keeps 8 bits
 KINDS = ", ".join(export.FORMATS)
 PACKAGES = ("scellseg-notebooks", "torch", "numpy", "numba", "opencv-python-headless")
 
-# --- how all commands speak ---------------------------------------------------------------------
-
 
 def as_option(name: str, value: Any) -> str:
     """Name an option as one types it: ``--page 2``, ``--channels green,red``, ``--overwrite``."""
@@ -167,7 +165,9 @@ def segment(
     source: SourceArgument,
     model: ModelOption = "scellseg",
     weights: WeightsOption = None,
-    output: Path | None = Option(None, help="Default: segmented/ beside, or segmented/NAME."),
+    output: Path | None = Option(
+        None, help="Folder of the masks. Default: segmented/ beside, or segmented/NAME."
+    ),
     channels: ChannelsOption = None,
     axes: AxesOption = None,
     page: PageOption = None,
@@ -193,16 +193,16 @@ def segment(
     """
     suffix = ".tif" if file_format == "tiff" else ".png"
     loaded = _load(model, weights)
-    named = source in list_datasets()
-    planes = _planes(channels) if named else _planes(channels, model, loaded)
-    reading: dict[str, Any] = {"channels": planes, "axes": axes, "page": page}
-    if named:
+    reading: dict[str, Any] = {"channels": _planes(channels), "axes": axes, "page": page}
+    if source in list_datasets():
         images = scellseg.load_dataset(source, **reading).query
         output, outcome = output or Path(layout.SEGMENTED, source), folder.FolderOutcome()
         jobs = [folder.ImageJob(one, output / f"{one.name}_masks{suffix}") for one in images]
     else:
-        output = output or layout.results_path(_existing(source))
-        jobs, outcome = folder.plan_jobs(Path(source), output, suffix, **reading)
+        place = _existing(source)
+        output = output or layout.results_path(place)
+        reading["channels"] = _planes(channels, model, loaded)
+        jobs, outcome = folder.plan_jobs(place, output, suffix, **reading)
     total = len(jobs) + len(outcome.failed)
     options |= {"reading": reading | {"format": file_format}, "resample": resample, "flips": flips}
     options |= {"overwrite": overwrite, "overlays": preview}
@@ -223,11 +223,13 @@ def segment(
 @with_options(FinetuneOptions, "layers", "alpha", "statistics")
 def finetune(
     source: SourceArgument,
-    output: Path | None = Option(None, help="Default: FOLDER/model.safetensors, NAME.safetensors."),
+    output: Path | None = Option(
+        None, help="Tuned model. Default: FOLDER/model.safetensors or NAME.safetensors."
+    ),
     shots: int | None = Option(None, min=1, help="Draw as many annotated images. Default: all."),
     model: ModelOption = "scellseg",
     weights: WeightsOption = None,
-    inductive: bool = Option(False, "--inductive", help="The shots serve as queries."),
+    inductive: bool = Option(False, "--inductive", help="The shots alone serve as queries."),
     channels: ChannelsOption = None,
     axes: AxesOption = None,
     page: PageOption = None,
@@ -316,8 +318,8 @@ def evaluate(
 def export_masks(
     masks: Path = Argument(metavar="MASKS", exists=True),
     to: list[str] = Option(help=f"One or more of {KINDS}."),
-    output: Path | None = Option(None, help="Default: exported/ beside the masks, or in them."),
-    images: Path | None = Option(None, exists=True, help="For cells, cellpose, table."),
+    output: Path | None = Option(None, help="Folder. Default: exported/ beside the masks."),
+    images: Path | None = Option(None, exists=True, help="Theirs: for cells, cellpose, table."),
     channels: str = Option("", help="Names of the channels, such as worm,dye."),
     side: int | None = Option(None, min=1, help="Of images of cells, px. Default: their boxes."),
     cut_out: bool = Option(False, "--cut-out", help="Black out what is not the cell."),

@@ -134,15 +134,16 @@ def load_folder(
     return Dataset(folder.name, folder.name, "", samples, channels or ("gray", "none"))
 
 
-def find_readable(data: Dataset, *, masks: bool = False) -> tuple[Dataset, list[str]]:
+def find_readable(data: Dataset, *, masks: bool = False) -> tuple[Dataset, list[Exception]]:
     """Images that can be read, with their masks where asked for, and what is wrong with others."""
-    good, wrong = [], []
+    good: list[Sample] = []
+    wrong: list[Exception] = []
     for sample in progress_bar(data, len(data), "check"):
         copy = replace(sample)  # its pixels go with it
         try:
             _ = (copy.image, copy.masks) if masks else copy.image
         except (ScellsegError, OSError) as error:
-            wrong.append(str(error))
+            wrong.append(error)
         else:
             good.append(sample)
     return replace(data, samples=tuple(good)), wrong
