@@ -107,8 +107,9 @@ def _find_model(name: str | Path, weights: str | Path, levels: tuple[int, ...] |
     is_file = Path(name).suffix == ".safetensors"
     if is_file and weights != "packaged":
         raise ModelError(
-            f"two models are named: {name} and weights={str(weights)!r}",
+            f"two models are named: {name} and {{weights}}",
             remedy="Give the file alone, or the name of its network before it.",
+            options={"weights": str(weights)},
         )
     if not is_file:
         find_architecture(str(name))
@@ -128,7 +129,8 @@ def _find_model(name: str | Path, weights: str | Path, levels: tuple[int, ...] |
         raise ModelError(
             f"the file holds a {model.card.architecture}, not a {name}",
             where=path,
-            remedy=f"Load it as load_model({model.card.architecture!r}, weights=...).",
+            remedy="Give {model} with {weights}.",
+            options={"model": model.card.architecture, "weights": path.name},
         )
     return model
 
@@ -150,7 +152,8 @@ def _find_packaged(name: str, levels: tuple[int, ...] | None) -> Path:
     there = ", ".join(file.stem for file in packaged_files()) or "none"
     raise ModelError(
         f"no packaged weights of {name!r} with levels {levels or 'any'}",
-        remedy=f"Packaged are: {there}. Use one of these, weights='released', or pretrain.",
+        remedy=f"Packaged are: {there}. Use one of these, {{weights}}, or pretrain.",
+        options={"weights": "released"},
     )
 
 

@@ -176,7 +176,7 @@ def test_official_cellpose_weights_load(tmp_path, changes, diameter: float):
     assert "cyto2torch_0" in model.card.origin
     assert model.card.decoding.cell_threshold == 0  # Cellpose's own
     assert_equal_forward(model.network.cpu(), state, rtol=1e-4, atol=1e-4)
-    with pytest.raises(ModelError, match=r"load_model\('cellpose', weights=\.\.\.\)"):
+    with pytest.raises(ModelError, match=r"Give model='cellpose' with weights='"):
         load_model("scellseg", weights=path)
 
 
