@@ -106,11 +106,9 @@ def load_model(
 def _find_model(name: str | Path, weights: str | Path, levels: tuple[int, ...] | None) -> Model:
     is_file = Path(name).suffix == ".safetensors"
     if is_file and weights != "packaged":
-        raise ModelError(
-            f"two models are named: {name} and {{weights}}",
-            remedy="Give the file alone, or the name of its network before it.",
-            options={"weights": str(weights)},
-        )
+        what, options = f"two models are named: {name} and {{weights}}", {"weights": str(weights)}
+        remedy = "Give the file alone, or the name of its network before it."
+        raise ModelError(what, remedy=remedy, options=options)
     if not is_file:
         find_architecture(str(name))
         if weights == "released":
@@ -126,12 +124,9 @@ def _find_model(name: str | Path, weights: str | Path, levels: tuple[int, ...] |
         )
     model = read_model(path) if path.suffix == ".safetensors" else _read_cellpose(path)
     if not is_file and model.card.architecture != name:
-        raise ModelError(
-            f"the file holds a {model.card.architecture}, not a {name}",
-            where=path,
-            remedy="Give {model} with {weights}.",
-            options={"model": model.card.architecture, "weights": path.name},
-        )
+        what = f"the file holds a {model.card.architecture}, not a {name}"
+        options = {"model": model.card.architecture, "weights": path.name}
+        raise ModelError(what, where=path, remedy="Give {model} with {weights}.", options=options)
     return model
 
 
@@ -150,11 +145,9 @@ def _find_packaged(name: str, levels: tuple[int, ...] | None) -> Path:
         if (file := packaged_file(name, width)).is_file():
             return file
     there = ", ".join(file.stem for file in packaged_files()) or "none"
-    raise ModelError(
-        f"no packaged weights of {name!r} with levels {levels or 'any'}",
-        remedy=f"Packaged are: {there}. Use one of these, {{weights}}, or pretrain.",
-        options={"weights": "released"},
-    )
+    what = f"no packaged weights of {name!r} with levels {levels or 'any'}"
+    remedy = f"Packaged are: {there}. Use one of these, {{weights}}, or pretrain."
+    raise ModelError(what, remedy=remedy, options={"weights": "released"})
 
 
 def _read_cellpose(path: Path) -> Model:
