@@ -150,19 +150,14 @@ def select_planes(
     return image
 
 
-def read_masks(
-    path: str | PathLike[str], *, axes: str | None = None, page: int | None = None
-) -> np.ndarray:
-    """Read a label image, or the masks of Cellpose's ``_seg.npy``: int32[H, W], see `relabel`.
-
-    See `read_pixels` for ``axes``, ``page`` and errors.
-    """
+def read_masks(path: str | PathLike[str]) -> np.ndarray:
+    """Read a label image, or the masks of Cellpose's ``_seg.npy``: int32[H, W], see `relabel`."""
     signature = _read_signature(Path(path))
     if signature.startswith(_JPEG):
         raise ImageError("JPEG does not keep labels", where=path, remedy="Save them as PNG.")
     if signature == _NUMPY:
         return relabel(read_seg(Path(path))["masks"], where=path)
-    return relabel(read_pixels(path, axes=axes, page=page), where=path)
+    return relabel(read_pixels(path), where=path)
 
 
 def relabel(masks: np.ndarray, *, where: str | PathLike[str] | None = None) -> np.ndarray:
