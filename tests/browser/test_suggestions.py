@@ -12,7 +12,7 @@ from tests.browser.editing import EditorInPage, Point, sweep
 from tests.browser.test_workbench import Truth
 
 OPEN = """
-import threading
+import numpy as np, threading
 from pathlib import Path
 from scellseg_lib import device, segmentation
 from scellseg_lib.workbench import session
