@@ -166,17 +166,12 @@ def test_merge_and_delete_change_the_chosen_cells_and_leave_the_others(labels, d
     np.testing.assert_array_equal(deleted, np.where(among, 0, labels))
 
 
-@quick
-@given(any_labels)
-def test_relabel_numbers_from_one_in_the_old_order(labels):
+def test_relabel_numbers_from_one_in_the_old_order():
+    labels = np.array([[9, 0, 4, 4], [0, 9, 0, 1]], np.int32)  # 9 is in several pieces
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # a cell in several pieces is what the user drew
+        warnings.simplefilter("error")
         after = done(labels, operations.relabel(labels))
-    known = sorted(present(labels))
-    expected = np.zeros_like(labels)
-    for new, old in enumerate(known, 1):
-        expected[labels == old] = new
-    np.testing.assert_array_equal(after, expected)
+    assert after.tolist() == [[3, 0, 2, 2], [0, 3, 0, 1]]
 
 
 @pytest.mark.parametrize("missing", [0, -1, 2, 4, 10**9])
