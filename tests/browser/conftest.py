@@ -36,6 +36,7 @@ class Opener:
     is_lab: bool = True
     reuse: bool = True
     opened: list[NotebookPage] = field(default_factory=list)
+    copies: list[NotebookPage] = field(default_factory=list)
 
     def open(self, notebook: Path | Sequence[str]) -> NotebookPage:
         """Open a notebook, or one of these cells; run it and wait for its end."""
@@ -44,16 +45,21 @@ class Opener:
 
     def open_again(self, notebook: NotebookPage) -> NotebookPage:
         """The same notebook of JupyterLab in a further tab; it does not run anew."""
-        self.opened.append(self.server.open_again(notebook.path, self.context))
-        return self.opened[-1]
+        self.copies.append(self.server.open_again(notebook.path, self.context))
+        return self.copies[-1]
 
     def close(self, failed: bool = False, name: str = "") -> None:
         """Close all notebooks; keep pictures of what a failed test has seen."""
-        errors = [error for notebook in self.opened for error in notebook.errors]
-        for index, notebook in enumerate(self.opened):
+        pages = [*self.opened, *self.copies]
+        errors = [error for notebook in pages for error in notebook.errors]
+        for index, notebook in enumerate(pages):
             if failed and not notebook.page.is_closed():
                 screenshot(notebook.page, f"failed_{name}_{index}")
-        reuse = self.reuse and len(self.opened) == 1 and not failed and not errors
+        reuse = self.reuse and not failed and not errors
+        while self.copies:  # the kernel is that of the notebook itself
+            copy = self.copies.pop()
+            copy.page.close()
+            copy.kernel.close()
         while self.opened:
             self.server.close(self.opened.pop(), reuse=reuse)
         assert errors == [], "\n\n".join(errors)
@@ -140,6 +146,7 @@ def editor(editor_of_all: EditorInPage) -> Iterator[EditorInPage]:
     """The mask editor, with its tools as they are at first; the test loads an image."""
     editor_of_all.page.bring_to_front()  # a tab in the background draws nothing
     editor_of_all.kernel.run("editor._callbacks.clear()")
+    editor_of_all.kernel.run("for name in editor.classes: editor.remove_class(name)")
     editor_of_all.load("np.zeros((8, 8), np.uint8)")
     editor_of_all.root.locator(".se-protect").check()
     editor_of_all.tool("select", 9)
