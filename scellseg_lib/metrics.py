@@ -7,15 +7,16 @@ compared with ``>=`` in whole numbers of pixels: an IoU of exactly one half pass
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from numba import njit
+from scipy.optimize import linear_sum_assignment
 from scipy.sparse import coo_array
-from scipy.sparse.csgraph import min_weight_full_bipartite_matching
+from scipy.sparse.csgraph import connected_components
 
 from scellseg_lib.errors import MetricError, ScellsegError
 from scellseg_lib.samples import INT64_MAX, Sample, as_labels
@@ -273,25 +274,31 @@ def _find_objects(
 
 
 def _match_pairs(found: Overlap, threshold: int) -> np.ndarray:
-    """Positions of the pairs that are matched one to one at a threshold in millionths.
-
-    Above one half no two pairs share an object. Else each true object may also stay without a
-    partner, which costs more than any pair: most pairs win, then the largest summed IoU.
-    """
+    """Positions of the pairs that are matched one to one at a threshold in millionths."""
     pairs = np.flatnonzero(found.intersection * _DECIMALS >= threshold * found.union)
     t, p = found.index[0][pairs], found.index[1][pairs]
-    shared = pairs[(np.bincount(t)[t] > 1) | (np.bincount(p)[p] > 1)]
-    if 2 * threshold > _DECIMALS or not shared.size:
+    alone = (np.bincount(t)[t] == 1) & (np.bincount(p)[p] == 1)
+    if 2 * threshold > _DECIMALS or alone.all():  # above 0.5 no two pairs share an object
         return pairs
-    t, p = (np.unique(side[shared], return_inverse=True)[1] for side in found.index)
-    n_true, n_predicted = t.max() + 1, p.max() + 1
-    lonely = np.arange(n_true)
-    costs = np.append(2 - found.iou[shared] / (2 * n_true), np.full(n_true, 3.0))
-    index = np.append(t, lonely), np.append(p, n_predicted + lonely)
-    rows, columns = min_weight_full_bipartite_matching(coo_array((costs, index)).tocsr())
-    has_partner = columns < n_predicted
-    chosen = np.searchsorted(t * n_predicted + p, (rows * n_predicted + columns)[has_partner])
-    return np.sort(np.append(np.setdiff1d(pairs, shared), shared[chosen]))
+    return np.sort(np.concatenate([pairs[alone], *_assign_pairs(found, pairs[~alone])]))
+
+
+def _assign_pairs(found: Overlap, pairs: np.ndarray) -> Iterator[np.ndarray]:
+    """Most pairs without a common object, then the largest summed IoU, group by group."""
+    t, p = found.index[0][pairs], found.index[1][pairs]
+    n_true, n_all = len(found.labels[0]), len(found.labels[0]) + len(found.labels[1])
+    graph = coo_array((np.ones(len(pairs)), (t, n_true + p)), shape=(n_all, n_all))
+    group = connected_components(graph, directed=False)[1][t]
+    order = np.argsort(group, kind="stable")
+    for members in np.split(order, np.flatnonzero(np.diff(group[order])) + 1):
+        row, column = (np.unique(side[members], return_inverse=True)[1] for side in (t, p))
+        gain = np.zeros((row.max() + 1, column.max() + 1))
+        pair = np.zeros(gain.shape, np.int64)
+        # The summed IoU of a matching never outweighs one more pair.
+        gain[row, column] = 1 + found.iou[pairs[members]] / (2 * min(gain.shape))
+        pair[row, column] = pairs[members]
+        chosen = linear_sum_assignment(gain, maximize=True)
+        yield pair[chosen][gain[chosen] > 0]
 
 
 def _standard_aji(found: Overlap) -> float:
