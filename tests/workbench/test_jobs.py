@@ -241,5 +241,6 @@ def test_a_job_that_has_ended_keeps_nothing_of_its_work(fails):
 def test_a_thread_draws_no_bars(monkeypatch):
     monkeypatch.delenv("TQDM_DISABLE", raising=False)
     monkeypatch.delenv("PYTEST_CURRENT_TEST")
+    monkeypatch.setattr(progress, "run_by_machine", lambda: False)
     assert not progress._silent()
     assert Job(lambda job: progress._silent()).start().join(LONG).result is True
