@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import signal
 import subprocess
 import sys
@@ -28,6 +29,15 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 def small_patches_and_a_checkpoint_after_each_step(monkeypatch):
     monkeypatch.setattr(augment, "PATCH", tiny.PATCH)
     monkeypatch.setattr(training, "SAVE_EVERY", 0)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Other tests of this process may have changed how many threads add up, and in which order."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 class Killed(Exception):
@@ -94,7 +104,8 @@ def test_checkpoints_are_written_by_time_and_what_came_since_is_done_again(tmp_p
 def test_a_process_killed_at_some_moment_can_be_resumed(tmp_path):
     file = tmp_path / "run.safetensors"
     command = [sys.executable, "-m", "tests.tiny", "contrastive", str(file)]
-    process = subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE)
+    one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, env=one_thread)
     try:
         deadline = time.monotonic() + 300
         while not file.is_file() and process.poll() is None and time.monotonic() < deadline:
