@@ -96,12 +96,13 @@ def with_options(options: type[Options], *names: str, of_model: bool = False) ->
         signature = inspect.signature(command, eval_str=True)
         parameters = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
         for name in names:
-            choices, kind = options.choices(name), options.model_fields[name].annotation
-            kind = Literal[choices] if choices else kind  # type: ignore[valid-type,assignment]
-            text = options.help(name) + (" Default: the model's." if of_model else "")
-            option = Option(help=text, min=options.bound(name))
+            said, kind = options.describe(name), options.model_fields[name].annotation
+            if "enum" in said:
+                kind = Literal[tuple(said["enum"])]  # type: ignore[assignment]
+            text = said["description"] + (" Default: the model's." if of_model else "")
+            option = Option(help=text, min=said.get("minimum"))
             one = inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY)
-            one = one.replace(default=None if of_model else options.default(name))
+            one = one.replace(default=None if of_model else said["default"])
             parameters.append(one.replace(annotation=Annotated[kind, option]))
             command.__annotations__[name] = kind
         command.__signature__ = signature.replace(parameters=parameters)
@@ -171,8 +172,10 @@ def segment(
     channels: ChannelsOption = None,
     axes: AxesOption = None,
     page: PageOption = None,
-    resample: bool = Option(True, "--resample/--fast", help=SegmentOptions.help("resample")),
-    flips: bool = Option(False, "--flips", help=SegmentOptions.help("flips")),
+    resample: bool = Option(
+        True, "--resample/--fast", help=SegmentOptions.describe("resample")["description"]
+    ),
+    flips: bool = Option(False, "--flips", help=SegmentOptions.describe("flips")["description"]),
     file_format: Literal["tiff", "png"] = Option("tiff", "--format"),
     preview: bool = Option(False, "--preview", help="Draw contours too."),
     overwrite: OverwriteOption = False,
@@ -411,7 +414,7 @@ def doctor() -> None:
     Example: scellseg doctor
     """
     here = device.default_device()
-    chosen = device.choose_precision(here, LEVELS)
+    chosen = device.choose_precision(here)
     kind = torch.cuda.get_device_name(here) if here.type == "cuda" else platform.machine()
     order = "channels last" if chosen.channels_last else "channels first"
     cards = [manifest.load_manifest(name) for name in manifest.list_manifests()]
@@ -421,7 +424,7 @@ def doctor() -> None:
     _say("packages", ", ".join(f"{name} {version(name)}" for name in PACKAGES))
     _say("device", f"{here.type} ({kind})")
     _say("threads", f"{torch.get_num_threads()} of torch, {numba.get_num_threads()} of numba")
-    _say("precision", f"{chosen.dtype}, {order} (the fastest here, measured)")
+    _say("precision", f"{chosen.dtype}, {order}")
     _say("data", f"{paths.data()}: {', '.join(sets) or 'no data sets'}")
     _say("packaged weights", ", ".join(file.stem for file in trained.packaged_files()) or "none")
     _say("authors' weights", ", ".join(fetched) or "not fetched (scellseg models fetch)")

@@ -46,7 +46,7 @@ class FinetuneOptions(Options):
     refused: ClassVar = TrainingError
 
     strategy: str = "contrastive"
-    """Way of learning: one of `STRATEGIES`; contrastive is the paper's."""
+    """Way of learning; contrastive is the paper's."""
     steps: int = Field(default=100, ge=1)
     """Optimiser steps; 100 are the paper's "100 epochs"."""
     learning_rate: float = Field(default=1e-3, ge=0)
@@ -73,9 +73,10 @@ class FinetuneOptions(Options):
         return name
 
     @classmethod
-    def choices(cls, name: str) -> tuple[str, ...]:
-        """Values that an option can have; of the strategy those that are registered now."""
-        return tuple(STRATEGIES) if name == "strategy" else super().choices(name)
+    def describe(cls, name: str) -> dict[str, Any]:
+        """JSON schema of an option; a strategy is one of those that are registered now."""
+        words = {"enum": list(STRATEGIES)} if name == "strategy" else {}
+        return super().describe(name) | words
 
     def rate(self, step: int) -> float:
         """Share of the learning rate at a step."""
@@ -189,9 +190,7 @@ def finetune(
     if not len(shots):
         raise TrainingError("there are no shots", remedy="Annotate at least one image.")
     device, saved = device or model.device, read_run(checkpoint)
-    precision = precision or (
-        saved.precision if saved else choose_precision(device, model.network.levels)
-    )
+    precision = precision or (saved.precision if saved else choose_precision(device))
     way, tuned = STRATEGIES[chosen.strategy], model.copy()
     sources = prepare(shots)
     diameter = float(np.nanmean([sample.diameter for sample in shots]))

@@ -142,7 +142,7 @@ def cross_validate(
     images = [sample for sample in shots if sample.masks.any()]
     folds = plan_folds(len(images), n_folds, seed)
     counts = [0, *choose_counts(min((len(pool) for pool, _ in folds), default=0))]
-    precision = choose_precision(model.device, model.network.levels)
+    precision = choose_precision(model.device)
     seen = (queries or ()) if STRATEGIES[strategy].needs_queries else ()
     identity = {
         "version": VERSION,

@@ -6,8 +6,7 @@ the same bounds and the same help.
 
 from __future__ import annotations
 
-from types import UnionType
-from typing import Any, ClassVar, Literal, Self, Union, get_args, get_origin
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
@@ -23,11 +22,7 @@ class Options(BaseModel):
     """
 
     model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        strict=True,
-        allow_inf_nan=False,
-        use_attribute_docstrings=True,
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
     refused: ClassVar[type[ScellsegError]] = ScellsegError
 
@@ -51,26 +46,10 @@ class Options(BaseModel):
         return type(self)(**self.model_dump() | values)
 
     @classmethod
-    def help(cls, name: str) -> str:
-        """What an option is for, in a sentence."""
-        return cls.model_fields[name].description or ""
-
-    @classmethod
-    def default(cls, name: str) -> Any:
-        """Value of an option that is not given."""
-        return cls.model_fields[name].default
-
-    @classmethod
-    def choices(cls, name: str) -> tuple[str, ...]:
-        """Words that an option can be; none for numbers."""
-        kind = _kind(cls.model_fields[name].annotation)
-        return get_args(kind) if get_origin(kind) is Literal else ()
-
-    @classmethod
-    def bound(cls, name: str, which: Literal["ge", "le"] = "ge") -> float | None:
-        """Least value of a number, or largest ("le"); None where it has none."""
-        found = (getattr(one, which, None) for one in cls.model_fields[name].metadata)
-        return next((one for one in found if one is not None), None)
+    def describe(cls, name: str) -> dict[str, Any]:
+        """JSON schema of an option: description, default, type, minimum, maximum, enum (words)."""
+        schema: dict[str, Any] = cls.model_json_schema()["properties"][name]
+        return schema | schema.get("anyOf", [{}])[0]  # the rest of it is "or None"
 
     @classmethod
     def _refusal(cls, name: str, value: Any) -> ScellsegError:
@@ -78,19 +57,13 @@ class Options(BaseModel):
         if name not in cls.model_fields:
             remedy = f"There are: {', '.join(cls.model_fields)}."
             return cls.refused(f"there is no option {name!r}", remedy=remedy)
-        what, remedy = f"{{{name}}} is unknown", f"Choose one of {', '.join(cls.choices(name))}."
-        if not cls.choices(name):
-            kinds = {int: "a whole number", float: "a number", bool: "True or False"}
-            allowed = kinds[_kind(cls.model_fields[name].annotation)]
-            low, high = cls.bound(name), cls.bound(name, "le")
-            allowed += f" from {low:g}" if low is not None else ""
-            allowed += f" to {high:g}" if high is not None else ""
-            what, remedy = f"{{{name}}} is not {allowed}", "Leave it out for the usual."
+        option = cls.describe(name)
+        if "enum" in option:
+            what, remedy = f"{{{name}}} is unknown", f"Choose one of {', '.join(option['enum'])}."
+        else:
+            kinds = {"integer": "a whole number", "number": "a number", "boolean": "True or False"}
+            what = f"{{{name}}} is not {kinds[option['type']]}"
+            what += f" from {option['minimum']:g}" if "minimum" in option else ""
+            what += f" to {option['maximum']:g}" if "maximum" in option else ""
+            remedy = "Leave it out for the usual."
         return cls.refused(what, remedy=remedy, options={name: value})
-
-
-def _kind(annotation: Any) -> Any:
-    """Annotation without ``| None``."""
-    if get_origin(annotation) in (Union, UnionType):
-        return next(one for one in get_args(annotation) if one is not type(None))
-    return annotation

@@ -129,7 +129,7 @@ def pretrain(
     """
     chosen = recipe or paper_recipe(name)
     device, saved = device or default_device(), read_run(checkpoint)
-    precision = precision or (saved.precision if saved else choose_precision(device, levels))
+    precision = precision or (saved.precision if saved else choose_precision(device))
     model = _start(name, levels, seed, initial)
     samples = [sample for data in datasets for sample in data]
     for sample in progress_bar(samples, len(samples), "read"):

@@ -185,7 +185,7 @@ def predict(
     options = SegmentOptions(diameter=diameter, batch_size=batch_size, flips=flips)
     scaled_by = options.diameter or model.card.diameter
     turns = FLIPS if options.flips else FLIPS[:1]
-    precision = precision or choose_precision(model.device, model.network.levels)
+    precision = precision or choose_precision(model.device)
     precision.place(model.network, model.device).eval()
     waiting: list[tuple[Sample, TiledImage]] = []
     pool: list[tuple[TiledImage, int, np.ndarray]] = []

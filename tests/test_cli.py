@@ -25,7 +25,6 @@ from typer.testing import CliRunner
 import scellseg_lib as scellseg
 from scellseg_lib import augment, cli, metrics, paths, segmentation, training
 from scellseg_lib.datasets import synthetic
-from scellseg_lib.device import Precision
 from scellseg_lib.files import export, folder
 from scellseg_lib.files.images import read_image, read_masks, read_pixels, relabel, write_labels
 from scellseg_lib.files.seg_npy import write_seg
@@ -44,11 +43,11 @@ OPTIONS = ["--cell-threshold", "-1", "--flow-threshold", "0", "--diameter", "60"
 
 @pytest.fixture(autouse=True, scope="module")
 def quick() -> Iterator[None]:
-    """Float32 without measuring what is fastest (some 10 s), one thread and small patches."""
+    """Float32 on every machine, one thread and small patches."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("scellseg_lib.device.recall_precision", lambda key: Precision())
+        patch.setattr("scellseg_lib.device.CPU_INFO", Path("none"))
         patch.setattr("scellseg_lib.datasets.weights.default_device", lambda: torch.device("cpu"))
         patch.setattr(augment, "PATCH", tiny.PATCH)
         yield
@@ -781,7 +780,7 @@ def test_help_says_what_the_options_classes_say() -> None:
     assert re.search(r"--steps <int range> Optimiser steps; .*\[default: 100; x>=1\]", text)
     assert "--layers <all|downsampling_fixed|extractor_fixed> What is learnt" in text
     text = re.sub(r"\s+", " ", done("segment", "--help"))
-    told = re.escape(Decoding.help("min_size"))
+    told = re.escape(Decoding.describe("min_size")["description"])
     assert re.search(rf"--min-size <int range> {told} Default: the model's. \[x>=0\]", text)
     assert all(name in done("sweep", "--help") for name in grid.EXPERIMENTS)
 

@@ -111,7 +111,7 @@ def test_options_and_rates_are_those_of_the_code() -> None:
     for name in ("alpha", "statistics"):
         said = re.search(rf"option `{name}` is (.*?)\.\s", SECTIONS["3"], flags=re.DOTALL)
         assert said is not None
-        assert set(FinetuneOptions.choices(name)) == set(re.findall(r"`(\w+)`", said[1]))
+        assert set(FinetuneOptions.describe(name)["enum"]) == set(re.findall(r"`(\w+)`", said[1]))
     rates = [TUNED.rate(step) for step in range(100)]
     assert [step for step in range(1, 100) if rates[step] < rates[step - 1]] == [25, 50, 75]
     recipe = PretrainRecipe()

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from scellseg_lib import augment, representation
-from scellseg_lib import device as precision
 from scellseg_lib.contrast import ContrastiveTerm
 from scellseg_lib.device import Precision
 from scellseg_lib.errors import TrainingError
@@ -289,9 +288,8 @@ def test_a_strategy_of_ones_own():
 
 @pytest.mark.parametrize("name", ["unet2", "unet3"])
 def test_thresholds_of_a_unet_are_searched_on_the_shots(name: str, monkeypatch):
-    monkeypatch.setattr(
-        precision, "recall_precision", lambda _: pytest.fail("a precision was given")
-    )
+    asked = "scellseg_lib.segmentation.choose_precision"
+    monkeypatch.setattr(asked, lambda _: pytest.fail("a precision was given"))
     searched = []
     kind = type(representation.get(name))
     original = kind.tune

@@ -141,10 +141,11 @@ def test_a_loss_that_is_no_number_is_an_error_before_it_reaches_the_weights():
 def test_a_resumed_run_keeps_its_precision_whatever_pays_now(run, tmp_path, monkeypatch):
     """The library's own choice: none is given."""
     options = {"precision": None, "checkpoint": tmp_path / "run"}
-    monkeypatch.setattr(device, "recall_precision", lambda _: Precision())
+    information = tmp_path / "cpuinfo"
+    monkeypatch.setattr(device, "CPU_INFO", information)
     with pytest.raises(Killed):
         run(**options, callback=end_at(3))
-    monkeypatch.setattr(device, "recall_precision", lambda _: Precision(channels_last=True))
+    information.write_text("flags: avx512_bf16")
     assert not run(**options).card.recipe["precision"]["channels_last"]
     with pytest.raises(CheckpointOfAnotherRun, match="channels_last"):
         run(**options | {"precision": Precision(channels_last=True)})

@@ -16,17 +16,18 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from scellseg_lib import paths
 from scellseg_lib.atomic import whole
 from scellseg_lib.datasets.load import find_readable, load_dataset, load_pretraining_subset
 from scellseg_lib.datasets.weights import load_model
-from scellseg_lib.device import Precision, choose_precision, default_device, machine, measure
+from scellseg_lib.device import Precision, choose_precision, default_device, machine
 from scellseg_lib.errors import ScellsegError
 from scellseg_lib.finetuning import finetune
 from scellseg_lib.metrics import evaluate
 from scellseg_lib.model import Model, library_versions, new_model
-from scellseg_lib.network import weights_hash
+from scellseg_lib.network import build_network, weights_hash
 from scellseg_lib.paper import as_released
 from scellseg_lib.paper.grid import EXPERIMENTS, order_by_state
 from scellseg_lib.paper.profile import Profile
@@ -173,7 +174,7 @@ def tune(trial: Trial, model: Model, images: Mapping[str, Dataset], scratch: Pat
         steps=trial.steps,
         seed=trial.seed,
         # A run that was killed goes on as it began, whatever layout is fast here and now.
-        precision=begun.precision if begun else _choose_precision(trial, model),
+        precision=begun.precision if begun else _choose_precision(trial),
         checkpoint=checkpoint,
         **dict(trial.options),
     )
@@ -227,7 +228,7 @@ def _predict(
     without cells at the mean of that set's others.
     """
     protocol, tested = PROTOCOLS[trial.protocol], trial.select_tested(images)
-    precision = _choose_precision(trial, model)
+    precision = _choose_precision(trial)
     run_network = partial(predict, model, flips=protocol.flips, precision=precision)
     representation, decoding, diameter = model.representation, model.card.decoding, None
     if protocol.as_released:
@@ -248,9 +249,9 @@ def _predict(
     return predictions, decode_at
 
 
-def _choose_precision(trial: Trial, model: Model) -> Precision:
-    """Numeric type of the trial, in the layout that is fast here."""
-    return replace(choose_precision(model.device, model.network.levels), dtype=trial.precision)
+def _choose_precision(trial: Trial) -> Precision:
+    """Numeric type of the trial, in the layout that is fast with it."""
+    return Precision(trial.precision, channels_last=trial.precision == "bf16")
 
 
 # --- many trials -----------------------------------------------------------------------------
@@ -414,7 +415,19 @@ def estimate_seconds(trial: Trial, taken: Mapping[Trial, float]) -> float:
 @cache
 def measure_step(levels: tuple[int, ...]) -> float:
     """Seconds of a training step of eight patches, from one of a sixteenth of their pixels."""
-    return 16 * min(measure(default_device(), levels)[0].values())
+    device = default_device()
+    precision = choose_precision(device)
+    network = precision.place(build_network("scellseg", levels), device)
+    seconds = []
+    for _ in range(3):
+        began = time.monotonic()
+        with precision.autocast(device):
+            maps = network(torch.zeros(2, 2, 112, 112, device=device)).maps
+        loss = maps.float().square().mean()
+        loss.backward()
+        float(loss.detach())  # waits for a graphics card
+        seconds.append(time.monotonic() - began)
+    return 16 * min(seconds)
 
 
 # --- on a cluster ----------------------------------------------------------------------------

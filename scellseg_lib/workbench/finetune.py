@@ -260,7 +260,7 @@ class FinetunePanel(ipywidgets.VBox):
             options=[
                 (f"{name.capitalize()}: {way.help}", name) for name, way in STRATEGIES.items()
             ],
-            value=FinetuneOptions.default("strategy"),
+            value=FinetuneOptions().strategy,
             layout={"width": "auto"},
         ).add_class("scellseg-tune-strategy")
         self.steps = forms.number_field("tune-steps", FinetuneOptions, "steps")

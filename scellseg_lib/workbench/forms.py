@@ -141,10 +141,11 @@ def tick(words: str, name: str, *, value: bool = False, width: str = "auto") -> 
 
 def number_field(name: str, options: type[Options], option: str) -> ipywidgets.BoundedIntText:
     """Field for a whole number among the library's options, with their bounds and usual value."""
+    said = options.describe(option)
     made = ipywidgets.BoundedIntText(
-        value=options.default(option),
-        min=int(options.bound(option) or 0),
-        max=int(options.bound(option, "le") or 1_000_000),
+        value=said["default"],
+        min=said["minimum"],
+        max=said.get("maximum", 1_000_000),
         continuous_update=False,
         layout={"width": "110px"},
     )

@@ -16,7 +16,6 @@ import torch
 
 from scellseg_lib import augment, paths
 from scellseg_lib.datasets import synthetic
-from scellseg_lib.device import Precision
 from scellseg_lib.model import new_model
 from scellseg_lib.representation import Decoding
 from tests import tiny
@@ -51,14 +50,14 @@ def jobs_end(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def tiny_world(
     weights: Path, temporary_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[None]:
-    """Small models and patches, nothing measured, two styles to contrast with, one thread.
+    """Small models and patches, float32, two styles to contrast with, one thread.
 
     The same sums in the same order each time, and no wait for a second core.
     """
     monkeypatch.setattr(paths, "PACKAGED_WEIGHTS", weights)
     monkeypatch.setattr(augment, "PATCH", tiny.PATCH)
     monkeypatch.setattr("scellseg_lib.finetuning.default_contrast", tiny.contrast)
-    monkeypatch.setattr("scellseg_lib.device.recall_precision", lambda key: Precision())
+    monkeypatch.setattr("scellseg_lib.device.CPU_INFO", Path("none"))
     monkeypatch.setattr("scellseg_lib.datasets.weights.default_device", lambda: torch.device("cpu"))
     before = torch.get_num_threads(), numba.get_num_threads()
     torch.set_num_threads(1)
