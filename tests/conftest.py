@@ -67,6 +67,15 @@ def temporary_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@pytest.fixture
+def small_patches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Patches of training of a twelfth of their size."""
+    from scellseg_lib import augment
+    from tests import tiny
+
+    monkeypatch.setattr(augment, "PATCH", tiny.PATCH)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     """Turn a skip into a failure where nothing may be skipped."""
