@@ -254,7 +254,7 @@ def test_runs_do_not_go_on_from_another(tmp_path):
             "model": other,
             "queries": None,
         },
-        tiny.train: {"seed": 1, "levels": (4, 16), "initial": other},
+        tiny.train: {"seed": 1, "levels": (4, 12), "initial": other},
     }
     for run, changed in changes.items():
         options = {"checkpoint": tmp_path / run.__name__}
