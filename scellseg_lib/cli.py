@@ -8,7 +8,7 @@ import re
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -23,7 +23,7 @@ from typer import Argument, Option
 from typer.core import TyperGroup
 
 import scellseg_lib as scellseg
-from scellseg_lib import device, paths
+from scellseg_lib import device, flows, metrics, paths
 from scellseg_lib.atomic import whole
 from scellseg_lib.datasets import fetch, manifest, synthetic
 from scellseg_lib.datasets import weights as trained
@@ -31,18 +31,14 @@ from scellseg_lib.datasets.load import find_readable, list_datasets
 from scellseg_lib.errors import DatasetError, ScellsegError, TrainingError
 from scellseg_lib.files import export, folder, layout
 from scellseg_lib.finetuning import STRATEGIES, FinetuneOptions
-from scellseg_lib.flows import flows_to_masks, masks_to_flows
-from scellseg_lib.metrics import average_precision
 from scellseg_lib.model import Model, new_model
 from scellseg_lib.options import Options
 from scellseg_lib.representation import Decoding
-from scellseg_lib.samples import Sample
 from scellseg_lib.segmentation import SegmentOptions
 
-CHANNELS = re.compile(r"(red|green|blue|gray|\d+)(,(red|green|blue|gray|none|\d+))?")
+NAMED_CHANNELS = re.compile(r"(red|green|blue|gray|\d+)(,(red|green|blue|gray|none|\d+))?")
 LEVELS = (16, 32, 64, 128)  # of the network in the self-test: half the paper's width
 TOLERANCE = 0.1  # relative, from float32 on the CPU; bfloat16 keeps 8 bits
-KINDS = ", ".join(export.FORMATS)
 PACKAGES = ("scellseg-notebooks", "torch", "numpy", "numba", "opencv-python-headless")
 
 
@@ -57,11 +53,10 @@ def tell(what: object) -> str:
     return what.told(as_option) if isinstance(what, ScellsegError) else str(what)
 
 
-def fail(message: str, each: Iterable[object] = (), code: int = 1) -> NoReturn:
+def fail(message: str, each: Iterable[object] = ()) -> NoReturn:
     """End with a message, and a line for each thing that it speaks of."""
-    message = "\n  ".join([message, *map(tell, each)])
-    typer.echo(f"Error: {message}" if code == 1 else message, err=True)
-    raise typer.Exit(code)
+    typer.echo("\n  ".join([f"Error: {message}", *map(tell, each)]), err=True)
+    raise typer.Exit(1)
 
 
 def warn(message: object, *_: object, **__: object) -> None:
@@ -82,8 +77,8 @@ class _Commands(TyperGroup):
             except OSError as error:  # a folder that may not be written to, a full disk
                 fail(f"{error.filename}: {error.strerror}." if error.filename else str(error))
             except KeyboardInterrupt:
-                kept = "Stopped. What is done is kept: the same command goes on from there."
-                fail(kept, code=130)
+                typer.echo("Stopped: the same command goes on from what is done.", err=True)
+                raise typer.Exit(130) from None
 
 
 def with_options(options: type[Options], *names: str, of_model: bool = False) -> Callable:
@@ -101,9 +96,9 @@ def with_options(options: type[Options], *names: str, of_model: bool = False) ->
                 kind = Literal[tuple(said["enum"])]  # type: ignore[assignment]
             text = said["description"] + (" Default: the model's." if of_model else "")
             option = Option(help=text, min=said.get("minimum"))
-            one = inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY)
-            one = one.replace(default=None if of_model else said["default"])
-            parameters.append(one.replace(annotation=Annotated[kind, option]))
+            added = inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY)
+            added = added.replace(default=None if of_model else said["default"])
+            parameters.append(added.replace(annotation=Annotated[kind, option]))
             command.__annotations__[name] = kind
         command.__signature__ = signature.replace(parameters=parameters)
         return command
@@ -119,27 +114,19 @@ models_app = Group(help="Models: which there are, get the authors' weights.")
 app.add_typer(data_app, name="data")
 app.add_typer(models_app, name="models")
 
-SourceArgument = Annotated[
-    str, Argument(metavar="SOURCE", help="A folder, a data set's name, or a file to segment.")
-]
-ModelOption = Annotated[
-    str, Option("--model", help="scellseg, cellpose, hover, unet2, unet3, or a .safetensors.")
-]
-WeightsOption = Annotated[
-    str | None, Option(help="packaged (default), released (the authors' own) or a file.")
-]
-ChannelsOption = Annotated[
-    str | None,
-    Option(
-        help="Plane to segment and nucleus plane, such as green,red: red, green, blue, an index, "
-        "gray (the mean of all), none. Default: those of the model's file, else the only one."
-    ),
-]
-AxesOption = Annotated[
-    str | None, Option(help="Axes of the TIFFs where they do not say so, such as CYX.")
-]
-PageOption = Annotated[int | None, Option(min=0, help="The one page of each TIFF to read, from 0.")]
-OverwriteOption = Annotated[bool, Option("--overwrite", help="Make anew what exists.")]
+SOURCE = Argument(help="A folder, a data set's name, or a file to segment.")
+MODEL = Option("scellseg", help="scellseg, cellpose, hover, unet2, unet3, or a .safetensors.")
+WEIGHTS = Option(None, help="packaged (default), released (the authors' own) or a file.")
+CHANNELS = Option(
+    None,
+    help="Plane to segment and nucleus plane, such as green,red: red, green, blue, an index, gray "
+    "(the mean of all), none. Default: those of the model's file, else the only one.",
+)
+AXES = Option(None, help="Axes of the TIFFs where they do not say so, such as CYX.")
+PAGE = Option(None, min=0, help="The one page of each TIFF to read, from 0.")
+FORMATS = Option(help=f"One or more of {', '.join(export.FORMATS)}.")
+RESAMPLE, FLIPS = (SegmentOptions.describe(name)["description"] for name in ("resample", "flips"))
+OVERWRITE = Option(False, "--overwrite", help="Make anew what exists.")
 
 
 def _version(asked: bool) -> None:
@@ -163,29 +150,25 @@ def main(
 @with_options(SegmentOptions, "diameter")
 @with_options(Decoding, "cell_threshold", "flow_threshold", "min_size", of_model=True)
 def segment(
-    source: SourceArgument,
-    model: ModelOption = "scellseg",
-    weights: WeightsOption = None,
-    output: Path | None = Option(
-        None, help="Folder of the masks. Default: segmented/ beside, or segmented/NAME."
-    ),
-    channels: ChannelsOption = None,
-    axes: AxesOption = None,
-    page: PageOption = None,
-    resample: bool = Option(
-        True, "--resample/--fast", help=SegmentOptions.describe("resample")["description"]
-    ),
-    flips: bool = Option(False, "--flips", help=SegmentOptions.describe("flips")["description"]),
+    source: str = SOURCE,
+    model: str = MODEL,
+    weights: str | None = WEIGHTS,
+    output: Path | None = Option(None, help="Default: segmented/ beside, or segmented/NAME."),
+    channels: str | None = CHANNELS,
+    axes: str | None = AXES,
+    page: int | None = PAGE,
+    resample: bool = Option(True, "--resample/--fast", help=RESAMPLE),
+    flips: bool = Option(False, "--flips", help=FLIPS),
     file_format: Literal["tiff", "png"] = Option("tiff", "--format"),
     preview: bool = Option(False, "--preview", help="Draw contours too."),
-    overwrite: OverwriteOption = False,
+    overwrite: bool = OVERWRITE,
     **options: Any,
 ) -> None:
     """Segment an image, all images of a folder, or the query images of a data set.
 
     NAME_masks.tif holds 0 for background and cells 1 to n. Images whose masks exist are left alone:
-    the same command goes on with a run that was stopped. segmented.json beside the masks says how
-    they were made; masks made otherwise are refused there. Failures are listed at the end.
+    the same command goes on with a run that was stopped. segmented.json says how masks were made;
+    where some were made otherwise, none are added. Failures are listed at the end.
 
     \b
     Examples:
@@ -195,17 +178,14 @@ def segment(
       scellseg segment bbbc010_elegans --model worms.safetensors --output masks
     """
     suffix = ".tif" if file_format == "tiff" else ".png"
-    loaded = _load(model, weights)
-    reading: dict[str, Any] = {"channels": _planes(channels), "axes": axes, "page": page}
-    if source in list_datasets():
+    is_named, loaded, reading = _prepare(source, model, weights, channels, axes=axes, page=page)
+    if is_named:
         images = scellseg.load_dataset(source, **reading).query
         output, outcome = output or Path(layout.SEGMENTED, source), folder.FolderOutcome()
         jobs = [folder.ImageJob(one, output / f"{one.name}_masks{suffix}") for one in images]
     else:
-        place = _existing(source)
-        output = output or layout.results_path(place)
-        reading["channels"] = _planes(channels, model, loaded)
-        jobs, outcome = folder.plan_jobs(place, output, suffix, **reading)
+        output = output or layout.results_path(Path(source))
+        jobs, outcome = folder.plan_jobs(Path(source), output, suffix, **reading)
     total = len(jobs) + len(outcome.failed)
     options |= {"reading": reading | {"format": file_format}, "resample": resample, "flips": flips}
     options |= {"overwrite": overwrite, "overlays": preview}
@@ -213,40 +193,34 @@ def segment(
     for doubt in outcome.sum_up_doubts():
         if doubt not in outcome.doubts[:1]:  # which was told at once
             warn(doubt)
-    typer.echo(
-        f"{outcome.segmented} images segmented, {outcome.cells} cells; {outcome.already} already "
-        f"done. Masks are in {output}."
-    )
+    done = f"{outcome.segmented} images segmented, {outcome.cells} cells"
+    typer.echo(f"{done}; {outcome.already} already done. Masks are in {output}.")
     if outcome.failed:
         fail(f"{len(outcome.failed)} of {total} images failed:", outcome.failed.values())
 
 
 @app.command()
-@with_options(FinetuneOptions, "strategy", "steps", "seed", "learning_rate", "schedule")
 @with_options(FinetuneOptions, "layers", "alpha", "statistics")
+@with_options(FinetuneOptions, "strategy", "steps", "seed", "learning_rate", "schedule")
 def finetune(
-    source: SourceArgument,
-    output: Path | None = Option(
-        None, help="Tuned model. Default: FOLDER/model.safetensors or NAME.safetensors."
-    ),
+    source: str = SOURCE,
+    output: Path | None = Option(None, help="Default: SOURCE/model.safetensors, or NAME's."),
     shots: int | None = Option(None, min=1, help="Draw as many annotated images. Default: all."),
-    model: ModelOption = "scellseg",
-    weights: WeightsOption = None,
+    model: str = MODEL,
+    weights: str | None = WEIGHTS,
     inductive: bool = Option(False, "--inductive", help="The shots alone serve as queries."),
-    channels: ChannelsOption = None,
-    axes: AxesOption = None,
-    page: PageOption = None,
-    overwrite: OverwriteOption = False,
+    channels: str | None = CHANNELS,
+    axes: str | None = AXES,
+    page: int | None = PAGE,
+    overwrite: bool = OVERWRITE,
     **options: Any,
 ) -> None:
     """Fit a model to a few annotated images.
 
     Annotated images are NAME_img.* with NAME_masks.*, in FOLDER/shot or in FOLDER. Those in
     FOLDER/query, or without masks, are the images to be segmented later: contrastive fine-tuning
-    learns their look, never their masks. Data sets have both by their manifests.
-
-    A checkpoint is kept beside the output: the same command goes on with a run that was stopped.
-    Images to be segmented that cannot be read are left out, and listed at the end.
+    learns their look, never their masks. A checkpoint is kept beside the output: the same command
+    goes on with a run that was stopped. Unlabelled images that cannot be read are listed.
 
     \b
     Examples:
@@ -255,15 +229,12 @@ def finetune(
       scellseg finetune worms/ --strategy classic --steps 200 --seed 1
       scellseg segment worms/query --model worms.safetensors
     """
-    named = source in list_datasets()
-    usual = Path(source) if named else _existing(source) / "model"
-    output = output or usual.with_name(usual.name + layout.MODEL)
+    is_named, base, reading = _prepare(source, model, weights, channels, axes=axes, page=page)
+    output = output or Path(source if is_named else f"{source}/model").with_suffix(layout.MODEL)
     if output.suffix != layout.MODEL:
         raise typer.BadParameter("a model's file ends in .safetensors", param_hint="--output")
     _refuse_to_replace(output, "model", overwrite)
-    base = _load(model, weights)
-    planes = _planes(channels) if named else _planes(channels, model, base)
-    images = scellseg.load_dataset(source, channels=planes, axes=axes, page=page)
+    images = scellseg.load_dataset(source, **reading)
     chosen = images.shots(shots, options["seed"]) if shots else images.shot
     queried = not inductive and any("query" in sample.split.split("+") for sample in images)
     queries = images.query.without_masks() if queried else None
@@ -271,18 +242,16 @@ def finetune(
     if queries is not None and STRATEGIES[options["strategy"]].needs_queries:
         queries, unread = find_readable(queries)
         if not len(queries):
-            raise DatasetError(
-                f"none of the unlabelled images can be read, the first: {tell(unread[0])}",
-                remedy="Mend them, or give --inductive to learn from the shots alone.",
-            )
+            what = f"none of the unlabelled images can be read, the first: {tell(unread[0])}"
+            raise DatasetError(what, remedy="Mend them, or give --inductive to do without.")
     checkpoint = output.with_suffix(layout.CHECKPOINT)
     tuned = scellseg.finetune(base, chosen, queries, checkpoint=checkpoint, **options)
     tuned.save(output)
     checkpoint.unlink(missing_ok=True)
+    learnt = f"tuned on {len(chosen)} annotated and {len(queries or ())} unlabelled images"
+    typer.echo(f"{output}: {learnt}; cells are {tuned.card.diameter:.1f} px wide.")
     typer.echo(
-        f"{output}: tuned on {len(chosen)} annotated and {len(queries or ())} unlabelled "
-        f"images; cells are {tuned.card.diameter:.1f} px wide.\n"
-        f"Segment with: scellseg segment {source if named else 'FOLDER'} --model {output}"
+        f"Segment with: scellseg segment {source if is_named else 'FOLDER'} --model {output}"
     )
     if unread:
         fail(f"{len(unread)} unlabelled images could not be read and were left out:", unread)
@@ -293,7 +262,7 @@ def evaluate(
     predicted: Path = Argument(metavar="PRED", exists=True),
     true: str = Argument(metavar="TRUTH"),
     csv: Path | None = Option(None, help="Row per image and threshold."),
-    overwrite: OverwriteOption = False,
+    overwrite: bool = OVERWRITE,
 ) -> None:
     """Score masks against true ones: two files, or two folders matched by name.
 
@@ -309,7 +278,7 @@ def evaluate(
     """
     if csv:
         _refuse_to_replace(csv, "table", overwrite)
-    truth = scellseg.load_dataset(true).query if true in list_datasets() else _existing(true)
+    truth = scellseg.load_dataset(true).query if _is_named(true) else Path(true)
     frame = folder.score_files(folder.pair_labels(predicted, truth))
     typer.echo(folder.score_table(frame).to_string(float_format="{:.3f}".format))
     if csv:
@@ -320,22 +289,21 @@ def evaluate(
 @app.command("export")
 def export_masks(
     masks: Path = Argument(metavar="MASKS", exists=True),
-    to: list[str] = Option(help=f"One or more of {KINDS}."),
+    to: list[str] = FORMATS,
     output: Path | None = Option(None, help="Folder. Default: exported/ beside the masks."),
     images: Path | None = Option(None, exists=True, help="Theirs: for cells, cellpose, table."),
     channels: str = Option("", help="Names of the channels, such as worm,dye."),
     side: int | None = Option(None, min=1, help="Of images of cells, px. Default: their boxes."),
     cut_out: bool = Option(False, "--cut-out", help="Black out what is not the cell."),
-    overwrite: OverwriteOption = False,
+    overwrite: bool = OVERWRITE,
 ) -> None:
     """Export masks for other programs: a label file, or a folder of NAME_masks.*.
 
     imagej gives a zip of ROIs for ImageJ's ROI Manager, geojson detections for QuPath, outlines
-    text as Cellpose's, cellpose a NAME_seg.npy for its interface (with the image, if --images says
-    where), table the measurements of every cell, cells an image of each, tiff and png label
-    images. Cellpose's NAME_seg.npy are masks too. Classes and notes of a list NAME_cells.csv beside
-    the masks go into geojson and table. Cells are numbered 1 to n, in the order of their labels.
-    What exists is left alone. Failures are listed at the end.
+    text as Cellpose's, cellpose a NAME_seg.npy for its interface, table the measurements of every
+    cell, cells an image of each, tiff and png label images. Cellpose's NAME_seg.npy are masks too.
+    Classes and notes of a list NAME_cells.csv beside the masks go into geojson and table. What
+    exists is left alone. Failures are listed at the end.
 
     \b
     Examples:
@@ -380,10 +348,8 @@ def sweep(
     from scellseg_lib.paper.profile import load_profile
 
     if cluster and limit_time is not None:
-        raise TrainingError(
-            "a time limit is for one machine, a cluster begins its trials at once",
-            remedy="Leave out --limit-time, or --cluster; a cluster's sweep may be stopped too.",
-        )
+        remedy = "Leave out --limit-time, or --cluster; a cluster's sweep may be stopped too."
+        raise TrainingError("a time limit is for one machine, not for a cluster", remedy=remedy)
     scale = load_profile(profile).narrow(data=data or (), states=states or ())
     workspace = run.open_workspace(scale)
     planned = run.plan_sweep(experiments, scale, workspace.store)
@@ -393,10 +359,10 @@ def sweep(
     )
     if dry_run:
         return
-    seconds = None if limit_time is None else 60 * limit_time
     if cluster:
         outcome = run.compute_on_cluster(planned.missing, workspace, cluster)
     else:
+        seconds = None if limit_time is None else 60 * limit_time
         outcome = run.compute_missing(planned.missing, workspace, limit_seconds=seconds)
     typer.echo(f"{outcome.computed} trials computed; results are in {workspace.store.folder}.")
     if outcome.failed:
@@ -407,71 +373,64 @@ def sweep(
         fail(f"{len(outcome.failed)} trials failed:", why)
 
 
-@app.command()
+@app.command(epilog="Example: scellseg doctor")
 def doctor() -> None:
-    """Say what this machine offers, and test in some seconds whether it computes rightly.
-
-    Example: scellseg doctor
-    """
+    """Say what this machine offers, and test in some seconds whether it computes rightly."""
     here = device.default_device()
     chosen = device.choose_precision(here)
     kind = torch.cuda.get_device_name(here) if here.type == "cuda" else platform.machine()
     order = "channels last" if chosen.channels_last else "channels first"
-    cards = [manifest.load_manifest(name) for name in manifest.list_manifests()]
-    sets = [card.name for card in cards if card.folder.is_dir()]
-    fetched = [name for name in trained.RELEASED if trained.released_file(name).is_file()]
-    _say("python", f"{platform.python_version()} on {platform.platform()}")
-    _say("packages", ", ".join(f"{name} {version(name)}" for name in PACKAGES))
-    _say("device", f"{here.type} ({kind})")
-    _say("threads", f"{torch.get_num_threads()} of torch, {numba.get_num_threads()} of numba")
-    _say("precision", f"{chosen.dtype}, {order}")
-    _say("data", f"{paths.data()}: {', '.join(sets) or 'no data sets'}")
-    _say("packaged weights", ", ".join(file.stem for file in trained.packaged_files()) or "none")
-    _say("authors' weights", ", ".join(fetched) or "not fetched (scellseg models fetch)")
-    _say("cache", f"{paths.cache()}{', offline' if paths.offline() else ''}")
+    facts = {
+        "python": f"{platform.python_version()} on {platform.platform()}",
+        "packages": ", ".join(f"{name} {version(name)}" for name in PACKAGES),
+        "device": f"{here.type} ({kind})",
+        "threads": f"{torch.get_num_threads()} of torch, {numba.get_num_threads()} of numba",
+        "precision": f"{chosen.dtype}, {order}",
+        "data": paths.data(),
+        "cache": f"{paths.cache()}{', offline' if paths.offline() else ''}",
+    }
+    for name, fact in facts.items():
+        typer.echo(f"{name + ':':16}{fact}")
+    passed = []
+    for name, is_right, found in _test_machine(here, chosen):
+        typer.echo(f"{name + ':':16}{'ok' if is_right else 'FAILED'}, {found}")
+        passed.append(is_right)
+    if not all(passed):
+        fail("the self-test failed: results from this machine are not to be trusted.")
 
+
+def _test_machine(here: torch.device, chosen: device.Precision) -> Iterator[tuple[str, bool, str]]:
+    """Name of each test, whether the machine has passed it, and what was found."""
     image, masks = synthetic.make_image("Kc167", 0, (256, 256))
-    back = flows_to_masks(masks_to_flows(masks), np.where(masks > 0, 5, -5).astype(np.float32))
-    score = float(average_precision(masks, back, [0.5])[0])
-    passed = [score >= 0.9]
-    _say("flows and back", f"AP@0.5 = {score:.2f} of {masks.max()} cells", passed[-1])
+    cells = np.where(masks > 0, 5, -5).astype(np.float32)
+    back = flows.flows_to_masks(flows.masks_to_flows(masks), cells)
+    score = metrics.average_precision(masks, back, [0.5])[0]
+    yield "flows and back", score >= 0.9, f"AP@0.5 = {score:.2f} of {masks.max()} cells"
 
-    network = new_model("scellseg", LEVELS).network.eval()
+    model, times = new_model("scellseg", LEVELS), []
+    how: dict[str, Any] = {"strategy": "classic", "precision": chosen, "device": here}
+    how["callback"] = lambda progress: times.append(time.perf_counter())
+    shots = [scellseg.Sample("synthetic", lambda: image, lambda: masks)]
+    tuned = scellseg.finetune(model, shots, steps=2, batch_size=2, **how).network
+    is_finite = all(weights.isfinite().all() for weights in tuned.parameters())
+    yield "fine-tuning", is_finite, f"{times[1] - times[0]:.1f} s a step of 2 patches"
+
+    network = model.network.eval()
     images = torch.rand((1, 2, 224, 224), generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         plain = network(images).maps
         with chosen.autocast(here):
             fast = chosen.place(network, here)(images.to(here)).maps.float().cpu()
     gap = float((fast - plain).norm() / plain.norm())
-    passed.append(gap < TOLERANCE)
-    _say("network", f"deviates by {gap:.1e} from float32 on the CPU", passed[-1])
-
-    times: list[float] = []
-    how: dict[str, Any] = {"steps": 2, "batch_size": 2, "precision": chosen, "device": here}
-    how["callback"] = lambda progress: times.append(time.perf_counter())
-    shots = [Sample("synthetic", lambda: image, lambda: masks)]
-    tuned = scellseg.finetune(new_model("scellseg", LEVELS), shots, strategy="classic", **how)
-    passed.append(all(bool(torch.isfinite(p).all()) for p in tuned.network.parameters()))
-    _say("fine-tuning", f"{times[1] - times[0]:.1f} s a step of 2 patches", passed[-1])
-    if not all(passed):
-        fail("the self-test failed: results from this machine are not to be trusted.")
-
-
-def _say(name: str, text: str, passed: bool | None = None) -> None:
-    """Say a fact, or the outcome of a check."""
-    outcome = {None: "", True: "ok, ", False: "FAILED, "}[passed]
-    typer.echo(f"{name + ':':18}{outcome}{text}")
+    yield "network", gap < TOLERANCE, f"deviates by {gap:.1e} from float32 on the CPU"
 
 
 # --- data and models ------------------------------------------------------------------------------
 
 
-@data_app.command("list")
+@data_app.command("list", epilog="Example: scellseg data list")
 def list_data() -> None:
-    """List the data sets: how many of their images are here, and their terms.
-
-    Example: scellseg data list
-    """
+    """List the data sets: how many of their images are here, and their terms."""
     for name in manifest.list_manifests():
         card = manifest.load_manifest(name)
         entries = card.entries()
@@ -482,58 +441,42 @@ def list_data() -> None:
         typer.echo(f"{name:22}{'made as they are read':21}open   BSD-3-Clause")
 
 
-@data_app.command("fetch")
+@data_app.command("fetch", epilog="Example: scellseg data fetch bbbc010_elegans")
 def fetch_data(name: str) -> None:
-    """Download a data set and check every image against its manifest.
-
-    Example: scellseg data fetch bbbc010_elegans
-    """
+    """Download a data set and check every image against its manifest."""
     typer.echo(fetch.fetch(name))
 
 
-@data_app.command("verify")
+@data_app.command("verify", epilog="Example: scellseg data verify bbbc010_elegans")
 def verify_data(name: str) -> None:
-    """Compare the files of a data set with its manifest, pixel for pixel.
-
-    Example: scellseg data verify bbbc010_elegans
-    """
+    """Compare the files of a data set with its manifest, pixel for pixel."""
     report = fetch.verify(name)
     typer.echo(report)
-    if report.wrong:
-        raise typer.Exit(1)
+    raise typer.Exit(bool(report.wrong))
 
 
-@data_app.command("path")
+@data_app.command("path", epilog="Example: scellseg data path bbbc010_elegans")
 def path_data(name: str) -> None:
-    """Print the folder of a data set, whether it is there yet or not.
-
-    Example: scellseg data path bbbc010_elegans
-    """
+    """Print the folder of a data set, whether it is there yet or not."""
     typer.echo(manifest.load_manifest(name).folder)
 
 
-@models_app.command("list")
+@models_app.command("list", epilog="Example: scellseg models list")
 def list_models() -> None:
-    """List the models that can be loaded.
-
-    Example: scellseg models list
-    """
+    """List the models that can be loaded."""
     cards = {file: scellseg.load_model(file).card for file in trained.packaged_files()}
-    widest = {card.architecture: card for card in sorted(cards.values(), key=lambda c: c.levels)}
     for file, card in cards.items():
-        asked = card.architecture if card is widest[card.architecture] else file
+        widest = max(one.levels for one in cards.values() if one.architecture == card.architecture)
+        asked = card.architecture if card.levels == widest else file
         typer.echo(f"--model {asked!s:10} packaged  levels {card.levels}  {card.origin}")
     for name in trained.RELEASED:
         here = "here" if trained.released_file(name).is_file() else "not fetched yet"
         typer.echo(f"--model {name:10} --weights released  the authors' own, {here}")
 
 
-@models_app.command("fetch")
+@models_app.command("fetch", epilog="Example: scellseg models fetch")
 def fetch_models() -> None:
-    """Get the authors' own weights of Scellseg and Cellpose through pip's index (102 MB).
-
-    Example: scellseg models fetch
-    """
+    """Get the authors' own weights of Scellseg and Cellpose through pip's index (102 MB)."""
     for name in trained.RELEASED:
         trained.released_weights(name)
         typer.echo(trained.released_file(name))
@@ -542,17 +485,29 @@ def fetch_models() -> None:
 # --- what is asked for ----------------------------------------------------------------------------
 
 
-def _load(name: str, weights: str | None) -> Model:
-    """Model of the two options, on the fastest device."""
-    if weights and name.endswith(layout.MODEL):
-        raise typer.BadParameter("the model's file has its own weights", param_hint="--weights")
-    return scellseg.load_model(name, weights or "packaged")
+def _prepare(
+    source: str, model: str, weights: str | None, channels: str | None, **reading: Any
+) -> tuple[bool, Model, dict[str, Any]]:
+    """Whether a data set is named, the model, and how images are read: as a tuned model's were."""
+    is_named, is_tuned = _is_named(source), model.endswith(layout.MODEL)
+    if channels and not NAMED_CHANNELS.fullmatch(channels):
+        raise typer.BadParameter(f"{channels!r} is not like green,red", param_hint="--channels")
+    loaded, planes = scellseg.load_model(model, weights or "packaged"), None
+    if channels:
+        first, _, second = channels.partition(",")
+        planes = first, second or "none"
+    # Where the model knows one plane, an image of several is still asked about.
+    elif is_tuned and not is_named and loaded.card.channels != ("gray", "none"):
+        planes = loaded.card.channels
+    return is_named, loaded, reading | {"channels": planes}
 
 
-def _existing(place: str) -> Path:
-    """File or folder that is there."""
+def _is_named(place: str) -> bool:
+    """Whether this is the name of a data set; else it is a file or folder that is there."""
+    if place in list_datasets():
+        return True
     if Path(place).exists():
-        return Path(place)
+        return False
     raise typer.BadParameter(f"{place!r} does not exist, and is no data set (scellseg data list)")
 
 
@@ -560,17 +515,3 @@ def _refuse_to_replace(file: Path, what: str, overwrite: bool) -> None:
     if file.exists() and not overwrite:
         remedy = "Name another, or give --overwrite."
         raise DatasetError(f"the {what} exists already", where=file, remedy=remedy)
-
-
-def _planes(
-    wanted: str | None, name: str = "", model: Model | None = None
-) -> tuple[str, str] | None:
-    """Planes that are asked for, else those that a model's file was made for."""
-    if wanted is None:
-        own = model.card.channels if model and name.endswith(layout.MODEL) else None
-        # Where the model knows one plane, an image of several is still asked about.
-        return None if own == ("gray", "none") else own
-    if not CHANNELS.fullmatch(wanted):
-        raise typer.BadParameter(f"{wanted!r} is not like green,red", param_hint="--channels")
-    first, _, second = wanted.partition(",")
-    return first, second or "none"

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from typer.testing import CliRunner
 
 import scellseg_lib as scellseg
-from scellseg_lib import augment, cli, metrics, paths, segmentation, training
+from scellseg_lib import augment, cli, flows, metrics, paths, segmentation, training
 from scellseg_lib.datasets import synthetic
 from scellseg_lib.files import export, folder
 from scellseg_lib.files.images import read_image, read_masks, read_pixels, relabel, write_labels
@@ -75,17 +75,9 @@ def save(file: Path, pixels: np.ndarray) -> Path:
     return file
 
 
-@pytest.fixture
-def plate(tmp_path: Path) -> Path:
-    """Three images without masks."""
-    for seed, name in enumerate("ABC"):
-        save(tmp_path / "plate" / f"{name}.png", picture(seed)[0])
-    return tmp_path / "plate"
-
-
 @pytest.fixture(scope="module")
 def first_run(tmp_path_factory: pytest.TempPathFactory, model_file: str) -> tuple[Path, Any]:
-    """A plate that was segmented, and what was said."""
+    """A plate of three images that was segmented, and what was said."""
     home = tmp_path_factory.mktemp("first") / "plate"
     for seed, name in enumerate("ABC"):
         save(home / f"{name}.png", picture(seed)[0])
@@ -96,6 +88,13 @@ def first_run(tmp_path_factory: pytest.TempPathFactory, model_file: str) -> tupl
 def segmented(first_run: tuple[Path, Any], tmp_path: Path) -> Path:
     """A copy of that plate."""
     return shutil.copytree(first_run[0], tmp_path / "plate")
+
+
+@pytest.fixture
+def plate(segmented: Path) -> Path:
+    """Its images alone."""
+    shutil.rmtree(segmented / "segmented")
+    return segmented
 
 
 def run(*arguments: str | Path) -> Any:
@@ -196,16 +195,14 @@ def test_masks_of_other_settings_do_not_pass_for_done(segmented: Path, model_fil
     assert "weights unknown there" in run(*command, *OPTIONS).stderr
 
 
-@pytest.mark.parametrize("theirs", ['{"my": "notes"}', "[1]", "notes"])
-def test_a_strangers_record_is_left_alone(plate: Path, model_file: str, theirs: str) -> None:
+def test_a_strangers_record_is_left_alone(plate: Path, model_file: str) -> None:
     record = plate / "segmented" / "segmented.json"
     record.parent.mkdir()
-    record.write_text(theirs)
-    for more in ([], ["--overwrite"]):
-        refused = run("segment", plate, "--model", model_file, *OPTIONS, *more)
-        assert refused.exit_code == 1
+    for theirs in ('{"my": "notes"}', "[1]", "notes"):
+        record.write_text(theirs)
+        refused = run("segment", plate, "--model", model_file, *OPTIONS, "--overwrite")
+        assert (refused.exit_code, record.read_text()) == (1, theirs)
         assert "segmented.json: this file is not ours" in refused.stderr
-    assert record.read_text() == theirs
 
 
 def test_overwriting_with_other_settings_that_is_stopped_leaves_nothing_old(
@@ -221,10 +218,8 @@ def test_overwriting_with_other_settings_that_is_stopped_leaves_nothing_old(
 def test_overlays(segmented: Path, model_file: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawn later without the network, and over only when asked: the old would show other masks."""
     command = ("segment", segmented, "--model", model_file, *OPTIONS)
-    before, (own, made) = (
-        files(segmented),
-        (segmented / "segmented" / f"{n}_overlay.png" for n in "AB"),
-    )
+    own, made = (segmented / "segmented" / f"{name}_overlay.png" for name in "AB")
+    before = files(segmented)
     own.write_bytes(b"the user's own")
     with monkeypatch.context() as patch:
         patch.setattr(segmentation, "predict", None)
@@ -263,15 +258,11 @@ def test_masks_are_not_needed_to_segment(tmp_path: Path, model_file: str) -> Non
     assert "would pass for annotations" in beside.stderr
 
 
-@pytest.mark.parametrize(
-    ("module", "name"),
-    [
-        (segmentation, "normalise"),
-        (segmentation, "decode"),
-        (folder, "write_labels"),
-        (folder, "write_overlay"),
-    ],
-)
+STEPS = [(segmentation, "normalise"), (segmentation, "decode")]
+STEPS += [(folder, "write_labels"), (folder, "write_overlay")]
+
+
+@pytest.mark.parametrize(("module", "name"), STEPS)
 def test_one_image_that_fails_on_the_way_does_not_stop_the_others(
     module: Any, name: str, plate: Path, model_file: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -347,22 +338,21 @@ def test_channels_are_the_models_unless_named_and_never_guessed(
     said = "3 channels that differ, and none is named. Name the one to segment and that of the "
     said += "nuclei, such as --channels green,red; gray is the mean of all, none is no nuclei. "
     assert said + "There are: 0 (red), 1 (green), 2 (blue)." in refused.stderr
-    model = new_model("scellseg", tiny.LEVELS)
+    model = scellseg.load_model(model_file)
     model.card = model.card.model_copy(update={"channels": ("green", "red")})
     own = str(model.save(tmp_path / "green.safetensors"))
     found = {}
-    cases = [(own, []), (own, ["--channels", "green,red"]), (own, ["--channels", "2"])]
-    for number, (file, options) in enumerate(
-        [*cases, (model_file, ["--channels", "gray", "--format", "png"])]
-    ):
-        out = tmp_path / str(number)
-        done("segment", image, "--model", file, *OPTIONS, *options, "--output", out)
-        found[number] = read_masks(next(out.glob("rgb_masks.*")))
+    for options in ("", "--channels green,red", "--channels 2 --format png"):
+        out = tmp_path / f"out{options}"
+        done("segment", image, "--model", own, *OPTIONS, *options.split(), "--output", out)
+        (file,) = out.glob("rgb_masks.*")
+        found[options] = read_masks(file)
+    assert file.name == "rgb_masks.png"
     expected = scellseg.segment(model, [np.stack(planes[1:]).astype(np.float32)], **THRESHOLDS)
-    np.testing.assert_array_equal(found[0], expected[0].masks)
-    np.testing.assert_array_equal(found[1], expected[0].masks)
-    assert not np.array_equal(found[2], found[0])
-    assert (tmp_path / "3" / "rgb_masks.png").is_file()
+    first, same, other = found.values()
+    np.testing.assert_array_equal(first, expected[0].masks)
+    np.testing.assert_array_equal(same, first)
+    assert not np.array_equal(other, first)
 
 
 def test_one_page_of_a_stack(tmp_path: Path, model_file: str) -> None:
@@ -397,7 +387,7 @@ WRONG = [
     ("segment {plate} --model {model} --cell-threshold nan", 1, "--cell-threshold nan is not a"),
     ("segment . --diameter 0", 2, "diameter"),
     ("segment {plate} --model {model} --channels mauve", 2, "green,red"),
-    ("segment {plate} --model {model} --weights released", 2, "weights"),
+    ("segment {plate} --model {model} --weights released", 1, "--weights released"),
     ("segment {plate} --format jpg", 2, "jpg"),
     ("segment {plate} --model cellposer", 1, "there is no model 'cellposer'"),
     ("segment {plate} --model lost.safetensors", 1, "no such file"),
@@ -433,7 +423,7 @@ def test_what_goes_wrong_is_said_in_one_message(
 # --- finetune --------------------------------------------------------------------------------
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def tuning(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Options of each fine-tuning, of one patch a step, with a checkpoint after each."""
     options: dict[str, Any] = {"batch_size": 1, "contrast": tiny.contrast()}
@@ -479,7 +469,6 @@ def test_killed_finetuning_goes_on_to_the_same_model(
     assert whole.card.recipe["queries"] == ["1"]
 
 
-@pytest.mark.usefixtures("tuning")
 def test_damaged_query_images_are_left_out_and_told_of(annotated: Path, model_file: str) -> None:
     query = annotated / "query"
     stack = np.zeros((3, SIDE, SIDE), np.uint8)
@@ -502,18 +491,13 @@ def test_damaged_query_images_are_left_out_and_told_of(annotated: Path, model_fi
 
 # Options, and what the card of the tuned model says then.
 TUNED = [
-    (
-        "--strategy classic --seed 7 --schedule cosine --layers extractor_fixed --channels 0",
-        {"strategy": "classic", "steps": 1, "seed": 7, "schedule": "cosine"},
-    ),
-    (
-        "--alpha fixed --statistics shot --learning-rate 0.002 --inductive",
-        {"alpha": "fixed", "statistics": "shot", "learning_rate": 0.002, "queries": []},
-    ),
-]
+    ("--strategy classic --seed 7 --schedule cosine --layers extractor_fixed --channels 0",
+     {"strategy": "classic", "steps": 1, "seed": 7, "schedule": "cosine"}),
+    ("--alpha fixed --statistics shot --learning-rate 0.002 --inductive",
+     {"alpha": "fixed", "statistics": "shot", "learning_rate": 0.002, "queries": []}),
+]  # fmt: skip
 
 
-@pytest.mark.usefixtures("tuning")
 @pytest.mark.parametrize(("options", "expected"), TUNED)
 def test_options_reach_the_fine_tuning(
     annotated: Path, model_file: str, options: str, expected: dict[str, Any]
@@ -567,7 +551,6 @@ def small_worms(monkeypatch: pytest.MonkeyPatch) -> Dataset:
     return worms
 
 
-@pytest.mark.usefixtures("tuning")
 def test_the_whole_job_on_a_data_set_by_name(
     small_worms: Dataset, model_file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -608,6 +591,7 @@ def test_real_sets_by_name(
 ) -> None:
     worms = scellseg.load_dataset("bbbc010_elegans")
     seen: dict[str, Any] = {}
+    monkeypatch.setattr(cli, "find_readable", lambda queries: (queries, []))
     monkeypatch.setattr(folder, "segment_jobs", lambda jobs, *_, **__: seen.update(jobs=jobs))
     done("segment", "bbbc010_elegans", "--model", model_file, "--output", tmp_path / "out")
     names = [f"{sample.name}_masks.tif" for sample in worms.query]
@@ -743,23 +727,17 @@ def test_doctor(temporary_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = done("doctor").splitlines()
     assert f"torch {torch.__version__}" in lines[1]
     assert sum(": ok, " in re.sub(" +", " ", line) for line in lines) == 3
-    monkeypatch.setattr(cli, "flows_to_masks", lambda flows, logit: np.zeros_like(logit, int))
+    monkeypatch.setattr(flows, "flows_to_masks", lambda flows, logit: np.zeros_like(logit, int))
     broken = run("doctor")
     assert broken.exit_code == 1
     assert re.search(r"flows and back: +FAILED, AP@0.5 = 0.00", broken.stdout)
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "typed"),
-    [
-        ("channels", ("green", "red"), "--channels green,red"),
-        ("page", 0, "--page 0"),
-        ("cell_threshold", None, "--cell-threshold"),
-        ("overwrite", True, "--overwrite"),
-    ],
-)
-def test_options_are_told_as_they_are_typed(name: str, value: Any, typed: str) -> None:
-    assert cli.as_option(name, value) == typed
+def test_options_are_told_as_they_are_typed() -> None:
+    assert cli.as_option("channels", ("green", "red")) == "--channels green,red"
+    assert cli.as_option("page", 0) == "--page 0"
+    assert cli.as_option("cell_threshold", None) == "--cell-threshold"
+    assert cli.as_option("overwrite", True) == "--overwrite"
 
 
 COMMANDS = ["segment", "finetune", "evaluate", "sweep", "doctor", "export"]
@@ -788,40 +766,43 @@ def test_help_says_what_the_options_classes_say() -> None:
 # --- sweep -----------------------------------------------------------------------------------
 
 
-def test_a_sweep_is_counted_computed_and_not_computed_again(tmp_path, monkeypatch) -> None:
-    """The trials of the smoke profile, but of small images."""
-    monkeypatch.setattr(
-        synthetic, "_cached", cache(partial(synthetic.make_image, shape=(200, 200)))
-    )
-    sets = cache(partial(synthetic.make_dataset, n_query=2))
-    monkeypatch.setattr("scellseg_lib.paper.run._load_once", sets)
+@pytest.fixture
+def sweeping(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A sweep of two trials whose results go into a temporary folder."""
+    whole = grid.EXPERIMENTS["transferability"]
+    monkeypatch.setitem(grid.EXPERIMENTS, "transferability", lambda scale: list(whole(scale))[-2:])
     monkeypatch.setattr(paths, "results", lambda profile: tmp_path / profile)
     monkeypatch.setattr(paths, "runs", lambda: tmp_path / "runs")
-    command = ("sweep", "transferability", "--profile", "smoke", "--data", "synthetic_phase")
-    command += ("--state", "0")
-    counted = done(*command, "--dry-run")
-    assert counted.startswith("11 trials, 0 of them are there. The others take about ")
+    monkeypatch.setattr("scellseg_lib.paper.run.measure_step", lambda _: 1.0)
+    return ["sweep", "transferability", "--state", "0"]
+
+
+def test_a_sweep_is_counted_computed_and_not_computed_again(
+    sweeping: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_small = cache(partial(synthetic.make_image, shape=(200, 200)))
+    monkeypatch.setattr(synthetic, "_cached", make_small)
+    sets = cache(partial(synthetic.make_dataset, n_query=2))
+    monkeypatch.setattr("scellseg_lib.paper.run._load_once", sets)
+    command = [*sweeping, "--profile", "smoke", "--data", "synthetic_phase"]
+    assert done(*command, "--dry-run").startswith("2 trials, 0 of them are there. The others take ")
     assert not list(tmp_path.iterdir())
     assert "0 trials computed" in done(*command, "--limit-time", "0")
     both = run(*command, "--limit-time", "0", "--cluster", "local:1")
     assert both.exit_code == 1
     assert "a time limit is for one machine" in both.stderr
-    assert "11 trials computed" in done(*command)
+    assert "2 trials computed" in done(*command)
     kept = files(tmp_path / "smoke" / "trials")
-    assert len(kept) == 2 * 11
-    again = done(*command)
-    assert "11 trials, 11 of them are there." in again
-    assert "0 trials computed" in again
+    assert len(kept) == 2 * 2
+    assert re.match("2 trials, 2 of them are there.*\n0 trials computed", done(*command))
     assert files(tmp_path / "smoke" / "trials") == kept
 
 
-def test_trials_that_fail_are_listed(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(paths, "results", lambda profile: tmp_path / profile)
-    monkeypatch.setattr(paths, "runs", lambda: tmp_path / "runs")
+def test_trials_that_fail_are_listed(
+    sweeping: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("SCELLSEG_DATA", str(tmp_path))
-    monkeypatch.setattr("scellseg_lib.paper.run.measure_step", lambda _: 1.0)
-    command = ("sweep", "transferability", "--profile", "paper", "--data", "mito", "--state", "0")
-    result = run(*command)
+    result = run(*sweeping, "--profile", "paper", "--data", "mito")
     assert result.exit_code == 1
-    assert "11 trials failed" in result.stderr
+    assert "2 trials failed" in result.stderr
     assert "scellseg data fetch mito" in result.stderr
