@@ -31,6 +31,14 @@ VOILA_KERNEL = "JSON.parse(document.getElementById('jupyter-config-data').textCo
 LAB_IS_OPEN = """() => window.jupyterapp?.shell.currentWidget?.sessionContext
   ?.session?.kernel?.status === 'idle'"""
 VOILA_IS_OPEN = "() => document.querySelector('#rendered_cells')"
+# Closes what JupyterLab says of a lost line as it opens. A test cuts off all pages at once, and a
+# page that waits for the next notebook behind this dialog would not show it.
+CLOSE_CONNECTION_ERRORS = """new MutationObserver(() => {
+  for (const dialog of document.querySelectorAll(".jp-Dialog")) {
+    if (dialog.textContent.includes("Server Connection Error"))
+      dialog.querySelector(".jp-Dialog-button").click();
+  }
+}).observe(document.body, { childList: true })"""
 
 
 def chromium() -> str | None:
@@ -63,7 +71,9 @@ class NotebookPage:
 
     def connect(self) -> None:
         """Wait until the page is open, and connect to the kernel that it has now."""
-        self.page.wait_for_function(LAB_IS_OPEN if self.is_lab else VOILA_IS_OPEN)
+        is_open = LAB_IS_OPEN if self.is_lab else VOILA_IS_OPEN
+        self.page.wait_for_function(is_open, polling=50)  # ms; also in the background
+        self.page.evaluate(CLOSE_CONNECTION_ERRORS)
         key = self.page.evaluate(LAB_KERNEL if self.is_lab else VOILA_KERNEL)
         (file,) = self.server.runtime.rglob(f"kernel-{key}.json")
         self.kernel = Kernel(file)

@@ -16,11 +16,6 @@ SHAPE = (100, 150)
 IMAGE = "np.random.default_rng(0).integers(0, 200, (100, 150)).astype(np.uint8)"
 WAYS: list[list[Point]] = [[(y + 0.5, 20.5), (y + 0.5, 120.5)] for y in (15, 35, 55, 75)]
 
-# Closes what JupyterLab says of a lost line as it opens: it may come at any moment, over the image.
-UNTOLD = """new MutationObserver(
-  () => document.querySelectorAll(".jp-Dialog-button").forEach((button) => button.click())
-).observe(document.body, { childList: true })"""
-
 
 def stroke(editor: EditorInPage, *which: int) -> None:
     """Draw bars, each a new cell."""
@@ -81,7 +76,6 @@ def test_an_outline_is_answered_in_the_middle_of_a_stroke(editor: EditorInPage) 
 
 def test_lines_that_are_dead_or_cut(editor: EditorInPage) -> None:
     """What goes into a dead connection is lost; the editor sends it again, in order."""
-    editor.page.evaluate(UNTOLD)
     stroke(editor, 0)
     editor.arrived()
     line = editor.notebook.server.line
