@@ -55,7 +55,7 @@ BUDGETS = {
 # These numbers only fall; who brings a part within its budget takes it out.
 STILL_OVER = {
     "core": 4175,
-    "files": 1418,
+    "files": 1324,
     "datasets": 2143,
     "statistics and plots": 1158,
     "paper": 3942,

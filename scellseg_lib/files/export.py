@@ -5,11 +5,11 @@ Files are written whole or not at all. Coordinates and areas are in pixels.
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -36,8 +36,7 @@ INTENSITY = ("intensity_mean", "intensity_min", "intensity_max", "intensity_std"
 FORMATS = {"tiff": "_masks.tif", "png": "_masks.png", "imagej": "_rois.zip", "geojson": ".geojson"}
 FORMATS |= {"outlines": "_outlines.txt", "cellpose": "_seg.npy"}
 FORMATS |= {"table": "_measurements.csv", "cells": "_cells"}
-"""What there is, with the ending of its files: label images, ROIs of ImageJ, outlines for QuPath
-and as text, what Cellpose's interface opens, measurements, a folder of an image for each cell."""
+"""What there is, with the ending of its files; that of "cells" is a folder of images."""
 
 
 @dataclass
@@ -61,22 +60,12 @@ def export(
     keep_background: bool = True,
     overwrite: bool = False,
 ) -> Exported:
-    """Export a label file, or all of a folder; one that is damaged does not stop the others.
+    """Export a label file, or all of a folder, in some of `FORMATS`; a damaged one stops no other.
 
-    Parameters
-    ----------
-    masks : path
-        ``NAME_masks.*``, Cellpose's ``NAME_seg.npy``, or a folder of such files. A list of cells
-        ``NAME_cells.csv`` beside it goes into "table" (classes and notes) and "geojson" (classes).
-    output : path
-        Folder, made if need be. What exists there is left alone unless ``overwrite``.
-    formats : sequence of str
-        Of `FORMATS`; ImageError for others, and for "cells" without images.
-    images : path, optional
-        Their images, ``NAME.*`` or ``NAME_img.*``: for "cells", the intensities of "table", and to
-        lie within "cellpose". DatasetError if one is not there.
-    channels, side, keep_background
-        See `measurements` and `single_cells`.
+    Masks are ``NAME_masks.*`` or Cellpose's ``NAME_seg.npy``; classes and notes of a list of cells
+    ``NAME_cells.csv`` beside them go into "table" and "geojson". Images are ``NAME.*`` or
+    ``NAME_img.*``: "cells" needs them, "table" and "cellpose" take them. What there is in the
+    output folder stays unless ``overwrite``. See `measurements` and `single_cells` for the others.
     """
     if unknown := [name for name in formats if name not in FORMATS]:
         remedy = f"There are: {', '.join(FORMATS)}."
@@ -121,21 +110,9 @@ def export(
 def measurements(
     masks: np.ndarray, image: np.ndarray | None = None, channels: Sequence[str] = ()
 ) -> pd.DataFrame:
-    """Measure every cell.
+    """Measure every cell, a row each: `SHAPE`, and `INTENSITY` with the channel's name at its end.
 
-    Parameters
-    ----------
-    masks : int[H, W]
-        Labels, 0 is background.
-    image : number[H, W] or number[H, W, C], optional
-        For the intensities; ImageError if it does not fit.
-    channels : sequence of str
-        Their names; default: 0, 1, ..
-
-    Returns
-    -------
-    DataFrame
-        One row a cell: `SHAPE`, and `INTENSITY` of each channel with its name as an ending.
+    The image is number[H, W] or [H, W, C]; its channels are called 0, 1, .. if they have no names.
     """
     masks = masks.astype(np.int32)
     if image is None:
@@ -156,23 +133,17 @@ def single_cells(
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Cut every cell out of its image: yields labels and crops, as the image in dtype and channels.
 
-    Parameters
-    ----------
-    masks, image
-        As of `measurements`.
-    side : int, optional
-        Side of the square around the middle of the cell's box, px; what lies beyond the image is 0,
-        and where a cell is larger SideTooSmall is raised. None: the box itself.
-    keep_background : bool
-        False: all that is not the cell is 0.
+    A crop is the box of the cell, or a square of `side` px around its middle, with 0 beyond the
+    image; SideTooSmall if a cell is larger. Without `keep_background` all but the cell is 0.
     """
     check_size(image.shape[:2], masks.shape, "its masks", "masks")
     boxes = {k: box for k, box in enumerate(find_objects(masks.astype(np.int32)), 1) if box}
     extents = {k: max(part.stop - part.start for part in box) for k, box in boxes.items()}
-    if larger := [str(k) for k, extent in extents.items() if side and extent > side]:
-        names = f"{', '.join(larger[:5])}{', ..' if len(larger) > 5 else ''}"
-        what = f"{len(larger)} of {len(boxes)} cells do not fit into {side} x {side} px: {names}"
-        raise SideTooSmall(what, max(extents.values()))
+    if larger := [k for k, extent in extents.items() if side and extent > side]:
+        what = (
+            f"{len(larger)} of {len(boxes)} cells do not fit into {side} x {side} px, the first: "
+        )
+        raise SideTooSmall(f"{what}{larger[0]}", max(extents.values()))
     margin = side or 0  # so that no square ends at the edge of the image
     labels = np.pad(masks, margin)
     pixels = np.pad(image, [(margin, margin)] * 2 + [(0, 0)] * (image.ndim - 2))
@@ -189,26 +160,24 @@ def single_cells(
 
 def _write_cells(folder: Path, crops: Iterable[tuple[int, np.ndarray]]) -> None:
     """Write ``FOLDER/FOLDER_00001.tif``, ..: all cells, or no folder."""
-    scratch = folder.with_name(f".{os.getpid()}.{folder.name}")
-    scratch.mkdir(parents=True)
-    try:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=".", dir=folder.parent) as scratch:
+        made = Path(scratch, folder.name)
+        made.mkdir()
         for label, crop in crops:
             colours = "rgb" if crop.ndim == 3 and crop.shape[2] == 3 else "minisblack"
-            file = scratch / f"{folder.name}_{label:05d}.tif"
             layout: Any = {"planarconfig": "contig"} if crop.shape[2:] > (1,) else {}  # no pages
+            file = made / f"{folder.name}_{label:05d}.tif"
             tifffile.imwrite(file, crop, compression="zlib", photometric=colours, **layout)
         shutil.rmtree(folder, ignore_errors=True)
-        scratch.rename(folder)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        made.rename(folder)
 
 
 def _read_facts(masks: Path, count: int) -> pd.DataFrame:
     """Class and note of the cells 1 to `count`, if there is a list of them beside their masks."""
-    path = cells_path(masks)
+    path, kinds = cells_path(masks), {"label": int, "class": str, "note": str}
     if not path.exists():
         return pd.DataFrame(index=range(1, count + 1))
-    kinds = {"label": int, "class": str, "note": str}
     cells = pd.read_csv(path, usecols=list(kinds), dtype=kinds, keep_default_na=False)
     if len(cells) != count:
         what = f"the list has {len(cells)} cells, their masks {count}"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -37,7 +37,7 @@ GROUP = 4  # images segmented together: tiles are pooled, and no more is lost wh
 
 
 class ImageJob(NamedTuple):
-    """An image, where its masks go, and its file where it has one of its own."""
+    """An image, where its masks go, and its own file if there is one."""
 
     sample: Sample
     masks: Path
@@ -87,11 +87,10 @@ class FolderOutcome:
 def plan_jobs(
     source: Path, output: Path, suffix: str, **reading: Any
 ) -> tuple[list[ImageJob], FolderOutcome]:
-    """Images of a file or folder (in any layout of `find_images`), with their outputs.
+    """Images of a file or folder, with their outputs; ``reading`` are arguments of `read_image`.
 
-    ``reading`` are arguments of `read_image`. Files that differ in their ending only, whose masks
-    would be the same file, have failed already in the outcome. DatasetError if there are no images,
-    or the masks would come to lie among them, where they would pass for annotations.
+    Files that differ in their ending only, whose masks would be the same file, have failed already
+    in the outcome. DatasetError without images, or where masks would lie among them.
     """
     root, found = source.parent, [(layout.image_name(source), [source])]
     if source.is_dir():
@@ -130,9 +129,9 @@ def segment_jobs(
 
     ``output`` is the folder of all masks, with ``segmented.json``, into which ``reading`` goes: how
     the images are read. The outcome is completed on the way, and its first doubt is warned of at
-    once. ``overlays`` draws those that are missing, also of masks that were there before. See
-    `segmentation.segment` for the other settings. ``callback`` is called after each image that was
-    read, and written; its errors end the run. MasksMadeOtherwise if such are there.
+    once. ``overlays`` are drawn of masks that were there before, too. ``callback`` is called after
+    each image that was read, and written; its errors end the run. MasksMadeOtherwise if such are
+    there. See `segmentation.segment` for the other settings.
     """
     diameter, decoding = segmentation.resolve(model.card, diameter=diameter, **thresholds)
     made_with = {"weights": weights_hash(model.network), "diameter": diameter}
@@ -191,19 +190,14 @@ def segment_jobs(
 
 
 def read_record(output: Path) -> dict[str, Any]:
-    """What the masks of a folder were made with, by its ``segmented.json``; empty without one.
-
-    DatasetError if the file is not ours.
-    """
+    """What the masks of a folder were made with, by its ``segmented.json``; empty without one."""
     file = output / layout.RECORD
-    try:
-        record = json.loads(file.read_text())
-    except FileNotFoundError:
+    if not file.exists():
         return {}
-    except ValueError:  # ours are written whole
-        record = None
-    if isinstance(record, dict) and "weights" in record:
-        return record
+    with suppress(ValueError):  # ours are written whole
+        record = json.loads(file.read_text())
+        if isinstance(record, dict) and "weights" in record:
+            return record
     remedy = "Move it away, or give another folder as the output."
     raise DatasetError("this file is not ours", where=file, remedy=remedy)
 
@@ -217,7 +211,7 @@ def _claim(output: Path, jobs: list[ImageJob], made_with: dict[str, Any], overwr
         places = {file.parent for file in ours}
         there |= {file for place in places for file in place.glob("[!.]*_masks.*")}
     pairs = {name: (before.get(name, "unknown"), now) for name, now in made_with.items()}
-    differing = {name: (was, now) for name, (was, now) in pairs.items() if was != now}
+    differing = {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
     if there and differing:
         if not overwrite or there - ours:
             raise MasksMadeOtherwise(differing, not there - ours, where=output)
@@ -248,11 +242,9 @@ def pair_labels(predicted: Path, true: Path | Sequence[Sample]) -> list[tuple[Pa
     theirs = {sample.name: sample for sample in true}
     lost = [str((ours | files).get(name, name)) for name in sorted(ours.keys() ^ theirs.keys())]
     if lost or not ours:
-        raise DatasetError(
-            f"label files without a partner: {', '.join(lost)}" if lost else "no label files",
-            where=predicted,
-            remedy="Each NAME_masks.* needs a NAME_masks.* or NAME.* on the other side.",
-        )
+        what = f"label files without a partner: {', '.join(lost)}" if lost else "no label files"
+        remedy = "Each NAME_masks.* needs a NAME_masks.* or NAME.* on the other side."
+        raise DatasetError(what, where=predicted, remedy=remedy)
     return [(file, theirs[name]) for name, file in ours.items()]
 
 

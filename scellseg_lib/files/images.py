@@ -18,14 +18,9 @@ import imagecodecs
 import numpy as np
 import tifffile
 
+from scellseg_lib import errors
 from scellseg_lib.atomic import whole
-from scellseg_lib.errors import (
-    AxesNeeded,
-    ChannelsNeeded,
-    ImageError,
-    ScellsegError,
-    ScellsegWarning,
-)
+from scellseg_lib.errors import AxesNeeded, ChannelsNeeded, ImageError, ScellsegError
 from scellseg_lib.files.seg_npy import read_seg
 from scellseg_lib.samples import INT64_MAX, as_labels
 
@@ -39,16 +34,13 @@ _DAMAGED = "Fetch or export the file again."
 def read_pixels(
     path: str | PathLike[str], *, axes: str | None = None, page: int | None = None
 ) -> np.ndarray:
-    """Stored values of a 2D image, in the file's own type: [H, W] or [H, W, C].
+    """Stored values of a 2D PNG, JPEG or TIFF, in the file's own type: [H, W] or [H, W, C].
 
-    Alpha is dropped. The colour table and the inversion of a TIFF are ignored: in microscopy they
-    are for display, and the stored values are the intensities or the labels. A palette PNG gives
-    its colours, booleans come as uint8. ImageError for a file that is missing or damaged.
+    Alpha is dropped; a TIFF's colour table and inversion are ignored, being for display.
+    ImageError for a file that is missing or damaged.
 
     Parameters
     ----------
-    path : path
-        A PNG, JPEG or TIFF file (ImageJ, OME and BigTIFF among them).
     axes : str, optional
         Meaning of a TIFF's axes, one letter each, such as ``"CYX"``, where the file does not say
         so itself or says it wrongly: Y, X, and C or S for channels; others must be of length 1.
@@ -102,20 +94,12 @@ def select_planes(
     *,
     where: str | PathLike[str] | None = None,
 ) -> np.ndarray:
-    """Plane to segment and nucleus plane of an image: float32[2, H, W].
+    """Plane to segment and nucleus plane of an image, [H, W] or [H, W, C]: float32[2, H, W].
 
-    Parameters
-    ----------
-    pixels : ndarray, [H, W] or [H, W, C]
-        Integers or floats; ImageError if they are not finite as float32.
-    channels : (str, str), optional
-        The plane to segment and the nucleus plane, each ``"red"``, ``"green"``, ``"blue"`` (the
-        first, second, third channel), an index ``"0"`` to ``"N-1"``, or ``"gray"`` (the mean of
-        all channels). The second may be ``"none"``: zeros. ChannelsNeeded for one that is not
-        there. None: the only channel, or that which all are equal to, and no nuclei;
-        ChannelsNeeded where they differ.
-    where : path, optional
-        The file, for messages.
+    Each of ``channels`` is "red", "green", "blue" (the first, second, third channel), an index "0"
+    to "N-1", or "gray" (the mean of all channels); the second may be "none": zeros. None: the only
+    channel, or that which all are equal to, and no nuclei. ChannelsNeeded where they differ, or one
+    is not there. ImageError, for the file ``where``, if values are not finite as float32.
     """
     if pixels.ndim not in (2, 3) or pixels.size == 0:
         what, remedy = f"{pixels.shape} is no shape of an image", "Give (H, W) or (H, W, C)."
@@ -163,9 +147,8 @@ def read_masks(path: str | PathLike[str]) -> np.ndarray:
 def relabel(masks: np.ndarray, *, where: str | PathLike[str] | None = None) -> np.ndarray:
     """Check labels and number them 1 to n without gaps, in their old order: int32[H, W].
 
-    They are whole numbers from 0, the background, of any type; else ImageError, for the file
-    ``where``. A single label in several pieces draws a warning, since it is mostly a binary mask,
-    in which the cells are not told apart.
+    ImageError, for the file ``where``, if they are not whole numbers from 0. A single label in
+    several pieces draws a warning: it is mostly a binary mask, in which cells are not told apart.
     """
     masks = as_labels(masks, where, largest=INT64_MAX)
     labels, places = np.unique(masks, return_inverse=True)
@@ -175,18 +158,13 @@ def relabel(masks: np.ndarray, *, where: str | PathLike[str] | None = None) -> n
         if pieces > 1:
             what = f"one label in {pieces} pieces counts as one cell"
             remedy = "Number the cells if this is a binary mask."
-            doubt = ScellsegWarning(what, where=where or "masks", remedy=remedy)
+            doubt = errors.ScellsegWarning(what, where=where or "masks", remedy=remedy)
             warnings.warn(doubt, stacklevel=2)
     return contiguous
 
 
 def write_labels(path: str | PathLike[str], masks: np.ndarray) -> None:
-    """Write a label image as it is, whole or not at all (a temporary file, then a rename).
-
-    ``.png`` gives a 16-bit PNG; ``.tif`` or ``.tiff`` a TIFF, of 32 or 64 bits where 16 are too
-    few. ImageError if these are not labels, int[H, W], or too many for a PNG, or the file cannot be
-    written.
-    """
+    """Write a label image as it is: a 16-bit PNG, or a TIFF, of more bits where 16 are too few."""
     path = Path(path)
     masks = as_labels(masks, path, largest=INT64_MAX)
     suffix, depth = path.suffix.lower(), np.promote_types("u2", np.min_scalar_type(masks.max()))
@@ -217,10 +195,7 @@ def as_image_error(error: Exception, name: str) -> ScellsegError:
 
 
 def pixel_hash(pixels: np.ndarray) -> str:
-    """SHA-256 of the decoded pixels: C order, little endian, without the shape.
-
-    It is the same whatever file format holds them.
-    """
+    """SHA-256 of the decoded pixels: C order, little endian, without the shape."""
     little = np.ascontiguousarray(pixels, dtype=pixels.dtype.newbyteorder("<"))
     return hashlib.sha256(little.tobytes()).hexdigest()
 

@@ -13,7 +13,7 @@ Scellseg has them, or all in one folder as Cellpose has them::
     segmented/                    masks that a model gave, and segmented.json, which says how
     corrected/, exported/         the same masks corrected by hand, and files for other programs
 
-Here are paths alone: nothing is read, and nothing is written.
+Nothing is read here, and nothing is written.
 """
 
 from __future__ import annotations
@@ -62,13 +62,13 @@ class ImageFiles:
     @property
     def own_masks(self) -> Path:
         """Where masks are saved: what is there if it is ours, else ``NAME_masks.tif``."""
-        ours = self.masks if self.is_ours else None
-        return ours or self.image.with_name(f"{self.name}_masks.tif")
+        usual = self.image.with_name(f"{self.name}_masks.tif")
+        return self.masks if self.masks and self.is_ours else usual
 
     @property
     def cells(self) -> Path | None:
         """Its list of cells, whether it is there or not; None without masks."""
-        return None if self.masks is None else cells_path(self.masks)
+        return cells_path(self.masks) if self.masks else None
 
     @property
     def is_unsaved(self) -> bool:
@@ -82,30 +82,21 @@ class ImageFiles:
 def find_samples(folder: Path) -> list[ImageFiles]:
     """Images and masks to learn from and to segment, in natural order of their names.
 
-    *Scellseg*: ``shot/`` with ``NAME_img.*`` and ``NAME_masks.*``, and ``query/`` with
-    ``NAME_img.*``, and masks where there are any. *Cellpose*: all in one folder; images with masks
-    become the split ``shot``, the others ``query``; where there are no other masks, Cellpose's
-    ``NAME_cp_masks.*`` count, or else its ``NAME_seg.npy`` (``NAME_img_seg.npy`` of
-    ``NAME_img.*``). Where no file is called ``*_img.*``, every image in the folder counts, its
-    masks being ``NAME_masks.*``. Other files are left alone.
+    Of a folder without ``shot/`` and ``query/``, images with masks are the split "shot", the others
+    "query". Masks are ``NAME_masks.*``; where there are none, ``NAME_cp_masks.*``; where there are
+    none either, ``NAME_seg.npy``. Where no file is called ``*_img.*``, every image counts.
 
     DatasetError if there are no images, images in ``shot/`` lack masks, masks lack their image, or
     two files have the same name but for their ending.
     """
-    if not folder.is_dir():
-        raise DatasetError("there is no such folder", where=folder, remedy="Check the path.")
     found = []
-    for part in _parts(folder):
-        files = _Files(folder / part)
-        images = _single(files.images)
-        masks = _single(files.ours or files.saved or files.seg)
+    for part, files in _read_parts(folder):
+        images, masks = _single(files.images), _single(files.ours or files.saved or files.seg)
         if orphans := [path.name for name, path in masks.items() if name not in images]:
             what = f"masks without an image: {', '.join(orphans)}"
             remedy = "The masks of NAME_img.png are NAME_masks.png."
             raise DatasetError(what, where=folder / part, remedy=remedy)
-        for name, image in images.items():
-            split = part or (SHOT if name in masks else QUERY)
-            found.append(ImageFiles(name, image, masks.get(name), split))
+        found += _pair(part, images, masks)
     if bare := [one.image.name for one in found if one.split == SHOT and not one.masks]:
         remedy = "Annotate them (NAME_masks.png), or move them to query/."
         what = f"images without masks: {', '.join(bare)}"
@@ -114,28 +105,18 @@ def find_samples(folder: Path) -> list[ImageFiles]:
 
 
 def find_images(folder: Path) -> list[tuple[str, list[Path]]]:
-    """Images alone by name, in the layouts and the order of `find_samples`, whatever masks there
-    are. Files are several if only their endings differ; DatasetError without any.
-    """
-    found = [item for part in _parts(folder) for item in _Files(folder / part).images.items()]
+    """Images by name, as of `find_samples`; several files if only their endings differ."""
+    found = [item for _, files in _read_parts(folder) for item in files.images.items()]
     return found or _refuse_empty(folder)
 
 
 def list_images(folder: Path) -> list[ImageFiles]:
-    """Images with whatever masks each has, ours before Cellpose's, as they are to be annotated.
-
-    Other than `find_samples` it takes an incomplete folder as it is; DatasetError without images.
-    """
-    if not folder.is_dir():
-        remedy = "Check how it is written; on a server it is a folder of the server."
-        raise DatasetError("there is no such folder", where=folder, remedy=remedy)
+    """Images with whatever masks each has, ours before Cellpose's; nothing need be complete."""
     found = []
-    for part in _parts(folder):
-        files = _Files(folder / part)
-        masks = {name: one for name, (one, *_) in (files.seg | files.saved | files.ours).items()}
-        for name, (image, *_) in files.images.items():
-            split = part or (SHOT if name in masks else QUERY)
-            found.append(ImageFiles(name, image, masks.get(name), split))
+    for part, files in _read_parts(folder):
+        kinds = files.images, files.seg | files.saved | files.ours
+        images, masks = ({name: some[0] for name, some in kind.items()} for kind in kinds)
+        found += _pair(part, images, masks)
     return found or _refuse_empty(folder)
 
 
@@ -148,15 +129,13 @@ def place_shot(folder: Path, image: Path) -> tuple[Path, Path]:
     home, name = _shots(folder), image_name(image)
     files = _Files(home)
     if not files.ours and not files.saved and files.seg.keys() - {name}:
-        raise DatasetError(
-            "the cells are annotated in _seg.npy files, which masks of ours would hide",
-            where=home,
-            remedy="Export them as label images (TIFF) into this folder first, then try again.",
-        )
+        what = "the cells are annotated in _seg.npy files, which masks of ours would hide"
+        remedy = "Export them as label images (TIFF) into this folder first, then try again."
+        raise DatasetError(what, where=home, remedy=remedy)
     kind = "_cp_masks" if files.saved and not files.ours else "_masks"
     there, masks = _single(files.images), _single(files.ours or files.saved)
-    usual = _name_as_beside(home, image, "_img"), home / f"{name}{kind}.tif"
-    return there.get(name, usual[0]), masks.get(name, usual[1])
+    copy = there.get(name) or _name_as_beside(home, image, "_img")
+    return copy, masks.get(name, home / f"{name}{kind}.tif")
 
 
 def place_image(folder: Path, file_name: str) -> Path:
@@ -167,10 +146,7 @@ def place_image(folder: Path, file_name: str) -> Path:
 
 
 def experiment_of(file: Path) -> Path:
-    """Experiment that an image is in, or a file of masks: above ``shot/`` or ``query/``.
-
-    Masks may lie in ``corrected/`` too; images in a folder of this name are an experiment's own.
-    """
+    """Experiment of an image or of masks: above ``shot/`` or ``query/``, or corrected masks."""
     is_image = parse_name(file.name)[0] in ("img", "image")
     parts = (SHOT, QUERY) if is_image else (SHOT, QUERY, CORRECTED)
     return file.parent.parent if file.parent.name in parts else file.parent
@@ -180,10 +156,9 @@ def experiment_of(file: Path) -> Path:
 
 
 def find_labels(place: Path) -> dict[str, Path]:
-    """Label files by name, or the one that `place` is.
+    """Label files by name, or the one that `place` is; any images where none is called masks.
 
-    Where some are called ``*_masks`` or ``*_seg.npy``, the others are images. Of one name,
-    ``NAME_masks.*`` comes before ``NAME_cp_masks.*``, and this before ``NAME_seg.npy``.
+    Of one name, ``NAME_masks.*`` comes before ``NAME_cp_masks.*``, and this before ``_seg.npy``.
     """
     if not place.is_dir():
         return {label_name(place): place}
@@ -232,10 +207,7 @@ def find_free_name(folder: Path, wanted: str) -> str:
 
 
 def results_path(source: Path, experiment: Path | None = None) -> Path:
-    """Where the masks of a file's or a folder's images usually go: ``segmented/`` in the folder.
-
-    Those of an experiment's ``query/`` go into the experiment's, if it is given.
-    """
+    """Where masks of a file or folder usually go; of ``query/``, into the experiment if given."""
     root = source if source.is_dir() else source.parent
     within = experiment is not None and root == (experiment / QUERY).resolve()
     return (root.parent if within else root) / SEGMENTED
@@ -257,8 +229,7 @@ def edits_path(masks: Path) -> Path:
 def parse_name(file_name: str) -> tuple[str, str]:
     """What a file is by its name, and the name of the image that it is or belongs to.
 
-    It is an "image", or "img" where it is called so; "masks" of ours, "cp_masks" or a "seg" of
-    Cellpose; a list of "cells"; or "".
+    It is an "image", or "img" where it is called so; "masks", "cp_masks", "seg"; "cells"; or "".
     """
     stem, ending = _plain(file_name), Path(file_name).suffix.lower()
     kinds = {".npy": r"(?:_img|\.ome)?_(seg)", ".csv": "(?:_img)?_(cells)"}
@@ -300,6 +271,22 @@ class _Files:
 
 def _parts(folder: Path) -> list[str]:
     return [part for part in (SHOT, QUERY) if (folder / part).is_dir()] or [""]
+
+
+def _read_parts(folder: Path) -> list[tuple[str, _Files]]:
+    """Files of ``shot/`` and ``query/``, or of the folder itself as the part ""."""
+    if not folder.is_dir():
+        remedy = "Check how it is written; on a server it is a folder of the server."
+        raise DatasetError("there is no such folder", where=folder, remedy=remedy)
+    return [(part, _Files(folder / part)) for part in _parts(folder)]
+
+
+def _pair(part: str, images: dict[str, Path], masks: dict[str, Path]) -> list[ImageFiles]:
+    """Images of one part with their masks."""
+    return [
+        ImageFiles(name, image, masks.get(name), part or (SHOT if name in masks else QUERY))
+        for name, image in images.items()
+    ]
 
 
 def _shots(folder: Path) -> Path:

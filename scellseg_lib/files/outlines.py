@@ -27,14 +27,10 @@ _DATE = (1980, 1, 1, 0, 0, 0)  # the same cells give the same bytes
 
 
 def outlines(masks: np.ndarray) -> Iterator[tuple[int, list[list[np.ndarray]]]]:
-    """Outlines of all cells, int[H, W] with 0 for background, in the order of their labels.
+    """Outlines of all cells, int[H, W] with 0 for background: yields labels, and lists of rings.
 
-    Yields
-    ------
-    label : int
-    pieces : list of list of int64[n, 2]
-        For each 4-connected piece of the cell its outer ring, clockwise as one sees it, then those
-        of its holes, the other way round; vertices (x, y), the first not repeated at the end.
+    There is a list for each 4-connected piece: its outer ring, clockwise as one sees it, then those
+    of its holes, the other way round; int64[n, 2] (x, y), the first not repeated at the end.
     """
     for number, box in enumerate(find_objects(masks.astype(np.int32)), start=1):
         if box is not None:
@@ -59,8 +55,7 @@ def rings(piece: np.ndarray) -> list[np.ndarray]:
         here = before = next(vertex for vertex, ways in edges.items() if len(ways) == 1)
         passed = []
         while here in edges:
-            # Where two pixels of the piece touch at a corner, the ring stays at its own: it turns
-            # right.
+            # Where two pixels touch at a corner alone, the ring stays at its own and turns right.
             right = here[0] - here[1] + before[1], here[1] + here[0] - before[0]
             ways = edges.pop(here)
             there = right if right in ways else ways[0]
@@ -81,11 +76,7 @@ def area(ring: np.ndarray) -> float:
 
 
 def write_imagej(path: Path, masks: np.ndarray) -> None:
-    """Write a zip of ImageJ ROIs for its ROI Manager, one a cell, named by the cell's label.
-
-    A cell in one piece without holes is a polygon, any other a composite; filling either in ImageJ
-    gives back the cell's pixels.
-    """
+    """Write a zip of ROIs for ImageJ's ROI Manager, named by their labels; some are composites."""
     with whole(path) as scratch, zipfile.ZipFile(scratch, "w", zipfile.ZIP_DEFLATED) as archive:
         for number, pieces in outlines(masks):
             roi = _roi([ring for piece in pieces for ring in piece])
@@ -113,27 +104,21 @@ def write_geojson(path: Path, masks: np.ndarray, classes: Mapping[int, str] | No
 
 
 def write_outlines(path: Path, masks: np.ndarray) -> None:
-    """Write outlines as text, as Cellpose does: a line of x,y,x,y,.. for each piece of a cell.
-
-    Holes are left out, with a warning: the format has none.
-    """
+    """Write lines of x,y,x,y,.., as Cellpose does, one a piece; holes are lost, with a warning."""
     lines, with_holes = [], []
     for number, pieces in outlines(masks):
         lines += [",".join(map(str, outer.ravel().tolist())) for outer, *_ in pieces]
         if any(len(piece) > 1 for piece in pieces):
             with_holes.append(str(number))
     if with_holes:
-        lost = f"those of cells {', '.join(with_holes)} are lost"
-        warnings.warn(f"outlines as text have no holes: {lost}", stacklevel=2)
+        lost = f"holes of cells {', '.join(with_holes)} are lost"
+        warnings.warn(f"outlines as text: {lost}", stacklevel=2)
     with whole(path) as scratch:
         scratch.write_text("".join(f"{line}\n" for line in lines))
 
 
 def write_overlay(path: Path, image: np.ndarray, masks: np.ndarray) -> None:
-    """Write a PNG of an image, its 1st to 99th percentile from black to white, edges in red.
-
-    The image is float32[2, H, W], of which the first plane is shown.
-    """
+    """Write a PNG of an image, float32[2, H, W]: its first plane in grey, edges of cells in red."""
     grey = (255 * np.clip(normalise(image[:1])[0], 0, 1)).astype(np.uint8)
     picture = np.stack([grey] * 3, axis=-1)
     picture[find_boundaries(masks, mode="inner")] = (255, 0, 0)

@@ -39,9 +39,8 @@ ALLOWED = re.compile(
 def read_seg(path: Path) -> dict[str, Any]:
     """Contents of a file of any version of Cellpose, such as ``masks`` and ``filename``.
 
-    They are numbers, text, lists, tuples, dictionaries and arrays (NumPy's numbers are arrays
-    without axes, paths tuples of their parts). ``masks`` is int64[H, W], 0 for background, or
-    int64[Z, H, W] of a stack. ImageError if the file is missing or damaged, or holds anything else.
+    They are plain values and arrays (NumPy's numbers without axes, paths tuples of their parts);
+    ``masks`` is int64[H, W] or [Z, H, W]. ImageError if the file is damaged or holds other things.
     """
     try:
         file = io.BytesIO(path.read_bytes())
@@ -63,10 +62,9 @@ def read_seg(path: Path) -> dict[str, Any]:
 
 
 def write_seg(path: Path, masks: np.ndarray, **more: object) -> None:
-    """Write masks, int[H, W], such that Cellpose's interface opens them with ``NAME.*`` beside.
+    """Write masks, int[H, W], for Cellpose's interface, which opens the image beside them.
 
-    ``more`` is by Cellpose's names: ``filename`` of the image, which is looked for in the folder;
-    ``img``, its pixels, shown where that file is not; and others.
+    ``more`` is by Cellpose's names: ``filename`` of the image; ``img``, its pixels where it is not.
     """
     labels = masks.astype(np.promote_types("u2", np.min_scalar_type(masks.max())))
     edges = find_boundaries(labels, connectivity=2, mode="inner")

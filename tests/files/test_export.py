@@ -199,7 +199,9 @@ def test_single_cells_of_a_side_and_cut_out() -> None:
     assert crops[1].sum() == 9 * 8 * 9
     alone = dict(export.single_cells(CELLS, image, keep_background=False))
     assert (alone[2][2, 2], alone[4][0, 4], alone[4][0, 0]) == (0, 0, 9)  # its hole, between pieces
-    with pytest.raises(SideTooSmall, match="1 of 3 cells do not fit into 6 x 6 px: 4") as caught:
+    with pytest.raises(
+        SideTooSmall, match="1 of 3 cells do not fit into 6 x 6 px, the first: 4"
+    ) as caught:
         list(export.single_cells(CELLS, image, side=6))
     assert caught.value.least == 10
 
