@@ -12,15 +12,13 @@ from scellseg_lib.contrast import ContrastiveTerm, pair_distance
 from scellseg_lib.device import Precision
 from scellseg_lib.network import build_network
 
-TINY = (4, 8, 16, 32)
+TINY = (4, 8)
 
 
 def sources(value: float, n: int = 2) -> list[Source]:
     rng = np.random.default_rng(int(value * 10))
-    return [
-        Source((value + rng.normal(0, 0.3, (2, 80, 80))).astype(np.float32), None, 1.0)
-        for _ in range(n)
-    ]
+    pixels = (value + rng.normal(0, 0.3, (n, 2, 80, 80))).astype(np.float32)
+    return [Source(image, None, 1.0) for image in pixels]
 
 
 def term(**options) -> ContrastiveTerm:
@@ -28,7 +26,7 @@ def term(**options) -> ContrastiveTerm:
 
 
 def styles(n: int, seed: int) -> torch.Tensor:
-    drawn = torch.randn(n, 32, generator=torch.Generator().manual_seed(seed))
+    drawn = torch.randn(n, TINY[-1], generator=torch.Generator().manual_seed(seed))
     return nn.functional.normalize(drawn, dim=1)
 
 
@@ -40,12 +38,7 @@ def double_loop(a: torch.Tensor, b: torch.Tensor) -> float:
 def test_the_distance_is_the_sum_over_all_pairs(n: int, m: int):
     a, b = styles(n, 0), styles(m, 1)
     assert float(pair_distance(a, b)) == pytest.approx(double_loop(a, b), rel=1e-5)
-    assert float(pair_distance(a, a[:1].expand(n, -1))) >= 0
-
-
-def test_equal_styles_are_at_no_distance():
-    same = styles(1, 0).expand(8, -1)
-    assert float(pair_distance(same, same)) == 0
+    assert float(pair_distance(a[:1], a[:1].expand(n, -1))) == 0
 
 
 def test_the_term_is_that_of_equation_2():
@@ -64,12 +57,10 @@ def test_a_contrast_like_the_shots_does_not_divide_by_zero():
         def embed(self, images: torch.Tensor) -> torch.Tensor:
             return torch.ones(len(images), 4) / 2
 
-    value = term()(Constant(), torch.ones(8, 4) / 2, np.random.default_rng(0), 0.0, Precision())
-    assert float(value.detach()) == 0
-    half = torch.ones(8, 4) / 2 + 0.1
-    near = 64 * 0.01
-    value = term()(Constant(), half, np.random.default_rng(0), 0.0, Precision())
-    assert float(value.detach()) == pytest.approx(0.54983 * near / (near + 1e-5), rel=1e-4)
+    for offset in (0, 0.1):
+        shot, near = torch.ones(8, 4) / 2 + offset, 64 * offset**2
+        value = term()(Constant(), shot, np.random.default_rng(0), 0.0, Precision())
+        assert float(value.detach()) == pytest.approx(0.54983 * near / (near + 1e-5), rel=1e-4)
 
 
 def test_gradients_reach_all_three_styles_and_alpha():
@@ -95,15 +86,12 @@ def test_gradients_reach_all_three_styles_and_alpha():
 
 
 def test_alpha_is_learnt_fixed_or_scheduled():
-    weights = {
-        mode: [float(term(alpha_mode=mode).weight(d).detach()) for d in (0, 0.5, 1)]
-        for mode in ("learnt", "fixed", "scheduled")
-    }
-    start = 1 / (1 + np.exp(-0.2))
-    np.testing.assert_allclose(weights["learnt"], [start] * 3, rtol=1e-6)
-    np.testing.assert_allclose(weights["fixed"], [start] * 3, rtol=1e-6)
-    np.testing.assert_allclose(weights["scheduled"], [start, start / 2, 0], atol=1e-7)
-    assert [term(alpha_mode=m).alpha.requires_grad for m in weights] == [True, False, False]
+    shares = {"learnt": [1, 1, 1], "fixed": [1, 1, 1], "scheduled": [1, 0.5, 0]}
+    for mode, share in shares.items():
+        made = term(alpha_mode=mode)
+        weights = [float(made.weight(done).detach()) for done in (0, 0.5, 1)]
+        np.testing.assert_allclose(weights, np.array(share) / (1 + np.exp(-0.2)), atol=1e-7)
+        assert made.alpha.requires_grad == (mode == "learnt")
 
 
 def test_one_style_and_one_crop_side_serve_a_step(monkeypatch):
@@ -126,18 +114,3 @@ def test_one_style_and_one_crop_side_serve_a_step(monkeypatch):
     assert sides == [side for _, side, _ in contrasts]
     assert CROP_SIDES[0] <= min(sides) < CROP_SIDES[0] + 8
     assert CROP_SIDES[1] - 8 < max(sides) <= CROP_SIDES[1]
-
-
-@pytest.mark.parametrize("mode", ["mixed", "shot"])
-def test_statistics_see_queries_and_contrasts_or_not(mode: str):
-    network = build_network("scellseg", TINY).train()
-    before = {k: v.clone() for k, v in network.state_dict().items() if "running" in k}
-    momenta = [m.momentum for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
-    term(statistics=mode)(network, styles(2, 0), np.random.default_rng(0), 0.0, Precision())
-    after = network.state_dict()
-    changed = {k for k, v in before.items() if not torch.equal(v, after[k])}
-    if mode == "shot":
-        assert not changed
-    else:
-        assert changed == {k for k in before if k.startswith("extractor.down.")}
-    assert [m.momentum for m in network.modules() if isinstance(m, nn.BatchNorm2d)] == momenta

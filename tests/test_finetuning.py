@@ -196,6 +196,8 @@ def test_statistics_of_shots_alone_are_those_of_the_classic_way():
         own = tuned(statistics=mode).network.state_dict()
         differing = {key for key in keys if not torch.equal(own[key], classic[key])}
         assert differing == {key for key in keys if key.startswith(part)}
+        layers = tuned(statistics=mode).network.modules()
+        assert {m.momentum for m in layers if isinstance(m, torch.nn.BatchNorm2d)} == {0.1}
 
 
 def test_a_strategy_of_ones_own(monkeypatch):

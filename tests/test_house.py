@@ -5,6 +5,7 @@ fields.
 from __future__ import annotations
 
 import ast
+import re
 from collections import Counter
 from functools import cache
 from pathlib import Path
@@ -77,16 +78,21 @@ def trees() -> dict[Path, ast.Module]:
     return {path: ast.parse(path.read_text()) for path in sorted(LIBRARY.rglob("*.py"))}
 
 
+@cache
+def nodes(path: Path) -> list[ast.AST]:
+    return list(ast.walk(trees()[path]))
+
+
 def unit(path: Path) -> str:
     """Name in ORDER: a package such as representation/ counts as one."""
     return path.relative_to(LIBRARY).parts[0].removesuffix(".py")
 
 
-def imported(path: Path) -> set[str]:
-    """Dotted names of all that a module imports, at its top or inside a function."""
+def imported(path: Path, within: list[ast.AST]) -> set[str]:
+    """Dotted names of all that some nodes of a module import."""
     package = ("scellseg_lib", *path.relative_to(LIBRARY).parent.parts)
     found = set()
-    for node in ast.walk(trees()[path]):
+    for node in within:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -96,13 +102,22 @@ def imported(path: Path) -> set[str]:
     return found
 
 
-def units_imported(path: Path) -> set[str]:
-    """Units of the library that a module imports; a name that is no module is of the façade."""
-    parts = [name.split(".") for name in imported(path)]
+def units_imported(path: Path, *, at_start: bool = False) -> set[str]:
+    """Units of the library that a module imports, inside a function too unless at its start.
+
+    A name that is no module is of the façade.
+    """
+    within = list(trees()[path].body) if at_start else nodes(path)
+    parts = [name.split(".") for name in imported(path, within)]
     known = {unit(other) for other in trees()}
     own = [p for p in parts if p[0] == "scellseg_lib"]
     found = {p[1] if len(p) > 1 and p[1] in known else "__init__" for p in own}
     return found - {unit(path)}
+
+
+def said(path: Path, node: ast.AST) -> str:
+    """Where something is said, and what."""
+    return f"{path.relative_to(LIBRARY)}: {ast.unparse(node)}"
 
 
 # --- wings and budgets -----------------------------------------------------------------------
@@ -123,51 +138,36 @@ def test_each_part_keeps_its_budget(part: str) -> None:
         assert 0 < lines <= BUDGETS[part]
 
 
-def test_imports_go_one_way() -> None:
-    place = {name: i for i, group in enumerate(ORDER) for name in group}
-    backwards = [
-        f"{path.relative_to(LIBRARY)} imports {other}"
-        for path in trees()
-        for other in sorted(units_imported(path))
-        if place[other] > place[unit(path)]
-    ]
-    assert backwards == []
-
-
-def test_wings_do_not_know_each_other() -> None:
+def test_imports_go_one_way_and_wings_do_not_know_each_other() -> None:
     """But for the command line, which opens `sweep` and `app` inside their functions."""
+    place = {name: i for i, group in enumerate(ORDER) for name in group}
     wrong = []
-    for path, tree in trees().items():
-        if unit(path) == "__main__":
-            continue
-        others = {name for name in WINGS if name != unit(path)}
-        # Of the command line, what it imports when it starts.
-        known = top_level(tree) if unit(path) == "cli" else units_imported(path)
-        wrong += [f"{path.relative_to(LIBRARY)} imports {name}" for name in known & others]
+    for path in trees():
+        others = units_imported(path)
+        forbidden = {name for name in others if place[name] > place[unit(path)]}
+        if unit(path) != "__main__":
+            at_start = unit(path) == "cli"
+            forbidden |= {*WINGS} & units_imported(path, at_start=at_start)
+        wrong += [f"{path.relative_to(LIBRARY)} imports {name}" for name in forbidden]
     assert wrong == []
-
-
-def top_level(tree: ast.Module) -> set[str]:
-    """Parts of the library that a module imports before any function runs."""
-    said = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
-    return {name for node in said for name in ast.unparse(node).replace(".", " ").split()}
 
 
 def test_the_core_needs_no_pictures_and_its_metrics_alone_tables() -> None:
-    allowed = {"metrics": {"pandas"}}
-    wrong = [
-        f"{path.relative_to(LIBRARY)} imports {name}"
+    found = {
+        (unit(path), name.split(".")[0])
         for path in trees()
-        for name in {whole.split(".")[0] for whole in imported(path)} & {"matplotlib", "pandas"}
-        if PARTS.get(unit(path)) == "core" and name not in allowed.get(unit(path), ())
-    ]
-    assert wrong == []
+        if PARTS.get(unit(path)) == "core"
+        for name in imported(path, nodes(path))
+    }
+    assert {pair for pair in found if pair[1] in ("matplotlib", "pandas")} == {
+        ("metrics", "pandas")
+    }
 
 
 # --- names -----------------------------------------------------------------------------------
 
 
-def test_no_two_public_classes_have_one_name() -> None:
+def test_no_two_public_classes_have_one_name_and_no_verb_of_the_facade_hides_a_module() -> None:
     names = Counter(
         node.name
         for tree in trees().values()
@@ -175,11 +175,7 @@ def test_no_two_public_classes_have_one_name() -> None:
         if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
     )
     assert [name for name, n in names.items() if n > 1] == []
-
-
-def test_no_verb_of_the_facade_hides_a_module() -> None:
-    modules = {unit(path) for path in trees()}
-    assert sorted(set(scellseg_lib.__all__) & modules) == []
+    assert set(scellseg_lib.__all__) & {unit(path) for path in trees()} == set()
 
 
 # --- errors ----------------------------------------------------------------------------------
@@ -192,57 +188,44 @@ def last_name(node: ast.AST) -> str:
 
 def error_classes() -> dict[str, ast.ClassDef]:
     """Classes of the library that are errors, by inheritance."""
-    classes = [
-        n for tree in trees().values() for n in ast.walk(tree) if isinstance(n, ast.ClassDef)
-    ]
+    classes = [n for path in trees() for n in nodes(path) if isinstance(n, ast.ClassDef)]
     found: dict[str, ast.ClassDef] = {}
-    while True:
-        more = {
-            node.name: node
-            for node in classes
-            if node.name == "ScellsegError" or any(last_name(base) in found for base in node.bases)
-        }
-        if more == found:
-            return found
-        found = more
+    while more := [
+        node
+        for node in classes
+        if node.name not in found
+        and (node.name == "ScellsegError" or any(last_name(base) in found for base in node.bases))
+    ]:
+        found |= {node.name: node for node in more}
+    return found
 
 
-def has_own_words(node: ast.ClassDef) -> bool:
-    return any(isinstance(n, ast.FunctionDef) and n.name == "__init__" for n in node.body)
+def says_remedy(call: ast.Call) -> bool:
+    given = [keyword.value for keyword in call.keywords if keyword.arg == "remedy"]
+    return bool(given) and not (isinstance(given[0], ast.Constant) and not given[0].value)
 
 
 def test_every_error_says_what_to_do() -> None:
     """Each is made with a remedy, or its class words one itself."""
     errors = error_classes()
     assert len(errors) > 8
+    own_words = {
+        name
+        for name, node in errors.items()
+        if any(isinstance(n, ast.FunctionDef) and n.name == "__init__" for n in node.body)
+    } - {"ScellsegError"}
     silent = set()
-    for path, tree in trees().items():
-        for node in ast.walk(tree):
-            if (
-                isinstance(node, ast.Raise)
-                and node.exc is not None
-                and last_name(node.exc) in errors
-            ):
-                silent.add(f"{path.name}: {ast.unparse(node)}")
-            if not isinstance(node, ast.Call):
-                continue
-            name = last_name(node.func)
-            if name in errors and (name == "ScellsegError" or not has_own_words(errors[name])):
-                silent |= {f"{path.name}: {ast.unparse(node)}"} if not says_remedy(node) else set()
-    for name, definition in errors.items():
-        if has_own_words(definition) and name != "ScellsegError":
-            calls = [
-                n
-                for n in ast.walk(definition)
-                if isinstance(n, ast.Call) and ast.unparse(n.func) == "super().__init__"
-            ]
-            silent |= {name for call in calls if not says_remedy(call)}
-    assert sorted(silent) == []
-
-
-def says_remedy(call: ast.Call) -> bool:
-    given = [keyword.value for keyword in call.keywords if keyword.arg == "remedy"]
-    return bool(given) and not (isinstance(given[0], ast.Constant) and not given[0].value)
+    for path in trees():
+        for node in nodes(path):
+            if isinstance(node, ast.Raise) and node.exc and last_name(node.exc) in errors:
+                silent.add(said(path, node))
+            elif isinstance(node, ast.Call) and last_name(node.func) in errors.keys() - own_words:
+                silent |= {said(path, node)} if not says_remedy(node) else set()
+    for name in own_words:
+        calls = [n for n in ast.walk(errors[name]) if isinstance(n, ast.Call)]
+        calls = [call for call in calls if ast.unparse(call.func) == "super().__init__"]
+        silent |= {name for call in calls if not says_remedy(call)}
+    assert silent == set()
 
 
 READING = {"replace", "startswith", "endswith", "split", "partition", "find", "removeprefix"}
@@ -252,47 +235,41 @@ READING |= {"removesuffix", "index", "count", "rpartition", "splitlines", "lower
 def is_message(node: ast.AST, caught: set[str]) -> bool:
     """Whether an expression is what an error says: its `what` or `remedy`, or its text."""
     if isinstance(node, ast.Attribute):
-        return node.attr in ("what", "remedy") or (
-            node.attr == "args" and last_name(node.value) in caught
-        )
+        of_error = node.attr == "args" and last_name(node.value) in caught
+        return node.attr in ("what", "remedy") or of_error
     if not isinstance(node, ast.Call):
         return False
-    said = [ast.unparse(argument) for argument in node.args]
-    match last_name(node.func):
-        case "told" | "remedy_told":
-            return True
-        case "str":
-            return bool(said) and said[0] in caught
-        case "getattr":
-            return len(said) > 1 and said[1] in ("'what'", "'remedy'")
-    return False
+    given, called = [ast.unparse(argument) for argument in node.args], last_name(node.func)
+    return (
+        called in ("told", "remedy_told")
+        or (called == "str" and bool(given) and given[0] in caught)
+        or (called == "getattr" and given[1] in ("'what'", "'remedy'"))
+    )
+
+
+def caught_in(path: Path) -> set[str]:
+    """Names by which a module knows errors: those that it catches, and arguments that are some."""
+    names = {n.name for n in nodes(path) if isinstance(n, ast.ExceptHandler) and n.name}
+    arguments = [n for n in nodes(path) if isinstance(n, ast.arg) and n.annotation]
+    return names | {
+        argument.arg
+        for argument in arguments
+        if re.search("Error|Exception|Warning", ast.unparse(argument.annotation))
+    }
 
 
 def test_nobody_parses_a_message() -> None:
     """What must be acted on is a class with fields: no words of an error are searched."""
     wrong = []
-    for path, tree in trees().items():
-        caught = {n.name for n in ast.walk(tree) if isinstance(n, ast.ExceptHandler) and n.name}
-        caught |= {
-            a.arg
-            for a in ast.walk(tree)
-            if isinstance(a, ast.arg)
-            and a.annotation is not None
-            and any(word in ast.unparse(a.annotation) for word in ("Error", "Exception", "Warning"))
-        }
-        for node in ast.walk(tree):
+    for path in trees():
+        caught = caught_in(path)
+        for node in nodes(path):
+            read: list[ast.expr] = []
             if isinstance(node, ast.Compare):
-                parts = [node.left, *node.comparators]
-                read = any(is_message(part, caught) for part in parts) and not any(
-                    isinstance(op, ast.Is | ast.IsNot) for op in node.ops
-                )
+                identity = any(isinstance(op, ast.Is | ast.IsNot) for op in node.ops)
+                read = [] if identity else [node.left, *node.comparators]
             elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-                is_regex = last_name(node.func.value) == "re"
-                read = (is_regex and any(is_message(a, caught) for a in node.args)) or (
-                    node.func.attr in READING and is_message(node.func.value, caught)
-                )
-            else:
-                continue
-            if read:
-                wrong.append(f"{path.relative_to(LIBRARY)}:{node.lineno}: {ast.unparse(node)}")
+                read = node.args if last_name(node.func.value) == "re" else []
+                read = read + [node.func.value] * (node.func.attr in READING)
+            wrong += [said(path, node) for part in read if is_message(part, caught)]
     assert wrong == []

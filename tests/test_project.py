@@ -21,7 +21,6 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parents[1]
-LIBRARY = ROOT / "scellseg_lib"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
@@ -37,6 +36,7 @@ def tracked() -> tuple[Path, ...]:
     return tuple(path for path in files if path.is_file())
 
 
+@cache
 def texts(*suffixes: str) -> dict[str, str]:
     """Text of the project's files with one of the suffixes (all text files without).
 
@@ -49,10 +49,6 @@ def texts(*suffixes: str) -> dict[str, str]:
             text = re.sub(r'"image/png": "[A-Za-z0-9+/=\\n]*"', '"image/png": ""', content.decode())
             found[path.relative_to(ROOT).as_posix()] = text
     return found
-
-
-def modules() -> list[Path]:
-    return sorted(LIBRARY.rglob("*.py"))
 
 
 # --- the lock, the conda environment and pyproject.toml name the same set --------------------
