@@ -10,9 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from scellseg_lib import augment, progress
-from scellseg_lib import device as precision
-from scellseg_lib import training as checkpoint
+from scellseg_lib import progress, training
 from tests import tiny
 
 
@@ -35,30 +33,6 @@ def output(monkeypatch):
     return outside
 
 
-@pytest.fixture
-def runner(monkeypatch):
-    """Make this process a kernel that a program of some command line has started."""
-
-    def kernel(*command: str) -> None:
-        process = types.SimpleNamespace(cmdline=lambda: list(command), name=lambda: command[0])
-        monkeypatch.setitem(sys.modules, "ipykernel", types.ModuleType("ipykernel"))
-        psutil = types.SimpleNamespace(Process=lambda _: process)
-        monkeypatch.setitem(sys.modules, "psutil", psutil)
-        progress.run_by_machine.cache_clear()
-
-    yield kernel
-    progress.run_by_machine.cache_clear()
-
-
-def work(n: int = 3) -> None:
-    """Bars of both kinds, and a word."""
-    progress.say("Now it takes long.")
-    with progress.bar(n, "train", delay=0) as bar:
-        for _ in range(n):
-            bar.update()
-    assert list(progress.progress_bar(range(n), n, "look")) == list(range(n))
-
-
 def test_a_terminal_shows_a_bar_at_once_but_none_of_a_short_iteration(output):
     stream = output(Terminal())
     assert list(progress.progress_bar("abc", 3, "look")) == ["a", "b", "c"]
@@ -72,8 +46,8 @@ def test_a_terminal_shows_a_bar_at_once_but_none_of_a_short_iteration(output):
 def test_a_log_gets_a_plain_line_with_the_time_left(output, monkeypatch):
     stream = output(io.StringIO())
     monkeypatch.setattr(progress, "LOG_EVERY", 0)
-    for _ in progress.progress_bar(range(4), 4, "look"):
-        pass
+    assert list(progress.progress_bar("abc", 3, "look", shown=False)) == ["a", "b", "c"]
+    assert list(progress.progress_bar(range(4), 4, "look")) == [0, 1, 2, 3]
     lines = stream.getvalue().splitlines()
     expected = [rf"look: {n} of 4 images after 00:00, (00:00|\?) left" for n in range(5)]
     assert [bool(re.fullmatch(*pair)) for pair in zip(expected, lines, strict=True)] == [True] * 5
@@ -96,21 +70,24 @@ def test_a_log_gets_a_line_a_minute_not_one_a_step(output, monkeypatch):
     ]
 
 
-def test_a_short_run_and_a_bar_that_is_not_wanted_leave_no_line_in_a_log(output, monkeypatch):
-    stream = output(io.StringIO())
-    work()
-    monkeypatch.setattr(progress, "LOG_EVERY", 0)
-    assert list(progress.progress_bar("abc", 3, "look", shown=False)) == ["a", "b", "c"]
-    assert stream.getvalue() == ""
-
-
-@pytest.mark.parametrize("stream", [Terminal(), io.StringIO()])
-@pytest.mark.parametrize("variable", ["TQDM_DISABLE", "PYTEST_CURRENT_TEST"])
-def test_silence_where_it_is_asked_for_and_in_tests(output, monkeypatch, stream, variable: str):
-    stream = output(stream)
-    monkeypatch.setenv(variable, "1")
-    monkeypatch.setattr(progress, "LOG_EVERY", 0)
-    work()
+@pytest.mark.parametrize(
+    ("stream", "variable", "every"),
+    [
+        (io.StringIO(), None, progress.LOG_EVERY),  # a log, and the run is short
+        *((Terminal(), variable, 0) for variable in ("TQDM_DISABLE", "PYTEST_CURRENT_TEST")),
+        *((io.StringIO(), variable, 0) for variable in ("TQDM_DISABLE", "PYTEST_CURRENT_TEST")),
+    ],
+)
+def test_silence_where_it_is_asked_for_and_in_tests(output, monkeypatch, stream, variable, every):
+    output(stream)
+    monkeypatch.setattr(progress, "LOG_EVERY", every)
+    if variable:
+        monkeypatch.setenv(variable, "1")
+    progress.say("Now it takes long.")
+    with progress.bar(3, "train", delay=0) as bar:
+        for _ in range(3):
+            bar.update()
+    assert list(progress.progress_bar(range(3), 3, "look")) == [0, 1, 2]
     assert stream.getvalue() == ""
 
 
@@ -124,9 +101,15 @@ def test_silence_where_it_is_asked_for_and_in_tests(output, monkeypatch, stream,
         (("python", "/bin/jupyter-lab"), True),
     ],
 )
-def test_a_notebook_that_a_machine_executes_is_not_watched(output, runner, command, seen: bool):
+def test_a_notebook_that_a_machine_executes_is_not_watched(
+    output, monkeypatch, command, seen: bool
+):
+    """This process is made a kernel that a program of some command line has started."""
     stream = output(Terminal())
-    runner(*command)
+    process = types.SimpleNamespace(cmdline=lambda: list(command), name=lambda: command[0])
+    monkeypatch.setitem(sys.modules, "ipykernel", types.ModuleType("ipykernel"))
+    monkeypatch.setitem(sys.modules, "psutil", types.SimpleNamespace(Process=lambda _: process))
+    monkeypatch.setattr(progress, "run_by_machine", progress.run_by_machine.__wrapped__)  # no cache
     assert progress.watched() is seen
     progress.say("Now it takes long.")
     assert bool(stream.getvalue()) is seen
@@ -136,17 +119,18 @@ def test_a_notebook_that_a_machine_executes_is_not_watched(output, runner, comma
 
 
 @pytest.mark.parametrize("train", ["fine-tune", "pre-train scellseg"])
-def test_trainings_show_all_that_takes_long(output, monkeypatch, tmp_path: Path, train: str):
-    monkeypatch.setattr(augment, "PATCH", tiny.PATCH)
-    monkeypatch.setattr(checkpoint, "SAVE_EVERY", 0)
+def test_trainings_show_all_that_takes_long(
+    output, small_patches, monkeypatch, tmp_path: Path, train: str
+):
+    monkeypatch.setattr(training, "SAVE_EVERY", 0)
     monkeypatch.setattr(progress, "LOG_EVERY", 0)
     stream, before = output(io.StringIO()), []
-    options = {
-        "checkpoint": tmp_path / "c.safetensors",
-        "callback": lambda _: before.append(stream.getvalue()),
-    }
 
     def run() -> None:
+        options = {
+            "checkpoint": tmp_path / "c.safetensors",
+            "callback": lambda _: before.append(stream.getvalue()),
+        }
         if train == "fine-tune":
             tiny.tune("classic", tiny.new_model("unet2", tiny.LEVELS), **options)
         else:
@@ -162,10 +146,3 @@ def test_trainings_show_all_that_takes_long(output, monkeypatch, tmp_path: Path,
     run()  # finished: none of its steps is shown as if it were done now
     assert f"{train}: {tiny.STEPS} of {tiny.STEPS}" in stream.getvalue()
     assert f"{train}: 0 of" not in stream.getvalue()
-
-
-def test_measuring_the_speed_is_said_in_a_terminal(output, monkeypatch, temporary_cache):
-    monkeypatch.setattr(precision, "measure", lambda *_: ({precision.Precision(): 1.0}, True))
-    stream = output(Terminal())
-    precision.choose_precision(precision.torch.device("cpu"), (4, 8))
-    assert stream.getvalue().startswith("Measuring")
