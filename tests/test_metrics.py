@@ -91,27 +91,19 @@ def test_empty_against_empty_is_perfect_and_one_sided_emptiness_is_nothing() -> 
         assert metrics.aggregated_jaccard_index(true, predicted, 0.5) == score
 
 
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, ">u2", ">i4", np.int64, np.uint64])
-def test_labels_need_not_be_contiguous_nor_of_one_type(dtype: type) -> None:
+def test_labels_need_not_be_contiguous_nor_of_one_type_nor_in_one_order() -> None:
     true, predicted = disc_grid(30, seed=2)
     table = np.random.default_rng(0).permutation(np.arange(1, 250))[:30]
-    gaps = np.append(0, table).astype(dtype)[predicted]
-    assert_same_scores(metrics.scores(true, gaps), metrics.scores(true, predicted))
+    gaps = np.append(0, table)[predicted]
     large = np.where(predicted > 0, predicted + np.int64(2**40), 0)
-    assert_same_scores(metrics.scores(large, true), metrics.scores(predicted, true))
-
-
-def assert_same_scores(one: metrics.Scores, other: metrics.Scores) -> None:
-    for name, a, b in zip(one._fields, one, other, strict=True):
-        np.testing.assert_array_equal(a, b, err_msg=name)
-
-
-def test_fortran_order_and_views_score_alike() -> None:
-    pair = disc_grid(20, seed=3)
-    for change in (np.asfortranarray, lambda labels: labels[::2, ::-1]):
-        changed = [change(labels) for labels in pair]
-        copied = [np.ascontiguousarray(labels) for labels in changed]
-        assert_same_scores(metrics.scores(*changed), metrics.scores(*copied))
+    types = (np.uint8, np.uint16, ">u2", ">i4", np.int64, np.uint64)
+    others = [*(gaps.astype(dtype) for dtype in types), large, np.asfortranarray(gaps)]
+    for pair in ((true, predicted), (true[::2, ::-1], predicted[::2, ::-1])):
+        expected = metrics.scores(*map(np.ascontiguousarray, pair))
+        for other in others if pair[0] is true else [pair[1]]:
+            found = metrics.scores(pair[0], other)
+            for name, a, b in zip(found._fields, found, expected, strict=True):
+                np.testing.assert_array_equal(a, b, err_msg=name)
 
 
 def test_standard_aji_by_hand() -> None:
@@ -169,14 +161,6 @@ def test_counts_equal_those_of_cellpose() -> None:
             assert getattr(result, name).tolist() == counted, f"{name} of pair {seed}"
 
 
-def test_the_recorded_pairs_hold_what_is_hard() -> None:
-    pairs = [random_pair(seed) for seed in range(48)]
-    ties = [np.sum(2 * o.intersection == o.union) for o in (metrics.overlap(*p) for p in pairs)]
-    assert sum(ties) > 10
-    empty = {(not np.any(true), not np.any(predicted)) for true, predicted in pairs}
-    assert {(True, True), (False, False)} < empty
-
-
 def most_matches(true: np.ndarray, predicted: np.ndarray, threshold: float) -> int:
     """Largest one-to-one matching by trying all of them; for few objects."""
     found = metrics.overlap(true, predicted)
@@ -193,7 +177,7 @@ def most_matches(true: np.ndarray, predicted: np.ndarray, threshold: float) -> i
     )
 
 
-@settings(deadline=None)  # the first call compiles
+@settings(max_examples=40, deadline=None)  # the first call compiles
 @given(st.lists(st.integers(0, 3), min_size=24, max_size=24), st.integers(0, 2**32 - 1))
 def test_matching_is_the_largest_and_symmetric(cells: list[int], seed: int) -> None:
     true = np.array(cells).reshape(4, 6)
@@ -276,9 +260,10 @@ def test_evaluate_is_tidy_and_its_summary_averages_over_images() -> None:
 def test_evaluate_takes_bare_labels_and_a_summary_needs_its_thresholds() -> None:
     frame = metrics.evaluate([strip((0, 10, 1))], [strip((0, 10, 3))], [0.5, 0.75])
     assert frame["image"].tolist() == ["0", "0"]
-    with pytest.raises(MetricError, match=r"lack the thresholds 0\.55.*default thresholds"):
-        metrics.summary(frame)
-    with pytest.raises(MetricError, match="2 predictions for 1"):
-        metrics.evaluate([strip(), strip()], [strip()])
-    with pytest.raises(MetricError, match="no image"):
-        metrics.evaluate([], [])
+    for call, words in (
+        (lambda: metrics.summary(frame), r"lack the thresholds 0\.55.*default thresholds"),
+        (lambda: metrics.evaluate([strip(), strip()], [strip()]), "2 predictions for 1"),
+        (lambda: metrics.evaluate([], []), "no image"),
+    ):
+        with pytest.raises(MetricError, match=words):
+            call()

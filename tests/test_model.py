@@ -17,7 +17,7 @@ from scellseg_lib.model import Card, Model, TrainingData, new_model, read_card, 
 from scellseg_lib.network import ARCHITECTURES, build_network
 from scellseg_lib.representation import Decoding
 
-TINY = (4, 8, 16, 32)
+TINY = (4, 8)
 
 
 def full_card(**changes) -> Card:
@@ -32,7 +32,7 @@ def full_card(**changes) -> Card:
         "training_data": [TrainingData(name="worms", images=8, licence="CC0")],
         "recipe": {"steps": 3, "precision": {"dtype": "fp32"}},
         "decoding": Decoding(cell_threshold=0.25, min_size=20),
-        "styles": [[0.1] * 32],
+        "styles": [[0.1] * 8],
         "style_radius": 0.3,
         "scores": {"ap50": 0.9},
         "versions": {"torch": "2"},
@@ -63,8 +63,7 @@ def assert_same_weights(a: Model, b: Model) -> None:
     first, second = a.network.state_dict(), b.network.state_dict()
     assert first.keys() == second.keys()
     for key, value in first.items():
-        assert value.dtype == second[key].dtype
-        assert torch.equal(value, second[key]), key
+        torch.testing.assert_close(value, second[key], rtol=0, atol=0, equal_nan=True, msg=key)
 
 
 def rewrite(path: Path, tensors: dict | None = None, **card) -> Path:
@@ -89,10 +88,10 @@ def test_a_saved_model_comes_back_bit_for_bit(model, tmp_path):
 
 def test_half_precision_rounds_weights_but_not_statistics(model, path, tmp_path):
     half = model.save(tmp_path / "half.safetensors", half=True)
-    assert half.stat().st_size < 0.65 * path.stat().st_size
-    loaded = read_model(half).network.state_dict()
+    stored, loaded = load_file(half), read_model(half).network.state_dict()
     for key, value in model.network.state_dict().items():
         exact = "running" in key or not value.is_floating_point()
+        assert stored[key].dtype == (value.dtype if exact else torch.float16)
         assert torch.equal(loaded[key], value if exact else value.half().float()), key
         assert loaded[key].dtype == value.dtype
     # Saving what was loaded gives the same file again.
@@ -101,18 +100,16 @@ def test_half_precision_rounds_weights_but_not_statistics(model, path, tmp_path)
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_each_model_comes_back_as_what_it_was(name, tmp_path):
-    loaded = read_model(new_model(name, TINY, seed=1).save(tmp_path / "m.safetensors"))
-    assert loaded.card.architecture == name
-    assert loaded.network.levels == TINY
-    assert_same_weights(loaded, new_model(name, TINY, seed=1))
-
-
-def test_ablations_come_back(tmp_path):
-    parts = {"attention": False, "dense": True, "hierarchical_style": False}
-    network = build_network("scellseg", TINY, **parts)
-    model = Model(network, new_model("scellseg", TINY).representation, full_card(**parts))
-    assert_same_weights(read_model(model.save(tmp_path / "ablated.safetensors")), model)
+def test_each_model_comes_back_as_what_it_was_and_so_do_ablations(name, tmp_path):
+    for parts in ({}, {"attention": False, "dense": True, "hierarchical_style": False}):
+        model = new_model(name, TINY, seed=1)
+        outputs = model.representation.n_outputs
+        model.network = build_network(name, TINY, outputs=outputs, **parts)
+        model.card = model.card.model_copy(update=parts)
+        loaded = read_model(model.save(tmp_path / "m.safetensors"))
+        assert loaded.card == model.card
+        assert loaded.network.levels == TINY
+        assert_same_weights(loaded, model)
 
 
 def test_weights_of_a_new_model_depend_on_the_seed_alone():
@@ -151,13 +148,14 @@ def test_another_suffix_and_a_folder_that_cannot_be_are_refused(model, tmp_path)
         model.save(tmp_path / "file" / "m.safetensors")
 
 
-@pytest.mark.parametrize("content", [b"{}", b'{"my": "settings"}', b"\xff not JSON"])
-def test_a_strangers_json_is_not_written_over(model, tmp_path, content: bytes):
-    (tmp_path / "m.json").write_bytes(content)
-    with pytest.raises(ModelError, match=r"m\.json: .*no model's card.*another name"):
-        model.save(tmp_path / "m.safetensors")
-    assert [file.name for file in tmp_path.iterdir()] == ["m.json"]
-    assert (tmp_path / "m.json").read_bytes() == content
+def test_a_strangers_json_is_not_written_over(model, tmp_path):
+    beside = tmp_path / "m.json"
+    for content in (b"{}", b'{"my": "settings"}', b"\xff not JSON"):
+        beside.write_bytes(content)
+        with pytest.raises(ModelError, match=r"m\.json: .*no model's card.*another name"):
+            model.save(tmp_path / "m.safetensors")
+        assert [file.name for file in tmp_path.iterdir()] == ["m.json"]
+        assert beside.read_bytes() == content
 
 
 def test_a_model_of_ours_is_written_over(model, path):
@@ -201,40 +199,33 @@ def test_others_may_read_a_model_where_the_umask_allows_it(path, tmp_path):
 # What does not fit
 
 
-@pytest.mark.parametrize("keep", [0, 5, 300, -1])
-def test_a_damaged_file(path, keep: int):
-    path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(ModelError, match=r"damaged or not safetensors.*Get it again"):
+def test_a_file_that_is_damaged_or_has_no_card(path, model):
+    whole = path.read_bytes()
+    for keep in (0, 5, 300, -1):
+        path.write_bytes(whole[:keep])
+        with pytest.raises(ModelError, match=r"damaged or not safetensors.*Get it again"):
+            read_model(path)
+    save_file(model.network.state_dict(), path)
+    with pytest.raises(ModelError, match="no model card"):
         read_model(path)
 
 
-def test_a_file_without_a_card(model, tmp_path):
-    save_file(model.network.state_dict(), tmp_path / "bare.safetensors")
-    with pytest.raises(ModelError, match="no model card"):
-        read_model(tmp_path / "bare.safetensors")
-
-
-@pytest.mark.parametrize(
-    "card",
-    [
-        {"levels": "wide"},
-        {"colour": "green"},
-        {"representation": None},
-        *({"diameter": value} for value in ("x", 0, -3.0, math.nan, math.inf)),
-    ],
-)
-def test_a_card_that_is_not_valid(path, card):
-    words = f"(?s)card is not valid.*{next(iter(card))}.*Get the file again"
-    with pytest.raises(ModelError, match=words) as caught:
-        read_model(rewrite(path, **card))
-    assert str(path) in str(caught.value)
+INVALID = r"card is not valid.*{}.*Get the file again"
 
 
 @pytest.mark.parametrize(
     ("card", "words"),
     [
-        ({"levels": (8, 16, 32, 64)}, "have another shape, the first: .* is .* the network has"),
-        ({"levels": TINY[:3]}, r"\d+ are unknown"),
+        *(
+            (card, INVALID.format(*card))
+            for card in ({"levels": "wide"}, {"colour": "green"}, {"representation": None})
+        ),
+        *(
+            ({"diameter": value}, INVALID.format("diameter"))
+            for value in ("x", 0, -3.0, math.nan, math.inf)
+        ),
+        ({"levels": (8, 16)}, "have another shape, the first: .* is .* the network has"),
+        ({"levels": (4, 8, 16)}, r"\d+ tensors are missing"),
         ({"attention": False}, "are unknown, the first: .*gates"),
         ({"architecture": "cellpose"}, "are unknown.*another shape"),
         ({"architecture": "stardist"}, "no model 'stardist'"),
@@ -242,23 +233,19 @@ def test_a_card_that_is_not_valid(path, card):
         ({"representation": "stars"}, "no representation 'stars'"),
     ],
 )
-def test_a_card_that_is_not_of_these_weights(path, card, words: str):
-    with pytest.raises(ModelError, match=words):
+def test_a_card_that_is_not_valid_or_not_of_these_weights(path, card, words: str):
+    with pytest.raises(ModelError, match=f"(?s){words}") as caught:
         read_model(rewrite(path, **card))
+    if "valid" in words:
+        assert caught.value.where == path
 
 
-@pytest.mark.parametrize(
-    ("bias", "words"),
-    [
-        (None, "1 tensors are missing, the first: tasker.2.bias"),
-        *(
-            ([0.0, value, 0.0], "1 hold NaN or infinity, the first: tasker.2.bias")
-            for value in (math.nan, math.inf, -math.inf)
-        ),
-    ],
-)
-def test_a_tensor_that_is_missing_or_no_number(path, bias, words: str):
+def test_a_tensor_that_is_missing_or_no_number(path):
     tensors = load_file(path)
-    del tensors["tasker.2.bias"]
-    with pytest.raises(ModelError, match=words):
-        read_model(rewrite(path, tensors | ({"tasker.2.bias": torch.tensor(bias)} if bias else {})))
+    bias = tensors.pop("tasker.2.bias")
+    with pytest.raises(ModelError, match=r"1 tensors are missing, the first: tasker\.2\.bias"):
+        read_model(rewrite(path, tensors))
+    for value in (math.nan, math.inf, -math.inf):
+        bias[1] = value
+        with pytest.raises(ModelError, match=r"1 hold NaN or infinity, the first: tasker\.2\.bias"):
+            read_model(rewrite(path, tensors | {"tasker.2.bias": bias}))
