@@ -1,7 +1,7 @@
 """Raw archives, as their publishers lay them out, to images and instance masks.
 
-A converter takes the folder of the unpacked files and a ``source``: where in it to look, or a shell
-pattern of such places. It gives one `Picture` for each image that it finds, in natural order.
+A converter takes the folder of the unpacked files and a ``source``: where in it to look, a shell
+pattern. It gives one `Picture` for each image that it finds, in natural order.
 """
 
 from __future__ import annotations
@@ -118,8 +118,7 @@ def paint(cells: Sequence[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
 def draw_polygons(outlines: Sequence[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
     """Pixels, bool[H, W], whose centre is inside one of COCO's polygons, float[n, 2] (x, y).
 
-    Pixel (0, 0) spans 0 to 1. COCO's own package rounds otherwise: 0.6 % of the cell pixels of
-    LIVECell would change.
+    Pixel (0, 0) spans 0 to 1; pycocotools would round 0.6 % of LIVECell's cell pixels otherwise.
     """
     mask = np.zeros(shape, bool)
     for points in outlines:
@@ -132,12 +131,9 @@ def write_picture(picture: Picture, image_path: Path, masks_path: Path) -> None:
     """Store image and masks as PNG; ImageError if a PNG does not hold them whole."""
     image, size = picture.image, picture.masks.shape
     if image.dtype not in (np.uint8, np.uint16) or image.shape not in (size, (*size, 3)):
-        raise ImageError(
-            f"the image is {image.dtype}{list(image.shape)}, its masks are {list(size)}; a PNG "
-            "holds uint8 or uint16 with one plane or three, of the size of the masks",
-            where=picture.name,
-            remedy="Convert the image first.",
-        )
+        what = f"the image is {image.dtype}{list(image.shape)}, its masks are {list(size)}"
+        remedy = "A PNG holds uint8 or uint16, one plane or three, of the size of the masks."
+        raise ImageError(what, where=picture.name, remedy=remedy)
     write_labels(masks_path, picture.masks)
     image_path.write_bytes(imagecodecs.png_encode(np.ascontiguousarray(image)))
 
@@ -146,11 +142,9 @@ def _find(raw: Path, pattern: str) -> list[Path]:
     """Files whose path ends in a shell pattern (``*`` crosses folders), in natural order."""
     found = [raw / name for name in _list_files(raw) if fnmatchcase(f"/{name}", f"*/{pattern}")]
     if not found:
-        raise DatasetError(
-            f"there is no file {pattern!r} among the {len(_list_files(raw))} raw files",
-            where=raw,
-            remedy="Check that these are the archives that the manifest names.",
-        )
+        what = f"there is no file {pattern!r} among the {len(_list_files(raw))} raw files"
+        remedy = "Check that these are the archives that the manifest names."
+        raise DatasetError(what, where=raw, remedy=remedy)
     return found
 
 

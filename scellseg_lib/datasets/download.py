@@ -33,30 +33,18 @@ def download(url: str, file: Path, sha256: str | None = None, session: Any = req
     """Get one file, unless it is there already with the hash that it must have.
 
     A cut connection is taken up where it broke, by this run or the next, and a busy server asked
-    again, a few times. A second process that wants the same file waits for the first. (pooch starts
-    anew where a connection is cut, and asks again for what is not there.)
+    again, a few times (pooch starts anew, and asks again for what is not there). A second process
+    that wants the same file waits for the first. What a URL ``file:`` names is copied.
 
-    Parameters
-    ----------
-    url : str
-        ``http:`` or ``https:``; what ``file:`` names is copied.
-    session : requests.Session, optional
-        For settings of the connection, such as which certificates to trust.
-
-    Raises
-    ------
-    FetchError
-        If the network is forbidden, the server refuses (404 and its like, at once) or cannot be
-        reached, or what came is another file.
+    FetchError if the network is forbidden, the server refuses (404 and its like, at once) or cannot
+    be reached, or what came is another file.
     """
     if is_whole(file, sha256):
         return file
     if paths.offline():
-        raise FetchError(
-            f"there is no whole {file.name} here, and SCELLSEG_OFFLINE forbids the network",
-            where=url,
-            remedy=f"Unset SCELLSEG_OFFLINE, or put the file into {file.parent}.",
-        )
+        what = f"there is no whole {file.name} here, and SCELLSEG_OFFLINE forbids the network"
+        remedy = f"Unset SCELLSEG_OFFLINE, or put the file into {file.parent}."
+        raise FetchError(what, where=url, remedy=remedy)
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_name(f"{file.name}.part")
     lock = Path(f"{part}.lock")
@@ -96,11 +84,8 @@ def _receive(session: Any, url: str, part: Path, sha256: str | None) -> None:
         return
     part.unlink()
     if not resumed:
-        raise FetchError(
-            f"what came does not have the SHA-256 {sha256}",
-            where=url,
-            remedy="Try again later; the publisher may have replaced the file.",
-        )
+        remedy = "Try again later; the publisher may have replaced the file."
+        raise FetchError(f"what came does not have the SHA-256 {sha256}", where=url, remedy=remedy)
     _receive(session, url, part, sha256)
 
 
@@ -118,11 +103,9 @@ def _persist(session: Any, url: str, part: Path) -> None:
                 part.unlink(missing_ok=True)
             refused = status < 500 and status not in (408, 412, 416, 429)
             if refused or attempt == ATTEMPTS - 1:
+                remedy = "Check the connection, and try again: it goes on where it broke."
                 raise FetchError(
-                    f"the download failed ({error})",
-                    where=url,
-                    remedy="Check the connection and try again: it goes on where it broke. The "
-                    "file may have moved.",
+                    f"the download failed ({error})", where=url, remedy=remedy
                 ) from error
 
 

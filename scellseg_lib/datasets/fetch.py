@@ -47,7 +47,7 @@ class ArchiveDamaged(FetchError):
 
 
 class CheckedFile(NamedTuple):
-    """What is known of one file; ``detail`` says why it is different or missing."""
+    """What is known of one file, and why it is different or missing."""
 
     file: str
     state: Literal["ok", "missing", "different", "present, no hash published here"]
@@ -58,8 +58,7 @@ class CheckedFile(NamedTuple):
 class Report:
     """What `verify` found of a data set's files; ``str`` is what a user should see."""
 
-    name: str
-    folder: Path
+    title: str
     files: tuple[CheckedFile, ...]
 
     @property
@@ -68,12 +67,11 @@ class Report:
         return [file for file in self.files if file.state in ("missing", "different")]
 
     def __str__(self) -> str:
-        lines = [f"{self.name} ({self.folder})"]
-        lines += [f"  {n} {state}" for state, n in Counter(f.state for f in self.files).items()]
+        lines = [f"{n} {state}" for state, n in Counter(f.state for f in self.files).items()]
         lines += [
-            f"  {f.state}: {f.file}{f' ({f.detail})' if f.detail else ''}" for f in self.wrong
+            f"{f.state}: {f.file} {f.detail and f'({f.detail})'}".rstrip() for f in self.wrong
         ]
-        return "\n".join(lines)
+        return "\n  ".join([self.title, *lines])
 
 
 def verify(name: str) -> Report:
@@ -85,12 +83,8 @@ def verify(name: str) -> Report:
 def fetch(name: str) -> Path:
     """Get a data set, unless it is there already; returns the folder of its verified files.
 
-    Raises
-    ------
-    FetchError
-        If the data set cannot be had: access is manual, the network is forbidden or fails, the
-        disk is full, an archive is unsafe, or what came is not what the manifest promises.
-        Nothing half-written is left. (ModelError where the authors' archive cannot be had.)
+    FetchError, and nothing half-written, if it cannot be had: access is manual, the network is
+    forbidden or fails, the disk is full, an archive is unsafe, or not what the manifest promises.
     """
     card = load_manifest(name)
     if not _compare(card, card.folder).wrong:
@@ -116,24 +110,20 @@ def fetch(name: str) -> Path:
         raise
     except OSError as error:
         is_full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        why = f"the files cannot be stored ({error.strerror or error})"
-        raise FetchError(
-            "the disk is full" if is_full else why,
-            where=error.filename or card.folder,
-            remedy="Free some space, or set SCELLSEG_DATA and SCELLSEG_CACHE to other folders that "
-            "you may write to. Nothing half-written was kept.",
-        ) from error
+        what = "the disk is full" if is_full else f"the files cannot be stored ({error.strerror})"
+        remedy = (
+            "Free some space, or set SCELLSEG_DATA and SCELLSEG_CACHE to other folders that you "
+        )
+        remedy += "may write to. Nothing half-written was kept."
+        raise FetchError(what, where=error.filename or card.folder, remedy=remedy) from error
     return card.folder
 
 
 def _ask_user(card: Manifest) -> FetchError:
     """The error of a data set that cannot be fetched without the user's help."""
+    what = f"the data set {card.name} cannot be downloaded automatically"
     into = f" Put the archives into {_downloads(card)}." if card.archives else ""
-    return FetchError(
-        f"the data set {card.name} cannot be downloaded automatically",
-        where=card.folder,
-        remedy=f"{card.instructions}{into}",
-    )
+    return FetchError(what, where=card.folder, remedy=f"{card.instructions}{into}")
 
 
 def _downloads(card: Manifest) -> Path:
@@ -182,9 +172,8 @@ def _pictures(card: Manifest, raw: Path) -> Iterator[tuple[Picture, str, str]]:
 def unpack(archive: Path, folder: Path, members: str = "*") -> None:
     """Unpack the members of a ZIP or TAR that match a shell pattern; copy any other file.
 
-    FetchError, and nothing is unpacked, where a member's name leads elsewhere or tarfile's data
-    filter refuses it (a link out of the folder, a device), and where the disk is too small. The
-    zipfile module makes no links at all.
+    Nothing is unpacked where a member's name leads elsewhere or tarfile's data filter refuses it (a
+    link out of the folder, a device), or the disk is too small. zipfile makes no links at all.
     """
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -216,20 +205,14 @@ def _refuse(archive: Path, why: object) -> FetchError:
 
 def _check_members(archive: Path, folder: Path, sizes: dict[str, int]) -> None:
     """Refuse names that lead elsewhere on any system, and more than the disk holds."""
-    for name in sizes:
-        path = PureWindowsPath(name)
+    for name, path in ((name, PureWindowsPath(name)) for name in sizes):
         if path.anchor or ".." in path.parts:
             raise _refuse(archive, f"{name!r} leads elsewhere")
     needed, free = sum(sizes.values()), shutil.disk_usage(folder).free
     if needed > free:
-        raise FetchError(
-            f"unpacking needs {needed / 1e9:.1f} GB, the disk has {free / 1e9:.1f} GB left",
-            where=folder,
-            remedy="Free some space, or set SCELLSEG_DATA to a folder on another disk.",
-        )
-
-
-# --- what is there, against the manifest ----------------------------------------------------------
+        what = f"unpacking needs {needed / 1e9:.1f} GB, the disk has {free / 1e9:.1f} GB left"
+        remedy = "Free some space, or set SCELLSEG_DATA to a folder on another disk."
+        raise FetchError(what, where=folder, remedy=remedy)
 
 
 def _compare(card: Manifest, folder: Path) -> Report:
@@ -246,12 +229,10 @@ def _compare(card: Manifest, folder: Path) -> Report:
         if found < (group.count or 1):
             detail = f"{found} of {group.count or 'an unknown number of'} images"
             files.append(CheckedFile(f"{group.prefix}*_img.png", "missing", detail))
-    return Report(card.name, folder, tuple(files))
+    return Report(f"{card.name} ({folder})", tuple(files))
 
 
-def _check(
-    file: Path, sha256: str | None, shape: tuple[int, ...] | None, dtype: str | None
-) -> CheckedFile:
+def _check(file: Path, sha256: str | None, shape: object, dtype: str | None) -> CheckedFile:
     """What is known of one file, against what its manifest promises."""
     if not file.is_file():
         return CheckedFile(file.name, "missing")
@@ -264,5 +245,6 @@ def _check(
         return CheckedFile(file.name, "different", detail)
     if sha256 is None:
         return CheckedFile(file.name, "present, no hash published here")
-    same = pixel_hash(pixels) == sha256
-    return CheckedFile(file.name, *(("ok",) if same else ("different", "its pixels")))
+    if pixel_hash(pixels) != sha256:
+        return CheckedFile(file.name, "different", "its pixels")
+    return CheckedFile(file.name, "ok")

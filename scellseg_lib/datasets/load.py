@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -27,12 +28,9 @@ class DatasetNotHere(DatasetError):
     def __init__(self, dataset: str, folder: Path, missing: Sequence[str]) -> None:
         self.dataset = dataset
         some = f"{len(missing)} of its files ({missing[0]}, ...)" if missing else "all its files"
-        super().__init__(
-            f"data set {dataset!r} lacks {some}",
-            where=folder,
-            remedy=f"Get it with `scellseg data fetch {dataset}`, or set SCELLSEG_DATA to the "
-            f"folder that holds {dataset}/.",
-        )
+        remedy = f"Get it with `scellseg data fetch {dataset}`, or set SCELLSEG_DATA to the folder "
+        remedy += f"that holds {dataset}/."
+        super().__init__(f"data set {dataset!r} lacks {some}", where=folder, remedy=remedy)
 
 
 def list_datasets() -> list[str]:
@@ -69,15 +67,13 @@ def load_dataset(
     if not named and Path(name_or_folder).is_dir():
         return load_folder(name_or_folder, channels, axes=axes, page=page)
     if not named:
-        raise DatasetError(
-            f"{str(name_or_folder)!r} is neither a data set nor a folder",
-            remedy=f"Check the path. Data sets: {', '.join(list_datasets())}.",
-        )
+        remedy = f"Check the path. Data sets: {', '.join(list_datasets())}."
+        what = f"{str(name_or_folder)!r} is neither a data set nor a folder"
+        raise DatasetError(what, remedy=remedy)
     if (channels, axes, page) != (None, None, None):
-        raise DatasetError(
-            f"the data set {name_or_folder!r} says itself which planes to read",
-            remedy="Leave channels, axes and page out, or give the folder of its files.",
-        )
+        remedy = "Leave channels, axes and page out, or give the folder of its files."
+        what = f"the data set {name_or_folder!r} says itself which planes to read"
+        raise DatasetError(what, remedy=remedy)
     if name_or_folder in synthetic.NAMES:
         return synthetic.make_dataset(str(name_or_folder))
     return _load_named(str(name_or_folder))
@@ -87,9 +83,8 @@ def load_pretraining_subset(name: str) -> list[Dataset]:
     """Load one of `load_subsets`, such as ``"general"``: a Dataset for each source."""
     subsets = load_subsets()
     if name not in subsets:
-        raise DatasetError(
-            f"no pre-training subset is called {name!r}", remedy=f"There are: {', '.join(subsets)}."
-        )
+        remedy = f"There are: {', '.join(subsets)}."
+        raise DatasetError(f"no pre-training subset is called {name!r}", remedy=remedy)
     sources: dict[str, list[SubsetPart]] = {}
     for part in subsets[name]:
         sources.setdefault(part.dataset, []).append(part)
@@ -102,30 +97,18 @@ def load_pretraining_subset(name: str) -> list[Dataset]:
 
 
 def load_folder(
-    folder: str | Path,
-    channels: tuple[str, str] | None = None,
-    *,
-    axes: str | None = None,
-    page: int | None = None,
+    folder: str | Path, channels: tuple[str, str] | None = None, **reading: Any
 ) -> Dataset:
     """Load a folder of images and masks, in natural order of their names.
 
-    Which files count is described in `layout.find_samples`, which raises the same DatasetErrors.
-
-    Parameters
-    ----------
-    folder : str or Path
-    channels : (str, str), optional
-        The plane to segment and the nucleus plane, see `images.select_planes`, which refuses
-        images of several channels when none is named.
-    axes, page : optional
-        For TIFF images, see `images.read_pixels`.
+    Which files count, and the errors, see `layout.find_samples`; for the planes and the further
+    arguments ``axes`` and ``page`` see `images.read_image`.
     """
     folder = Path(folder).resolve()
     samples = tuple(
         Sample(
             found.name,
-            partial(read_image, found.image, channels=channels, axes=axes, page=page),
+            partial(read_image, found.image, channels=channels, **reading),
             partial(read_masks, found.masks) if found.masks else None,
             found.split,
         )

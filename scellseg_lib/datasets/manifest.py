@@ -1,8 +1,7 @@
 """What a data set is: one validated YAML each in ``data_manifests/``.
 
-A manifest says where a data set comes from and on what terms, how its raw archives become images
-and instance masks, which files result (``NAME_img.png`` and ``NAME_masks.png``), and which of them
-serve for what.
+It says where the data set comes from and on what terms, how its raw archives become images and
+masks, which files result (``NAME_img.png`` and ``NAME_masks.png``), and what each serves for.
 """
 
 from __future__ import annotations
@@ -23,10 +22,8 @@ _Schema = TypeVar("_Schema", bound=BaseModel)
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
-Split = Annotated[
-    str,
-    Field(pattern=r"^(shot|query|pretrain|validation|general_test|contrast:\w+|subset:\w+)$"),
-]
+SPLITS = r"^(shot|query|pretrain|validation|general_test|contrast:\w+|subset:\w+)$"
+Split = Annotated[str, Field(pattern=SPLITS)]
 Plane = Annotated[str, Field(pattern=r"^(red|green|blue|gray|none|\d+)$")]
 
 
@@ -73,10 +70,9 @@ class Entry(_Strict):
 
 
 class Group(_Strict):
-    """Files whose names and hashes we do not know one by one, only where they come from.
+    """Files of which it is known where they come from; they are stored as ``prefix`` + their name.
 
-    They are stored as ``prefix`` + their own name. ``ranges`` (first and last, both included) and
-    ``picks`` give further splits to files whose own name is such a number.
+    ``ranges`` (first to last) and ``picks`` give further splits to files whose name is a number.
     """
 
     source: str  # what the converter finds the raw files by
@@ -140,11 +136,8 @@ class SubsetPart(_Strict):
 
     def includes(self, entry: Entry) -> bool:
         """Whether an entry of the data set belongs to this part."""
-        return (
-            {"pretrain", self.split} <= {*entry.splits}
-            and self.kind in (None, entry.kind)
-            and self.style in (None, entry.style)
-        )
+        is_alike = self.kind in (None, entry.kind) and self.style in (None, entry.style)
+        return is_alike and {"pretrain", self.split} <= {*entry.splits}
 
 
 class _Subsets(_Strict):
@@ -162,17 +155,14 @@ def list_manifests() -> list[str]:
 def load_manifest(name: str) -> Manifest:
     """Read the manifest of a data set; ManifestError names each field that is wrong."""
     if name not in list_manifests():
-        raise DatasetError(
-            f"no data set is called {name!r}", remedy=f"There are: {', '.join(list_manifests())}."
-        )
+        remedy = f"There are: {', '.join(list_manifests())}."
+        raise DatasetError(f"no data set is called {name!r}", remedy=remedy)
     return _parse(paths.manifests() / f"{name}.yaml", Manifest)
 
 
 def load_subsets() -> dict[str, tuple[SubsetPart, ...]]:
-    """Read the nested pre-training subsets, each with all its parts.
-
-    There are three series, each from the poorest on: the paper's Sneuro to Sgeneral, those by the
-    same principle of the data at hand ("one" to "general"), and synthetic ones.
+    """Read the nested pre-training subsets, each with all its parts: the paper's Sneuro to
+    Sgeneral, those by the same principle of the data at hand ("one" to "general"), synthetic ones.
     """
     nested: dict[str, tuple[SubsetPart, ...]] = {}
     for added in _parse(paths.manifests() / "pretraining_subsets.yaml", _Subsets).series.values():
@@ -189,8 +179,6 @@ def _parse(path: Path, schema: type[_Schema]) -> _Schema:
     try:
         return schema.model_validate(yaml.load(path.read_text(encoding="utf-8"), Loader=loader))
     except (OSError, yaml.YAMLError, ValidationError) as error:
-        raise ManifestError(
-            f"the manifest cannot be read ({error})",
-            where=path,
-            remedy="Mend what is named; scellseg_lib/datasets/manifest.py says what fields hold.",
-        ) from error
+        remedy = "Mend what is named; scellseg_lib/datasets/manifest.py says what fields hold."
+        what = f"the manifest cannot be read ({error})"
+        raise ManifestError(what, where=path, remedy=remedy) from error

@@ -1,10 +1,9 @@
 """Trained models: packaged with the library, the authors' own, official Cellpose ones, or a file's.
 
-The authors' weights are in the source archive of their package ``scellseg`` 0.1.8. It is asked of
-the package index that pip is configured for, and opened only after its pinned hash is found right.
-Nothing in it is run: the state dicts are read by torch's safe loader, their keys renamed to ours,
-and kept as safetensors in the user's cache. The archive's code is BSD; the weights were trained on
-the Cellpose data, whose terms are non-commercial.
+The authors' weights are in the source archive of their package ``scellseg`` 0.1.8, which is asked
+of the index that pip is configured for, and has a pinned hash. Nothing in it is run: torch's safe
+loader reads the state dicts, which are kept under our names in the user's cache. The archive's code
+is BSD; the weights were trained on the Cellpose data, whose terms are non-commercial.
 """
 
 from __future__ import annotations
@@ -94,11 +93,9 @@ def load_model(
     """
     model = _find_model(name, weights, levels)
     if levels is not None and tuple(levels) != model.card.levels:
-        raise ModelError(
-            f"the model has the levels {model.card.levels}, {tuple(levels)} were asked for",
-            where=name if weights == "packaged" else weights,
-            remedy="Leave levels out, or name other weights.",
-        )
+        what = f"the model has the levels {model.card.levels}, {tuple(levels)} were asked for"
+        where = name if weights == "packaged" else weights
+        raise ModelError(what, where=where, remedy="Leave levels out, or name other weights.")
     model.network.to(device or default_device())
     return model
 
@@ -117,11 +114,9 @@ def _find_model(name: str | Path, weights: str | Path, levels: tuple[int, ...] |
             return read_model(_find_packaged(str(name), levels))
     path = Path(name if is_file else weights)
     if not path.is_file():
-        raise ModelError(
-            "this is a folder" if path.is_dir() else "no such file",
-            where=path,
-            remedy='Check the path: weights are "packaged", "released" or a file.',
-        )
+        what = "this is a folder" if path.is_dir() else "no such file"
+        remedy = 'Check the path: weights are "packaged", "released" or a file.'
+        raise ModelError(what, where=path, remedy=remedy)
     model = read_model(path) if path.suffix == ".safetensors" else _read_cellpose(path)
     if not is_file and model.card.architecture != name:
         what = f"the file holds a {model.card.architecture}, not a {name}"
@@ -155,27 +150,20 @@ def _read_cellpose(path: Path) -> Model:
     try:
         stored = torch.load(io.BytesIO(path.read_bytes()), map_location="cpu", weights_only=True)
     except (UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
-        raise ModelError(
-            "torch's safe loader refuses the file",  # and its own advice is to load it unsafely
-            where=path,
-            remedy="Only plain state dicts are loaded; nothing else is unpickled.",
-        ) from error
+        what = "torch's safe loader refuses the file"  # and its own advice is to load it unsafely
+        remedy = "Only plain state dicts are loaded; nothing else is unpickled."
+        raise ModelError(what, where=path, remedy=remedy) from error
     if not isinstance(stored, dict) or not all(isinstance(v, Tensor) for v in stored.values()):
-        raise ModelError(
-            "the file holds something else than named tensors",
-            where=path,
-            remedy="Give the state dict of a Cellpose 1 to 3 network.",
-        )
+        what, remedy = "the file holds something else than named tensors", "Give a state dict."
+        raise ModelError(what, where=path, remedy=remedy)
     scale, diameter = (
         stored.pop(key, torch.tensor(30.0)).flatten().tolist()
         for key in ("diam_mean", "diam_labels")
     )
     if scale != [30] or len(diameter) != 1 or not 0 < diameter[0] < math.inf:
-        raise ModelError(
-            f"the network scales cells from {diameter} px to {scale} px, ours to 30 px",
-            where=path,
-            remedy="Use weights of the `cyto` type; those of `nuclei` have another scale.",
-        )
+        what = f"the network scales cells from {diameter} px to {scale} px, ours to 30 px"
+        remedy = "Use weights of the `cyto` type; those of `nuclei` have another scale."
+        raise ModelError(what, where=path, remedy=remedy)
     card = Card(
         architecture="cellpose",
         representation="flow",
@@ -203,10 +191,7 @@ def _read_released(name: str) -> Model:
 
 
 def released_weights(name: str) -> dict[str, Tensor]:
-    """Get a released state dict in our key names, from the cache or through pip's index.
-
-    Raises ModelError for what is not released, and when the archive cannot be had.
-    """
+    """Get a released state dict in our key names, from the cache or through pip's index."""
     cached = released_file(name)
     try:
         return load_file(cached)
@@ -226,10 +211,8 @@ def released_file(name: str) -> Path:
 def original_weights(name: str) -> dict[str, Tensor]:
     """Read a state dict as the authors released it, without unpacking the archive."""
     if name not in RELEASED:  # `hover` is, but as a network that the released code cannot build
-        raise ModelError(
-            f"the authors released no {name} weights that fit this network",
-            remedy=f"Released are {', '.join(RELEASED)}; use packaged weights, or pre-train it.",
-        )
+        remedy = f"Released are {', '.join(RELEASED)}; use packaged weights, or pre-train it."
+        raise ModelError(f"the authors released no {name} weights that fit", remedy=remedy)
     with tarfile.open(fetch_archive(), "r:gz") as archive:
         file = archive.extractfile(f"{WEIGHTS_FOLDER}/{name}")
         assert file is not None
@@ -246,17 +229,12 @@ def rename(key: str) -> str:
             level, last = numbers[0], numbers[-1]
             start = ours.format(*numbers, deep=3 - level, gate=2 - level, styled=last - 1)
             return start + bare[found.end() :]
-    raise ModelError(
-        f"the tensor {key!r} belongs to none of the paper's networks",
-        remedy="Give the state dict of a Scellseg or Cellpose network.",
-    )
+    remedy = "Give the state dict of a Scellseg or Cellpose network."
+    raise ModelError(f"the tensor {key!r} belongs to none of the paper's networks", remedy=remedy)
 
 
 def fetch_archive() -> Path:
-    """Get the authors' source archive (102 MB), from the cache or through pip's index.
-
-    Its SHA-256 is ``ARCHIVE_SHA256``; the ModelError says what each place answered.
-    """
+    """Get the authors' source archive (102 MB), from the cache or through pip's index."""
     archive = paths.cache() / "released" / ARCHIVE
     if is_whole(archive, ARCHIVE_SHA256):
         return archive
@@ -270,12 +248,9 @@ def fetch_archive() -> Path:
             except (OSError, ValueError, KeyError, ScellsegError) as error:
                 reason = f"{place}: {getattr(error, 'what', error)}"
                 failures.append(re.sub(r"(?<=//)[^/@\s]*@", "", reason))  # names and passwords
-    raise ModelError(
-        f"the authors' archive cannot be had: {'; '.join(failures) or 'pip may ask no index'}",
-        where=archive,
-        remedy=f"Check the connection and `pip config list`, or put {ARCHIVE} "
-        f"(SHA-256 {ARCHIVE_SHA256}) there yourself.",
-    )
+    what = f"the authors' archive cannot be had: {'; '.join(failures) or 'pip may ask no index'}"
+    remedy = "Check the connection and `pip config list`, or put the file there yourself, with the "
+    raise ModelError(what, where=archive, remedy=f"{remedy}SHA-256 {ARCHIVE_SHA256}.")
 
 
 def _pip_settings() -> dict[str, str]:

@@ -44,15 +44,9 @@ def make_image(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Make one annotated image; the same arguments give the same image on every machine.
 
-    Parameters
-    ----------
-    kind : str
-        One of ``KINDS``: "worms" (bright field), "phase" (phase contrast), "mito" (mitochondria
-        and nuclei), or a contrast style of the paper.
-    seed : int or tuple of int
-        Not negative.
-    shape : (int, int), optional
-        Height and width, px, at least 200 each; by default that of the real images of this kind.
+    The kind is one of ``KINDS``: "worms" (bright field), "phase" (phase contrast), "mito"
+    (mitochondria and nuclei), or a contrast style of the paper. The shape is at least 200 px each
+    way; by default that of the real images of this kind.
 
     Returns
     -------
@@ -62,17 +56,13 @@ def make_image(
         Contiguous labels from 1, 0 is background; every cell is one 4-connected piece.
     """
     if kind not in _MAKERS:
-        raise ImageError(
-            f"there is no synthetic image of kind {kind!r}",
-            remedy=f"Use one of {', '.join(KINDS)}.",
-        )
+        remedy = f"Use one of {', '.join(KINDS)}."
+        raise ImageError(f"there is no synthetic image of kind {kind!r}", remedy=remedy)
     make, usual = _MAKERS[kind]
     shape = shape or usual
     if min(shape) < _SMALLEST:
-        raise ImageError(
-            f"a synthetic image of {shape[0]} x {shape[1]} px is too small",
-            remedy=f"Ask for at least {_SMALLEST} px each way.",
-        )
+        what = f"a synthetic image of {shape[0]} x {shape[1]} px is too small"
+        raise ImageError(what, remedy=f"Ask for at least {_SMALLEST} px each way.")
     words = seed if isinstance(seed, tuple) else (seed,)
     planes, masks = make(Scene(np.random.default_rng([KINDS.index(kind), *words]), shape))
     return planes if planes.ndim == 3 else np.stack([planes, np.zeros_like(planes)]), masks
@@ -80,8 +70,7 @@ def make_image(
 
 @lru_cache(maxsize=8)
 def _cached(kind: str, seed: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    # Sample reads image and masks one after the other: without this each is made twice.
-    return make_image(kind, seed)
+    return make_image(kind, seed)  # for a sample's image and for its masks
 
 
 def _make_sample(kind: str, role: str, seed: tuple[int, int]) -> Sample:
@@ -107,23 +96,14 @@ def make_dataset(
 ) -> Dataset:
     """Make a synthetic data set; images are made when they are read.
 
-    Parameters
-    ----------
-    name : str
-        "synthetic_worms" (or "synthetic"), "synthetic_phase" or "synthetic_mito" (splits "shot"
-        and "query"), "synthetic_contrast" (splits "contrast:STYLE", five images of each of the
-        seven styles), or "synthetic_pretrain" (split "pretrain", all kinds in turn).
-    n_shot, n_query, n_pretrain : int
-        Images per split. No image of one split or set is ever in another of the same seed.
-    seed : int
-        Not negative.
-    kinds : sequence of str
-        Those of "synthetic_pretrain" that are kept of its `n_pretrain` images.
+    The name is "synthetic_worms" (or "synthetic"), "synthetic_phase" or "synthetic_mito" (splits
+    "shot" and "query"), "synthetic_contrast" (splits "contrast:STYLE", five images of each of the
+    seven styles), or "synthetic_pretrain" (split "pretrain", all kinds in turn, of which `kinds`
+    are kept). No image of one split or set is ever in another of the same seed.
     """
     if name not in NAMES:
-        raise DatasetError(
-            f"there is no synthetic set {name!r}", remedy=f"Use one of {', '.join(NAMES)}."
-        )
+        remedy = f"Use one of {', '.join(NAMES)}."
+        raise DatasetError(f"there is no synthetic set {name!r}", remedy=remedy)
     if name == "synthetic_contrast":
         wanted = [(style, "contrast", i) for style in STYLES for i in range(5)]
     elif name == "synthetic_pretrain":

@@ -18,11 +18,8 @@ Planes = tuple[np.ndarray, np.ndarray]
 
 
 def draw_phase(scene: Scene) -> Planes:
-    """Phase contrast.
-
-    The microscope turns optical thickness into light: thickness minus its own blur (the phase ring
-    passes the low frequencies) through a sine, which makes the bright halo, the grey body and, in
-    round thick cells, the bright ring, as in a real one.
+    """Phase contrast: thickness minus its own blur (the phase ring passes the low frequencies)
+    through a sine makes the bright halo, the grey body and the bright ring of round thick cells.
     """
     rng, shape = scene.rng, scene.shape
     number = int(rng.uniform(0.3, 0.48) * shape[0] * shape[1] / (np.pi * 21.8**2))
@@ -111,9 +108,8 @@ Fluorescence = namedtuple(
 )
 """How the cells of a two-channel style look; lengths in px, light in counts.
 
-``density`` is the lowest and highest number of cells per megapixel, ``filled`` the part of the
-image in which they lie; ``rim``, ``inner``, ``streaks`` and ``glow`` are the weights of the bright
-edge, of the body, of radial streaks and of the light that gathers at the nucleus.
+``density`` is the least and most cells per megapixel, ``filled`` the part of the image where they
+lie; ``rim``, ``inner``, ``streaks``, ``glow`` weigh edge, body, radial streaks, perinuclear light.
 """
 FLUORESCENCE = {
     "Kc167": Fluorescence(

@@ -83,8 +83,7 @@ class Scene:
         """Random star-shaped outline of area ``pi * radius ** 2`` around (y, x).
 
         `elongation` is the ratio of the axes, `rough` the SD of the waves, `spikes` the number of
-        processes, their mean length (radii) and width (rad); `warp`, from `draw_bends`, bends the
-        image plane, so that processes are not straight.
+        processes, their mean length (radii) and width (rad); `warp`, of `draw_bends`, bends them.
         """
         theta = np.arange(RAYS) * (2 * np.pi / RAYS)
         turn = self.rng.uniform(0, np.pi)
@@ -119,8 +118,7 @@ class Scene:
         """Place discs at random, no two closer than `spacing` times the sum of their radii.
 
         `density` (float[H, W], 0 to 1) is the chance that a place is taken. Returns float64[n, 3]:
-        y, x, radius of the discs that found a place in 25 tries, in the order given. What is drawn
-        around a place with its radius always meets the image.
+        y, x, radius of the discs that found a place in 25 tries, in the order given.
         """
         placed, count = np.empty((len(radii), 3)), 0
         for radius in radii:
@@ -141,10 +139,9 @@ class Scene:
     def draw_strokes(
         self, starts: np.ndarray, length: float, width: int, bend: float
     ) -> np.ndarray:
-        """Draw short bent filaments: float32[H, W], 0 to 1.
+        """Draw short bent filaments from `starts`, float[n, 3] (y, x, brightness): float32[H, W].
 
-        `starts` is float[n, 3] (y, x, brightness 0 to 1); `length` px, `width` in half pixels,
-        `bend` SD of the turn per eighth of the length, rad. Drawn at twice the size, then averaged.
+        `length` is in px, `width` in half pixels, `bend` the SD of the turn per eighth, rad.
         """
         n = len(starts)
         turns = self.rng.uniform(0, 2 * np.pi, (n, 1))
@@ -163,10 +160,9 @@ class Scene:
     def expose(
         self, light: np.ndarray, gain: float, read: float, sigma: float, bias: float = 0.0
     ) -> np.ndarray:
-        """Expose `light` (counts): blur by the lens, then photon noise and read noise.
+        """Expose `light` to whole counts of 16 bits: blur of `sigma` px, photon and read noise.
 
-        `gain` is counts per photon, `read` the SD of the read noise (counts), `sigma` the blur
-        (px), `bias` the counts without light. Returns float32[H, W], whole counts of 16 bits.
+        `gain` is counts per photon, `read` the SD of the read noise, `bias` the counts in the dark.
         """
         counts = blur(light, sigma)
         spread = np.sqrt(gain * np.maximum(counts - bias, 0) + read**2)
