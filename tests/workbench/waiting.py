@@ -1,10 +1,13 @@
-"""Waiting for what comes about in another thread, and what is seen of a widget."""
+"""What the tests of the panels share: waiting for other threads, what is seen, square cells."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
+
+import numpy as np
 
 from scellseg_lib.workbench.jobs import Job
 
@@ -29,3 +32,22 @@ def rests(job: Job) -> bool:
 def is_shown(widget: Any) -> bool:
     """Whether a widget is seen in its panel."""
     return widget.layout.display != "none"
+
+
+def problem(panel: Any) -> str:
+    """What a panel says that is wrong; empty where it says no such thing."""
+    return panel.message.text if panel.message.is_error else ""
+
+
+def squares(*corners: tuple[int, int], side: int = 8, shape: tuple[int, int] = (40, 50)) -> Any:
+    """Square cells with these upper left corners, int32[H, W]."""
+    labels = np.zeros(shape, np.int32)
+    for label, (y, x) in enumerate(corners, 1):
+        labels[y : y + side, x : x + side] = label
+    return labels
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Content of all files of a folder, by their paths in it."""
+    found = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
