@@ -47,7 +47,7 @@ class SegmentationSettings:
     @property
     def reading(self) -> dict[str, Any]:
         """Arguments of `read_image`."""
-        return {"channels": self.channels, "axes": None, "page": None}
+        return {"axes": None, "page": None, "channels": self.channels}
 
     @property
     def seen(self) -> tuple[Any, ...]:

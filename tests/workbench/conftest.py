@@ -18,8 +18,9 @@ from scellseg_lib import augment, paths
 from scellseg_lib.datasets import synthetic
 from scellseg_lib.model import new_model
 from scellseg_lib.representation import Decoding
+from scellseg_lib.workbench.segment import SegmentPanel
 from tests import tiny
-from tests.workbench.waiting import until
+from tests.workbench.waiting import LONG, until
 
 NAMES, SIDE = "ABCDEF", 96
 DECODING = Decoding(cell_threshold=0.33, flow_threshold=0.0, min_size=5)
@@ -54,17 +55,21 @@ def tiny_world(
 
     The same sums in the same order each time, and no wait for a second core.
     """
-    monkeypatch.setattr(paths, "PACKAGED_WEIGHTS", weights)
-    monkeypatch.setattr(augment, "PATCH", tiny.PATCH)
-    monkeypatch.setattr("scellseg_lib.finetuning.default_contrast", tiny.contrast)
-    monkeypatch.setattr("scellseg_lib.device.CPU_INFO", Path("none"))
-    monkeypatch.setattr("scellseg_lib.datasets.weights.default_device", lambda: torch.device("cpu"))
+    shrink_world(weights, monkeypatch)
     before = torch.get_num_threads(), numba.get_num_threads()
     torch.set_num_threads(1)
     numba.set_num_threads(1)
     yield
     torch.set_num_threads(before[0])
     numba.set_num_threads(before[1])
+
+
+def shrink_world(weights: Path, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(paths, "PACKAGED_WEIGHTS", weights)
+    patch.setattr(augment, "PATCH", tiny.PATCH)
+    patch.setattr("scellseg_lib.finetuning.default_contrast", tiny.contrast)
+    patch.setattr("scellseg_lib.device.CPU_INFO", Path("none"))
+    patch.setattr("scellseg_lib.datasets.weights.default_device", lambda: torch.device("cpu"))
 
 
 @pytest.fixture(scope="session")
@@ -87,3 +92,26 @@ def made_experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def experiment(made_experiment: Path, tmp_path: Path) -> Path:
     """A folder of six images to segment, and a model of the user's own."""
     return Path(shutil.copytree(made_experiment, tmp_path / "worms"))
+
+
+@pytest.fixture(scope="session")
+def made_results(made_experiment: Path, weights: Path) -> Path:
+    """The same folder once its images are segmented."""
+    folder = Path(shutil.copytree(made_experiment, made_experiment.parent / "results"))
+    segment_all(folder, weights)
+    return folder
+
+
+@pytest.fixture
+def segmented(made_results: Path, tmp_path: Path) -> Path:
+    """A folder of six images that are segmented by a model of the user's own."""
+    return Path(shutil.copytree(made_results, tmp_path / "worms"))
+
+
+def segment_all(folder: Path, weights: Path) -> None:
+    """Segment a folder's images in the small world, once for several tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        shrink_world(weights, patch)
+        job = SegmentPanel(folder).segment()
+        assert job is not None
+        assert job.join(LONG).state == "done"
