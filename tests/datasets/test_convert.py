@@ -27,9 +27,8 @@ def test_raw_samples_give_the_pixels_of_the_manifest(
 ) -> None:
     card = manifest.load_manifest(name)
     entries = {entry.source or entry.name: entry for entry in card.files}
-    pictures = list(
-        convert.CONVERTERS[str(card.converter)](real_data / "raw_samples" / folder, "*")
-    )
+    converter = convert.CONVERTERS[str(card.converter)]
+    pictures = list(converter(real_data / "raw_samples" / folder, "*"))
     assert len(pictures) == {"bbbc010_elegans": 3, "dsb2018": 2}[name]
     for picture in pictures:
         entry = entries[picture.name]
@@ -63,12 +62,9 @@ def test_livecell_polygons_have_the_areas_and_boxes_of_the_publisher(real_data: 
         assert np.abs(np.mean(errors, axis=0)).max() < 0.3
         assert np.abs(errors).max() < 4
     # As the first release converted them; COCO's own package gives other pixels.
-    assert {
-        name[:4]: pixel_hash(p.masks.astype(np.uint16))[:16] for name, p in pictures.items()
-    } == {
-        "A172": "3dabdaf28828e9c3",
-        "Huh7": "a66ad31243691115",
-    }
+    masks = {name[:4]: picture.masks.astype(np.uint16) for name, picture in pictures.items()}
+    hashes = {name: pixel_hash(pixels)[:16] for name, pixels in masks.items()}
+    assert hashes == {"A172": "3dabdaf28828e9c3", "Huh7": "a66ad31243691115"}
 
 
 def test_overlaps_go_to_the_smaller_cell_whatever_the_order() -> None:
@@ -137,11 +133,8 @@ def test_cellpose_layout_keeps_16_bits_and_natural_order(tmp_path: Path) -> None
 
 
 SQUARE = {"id": 1, "image_id": 5, "iscrowd": 0, "segmentation": [[1, 1, 4, 1, 4, 3, 1, 3]]}
-COLUMN = {
-    "id": 2,
-    "image_id": 5,
-    "segmentation": [[5, 0, 6, 0, 6, 2, 5, 2], [5, 2, 6, 2, 6, 4, 5, 4]],
-}
+HALVES = [[5, 0, 6, 0, 6, 2, 5, 2], [5, 2, 6, 2, 6, 4, 5, 4]]
+COLUMN = {"id": 2, "image_id": 5, "segmentation": HALVES}
 CROWD = {"id": 3, "image_id": 5, "iscrowd": 1, "segmentation": [[0, 0, 6, 0, 6, 4, 0, 4]]}
 RUNS = {"id": 4, "image_id": 5, "segmentation": {"size": [4, 6], "counts": [20, 4]}}
 
@@ -174,19 +167,10 @@ def test_livecell_refuses_what_it_cannot_read(notes: list, message: str, tmp_pat
         list(convert.convert_livecell(coco(tmp_path, *notes), "cells.json"))
 
 
-@pytest.mark.parametrize(
-    ("image", "highest"),
-    [
-        (np.zeros((4, 6), np.float32), 1),
-        (np.zeros((4, 6, 2), np.uint8), 1),
-        (np.zeros((5, 6), np.uint8), 1),
-        (np.zeros((4, 6), np.uint8), 70_000),
-    ],
-)
-def test_a_picture_that_a_png_cannot_hold_is_refused(
-    image: np.ndarray, highest: int, tmp_path: Path
-) -> None:
-    picture = convert.Picture("a", image, np.full((4, 6), highest))
-    with pytest.raises(ImageError, match="PNG"):
-        convert.write_picture(picture, tmp_path / "i.png", tmp_path / "m.png")
+def test_a_picture_that_a_png_cannot_hold_is_refused(tmp_path: Path) -> None:
+    shapes = [((4, 6), np.float32, 1), ((4, 6, 2), np.uint8, 1), ((5, 6), np.uint8, 1)]
+    for shape, dtype, highest in [*shapes, ((4, 6), np.uint8, 70_000)]:
+        picture = convert.Picture("a", np.zeros(shape, dtype), np.full((4, 6), highest))
+        with pytest.raises(ImageError, match="PNG"):
+            convert.write_picture(picture, tmp_path / "i.png", tmp_path / "m.png")
     assert not list(tmp_path.iterdir())

@@ -144,33 +144,33 @@ def with_entry(**changes: Any) -> dict[str, Any]:
     return {"files": [VALID["files"][0] | changes]}  # type: ignore[index, operator]
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({}, None),
-        ({"licens": "MIT"}, r"licens\n  Extra inputs"),
-        ({"citation": None}, "citation"),
-        ({"access": "closed"}, "access"),
-        ({"channels": ["ultraviolet", "none"]}, "channels"),
-        (with_archive(url="file:///etc/passwd"), r"archives\.0\.url"),
-        (with_archive(file="../a.zip"), r"archives\.0\.file"),
-        ({"archives": [{"url": "https://x/a", "file": "a.zip"}]}, r"archives\.0\.sha256"),
-        (with_entry(image="../1_img.png"), r"files\.0\.image"),
-        (with_entry(image="/1_img.png"), r"files\.0\.image"),
-        (with_entry(image_sha256="abc"), "image_sha256"),
-        (with_entry(hash="0" * 64), r"hash\n  Extra inputs"),
-        (with_entry(cells=-1), "cells"),
-        (with_entry(splits=["train"]), "splits"),
-    ],
-)
+FAULTS = [
+    ({"licens": "MIT"}, r"licens\n  Extra inputs"),
+    ({"citation": None}, "citation"),
+    ({"access": "closed"}, "access"),
+    ({"channels": ["ultraviolet", "none"]}, "channels"),
+    (with_archive(url="file:///etc/passwd"), r"archives\.0\.url"),
+    (with_archive(file="../a.zip"), r"archives\.0\.file"),
+    ({"archives": [{"url": "https://x/a", "file": "a.zip"}]}, r"archives\.0\.sha256"),
+    (with_entry(image="../1_img.png"), r"files\.0\.image"),
+    (with_entry(image="/1_img.png"), r"files\.0\.image"),
+    (with_entry(image_sha256="abc"), "image_sha256"),
+    (with_entry(hash="0" * 64), r"hash\n  Extra inputs"),
+    (with_entry(cells=-1), "cells"),
+    (with_entry(splits=["train"]), "splits"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), FAULTS)
 def test_faulty_manifest_is_refused_with_the_field(
-    change: dict, message: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    change: dict, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(paths, "manifests", lambda: tmp_path)
+    manifest._parse.cache_clear()
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(VALID, sort_keys=False))
+    assert len(manifest.load_manifest("small").entries()) == 1
+    manifest._parse.cache_clear()
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(VALID | change, sort_keys=False))
-    if message is None:
-        assert len(manifest.load_manifest("small").entries()) == 1
-        return
     with pytest.raises(ManifestError, match=rf"small\.yaml: the manifest(.|\n)*{message}"):
         manifest.load_manifest("small")
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
-from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -66,10 +64,8 @@ def test_same_seed_gives_same_image_as_when_it_was_committed(kind: str) -> None:
 
 
 def test_images_depend_on_their_seed_and_not_on_what_was_made_before() -> None:
-    seeds = (3, (3, 1), 3)
-    (first, cells), (other, others), (again, _) = (
-        synthetic.make_image("macrophagocyte", seed, (200, 200)) for seed in seeds
-    )
+    made = [synthetic.make_image("macrophagocyte", s, (200, 200)) for s in (3, (3, 1), 3)]
+    (first, cells), (other, others), (again, _) = made
     assert np.array_equal(first, again)
     assert (first != other).mean() > 0.5
     assert (cells != others).any()
@@ -114,21 +110,6 @@ def test_statistics_are_those_of_the_real_images(kind: str) -> None:
     # Within the real range, a fifth wider at either end.
     for value, (lowest, highest) in zip(_statistics(planes[0], masks), REAL[kind], strict=True):
         assert 0.8 * lowest <= value <= 1.2 * highest
-
-
-@pytest.mark.real_data
-@pytest.mark.parametrize("kind", sorted(REAL))
-def test_ranges_above_are_those_of_the_real_images(kind: str, real_data: Path) -> None:
-    folders = {"worms": "bbbc010_elegans/*", "phase": "t98g_phase/*"}
-    pattern = folders.get(kind, f"cellpose_contrast35/{kind}_*")
-    measured = []
-    for path in sorted(real_data.glob(f"{pattern}_img.png")):
-        plane = cv2.imread(str(path), cv2.IMREAD_UNCHANGED).astype(np.float32)
-        masks = cv2.imread(str(path).replace("_img", "_masks"), cv2.IMREAD_UNCHANGED)
-        measured.append(_statistics(plane if plane.ndim == 2 else plane[..., 1], masks))
-    expected = np.array(REAL[kind])
-    np.testing.assert_allclose(np.min(measured, axis=0), expected[:, 0], rtol=0.01, atol=6e-4)
-    np.testing.assert_allclose(np.max(measured, axis=0), expected[:, 1], rtol=0.01, atol=6e-4)
 
 
 def test_worms_are_dark_in_their_well_and_rarely_touch() -> None:

@@ -8,8 +8,6 @@ import json
 import math
 import os
 import tarfile
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pandas as pd
@@ -19,7 +17,7 @@ from pypi_simple import PYPI_SIMPLE_ENDPOINT
 from safetensors import safe_open
 
 from scellseg_lib import paths
-from scellseg_lib.datasets import download, weights
+from scellseg_lib.datasets import weights
 from scellseg_lib.datasets.manifest import list_manifests, load_manifest
 from scellseg_lib.datasets.weights import load_model, packaged_file, packaged_files
 from scellseg_lib.errors import ModelError
@@ -151,53 +149,57 @@ def test_weights_that_do_not_fit_are_refused_before_any_fetch(name, monkeypatch,
 # Official Cellpose weights
 
 
-def cellpose_file(path: Path, **changes) -> dict:
-    """A file in the layout of Cellpose 1 to 3 with random weights; returns the released keys'."""
-    state = functional_network.random_state("cellpose")
-    stored = {
-        key.removeprefix("extractor.")
-        .replace("tasker.base_bn", "output.0")
-        .replace("tasker.base_conv", "output.2"): value
-        for key, value in state.items()
-    }
-    torch.save(stored | changes, path)
-    return state
+@pytest.fixture(scope="module")
+def theirs() -> dict:
+    """Random weights under the released keys of Cellpose."""
+    return functional_network.random_state("cellpose")
+
+
+def write_cellpose(path: Path, state: dict, **changes) -> Path:
+    """Write weights in the layout of Cellpose 1 to 3."""
+    names = (("tasker.base_bn", "output.0"), ("tasker.base_conv", "output.2"), ("extractor.", ""))
+    for released, official in names:
+        state = {key.replace(released, official): value for key, value in state.items()}
+    torch.save(state | changes, path)
+    return path
 
 
 @pytest.mark.parametrize(
     ("changes", "diameter"), [({"diam_mean": [30.0], "diam_labels": [21.7]}, 21.7), ({}, 30.0)]
 )
-def test_official_cellpose_weights_load(tmp_path, changes, diameter: float):
-    path = tmp_path / "cyto2torch_0"
-    state = cellpose_file(path, **{key: torch.tensor(value) for key, value in changes.items()})
+def test_official_cellpose_weights_load(tmp_path, theirs, changes, diameter: float):
+    tensors = {key: torch.tensor(value) for key, value in changes.items()}
+    path = write_cellpose(tmp_path / "cyto2torch_0", theirs, **tensors)
     model = load_model("cellpose", weights=path)
     assert model.card.diameter == pytest.approx(diameter)
     assert model.representation.name == "flow"
     assert "cyto2torch_0" in model.card.origin
     assert model.card.decoding.cell_threshold == 0  # Cellpose's own
-    assert_equal_forward(model.network.cpu(), state, rtol=1e-4, atol=1e-4)
+    assert_equal_forward(model.network.cpu(), theirs, rtol=1e-4, atol=1e-4)
     with pytest.raises(ModelError, match=r"Give model='cellpose' with weights='"):
         load_model("scellseg", weights=path)
 
 
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"diam_mean": torch.tensor([17.0])}, r"\[17.0\] px, ours to 30 px.*`cyto`"),
-        *(
-            ({key: torch.tensor(values)}, "ours to 30 px")
-            for key in ("diam_mean", "diam_labels")
-            for values in ([30.0, 17.0], [], [0.0], [-30.0], [math.nan], [math.inf])
-        ),
-        ({"output.2.bias": torch.zeros(4)}, r"tasker\.2\.bias is \(4,\), the network has \(3,\)"),
-        ({"epoch": torch.ones(1)}, "'epoch' belongs to none of the paper's networks"),
-        ({"output.2.bias": 0.5}, "something else than named tensors"),
-    ],
-)
-def test_official_weights_that_do_not_fit_are_refused(tmp_path, changes, words: str):
-    cellpose_file(tmp_path / "cyto", **changes)
-    with pytest.raises(ModelError, match=f"cyto: .*{words}|^.*{words}"):
-        load_model("cellpose", weights=tmp_path / "cyto")
+BAD_SIZES = ([30.0, 17.0], [], [0.0], [-30.0], [math.nan], [math.inf])
+UNFIT = [({"diam_mean": torch.tensor([17.0])}, r"\[17.0\] px, ours to 30 px.*`cyto`")]
+UNFIT += [
+    ({key: torch.tensor(values)}, "ours to 30 px")
+    for key in ("diam_mean", "diam_labels")
+    for values in BAD_SIZES
+]
+UNFIT += [
+    ({"output.2.bias": torch.zeros(4)}, r"tasker\.2\.bias is \(4,\), the network has \(3,\)"),
+    ({"epoch": torch.ones(1)}, "'epoch' belongs to none of the paper's networks"),
+    ({"output.2.bias": 0.5}, "something else than named tensors"),
+]
+
+
+@pytest.mark.parametrize(("changes", "words"), UNFIT)
+def test_official_weights_that_do_not_fit_are_refused(tmp_path, theirs, changes, words: str):
+    state = theirs if "output.2.bias" in changes else {}
+    path = write_cellpose(tmp_path / "cyto", state, **changes)
+    with pytest.raises(ModelError, match=words):
+        load_model("cellpose", weights=path)
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut short", [1, 2], torch.zeros(3)])
@@ -234,42 +236,8 @@ def test_code_in_a_file_is_refused_and_not_run(tmp_path):
 
 
 THEIRS = {"tasker.base_bn.weight": torch.arange(32.0), "tasker.base_conv.bias": torch.ones(3)}
-JSON = "application/vnd.pypi.simple.v1+json"
-
-
-class Index(ThreadingHTTPServer):
-    """A package index on this machine, whose answers a test can spoil."""
-
-    daemon_threads = True
-
-    def __init__(self, content: bytes) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.content = content
-        self.links = f'<a href="../../files/{weights.ARCHIVE}#sha256=0">{weights.ARCHIVE}</a>'
-        self.page_type = "text/html"
-        self.downloads = 0
-        self.url = f"http://127.0.0.1:{self.server_port}/simple"
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Index
-
-    def do_GET(self) -> None:
-        if self.path == "/simple/scellseg/":
-            content, kind = self.server.links.encode(), self.server.page_type
-        elif self.path == f"/files/{weights.ARCHIVE}":
-            self.server.downloads += 1
-            content, kind = self.server.content, "application/gzip"
-        else:
-            return self.send_error(404)
-        self.send_response(200)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, *_: object) -> None:
-        pass
+FILE, PAGE = f"/files/{weights.ARCHIVE}", "/simple/scellseg/"
+LINK = f'<a href="../..{FILE}#sha256=0">{weights.ARCHIVE}</a>'
 
 
 @pytest.fixture
@@ -277,33 +245,23 @@ def cache(temporary_cache, monkeypatch) -> Path:
     """An empty cache, and nothing that leads to the real index."""
     for variable in [name for name in os.environ if name.startswith("PIP_")]:
         monkeypatch.delenv(variable)
-    monkeypatch.delenv("SCELLSEG_OFFLINE", raising=False)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(download, "PATIENCE", 0.0)
     return temporary_cache / "released"
 
 
 @pytest.fixture
-def index(cache, tmp_path, monkeypatch):
+def index(cache, server, monkeypatch):
     """An index with a small archive, to which the hash is set, and which pip is configured for."""
     stored, made = io.BytesIO(), io.BytesIO()
     torch.save(THEIRS, stored)
-    members = {
-        "scellseg-0.1.8/setup.py": b"raise SystemExit('set-up code was run')",
-        f"{weights.WEIGHTS_FOLDER}/scellseg": stored.getvalue(),
-    }
     with tarfile.open(fileobj=made, mode="w:gz", compresslevel=1) as tar:
-        for name, content in members.items():
-            entry = tarfile.TarInfo(name)
-            entry.size = len(content)
-            tar.addfile(entry, io.BytesIO(content))
-    sha256 = hashlib.sha256(made.getvalue()).hexdigest()
-    monkeypatch.setattr(weights, "ARCHIVE_SHA256", sha256)
-    with Index(made.getvalue()) as server:
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        configure(monkeypatch, index_url=server.url)
-        yield server
-        server.shutdown()
+        entry = tarfile.TarInfo(f"{weights.WEIGHTS_FOLDER}/scellseg")
+        entry.size = stored.tell()
+        stored.seek(0)
+        tar.addfile(entry, stored)
+    monkeypatch.setattr(weights, "ARCHIVE_SHA256", hashlib.sha256(made.getvalue()).hexdigest())
+    server.files = {PAGE: LINK.encode(), FILE: made.getvalue()}
+    configure(monkeypatch, index_url=f"{server.address}/simple")
+    return server
 
 
 def configure(monkeypatch, **settings: str) -> None:
@@ -318,22 +276,16 @@ def assert_fetched() -> None:
 
 
 def test_fetched_once_then_served_from_the_cache(index, cache, monkeypatch):
-    assert_fetched()
+    cache.mkdir(parents=True)
+    (cache / weights.ARCHIVE).write_bytes(b"half")  # damaged files are replaced
     ours = weights.released_file("scellseg")
+    ours.write_bytes(b"\x10\0\0\0\0\0\0\0{")
+    assert_fetched()
     assert {file.name for file in cache.iterdir()} == {weights.ARCHIVE, ours.name}
     (cache / weights.ARCHIVE).unlink()
     monkeypatch.setenv("SCELLSEG_OFFLINE", "1")
     assert_fetched()
-    assert index.downloads == 1
-
-
-def test_damaged_files_of_the_cache_are_replaced(index, cache):
-    cache.mkdir(parents=True)
-    (cache / weights.ARCHIVE).write_bytes(b"half")
-    weights.released_file("scellseg").write_bytes(b"\x10\0\0\0\0\0\0\0{")
-    assert_fetched()
-    assert_fetched()
-    assert index.downloads == 1
+    assert len(index.asked(FILE)) == 1
 
 
 def test_weights_are_converted_again_when_our_names_change(index, monkeypatch):
@@ -346,14 +298,15 @@ def test_an_index_may_answer_in_json_and_broken_places_are_passed_over(
     index, monkeypatch, tmp_path
 ):
     (tmp_path / "empty").mkdir()
-    index.page_type = JSON
-    file = {"filename": weights.ARCHIVE, "url": f"../../files/{weights.ARCHIVE}", "hashes": {}}
-    index.links = json.dumps({"meta": {"api-version": "1.0"}, "name": "scellseg", "files": [file]})
+    index.kind = "application/vnd.pypi.simple.v1+json"
+    file = {"filename": weights.ARCHIVE, "url": f"../..{FILE}", "hashes": {}}
+    page = {"meta": {"api-version": "1.0"}, "name": "scellseg", "files": [file]}
+    index.files[PAGE] = json.dumps(page).encode()
     configure(
         monkeypatch,
         find_links=f"{tmp_path / 'absent'} {tmp_path / 'empty'}",
         index_url=(tmp_path / "simple").as_uri(),
-        extra_index_url=f"{index.url}/wrong {index.url}",
+        extra_index_url=f"{index.address}/wrong {index.address}/simple",
     )
     assert_fetched()
 
@@ -363,28 +316,27 @@ def test_local_folder_of_links(index, as_page, monkeypatch, tmp_path):
     folder = tmp_path / "links"
     (folder / "files").mkdir(parents=True)
     place = folder / "files" / weights.ARCHIVE if as_page else folder / weights.ARCHIVE
-    place.write_bytes(index.content)
+    place.write_bytes(index.files[FILE])
     if as_page:
         (folder / "index.html").write_text(f'<a href="files/{weights.ARCHIVE}">it</a>')
     configure(monkeypatch, find_links=str(folder), no_index="1")
     assert_fetched()
-    assert index.downloads == 0
+    assert index.asked(FILE) == []
 
 
-@pytest.mark.parametrize(
-    ("spoil", "says"),
-    [
-        (lambda index: setattr(index, "content", index.content[:-1] + b"?"), "SHA-256"),
-        (lambda index: setattr(index, "links", "<a href='scellseg-0.1.7.tar.gz'>"), "lists no"),
-        (lambda index: setattr(index, "links", "<a href='scellseg-0.1.8.tar.gz'>"), "404"),
-        (lambda index: setattr(index, "page_type", "text/plain"), "text/plain"),
-    ],
-    ids=["wrong hash", "not listed", "missing file", "no page of links"],
-)
-def test_archive_that_cannot_be_had_is_an_error(index, cache, spoil, says, monkeypatch):
-    spoil(index)
-    configure(monkeypatch, index_url=index.url.replace("//", "//me:secret@"))
-    monkeypatch.setattr(tarfile, "open", lambda *_, **__: pytest.fail("an archive was opened"))
+SPOILT = [
+    ({FILE: b"other"}, "SHA-256"),
+    ({PAGE: b"<a href='scellseg-0.1.7.tar.gz'>"}, "lists no"),
+    ({PAGE: b"<a href='scellseg-0.1.8.tar.gz'>"}, "404"),
+    ({}, "text/plain"),
+]
+
+
+@pytest.mark.parametrize(("files", "says"), SPOILT)
+def test_archive_that_cannot_be_had_is_an_error(index, cache, files, says, monkeypatch):
+    index.files |= files
+    index.kind = index.kind if files else "text/plain"
+    configure(monkeypatch, index_url=f"{index.address}/simple".replace("//", "//me:secret@"))
     with pytest.raises(ModelError, match=says) as caught:
         weights.released_weights("scellseg")
     assert "pip config list" in str(caught.value)
@@ -400,7 +352,7 @@ def test_what_forbids_the_network_is_said(index, monkeypatch):
     monkeypatch.setenv("SCELLSEG_OFFLINE", "1")
     with pytest.raises(ModelError, match="SCELLSEG_OFFLINE"):
         weights.released_weights("scellseg")
-    assert index.downloads == 0
+    assert index.asked(FILE) == []
 
 
 def test_settings_come_from_the_files_and_the_environment_of_pip(cache, tmp_path, monkeypatch):

@@ -1,0 +1,94 @@
+"""A server on this machine that misbehaves on demand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Event, Thread
+from typing import Any
+
+import pytest
+
+from scellseg_lib.datasets import download
+
+
+@dataclass
+class Server:
+    """What the server holds and how it fails."""
+
+    address: str
+    files: dict[str, bytes] = field(default_factory=dict)
+    """By their paths."""
+    kind: str = "text/html"
+    ranges: bool = True
+    cut_after: int | None = None
+    """Bytes of the first answer, after which the connection is cut."""
+    go_on: Event | None = None
+    """What it waits for instead of cutting."""
+    modified: float = 0.0
+    """When its files were, in seconds since 1970."""
+    busy: int = 0
+    """Answers of 503 before it serves."""
+    requests: list[tuple[str, str | None]] = field(default_factory=list)
+    """Paths, and Range headers."""
+
+    def asked(self, path: str) -> list[str | None]:
+        """Ranges that were asked for of a file."""
+        return [wanted for one, wanted in self.requests if one == path]
+
+    def answer(self, handler: BaseHTTPRequestHandler) -> None:
+        wanted, since = (handler.headers.get(name) for name in ("Range", "If-Unmodified-Since"))
+        self.requests.append((handler.path, wanted))
+        content = self.files.get(handler.path, b"")
+        start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and self.ranges else 0
+        status, said = 206 if start else 200, content[start:]
+        if handler.path not in self.files:
+            status = 404
+        elif self.busy:
+            status, self.busy = 503, self.busy - 1
+        elif since and parsedate_to_datetime(since).timestamp() < self.modified:
+            status = 412
+        elif start >= len(content) > 0:
+            status = 416
+        said = b"" if status > 206 else said
+        handler.send_response(status)
+        handler.send_header("Content-Type", self.kind)
+        handler.send_header("Content-Length", str(len(said)))
+        handler.send_header("Content-Range", f"bytes */{len(content)}")
+        handler.end_headers()
+        cut, self.cut_after = self.cut_after, None
+        handler.wfile.write(said[:cut])
+        if cut and self.go_on is not None:
+            self.go_on.wait(60)
+            with suppress(OSError):  # nobody listens if the other side was killed
+                handler.wfile.write(said[cut:])
+
+
+@pytest.fixture(scope="session")
+def running() -> Iterator[Server]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            state.answer(self)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            """Keep the test's output clean."""
+
+    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    state = Server(f"http://127.0.0.1:{http.server_port}")
+    Thread(target=http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    yield state
+    http.shutdown()
+    http.server_close()
+
+
+@pytest.fixture
+def server(running: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
+    """An empty server, which is asked without a proxy and without patience."""
+    vars(running).update(vars(Server(running.address)))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.delenv("SCELLSEG_OFFLINE", raising=False)
+    monkeypatch.setattr(download, "PATIENCE", 0.0)
+    return running
