@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import ast
 import base64
-import json
 import re
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import nbformat
@@ -14,14 +14,16 @@ import pandas as pd
 import pytest
 
 from scellseg_lib import paths, progress
+from scellseg_lib.datasets import synthetic
 from scellseg_lib.files.images import read_masks, write_labels
 from scellseg_lib.model import new_model
+from scellseg_lib.samples import Sample
 from scellseg_lib.workbench import app
 from scellseg_lib.workbench.app import ANNOTATE, EXPORT, FINETUNE, INSPECT, SEGMENT, Workbench
 from scellseg_lib.workbench.forms import duration, plain, typed_path
 from tests import tiny
-from tests.workbench.conftest import DECODING
-from tests.workbench.waiting import LONG, until
+from tests.workbench.conftest import DECODING, segment_all
+from tests.workbench.waiting import LONG, is_shown, problem, until
 
 pytestmark = [
     pytest.mark.usefixtures("tiny_world"),
@@ -31,10 +33,10 @@ SQUARE = np.array([[5, 5], [5, 30], [30, 30], [30, 5]], float)
 NAMES = "abc"
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Three images of worms, the first annotated, and a model."""
-    home = tmp_path / "worms"
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, weights: Path) -> Path:
+    """Three images of worms, all segmented by a model, the first annotated."""
+    home = tmp_path_factory.mktemp("app") / "worms"
     home.mkdir()
     for seed, name in enumerate(NAMES):
         image, masks = tiny.worm(seed)
@@ -44,20 +46,42 @@ def folder(tmp_path: Path) -> Path:
     model = new_model("scellseg", tiny.LEVELS, seed=0)
     model.card = model.card.model_copy(update={"diameter": 60.0, "decoding": DECODING})
     model.save(home / "tuned.safetensors")
+    segment_all(home, weights)
     return home
 
 
 @pytest.fixture
-def segmented(folder: Path) -> Workbench:
+def folder(made: Path, tmp_path: Path) -> Path:
+    """Three images that are not segmented yet, the first annotated, and a model."""
+    left_out = shutil.ignore_patterns("segmented")
+    return Path(shutil.copytree(made, tmp_path / "worms", ignore=left_out))
+
+
+@pytest.fixture
+def segmented(made: Path, folder: Path) -> Workbench:
     """A workbench whose images are all segmented."""
+    shutil.copytree(made / "segmented", folder / "segmented")
     workbench = Workbench(folder)
-    job = workbench.segment.segment()
-    assert job is not None
-    assert job.join(LONG).state == "done"
-    counting = workbench.segment.results.job
-    assert counting is not None
-    assert counting.join(LONG).state == "done"
+    assert workbench.segment.results.job.join(LONG).state == "done"
     return workbench
+
+
+def test_without_a_folder_each_panel_says_what_to_do_first():
+    workbench = Workbench()
+    annotate, segment = workbench.annotate, workbench.segment
+    for message, words in (
+        (annotate.message, "Type the folder with your images"),
+        (workbench.finetune.message, "Type the folder of your experiment"),
+        (segment.found, "Type the folder of your images"),
+        (workbench.inspector._message, "Segment one or more images first"),
+        (workbench.export.message, "There is nothing to export yet"),
+    ):
+        assert words in message.text
+    parts = (annotate.list, annotate.learn, annotate.replace, annotate.again, annotate.back)
+    assert not any(map(is_shown, (*parts, annotate.suggest)))
+    for button in (segment.start, segment.preview.button, workbench.export.start):
+        assert button.disabled
+    until(lambda: "Nothing is segmented here yet" in segment.results.message.text)
 
 
 def test_a_folder_goes_to_all_panels(folder: Path):
@@ -90,15 +114,14 @@ def test_what_is_drawn_is_kept_when_another_tab_is_turned_to(folder: Path):
 
 
 def test_masks_that_cannot_be_written_are_said_above_all_tabs(folder: Path):
-    workbench = Workbench(folder)
+    workbench, masks = Workbench(folder), folder / "b_masks.tif"
     workbench.annotate.editor.outline(SQUARE)
-    (folder / "b_masks.tif").mkdir()  # in their way
+    masks.mkdir()  # in their way
     workbench.tabs.selected_index = EXPORT
-    assert workbench.message.is_error
-    assert "b_masks.tif" in workbench.message.text
-    (folder / "b_masks.tif").rmdir()
+    assert "b_masks.tif" in problem(workbench)
+    masks.rmdir()
     workbench.tabs.selected_index = FINETUNE
-    assert read_masks(folder / "b_masks.tif").max() == 1
+    assert read_masks(masks).max() == 1
     assert workbench.message.text == ""
 
 
@@ -109,7 +132,6 @@ def test_a_model_just_tuned_is_chosen_to_segment_with(folder: Path):
     panel.steps.value, panel.batch.value, panel.name.value = 1, 1, "mine"
     panel.strategy.value = "classic"
     panel.start.click()
-    assert panel.job is not None
     assert panel.job.join(LONG).state == "done"
     assert workbench.segment.form.model.value.name == folder / "mine.safetensors"
     assert workbench.segment.form.loaded is not None
@@ -124,11 +146,6 @@ def test_results_are_listed_and_exported(segmented: Workbench, folder: Path):
     assert len(list((folder / "exported").iterdir())) == 6
 
 
-def answered(workbench: Workbench) -> None:
-    """Wait until what was asked of the network is shown."""
-    assert workbench._asking.join(LONG).ended
-
-
 def inspect(workbench: Workbench, name: str) -> None:
     """Choose a result and press Look at it."""
     results = workbench.segment.results
@@ -139,16 +156,14 @@ def inspect(workbench: Workbench, name: str) -> None:
 
 def test_a_result_is_inspected_against_what_was_drawn(segmented: Workbench, folder: Path):
     inspect(segmented, "a")
-    assert segmented.tabs.selected_index == INSPECT
-    assert segmented.message.text == ""
+    assert (segmented.tabs.selected_index, segmented.message.text) == (INSPECT, "")
     inspector = segmented.inspector
     assert inspector.entry.name == "a"
     np.testing.assert_array_equal(inspector.entry.true, read_masks(folder / "a_masks.tif"))
     assert inspector.entry.prediction is not None
     assert sorted(inspector.names) == list(NAMES)
     inspect(segmented, "b")
-    assert inspector.entry.name == "b"
-    assert inspector.entry.true is None
+    assert (inspector.entry.name, inspector.entry.true) == ("b", None)
     inspector.go_to("c")  # the network is asked about an image when it is looked at
     until(lambda: inspector.entry.name == "c" and inspector.entry.prediction is not None)
 
@@ -156,13 +171,11 @@ def test_a_result_is_inspected_against_what_was_drawn(segmented: Workbench, fold
 def test_a_result_that_is_gone_is_said(segmented: Workbench, folder: Path):
     (folder / "segmented" / "b_masks.tif").write_bytes(b"II*\0")
     inspect(segmented, "b")
-    inspector = segmented.inspector
-    assert inspector._message.is_error
-    assert "b_masks.tif" in inspector._message.text
+    message = segmented.inspector._message
+    assert "b_masks.tif" in message.text
     inspect(segmented, "c")  # which is whole
-    assert inspector.entry.name == "c"
-    assert not inspector._message.is_error
-    assert sorted(inspector.names) == list(NAMES)
+    assert (segmented.inspector.entry.name, message.is_error) == ("c", False)
+    assert sorted(segmented.inspector.names) == list(NAMES)
 
 
 def test_thresholds_found_in_the_inspector_are_those_to_segment_with(
@@ -172,7 +185,6 @@ def test_thresholds_found_in_the_inspector_are_those_to_segment_with(
     inspector, form = segmented.inspector, segmented.segment.form
     assert inspector._use.disabled
     inspector.thresholds._sliders["min_size"].value = 60
-    assert not inspector._use.disabled
     seen = np.array(inspector.view.labels)
     inspector._use.click()
     assert segmented.tabs.selected_index == SEGMENT
@@ -180,20 +192,16 @@ def test_thresholds_found_in_the_inspector_are_those_to_segment_with(
     assert form.thresholds._sliders["min_size"].value == 60
     assert "Press Segment" in segmented.segment.message.text
     segmented.segment.anew.value = True
-    job = segmented.segment.segment()
-    assert job.join(LONG).state == "done"
+    assert segmented.segment.segment().join(LONG).state == "done"
     written = read_masks(folder / "segmented" / "b_masks.tif")
     np.testing.assert_array_equal(written > 0, seen > 0)
-    record = json.loads((folder / "segmented" / "segmented.json").read_text())
-    assert record["min_size"] == 60
 
 
 def test_cells_are_corrected_from_the_inspector_as_they_are_seen(
     segmented: Workbench, folder: Path
 ):
     inspect(segmented, "b")
-    sliders = segmented.inspector.thresholds._sliders
-    sliders["min_size"].value = 60
+    segmented.inspector.thresholds._sliders["min_size"].value = 60
     seen = np.array(segmented.inspector.view.labels)
     segmented.inspector._correct.click()
     assert segmented.tabs.selected_index == ANNOTATE
@@ -203,27 +211,26 @@ def test_cells_are_corrected_from_the_inspector_as_they_are_seen(
     editor.outline(SQUARE, protect=False)
     segmented.annotate.learn.click()
     table = pd.read_csv(folder / "rounds.csv")
-    assert table["image"].tolist() == ["b"]
-    assert table["predicted"].tolist() == [len(np.unique(seen)) - 1]
+    assert table[["image", "predicted"]].values.tolist() == [["b", len(np.unique(seen)) - 1]]
     assert "Rounds of correction" in segmented.segment.results.rounds.value
     until(lambda: segmented.finetune.found and len(segmented.finetune.found.usable) == 2)
 
 
 def test_a_result_is_corrected_from_the_list(segmented: Workbench, folder: Path):
-    results = segmented.segment.results
-    results.list.index = 2
-    results.buttons["edit"].click()
-    answered(segmented)
+    def correct() -> None:
+        """Press Correct it, and wait until what was asked of the network is shown."""
+        segmented.segment.results.list.index = 2
+        segmented.segment.results.buttons["edit"].click()
+        assert segmented._asking.join(LONG).ended
+
+    correct()
     assert segmented.tabs.selected_index == ANNOTATE
     np.testing.assert_array_equal(
         segmented.annotate.editor.labels, read_masks(folder / "segmented" / "c_masks.tif")
     )
     (folder / "c.tif").write_bytes(b"II*\0")
-    segmented.tabs.selected_index = SEGMENT
-    results.list.index = 2
-    results.buttons["edit"].click()
-    answered(segmented)
-    assert "c.tif" in segmented.message.text
+    correct()
+    assert "c.tif" in problem(segmented)
 
 
 def test_a_machine_that_runs_the_notebook_gets_a_picture(folder: Path, monkeypatch):
@@ -239,14 +246,18 @@ def test_a_machine_that_runs_the_notebook_gets_a_picture(folder: Path, monkeypat
 # --- the example, and the notebook ----------------------------------------------------------------
 
 
-def test_the_example_is_made_once(tmp_path: Path):
+def test_the_example_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def make_small_dataset(name: str, *, n_shot: int, n_query: int) -> list[Sample]:
+        splits = ["shot"] * n_shot + ["query"] * n_query
+        worms = zip(tiny.worms(len(splits)), splits, strict=True)
+        return [replace(worm, split=split) for worm, split in worms]
+
+    monkeypatch.setattr(synthetic, "make_dataset", make_small_dataset)
     folder = app.make_example(tmp_path / "example")
-    images = sorted(folder.glob("worms_?.tif"))
-    assert len(images) == 8
+    assert len(list(folder.glob("worms_?.tif"))) == 8
     assert len(list(folder.glob("*_masks.tif"))) == 3
     drawn = folder / "worms_1_masks.tif"
     drawn.write_bytes(b"mine")
-    images[0].touch()
     app.make_example(folder)
     assert drawn.read_bytes() == b"mine"
 
@@ -260,23 +271,13 @@ def test_the_folder_to_begin_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert app.start_folder(str(tmp_path / "other")) == tmp_path / "other"
 
 
-def named_tests() -> list[str]:
-    """Tests that the notebook's table names, as ``folder/file.py::name``."""
-    cells = nbformat.read(app.NOTEBOOK, as_version=4).cells
-    return re.findall(r"`([\w/]+\.py::\w+)`", "\n".join(cell.source for cell in cells))
-
-
 def test_every_function_of_the_released_interface_has_a_test_that_exists():
-    named = named_tests()
+    """The notebook's table names each as ``folder/file.py::name``."""
+    cells = nbformat.read(app.NOTEBOOK, as_version=4).cells
+    named = re.findall(r"`([\w/]+\.py)::(\w+)`", "\n".join(cell.source for cell in cells))
     assert len(named) > 30
-    tests = paths.REPOSITORY / "tests"
-    missing = []
-    for one in named:
-        file, name = one.split("::")
-        tree = ast.parse((tests / file).read_text()) if (tests / file).is_file() else ast.Module([])
-        found = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
-        missing += [one] if name not in found else []
-    assert missing == []
+    tests = {file: (paths.REPOSITORY / "tests" / file).read_text() for file, _ in named}
+    assert [one for one in named if f"\ndef {one[1]}(" not in tests[one[0]]] == []
 
 
 # --- words ----------------------------------------------------------------------------------------

@@ -9,23 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
-from scipy import ndimage
 
 from scellseg_lib import representation
-from scellseg_lib.errors import ImageError, ModelError
-from scellseg_lib.model import Model, new_model
+from scellseg_lib.errors import ModelError
+from scellseg_lib.model import new_model
 from scellseg_lib.representation import Decoding
 from scellseg_lib.segmentation import Prediction, decode
 from scellseg_lib.workbench import session
 from scellseg_lib.workbench.app import Workbench
-from scellseg_lib.workbench.editor import MaskEditor, operations
-from scellseg_lib.workbench.editor.patches import apply
 from scellseg_lib.workbench.session import Newest, SegmentationSettings, Thresholds, find_cells
 from tests import tiny
-from tests.workbench.editor.page import connect
 from tests.workbench.test_inspect import KINDS, SIZE, said
 from tests.workbench.waiting import until
 
@@ -47,15 +40,9 @@ def test_a_threshold_is_shown_if_and_only_if_it_makes_a_difference(kind: str):
     thresholds.load(Decoding(), chosen)
     shown = {name for name, row in thresholds._rows.items() if row.layout.display is None}
     assert shown == set(chosen.thresholds) == makes_difference
-
-
-def test_steps_of_a_slider_are_not_added_up_in_binary():
-    thresholds = Thresholds(lambda: None)
-    thresholds.load(Decoding(), representation.get("flow"))
-    slider = thresholds._sliders["cell_threshold"]
-    assert slider.description == "Cell probability"
-    slider.value = 0.1 + 0.2
-    assert thresholds.chosen == {"cell_threshold": 0.3}
+    name = chosen.thresholds[0]
+    thresholds._sliders[name].value = 0.1 + 0.2  # steps of a slider, added up in binary
+    assert thresholds.chosen == {name: 0.3}
 
 
 def test_newest_goes_on_after_an_error():
@@ -117,138 +104,15 @@ def test_it_doubts_where_segmenting_warns_and_where_nothing_is_found(
         masks[y : y + 21, x : x + 21] = number + 1
     maps = said(np.minimum(masks, 1) * masks).maps
     maps[2] = np.where(masks > 0, 5, -6)
-    tiny_model = new_model("scellseg", tiny.LEVELS)
+    model = new_model("scellseg", tiny.LEVELS)
     known = {"styles": [[0.0] * 4], "style_radius": 1 / distance}  # styles have length 1
-    model = Model(
-        tiny_model.network, tiny_model.representation, tiny_model.card.model_copy(update=known)
-    )
-
-    def predict(*_: object) -> Prediction:
-        return Prediction("a", maps, np.ones(4, np.float32) / 2, masks.shape, diameter)
-
-    monkeypatch.setattr(session, "predict_one", predict)
+    model.card = model.card.model_copy(update=known)
+    found = Prediction("a", maps, np.ones(4, np.float32) / 2, masks.shape, diameter)
+    monkeypatch.setattr(session, "predict_one", lambda *_: found)
     chosen = SegmentationSettings(diameter, Decoding(cell_threshold=threshold), resample=False)
-    found = find_cells(Path("a.tif"), "mine", model, chosen)
-    assert (found.model, found.masks.max()) == ("mine", 0 if threshold > 5 else 12)
-    assert found.doubt == doubt
-
-
-# --- how found cells join those that are there ----------------------------------------------------
-
-EIGHT = np.ones((3, 3))
-sides = st.integers(1, 12)
-labels_of = st.tuples(sides, sides).flatmap(
-    lambda shape: st.tuples(
-        *(
-            hnp.arrays(np.int32, shape, elements=st.sampled_from([0, 0, 0, *cells]))
-            for cells in ((2, 7, 7, 9), (1, 1, 3, 8))
-        )
-    )
-)
-"""Cells that are there, and cells that are found, of one size."""
-
-
-def blown_up(pair: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Blocks of 3 x 4 px, the found ones moved by a pixel: they overlap at their borders."""
-    drawn, found = (np.kron(labels, np.ones((3, 4), np.int32)) for labels in pair)
-    return drawn, np.roll(found, 1, axis=(0, 1))
-
-
-def add(labels: np.ndarray, found: np.ndarray) -> np.ndarray:
-    after = labels.copy()
-    apply(after, operations.add_found(labels, found))
-    return after
-
-
-def shares(labels: np.ndarray, inside: np.ndarray) -> float:
-    """Largest share that a found cell has of a cell that is there, or they of it."""
-    under = labels[inside]
-    cells = np.unique(under[under > 0])
-    of_drawn = [(under == cell).sum() / (labels == cell).sum() for cell in cells]
-    return float(max([(under > 0).mean(), *of_drawn]))
-
-
-@settings(max_examples=100, deadline=None)
-@given(st.one_of(labels_of, labels_of.map(blown_up)))
-def test_found_cells_leave_all_that_is_there_and_are_cells_of_their_own(pair):
-    labels, found = pair
-    after = add(labels, found)
-    np.testing.assert_array_equal(after[labels > 0], labels[labels > 0])
-    assert not after[(labels == 0) & (found == 0)].any()
-    new = np.setdiff1d(np.unique(after), np.unique(labels))
-    assert (new > labels.max(initial=0)).all()
-    origins = [np.unique(found[after == cell]) for cell in new]
-    assert all(len(origin) == 1 for origin in origins)  # none is of two, no two are of one
-    assert len({int(origin[0]) for origin in origins}) == len(new)
-    for cell, (origin,) in zip(new, origins, strict=True):
-        whole, mine = found == origin, after == cell
-        if (labels[whole] > 0).any():
-            assert ndimage.label(mine, EIGHT)[1] == 1
-        else:
-            np.testing.assert_array_equal(mine, whole)
-    for cell in np.unique(found[found > 0]):  # left out where it is a cell that is there
-        inside = found == cell
-        is_new = bool((after[inside & (labels == 0)] > 0).any())
-        assert is_new == (shares(labels, inside) <= 1 / 3)
-
-
-def bar(start: int, stop: int, label: int = 1) -> np.ndarray:
-    """A bar of 4 px height in an image of 6 x 40."""
-    labels = np.zeros((6, 40), np.int32)
-    labels[1:5, start:stop] = label
-    return labels
-
-
-@pytest.mark.parametrize(
-    ("drawn", "found", "left"),
-    [
-        ((0, 20), (20, 32), 12),  # columns of the found one that are left
-        ((0, 20), (16, 28), 8),
-        ((0, 20), (15, 27), 0),
-        ((0, 36), (8, 12), 0),  # a small one in a drawn one
-        ((8, 12), (0, 36), 0),  # a large one around it
-    ],
-)
-def test_what_a_found_bar_shares_with_a_drawn_one_is_cut_off(drawn, found, left):
-    labels = bar(*drawn, 5)
-    after = add(labels, bar(*found))
-    assert (after == 6).sum() == 4 * left
-    np.testing.assert_array_equal(after[labels > 0], labels[labels > 0])
-
-
-def test_of_a_cell_that_is_cut_in_two_the_larger_piece_remains():
-    labels, found = np.zeros((20, 40), np.int32), np.zeros((20, 40), np.int32)
-    labels[:, 10:12], found[1:5, 4:30] = 3, 1
-    expected = labels.copy()
-    expected[1:5, 12:30] = 4
-    np.testing.assert_array_equal(add(labels, found), expected)
-    with pytest.raises(ImageError, match="Open the image again"):
-        operations.add_found(labels, found[:, 1:])
-
-
-def test_pictures_come_to_an_open_image_without_touching_cells_or_history():
-    image = np.arange(600, dtype=np.uint16).reshape(20, 30)
-    flow, probability = np.full((20, 30, 3), 77, np.uint8), np.linspace(0, 1, 600).reshape(20, 30)
-    editor = MaskEditor(image, title="a")
-    (page,) = connect(editor)
-    editor.outline(np.array([[5, 5], [5, 15], [15, 15]], float))
-    edits, labels, heard = editor.edits, np.array(editor.labels), len(page.heard)
-    editor.show_layers({"flow": flow, "cell probability": probability})
-    assert page.types()[heard:] == ["layers"]
-    assert [one["name"] for one in page.told("layers")["layers"]] == ["flow", "cell probability"]
-    assert page.buffers[-1][0] == flow.tobytes()
-    levels = np.frombuffer(page.buffers[-1][1], np.uint16)
-    np.testing.assert_allclose(levels, probability.ravel() * 65535, atol=0.5)
-    assert editor.edits == edits
-    np.testing.assert_array_equal(editor.labels, labels)
-    editor.show_layers({"flow": flow})  # in the place of both
-    for wrong in (flow[1:], flow.astype(float)):
-        with pytest.raises(ImageError, match="flow"):
-            editor.show_layers({"flow": wrong})
-    (later,) = connect(editor)  # a page that comes later gets it with the image
-    assert [one["name"] for one in later.told("open")["layers"]] == ["image", "flow"]
-    editor.load(image, title="b")
-    assert [layer.name for layer in editor._layers] == ["image"]
+    suggested = find_cells(Path("a.tif"), "mine", model, chosen)
+    assert (suggested.model, suggested.masks.max()) == ("mine", 0 if threshold > 5 else 12)
+    assert suggested.doubt == doubt
 
 
 # --- the workbench, and a network -----------------------------------------------------------------

@@ -255,3 +255,76 @@ def test_a_protecting_outline_writes_its_cell_on_background_alone(labels, points
     changed = after != labels
     assert (labels[changed] == 0).all()
     assert (after[changed] == 4).all()
+
+
+# --- cells that a model has found ---------------------------------------------------------------
+
+two_images = st.tuples(st.integers(1, 12), st.integers(1, 12)).flatmap(
+    lambda shape: st.tuples(
+        hnp.arrays(np.int32, shape, elements=st.sampled_from([0, 0, 0, 2, 7, 7, 9])),
+        hnp.arrays(np.int32, shape, elements=st.sampled_from([0, 0, 0, 1, 1, 3, 8])),
+    )
+)
+# The same as blocks of 3 x 4 px, the found ones moved by a pixel: they overlap at their borders.
+two_blown_up = two_images.map(
+    lambda pair: (
+        np.kron(pair[0], np.ones((3, 4), np.int32)),
+        np.roll(np.kron(pair[1], np.ones((3, 4), np.int32)), 1, axis=(0, 1)),
+    )
+)
+
+
+def add(labels: np.ndarray, found: np.ndarray) -> np.ndarray:
+    return done(labels, operations.add_found(labels, found))
+
+
+def shares(labels: np.ndarray, inside: np.ndarray) -> float:
+    """Largest share that a found cell has of a cell that is there, or they of it."""
+    under = labels[inside]
+    of_drawn = [(under == cell).sum() / (labels == cell).sum() for cell in present(under)]
+    return float(max([(under > 0).mean(), *of_drawn]))
+
+
+@quick
+@given(st.one_of(two_images, two_blown_up))
+def test_found_cells_leave_all_that_is_there_and_are_cells_of_their_own(pair):
+    labels, found = pair
+    after = add(labels, found)
+    np.testing.assert_array_equal(after[labels > 0], labels[labels > 0])
+    assert not after[(labels == 0) & (found == 0)].any()
+    new = sorted(present(after) - present(labels))
+    assert all(cell > labels.max(initial=0) for cell in new)
+    origins = [present(found[after == cell]) for cell in new]
+    assert all(len(origin) == 1 for origin in origins)  # none is of two, no two are of one
+    assert len(set.union(set(), *origins)) == len(new)
+    for cell, (origin,) in zip(new, origins, strict=True):
+        whole, mine = found == origin, after == cell
+        if (labels[whole] > 0).any():
+            assert ndimage.label(mine, np.ones((3, 3)))[1] == 1
+        else:
+            np.testing.assert_array_equal(mine, whole)
+    for cell in present(found):  # left out where it is a cell that is there
+        inside = found == cell
+        is_new = bool((after[inside & (labels == 0)] > 0).any())
+        assert is_new == (shares(labels, inside) <= 1 / 3)
+
+
+@pytest.mark.parametrize(
+    ("drawn", "found", "left"),
+    [
+        (np.s_[1:5, 0:20], (20, 32), 12),  # columns of the found one that are left
+        (np.s_[1:5, 0:20], (16, 28), 8),
+        (np.s_[1:5, 0:20], (15, 27), 0),
+        (np.s_[1:5, 0:36], (8, 12), 0),  # a small one in a drawn one
+        (np.s_[1:5, 8:12], (0, 36), 0),  # a large one around it
+        (np.s_[0:20, 10:12], (4, 30), 18),  # of one that is cut in two, the larger piece
+    ],
+)
+def test_what_a_found_bar_shares_with_a_drawn_one_is_cut_off(drawn, found, left):
+    labels, bars = np.zeros((20, 40), np.int32), np.zeros((20, 40), np.int32)
+    labels[drawn], bars[1:5, slice(*found)] = 5, 1
+    after = add(labels, bars)
+    assert (after == 6).sum() == 4 * left
+    np.testing.assert_array_equal(after[labels > 0], labels[labels > 0])
+    with pytest.raises(ImageError, match="Open the image again"):
+        operations.add_found(labels, bars[:, 1:])
