@@ -7,11 +7,16 @@ statistics.
 
 from __future__ import annotations
 
+import csv
+from pathlib import Path
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 State = dict[str, Tensor]
+KEYS = Path(__file__).parent / "data" / "released_keys.csv"
+"""Keys and shapes of the tensors in the authors' files."""
 
 
 def _bn(state: State, key: str, x: Tensor) -> Tensor:
@@ -99,65 +104,19 @@ def forward(state: State, x: Tensor) -> tuple[Tensor, Tensor]:
     return maps, deepest
 
 
-class _Drawn:
-    """Random layers under the released key names."""
-
-    def __init__(self, seed: int) -> None:
-        self.state: State = {}
-        self.random = torch.Generator().manual_seed(seed)
-
-    def _normal(self, *shape: int) -> Tensor:
-        return torch.randn(shape, generator=self.random)
-
-    def bn(self, key: str, channels: int) -> None:
-        for name in ("weight", "bias", "running_mean", "running_var"):
-            self.state[f"{key}.{name}"] = self._normal(channels) * 0.3 + (name == "weight")
-        self.state[f"{key}.running_var"] = self._normal(channels).abs() + 0.5
-        self.state[f"{key}.num_batches_tracked"] = torch.tensor(7)
-
-    def conv(self, key: str, inputs: int, outputs: int, *kernel: int) -> None:
-        fan = inputs * (kernel[0] if kernel else 1) ** 2
-        self.state[f"{key}.weight"] = self._normal(outputs, inputs, *kernel) / fan**0.5
-        self.state[f"{key}.bias"] = self._normal(outputs) * 0.3
-
-    def brc(self, key: str, inputs: int, outputs: int) -> None:
-        self.bn(f"{key}.0", inputs)
-        self.conv(f"{key}.2", inputs, outputs, 3, 3)
-
-    def bc(self, key: str, inputs: int, outputs: int) -> None:
-        self.bn(f"{key}.0", inputs)
-        self.conv(f"{key}.1", inputs, outputs, 1, 1)
-
-    def cb(self, key: str, inputs: int, outputs: int) -> None:
-        self.conv(f"{key}.0", inputs, outputs, 1, 1)
-        self.bn(f"{key}.1", outputs)
-
-
 def random_state(name: str, seed: int = 0) -> State:
     """Random state dict with the keys and shapes of the released "scellseg" or "cellpose"."""
-    drawn, scellseg = _Drawn(seed), name == "scellseg"
-    widths = (32, 64, 128, 256)
-    for level, (inputs, outputs) in enumerate(zip((2, *widths), widths, strict=False)):
-        key = f"extractor.downsample.down.res_down_{level}"
-        drawn.bc(f"{key}.proj", inputs, outputs)
-        for unit in range(4):
-            drawn.brc(f"{key}.conv.conv_{unit}", outputs if unit else inputs, outputs)
-    for level, (outputs, inputs) in enumerate(zip(widths, (*widths[1:], 256), strict=True)):
-        key = f"extractor.upsample.up.res_up_{level}"
-        if scellseg and level < 3:
-            drawn.cb(f"extractor.upsample.up_conv.up_conv_{level}", inputs, outputs)
-            for part in ("W_g", "W_x"):
-                drawn.cb(f"extractor.upsample.attn.attn_{level}.{part}", outputs, outputs // 2)
-            drawn.cb(f"extractor.upsample.attn.attn_{level}.psi", outputs // 2, 1)
-            inputs = 2 * outputs
-        drawn.bc(f"{key}.proj", inputs, outputs)
-        drawn.brc(f"{key}.conv.conv_0", inputs, outputs)
-        style = sum(widths[level:]) if scellseg else 256
-        for unit in (1, 2, 3):
-            drawn.brc(f"{key}.conv.conv_{unit}.conv", outputs, outputs)
-            drawn.conv(f"{key}.conv.conv_{unit}.full", style, outputs)
-        if scellseg:
-            drawn.cb(f"{key}.up_conv", inputs + outputs, outputs)
-    drawn.bn("tasker.base_bn", 32)
-    drawn.conv("tasker.base_conv", 32, 3, 1, 1)
-    return drawn.state
+    generator, state = torch.Generator().manual_seed(seed), {}
+    with KEYS.open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["weights"] == name]
+    for key, shape in ((row["key"], tuple(map(int, row["shape"].split()))) for row in rows):
+        drawn = torch.randn(shape, generator=generator)
+        if not shape:  # of batches that were seen
+            state[key] = torch.tensor(7)
+        elif len(shape) > 1:
+            state[key] = drawn / drawn[0].numel() ** 0.5
+        elif key.endswith("running_var"):
+            state[key] = drawn.abs() + 0.5
+        else:
+            state[key] = 0.3 * drawn + key.endswith("weight")
+    return state

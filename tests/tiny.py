@@ -83,8 +83,10 @@ def train(name: str = "scellseg", **options: Any) -> Model:
 
 
 def run(kind: str, checkpoint: Path | None = None, callback: Callable | None = None) -> Model:
-    """Run one of `KINDS`."""
-    options = {"checkpoint": checkpoint, "callback": callback}
+    """Run one of `KINDS`; the classic way with a part that is not learnt."""
+    options: dict[str, Any] = {"checkpoint": checkpoint, "callback": callback}
+    if kind == "classic":
+        options["layers"] = "downsampling_fixed"
     return train(**options) if kind == "pretrain" else tune(kind, **options)
 
 
