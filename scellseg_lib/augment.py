@@ -65,8 +65,8 @@ class UnlabelledSources(Sequence[Source]):
 def prepare(samples: Sequence[Sample], diameter: float | None = None) -> Sequence[Source]:
     """Normalise images and find their scale: by the diameter given, which leaves out their masks.
 
-    Else by that of each image's own cells, or for an image without cells by the mean of the
-    others'; TrainingError if no image has any.
+    Else by each image's own cells, or the mean of the others' where it has none; TrainingError if
+    no image has any.
     """
     if diameter is not None:
         return UnlabelledSources(samples, diameter)
@@ -107,15 +107,10 @@ def labelled_batch(
     size: int = 8,
     indices: Sequence[int] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Draw augmented patches (docs/method.md, section 3), and their targets.
+    """Draw augmented patches float32 (size, 2, 224, 224) and targets float32 (size, K, 224, 224).
 
-    Horizontal flip with probability 0.5, rotation U(0, 2 pi), scale U(0.75, 1.25), translation; of
-    the sources with these indices, else of `size` sources drawn with replacement.
-
-    Returns
-    -------
-    images : float32 (size, 2, 224, 224)
-    targets : float32 (size, K, 224, 224)
+    Horizontal flip with probability 0.5, rotation U(0, 2 pi), scale U(0.75, 1.25), translation
+    (docs/method.md, section 3); of the sources with these indices, else of `size` drawn ones.
     """
     images, targets = [], []
     side = PATCH + 2 * MARGIN
@@ -140,8 +135,7 @@ def unlabelled_batch(
 ) -> Tensor:
     """Draw query or contrast patches, float32 (size, 2, 224, 224).
 
-    They are crops whose side is `side` pixels of the 30-px scale, rotated, of sources drawn with
-    replacement.
+    They are rotated crops of `side` pixels of the 30-px scale.
     """
     patches = []
     for index in rng.integers(len(sources), size=size):
@@ -157,8 +151,8 @@ def _draw_affine(
 ) -> np.ndarray:
     """Draw a matrix float64[2, 3] from image to patch: rotation, `scale` and translation.
 
-    The patch's middle is drawn along the image's own axes, so that it lies on the image whatever
-    the angle (the released code shifts after rotating, and off long images).
+    The patch's middle lies on the image whatever the angle (the released code shifts after
+    rotating, and off long images).
     """
     angle = rng.uniform(0, 2 * np.pi)
     size = np.array(shape[::-1])

@@ -38,18 +38,9 @@ def pair_distance(a: Tensor, b: Tensor) -> Tensor:
 class ContrastiveTerm(nn.Module):
     """Draws query and contrast patches and compares their styles with the shots'.
 
-    Parameters
-    ----------
-    queries : sequence of Source
-        Unlabelled.
-    contrast : sequence of sequences of Source
-        One for each style; one style serves a step.
-    alpha_mode : {"learnt", "fixed", "scheduled"}
-        The paper's learnt alpha; alpha 0.2 throughout; or the weight going from sigmoid(0.2) to 0
-        as a cosine.
-    statistics : {"mixed", "shot"}
-        Whether BatchNorm's running statistics see query and contrast patches too (the released
-        code) or shots only.
+    Of the contrast images, one style serves a step. A fixed alpha is 0.2; scheduled, the weight
+    goes from sigmoid(0.2) to 0 as a cosine. BatchNorm's running statistics see query and contrast
+    patches too ("mixed", the released code), or those of the shots alone.
     """
 
     def __init__(

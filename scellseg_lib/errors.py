@@ -38,7 +38,7 @@ class ScellsegError(Exception):
         options: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(what)
-        self._what, self._remedy = what, remedy
+        self._what, self._remedy = what, remedy or ""
         self.where, self.options = where, dict(options or {})
 
     @property
@@ -46,20 +46,14 @@ class ScellsegError(Exception):
         """What was wrong, in the words of the library."""
         return self._say(self._what, as_argument)
 
-    @property
-    def remedy(self) -> str | None:
-        """What the user can do about it, in the words of the library."""
-        return self.remedy_told(as_argument)
-
-    def remedy_told(self, option: Callable[[str, Any], str]) -> str | None:
+    def remedy_told(self, option: Callable[[str, Any], str] = as_argument) -> str:
         """Remedy with its options in somebody's words: (name, value) -> such as ``--page 2``."""
-        return None if self._remedy is None else self._say(self._remedy, option)
+        return self._say(self._remedy, option)
 
     def told(self, option: Callable[[str, Any], str] = as_argument) -> str:
         """Whole message: where, what and remedy, with the options in somebody's words."""
         where = "" if self.where is None else f"{self.where}: "
-        message = f"{where}{self._say(self._what, option)}. {self.remedy_told(option) or ''}"
-        return message.rstrip()
+        return f"{where}{self._say(self._what, option)}. {self.remedy_told(option)}".rstrip()
 
     def _say(self, text: str, option: Callable[[str, Any], str]) -> str:
         """Text with options in somebody's words; braces of anything else stay."""
@@ -104,13 +98,7 @@ class ScellsegWarning(ScellsegError, UserWarning):
 
 
 class ChannelsNeeded(ImageError):
-    """Which channels of an image to read is not said, or not one of those that there are.
-
-    Attributes
-    ----------
-    channels : list of str
-        Names of those that there are: "red", "green", "blue", "3", "4", ..
-    """
+    """Which of an image's ``channels`` ("red", "green", "blue", "3", ..) to read is not said."""
 
     def __init__(
         self, what: str, channels: Sequence[str], *, where: str | PathLike[str] | None = None
@@ -127,13 +115,7 @@ class ChannelsNeeded(ImageError):
 
 
 class AxesNeeded(ImageError):
-    """A file holds more than one plane, and which to read, or what they are, is not said.
-
-    Attributes
-    ----------
-    pages : int
-        How many the file has.
-    """
+    """Which of a file's ``pages`` (their number) to read, or what they are, is not said."""
 
     def __init__(self, what: str, pages: int) -> None:
         self.pages = pages
@@ -146,13 +128,7 @@ class AxesNeeded(ImageError):
 
 
 class SideTooSmall(ImageError):
-    """Cells do not fit into the images that are to be cut out around them.
-
-    Attributes
-    ----------
-    least : int
-        Side into which all would fit, px.
-    """
+    """Cells need a side of ``least`` px for the images that are to be cut out around them."""
 
     def __init__(self, what: str, least: int) -> None:
         self.least = least
@@ -166,28 +142,22 @@ class SideTooSmall(ImageError):
 class MasksMadeOtherwise(DatasetError):
     """A folder holds masks that were made with another model or other settings.
 
-    Attributes
-    ----------
-    differing : dict of str to (object, object)
-        By the name of a setting what it was there ("unknown" if nobody says) and what it is now.
-    replaceable : bool
-        Whether all masks there are of the images to be segmented, so that they may be replaced.
+    ``differing`` names the settings: how they were there ("unknown" if nobody says), and are now.
+    The masks are ``replaceable`` if all are of the images to be segmented.
     """
 
     def __init__(
         self,
         differing: Mapping[str, tuple[Any, Any]],
         replaceable: bool,
-        *,
         where: str | PathLike[str],
     ) -> None:
         self.differing, self.replaceable = dict(differing), replaceable
         pairs = [f"{name} {was} there, {now} asked for" for name, (was, now) in differing.items()]
+        may = ", or {overwrite}." if replaceable else ": there are masks of other images, too."
         super().__init__(
             f"the folder holds masks made otherwise: {'; '.join(pairs)}",
             where=where,
-            remedy="Give another folder as the output, or {overwrite}."
-            if replaceable
-            else "Give another folder as the output: there are masks of other images, too.",
+            remedy=f"Give another folder as the output{may}",
             options={"overwrite": True},
         )

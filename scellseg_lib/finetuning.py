@@ -89,47 +89,33 @@ class FinetuneOptions(Options):
 class Strategy:
     """A way of learning from the shots, and from what else it says that it needs."""
 
-    name: str
+    help: str
+    """What it learns from, for people."""
     make_term: Callable[
         [Sequence[Source], list[Sequence[Source]], FinetuneOptions], nn.Module | None
     ]
     """From queries, contrast images of each style and options to a term of the loss that is called
     as `ContrastiveTerm`, and whose parameters are learnt too. None: no such term."""
-    help: str = ""
-    """What it learns from, for people."""
     needs_queries: bool = False
     """Whether it learns from the images to be segmented, without their masks."""
     needs_contrast: bool = False
     """Whether it learns from contrast images of several styles."""
 
 
-STRATEGIES: dict[str, Strategy] = {}
-"""All strategies by name, in the order in which they are offered."""
-
-
-def register_strategy(strategy: Strategy) -> None:
-    """Make a strategy known; one of the same name is replaced."""
-    STRATEGIES[strategy.name] = strategy
-
-
-register_strategy(
-    Strategy(
-        "contrastive",
+STRATEGIES: dict[str, Strategy] = {
+    "contrastive": Strategy(
+        "learns from the annotated images, and the look of the images to be segmented",
         lambda queries, contrasts, options: ContrastiveTerm(
             queries, contrasts, alpha_mode=options.alpha, statistics=options.statistics
         ),
-        "learns from the annotated images, and the look of the images to be segmented",
         needs_queries=True,
         needs_contrast=True,
-    )
-)
-register_strategy(
-    Strategy(
-        "classic",
-        lambda queries, contrasts, options: None,
-        "learns from the annotated images alone (quicker)",
-    )
-)
+    ),
+    "classic": Strategy(
+        "learns from the annotated images alone (quicker)", lambda queries, contrasts, options: None
+    ),
+}
+"""All strategies by name, in the order in which they are offered; who adds one puts it here."""
 
 
 @keep_memory()
@@ -158,7 +144,7 @@ def finetune(
         The images to be segmented, whose masks are never looked at: contrastive fine-tuning is then
         transductive, as the paper's. None: the shots serve as queries, the inductive variant.
     strategy : str
-        "contrastive" (Eq. 2-3), "classic", or one that was registered.
+        "contrastive" (Eq. 2-3), "classic", or another of `STRATEGIES`.
     contrast : Dataset, optional
         Images of several styles. None: see `default_contrast`.
     precision : Precision, optional
@@ -166,17 +152,12 @@ def finetune(
     device : torch.device, optional
     checkpoint : path, optional
         Written every half minute and after the last step; a run that finds it goes on from there.
-        It knows the shots by their pixels, query and contrast images by name. Remove it once the
-        model is saved.
+        Remove it once the model is saved.
     callback : callable, optional
         Gets a `Progress` after each step, and may raise `training.Enough` to end the run there.
     **options
         ``steps``, ``learning_rate``, ``schedule``, ``batch_size``, ``layers``, ``alpha``,
         ``statistics`` and ``seed``, see `FinetuneOptions`.
-
-    Returns
-    -------
-    Model
 
     Raises
     ------
@@ -202,12 +183,9 @@ def finetune(
     )
     precision.place(tuned.network, device)
     extractor = tuned.network.extractor
-    parts: dict[str, list[nn.Module]] = {
-        "all": [],
-        "downsampling_fixed": [extractor.down],
-        "extractor_fixed": [extractor],
-    }
-    fixed = parts[chosen.layers]
+    fixed: list[nn.Module] = []
+    if chosen.layers != "all":
+        fixed.append(extractor if chosen.layers == "extractor_fixed" else extractor.down)
     for part in fixed:
         part.requires_grad_(False)
     groups = [{"params": list(tuned.network.parameters()), "lr": chosen.learning_rate}]
@@ -217,7 +195,7 @@ def finetune(
     def losses_at(step: int) -> dict[str, Tensor]:
         rng = np.random.default_rng((chosen.seed, step))
         batch = labelled_batch(sources, tuned.representation, rng, chosen.batch_size)
-        segmentation, output = segmentation_loss(tuned, *batch, precision, device)
+        segmentation, output = segmentation_loss(tuned, *batch, precision)
         if term is None:
             return {"segmentation": segmentation, "loss": segmentation}
         # Numbers of their own: the shots' patches are the same for every strategy.
@@ -271,11 +249,8 @@ def _styles(contrasts: Dataset) -> list[Sequence[Source]]:
     """Contrast images of each style, scaled by its mean diameter."""
     styles = contrasts.styles().values()
     if not styles:
-        raise TrainingError(
-            f"the contrast images {contrasts.name!r} have no styles",
-            remedy="Give samples a style each, or leave {contrast} to its default.",
-            options={"contrast": None},
-        )
+        remedy = "Give samples a style each, or leave the contrast images to their default."
+        raise TrainingError(f"the images {contrasts.name!r} have no styles", remedy=remedy)
     return [prepare(style, style.diameter) for style in styles]
 
 
@@ -283,8 +258,6 @@ def _tune_thresholds(model: Model, shots: Sequence[Sample], precision: Precision
     """Fit the thresholds to the shots, at the 30-px scale."""
     predictions = predict(model, shots, precision=precision)
     outputs = [one.maps for one in progress_bar(predictions, len(shots), "thresholds")]
-    truths = [
-        resize_masks(sample.masks, maps.shape[1:])
-        for sample, maps in zip(shots, outputs, strict=True)
-    ]
+    pairs = zip(shots, outputs, strict=True)
+    truths = [resize_masks(sample.masks, maps.shape[1:]) for sample, maps in pairs]
     return model.representation.tune(model.card.decoding, outputs, truths)

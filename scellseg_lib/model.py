@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -22,20 +22,16 @@ from scellseg_lib.network import Network, build_network, find_architecture
 from scellseg_lib.representation import Decoding, Representation
 
 
-class TrainingData(BaseModel):
+class TrainingData(BaseModel, extra="forbid", frozen=True):
     """What a model has learnt from."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
     images: int
     licence: str
 
 
-class Card(BaseModel):
+class Card(BaseModel, extra="forbid"):
     """Where a model comes from and how it is used: JSON inside its file and beside it."""
-
-    model_config = ConfigDict(extra="forbid")
 
     architecture: str
     levels: tuple[int, ...] = (32, 64, 128, 256)
@@ -88,18 +84,8 @@ class Model:
     def save(self, path: str | Path, *, half: bool = False) -> Path:
         """Write ``NAME.safetensors``, whole or not at all, and its card beside as ``NAME.json``.
 
-        Parameters
-        ----------
-        path : path
-            With the suffix ``.safetensors``.
-        half : bool
-            Store weights as float16 (half the size; running statistics stay float32).
-
-        Raises
-        ------
-        ModelError
-            For another suffix, where a ``NAME.json`` lies that is no card of a model, and where the
-            files cannot be written.
+        ``half`` stores weights as float16; running statistics stay float32. ModelError for another
+        suffix, for a ``NAME.json`` that is no model's card, and for files that cannot be written.
         """
         path, card = Path(path), self.card.model_dump_json(indent=2)
         beside = path.with_suffix(".json")
@@ -107,11 +93,9 @@ class Model:
             what = "a model is saved as .safetensors"
             raise ModelError(what, where=path, remedy="Change the suffix.")
         if beside.exists() and not path.exists() and not _is_card(beside):
-            raise ModelError(
-                "this file is no model's card, and would be replaced by one",
-                where=beside,
-                remedy="Give the model another name, or move the file.",
-            )
+            what = "this file is no model's card, and would be replaced by one"
+            remedy = "Give the model another name, or move the file."
+            raise ModelError(what, where=beside, remedy=remedy)
         tensors = {}
         for name, value in self.network.state_dict().items():
             shrinks = half and value.is_floating_point() and "running" not in name
@@ -138,18 +122,9 @@ def new_model(
     representation_name: str | None = None,
     seed: int = 0,
 ) -> Model:
-    """Return an untrained model, on the CPU.
+    """Return one of the five models untrained, on the CPU; its weights depend on the seed alone.
 
-    Parameters
-    ----------
-    name : str
-        One of the five models.
-    levels : tuple of int
-        Widths.
-    representation_name : str, optional
-        None: the model's own.
-    seed : int
-        On which alone the weights depend.
+    It has the model's own representation, or the one named.
     """
     chosen = representation_name or find_architecture(name).representation
     card = Card(architecture=name, levels=levels, representation=chosen)
@@ -173,17 +148,14 @@ def fill_model(card: Card, tensors: Mapping[str, Tensor], *, where: Path | str) 
         ],
         "hold NaN or infinity": [key for key in both if not tensors[key].isfinite().all()],
     }
-    if any(wrong.values()):
-        problems = [
-            f"{len(keys)} {what}, the first: {keys[0]}" for what, keys in wrong.items() if keys
-        ]
+    problems = [f"{len(keys)} {what}, the first: {keys[0]}" for what, keys in wrong.items() if keys]
+    if problems:
         raise ModelError(
             "the weights do not fit the network: " + "; ".join(problems),
             where=where,
             remedy="Check the model's name, its levels and its additions, or get the file again.",
         )
-    same_type = {key: value.to(own[key].dtype) for key, value in tensors.items()}
-    model.network.load_state_dict(same_type)
+    model.network.load_state_dict(dict(tensors))  # in the network's own numeric type
     return model
 
 

@@ -23,19 +23,15 @@ def data() -> Path:
 
 
 def manifests() -> Path:
-    """Folder of the data manifests."""
-    return _carried("data_manifests", REPOSITORY / "data_manifests")
+    """Folder of the data manifests: inside an installed package, else the repository's."""
+    installed = PACKAGE / "data_manifests"
+    return installed if installed.is_dir() else REPOSITORY / "data_manifests"
 
 
 def profiles() -> Path:
-    """Folder of the experiments' profiles."""
-    return _carried("profiles", REPOSITORY / "notebooks" / "profiles")
-
-
-def _carried(name: str, in_repository: Path) -> Path:
-    """Folder inside an installed package, else the repository's."""
-    installed = PACKAGE / name
-    return installed if installed.is_dir() else in_repository
+    """Folder of the experiments' profiles, likewise."""
+    installed = PACKAGE / "profiles"
+    return installed if installed.is_dir() else REPOSITORY / "notebooks" / "profiles"
 
 
 def results(profile: str) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -116,16 +117,10 @@ def pretrain(
     validate_every : int
         Steps between measurements of the validation loss; the model returned is the last.
 
-    Returns
-    -------
-    Model
-        On the device; its card holds the recipe, the data and the log of losses.
-
     Raises
     ------
     TrainingError
-        With fewer than 8 images, for a loss that is no longer a number, with initial weights of
-        other levels, with a checkpoint of another run, or one that cannot be written.
+        With fewer than 8 images or initial weights of other levels, and as by `finetune`.
     """
     chosen = recipe or paper_recipe(name)
     device, saved = device or default_device(), read_run(checkpoint)
@@ -137,17 +132,17 @@ def pretrain(
     training, validation = _split([source for data in datasets for source in prepare(data)])
     n_steps = chosen.n_steps(len(training))
     precision.place(model.network, device)
-    parameters, lr, decay = model.network.parameters(), chosen.learning_rate, chosen.weight_decay
-    if chosen.optimiser == "adam":
-        optimiser: torch.optim.Optimizer = torch.optim.Adam(parameters, lr, weight_decay=decay)
-    else:
-        optimiser = torch.optim.SGD(parameters, lr, momentum=0.9, weight_decay=decay)
+    kind = (
+        torch.optim.Adam if chosen.optimiser == "adam" else partial(torch.optim.SGD, momentum=0.9)
+    )
+    parameters = model.network.parameters()
+    optimiser = kind(parameters, lr=chosen.learning_rate, weight_decay=chosen.weight_decay)
 
     def losses_at(step: int) -> dict[str, Tensor]:
         indices = epoch_batch(len(training), chosen.batch_size, step, seed)
         rng = np.random.default_rng((seed, step))
         batch = labelled_batch(training, model.representation, rng, indices=indices)
-        return {"loss": segmentation_loss(model, *batch, precision, device)[0]}
+        return {"loss": segmentation_loss(model, *batch, precision)[0]}
 
     identity = {
         "model": name,
@@ -166,7 +161,7 @@ def pretrain(
         n_steps,
         rate=lambda step: chosen.rate(step, n_steps),
         label=f"pre-train {name}",
-        validate=lambda: validation_loss(model, validation, seed, precision, device),
+        validate=lambda: validation_loss(model, validation, seed, precision),
         validate_every=validate_every,
         checkpoint=Checkpoint(checkpoint, identity) if checkpoint else None,
         callback=callback,
@@ -184,10 +179,8 @@ def _start(name: str, levels: tuple[int, ...], seed: int, initial: Model | None)
         return new_model(name, levels, seed=seed)
     card = initial.card
     if tuple(card.levels) != tuple(levels):
-        raise TrainingError(
-            f"the initial weights are of levels {tuple(card.levels)}, not {tuple(levels)}",
-            remedy="Give initial weights of the same levels.",
-        )
+        what = f"the initial weights are of levels {tuple(card.levels)}, not {tuple(levels)}"
+        raise TrainingError(what, remedy="Give initial weights of the same levels.")
     if card.architecture == name:
         return initial.copy()
     model = new_model(name, levels, seed=seed)
@@ -215,11 +208,7 @@ def epoch_batch(n_images: int, batch_size: int, step: int, seed: int) -> list[in
 
 @torch.inference_mode()
 def validation_loss(
-    model: Model,
-    validation: Sequence[Source],
-    seed: int,
-    precision: Precision,
-    device: torch.device,
+    model: Model, validation: Sequence[Source], seed: int, precision: Precision
 ) -> float:
     """Mean loss on one patch, always the same, of each validation image."""
     model.network.eval()
@@ -228,7 +217,7 @@ def validation_loss(
         part = range(start, min(start + 8, len(validation)))
         rng = np.random.default_rng((seed, 2, start))
         batch = labelled_batch(validation, model.representation, rng, indices=part)
-        losses.append(float(segmentation_loss(model, *batch, precision, device)[0]))
+        losses.append(float(segmentation_loss(model, *batch, precision)[0]))
         sizes.append(len(part))
     return float(np.average(losses, weights=sizes))
 

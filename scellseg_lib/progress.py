@@ -58,8 +58,7 @@ class _Lines(plain_tqdm):
 def bar(total: int | None, label: str, unit: str = "step", **options: Any) -> plain_tqdm:
     """Return a bar to be updated by hand; ``options`` are tqdm's.
 
-    It tells the time left, from the first update after a second on (``delay``). Where nobody looks
-    but the output is kept (nohup, a cluster), it is a line a minute.
+    Where nobody looks but the output is kept (nohup, a cluster), it is a line a minute.
     """
     options = {"total": total, "desc": label, "unit": unit, "delay": 1.0, **options}
     if watched():
@@ -74,9 +73,3 @@ def progress_bar(
 ) -> Iterator[T]:
     """Iterate with a `bar`."""
     yield from bar(total, label, unit, iterable=items) if shown else items
-
-
-def say(text: str) -> None:
-    """Say why it takes long, where somebody watches."""
-    if watched():
-        plain_tqdm.write(text, file=sys.stderr)

@@ -39,18 +39,14 @@ class Sample:
     def image(self) -> np.ndarray:
         """The two planes, float32[2, H, W], raw intensities."""
         image = np.ascontiguousarray(self.read_image(), np.float32)
-        if image.ndim != 3 or len(image) != 2:
-            raise ImageError(
-                f"an image has the shape (2, H, W), this one {image.shape}",
-                where=self.name,
-                remedy="Let read_image give the plane to segment and the nuclei, or zeros.",
-            )
+        if image.ndim != 3 or len(image) != 2 or not image.size:
+            what = f"an image has the shape (2, H, W), this one {image.shape}"
+            remedy = "Give two planes: the one to segment, and the nuclei or zeros."
+            raise ImageError(what, where=f"image {self.name}", remedy=remedy)
         if not np.isfinite(image).all():
-            raise ImageError(
-                "an image holds NaN or infinity",
-                where=self.name,
-                remedy="Replace them, for example by the background's value.",
-            )
+            remedy = "Replace them, for example by the background's value."
+            what = "it holds NaN or infinity"
+            raise ImageError(what, where=f"image {self.name}", remedy=remedy)
         if "masks" in self.__dict__:
             check_size(image.shape[1:], self.masks.shape, "its masks", self.name)
         return image
@@ -59,9 +55,8 @@ class Sample:
     def masks(self) -> np.ndarray:
         """Instance masks, int32[H, W]; DatasetError if the sample is unlabelled."""
         if self.read_masks is None:
-            raise DatasetError(
-                "the image has no masks", where=self.name, remedy="Annotate it, or leave it out."
-            )
+            remedy = "Annotate it, or leave it out."
+            raise DatasetError("the image has no masks", where=self.name, remedy=remedy)
         masks = as_labels(self.read_masks(), self.name)
         if "image" in self.__dict__:
             check_size(self.image.shape[1:], masks.shape, "its masks", self.name)
@@ -113,10 +108,8 @@ class Dataset(Sequence[Sample]):
             )
         if not chosen:
             there = natsorted({part for s in self.samples for part in s.split.split("+")} - {""})
-            raise DatasetError(
-                f"data set {self.name!r} has no images for {name!r}",
-                remedy=f"It has: {', '.join(there)}." if there else "Its images have no splits.",
-            )
+            remedy = f"It has: {', '.join(there)}." if there else "Its images have no splits."
+            raise DatasetError(f"data set {self.name!r} has no images for {name!r}", remedy=remedy)
         return replace(self, samples=chosen)
 
     @property
@@ -138,17 +131,14 @@ class Dataset(Sequence[Sample]):
         }
 
     def shots(self, n: int, seed: int = 0) -> Dataset:
-        """Draw `n` shots from the pool without replacement; DatasetError if it holds fewer.
+        """Draw `n` shots of the pool, the first of a permutation; DatasetError if it holds fewer.
 
-        They are the first of a permutation by ``np.random.default_rng(seed)``: the shots of a
-        smaller `n` are among those of a larger one.
+        The shots of a smaller `n` are among those of a larger one.
         """
         pool = self.shot
         if not 1 <= n <= len(pool):
-            raise DatasetError(
-                f"{n} shots were asked for, the pool of data set {self.name!r} holds {len(pool)}",
-                remedy=f"Ask for 1 to {len(pool)}.",
-            )
+            what = f"{n} shots were asked for, the pool of {self.name!r} holds {len(pool)}"
+            raise DatasetError(what, remedy=f"Ask for 1 to {len(pool)}.")
         order = np.random.default_rng(seed).permutation(len(pool))[:n]
         return replace(self, samples=tuple(pool[int(i)] for i in order))
 
@@ -164,7 +154,7 @@ class Dataset(Sequence[Sample]):
 
 
 def diameters(areas: np.ndarray) -> np.ndarray:
-    """Diameters of discs of some areas."""
+    """Diameters of discs of these areas."""
     return 2 * np.sqrt(areas / np.pi)
 
 
@@ -183,8 +173,7 @@ def as_labels(
 ) -> np.ndarray:
     """Labels as int32[H, W], or as int64 where one needs it and is not over the `largest` allowed.
 
-    They are whole numbers from 0 in an array of any type; anything else is an ImageError, which
-    names the image or file they come from, `where`.
+    They are whole numbers from 0 in an array of any type; ImageError for anything else.
     """
     masks = np.asarray(masks)
     is_whole = masks.dtype.kind in "bui"
@@ -217,9 +206,8 @@ def check_size(
 def normalise(image: np.ndarray, where: str | None = None) -> np.ndarray:
     """Map the 1st to 99th percentile of each plane of float32[2, H, W] to 0..1, without clipping.
 
-    A plane whose range is under 1e-3, a constant one above all, becomes zeros (the released code
-    divides by it). Where it is the plane to segment both do, of which is warned if the image's
-    name is given, `where`.
+    A plane without a range becomes zeros (the released code divides by it); both do where it is the
+    plane to segment, with a warning if the image's name is given, `where`.
     """
     normalised = np.zeros(image.shape, np.float32)
     for plane, out in zip(image, normalised, strict=True):
@@ -240,7 +228,7 @@ def normalise(image: np.ndarray, where: str | None = None) -> np.ndarray:
 def resize(image: np.ndarray, scale: float | tuple[int, int]) -> np.ndarray:
     """Resize float32[C, H, W] by a factor, or to the height and width wanted.
 
-    By bilinear interpolation, or by area averages under half the size; a side is at least 1 px.
+    Bilinear, or by area averages under half the size.
     """
     height, width = _size(image.shape[1:], scale)
     shrunk = height < 0.5 * image.shape[1]
@@ -250,12 +238,9 @@ def resize(image: np.ndarray, scale: float | tuple[int, int]) -> np.ndarray:
 
 
 def resize_masks(masks: np.ndarray, scale: float | tuple[int, int]) -> np.ndarray:
-    """Resize labels int32[H, W] to the nearest pixel's; a cell may vanish when shrunk.
-
-    Pixel centres are aligned as in `resize` (OpenCV's plain nearest neighbour shifts by up to half
-    a pixel).
-    """
+    """Resize labels int32[H, W] to the nearest pixel's; a cell may vanish when shrunk."""
     height, width = _size(masks.shape, scale)
+    # OpenCV's plain nearest neighbour shifts by up to half a pixel against `resize`.
     return cv2.resize(masks, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
 
 

@@ -44,17 +44,17 @@ class SegmentOptions(Options):
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """What the network says of one image, before any threshold."""
+    """What the network says of one image of a ``shape`` (H, W), before any threshold.
+
+    The maps float32[K, h, w] are of the 30-px scale, to which the image was brought by a
+    ``diameter`` of its cells, px; the style float32[S] is of unit length.
+    """
 
     name: str
     maps: np.ndarray
-    """float32[K, h, w], at the 30-px scale."""
     style: np.ndarray
-    """float32[S], of unit length."""
     shape: tuple[int, int]
-    """Height and width of the image."""
     diameter: float
-    """That the image was scaled by, in its pixels."""
     has_flows: bool = True
     """Whether the first two maps are flows, as Cellpose's and Scellseg's are."""
 
@@ -78,11 +78,8 @@ class Cells:
     def flows(self) -> np.ndarray:
         """Unit flows (dy, dx), float32[2, h, w], at the 30-px scale; ModelError without any."""
         if not self.prediction.has_flows:
-            raise ModelError(
-                "the model writes cells otherwise than as flows",
-                where=self.name,
-                remedy="Use a Scellseg or a Cellpose, or look at prediction.maps.",
-            )
+            remedy = "Use a Scellseg or a Cellpose, or look at prediction.maps."
+            raise ModelError("the model does not write cells as flows", remedy=remedy)
         return self.prediction.maps[:2] / FLOW_SCALE
 
 
@@ -108,10 +105,10 @@ def segment(
     model : Model
     images : sequence of Sample or array
         Arrays are float or integer [H, W] or [2, H, W] (to segment, nucleus).
-    cell_threshold, flow_threshold, min_size : optional
-        See `Decoding`; None: the model's. ``min_size`` counts pixels of the 30-px scale.
     diameter, resample, flips, batch_size
         See `SegmentOptions`. The paper's protocol is ``resample=False``.
+    cell_threshold, flow_threshold, min_size : optional
+        See `Decoding`; None: the model's. ``min_size`` counts pixels of the 30-px scale.
     precision : Precision, optional
         None: what pays on this machine.
     progress : bool
@@ -126,7 +123,7 @@ def segment(
     Raises
     ------
     ImageError
-        For a setting that is no number of its kind, or an image that cannot be read or is none.
+        For an option that cannot be, or an image that cannot be read or is none.
 
     Warns
     -----
@@ -135,7 +132,6 @@ def segment(
     UserWarning
         When an image has next to no contrast.
     """
-    _check_several(images)
     chosen = {"cell_threshold": cell_threshold, "flow_threshold": flow_threshold}
     diameter, decoding = resolve(model.card, diameter=diameter, min_size=min_size, **chosen)
     predictions = predict(
@@ -153,18 +149,10 @@ def segment(
 
 
 def resolve(card: Card, *, diameter: float | None, **chosen: Any) -> tuple[float, Decoding]:
-    """Diameter and decoding that are asked for, the model's where None; ImageError if none can be.
-
-    ``chosen`` are fields of `Decoding`.
-    """
+    """Diameter and fields of `Decoding` that are asked for, the model's where None."""
     given = {name: value for name, value in chosen.items() if value is not None}
     asked = SegmentOptions(diameter=diameter).diameter
     return asked or card.diameter, card.decoding.changed(**given)
-
-
-def _check_several(images: Sequence[Sample | np.ndarray]) -> None:
-    if isinstance(images, np.ndarray | Sample):
-        raise ImageError("one image was given", remedy="Give a list of images: [image].")
 
 
 def predict(
@@ -178,10 +166,10 @@ def predict(
 ) -> Iterator[Prediction]:
     """Run the network over images, without turning its maps into masks.
 
-    Takes and raises what `segment` does, and yields in order, as soon as an image's last tile is
-    done.
+    Takes and raises what `segment` does, and yields as soon as an image's last tile is done.
     """
-    _check_several(images)
+    if isinstance(images, np.ndarray | Sample):
+        raise ImageError("one image was given", remedy="Give a list of images: [image].")
     options = SegmentOptions(diameter=diameter, batch_size=batch_size, flips=flips)
     scaled_by = options.diameter or model.card.diameter
     turns = FLIPS if options.flips else FLIPS[:1]
@@ -211,10 +199,9 @@ def predict(
                 pool = pool[options.batch_size :]
             while waiting and not waiting[0][1].missing:
                 done, its_tiles = waiting.pop(0)
-                shape = (done.image.shape[1], done.image.shape[2])
-                maps, style = its_tiles.maps(), its_tiles.style()
+                maps, style, (_, *shape) = its_tiles.maps(), its_tiles.style(), done.image.shape
                 flows = model.representation.has_flows
-                yield Prediction(done.name, maps, style, shape, scaled_by, flows)
+                yield Prediction(done.name, maps, style, tuple(shape), scaled_by, flows)
 
 
 def decode(
@@ -226,9 +213,8 @@ def decode(
 ) -> np.ndarray:
     """Turn maps into masks of the image's size, int32[H, W]; needs no network.
 
-    Sizes and steps of ``decoding`` are of the 30-px scale. ``resample`` resizes the maps first and
-    runs the dynamics at the image's own scale, with steps and sizes to match, where the
-    representation allows (HoVer's filters are made for 30 px a cell).
+    Sizes and steps of ``decoding`` are of the 30-px scale. ``resample`` resizes the maps first,
+    where the representation allows, and decodes them with steps and sizes to match.
     """
     if resample and representation.resamples:
         enlarged = prediction.diameter / MEAN_DIAMETER
@@ -240,24 +226,12 @@ def decode(
 
 
 def as_sample(image: Sample | np.ndarray, number: int) -> Sample:
-    """Wrap an array [H, W] or [2, H, W] as a sample; ImageError if it is none."""
+    """Wrap an array [H, W] or [2, H, W] as a sample, which says itself if it is no image."""
     if isinstance(image, Sample):
         return image
     planes = np.asarray(image)
     if planes.ndim == 2:
         planes = np.stack((planes, np.zeros_like(planes)))
-    if planes.ndim != 3 or len(planes) != 2 or 0 in planes.shape:
-        raise ImageError(
-            f"an image of shape {np.shape(image)} cannot be segmented",
-            where=f"image {number}",
-            remedy="Give [H, W], or [2, H, W] with the plane to segment and the nuclei.",
-        )
-    if not np.isfinite(planes).all():
-        raise ImageError(
-            "an image holds NaN or infinity",
-            where=f"image {number}",
-            remedy="Replace them, for example by the background's value.",
-        )
     return Sample(str(number), lambda: planes.astype(np.float32))
 
 
@@ -281,10 +255,7 @@ def _forward(
 
 
 def style_distance(style: np.ndarray, card: Card) -> float:
-    """Distance of a style to the nearest of the training styles, in units of their radius.
-
-    0 where the model has not stored any.
-    """
+    """Distance of a style to the nearest training style, in their radii; 0 where there is none."""
     if not card.styles or card.style_radius <= 0:  # as of weights of others
         return 0.0
     gaps = np.linalg.norm(np.array(card.styles) - style, axis=1)
@@ -292,7 +263,11 @@ def style_distance(style: np.ndarray, card: Card) -> float:
 
 
 class FarFromModel(ScellsegWarning):
-    """An image's scale or style is far from what the model has seen; ``where`` is its name."""
+    """An image's scale or style is far from what the model has seen; ``where`` is its name.
+
+    ``diameter`` is the masks' median where the scale is far, else None; ``style_distance`` is
+    `style_distance`'s where the style is.
+    """
 
     def __init__(
         self,
@@ -301,23 +276,16 @@ class FarFromModel(ScellsegWarning):
         *,
         where: str | None = None,
         diameter: float | None = None,
-        given_diameter: float | None = None,
         style_distance: float | None = None,
     ) -> None:
-        self.diameter = diameter
-        """Median of the masks, where it is the scale that is far."""
-        self.given_diameter = given_diameter
-        self.style_distance = style_distance
-        """As `style_distance` gives it, where it is the style that is far."""
+        self.diameter, self.style_distance = diameter, style_distance
         given = None if diameter is None else round(diameter)
         super().__init__(what, where=where, remedy=remedy, options={"diameter": given})
 
 
 def far_from_model(prediction: Prediction, masks: np.ndarray, card: Card) -> FarFromModel | None:
-    """Say whether masks made of a prediction are to be doubted; nothing else tests that.
-
-    They are when the median diameter of five cells or more differs from the given one by more than
-    a factor of two, or the image's style is farther from the training images' than is usual.
+    """Doubt masks whose median diameter (of five or more) is not within a factor of two of the
+    prediction's, or whose image has a style farther from the training images' than is usual.
     """
     given, areas = prediction.diameter, np.bincount(masks.ravel())[1:]
     found = diameter_of(areas) if np.count_nonzero(areas) >= 5 else given
@@ -338,5 +306,4 @@ def far_from_model(prediction: Prediction, masks: np.ndarray, card: Card) -> Far
         remedies.append("Fine-tune on a few images like it.")
     if not fields:
         return None
-    what, remedy = ", and ".join(whats), " ".join(remedies)
-    return FarFromModel(what, remedy, where=prediction.name, given_diameter=given, **fields)
+    return FarFromModel(", and ".join(whats), " ".join(remedies), where=prediction.name, **fields)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 from typing import Any, NamedTuple
@@ -32,15 +31,12 @@ SAVE_EVERY = 30.0
 """Seconds between checkpoints: what a kill can cost."""
 
 
-@dataclass(frozen=True)
-class Progress:
-    """What a training loop tells its callback after each step."""
+class Progress(NamedTuple):
+    """What a training loop tells its callback after each step: steps done, and its losses."""
 
     step: int
-    """Steps done."""
     n_steps: int
     losses: dict[str, float]
-    """Of this step: ``loss`` and its parts."""
     validation_loss: float | None = None
 
 
@@ -48,10 +44,7 @@ Callback = Callable[[Progress], None]
 
 
 class Enough(Exception):
-    """What a callback raises to end a run after the step that it is told of.
-
-    The run's checkpoint is written, and what it has learnt so far is its result.
-    """
+    """What a callback raises to end a run after the step; what is learnt so far is its result."""
 
 
 def train(
@@ -72,8 +65,8 @@ def train(
     """Train a network in place; returns its log: ``step``, the losses, ``validation_loss``.
 
     ``losses_at`` gives the ``loss`` of a step, counted from 0, and its parts; ``rate`` the step's
-    share of the optimiser's learning rates. ``term`` is learnt with the network, and the statistics
-    of its ``fixed`` parts stay. The checkpoint is left to who saves the model.
+    share of the learning rates. ``term`` is learnt with the network; its ``fixed`` parts keep their
+    statistics. The checkpoint is left to who saves the model.
     """
     rates = [group["lr"] for group in optimiser.param_groups]
     modules = {"network": network} if term is None else {"network": network, "term": term}
@@ -92,10 +85,8 @@ def train(
             losses = losses_at(step)
             values = {name: float(loss.detach()) for name, loss in losses.items()}
             if not math.isfinite(values["loss"]):
-                raise TrainingError(
-                    f"the loss is {values['loss']} at step {done}",
-                    remedy="Lower the learning rate, and check the images for odd intensities.",
-                )
+                remedy = "Lower the learning rate, and check the images for odd intensities."
+                raise TrainingError(f"the loss is {values['loss']} at step {done}", remedy=remedy)
             optimiser.zero_grad(set_to_none=True)
             losses["loss"].backward()
             optimiser.step()
@@ -121,12 +112,12 @@ def train(
 
 
 def segmentation_loss(
-    model: Model, images: Tensor, targets: Tensor, precision: Precision, device: torch.device
+    model: Model, images: Tensor, targets: Tensor, precision: Precision
 ) -> tuple[Tensor, NetworkOutput]:
     """Loss of a batch by the model's representation, and what the network said."""
-    with precision.autocast(device):
-        output = model.network(images.to(device))
-    return model.representation.loss(output.maps.float(), targets.to(device)), output
+    with precision.autocast(model.device):
+        output = model.network(images.to(model.device))
+    return model.representation.loss(output.maps.float(), targets.to(model.device)), output
 
 
 def complete_card(
@@ -137,7 +128,7 @@ def complete_card(
     recipe: dict[str, Any],
     channels: tuple[str, str],
 ) -> None:
-    """Write how, by and on what a model was trained into its card, still that of its start."""
+    """Write how and on what a model was trained into its card, which is still that of its start."""
     validated = [entry for entry in model.log if "validation_loss" in entry]
     before = f"; started from: {model.card.origin}" if model.card.origin else ""
     update = {
@@ -158,30 +149,20 @@ UNREADABLE = (SafetensorError, OSError, KeyError, TypeError, ValueError)
 
 
 class CheckpointOfAnotherRun(TrainingError):
-    """A checkpoint is of another run than is asked for.
-
-    Attributes
-    ----------
-    differing : dict
-        From what differs to how it is there, and how it is asked for.
-    """
+    """A checkpoint is of another run: ``differing`` says in what, how there, and how asked for."""
 
     def __init__(self, path: Path, differing: dict[str, tuple[Any, Any]]) -> None:
         self.differing = differing
         words = (f"{name}: {a} there, {b} asked for" for name, (a, b) in differing.items())
-        super().__init__(
-            f"the checkpoint is of another run: {'; '.join(words)}",
-            where=path,
-            remedy="Give another file, or delete it to start anew.",
-        )
+        what = f"the checkpoint is of another run: {'; '.join(words)}"
+        super().__init__(what, where=path, remedy="Give another file, or delete it to start anew.")
 
 
 class SavedRun(NamedTuple):
-    """What a checkpoint says of its run."""
+    """What a checkpoint says of its run, and the log of the steps done."""
 
     identity: dict[str, Any]
     log: list[dict[str, float]]
-    """Of the steps done, as `train` returns it."""
 
     @property
     def precision(self) -> Precision:
@@ -199,14 +180,10 @@ def read_run(path: str | Path | None) -> SavedRun | None:
 
 
 class Checkpoint:
-    """The resumable state of a run.
+    """The resumable state of a run, in a file.
 
-    Parameters
-    ----------
-    path : path
-        File to write to and to resume from.
-    identity : dict
-        What makes the run what it is (recipe, data, precision); a file of another run is refused.
+    ``identity`` is what makes the run what it is (recipe, data, precision); a file of another run
+    is refused.
     """
 
     def __init__(self, path: str | Path, identity: dict[str, Any]) -> None:
@@ -234,11 +211,9 @@ class Checkpoint:
             with whole(self.path) as scratch:
                 save_file(tensors, scratch, metadata={"run": run})
         except (OSError, SafetensorError) as error:
-            raise TrainingError(
-                f"the checkpoint cannot be written ({error})",
-                where=self.path,
-                remedy="Make room, or give another folder; the same call goes on from the last.",
-            ) from error
+            what = f"the checkpoint cannot be written ({error})"
+            remedy = "Make room, or give another folder; the same call goes on from the last."
+            raise TrainingError(what, where=self.path, remedy=remedy) from error
 
     def resume(
         self, modules: dict[str, nn.Module], optimiser: torch.optim.Optimizer
@@ -254,11 +229,8 @@ class Checkpoint:
                 run = SavedRun(**json.loads(file.metadata()["run"]))
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         except UNREADABLE as error:
-            raise TrainingError(
-                f"the checkpoint cannot be read ({error})",
-                where=self.path,
-                remedy="Delete it to start anew.",
-            ) from error
+            what, remedy = f"the checkpoint cannot be read ({error})", "Delete it to start anew."
+            raise TrainingError(what, where=self.path, remedy=remedy) from error
         names = sorted({*run.identity, *self.identity})
         pairs = {name: (run.identity.get(name), self.identity.get(name)) for name in names}
         if differing := {name: (a, b) for name, (a, b) in pairs.items() if a != b}:

@@ -15,7 +15,7 @@ import torch
 from scellseg_lib import representation
 from scellseg_lib.device import Precision
 from scellseg_lib.errors import TrainingError
-from scellseg_lib.finetuning import FinetuneOptions, Strategy, finetune, register_strategy
+from scellseg_lib.finetuning import FinetuneOptions, Strategy, finetune
 from scellseg_lib.model import Model, new_model
 from scellseg_lib.samples import Sample
 from tests import tiny
@@ -216,7 +216,7 @@ def test_a_strategy_of_ones_own(monkeypatch):
 
     given: list = []
     monkeypatch.setattr(module, "STRATEGIES", {**module.STRATEGIES})
-    register_strategy(Strategy("decay", make, needs_queries=True, needs_contrast=True))
+    module.STRATEGIES["decay"] = Strategy("decays", make, needs_queries=True, needs_contrast=True)
     log = tune("decay", steps=2).log
     ((queries, contrast, options),) = given
     assert (len(queries), [len(style) for style in contrast]) == (2, [2, 2])

@@ -158,7 +158,7 @@ def test_validation_repeats_itself_teaches_nothing_and_weighs_all_images_alike()
 
     model.representation = Counted()
     before = weights_hash(model.network)
-    first, again = (validation_loss(model, sources, 0, Precision(), CPU) for _ in range(2))
+    first, again = (validation_loss(model, sources, 0, Precision()) for _ in range(2))
     assert first == again
     assert weights_hash(model.network) == before
     sizes, losses = zip(*batches[:2], strict=True)

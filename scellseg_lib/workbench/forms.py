@@ -40,7 +40,7 @@ def plain(error: BaseException) -> str:
     """Say what is wrong and what to do; what nobody foresaw goes to the log in full."""
     if isinstance(error, ScellsegError):
         where = f"{Path(error.where).name}: " if error.where is not None else ""
-        remedy = error.remedy_told(lambda name, value: CONTROLS.get(name, name).format(value)) or ""
+        remedy = error.remedy_told(lambda name, value: CONTROLS.get(name, name).format(value))
         remedy = REMEDIES.get(type(error), remedy).format(**error.options)
         return f"{where}{error.what}. {remedy}".strip()
     if isinstance(error, Timeout):
