@@ -39,8 +39,6 @@ def test_a_terminal_shows_a_bar_at_once_but_none_of_a_short_iteration(output):
     assert stream.getvalue() == ""
     with progress.bar(3, "train", delay=0):
         assert re.search(r"train: +0%.* 0/3 \[", stream.getvalue())
-    progress.say("Now it takes long.")
-    assert stream.getvalue().endswith("Now it takes long.\n")
 
 
 def test_a_log_gets_a_plain_line_with_the_time_left(output, monkeypatch):
@@ -83,7 +81,6 @@ def test_silence_where_it_is_asked_for_and_in_tests(output, monkeypatch, stream,
     monkeypatch.setattr(progress, "LOG_EVERY", every)
     if variable:
         monkeypatch.setenv(variable, "1")
-    progress.say("Now it takes long.")
     with progress.bar(3, "train", delay=0) as bar:
         for _ in range(3):
             bar.update()
@@ -111,7 +108,6 @@ def test_a_notebook_that_a_machine_executes_is_not_watched(
     monkeypatch.setitem(sys.modules, "psutil", types.SimpleNamespace(Process=lambda _: process))
     monkeypatch.setattr(progress, "run_by_machine", progress.run_by_machine.__wrapped__)  # no cache
     assert progress.watched() is seen
-    progress.say("Now it takes long.")
     assert bool(stream.getvalue()) is seen
 
 

@@ -92,7 +92,7 @@ def test_a_new_representation_needs_no_change_of_any_file(small_patches, monkeyp
     np.testing.assert_array_equal(first.masks, same.masks)
     assert first.prediction.maps.shape[0] == 1
     assert first.masks.any()
-    with pytest.raises(ModelError, match="otherwise than as flows"):
+    with pytest.raises(ModelError, match="does not write cells as flows"):
         _ = first.flows
 
 

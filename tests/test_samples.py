@@ -65,8 +65,8 @@ def with_pixel(value: float, plane: int) -> np.ndarray:
     ("image", "message"),
     [
         *((np.zeros(shape), r"\(2, H, W\)") for shape in [(6, 8), (3, 6, 8), (2, 6, 8, 1)]),
-        (with_pixel(np.nan, 0), "an image holds NaN or infinity"),
-        (with_pixel(np.inf, 1), "an image holds NaN or infinity"),
+        (with_pixel(np.nan, 0), "it holds NaN or infinity"),
+        (with_pixel(np.inf, 1), "it holds NaN or infinity"),
     ],
 )
 def test_what_is_no_image_is_refused(image: np.ndarray, message: str) -> None:
