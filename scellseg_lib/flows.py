@@ -82,7 +82,7 @@ def flows_to_masks(
     Parameters
     ----------
     flows : float32[2, H, W]
-        (dy, dx) of unit scale: the representation has divided the network's output by 5.
+        (dy, dx) of unit scale: the network's output divided by 5.
     cell_logit : float32[H, W]
         Logit of being in a cell.
     cell_threshold : float
@@ -103,10 +103,8 @@ def flows_to_masks(
     flows = np.asarray(flows, np.float32)
     foreground = np.asarray(cell_logit) > cell_threshold
     if flows.shape != (2, *foreground.shape):
-        raise ScellsegError(
-            f"flows of shape {flows.shape} do not fit a map of shape {foreground.shape}",
-            remedy="Give flows as [2, H, W] and the cell logit as [H, W].",
-        )
+        what = f"flows of shape {flows.shape} do not fit a map of shape {foreground.shape}"
+        raise ScellsegError(what, remedy="Give flows as [2, H, W] and the cell logit as [H, W].")
     masks = np.zeros(foreground.shape, np.int32)
     ys, xs = np.nonzero(foreground)
     if len(ys) == 0:
@@ -125,10 +123,8 @@ def flows_to_masks(
 
 def flow_errors(masks: Labels, flows: Field) -> NDArray[np.float64]:
     """Mean squared difference of given flows to those of each mask; index is the label."""
-    difference = ((masks_to_flows(masks) - flows) ** 2).sum(axis=0)
-    labels = masks.ravel()
-    counts = np.bincount(labels)
-    return np.bincount(labels, weights=difference.ravel()) / np.maximum(counts, 1)
+    difference, labels = ((masks_to_flows(masks) - flows) ** 2).sum(axis=0), masks.ravel()
+    return np.bincount(labels, difference.ravel()) / np.maximum(np.bincount(labels), 1)
 
 
 def tidy(masks: Labels, min_size: int) -> Labels:
@@ -215,9 +211,7 @@ def _centre(cell, use_mean):  # type: ignore[no-untyped-def]
 @numba.njit(cache=True, fastmath=True)
 def _diffuse(cell, cy, cx, n_steps):  # type: ignore[no-untyped-def]
     """Heat float64[h + 2, w + 1] of a cell after ``n_steps``, with zeros above, below and right of
-    it, which are also left of the next row: the rows lie end to end.
-
-    Slices of one length give loops of vector instructions, 2.4 times faster than over rows.
+    it. Its rows lie end to end: loops over one slice are vector instructions, 2.4 times faster.
     """
     height, width = cell.shape
     stride = width + 1
@@ -273,8 +267,8 @@ def _diffuse_cells(masks, boxes, use_mean, extra_steps, n_threads, flows):  # ty
 def _follow(field, ys, xs, n_steps):  # type: ignore[no-untyped-def]
     """End pixels int32[n, 2] of points moved along field[H + 1, W + 1, 2], looked up bilinearly.
 
-    The last row and column of the field are padding. A step waits for the look-up before it, so
-    points advance in blocks of independent chains: 2.6 times faster than one after another.
+    The last row and column are padding. Points advance in blocks, as a step waits for the look-up
+    before it: 2.6 times faster than one after another.
     """
     bottom, right = np.float32(field.shape[0] - 2), np.float32(field.shape[1] - 2)
     stride = np.int64(2 * field.shape[1])

@@ -28,10 +28,10 @@ _DECIMALS = 10**6  # thresholds are exact decimals of at most six places
 
 @dataclass(frozen=True, eq=False)
 class Overlap:
-    """Which objects of two label images share pixels; memory linear in pixels and objects.
+    """Which objects of two label images, true and predicted, share pixels.
 
-    The pairs are true and predicted. ``labels`` ascend, without background, and ``areas`` are their
-    pixels; ``index`` are the positions in them of the objects that share pixels, in order.
+    ``labels`` ascend, without background, and ``areas`` are their pixels; ``index`` are the
+    positions in them of the objects that share pixels, in order.
     """
 
     labels: tuple[np.ndarray, np.ndarray]
@@ -70,7 +70,7 @@ class ObjectMatches(NamedTuple):
 def overlap(true: np.ndarray, predicted: np.ndarray) -> Overlap:
     """Find all pairs of objects of two label images int[H, W] that share pixels.
 
-    Labels need not be contiguous. MetricError for different shapes, ImageError for no labels.
+    MetricError for different shapes, ImageError for no labels.
     """
     if np.shape(true) != np.shape(predicted):
         what = f"the true labels are {np.shape(true)} pixels, the predicted {np.shape(predicted)}"
@@ -94,8 +94,8 @@ def overlap(true: np.ndarray, predicted: np.ndarray) -> Overlap:
 def match(true: np.ndarray, predicted: np.ndarray, threshold: float = 0.5) -> ObjectMatches:
     """Match objects one to one at an IoU threshold and say what became of each.
 
-    Above 0.5 a match is unique. At 0.5 and below, as many objects as possible are matched, and
-    among such matchings that of the largest summed IoU is taken. Errors as of `scores`.
+    Above 0.5 a match is unique. Up to it as many objects as possible are matched, and of such
+    matchings that of the largest summed IoU is taken.
     """
     found = overlap(true, predicted)
     matched = _match_pairs(found, *_as_millionths([threshold]))
@@ -118,8 +118,8 @@ def scores(
 ) -> Scores:
     """Compute AP with its counts, AJI(t) and the standard AJI of one image.
 
-    Empty truth against an empty prediction scores 1 throughout (the released code gives NaN). IoU
-    thresholds are above 0 and at most 1 and rounded to six decimals; others are a MetricError.
+    Empty truth against an empty prediction scores 1 (the released code: NaN). MetricError for an
+    IoU threshold that is not above 0 and at most 1.
     """
     found = overlap(true, predicted)
     exact = _as_millionths(thresholds)
@@ -135,19 +135,7 @@ def scores(
 def average_precision(
     true: np.ndarray, predicted: np.ndarray, thresholds: Sequence[float] | np.ndarray = THRESHOLDS
 ) -> np.ndarray:
-    """Average precision of one image.
-
-    Parameters
-    ----------
-    true, predicted : int[H, W]
-        Label images, 0 is background.
-    thresholds : sequence of float
-        IoU thresholds above 0 and at most 1, compared with ``>=``.
-
-    Returns
-    -------
-    float64[n_thresholds]
-    """
+    """Average precision float64[n_thresholds] of one image, of label images int[H, W]."""
     return scores(true, predicted, thresholds).ap
 
 
@@ -165,7 +153,7 @@ def aggregated_jaccard_index(
     prediction of best IoU (ties to the lower label; one may serve twice), intersections and unions
     are summed, and cells that touch none and predictions never used add to the union. With a
     threshold ``t``, ``AJI(t)``, whose mean is the paper's mAJI (Eq. 5): only one-to-one matches of
-    IoU >= t join, all other areas add to the union. Errors as of `scores`.
+    IoU >= t join, all other areas add to the union.
     """
     if threshold is None:
         return _standard_aji(overlap(true, predicted))
@@ -186,7 +174,7 @@ def evaluate(
     truths : sequence of Sample or int[H, W]
         In the same order. A sample names its rows; a bare label image is named by its position.
     thresholds : sequence of float
-        IoU thresholds, as in `scores`.
+        IoU thresholds above 0 and at most 1, compared with ``>=``.
 
     Returns
     -------
@@ -199,11 +187,11 @@ def evaluate(
         raise MetricError(what, remedy="Give one prediction per image, in the same order.")
     frames = []
     for position, (predicted, truth) in enumerate(zip(predictions, truths, strict=True)):
-        name, true = (
-            (str(position), truth) if isinstance(truth, np.ndarray) else (truth.name, truth.masks)
-        )
+        name, true = str(position), truth
+        if isinstance(truth, Sample):
+            name, true = truth.name, truth.masks
         try:
-            result = scores(true, getattr(predicted, "masks", predicted), thresholds)
+            result = scores(np.asarray(true), getattr(predicted, "masks", predicted), thresholds)
         except ScellsegError as error:
             error.where = f"image {name}" + (f", {error.where}" if error.where else "")
             raise
@@ -215,10 +203,9 @@ def evaluate(
 
 
 def summary(frame: pd.DataFrame) -> dict[str, float]:
-    """Reduce the frame of `evaluate` to the paper's numbers, means over images.
+    """Means over images of the frame of `evaluate`: ``ap50``, ``ap75``, ``map`` and ``maji``.
 
-    Returns ``ap50``, ``ap75``, ``map`` and ``maji``; the last two are means over the ten
-    thresholds, and one of them missing from the frame is a MetricError.
+    MetricError if one of the ten thresholds is missing.
     """
     ten = [f"{threshold:.6f}" for threshold in THRESHOLDS]
     means = frame.groupby(frame["threshold"].map("{:.6f}".format))[["ap", "aji"]].mean()

@@ -23,17 +23,14 @@ NetworkName = Literal["unet2", "unet3", "hover", "cellpose", "scellseg"]
 
 
 class Architecture(NamedTuple):
-    """One of the paper's models."""
+    """One of the paper's models, with its name for people and the rate of its pre-training."""
 
     title: str
-    """Name for people."""
     representation: str
-    """Name of its representation, which sets the number of outputs."""
     attention: bool = False
     dense: bool = False
     hierarchical_style: bool = False
     learning_rate: float = 0.2
-    """Of its pre-training in the paper."""
 
 
 ARCHITECTURES: dict[str, Architecture] = {
@@ -49,10 +46,8 @@ ARCHITECTURES: dict[str, Architecture] = {
 def find_architecture(name: str) -> Architecture:
     """Return the model of that name, or raise ModelError where there is none."""
     if name not in ARCHITECTURES:
-        raise ModelError(
-            f"there is no model {name!r}",
-            remedy=f"Choose one of {', '.join(ARCHITECTURES)}, or give a .safetensors file.",
-        )
+        remedy = f"Choose one of {', '.join(ARCHITECTURES)}, or give a .safetensors file."
+        raise ModelError(f"there is no model {name!r}", remedy=remedy)
     return ARCHITECTURES[name]
 
 
@@ -225,12 +220,10 @@ class Tasker(nn.Sequential):
 
 
 class NetworkOutput(NamedTuple):
-    """What a network gives for a batch."""
+    """Maps (B, outputs, H, W), and the deepest style embedding (B, levels[-1]) of unit length."""
 
     maps: Tensor
-    """(B, outputs, H, W)."""
     style: Tensor
-    """(B, levels[-1]), the deepest style embedding, of unit length."""
 
 
 class Network(nn.Module):
@@ -267,30 +260,21 @@ def build_network(
     Parameters
     ----------
     name : {"unet2", "unet3", "hover", "cellpose", "scellseg"}
-        Which model.
     levels : sequence of int
-        Channels of each level, shallow first.
+        Channels of each level, shallow first; ModelError for odd ones.
     attention, dense, hierarchical_style : bool, optional
         Scellseg's additions (Extended Data Fig. 1); None: as the model has them.
     outputs : int, optional
         Maps that the network gives; None: those of the model's representation (2, 3, 3, 3, 3).
-
-    Raises
-    ------
-    ModelError
-        For an unknown name or widths that the gates cannot halve.
     """
     parts = find_architecture(name)
     if len(levels) < 2 or any(width < 2 or width % 2 for width in levels):
-        raise ModelError(
-            f"levels {tuple(levels)} do not make a network",
-            remedy="Give at least two even widths, such as (32, 64, 128, 256).",
-        )
+        remedy = "Give at least two even widths, such as (32, 64, 128, 256)."
+        raise ModelError(f"levels {tuple(levels)} do not make a network", remedy=remedy)
     asked = {"attention": attention, "dense": dense, "hierarchical_style": hierarchical_style}
     additions: dict[str, Any] = {name: one for name, one in asked.items() if one is not None}
-    parts = parts._replace(**additions)
     outputs = outputs or representation.get(parts.representation).n_outputs
-    return Network(levels, parts, outputs)
+    return Network(levels, parts._replace(**additions), outputs)
 
 
 def count_parameters(network: nn.Module) -> int:

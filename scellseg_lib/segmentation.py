@@ -132,6 +132,7 @@ def segment(
     UserWarning
         When an image has next to no contrast.
     """
+    _check_several(images)
     chosen = {"cell_threshold": cell_threshold, "flow_threshold": flow_threshold}
     diameter, decoding = resolve(model.card, diameter=diameter, min_size=min_size, **chosen)
     predictions = predict(
@@ -155,6 +156,11 @@ def resolve(card: Card, *, diameter: float | None, **chosen: Any) -> tuple[float
     return asked or card.diameter, card.decoding.changed(**given)
 
 
+def _check_several(images: Sequence[Sample | np.ndarray]) -> None:
+    if isinstance(images, np.ndarray | Sample):
+        raise ImageError("one image was given", remedy="Give a list of images: [image].")
+
+
 def predict(
     model: Model,
     images: Sequence[Sample | np.ndarray],
@@ -168,8 +174,7 @@ def predict(
 
     Takes and raises what `segment` does, and yields as soon as an image's last tile is done.
     """
-    if isinstance(images, np.ndarray | Sample):
-        raise ImageError("one image was given", remedy="Give a list of images: [image].")
+    _check_several(images)
     options = SegmentOptions(diameter=diameter, batch_size=batch_size, flips=flips)
     scaled_by = options.diameter or model.card.diameter
     turns = FLIPS if options.flips else FLIPS[:1]

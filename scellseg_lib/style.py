@@ -33,9 +33,8 @@ def embed(model: Model, sample: Sample, diameter: float) -> np.ndarray:
 def remember_styles(model: Model, samples: Sequence[Sample]) -> None:
     """Store the styles of labelled training images in the card, for the warning of `segment`.
 
-    The radius is the largest distance of a training image to its nearest centre. Where there are
-    few images (16 or fewer) each is a centre, and as they tell little of their spread the radius is
-    twice the largest distance to the nearest other. One, or equal ones, tell nothing: 0.
+    The radius is the largest distance of an image to its nearest centre. Of 16 or fewer images each
+    is a centre, and the radius twice the largest distance to the nearest other; of one it is 0.
     """
     labelled = [sample for sample in samples if not np.isnan(sample.diameter)]
     shown = progress_bar(labelled, len(labelled), "styles")

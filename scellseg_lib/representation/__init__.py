@@ -25,10 +25,8 @@ def register(representation: Representation) -> None:
 def get(name: str) -> Representation:
     """Return the representation of that name; ModelError if none is registered under it."""
     if name not in _REGISTERED:
-        raise ModelError(
-            f"there is no representation {name!r}",
-            remedy=f"Choose one of {', '.join(sorted(_REGISTERED))}, or register it.",
-        )
+        remedy = f"Choose one of {', '.join(sorted(_REGISTERED))}, or register it."
+        raise ModelError(f"there is no representation {name!r}", remedy=remedy)
     return _REGISTERED[name]
 
 
