@@ -26,8 +26,8 @@ import scellseg_lib as scellseg
 from scellseg_lib import device, flows, metrics, paths
 from scellseg_lib.atomic import whole
 from scellseg_lib.datasets import fetch, manifest, synthetic
-from scellseg_lib.datasets import weights as trained
 from scellseg_lib.datasets.load import find_readable, list_datasets
+from scellseg_lib.datasets.weights import RELEASED, packaged_files, released_file, released_weights
 from scellseg_lib.errors import DatasetError, ScellsegError, TrainingError
 from scellseg_lib.files import export, folder, layout
 from scellseg_lib.finetuning import STRATEGIES, FinetuneOptions
@@ -464,22 +464,22 @@ def path_data(name: str) -> None:
 @models_app.command("list", epilog="Example: scellseg models list")
 def list_models() -> None:
     """List the models that can be loaded."""
-    cards = {file: scellseg.load_model(file).card for file in trained.packaged_files()}
+    cards = {file: scellseg.load_model(file).card for file in packaged_files()}
     for file, card in cards.items():
         widest = max(one.levels for one in cards.values() if one.architecture == card.architecture)
         asked = card.architecture if card.levels == widest else file
         typer.echo(f"--model {asked!s:10} packaged  levels {card.levels}  {card.origin}")
-    for name in trained.RELEASED:
-        here = "here" if trained.released_file(name).is_file() else "not fetched yet"
+    for name in RELEASED:
+        here = "here" if released_file(name).is_file() else "not fetched yet"
         typer.echo(f"--model {name:10} --weights released  the authors' own, {here}")
 
 
 @models_app.command("fetch", epilog="Example: scellseg models fetch")
 def fetch_models() -> None:
     """Get the authors' own weights of Scellseg and Cellpose through pip's index (102 MB)."""
-    for name in trained.RELEASED:
-        trained.released_weights(name)
-        typer.echo(trained.released_file(name))
+    for name in RELEASED:
+        released_weights(name)
+        typer.echo(released_file(name))
 
 
 # --- what is asked for ----------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import imagecodecs
 import numpy as np
 import pytest
 import tifffile
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -69,13 +69,13 @@ def test_depth_and_type_are_kept(tmp_path: Path, name, shape, dtype, options) ->
     np.testing.assert_array_equal(images.read_pixels(renamed), pixels)
 
 
-@pytest.mark.parametrize("shape", [GREY, COLOUR])
-def test_jpeg_is_read(tmp_path: Path, shape: tuple[int, ...]) -> None:
-    pixels = np.full(shape, 100, np.uint8)
-    pixels[:, 15:] = 200
-    read = images.read_pixels(write(tmp_path / "a.jpg", pixels))
-    assert read.shape == shape
-    np.testing.assert_allclose(read, pixels, atol=3)
+def test_jpeg_is_read(tmp_path: Path) -> None:
+    for shape in (GREY, COLOUR):
+        pixels = np.full(shape, 100, np.uint8)
+        pixels[:, 15:] = 200
+        read = images.read_pixels(write(tmp_path / "a.jpg", pixels))
+        assert read.shape == shape
+        np.testing.assert_allclose(read, pixels, atol=3)
 
 
 CYX = {"metadata": {"axes": "CYX"}}
@@ -260,12 +260,10 @@ def test_damaged_files(tmp_path: Path, content: bytes, why: str) -> None:
 
 @pytest.mark.filterwarnings("ignore:.*zero-size")
 def test_no_files_and_no_pixels(tmp_path: Path) -> None:
-    for read, path in (
-        (images.read_pixels, tmp_path / "absent.png"),
-        (images.read_masks, tmp_path),
-    ):
-        with pytest.raises(ImageError, match="cannot be read"):
-            read(path)
+    with pytest.raises(ImageError, match="cannot be read"):
+        images.read_pixels(tmp_path / "absent.png")
+    with pytest.raises(ImageError, match="cannot be read"):
+        images.read_masks(tmp_path)
     with pytest.raises(ImageError):
         images.read_pixels(write(tmp_path / "a.tif", np.zeros((0, 30), np.uint8), metadata=None))
 
@@ -291,6 +289,7 @@ def test_labels_are_renumbered_in_their_order(tmp_path: Path, name, save, expect
 
 
 @pytest.mark.filterwarnings("ignore:.*one label in")
+@settings(max_examples=50)
 @given(arrays(np.uint32, (4, 5), elements=st.sampled_from([0, 1, 2, 300, 70_000, 2**32 - 1])))
 def test_relabelling_keeps_cells_apart_and_ordered(masks: np.ndarray) -> None:
     relabelled = images.relabel(masks)
@@ -327,9 +326,9 @@ def test_lossy_and_binary_masks_are_told(tmp_path: Path) -> None:
 def test_labels_written_are_read_again(tmp_path: Path, name: str) -> None:
     masks = np.kron(RANDOM.integers(0, 65536, GREY), np.ones((20, 20), int)).astype(np.int32)
     images.write_labels(tmp_path / name, masks)
-    assert images.read_pixels(tmp_path / name).dtype == np.uint16
-    np.testing.assert_array_equal(images.read_pixels(tmp_path / name), masks)
-    other = cv2.imread(str(tmp_path / name), cv2.IMREAD_UNCHANGED)
+    ours, other = images.read_pixels(tmp_path / name), cv2.imread(str(tmp_path / name), -1)
+    assert ours.dtype == np.uint16
+    np.testing.assert_array_equal(ours, masks)
     np.testing.assert_array_equal(other, masks)
     assert (tmp_path / name).stat().st_size < masks.size * 2 / 20  # compressed
 
@@ -376,7 +375,7 @@ def test_real_files_decode_to_the_published_pixels(real_data: Path) -> None:
     contrast = [row for row in rows if row["dataset"] == "cellpose_contrast35"]
     firsts = {row["dataset"]: row for row in reversed(rows)}.values()
     assert len(contrast) == 35
-    for row in [*contrast, *firsts]:
+    for row in [*contrast[::5], *firsts]:
         folder = real_data / row["dataset"]
         pixels, masks = (images.read_pixels(folder / row[name]) for name in ("image", "masks"))
         assert str(pixels.dtype) == row["dtype"]

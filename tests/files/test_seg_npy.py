@@ -221,11 +221,8 @@ def in_a_file(array: bytes) -> bytes:
 def test_arrays_are_of_the_bytes_that_are_there(tmp_path: Path) -> None:
     path = tmp_path / "a_seg.npy"
     assert read_seg(save(path, in_a_file(lying((2, 3), bytes(12)))))["masks"].shape == (2, 3)
-    lies = [lying((2, 3), None)]
-    lies += [
-        lying(shape, bytes(12))
-        for shape in ((2, 4), (10**6, 10**6), (2**62, 2**62), (-1, 3), (-2, -3))
-    ]  # numbers are not taken for places in memory
+    shapes = ((2, 4), (10**6, 10**6), (2**62, 2**62), (-1, 3), (-2, -3))
+    lies = [lying((2, 3), None), *(lying(shape, bytes(12)) for shape in shapes)]
     lies += [lying((1, 1), bytes(64), k) for k in (b"O8", b"U9", b"V4", b"c8", b"M8", b"??")]
     lies += [lying((1, 1), bytes(8), b"O8").replace(b"B\x08\0\0\0" + bytes(8), b"]")]
     for lie in lies:
@@ -276,9 +273,10 @@ def test_a_file_that_is_cut_off_anywhere(tmp_path: Path) -> None:
             read_masks(path)
 
 
-@settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+LENIENT = [HealthCheck.function_scoped_fixture]
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=LENIENT)
 @given(st.data())
 @pytest.mark.filterwarnings("ignore")
 def test_damage_is_an_error_or_other_values(tmp_path: Path, data: st.DataObject) -> None:
