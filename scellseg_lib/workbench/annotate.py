@@ -307,8 +307,6 @@ class AnnotatePanel(ipywidgets.VBox):
         beside = f" beside the {there} that are there" if there and found.masks.any() else ""
         return f"The model {found.model} finds no cells in {name}{beside}. {found.doubt}".strip()
 
-    # --- what is shown ----------------------------------------------------------------------------
-
     def _typed(self, text: str) -> None:
         if path := forms.typed_path(text):
             self.in_words(partial(self.go_to, path))

@@ -122,15 +122,12 @@ class Workbench(ipywidgets.VBox):
             self.annotate.show(annotated[0])  # a still without cells says little
         return {"image/jpeg": b64encode(self.picture()).decode()} | words, {}
 
-    # --- from one panel to the other ---------------------------------------------------------
-
     def _go_to(self, folder: Path) -> None:
         self.finetune.folder.value = str(folder)
         self.segment.go_to(folder)
         self.export.go_to(folder)
 
     def _learnt(self, folder: Path) -> None:
-        """An image was annotated: the fine-tune panel looks again."""
         self.finetune.folder.value = str(folder)
         self.finetune.look()
         self.segment.list_results()
@@ -187,9 +184,6 @@ class Workbench(ipywidgets.VBox):
             self.segment.form.take_thresholds(entry.decoding)
             self._turn_to(SEGMENT)
             self.segment.message.tell(USED)
-
-
-# --- where it begins, and how it is served ----------------------------------------------------
 
 
 def start_folder(named: str = "") -> Path:

@@ -7,7 +7,6 @@ is kept too, marked as ``seen``, and left out of the means.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import shutil
 from collections.abc import Callable, Iterable, Iterator
@@ -17,12 +16,10 @@ from datetime import UTC, datetime
 from functools import cache, partial
 from glob import escape
 from pathlib import Path
-from tempfile import gettempdir
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from filelock import FileLock
 from natsort import natsorted
 from scipy import ndimage
 
@@ -40,7 +37,8 @@ from scellseg_lib.samples import check_size, diameters
 from scellseg_lib.segmentation import Prediction
 from scellseg_lib.workbench.editor.annotation import Annotation
 from scellseg_lib.workbench.editor.classes import Classes, choose_colour, parse_colour
-from scellseg_lib.workbench.forms import plain
+from scellseg_lib.workbench.forms import Channels, plain
+from scellseg_lib.workbench.jobs import lock_for
 from scellseg_lib.workbench.session import InspectedImage, SegmentationSettings, predict_one
 
 COLUMNS = {
@@ -56,8 +54,6 @@ their cells when the round began, and whether the image was among them (``seen``
 0.5 and mean AP of the prediction; the number of cells ``predicted`` and ``corrected``, and of these
 ``added`` (no predicted cell has an IoU of 0.5 with it), ``removed`` (the other way round) and
 ``changed`` (any pixel); the hash of the corrected ``masks``."""
-
-Channels = tuple[str, str]
 
 
 class OtherMasks(DatasetError):
@@ -174,8 +170,6 @@ class Experiment:
 
     folder: Path
 
-    # --- images, and what is known of their cells -------------------------------------------------
-
     def adopt_masks(self) -> None:
         """Write masks of other programs as ours too, in each folder that has some of ours.
 
@@ -200,9 +194,8 @@ class Experiment:
         except DatasetError:  # the first image is on its way
             owner = None
         if not role:
-            what = (
-                f"a file of the kind {Path(name).suffix or 'without ending'} is no image or masks"
-            )
+            kind = Path(name).suffix or "without ending"
+            what = f"a file of the kind {kind} is no image or masks"
             remedy = f"Images end in {', '.join(layout.SUFFIXES)}, masks in _masks before that, "
             remedy += "lists of cells in _cells.csv."
             raise ImageError(what, where=name, remedy=remedy)
@@ -227,8 +220,6 @@ class Experiment:
         else:
             _write_new(owner.image.with_name(name), content, read_masks)
         return owner.image
-
-    # --- what there is to learn from --------------------------------------------------------------
 
     def survey(self, report: Callable[[int, int], None] = lambda done, total: None) -> Survey:
         """Read all annotated images, and report how many of how many; unusable ones are named."""
@@ -287,8 +278,6 @@ class Experiment:
             remedy = "Replace them, or leave them as they are."
             raise OtherMasks(what, where=labels, remedy=remedy)
         return copy, labels
-
-    # --- rounds of predict, correct, learn --------------------------------------------------------
 
     def rounds(self) -> pd.DataFrame:
         """All corrections, in the order of the rounds, see `COLUMNS`; DatasetError if damaged."""
@@ -410,7 +399,6 @@ def _write_new(
 
 
 def _look_at(name: str, image: Path, file: Path) -> AnnotatedImage:
-    """Read an annotated image and count and measure its cells."""
     try:
         pixels, masks = read_pixels(image), read_masks(file)
         check_size(pixels.shape[:2], masks.shape, "its masks", image)
@@ -443,9 +431,6 @@ def _hash(masks: np.ndarray | Path) -> str | None:
     except ScellsegError:
         return None
     return pixel_hash(np.asarray(labels, np.int64))
-
-
-# --- models that are offered ----------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -520,9 +505,6 @@ def _card_of(file: Path) -> Card | None:
     return None
 
 
-# --- results --------------------------------------------------------------------------------------
-
-
 def list_results(
     files: Iterable[tuple[Path, Path]],
     record: dict[str, Any],
@@ -566,9 +548,6 @@ def _count_once(masks: Path, *version: int) -> int:
     return int(np.count_nonzero(np.unique(read_pixels(masks))))
 
 
-# --- classes --------------------------------------------------------------------------------------
-
-
 class ClassesChanged(ImageError):
     """Another window or program has changed a list of classes since it was read."""
 
@@ -598,8 +577,7 @@ class ClassFile:
 
     def write(self, classes: Classes) -> None:
         """Write the classes; `ClassesChanged` if somebody else has, since they were read."""
-        mark = hashlib.sha256(str(self.file.absolute()).encode()).hexdigest()[:16]
-        with self._in_words("written"), FileLock(Path(gettempdir()) / f"scellseg-{mark}.lock"):
+        with self._in_words("written"), lock_for(self.file).acquire(timeout=-1):
             content = self._content()
             table, separator = self._parse(content)
             if list(_colours(table).items()) != list(classes.items()):
@@ -615,17 +593,11 @@ class ClassFile:
 
     def others(self, name: str, masks: Path) -> list[str]:
         """Names of the other images of the experiment whose saved cells have a class."""
-        return list(
-            dict.fromkeys(
-                table.name.removesuffix(layout.CELLS) for table in self._find(name, masks)
-            )
-        )
+        found = (table.name.removesuffix(layout.CELLS) for table in self._find(name, masks))
+        return list(dict.fromkeys(found))
 
     def rename(self, old: str, new: str, masks: Path) -> tuple[list[str], list[str]]:
-        """Rename a class in the other lists of cells; return the images concerned, and those left.
-
-        These have edits of their masks that were not saved, or their list cannot be written.
-        """
+        """Rename a class in other images; those concerned, and those that have unsaved edits."""
         renamed, left = [], []
         for table in self._find(old, masks):
             image = table.name.removesuffix(layout.CELLS)

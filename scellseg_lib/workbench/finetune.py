@@ -433,7 +433,6 @@ class FinetunePanel(ipywidgets.VBox):
         )
 
     def _fill(self, run: FinetuneRun) -> None:
-        """Show what was chosen for a run that was stopped."""
         self.channels.choose(run.channels)
         self.steps.value, self.batch.value = run.options.steps, run.options.batch_size
         self.strategy.value, self.name.value = run.options.strategy, run.name
@@ -496,7 +495,6 @@ class FinetunePanel(ipywidgets.VBox):
                 self.look()
 
     def _followed(self, run: FinetuneRun, job: Job) -> None:
-        """Show how far the run is; called from its thread."""
         if job is not self.job:
             return
         if job.ended:
@@ -549,7 +547,6 @@ class FinetunePanel(ipywidgets.VBox):
             self.message.fail(f"{text}\nBut it could not be passed on: {plain(error)}")
 
     def _show_state(self) -> None:
-        """Show the buttons that can be used now, and free or fix the fields."""
         running, chosen = runs(self.job), self.choose()
         stopped = self.run is not None and not running
         free = not running and not stopped

@@ -164,10 +164,7 @@ def table(frame: pd.DataFrame) -> str:
 
 
 class ChannelFields(ipywidgets.HBox):
-    """Which channel is that of the cells, and which that of the nuclei; hidden without a choice.
-
-    `on_change` is called after the user has chosen.
-    """
+    """Channel of the cells and of the nuclei; hidden where there is nothing to choose."""
 
     def __init__(self, name: str, on_change: Callable[[], object]) -> None:
         self._on_change, self._is_offering = on_change, False

@@ -24,13 +24,7 @@ from scellseg_lib.workbench import forms
 from scellseg_lib.workbench.editor import ImageView
 from scellseg_lib.workbench.forms import button, count, heading, plain
 from scellseg_lib.workbench.jobs import Job
-from scellseg_lib.workbench.session import (
-    IOUS,
-    FoundCells,
-    InspectedImage,
-    Newest,
-    Thresholds,
-)
+from scellseg_lib.workbench.session import IOUS, FoundCells, InspectedImage, Newest, Thresholds
 
 EMPTY = (
     "There is nothing to inspect yet. Segment one or more images first; their cells are then shown "
@@ -133,10 +127,7 @@ class Inspector(ipywidgets.VBox):
         return self._body
 
     def show(self, entries: Sequence[InspectedImage], first: str = "") -> None:
-        """Look at other images, the worst first or that of a name, at their own thresholds.
-
-        Those whose cells are to be read first are put into their order in the background.
-        """
+        """Look at other images, the worst first or that of a name, at their own thresholds."""
         for job in self._jobs.values():
             job.cancel()
         self.thresholds.chosen = {}
@@ -198,8 +189,6 @@ class Inspector(ipywidgets.VBox):
         png = {"image/png": b64encode(self.view.picture()).decode()} if self._images else {}
         return png | words, {}
 
-    # --- in the background --------------------------------------------------------------------
-
     def _for_each(
         self, doing: str, images: list[InspectedImage], act: Callable[[InspectedImage], object]
     ) -> Job:
@@ -233,8 +222,6 @@ class Inspector(ipywidgets.VBox):
         """Free the memory of an image that nobody looks at."""
         if not self._images or image is not self._images[self._current]:
             image.rest()
-
-    # --- what is shown ------------------------------------------------------------------------
 
     def _go(self, index: int | None) -> None:
         if index is not None and index != self._current and not self._filling:
@@ -309,7 +296,6 @@ class Inspector(ipywidgets.VBox):
         return problem
 
     def _open(self, image: InspectedImage, found: FoundCells, true: np.ndarray | None) -> str:
-        """Show another image; return what is wrong with it, or nothing."""
         problem = ""
         try:
             pixels = image.read_picture()
@@ -325,7 +311,6 @@ class Inspector(ipywidgets.VBox):
         self._order = sorted(range(len(ranks)), key=ranks.__getitem__)
 
     def _list_images(self) -> None:
-        """Bring the list, its order and what acts on it up to date."""
         every, iou = [one.found for one in self._images], self.iou.value
         stale = [one.is_stale(self.thresholds) for one in self._images]
         self._order_worst_first()
@@ -348,9 +333,6 @@ class Inspector(ipywidgets.VBox):
     def _give(self, take: Give | None) -> None:
         if self.entry is not None and take is not None:
             take(self.entry)
-
-
-# --- truth against prediction, in words and colours -------------------------------------------
 
 
 def describe(found: FoundCells, iou: float) -> str:
@@ -379,17 +361,11 @@ def sum_up(every: Sequence[FoundCells], iou: float, *, n_stale: int = 0) -> str:
 
 
 def tell_outcomes(matched: ObjectMatches, side: str) -> tuple[np.ndarray, list[str]]:
-    """Colour each cell of one side by what became of it, and say it.
+    """Colour each cell of one side by what became of it, and say it; both by label.
 
     Found cells are to be filled, green (true positive) or orange (false positive); true cells to be
-    outlined, green where they were found and blue where they were missed.
-
-    Returns
-    -------
-    colours : uint8[n + 1, 4]
-        Red, green, blue and opacity by label, up to the highest; labels that no cell has are not
-        seen.
-    words : list of str
+    outlined, green where they were found and blue where they were missed. Colours are red, green,
+    blue and opacity, uint8[n + 1, 4]; labels that no cell has are not seen.
     """
     objects = matched.objects[matched.objects["side"] == side]
     size = int(objects["label"].max()) + 1 if len(objects) else 1

@@ -63,10 +63,7 @@ class Job:
         return self
 
     def report(self, done: int, total: int, **facts: Any) -> None:
-        """Tell from within the work how far it is; waits here while the job is paused.
-
-        Raises `Cancelled` if the job was cancelled; the work lets it through.
-        """
+        """Tell from within the work how far it is; waits while paused, may raise `Cancelled`."""
         with self._changed:
             # Other work, such as learning after reading: its speed is another.
             is_new = self._first is None or total != self.total or done < self.done
@@ -162,9 +159,6 @@ def runs(job: Job | None) -> bool:
 
 
 def lock_for(file: Path) -> FileLock:
-    """Lock of a file for all windows on this computer; it is free once its holder's process ends.
-
-    Raises `filelock.Timeout` where another window has it.
-    """
+    """Lock of a file for all windows, free when its process ends; else `filelock.Timeout`."""
     mark = hashlib.sha256(str(file.absolute()).encode()).hexdigest()[:16]
     return FileLock(Path(gettempdir()) / f"scellseg-{mark}.lock", timeout=0)

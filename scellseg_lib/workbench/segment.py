@@ -53,10 +53,7 @@ Chosen = tuple[OfferedModel, Model, SegmentationSettings]
 
 
 class SegmentForm(ipywidgets.VBox):
-    """Model, diameter, channels, thresholds and the ways to decode; `refresh` fills it.
-
-    `on_change` is called after anything was changed.
-    """
+    """Model, diameter, channels and thresholds; `on_change` is called after any change."""
 
     def __init__(self, on_change: Callable[[], None]) -> None:
         self.loaded: tuple[OfferedModel, Model, str] | None = None
@@ -98,8 +95,7 @@ class SegmentForm(ipywidgets.VBox):
     def refresh(self, folder: Path | None, choose: Path | None = None) -> None:
         """List the models of an experiment anew, and choose one.
 
-        That is `choose`, else the one that the user chose before, else the newest of the user's
-        own, else Scellseg.
+        It is `choose`, or the user's former choice, or the newest of the user's own, or Scellseg.
         """
         found = experiment.offer_models(folder)
         wanted = [one for one in found if choose is not None and one.name == choose]
@@ -150,7 +146,6 @@ class SegmentForm(ipywidgets.VBox):
             self._load()
 
     def _load(self) -> None:
-        """Load the model chosen and show what its card says."""
         self.loaded = None
         self.thresholds.chosen = {}
         try:
@@ -177,10 +172,7 @@ class SegmentForm(ipywidgets.VBox):
 
 
 class SegmentPreview(ipywidgets.VBox):
-    """Try settings on one image: the network runs once, thresholds act at once.
-
-    `on_fail` is called with an image that cannot be segmented, and its error.
-    """
+    """Try settings on an image; `on_fail` gets one that cannot be segmented, and its error."""
 
     def __init__(self, form: SegmentForm, on_fail: Callable[[Path, Exception], None]) -> None:
         self._form, self._on_fail = form, on_fail
@@ -308,7 +300,6 @@ class SegmentResults(ipywidgets.VBox):
             self.job.start()
 
     def _count(self, entries: list[SegmentedImage], job: Job) -> list[int | None]:
-        """Count the cells of results; None where the masks are damaged."""
         cells = []
         for done, entry in enumerate(entries):
             job.report(done, len(entries))
@@ -478,10 +469,7 @@ class SegmentPanel(ipywidgets.VBox):
     # --- the run --------------------------------------------------------------------------------
 
     def segment(self) -> Job | None:
-        """Segment what has no masks yet, in a thread; None where that cannot be.
-
-        Masks that were made otherwise stay, unless it is ticked that they be made anew.
-        """
+        """Segment what has no masks yet, in a thread; None where that cannot be."""
         with self._lock:
             if not self._jobs or runs(self.job):
                 return None
@@ -499,10 +487,7 @@ class SegmentPanel(ipywidgets.VBox):
     def _segment(
         self, outcome: FolderOutcome, place: tuple[Path, Path], chosen: Chosen, anew: bool, job: Job
     ) -> None:
-        """Do the work of a job, which can be held and ended between two images.
-
-        What is written stays, and another run goes on from there.
-        """
+        """Do the work of a job; what is written stays, and another run goes on from there."""
         (source, output), (_, model, settings) = place, chosen
         jobs, planned = plan_jobs(source, output, ".tif", **settings.reading)
         outcome.failed |= planned.failed
@@ -596,8 +581,6 @@ class SegmentPanel(ipywidgets.VBox):
             if self.job is not None and runs(self.job):
                 self.message.tell("Stopping after the image that is in work.")
                 self.job.cancel()
-
-    # --- results --------------------------------------------------------------------------------
 
     def list_results(self) -> None:
         """List anew what is there, and the rounds of correction."""

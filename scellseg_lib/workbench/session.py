@@ -63,18 +63,12 @@ def predict_one(model: Model, image: Path, settings: SegmentationSettings) -> Pr
 
 
 def network_pictures(prediction: Prediction, representation: Representation) -> dict[str, Any]:
-    """What the network said, as pictures of the image's size.
-
-    That is "cell probability", float32[H, W] from 0 to 1, and of flows "flow", uint8[H, W, 3].
-    """
+    """What the network said, as pictures of the image's size: probability, and perhaps flow."""
     maps = resize(prediction.maps, prediction.shape)
     pictures = {"cell probability": representation.probability(maps)}
     if representation.has_flows:
         pictures["flow"] = np.round(colour_flows(maps[:2] / FLOW_SCALE) * 255).astype(np.uint8)
     return pictures
-
-
-# --- thresholds that are moved ------------------------------------------------------------------
 
 
 class Newest:
@@ -98,10 +92,7 @@ class Newest:
 
 
 class Thresholds(ipywidgets.VBox):
-    """One slider for each threshold of `Decoding` that a representation reads.
-
-    `on_change` is called after the user has moved a slider or taken all back.
-    """
+    """A slider for each threshold that is read; `on_change` is called after one is moved."""
 
     def __init__(self, on_change: Callable[[], None]) -> None:
         self.chosen: dict[str, float] = {}
@@ -175,9 +166,6 @@ class Thresholds(ipywidgets.VBox):
         self.chosen = {**self.chosen, name: value}
         self._reset.disabled = False
         self._on_change()
-
-
-# --- one image, its cells, and how they stand -----------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
@@ -341,9 +329,6 @@ class InspectedImage:
 
 def _get(given: Any) -> np.ndarray:
     return np.asarray(given() if callable(given) else given)
-
-
-# --- cells that a model suggests ------------------------------------------------------------------
 
 
 class Suggestion(NamedTuple):

@@ -121,8 +121,7 @@ def test_a_folder_opens_at_the_first_image_that_is_not_annotated(folder: Path):
 
 
 @pytest.mark.parametrize(
-    ("typed", "words"),
-    [("nowhere", "there is no such folder"), ("empty", "there are no images")],
+    ("typed", "words"), [("nowhere", "there is no such folder"), ("empty", "there are no images")]
 )
 def test_a_wrong_folder_is_said_and_the_one_before_stays(folder: Path, typed: str, words: str):
     (folder / "empty").mkdir()

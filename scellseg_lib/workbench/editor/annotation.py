@@ -167,10 +167,7 @@ class Annotation:
         return self.change("merge", patch, {min(map(int, cells)): Facts(kind, "; ".join(notes))})
 
     def split(self, line: np.ndarray, cells: Sequence[int] = ()) -> Edit:
-        """Cut cells (none: all it meets) along a line, float[n, 2] of (y, x).
-
-        No pixel is lost; what is said of a cell is said of its parts.
-        """
+        """Cut cells (none: all it meets) along a line, float[n, 2]; parts keep class and note."""
         patch = operations.split(self.labels, cells, np.asarray(line))
         pairs = {(int(old), int(new)) for old, new in patch.runs[:, 2:]}
         facts = {new: self.facts[old] for old, new in pairs if old in self.facts}
@@ -208,10 +205,7 @@ class Annotation:
         return self.change("note", facts={k: self._facts_of(k)._replace(note=text) for k in cells})
 
     def add_class(self, name: str, colour: str = "") -> Edit | None:
-        """Make a class known before any cell has it, or give one another colour.
-
-        Without a colour a new one gets the next free one. None where nothing changes.
-        """
+        """Make a class known, or give one another colour; None where nothing changes."""
         name = clean_name(name)
         known = self.classes.get(name)
         new = parse_colour(colour) if colour else known or choose_colour(self.classes)
@@ -220,10 +214,7 @@ class Annotation:
         )
 
     def rename_class(self, old: str, new: str) -> Edit | None:
-        """Give a class, and its cells, another name; None where it has this name already.
-
-        It keeps colour and place. Where another class is called `new`, both become that one.
-        """
+        """Rename a class, or join it to one of that name; None where nothing changes."""
         old, new = find_class(self.classes, old), clean_name(new)
         if old == new:
             return None
@@ -270,10 +261,7 @@ class Annotation:
         self.recoverable = []
 
     def write(self, path: Path) -> Path:
-        """Write the masks, and beside them the list of cells, whose path is returned.
-
-        ImageError if a file cannot be written; neither is changed then.
-        """
+        """Write the masks and the list of cells, whose path is returned; both, or neither."""
         table = cells_path(path)
         before = table.read_bytes() if table.is_file() else None
         try:
@@ -298,8 +286,6 @@ class Annotation:
         if self.journal and not self.recoverable:
             self.journal.restart(self.labels)
             self.trouble = ""
-
-    # --- details --------------------------------------------------------------------------------
 
     def _facts_of(self, cell: int) -> Facts:
         """What is said of a cell that there is."""
@@ -362,8 +348,7 @@ def _read_facts(cells: pd.DataFrame, areas: np.ndarray) -> dict[int, Facts]:
     """What a list says of cells; ImageError if it has no labels, or names one without area."""
     if "label" not in cells:
         raise ImageError(
-            "the list of cells has no column 'label'",
-            remedy=f"Its columns: {', '.join(COLUMNS)}.",
+            "the list of cells has no column 'label'", remedy=f"Its columns: {', '.join(COLUMNS)}."
         )
     found = {}
     texts = cells.reindex(columns=["class", "note"]).astype(object).fillna("").astype(str)

@@ -20,10 +20,11 @@ import traitlets
 
 from scellseg_lib.errors import ImageError
 from scellseg_lib.files.layout import edits_path
+from scellseg_lib.samples import check_size
 from scellseg_lib.workbench.editor.annotation import PUT_ASIDE, Annotation
 from scellseg_lib.workbench.editor.classes import COLOURS, SharedClasses, clean_name
 from scellseg_lib.workbench.editor.journal import Edit
-from scellseg_lib.workbench.editor.patches import Patch, check_size, diff, set_pixels
+from scellseg_lib.workbench.editor.patches import Patch, diff, set_pixels
 from scellseg_lib.workbench.editor.view import ImageView, make_layers, with_lock
 from scellseg_lib.workbench.forms import count, plain
 
@@ -57,28 +58,13 @@ class MasksChanged(ImageError):
 
 
 class MaskEditor(ImageView):
-    """Edit the cells of an image, and what is said of them.
+    """Edit the cells of an image, and what is said of them; without an image `load` it later.
 
-    Parameters
-    ----------
-    image : number[H, W] or number[H, W, C], optional
-        None: to be given to `load`.
-    labels, **options
-        See `load`.
-    height : int
-        Of the widget, in pixels of the page.
-
-    Attributes
-    ----------
-    annotation : Annotation
-        What is edited.
-    diameter : float
-        Of the disk that shows the scale, in pixels of the image; 0: none is shown.
-    path : Path or None
-        File of masks that `save` writes.
+    `annotation` is what is edited, and `path` the file of masks that `save` writes.
     """
 
     diameter = traitlets.Float(0.0).tag(sync=True)
+    """Of the disk that shows the scale, in pixels of the image; 0: none is shown."""
 
     def __init__(
         self,
@@ -137,27 +123,29 @@ class MaskEditor(ImageView):
         path: Path | None = None,
         classes: SharedClasses | None = None,
     ) -> None:
-        """Open an image; ImageError if it, its masks or its list do not fit: the last one stays.
+        """Open an image, see `ImageView.show`.
 
         Parameters
         ----------
-        image : number[H, W] or number[H, W, C]
         labels : int[H, W], optional
-            Cells that there are already. None: none.
+            Cells that there are already.
         cells : DataFrame, optional
             What is said of them: ``label``, ``class``, ``note``.
-        channels, layers, title
-            See `ImageView.show`.
         path : path, optional
             File of masks (``NAME_masks.tif``) that `save` writes. Every edit is kept beside it at
             once; what a crash has left is offered when the image is opened again.
         classes : SharedClasses, optional
             The list of classes that this image shares with others.
+
+        Raises
+        ------
+        ImageError
+            If the image, its masks or its list do not fit: the last one stays open.
         """
         shown = make_layers(image, channels, layers or {})
         shape = shown[0].pixels.shape[:2]
         given = np.zeros(shape, np.int32) if labels is None else np.asarray(labels)
-        check_size(shape, given.shape, "the masks", title or None)
+        check_size(shape, given.shape, "its masks", title or "image")
         known, trouble = self._start_classes(classes)
         annotation = Annotation(given, cells, edits_path(path) if path else None, known)
         self.annotation, self._pages = annotation, PageEdits(annotation)
@@ -188,33 +176,23 @@ class MaskEditor(ImageView):
     @with_lock
     def show_labels(self, labels: np.ndarray, reference: np.ndarray | None = None) -> None:
         """Put other cells in the place of all, as one edit that can be undone."""
-        check_size(self.labels.shape, labels.shape, "the masks")
+        check_size(self.labels.shape, labels.shape, "its masks", self.title or "image")
         self._tell_edit(self.annotation.change("replace", diff(self.labels, labels)))
-
-    # --- files ----------------------------------------------------------------------------------
 
     @with_lock
     def save(self, path: Path | None = None, *, replace: bool = False) -> tuple[Path, Path]:
         """Save the masks and the list of cells, and give the classes to those who share them.
 
-        The cells are numbered 1 to n, which is an edit as others.
-
-        Parameters
-        ----------
-        path : path, optional
-            File of masks, .tif or .png, such as ``NAME_masks.tif``. None: that of `load`.
-        replace : bool
-            Write over masks that another window or program has changed since they were opened.
-
-        Returns
-        -------
-        (Path, Path)
-            The masks, and ``NAME_cells.csv``.
+        The cells are numbered 1 to n, which is an edit as others. The file of masks is .tif or
+        .png, by default that of `load`; beside it comes ``NAME_cells.csv``. Returns both.
 
         Raises
         ------
-        MasksChanged, ImageError
-            If others have changed the file, or it cannot be written. No edit is lost then.
+        MasksChanged
+            If another window or program has changed the masks since they were opened, and they are
+            not to be replaced.
+        ImageError
+            If a file cannot be written. No edit is lost then.
         """
         path = path or self.path
         if path is None:
@@ -268,7 +246,6 @@ class MaskEditor(ImageView):
         return {**found, **{name: kept[name] for name in kept if name not in found}}, trouble
 
     def _write_classes(self) -> None:
-        """Give the classes to the list that images share."""
         if self._shared is None:
             return
         try:
@@ -349,7 +326,6 @@ class MaskEditor(ImageView):
     # --- what pages are told ---------------------------------------------------------------------
 
     def _tell_edit(self, edit: Edit) -> None:
-        """Tell pages and listeners of an edit."""
         annotation = self.annotation
         if edit.is_of_list:  # no masks would have to be saved first
             self._write_classes()
@@ -497,6 +473,5 @@ def _read_stamp(path: Path | None) -> tuple[int, int] | None:
 
 
 def _shorten(names: Sequence[str], most: int = 5) -> str:
-    """Names in a row; of many the first ones."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more

@@ -95,11 +95,7 @@ class Journal:
         return bool(self._waiting) or (self.path.exists() and not self.is_left)
 
     def append(self, edit: Edit) -> None:
-        """Write an edit at the end; it is with the operating system when this returns.
-
-        ImageError if the file cannot be written: the edit then waits for the next one, and both are
-        written in order.
-        """
+        """Append an edit at once; ImageError if it cannot be written, and waits for the next."""
         self._waiting.append(edit.to_json())
         with self._as_image_error("your last edits cannot be kept safe until you save"):
             if self.is_left:

@@ -27,7 +27,7 @@ FARTHEST = 1e6  # pixels; beyond it OpenCV's coordinates overflow
 
 def delete(labels: np.ndarray, cells: Sequence[int]) -> Patch:
     """Remove cells."""
-    return set_pixels(labels, _find_pixels(labels, _find_boxes(labels, cells)), 0)
+    return set_pixels(labels, np.flatnonzero(np.isin(labels, [*_find_boxes(labels, cells)])), 0)
 
 
 def merge(labels: np.ndarray, cells: Sequence[int]) -> Patch:
@@ -37,7 +37,7 @@ def merge(labels: np.ndarray, cells: Sequence[int]) -> Patch:
         raise ImageError(
             "one cell cannot be merged", remedy="Select two or more: hold Shift and click on them."
         )
-    return set_pixels(labels, _find_pixels(labels, boxes), min(boxes))
+    return set_pixels(labels, np.flatnonzero(np.isin(labels, [*boxes])), min(boxes))
 
 
 def split(labels: np.ndarray, cells: Sequence[int], line: np.ndarray) -> Patch:
@@ -90,11 +90,7 @@ def fill_holes(labels: np.ndarray, cells: Sequence[int]) -> Patch:
 
 
 def outline(labels: np.ndarray, points: np.ndarray, cell: int, *, protect: bool = True) -> Patch:
-    """Fill a drawn outline, float[n, 2], with a cell, which is a new one or grows.
-
-    The outline closes itself, and pixels under it belong to the cell. With `protect` the pixels of
-    other cells stay theirs.
-    """
+    """Fill a drawn outline, float[n, 2], with a cell; `protect` spares the others' pixels."""
     if len(points) < 3:
         raise ImageError("this is no outline", remedy="Draw around the cell.")
     inside = _draw(labels.shape, points, closed=True)
@@ -116,10 +112,8 @@ def add_found(labels: np.ndarray, found: np.ndarray) -> Patch:
     Of the others the shared pixels are cut off, and the largest of the pieces remains.
     """
     if found.shape != labels.shape:
-        raise ImageError(
-            f"the image is of {labels.shape} px, the masks that were found of {found.shape}",
-            remedy="Open the image again.",
-        )
+        what = f"the image is of {labels.shape} px, the masks that were found of {found.shape}"
+        raise ImageError(what, remedy="Open the image again.")
     both = overlap(labels, found)
     (drawn, mine), (areas_drawn, areas) = both.index, both.areas
     shared = np.bincount(mine, both.intersection, len(areas))
@@ -153,14 +147,6 @@ def _find_boxes(labels: np.ndarray, cells: Collection[int] | np.ndarray | None) 
             raise ImageError(f"there is no cell {cell}", remedy="Choose one of the list of cells.")
         found[cell] = tuple(slice(max(one.start - 1, 0), one.stop + 1) for one in there[cell])
     return found
-
-
-def _find_pixels(labels: np.ndarray, boxes: dict[int, Box]) -> np.ndarray:
-    """Indices of the pixels of cells, row by row."""
-    inside = np.zeros(labels.shape, bool)
-    for cell, box in boxes.items():
-        inside[box] |= labels[box] == cell
-    return np.flatnonzero(inside)
 
 
 def _keep_largest(inside: np.ndarray) -> np.ndarray:

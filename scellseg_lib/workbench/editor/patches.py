@@ -14,16 +14,11 @@ LARGEST = np.iinfo(np.int32).max
 
 @dataclass(frozen=True, eq=False)
 class Patch:
-    """What a change does to the pixels of a label image.
-
-    Attributes
-    ----------
-    runs : int64[n, 4]
-        One run of neighbouring pixels a row: index of the first pixel (row by row), length, label
-        before and label after. They are in order, and none overlaps another.
-    """
+    """What a change does to the pixels of a label image."""
 
     runs: np.ndarray
+    """int64[n, 4], a run of neighbouring pixels a row: index of the first pixel (row by row),
+    length, label before and label after. They are in order, and none overlaps another."""
 
     @property
     def n_pixels(self) -> int:
@@ -96,10 +91,7 @@ def rebase(labels: np.ndarray, patch: Patch) -> Patch:
 
 
 def apply(labels: np.ndarray, patch: Patch) -> None:
-    """Write a patch into labels, int32[H, W] and contiguous, in place.
-
-    ImageError where the labels are not those that it was made from; nothing is changed then.
-    """
+    """Write a patch into labels, int32[H, W], in place; ImageError if it is of others."""
     pixels, flat, lengths = patch.pixels, labels.reshape(-1), patch.runs[:, 1]
     if (pixels >= flat.size).any() or (flat[pixels] != np.repeat(patch.runs[:, 2], lengths)).any():
         raise _misfit("the masks have changed in between")
@@ -114,18 +106,6 @@ def encode_labels(labels: np.ndarray) -> bytes:
     begins = np.concatenate(([0], np.flatnonzero(flat[1:] != flat[:-1]) + 1))
     lengths = np.diff(np.append(begins, flat.size))
     return np.column_stack((flat[begins], lengths)).astype("<u4").tobytes()
-
-
-def check_size(
-    image: tuple[int, ...], other: tuple[int, ...], whose: str, where: str | None = None
-) -> None:
-    """Raise ImageError where something is not of an image's size."""
-    if other != image:
-        raise ImageError(
-            f"the image is of {image[0]} x {image[1]} px, {whose} of {other}",
-            where=where,
-            remedy="Take masks and pictures of this image.",
-        )
 
 
 def _misfit(why: str) -> ImageError:

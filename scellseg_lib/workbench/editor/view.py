@@ -19,7 +19,8 @@ from skimage.segmentation import find_boundaries
 
 from scellseg_lib import progress
 from scellseg_lib.errors import ImageError
-from scellseg_lib.workbench.editor.patches import check_size, encode_labels
+from scellseg_lib.samples import check_size
+from scellseg_lib.workbench.editor.patches import encode_labels
 from scellseg_lib.workbench.forms import plain
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -50,14 +51,8 @@ class ImageView(anywidget.AnyWidget):
     hold them, and a page that is loaded again asks for them. Under papermill, nbval and nbconvert
     it is a still picture.
 
-    Attributes
-    ----------
-    selected : int
-        Label of the cell that was last clicked on; 0: none.
-    height : int
-        Of the widget, in pixels of the page.
-    lock : RLock
-        Who holds it is alone: no message of a page and no other thread changes anything.
+    `selected` is the label of the cell that was last clicked on, 0 for none, and `height` the
+    widget's in px of the page. Who holds `lock` is alone: no message, no thread changes anything.
     """
 
     _esm = HERE / "mask_editor.js"
@@ -101,27 +96,28 @@ class ImageView(anywidget.AnyWidget):
         layers: Mapping[str, np.ndarray] | None = None,
         title: str = "",
     ) -> None:
-        """Show an image; ImageError if it is none, or sizes differ: what was shown stays then.
+        """Show an image, number[H, W] or number[H, W, C].
 
         Parameters
         ----------
-        image : number[H, W] or number[H, W, C]
-        labels : int[H, W], optional
-            Its cells; None: none.
-        reference : int[H, W], optional
-            Other cells, drawn as outlines alone, such as true ones.
+        labels, reference : int[H, W], optional
+            Its cells, and others that are drawn as outlines alone, such as true ones.
         channels : sequence of str
             Names of the C channels.
         layers : mapping of str to uint8[H, W, 3] or number[H, W], optional
             Further pictures of the same size to look at, such as the flow.
-        title : str
+
+        Raises
+        ------
+        ImageError
+            If it is no image, or sizes differ: what was shown stays then.
         """
         shown = make_layers(image, channels, layers or {})
         shape = shown[0].pixels.shape[:2]
         labels = np.zeros(shape) if labels is None else labels
         for one in (labels, reference):
             if one is not None:
-                check_size(shape, one.shape, "the masks", title or None)
+                check_size(shape, one.shape, "its masks", title or "image")
         reference = None if reference is None else reference.astype(np.int32)
         self._show(title, shown, labels.astype(np.int32), reference)
 
@@ -141,7 +137,7 @@ class ImageView(anywidget.AnyWidget):
     @with_lock
     def show_labels(self, labels: np.ndarray, reference: np.ndarray | None = None) -> None:
         """Show other cells, int[H, W], on the same image; colours and tips are as they were."""
-        check_size(self._labels.shape, labels.shape, "the masks")
+        check_size(self._labels.shape, labels.shape, "its masks", self.title or "image")
         self._labels = labels.astype(np.int32)
         if reference is not None:
             self._reference = reference.astype(np.int32)
@@ -149,14 +145,11 @@ class ImageView(anywidget.AnyWidget):
 
     @with_lock
     def show_layers(self, layers: Mapping[str, np.ndarray]) -> None:
-        """Show other pictures of the image's size beside its channels, see `show`.
-
-        Cells, history and view stay as they are.
-        """
+        """Show other pictures beside the channels, see `show`; all else stays as it is."""
         found = _make_pictures(layers, self._labels.shape)
         self._layers = [layer for layer in self._layers if layer.channel] + found
         content = {"type": "layers", "layers": [layer.describe() for layer in found]}
-        self.send(content, [layer.to_bytes() for layer in found])
+        self.send(content, [layer.pixels.tobytes() for layer in found])
 
     @with_lock
     def colour(self, cells: np.ndarray | None, reference: np.ndarray | None = None) -> None:
@@ -206,8 +199,6 @@ class ImageView(anywidget.AnyWidget):
             return words, {}
         return {"image/png": base64.b64encode(self.picture()).decode()} | words, {}
 
-    # --- messages -----------------------------------------------------------------------------
-
     def _receive(self, _: Any, content: Any, buffers: Sequence[memoryview]) -> None:
         """Answer the browser; an error becomes a message there, and never a traceback."""
         try:
@@ -244,7 +235,7 @@ class ImageView(anywidget.AnyWidget):
             "listens": sorted(self._callbacks),
         }
         buffers = [*self._cells(), np.stack(tables).tobytes()]
-        buffers += [layer.to_bytes() for layer in self._layers]
+        buffers += [layer.pixels.tobytes() for layer in self._layers]
         more, history = self._describe_editing()
         self.send(content | more, [*buffers, history])
         self._send_colours()
@@ -269,9 +260,6 @@ class ImageView(anywidget.AnyWidget):
             callback(*args)
 
 
-# --- pictures -----------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, eq=False)
 class Layer:
     """One picture: a channel of the image, or another that was made of it."""
@@ -284,23 +272,15 @@ class Layer:
 
     def describe(self) -> dict[str, Any]:
         """Say what goes to the page beside the pixels."""
-        kind = "rgb" if self.pixels.ndim == 3 else str(self.pixels.dtype)
-        return {name: value for name, value in vars(self).items() if name != "pixels"} | {
-            "kind": kind
-        }
-
-    def to_bytes(self) -> bytes:
-        """Write the pixels as they go to the page."""
-        return self.pixels.tobytes()
+        said = {**vars(self), "kind": "rgb" if self.pixels.ndim == 3 else str(self.pixels.dtype)}
+        del said["pixels"]
+        return said
 
 
 def make_layers(
     image: np.ndarray, channels: Sequence[str], others: Mapping[str, np.ndarray]
 ) -> list[Layer]:
-    """Make layers of an image, number[H, W] or number[H, W, C], and of further pictures.
-
-    ImageError for what is no image, names that do not fit, or sizes that differ.
-    """
+    """Make layers of an image and of further pictures; ImageError where they do not fit."""
     image = np.asarray(image)
     if image.ndim not in (2, 3) or not image.size or image.dtype.kind not in "buif":
         raise ImageError(
@@ -323,7 +303,7 @@ def make_layers(
 def _make_pictures(others: Mapping[str, np.ndarray], shape: tuple[int, ...]) -> list[Layer]:
     """Make layers of pictures beside the channels, uint8[H, W, 3] or number[H, W]."""
     for name, pixels in others.items():
-        check_size(shape, pixels.shape[:2], repr(name))
+        check_size(shape, pixels.shape[:2], repr(name), "image")
         if pixels.ndim > 2 and (pixels.dtype != np.uint8 or pixels.shape[2:] != (3,)):
             raise ImageError(
                 f"{name!r} is of {pixels.dtype} and the shape {pixels.shape}",
@@ -342,10 +322,7 @@ def _make_layer(name: str, pixels: np.ndarray, *, channel: bool) -> Layer:
 
 
 def compose_channels(layers: Sequence[Layer]) -> np.ndarray:
-    """Compose the first three channels as red, green and blue; one alone is grey, uint8[H, W, 3].
-
-    The 1st to the 99th percentile of each is black to full.
-    """
+    """Compose up to three channels, each from its 1st to its 99th percentile, uint8[H, W, 3]."""
     planes = []
     for plane in [layer.pixels for layer in layers if layer.channel][:3]:
         low, high = np.percentile(plane, (1, 99))

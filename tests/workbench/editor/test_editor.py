@@ -668,7 +668,7 @@ def test_other_cells_in_the_place_of_all_can_be_undone(editor, page):
     np.testing.assert_array_equal(page.labels, editor.labels)
     editor.undo()
     np.testing.assert_array_equal(editor.labels, cells())
-    with pytest.raises(ImageError, match="Take masks and pictures of this image"):
+    with pytest.raises(ImageError, match="the sizes must agree"):
         editor.show_labels(cells()[:5])
 
 

@@ -155,7 +155,7 @@ def test_a_view_shows_a_reference_colours_and_tips():
         lambda: view.show(image, reference=labels[1:]),
         lambda: view.show_labels(labels[1:]),
     ):
-        with pytest.raises(ImageError, match="Take masks and pictures of this image"):
+        with pytest.raises(ImageError, match="the sizes must agree"):
             act()
     view.show(image)
     assert later.told("colours")["given"] == [False, False]
