@@ -60,7 +60,6 @@ STILL_OVER = {
     "datasets": 2017,
     "statistics and plots": 1151,
     "paper": 3961,
-    "workbench": 5904,
     "cli": 486,
 }
 PARTS = {name: "core" for group in CORE for name in group} | {
