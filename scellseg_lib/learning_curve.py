@@ -45,23 +45,12 @@ from scellseg_lib.segmentation import Cells, FarFromModel, segment, style_distan
 from scellseg_lib.stats import HyperbolaFit, fit_hyperbola
 from scellseg_lib.style import embed
 
-PARAMETERS: dict[str, Any] = {
-    "FOLDER": "",
-    "CHANNELS": [],
-    "MODEL": "scellseg",
-    "LEVELS": [],
-    "STRATEGY": "classic",
-    "STEPS": 20,
-    "FOLDS": 3,
-    "MORE": 2,
-    "SEED": 0,
-    "SHOWN": 3,
-    "COMPUTE": False,
-}
+PARAMETERS: dict[str, Any] = {"FOLDER": "", "CHANNELS": [], "MODEL": "scellseg", "LEVELS": []}
+PARAMETERS |= {"STRATEGY": "classic", "STEPS": 20, "FOLDS": 3, "MORE": 2, "SEED": 0}
+PARAMETERS |= {"SHOWN": 3, "COMPUTE": False}
 """Parameters of the notebook, with values of their types."""
 
-
-# --- the cross-validation --------------------------------------------------------------------
+# The cross-validation
 
 VERSION = 1
 """Of how a fold is computed: with another number, scores of before are not taken over."""
@@ -71,19 +60,14 @@ COLUMNS |= {"cells": int, "ap50": float, "ap75": float, "map": float, "maji": fl
 
 
 def plan_folds(n_images: int, n_folds: int, seed: int = 0) -> list[tuple[list[int], list[int]]]:
-    """Divide annotated images into folds; each image is held out once.
+    """Divide annotated images into folds (pool, held out), so that each is held out once.
 
-    Returns
-    -------
-    list of (pool, held_out)
-        Positions of images, as many folds as images at most, and none of fewer than two images.
-        The pool is in the order in which it is drawn: its first k are the k shots, so that those of
-        a smaller number are among those of a larger one. TrainingError for fewer than two folds.
+    The first k of a pool are its k shots: those of a smaller number are among those of a larger
+    one. There are no folds of fewer than two images; TrainingError if fewer than two are asked for.
     """
     if n_folds < 2:
-        raise TrainingError(
-            f"{n_folds} folds leave nothing to compare", remedy="Ask for two folds or more."
-        )
+        what = f"{n_folds} folds leave nothing to compare"
+        raise TrainingError(what, remedy="Ask for two folds or more.")
     if n_images < 2:
         return []
     order = np.random.default_rng(seed).permutation(n_images)
@@ -126,18 +110,16 @@ def cross_validate(
         Annotated images; those without a cell are left out.
     file : path
         Table of the scores (CSV), made if need be; DatasetError if it is no such table.
-    queries : sequence of Sample, optional
-        Unlabelled images for contrastive tuning; see `finetune`. They are never scored.
-    contrast, strategy, steps
-        See `finetune`.
+    queries, contrast, strategy, steps
+        See `finetune`. Queries are never scored.
     n_folds, seed
         See `plan_folds`; the seed is that of each tuning too.
 
     Returns
     -------
     DataFrame
-        One row a fold and number of shots: `COLUMNS`, of which ``cells`` are those of the images
-        held out, and the scores are means over these images. Empty with fewer than two images.
+        One row a fold and number of shots: `COLUMNS`, means over the images held out. Empty with
+        fewer than two images.
     """
     images = [sample for sample in shots if sample.masks.any()]
     folds = plan_folds(len(images), n_folds, seed)
@@ -161,7 +143,9 @@ def cross_validate(
         pool, held_out = ([images[i] for i in part] for part in folds[fold])
         learnt = pool[:n]
         sized = learnt or pool  # those whose diameter is taken
-        key = _hash_score(identity | {"n_shots": n}, sized, held_out)
+        hashes = [_hash_images(part, masks=True) for part in (sized, held_out)]
+        score = json.dumps(identity | {"n_shots": n, "images": hashes}, sort_keys=True)
+        key = hashlib.sha256(score.encode()).hexdigest()[:16]
         keys.append(key)
         if key in set(known["key"]):
             continue
@@ -201,15 +185,6 @@ def _hash_images(samples: Sequence[Sample], *, masks: bool = False) -> str:
     return digest.hexdigest()
 
 
-def _hash_score(
-    identity: dict[str, Any], sized: Sequence[Sample], held_out: Sequence[Sample]
-) -> str:
-    """What a score depends on, in 16 characters."""
-    images = [_hash_images(part, masks=True) for part in (sized, held_out)]
-    text = json.dumps(identity | {"images": images}, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
 def _read_scores(file: Path) -> pd.DataFrame:
     """The scores that are known; none where there is no file."""
     if not file.exists():
@@ -218,9 +193,8 @@ def _read_scores(file: Path) -> pd.DataFrame:
     try:
         frame = pd.read_csv(file, dtype=COLUMNS, keep_default_na=False)
     except (OSError, ValueError) as error:
-        raise DatasetError(
-            f"the table of scores cannot be read ({error})", where=file, remedy=remedy
-        ) from error
+        what = f"the table of scores cannot be read ({error})"
+        raise DatasetError(what, where=file, remedy=remedy) from error
     if list(frame) != list(COLUMNS):
         raise DatasetError("this is no table of scores", where=file, remedy=remedy)
     return frame
@@ -234,7 +208,7 @@ def _add_row(file: Path, row: dict[str, Any]) -> pd.DataFrame:
     return _read_scores(file)
 
 
-# --- what more images would add --------------------------------------------------------------
+# What more images would add
 
 BLUE, ORANGE, SKY = "#0072B2", "#D55E00", "#56B4E9"
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
@@ -244,14 +218,14 @@ NOTICEABLE = 0.005
 
 @dataclass(frozen=True)
 class Expectation:
-    """What more annotated images are expected to add."""
+    """What more annotated images are expected to add: a sentence, and the curve where there is one.
+
+    The gain is the expected difference in mAP, with its 95 % interval.
+    """
 
     sentence: str
-    """In words: an extrapolation, or why there is none."""
     fit: HyperbolaFit | None = None
-    """The curve through the scores."""
     gain: float = float("nan")
-    """Expected difference in mAP and its 95 % interval; NaN without a curve."""
     low: float = float("nan")
     high: float = float("nan")
 
@@ -259,12 +233,9 @@ class Expectation:
 def estimate_gain(fit: HyperbolaFit, n: float, more: float) -> tuple[float, float, float]:
     """Rise of a curve from n to n + more shots, with its 95 % interval, by the delta method.
 
-    The interval is that of the difference ``D = Y(n + more) - Y(n)`` itself: both heights hang on
-    the same Bmax and Kd, and what is uncertain in both alike does not count. ``D -+ t sqrt(g' C
-    g)``: g the derivatives of D by (Bmax, Kd), C their covariance, Student's t with as many degrees
-    of freedom as points less two. Scores of a fold share their images held out, and count as
-    independent: how hard these images are is then taken for scatter, which makes it wider. The
-    curve's form is taken for granted.
+    ``D -+ t sqrt(g' C g)`` of the difference D itself: g its derivatives by (Bmax, Kd), C their
+    covariance, Student's t with n - 2 degrees of freedom. Scores of a fold count as independent:
+    how hard its images are is taken for scatter, which makes the interval wider.
     """
     end = n + more
     by_bmax = end / (fit.kd + end) - n / (fit.kd + n)
@@ -338,16 +309,7 @@ def _sign(value: float) -> str:
 def draw_curve(
     axes: Axes, frame: pd.DataFrame, expected: Expectation, n_shots: int, more: int = 2
 ) -> None:
-    """Draw scores against the number of annotated images, with the curve and what more would add.
-
-    Parameters
-    ----------
-    axes : Axes
-    frame, n_shots, more
-        As for `expect`.
-    expected : Expectation
-        Of these scores.
-    """
+    """Draw the scores that `expect` was given, with the curve and what more images would add."""
     tuned, untuned = frame[frame["n_shots"] > 0], frame[frame["n_shots"] == 0]
     most, end = tuned["n_shots"].max(), n_shots + more
     label = "mean of the model as it was, not tuned"
@@ -375,14 +337,14 @@ def draw_curve(
     axes.set_xticks(range(end + 1) if end < 15 else range(0, end + 1, 5))
 
 
-# --- images, styles, measurements ------------------------------------------------------------
+# Images, styles, measurements
 
 
 def write_example(folder: Path, n_shot: int = 6, n_query: int = 3) -> Path:
     """Write a folder as one has it: annotated images in ``shot/``, others in ``query/``.
 
-    They show worms in dark field, bright on black, as the packaged models have seen none: synthetic
-    ones without their well, greys turned round, blurred and with noise. What exists is left alone.
+    They show worms in dark field, as the packaged models have seen none: synthetic ones without
+    their well, greys turned round, blurred and with noise. What exists is left alone.
     """
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (45, 45))
     within_well = np.s_[80:495, 145:565]
@@ -417,16 +379,9 @@ def draw_gallery(
     diameter: float | None = None,
     columns: int = 3,
 ) -> Figure:
-    """Draw images with the outlines of their cells, `columns` in a row.
+    """Draw images with the outlines of their cells, of labels int[H, W], `columns` in a row.
 
-    Parameters
-    ----------
-    samples : sequence of Sample
-    cells : sequence of int[H, W]
-        Labels of each image, annotated or found.
-    diameter : float, optional
-        Of the cells, px: shown as a disc in the corner of each image.
-    columns : int
+    A diameter of the cells, px, is shown as a disc in the corner of each image.
     """
     rows = -(-len(samples) // columns)
     height, width = samples[0].image.shape[1:]
@@ -461,18 +416,13 @@ def draw_gallery(
 def check_styles(model: Model, samples: Sequence[Sample], diameter: float) -> pd.DataFrame:
     """Measure how far images are from those that a model has learnt from; the diameter is in px.
 
-    Returns
-    -------
-    DataFrame
-        One row an image: ``image``, ``distance`` (of its style to the nearest that the model knows,
-        1 being the largest among the images it has learnt from; NaN where the model does not say
-        what it has seen), and ``in words``.
+    The distance is that of an image's style to the nearest that the model knows, 1 being the
+    largest among its own; NaN where the model does not say what it has seen.
     """
-    known = bool(model.card.styles) and model.card.style_radius > 0
     rows = []
     for sample in samples:
         distance, words = float("nan"), "the model does not say what it has seen"
-        if known:
+        if model.card.styles and model.card.style_radius > 0:
             distance = style_distance(embed(model, sample, diameter), model.card)
             far = distance > 1
             words = "far from anything the model has seen" if far else "like what it has seen"
@@ -495,17 +445,14 @@ def tell_styles(table: pd.DataFrame) -> str:
         subject = "These images are" if n > 1 else "This image is"
         advice = "do not trust it before it has been fine-tuned on some of them."
         return f"{subject} {from_seen}: {advice}"
-    verb = "is" if len(far) == 1 else "are"
-    names = ", ".join(far["image"])
+    subject = f"{len(far)} of the {n} images {'is' if len(far) == 1 else 'are'}"
     advice = "Annotate one like that, and fine-tune again."
-    return f"{len(far)} of the {n} images {verb} {from_seen}: {names}. {advice}"
+    return f"{subject} {from_seen}: {', '.join(far['image'])}. {advice}"
 
 
 def place_results(runs: Path, folder: str | Path, name: str) -> Path:
-    """Folder of the results of some images, ``runs/NAME``.
-
-    Where the images lie in a folder, six hex digits of its full path follow: two folders of the
-    same name do not share one.
+    """Folder of the results of some images, ``runs/NAME``; two folders of one name do not share it,
+    but have six hex digits of their path.
     """
     if not folder or not Path(folder).is_dir():
         return runs / name
@@ -514,15 +461,9 @@ def place_results(runs: Path, folder: str | Path, name: str) -> Path:
 
 
 def save_results(found: Sequence[Cells], samples: Dataset, folder: Path) -> pd.DataFrame:
-    """Write masks (TIFF), outlines for ImageJ and one table of measurements of all cells.
+    """Write ``masks/`` (TIFF), ``imagej/`` and ``measurements.csv``; returns its rows, of all cells.
 
-    ``masks/``, ``imagej/`` and ``measurements.csv`` go into the folder. Masks and outlines of a
-    former run are removed from there, also those of images that are there no more.
-
-    Returns
-    -------
-    DataFrame
-        ``image`` and `export.measurements`, a row a cell; px and intensities as in the files.
+    Masks and outlines of a former run are removed, also those of images that are there no more.
     """
     for pattern in ("masks/*_masks.tif", f"imagej/*{export.FORMATS['imagej']}"):
         for file in folder.glob(pattern):

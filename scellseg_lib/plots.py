@@ -59,16 +59,8 @@ def overlay(
 ) -> Axes:
     """Draw contours of cells on an image: predicted dotted red, true yellow (the paper's Fig. 3).
 
-    Parameters
-    ----------
-    image : number[H, W] or [2, H, W]
-        The first plane is shown, its 1st to 99th percentile from black to white.
-    masks, true : int[H, W]
-        Predicted labels, and true ones where they are known.
-    axes : Axes, optional
-        None: those of a new figure.
-
-    Raises ImageError if image and masks differ in size.
+    Of an image number[H, W] or [2, H, W] the first plane is shown, its 1st to 99th percentile from
+    black to white; the labels are int[H, W] of its size, else ImageError. None: new axes.
     """
     plane = np.asarray(image if np.ndim(image) == 2 else image[0], np.float32)
     sides = [("truth", true, TRUE, "-"), ("prediction", masks, PREDICTED, ":")]
@@ -80,10 +72,8 @@ def overlay(
             if labels is None:
                 continue
             if labels.shape != plane.shape:
-                raise ImageError(
-                    f"the image is {plane.shape}, the {name} {labels.shape} pixels",
-                    remedy="Give labels of this image, at its size.",
-                )
+                what = f"the image is {plane.shape}, the {name} {labels.shape} pixels"
+                raise ImageError(what, remedy="Give labels of this image, at its size.")
             n_cells = np.count_nonzero(np.unique(labels))
             lines = LineCollection(contours(labels), colors=colour, linestyles=style)
             lines.set_label(f"{name} (n = {n_cells} cells)")
@@ -106,27 +96,18 @@ def contours(masks: np.ndarray) -> list[np.ndarray]:
 
 
 def colour_flows(flows: np.ndarray) -> np.ndarray:
-    """Colour flows (dy, dx), float[2, H, W], of unit length inside cells; float64[H, W, 3], 0 to 1.
-
-    The hue is the direction, black where there is none.
-    """
+    """Colour unit flows (dy, dx), float[2, H, W], by their direction: float64[H, W, 3], 0 to 1."""
     hue = np.arctan2(flows[0], flows[1]) / (2 * np.pi) % 1
     length = np.clip(np.hypot(flows[0], flows[1]), 0, 1)
     return hsv_to_rgb(np.stack((hue, np.full_like(hue, 0.85), length), axis=-1))
 
 
 def ap_curve(frame: pd.DataFrame, axes: Axes | None = None, *, marked: float | None = None) -> Axes:
-    """Draw average precision against the IoU threshold, one curve for each label.
+    """Draw average precision against the IoU threshold, from a frame of `metrics.evaluate`.
 
-    Parameters
-    ----------
-    frame : DataFrame
-        As `metrics.evaluate` gives, with a column ``label`` where there are several curves, and
-        ``seed`` where runs are repeated: then the band is the standard deviation over seeds.
-    axes : Axes, optional
-        None: those of a new figure.
-    marked : float, optional
-        A threshold to point at, where the first curve's height is told.
+    It may have a column ``label``, for several curves, and ``seed``, where runs are repeated: the
+    band is then the standard deviation over seeds. At a threshold that is ``marked``, the first
+    curve's height is told.
     """
     frame = frame.assign(**{name: "" for name in ("label", "seed") if name not in frame})
     several_images = frame["image"].nunique() > 1
@@ -154,27 +135,17 @@ def ap_curve(frame: pd.DataFrame, axes: Axes | None = None, *, marked: float | N
                 axes.axvline(marked, color="0.4", linestyle=":", linewidth=1)
                 axes.plot([marked], [height], "o", color=colour, markersize=6, label=told)
         axes.set(xlabel="IoU threshold", ylabel="AP = TP / (TP + FP + FN)", ylim=(0, 1))
-        axes.legend(
-            title=title,
-            title_fontsize="small",
-            loc="upper center",  # of the space below: curves go through every corner of the panel
-            bbox_to_anchor=(0.5, -0.16),
-        )
+        # Below the panel: curves go through every corner of it.
+        place = (0.5, -0.16)
+        axes.legend(title=title, title_fontsize="small", loc="upper center", bbox_to_anchor=place)
     return axes
 
 
 def save(figure: Figure, path: str | Path, origin: dict[str, Any]) -> Path:
     """Write ``PATH.svg`` and ``PATH.png`` (returned), and their origin as ``PATH.json``.
 
-    Equal figures give equal bytes: no dates, no random names.
-
-    Parameters
-    ----------
-    figure : Figure
-    path : path
-        Without a suffix; its folder is made if need be.
-    origin : dict
-        Parameters, hashes of data and weights, versions, commit: what another needs to remake it.
+    The origin is what another needs to remake it: parameters, hashes, versions, commit. Equal
+    figures give equal bytes: no dates, no random names.
     """
     path = Path(path)
     with whole(path.with_name(f"{path.name}.json")) as scratch:
@@ -184,27 +155,14 @@ def save(figure: Figure, path: str | Path, origin: dict[str, Any]) -> Path:
 
 
 def show_saved(path: str | Path, width: float = 8) -> Axes:
-    """Show a figure that `save` has written: where what it is drawn from may not be at hand.
+    """Show a figure that `save` has written (the path without a suffix), so many inches wide.
 
-    Parameters
-    ----------
-    path : path
-        Without a suffix.
-    width : float
-        Inches.
-
-    Raises
-    ------
-    DatasetError
-        If there is none.
+    For where what it is drawn from may not be at hand. DatasetError if there is none.
     """
     file = Path(f"{path}.png")
     if not file.is_file():
-        raise DatasetError(
-            "the figure has not been drawn",
-            where=file,
-            remedy="Restore it from the repository, or have its images at hand (SCELLSEG_DATA).",
-        )
+        remedy = "Restore it from the repository, or have its images at hand (SCELLSEG_DATA)."
+        raise DatasetError("the figure has not been drawn", where=file, remedy=remedy)
     picture = plt.imread(file)
     size = (width, width * picture.shape[0] / picture.shape[1])
     axes = plt.figure(figsize=size, layout="constrained").subplots()
@@ -214,14 +172,7 @@ def show_saved(path: str | Path, width: float = 8) -> Axes:
 
 
 def render_html(figure: Figure, words: str) -> str:
-    """Draw a figure as an SVG within an ``<img>``, for a page.
-
-    Parameters
-    ----------
-    figure : Figure
-    words : str
-        What it shows, for readers who do not see it.
-    """
+    """Draw a figure as an SVG within an ``<img>``; ``words`` are for those who do not see it."""
     drawn = BytesIO()
     with plt.style.context(STYLE):
         figure.savefig(drawn, format="svg", metadata={"Date": None, "Creator": None})

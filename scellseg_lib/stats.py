@@ -30,9 +30,8 @@ class HyperbolaFit:
     """A hyperbola ``Y = Bmax X / (Kd + X)`` fitted to points (the paper's Fig. 5a)."""
 
     bmax: float
-    """The plateau."""
     kd: float
-    """The x of half of it: about 0, of either sign, for scores that do not rise."""
+    """The x of half the plateau: about 0, of either sign, for scores that do not rise."""
     r: float
     """``sqrt(1 - SS(residual) / SS(about the mean))``; NaN for a curve worse than the mean."""
     covariance: np.ndarray
@@ -68,13 +67,9 @@ class HyperbolaFit:
 def fit_hyperbola(x: np.ndarray, y: np.ndarray) -> HyperbolaFit:
     """Fit ``Y = Bmax X / (Kd + X)`` by least squares to all replicates, not to their means.
 
-    Parameters
-    ----------
-    x, y : number[n]
-        Numbers of shots, not negative, and scores; replicates repeat their x.
-
-    Raises ScellsegError for fewer than three points or two positive x, values that are missing or
-    all the same, and data without a plateau, which bend upwards or not at all.
+    ``x`` and ``y`` are number[n], shots and scores; replicates repeat their x. ScellsegError for
+    fewer than three points or two positive x, values that are missing or all the same, and data
+    without a plateau, which bend upwards or not at all.
     """
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
     _require(x.shape == y.shape == (x.size,), f"x is {x.shape}, y {y.shape}", "Give one y per x.")
@@ -103,24 +98,11 @@ def fit_hyperbola(x: np.ndarray, y: np.ndarray) -> HyperbolaFit:
 def fit_hyperbolas(
     frame: pd.DataFrame, x: str, value: str, by: Sequence[str]
 ) -> tuple[dict[tuple[Hashable, ...], HyperbolaFit], pd.DataFrame]:
-    """Fit a hyperbola to each group of a table, where there is one (Fig. 5a).
+    """Fit a hyperbola to each group of a table with a row a replicate (Fig. 5a).
 
-    Parameters
-    ----------
-    frame : DataFrame
-        One row a replicate.
-    x, value : str
-        Its columns of the numbers of shots and of the scores.
-    by : sequence of str
-        Columns of the groups, of which each has a fit of its own.
-
-    Returns
-    -------
-    fits : dict
-        By the group's levels, as a tuple: those that were found.
-    table : DataFrame
-        A row for each group: ``n``, the fit's numbers with their standard errors, and
-        ``why_none``, empty where there is a fit.
+    ``x`` and ``value`` are its columns of shots and scores, ``by`` those of the groups. Returns the
+    fits that were found, by the group's levels, and a table of all groups: ``n``, the fit's numbers
+    with their standard errors, and ``why_none``, empty where there is a fit.
     """
     fits, rows = {}, {}
     for levels, part in frame.groupby([*by], sort=False):
@@ -143,22 +125,18 @@ def fit_hyperbolas(
 def two_way_anova(frame: pd.DataFrame, value: str, factors: Sequence[str]) -> pd.DataFrame:
     """Two-way analysis of variance with interaction of independent observations (Fig. 5a).
 
-    The paper's Pm is ``two_way_anova(frame, "ap", ["method", "shots"]).loc["method", "p"]``. Cells
-    may differ in size (type III sums of squares); none may be empty.
-
     Parameters
     ----------
     frame, value, factors : DataFrame, str, two str
-        One row per observation; its column of numbers; those of the levels, read as names.
+        One row per observation; its column of numbers; those of the levels, read as names. Cells
+        may differ in size; none may be empty.
 
     Returns
     -------
     DataFrame
         Rows by ``effect``: the two factors and ``"first:second"``. Columns: ``sum_of_squares``,
         ``df``, ``mean_square``, ``error_sum_of_squares``, ``error_df``, ``F``, ``p``. The error is
-        that within cells, with as many degrees of freedom as observations less cells.
-
-    Raises ScellsegError for missing values, a factor of one level, an empty cell, single values.
+        that within cells. The paper's Pm is ``p`` of the method.
     """
     names, crossed = list(factors), ":".join(factors)
     data = _check(frame, value, names)
@@ -207,9 +185,6 @@ def two_way_rm_anova(
         As `two_way_anova`, the between factor first, with each effect's own error, then Greenhouse
         and Geisser's ``epsilon = tr(V)^2 / (d tr(V^2))``, V the covariance within models of the
         effect's d contrasts (1 between subjects), and ``p_corrected``, of both df times epsilon.
-
-    Raises ScellsegError for missing values or cells, a subject observed twice in a cell, a factor
-    of one level, and no model with two subjects.
     """
     groups = [between] if between else []
     names = [*groups, *within]
@@ -246,19 +221,12 @@ def sidak_comparisons(
     The pooled df take both mean squares for one variance. A random state that is good at one
     threshold is good at the next, so they are not: Satterthwaite's fewer df are sounder, and given.
 
-    Parameters
-    ----------
-    frame, value, factor, by, subject, matched
-        As in `two_way_rm_anova`; columns of the levels to compare and of those at which to do so;
-        whether a subject's name means the same subject at all levels of ``factor``.
-
     Returns
     -------
     DataFrame
         One row per comparison: the level of ``by`` in a column of its name, ``first``, ``second``,
         ``difference`` (mean of the first less that of the second), ``standard_error``, ``t``,
-        ``df``, ``p``, ``p_adjusted``, and the last three again as ``satterthwaite_...``. Levels are
-        sorted; those of a categorical column have its order. Errors as in `two_way_rm_anova`.
+        ``df``, ``p``, ``p_adjusted``, and the last three again as ``satterthwaite_...``.
     """
     within = [factor, by] if matched else [by]
     anova = two_way_rm_anova(frame, value, within, None if matched else factor, subject)
