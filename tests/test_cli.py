@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
 import shutil
 import warnings
-from collections.abc import Iterator
 from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
@@ -42,7 +40,7 @@ OPTIONS = ["--cell-threshold", "-1", "--flow-threshold", "0", "--diameter", "60"
 
 
 @pytest.fixture(autouse=True, scope="module")
-def quick() -> Iterator[None]:
+def quick():
     """Float32 on every machine, one thread and small patches."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -55,7 +53,7 @@ def quick() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def model_file(tmp_path_factory: pytest.TempPathFactory) -> str:
+def model_file(tmp_path_factory):
     model = new_model("scellseg", tiny.LEVELS)
     model.card = model.card.model_copy(update={"channels": ("gray", "none")})
     return str(model.save(tmp_path_factory.mktemp("model") / "tiny.safetensors"))
@@ -76,7 +74,7 @@ def save(file: Path, pixels: np.ndarray) -> Path:
 
 
 @pytest.fixture(scope="module")
-def first_run(tmp_path_factory: pytest.TempPathFactory, model_file: str) -> tuple[Path, Any]:
+def first_run(tmp_path_factory, model_file):
     """A plate of three images that was segmented, and what was said."""
     home = tmp_path_factory.mktemp("first") / "plate"
     for seed, name in enumerate("ABC"):
@@ -85,13 +83,13 @@ def first_run(tmp_path_factory: pytest.TempPathFactory, model_file: str) -> tupl
 
 
 @pytest.fixture
-def segmented(first_run: tuple[Path, Any], tmp_path: Path) -> Path:
+def segmented(first_run, tmp_path):
     """A copy of that plate."""
     return shutil.copytree(first_run[0], tmp_path / "plate")
 
 
 @pytest.fixture
-def plate(segmented: Path) -> Path:
+def plate(segmented):
     """Its images alone."""
     shutil.rmtree(segmented / "segmented")
     return segmented
@@ -124,7 +122,7 @@ def interrupt(*_: Any, **__: Any) -> None:
 # --- segment ---------------------------------------------------------------------------------
 
 
-def test_masks_are_those_of_the_library(first_run: tuple[Path, Any], model_file: str) -> None:
+def test_masks_are_those_of_the_library(first_run, model_file):
     home, said = first_run
     model = scellseg.load_model(model_file)
     images = [read_image(home / f"{name}.png") for name in "ABC"]
@@ -152,7 +150,7 @@ def test_masks_are_those_of_the_library(first_run: tuple[Path, Any], model_file:
     assert last == told + f"{np.median(found):.0f}, the median of what was found."
 
 
-def test_one_bad_file_is_reported_and_the_rest_segmented(plate: Path, model_file: str) -> None:
+def test_one_bad_file_is_reported_and_the_rest_segmented(plate, model_file):
     whole = (plate / "B.png").read_bytes()
     (plate / "B.png").write_bytes(whole[: len(whole) // 2])
     command = ("segment", plate, "--model", model_file, "--output", plate / "out", *OPTIONS)
@@ -167,7 +165,7 @@ def test_one_bad_file_is_reported_and_the_rest_segmented(plate: Path, model_file
     assert kept.items() < files(plate / "out").items()
 
 
-def test_nothing_is_overwritten_unless_asked(segmented: Path, model_file: str) -> None:
+def test_nothing_is_overwritten_unless_asked(segmented, model_file):
     command = ("segment", segmented, "--model", model_file, *OPTIONS)
     before = files(segmented)
     assert "0 images segmented" in done(*command)
@@ -177,7 +175,7 @@ def test_nothing_is_overwritten_unless_asked(segmented: Path, model_file: str) -
     assert read_masks(segmented / "segmented" / "A_masks.tif").shape == (90, 90)
 
 
-def test_masks_of_other_settings_do_not_pass_for_done(segmented: Path, model_file: str) -> None:
+def test_masks_of_other_settings_do_not_pass_for_done(segmented, model_file):
     before = files(segmented / "segmented")
     command, options = ("segment", segmented, "--model", model_file), [*OPTIONS[:-1], "45"]
     refused = run(*command, *options, "--fast")
@@ -195,7 +193,7 @@ def test_masks_of_other_settings_do_not_pass_for_done(segmented: Path, model_fil
     assert "weights unknown there" in run(*command, *OPTIONS).stderr
 
 
-def test_a_strangers_record_is_left_alone(plate: Path, model_file: str) -> None:
+def test_a_strangers_record_is_left_alone(plate, model_file):
     record = plate / "segmented" / "segmented.json"
     record.parent.mkdir()
     for theirs in ('{"my": "notes"}', "[1]", "notes"):
@@ -206,8 +204,8 @@ def test_a_strangers_record_is_left_alone(plate: Path, model_file: str) -> None:
 
 
 def test_overwriting_with_other_settings_that_is_stopped_leaves_nothing_old(
-    segmented: Path, model_file: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    segmented, model_file, monkeypatch
+):
     other = ("segment", segmented, "--model", model_file, *OPTIONS, "--diameter", "45")
     monkeypatch.setattr(segmentation, "predict", interrupt)
     stopped = run(*other, "--overwrite")
@@ -215,7 +213,7 @@ def test_overwriting_with_other_settings_that_is_stopped_leaves_nothing_old(
     assert "the same command goes on" in stopped.stderr
 
 
-def test_overlays(segmented: Path, model_file: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_overlays(segmented, model_file, monkeypatch):
     """Drawn later without the network, and over only when asked: the old would show other masks."""
     command = ("segment", segmented, "--model", model_file, *OPTIONS)
     own, made = (segmented / "segmented" / f"{name}_overlay.png" for name in "AB")
@@ -235,7 +233,7 @@ def test_overlays(segmented: Path, model_file: str, monkeypatch: pytest.MonkeyPa
     assert own.read_bytes().startswith(b"\x89PNG")
 
 
-def test_masks_are_not_needed_to_segment(tmp_path: Path, model_file: str) -> None:
+def test_masks_are_not_needed_to_segment(tmp_path, model_file):
     """Shots and queries of one name stay apart, files of one name are no guess."""
     home = tmp_path / "set"
     for name in ("shot/a_img.png", "shot/b_img.png", "query/a_img.png"):
@@ -264,8 +262,8 @@ STEPS += [(folder, "write_labels"), (folder, "write_overlay")]
 
 @pytest.mark.parametrize(("module", "name"), STEPS)
 def test_one_image_that_fails_on_the_way_does_not_stop_the_others(
-    module: Any, name: str, plate: Path, model_file: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    module, name, plate, model_file, monkeypatch
+):
     save(plate / "B.png", np.zeros((150, 150), np.uint8))  # known by its size
     original = getattr(module, name)
 
@@ -284,17 +282,10 @@ def test_one_image_that_fails_on_the_way_does_not_stop_the_others(
     assert ("B_masks.tif" in there) == (name == "write_overlay")
 
 
-def test_the_bar_counts_images_as_they_are_done(
-    plate: Path, model_file: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (plate / "D.png").write_bytes(b"no image")
+def test_the_bar_counts_images_as_they_are_done(plate, model_file, monkeypatch):
     told: list[Any] = []
 
     class Bar(tqdm):
-        def __init__(self, total: int, *_: Any, **__: Any) -> None:
-            super().__init__(total=total, file=io.StringIO())
-            told.append(total)
-
         def refresh(self, *_: Any, **__: Any) -> None:
             told.append("shown")
 
@@ -302,17 +293,13 @@ def test_the_bar_counts_images_as_they_are_done(
             self.n += n or 0
             told.append((self.n, len(list(plate.rglob("*_masks.tif")))))
 
-    monkeypatch.setattr(folder, "bar", Bar)
+    (plate / "D.png").write_bytes(b"no image")
+    monkeypatch.setattr(folder, "bar", lambda total, *_: Bar(total=total, delay=1))
     run("segment", plate, "--model", model_file, *OPTIONS)
-    assert told == [4, "shown", (1, 1), (2, 2), (3, 3), (4, 3)]  # shown before any image is done
-    told.clear()
-    run("segment", plate, "--model", model_file, *OPTIONS, "--preview")
-    assert (told[0], told[-1]) == (4, (4, 3))  # the bad file, and three overlays
+    assert told == ["shown", (1, 1), (2, 2), (3, 3), (4, 3)]  # shown before any image is done
 
 
-def test_interrupted_run_goes_on(
-    first_run: tuple[Path, Any], plate: Path, model_file: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_interrupted_run_goes_on(first_run, plate, model_file, monkeypatch):
     command = ("segment", plate, "--model", model_file, *OPTIONS)
     original, calls = segmentation.predict, []
 
@@ -328,9 +315,7 @@ def test_interrupted_run_goes_on(
     assert files(plate / "segmented") == files(first_run[0] / "segmented")
 
 
-def test_channels_are_the_models_unless_named_and_never_guessed(
-    tmp_path: Path, model_file: str
-) -> None:
+def test_channels_are_the_models_unless_named_and_never_guessed(tmp_path, model_file):
     planes = [picture(seed)[0] for seed in range(3)]
     image = save(tmp_path / "rgb.png", np.dstack(planes))  # blue, green, red
     refused = run("segment", image, "--model", model_file)
@@ -355,7 +340,7 @@ def test_channels_are_the_models_unless_named_and_never_guessed(
     assert not np.array_equal(other, first)
 
 
-def test_one_page_of_a_stack(tmp_path: Path, model_file: str) -> None:
+def test_one_page_of_a_stack(tmp_path, model_file):
     pages = np.stack([picture(seed)[0] for seed in range(2)])
     (tmp_path / "stack").mkdir()
     tifffile.imwrite(tmp_path / "stack" / "z.tif", pages, imagej=True, metadata={"axes": "ZYX"})
@@ -368,7 +353,7 @@ def test_one_page_of_a_stack(tmp_path: Path, model_file: str) -> None:
     np.testing.assert_array_equal(written, expected)
 
 
-def test_an_image_of_no_contrast_is_told_by_its_name(tmp_path: Path, model_file: str) -> None:
+def test_an_image_of_no_contrast_is_told_by_its_name(tmp_path, model_file):
     tifffile.imwrite(tmp_path / "dim.tif", picture(0)[0].astype(np.float32) * 9e-4 / 255)
     result = run("segment", tmp_path / "dim.tif", "--model", model_file)
     assert result.exit_code == 0
@@ -404,14 +389,8 @@ WRONG = [
 
 @pytest.mark.parametrize(("typed", "code", "message"), WRONG)
 def test_what_goes_wrong_is_said_in_one_message(
-    typed: str,
-    code: int,
-    message: str,
-    plate: Path,
-    model_file: str,
-    temporary_cache: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+    typed, code, message, plate, model_file, temporary_cache, monkeypatch
+):
     monkeypatch.setenv("SCELLSEG_OFFLINE", "1")
     monkeypatch.setenv("SCELLSEG_DATA", str(temporary_cache / "data"))
     result = run(*(part.format(plate=plate, model=model_file) for part in typed.split()))
@@ -424,7 +403,7 @@ def test_what_goes_wrong_is_said_in_one_message(
 
 
 @pytest.fixture(autouse=True)
-def tuning(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+def tuning(monkeypatch):
     """Options of each fine-tuning, of one patch a step, with a checkpoint after each."""
     options: dict[str, Any] = {"batch_size": 1, "contrast": tiny.contrast()}
     original = scellseg.finetune
@@ -434,7 +413,7 @@ def tuning(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 
 @pytest.fixture
-def annotated(tmp_path: Path) -> Path:
+def annotated(tmp_path):
     """Scellseg layout; the masks of the query images are not even readable."""
     home = tmp_path / "worms"
     for seed, part in enumerate(("shot", "query")):
@@ -445,9 +424,7 @@ def annotated(tmp_path: Path) -> Path:
     return home
 
 
-def test_killed_finetuning_goes_on_to_the_same_model(
-    annotated: Path, model_file: str, tuning: dict[str, Any]
-) -> None:
+def test_killed_finetuning_goes_on_to_the_same_model(annotated, model_file, tuning):
     command = ("finetune", annotated, "--model", model_file, "--steps", "3", "--output")
     said = done(*command, annotated / "whole.safetensors")
     assert "tuned on 1 annotated and 1 unlabelled images" in said
@@ -469,7 +446,7 @@ def test_killed_finetuning_goes_on_to_the_same_model(
     assert whole.card.recipe["queries"] == ["1"]
 
 
-def test_damaged_query_images_are_left_out_and_told_of(annotated: Path, model_file: str) -> None:
+def test_damaged_query_images_are_left_out_and_told_of(annotated, model_file):
     query = annotated / "query"
     stack = np.zeros((3, SIDE, SIDE), np.uint8)
     tifffile.imwrite(query / "2_img.tif", stack, imagej=True, metadata={"axes": "ZYX"})
@@ -499,9 +476,7 @@ TUNED = [
 
 
 @pytest.mark.parametrize(("options", "expected"), TUNED)
-def test_options_reach_the_fine_tuning(
-    annotated: Path, model_file: str, options: str, expected: dict[str, Any]
-) -> None:
+def test_options_reach_the_fine_tuning(annotated, model_file, options, expected):
     command = ("finetune", annotated, "--model", model_file, "--steps", "1", *options.split())
     done(*command)
     file = annotated / "model.safetensors"
@@ -516,9 +491,7 @@ def test_options_reach_the_fine_tuning(
     assert done(*command, "--overwrite")
 
 
-def test_the_checkpoint_stays_until_the_model_is_saved(
-    annotated: Path, model_file: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_checkpoint_stays_until_the_model_is_saved(annotated, model_file, monkeypatch):
     def tuned(model: Any, *_: Any, checkpoint: Path, **__: Any) -> Any:
         checkpoint.write_bytes(b"the last state")
         return model
@@ -538,7 +511,7 @@ def test_the_checkpoint_stays_until_the_model_is_saved(
 
 
 @pytest.fixture
-def small_worms(monkeypatch: pytest.MonkeyPatch) -> Dataset:
+def small_worms(monkeypatch):
     """Four shots and two queries under the name of the synthetic worms."""
 
     def one(number: int, split: str) -> Sample:
@@ -551,9 +524,7 @@ def small_worms(monkeypatch: pytest.MonkeyPatch) -> Dataset:
     return worms
 
 
-def test_the_whole_job_on_a_data_set_by_name(
-    small_worms: Dataset, model_file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_whole_job_on_a_data_set_by_name(small_worms, model_file, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "synthetic_worms").mkdir()  # of the same name, but not meant
     options = ("--shots", "2", "--seed", "3", "--steps", "1", "--model", model_file)
@@ -586,9 +557,7 @@ def test_the_whole_job_on_a_data_set_by_name(
 
 
 @pytest.mark.real_data
-def test_real_sets_by_name(
-    real_data: Path, model_file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_real_sets_by_name(real_data, model_file, tmp_path, monkeypatch):
     worms = scellseg.load_dataset("bbbc010_elegans")
     seen: dict[str, Any] = {}
     monkeypatch.setattr(cli, "find_readable", lambda queries: (queries, []))
@@ -613,7 +582,7 @@ def test_real_sets_by_name(
 
 
 @pytest.fixture
-def scored(tmp_path: Path) -> tuple[Path, Path]:
+def scored(tmp_path):
     """Predictions and truths of two images: one right, one with a cell too few."""
     truth = np.zeros((40, 40), np.int32)
     truth[2:12, 2:12], truth[20:30, 20:30] = 1, 2
@@ -626,9 +595,7 @@ def scored(tmp_path: Path) -> tuple[Path, Path]:
     return pred, true
 
 
-def test_scores_by_arithmetic(
-    scored: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_scores_by_arithmetic(scored, tmp_path, monkeypatch):
     table = tmp_path / "scores.csv"
     lines = done("evaluate", *scored, "--csv", table).splitlines()
     assert lines[0].split() == ["AP@0.5", "AP@0.75", "mAP", "mAJI", "AJI"]
@@ -651,7 +618,7 @@ def test_scores_by_arithmetic(
     assert len(pd.read_csv(table)) == 20
 
 
-def test_each_column_is_its_score(tmp_path: Path) -> None:
+def test_each_column_is_its_score(tmp_path):
     """Shifted cells, whose five scores differ."""
     truth = picture(0)[1]
     shifted = np.roll(np.where(truth % 5 == 0, 0, truth), 4, axis=0)
@@ -667,7 +634,7 @@ def test_each_column_is_its_score(tmp_path: Path) -> None:
     assert len(set(values)) == 5
 
 
-def test_label_files_that_do_not_fit_are_named(scored: tuple[Path, Path]) -> None:
+def test_label_files_that_do_not_fit_are_named(scored):
     pred, true = scored
     write_labels(pred / "B_masks.tif", np.zeros((40, 41), np.int32))
     other_size = run("evaluate", *scored)
@@ -683,7 +650,7 @@ def test_label_files_that_do_not_fit_are_named(scored: tuple[Path, Path]) -> Non
 # --- export ----------------------------------------------------------------------------------
 
 
-def test_every_format_by_the_command(tmp_path: Path) -> None:
+def test_every_format_by_the_command(tmp_path):
     """Out of Cellpose's file, with an image of two channels; a damaged file is told of."""
     pixels = np.arange(12 * 14 * 2, dtype=np.uint16).reshape(12, 14, 2)
     masks = np.zeros((12, 14), np.int32)
@@ -710,7 +677,7 @@ def test_every_format_by_the_command(tmp_path: Path) -> None:
 # --- data, models, doctor, help --------------------------------------------------------------
 
 
-def test_data_and_models(temporary_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_and_models(temporary_cache, monkeypatch):
     monkeypatch.setenv("SCELLSEG_DATA", str(temporary_cache))
     assert done("data", "path", "dsb2018").strip() == str(temporary_cache / "dsb2018")
     listed = done("data", "list")
@@ -722,7 +689,7 @@ def test_data_and_models(temporary_cache: Path, monkeypatch: pytest.MonkeyPatch)
     assert done("--version").strip() == f"scellseg {version('scellseg-notebooks')}"
 
 
-def test_doctor(temporary_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor(temporary_cache, monkeypatch):
     make_small = cache(partial(synthetic.make_image, shape=(200, 200)))
     monkeypatch.setattr(synthetic, "_cached", make_small)
     lines = done("doctor").splitlines()
@@ -734,7 +701,7 @@ def test_doctor(temporary_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "not to be trusted" in broken.stderr
 
 
-def test_options_are_told_as_they_are_typed() -> None:
+def test_options_are_told_as_they_are_typed():
     assert cli.as_option("channels", ("green", "red")) == "--channels green,red"
     assert cli.as_option("page", 0) == "--page 0"
     assert cli.as_option("cell_threshold", None) == "--cell-threshold"
@@ -746,7 +713,7 @@ COMMANDS += ["data list", "data fetch", "data verify", "data path", "models list
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_examples_in_the_help_use_its_options(command: str) -> None:
+def test_examples_in_the_help_use_its_options(command):
     text = done(*command.split(), "--help")
     examples = re.findall(rf"^ +(?:Example: )?scellseg {command}\b(.*)$", text, re.M)
     assert examples
@@ -754,7 +721,7 @@ def test_examples_in_the_help_use_its_options(command: str) -> None:
         assert re.search(rf"^  {option}\b", text, re.M), option
 
 
-def test_help_says_what_the_options_classes_say() -> None:
+def test_help_says_what_the_options_classes_say():
     text = re.sub(r"\s+", " ", done("finetune", "--help"))
     assert re.search(r"--steps <int range> Optimiser steps; .*\[default: 100; x>=1\]", text)
     assert "--layers <all|downsampling_fixed|extractor_fixed> What is learnt" in text
@@ -768,7 +735,7 @@ def test_help_says_what_the_options_classes_say() -> None:
 
 
 @pytest.fixture
-def sweeping(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def sweeping(tmp_path, monkeypatch):
     """A sweep of two trials whose results go into a temporary folder."""
     whole = grid.EXPERIMENTS["transferability"]
     monkeypatch.setitem(grid.EXPERIMENTS, "transferability", lambda scale: list(whole(scale))[-2:])
@@ -778,9 +745,7 @@ def sweeping(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return ["sweep", "transferability", "--state", "0"]
 
 
-def test_a_sweep_is_counted_computed_and_not_computed_again(
-    sweeping: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_sweep_is_counted_computed_and_not_computed_again(sweeping, tmp_path, monkeypatch):
     make_small = cache(partial(synthetic.make_image, shape=(200, 200)))
     monkeypatch.setattr(synthetic, "_cached", make_small)
     sets = cache(partial(synthetic.make_dataset, n_query=2))
@@ -799,9 +764,7 @@ def test_a_sweep_is_counted_computed_and_not_computed_again(
     assert files(tmp_path / "smoke" / "trials") == kept
 
 
-def test_trials_that_fail_are_listed(
-    sweeping: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_trials_that_fail_are_listed(sweeping, tmp_path, monkeypatch):
     monkeypatch.setenv("SCELLSEG_DATA", str(tmp_path))
     result = run(*sweeping, "--profile", "paper", "--data", "mito")
     assert result.exit_code == 1

@@ -56,7 +56,7 @@ def cited() -> dict[str, set[str]]:
     return found
 
 
-def test_every_section_that_the_code_cites_is_there() -> None:
+def test_every_section_that_the_code_cites_is_there():
     assert list(SECTIONS) == list("123456789")
     found = cited()
     assert len(found) >= 7
@@ -103,11 +103,11 @@ def test_every_section_that_the_code_cites_is_there() -> None:
         ("6", f"{len(metrics.THRESHOLDS)} thresholds"),
     ],
 )
-def test_constants_are_those_of_the_code(section: str, words: str) -> None:
+def test_constants_are_those_of_the_code(section, words):
     assert words in re.sub(r"\s+", " ", SECTIONS[section])
 
 
-def test_options_and_rates_are_those_of_the_code() -> None:
+def test_options_and_rates_are_those_of_the_code():
     for name in ("alpha", "statistics"):
         said = re.search(rf"option `{name}` is (.*?)\.\s", SECTIONS["3"], flags=re.DOTALL)
         assert said is not None
@@ -120,7 +120,7 @@ def test_options_and_rates_are_those_of_the_code() -> None:
     assert default == "median"
 
 
-def test_numbers_of_images_are_those_of_the_manifest() -> None:
+def test_numbers_of_images_are_those_of_the_manifest():
     (train, *_) = load_manifest("cellpose").groups
     for name, last in re.findall(r"(S\w+) 000-(\d+)", SECTIONS["4"].replace("\n", " ")):
         assert train.ranges[f"subset:{name}"] == (0, int(last))

@@ -71,7 +71,7 @@ def requirements() -> list[Requirement]:
     return [Requirement(line) for line in listed]
 
 
-def test_lock_satisfies_pyproject() -> None:
+def test_lock_satisfies_pyproject():
     lock = pins()
     unmet = [
         str(requirement)
@@ -81,12 +81,12 @@ def test_lock_satisfies_pyproject() -> None:
     assert unmet == []
 
 
-def test_lock_pins_torch_without_its_build() -> None:
+def test_lock_pins_torch_without_its_build():
     assert str(pins()["torch"]) == "2.13.0"
     assert [str(version) for version in pins().values() if version.local] == []
 
 
-def test_lock_is_the_whole_set_and_no_more() -> None:
+def test_lock_is_the_whole_set_and_no_more():
     """Follow the requirements of the installed packages, as a Linux machine reads them."""
     linux = {"sys_platform": "linux", "platform_system": "Linux", "os_name": "posix"}
     lock, seen = pins(), set()
@@ -113,7 +113,7 @@ def test_lock_is_the_whole_set_and_no_more() -> None:
     assert sorted(set(lock) - reached) == [], "nothing needs it: uninstall it and `make lock`"
 
 
-def test_conda_installs_the_lock() -> None:
+def test_conda_installs_the_lock():
     """Conda brings Python and pip alone; everything else comes from the lock and nowhere else."""
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     python, pip, from_pip = environment["dependencies"]
@@ -125,7 +125,7 @@ def test_conda_installs_the_lock() -> None:
     assert from_pip == {"pip": ["-r requirements.lock", "-e ."]}
 
 
-def test_the_build_is_pinned_and_carries_what_the_library_reads() -> None:
+def test_the_build_is_pinned_and_carries_what_the_library_reads():
     whole = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert all("==" in one for one in whole["build-system"]["requires"])
     carried = whole["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
@@ -134,7 +134,7 @@ def test_the_build_is_pinned_and_carries_what_the_library_reads() -> None:
         assert list((ROOT / folder).glob("*.yaml"))
 
 
-def test_version_is_one() -> None:
+def test_version_is_one():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     newest = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), flags=re.MULTILINE)
     assert newest is not None
@@ -144,7 +144,7 @@ def test_version_is_one() -> None:
 # --- what is never there ---------------------------------------------------------------------
 
 
-def test_no_names_that_say_nothing() -> None:
+def test_no_names_that_say_nothing():
     empty = re.compile(r"(utils?|helpers?|misc|common)\.py|.*\.(pkl|pickle|pyc)|\.DS_Store")
     assert [path.name for path in tracked() if empty.fullmatch(path.name)] == []
 
@@ -169,7 +169,7 @@ NEVER = {
 
 
 @pytest.mark.parametrize("what", NEVER)
-def test_never_there(what: str) -> None:
+def test_never_there(what):
     pattern, suffixes = NEVER[what]
     assert {
         name: match.group()
@@ -182,7 +182,7 @@ def test_never_there(what: str) -> None:
 READER = "scellseg_lib/files/seg_npy.py"
 
 
-def test_the_one_reader_of_pickles_asks_a_list_for_every_name() -> None:
+def test_the_one_reader_of_pickles_asks_a_list_for_every_name():
     """It is a class that inherits, finds what a file names in its own list, and is used once."""
     text = texts(".py")[READER]
     (reader,) = (n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.ClassDef) and n.bases)
@@ -192,7 +192,7 @@ def test_the_one_reader_of_pickles_asks_a_list_for_every_name() -> None:
     assert not re.search(r"super\(\)|[p]ickle\.|\bloads?\b(?!\(\)\[\(\)\])", text)
 
 
-def test_no_path_of_this_machine() -> None:
+def test_no_path_of_this_machine():
     private = {str(ROOT.parent) + os.sep, str(Path.home()) + os.sep}
     if getpass.getuser() != "root":
         private.add(getpass.getuser() + "@")
@@ -203,17 +203,17 @@ def test_no_path_of_this_machine() -> None:
 # --- the ways in -----------------------------------------------------------------------------
 
 
-def test_hooks_download_nothing() -> None:
+def test_hooks_download_nothing():
     hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
     assert [repository["repo"] for repository in hooks] == ["local"]
     assert {hook["language"] for hook in hooks[0]["hooks"]} == {"system"}
 
 
-def test_ci_can_be_run() -> None:
+def test_ci_can_be_run():
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
 
 
-def test_help_lists_every_target() -> None:
+def test_help_lists_every_target():
     text = (ROOT / "Makefile").read_text()
     phony = re.search(r"^\.PHONY: (.*)$", text, flags=re.MULTILINE)
     assert phony is not None
@@ -241,7 +241,7 @@ def test_known(): ...
         (False, "true", set()),
     ],
 )
-def test_skip_fails_in_ci_with_data(tmp_path: Path, data: bool, ci: str, failed: set[str]) -> None:
+def test_skip_fails_in_ci_with_data(tmp_path, data, ci, failed):
     """Run pytest on a checkout that holds our conftest.py and tests that are skipped."""
     checkout = tmp_path / "checkout"
     (checkout / "tests").mkdir(parents=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
@@ -68,7 +67,7 @@ class Server:
 
 
 @pytest.fixture(scope="session")
-def running() -> Iterator[Server]:
+def running():
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             state.answer(self)
@@ -85,7 +84,7 @@ def running() -> Iterator[Server]:
 
 
 @pytest.fixture
-def server(running: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
+def server(running, monkeypatch):
     """An empty server, which is asked without a proxy and without patience."""
     vars(running).update(vars(Server(running.address)))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")

@@ -22,9 +22,7 @@ def png(path: Path, pixels: np.ndarray) -> None:
 
 @pytest.mark.real_data
 @pytest.mark.parametrize(("name", "folder"), [("bbbc010_elegans", "bbbc010"), ("dsb2018",) * 2])
-def test_raw_samples_give_the_pixels_of_the_manifest(
-    name: str, folder: str, real_data: Path, tmp_path: Path
-) -> None:
+def test_raw_samples_give_the_pixels_of_the_manifest(name, folder, real_data, tmp_path):
     card = manifest.load_manifest(name)
     entries = {entry.source or entry.name: entry for entry in card.files}
     converter = convert.CONVERTERS[str(card.converter)]
@@ -39,7 +37,7 @@ def test_raw_samples_give_the_pixels_of_the_manifest(
 
 
 @pytest.mark.real_data
-def test_livecell_polygons_have_the_areas_and_boxes_of_the_publisher(real_data: Path) -> None:
+def test_livecell_polygons_have_the_areas_and_boxes_of_the_publisher(real_data):
     folder = real_data / "raw_samples" / "livecell"
     content = json.loads((folder / "livecell_coco_test.json").read_text())
     pictures = {p.name: p for p in convert.convert_livecell(folder, "livecell_coco_test.json")}
@@ -67,7 +65,7 @@ def test_livecell_polygons_have_the_areas_and_boxes_of_the_publisher(real_data: 
     assert hashes == {"A172": "3dabdaf28828e9c3", "Huh7": "a66ad31243691115"}
 
 
-def test_overlaps_go_to_the_smaller_cell_whatever_the_order() -> None:
+def test_overlaps_go_to_the_smaller_cell_whatever_the_order():
     big, small = np.zeros((2, 6, 8), bool)
     big[:, :5] = True
     small[2:4, 4:7] = True
@@ -78,7 +76,7 @@ def test_overlaps_go_to_the_smaller_cell_whatever_the_order() -> None:
     assert not convert.paint([], (3, 4)).any()
 
 
-def test_bbbc010_orders_worms_by_area_and_ignores_the_fluorescence(tmp_path: Path) -> None:
+def test_bbbc010_orders_worms_by_area_and_ignores_the_fluorescence(tmp_path):
     image = np.arange(48, dtype=np.uint16).reshape(6, 8)
     (tmp_path / "images").mkdir()
     for wave in ("w1", "w2"):
@@ -96,7 +94,7 @@ def test_bbbc010_orders_worms_by_area_and_ignores_the_fluorescence(tmp_path: Pat
     assert np.array_equal(picture.masks, expected)
 
 
-def test_dsb2018_keeps_colours_and_drops_equal_planes(tmp_path: Path) -> None:
+def test_dsb2018_keeps_colours_and_drops_equal_planes(tmp_path):
     gray = np.arange(48, dtype=np.uint8).reshape(6, 8)
     opaque = np.full_like(gray, 255)
     for name, planes in {"gray": [gray] * 3, "red": [gray + 1, gray, gray]}.items():
@@ -113,7 +111,7 @@ def test_dsb2018_keeps_colours_and_drops_equal_planes(tmp_path: Path) -> None:
         list(convert.convert_dsb2018(tmp_path, "gray"))
 
 
-def test_cellpose_layout_keeps_16_bits_and_natural_order(tmp_path: Path) -> None:
+def test_cellpose_layout_keeps_16_bits_and_natural_order(tmp_path):
     deep = np.full((5, 7, 3), 40_000, np.uint16)
     masks = np.arange(35, dtype=np.uint16).reshape(5, 7)
     for place in ("train/2", "train/10", "test/3"):
@@ -148,7 +146,7 @@ def coco(folder: Path, *notes: Any, keyed: bool = False) -> Path:
 
 
 @pytest.mark.parametrize("keyed", [False, True])
-def test_livecell_reads_polygons_from_a_list_or_a_dictionary(keyed: bool, tmp_path: Path) -> None:
+def test_livecell_reads_polygons_from_a_list_or_a_dictionary(keyed, tmp_path):
     png(tmp_path / "images/a.png", np.full((4, 6), 7, np.uint8))
     raw = coco(tmp_path, SQUARE, COLUMN, CROWD, keyed=keyed)
     (picture,) = convert.convert_livecell(raw, "cells.json")
@@ -162,12 +160,12 @@ def test_livecell_reads_polygons_from_a_list_or_a_dictionary(keyed: bool, tmp_pa
     ("notes", "message"),
     [([RUNS], "not COCO JSON with polygons"), ([{}], "not COCO"), ([SQUARE], r"no file 'a\.png'")],
 )
-def test_livecell_refuses_what_it_cannot_read(notes: list, message: str, tmp_path: Path) -> None:
+def test_livecell_refuses_what_it_cannot_read(notes, message, tmp_path):
     with pytest.raises(DatasetError, match=message):
         list(convert.convert_livecell(coco(tmp_path, *notes), "cells.json"))
 
 
-def test_a_picture_that_a_png_cannot_hold_is_refused(tmp_path: Path) -> None:
+def test_a_picture_that_a_png_cannot_hold_is_refused(tmp_path):
     shapes = [((4, 6), np.float32, 1), ((4, 6, 2), np.uint8, 1), ((5, 6), np.uint8, 1)]
     for shape, dtype, highest in [*shapes, ((4, 6), np.uint8, 70_000)]:
         picture = convert.Picture("a", np.zeros(shape, dtype), np.full((4, 6), highest))

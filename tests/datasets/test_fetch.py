@@ -29,7 +29,6 @@ from scellseg_lib import paths
 from scellseg_lib.datasets import download, fetch, manifest, weights
 from scellseg_lib.errors import DatasetError, FetchError, ModelError
 from scellseg_lib.files.images import pixel_hash, read_pixels
-from tests.datasets.conftest import Server
 
 IMAGE = np.random.default_rng(0).integers(0, 60_000, (40, 50), dtype=np.uint16)
 MASKS = np.repeat(np.arange(4, dtype=np.uint16), 10)[:, None].repeat(50, axis=1)
@@ -57,7 +56,7 @@ A = "/a.zip"
 
 
 @pytest.fixture
-def home(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> Path:
+def home(tmp_path, server, monkeypatch):
     """Empty cache, data and manifests folders; a server with an archive, which is read slowly."""
     (tmp_path / "manifests").mkdir()
     monkeypatch.setenv("SCELLSEG_CACHE", str(tmp_path / "cache"))
@@ -120,9 +119,7 @@ PARTS = [
 
 
 @pytest.mark.parametrize(("part", "fails", "asked"), PARTS)
-def test_a_file_comes_whole(
-    part: bytes | None, fails: dict, asked: list, home: Path, server: Server
-) -> None:
+def test_a_file_comes_whole(part, fails, asked, home, server):
     vars(server).update(fails)
     if part is not None:
         (home / "a.zip.part").write_bytes(part)
@@ -135,7 +132,7 @@ def test_a_file_comes_whole(
     assert server.asked(A) == asked  # what is there is not fetched again
 
 
-def test_a_beginning_of_another_file_is_found_out_by_the_hash(home: Path, server: Server) -> None:
+def test_a_beginning_of_another_file_is_found_out_by_the_hash(home, server):
     (home / "a.zip.part").write_bytes(bytes(300))
     download.download(server.address + A, home / "a.zip", sha256(GOOD).hexdigest())
     assert (home / "a.zip").read_bytes() == GOOD
@@ -146,7 +143,7 @@ def test_a_beginning_of_another_file_is_found_out_by_the_hash(home: Path, server
     assert list_files(home) == ["a.zip"]
 
 
-def test_a_killed_download_goes_on_where_it_was(home: Path, server: Server) -> None:
+def test_a_killed_download_goes_on_where_it_was(home, server):
     server.files[A], server.go_on, server.cut_after = NOISE, Event(), 100_000
     file, part = home / "a.zip", home / "a.zip.part"
     # A process of its own, a copy of this one: no time goes into importing.
@@ -167,7 +164,7 @@ def test_a_killed_download_goes_on_where_it_was(home: Path, server: Server) -> N
     assert list_files(home) == ["a.zip"]
 
 
-def test_two_at_once_fetch_a_file_once(home: Path, server: Server) -> None:
+def test_two_at_once_fetch_a_file_once(home, server):
     server.go_on, server.cut_after = Event(), 500
     with ThreadPoolExecutor(2) as pool:
         both = [
@@ -181,7 +178,7 @@ def test_two_at_once_fetch_a_file_once(home: Path, server: Server) -> None:
     assert list_files(home) == ["a.zip"]
 
 
-def test_a_download_tells_how_far_it_is(home: Path, server: Server, monkeypatch) -> None:
+def test_a_download_tells_how_far_it_is(home, server, monkeypatch):
     shown = MagicMock()
     monkeypatch.setattr(download, "bar", shown)
     server.cut_after = 1000
@@ -194,9 +191,7 @@ def test_a_download_tells_how_far_it_is(home: Path, server: Server, monkeypatch)
 # --- a data set -------------------------------------------------------------------------------
 
 
-def test_fetched_files_are_the_pixels_of_the_manifest(
-    home: Path, server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_fetched_files_are_the_pixels_of_the_manifest(home, server, monkeypatch):
     name = describe(home, server.address + A)
     assert [f.state for f in fetch.verify(name).files] == ["missing", "missing"]
     folder = fetch.fetch(name)
@@ -231,8 +226,8 @@ def test_fetched_files_are_the_pixels_of_the_manifest(
     ],
 )
 def test_what_does_not_come_as_promised_is_not_kept(
-    fails: dict, says: dict, message: str, asked: int, home: Path, server: Server, monkeypatch
-) -> None:
+    fails, says, message, asked, home, server, monkeypatch
+):
     vars(server).update(fails)
     for name in says.keys() & {"SCELLSEG_OFFLINE", "SCELLSEG_DATA"}:
         monkeypatch.setenv(name, says[name])
@@ -245,7 +240,7 @@ def test_what_does_not_come_as_promised_is_not_kept(
     assert not list(home.rglob("*evil.png"))
 
 
-def test_a_damaged_archive_is_fetched_anew(home: Path, server: Server) -> None:
+def test_a_damaged_archive_is_fetched_anew(home, server):
     server.files[A] = GOOD[:500]
     with pytest.raises(fetch.ArchiveDamaged):
         fetch.fetch(describe(home, server.address + A))
@@ -253,9 +248,7 @@ def test_a_damaged_archive_is_fetched_anew(home: Path, server: Server) -> None:
     fetch.fetch("cells")
 
 
-def test_what_a_bad_line_let_through_is_kept_for_the_next_run(
-    home: Path, server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_a_bad_line_let_through_is_kept_for_the_next_run(home, server, monkeypatch):
     monkeypatch.setattr(download, "ATTEMPTS", 1)
     server.cut_after = 1000
     with pytest.raises(FetchError, match="goes on where it broke"):
@@ -276,7 +269,7 @@ def small_disk(limit: int) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("when", ["downloading", "unpacking"])
-def test_full_disk_leaves_nothing_half_written(when: str, home: Path, server: Server) -> None:
+def test_full_disk_leaves_nothing_half_written(when, home, server):
     # Noise does not compress, so that the archive is over the limit; zeros only when unpacked.
     content = NOISE if when == "downloading" else bytes(len(NOISE))
     server.files[A] = zipped({"cells/a_img.tif": content}, zipfile.ZIP_DEFLATED)
@@ -287,7 +280,7 @@ def test_full_disk_leaves_nothing_half_written(when: str, home: Path, server: Se
     assert leftovers(home) == ([] if when == "downloading" else [f"downloads/{name}/a.zip"])
 
 
-def test_manual_access_tells_what_to_do_and_where_to_put_it(home: Path, server: Server) -> None:
+def test_manual_access_tells_what_to_do_and_where_to_put_it(home, server):
     manual = {"access": "manual", "instructions": "Sign the form first."}
     name = describe(home, server.address + A, **manual)
     place = home / "cache/downloads" / name
@@ -309,16 +302,14 @@ def test_manual_access_tells_what_to_do_and_where_to_put_it(home: Path, server: 
         fetch.fetch(name)
 
 
-def test_the_package_scheme_goes_through_the_module_of_the_weights(
-    home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_package_scheme_goes_through_the_module_of_the_weights(home, monkeypatch):
     (home / "released.zip").write_bytes(GOOD)
     monkeypatch.setattr(weights, "fetch_archive", lambda: home / "released.zip")
     fetch.fetch(describe(home, "pip:package==1"))
     assert not fetch.verify("cells").wrong
 
 
-def test_groups_are_named_counted_and_reported_without_hashes(home: Path, server: Server) -> None:
+def test_groups_are_named_counted_and_reported_without_hashes(home, server):
     group = {"source": "cells/*", "prefix": "train_", "splits": ["shot"], "count": 2}
     name = describe(home, server.address + A, files=[], groups=[group])
     with pytest.raises(FetchError, match="1 of 2 images"):
@@ -334,7 +325,7 @@ def test_groups_are_named_counted_and_reported_without_hashes(home: Path, server
     assert "4 present, no hash published here" in str(report)
 
 
-def test_verify_tells_damaged_and_changed_files_apart(home: Path, server: Server) -> None:
+def test_verify_tells_damaged_and_changed_files_apart(home, server):
     name = describe(home, server.address + A)
     folder = fetch.fetch(name)
     (folder / "a_img.png").write_bytes(IMAGE_PNG[:200])
@@ -373,7 +364,7 @@ UNSAFE += [tarred(name) for name in OUTSIDE] + [tarred("evil.png", kind) for kin
 
 
 @pytest.mark.parametrize("content", UNSAFE)
-def test_unsafe_archives_are_refused_whole(content: bytes, tmp_path: Path) -> None:
+def test_unsafe_archives_are_refused_whole(content, tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "evil.archive").write_bytes(content)
     with pytest.raises(FetchError, match=r"the archive is refused: '.*evil\.png' "):
@@ -381,7 +372,7 @@ def test_unsafe_archives_are_refused_whole(content: bytes, tmp_path: Path) -> No
     assert list_files(tmp_path) == ["in/evil.archive"]
 
 
-def test_a_link_in_a_zip_is_a_plain_file(tmp_path: Path) -> None:
+def test_a_link_in_a_zip_is_a_plain_file(tmp_path):
     link = zipfile.ZipInfo("evil.png")
     link.external_attr = (stat.S_IFLNK | 0o777) << 16
     (tmp_path / "evil.zip").write_bytes(zipped({link: b"../secret"}))  # type: ignore[dict-item]
@@ -389,9 +380,7 @@ def test_a_link_in_a_zip_is_a_plain_file(tmp_path: Path) -> None:
     assert not (tmp_path / "out" / "evil.png").is_symlink()
 
 
-def test_an_archive_larger_than_the_disk_is_not_begun(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_archive_larger_than_the_disk_is_not_begun(tmp_path, monkeypatch):
     archive = tmp_path / "bomb.zip"
     archive.write_bytes(zipped({"zeros.png": bytes(10**6)}, zipfile.ZIP_DEFLATED))
     monkeypatch.setattr("shutil.disk_usage", lambda _: types.SimpleNamespace(free=10**5))
@@ -407,7 +396,7 @@ WHOLE["xz"] = tarred(*FILLED, content=NOISE[:50_000], mode="w:xz")
 
 
 @pytest.mark.parametrize(("kind", "is_cut"), [("zip", 1), ("zip", 0), ("gz", 1), ("xz", 0)])
-def test_a_damaged_archive_is_told(kind: str, is_cut: bool, tmp_path: Path) -> None:
+def test_a_damaged_archive_is_told(kind, is_cut, tmp_path):
     damaged = bytearray(WHOLE[kind])
     damaged[25_000] ^= 255
     archive = tmp_path / "noise.zip"
@@ -421,9 +410,7 @@ def test_a_damaged_archive_is_told(kind: str, is_cut: bool, tmp_path: Path) -> N
 
 
 @pytest.mark.real_data
-def test_the_real_images_are_those_of_the_manifests(
-    real_data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_real_images_are_those_of_the_manifests(real_data, monkeypatch):
     for name in manifest.list_manifests():
         card = manifest.load_manifest(name)
         if not card.folder.is_dir():
@@ -442,9 +429,7 @@ def test_the_real_images_are_those_of_the_manifests(
 
 
 @pytest.mark.real_data
-def test_bbbc010_comes_whole_from_its_raw_samples(
-    real_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_bbbc010_comes_whole_from_its_raw_samples(real_data, tmp_path, monkeypatch):
     monkeypatch.setenv("SCELLSEG_CACHE", str(tmp_path))
     card = manifest.load_manifest("bbbc010_elegans")
     for archive in card.archives:
@@ -462,9 +447,7 @@ def test_bbbc010_comes_whole_from_its_raw_samples(
 
 
 @pytest.mark.released_weights
-def test_the_contrast_images_come_out_of_the_authors_archive(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_contrast_images_come_out_of_the_authors_archive(tmp_path, monkeypatch):
     try:
         weights.fetch_archive()  # in the user's cache, through pip's index
     except ModelError as error:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 from collections import Counter
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -55,7 +54,7 @@ VALID = {
 """A small manifest without a fault."""
 
 
-def test_every_set_has_a_manifest_with_its_splits_and_says_its_terms() -> None:
+def test_every_set_has_a_manifest_with_its_splits_and_says_its_terms():
     cards = {name: manifest.load_manifest(name) for name in manifest.list_manifests()}
     assert set(cards) == {*LISTED, "cellpose", "livecell_bv2", "mito"}
     for name, splits in LISTED.items():
@@ -66,7 +65,7 @@ def test_every_set_has_a_manifest_with_its_splits_and_says_its_terms() -> None:
 ROLES = ({"shot", "pretrain"}, {"validation"}, {"query", "general_test"})
 
 
-def test_manifests_are_consistent_and_nothing_both_trains_and_tests() -> None:
+def test_manifests_are_consistent_and_nothing_both_trains_and_tests():
     for name in manifest.list_manifests():
         card = manifest.load_manifest(name)
         assert card.name == name
@@ -81,7 +80,7 @@ def test_manifests_are_consistent_and_nothing_both_trains_and_tests() -> None:
 
 
 @pytest.mark.real_data
-def test_manifests_agree_with_the_index(real_data: Path) -> None:
+def test_manifests_agree_with_the_index(real_data):
     rows = list(csv.DictReader((real_data / "index.csv").open(encoding="utf-8")))
     entries = {(name, e.image): e for name in LISTED for e in manifest.load_manifest(name).files}
     listed = [row for row in rows if row["dataset"] in LISTED]
@@ -100,7 +99,7 @@ def test_manifests_agree_with_the_index(real_data: Path) -> None:
             assert entry.image_sha256 == row["image_pixel_sha256"]
 
 
-def test_pretraining_subsets_are_nested() -> None:
+def test_pretraining_subsets_are_nested():
     cards = {name: manifest.load_manifest(name) for name in LISTED}
     every = manifest.load_subsets()
     subsets = [
@@ -115,7 +114,7 @@ def test_pretraining_subsets_are_nested() -> None:
     }
 
 
-def test_cellpose_subsets_and_styles_follow_the_numbers_of_the_files(tmp_path: Path) -> None:
+def test_cellpose_subsets_and_styles_follow_the_numbers_of_the_files(tmp_path):
     for number in range(540):
         (tmp_path / f"train_{number:03d}_img.png").touch()
     (tmp_path / "test_010_img.png").touch()
@@ -162,9 +161,7 @@ FAULTS = [
 
 
 @pytest.mark.parametrize(("change", "message"), FAULTS)
-def test_faulty_manifest_is_refused_with_the_field(
-    change: dict, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_faulty_manifest_is_refused_with_the_field(change, message, tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "manifests", lambda: tmp_path)
     manifest._parse.cache_clear()
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(VALID, sort_keys=False))
@@ -175,7 +172,7 @@ def test_faulty_manifest_is_refused_with_the_field(
         manifest.load_manifest("small")
 
 
-def test_what_is_no_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_no_manifest(tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "manifests", lambda: tmp_path)
     (tmp_path / "claims.yaml").write_text("claims: []\n")
     (tmp_path / "broken.yaml").write_text("name: [")

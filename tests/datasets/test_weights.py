@@ -69,7 +69,7 @@ def test_what_a_file_holds_is_not_overruled_in_silence(tmp_path):
         (("scellseg", "{}"), "this is a folder"),
     ],
 )
-def test_a_model_that_is_not_there(asked, words: str, tmp_path):
+def test_a_model_that_is_not_there(asked, words, tmp_path):
     with pytest.raises(ModelError, match=words):
         load_model(*(word.format(tmp_path) for word in asked))
 
@@ -83,7 +83,7 @@ def test_all_five_models_are_there_at_half_width():
 
 
 @pytest.mark.parametrize("file", packaged_files(), ids=lambda file: file.stem)
-def test_a_packaged_model_says_what_it_is_and_has_seen_no_queries(file: Path):
+def test_a_packaged_model_says_what_it_is_and_has_seen_no_queries(file):
     card = load_model(file).card
     assert card == type(card).model_validate(json.loads(file.with_suffix(".json").read_text()))
     assert card.licence.startswith("research only")
@@ -123,7 +123,7 @@ def assert_equal_forward(network: Network, theirs: dict, rtol: float, atol: floa
 @pytest.mark.parametrize(
     "kind", ["random", pytest.param("released", marks=pytest.mark.released_weights)]
 )
-def test_networks_equal_the_functional_pass(name: str, kind: str):
+def test_networks_equal_the_functional_pass(name, kind):
     theirs = functional_network.random_state(name)
     assert len(theirs) == {"scellseg": 423, "cellpose": 311}[name]
     ours = {weights.rename(key): tensor for key, tensor in theirs.items()}
@@ -150,7 +150,7 @@ def test_weights_that_do_not_fit_are_refused_before_any_fetch(name, monkeypatch,
 
 
 @pytest.fixture(scope="module")
-def theirs() -> dict:
+def theirs():
     """Random weights under the released keys of Cellpose."""
     return functional_network.random_state("cellpose")
 
@@ -167,7 +167,7 @@ def write_cellpose(path: Path, state: dict, **changes) -> Path:
 @pytest.mark.parametrize(
     ("changes", "diameter"), [({"diam_mean": [30.0], "diam_labels": [21.7]}, 21.7), ({}, 30.0)]
 )
-def test_official_cellpose_weights_load(tmp_path, theirs, changes, diameter: float):
+def test_official_cellpose_weights_load(tmp_path, theirs, changes, diameter):
     tensors = {key: torch.tensor(value) for key, value in changes.items()}
     path = write_cellpose(tmp_path / "cyto2torch_0", theirs, **tensors)
     model = load_model("cellpose", weights=path)
@@ -195,7 +195,7 @@ UNFIT += [
 
 
 @pytest.mark.parametrize(("changes", "words"), UNFIT)
-def test_official_weights_that_do_not_fit_are_refused(tmp_path, theirs, changes, words: str):
+def test_official_weights_that_do_not_fit_are_refused(tmp_path, theirs, changes, words):
     state = theirs if "output.2.bias" in changes else {}
     path = write_cellpose(tmp_path / "cyto", state, **changes)
     with pytest.raises(ModelError, match=words):
@@ -241,7 +241,7 @@ LINK = f'<a href="../..{FILE}#sha256=0">{weights.ARCHIVE}</a>'
 
 
 @pytest.fixture
-def cache(temporary_cache, monkeypatch) -> Path:
+def cache(temporary_cache, monkeypatch):
     """An empty cache, and nothing that leads to the real index."""
     for variable in [name for name in os.environ if name.startswith("PIP_")]:
         monkeypatch.delenv(variable)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import zipfile
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -51,7 +50,7 @@ def fill(rings: list[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
 
 @many
 @given(small)
-def test_outlines_are_exact(masks: np.ndarray) -> None:
+def test_outlines_are_exact(masks):
     """They give back the pixels, with right angles alone; areas are numbers of pixels."""
     back = np.zeros_like(masks)
     for number, pieces in outlines.outlines(masks):
@@ -69,7 +68,7 @@ def test_outlines_are_exact(masks: np.ndarray) -> None:
     np.testing.assert_array_equal(back, masks)
 
 
-def test_a_square_with_a_hole_and_a_disc() -> None:
+def test_a_square_with_a_hole_and_a_disc():
     piece = np.ones((3, 3), bool)
     piece[1, 1] = False
     outer, hole = outlines.rings(piece)
@@ -86,7 +85,7 @@ def test_a_square_with_a_hole_and_a_disc() -> None:
 
 @many
 @given(small.filter(np.any))
-def test_imagej_fills_the_pixels_of_any_cells(tmp_path: Path, masks: np.ndarray) -> None:
+def test_imagej_fills_the_pixels_of_any_cells(tmp_path, masks):
     outlines.write_imagej(tmp_path / "rois.zip", masks)
     back = np.zeros_like(masks)
     for roi in roifile.roiread(tmp_path / "rois.zip"):
@@ -96,7 +95,7 @@ def test_imagej_fills_the_pixels_of_any_cells(tmp_path: Path, masks: np.ndarray)
     np.testing.assert_array_equal(back, masks)
 
 
-def test_imagej_has_polygons_and_composites_named_by_label(tmp_path: Path) -> None:
+def test_imagej_has_polygons_and_composites_named_by_label(tmp_path):
     outlines.write_imagej(tmp_path / "rois.zip", CELLS)
     with zipfile.ZipFile(tmp_path / "rois.zip") as archive:
         assert archive.namelist() == ["00001.roi", "00002.roi", "00004.roi"]
@@ -112,7 +111,7 @@ def test_imagej_has_polygons_and_composites_named_by_label(tmp_path: Path) -> No
     assert corners == {(5, 2), (6, 2), (6, 3), (5, 3)}
 
 
-def test_geojson_is_polygons_with_holes_and_pieces(tmp_path: Path) -> None:
+def test_geojson_is_polygons_with_holes_and_pieces(tmp_path):
     outlines.write_geojson(tmp_path / "a.geojson", CELLS, {1: "worm", 4: "debris"})
     features = json.loads((tmp_path / "a.geojson").read_text())["features"]
     kinds = [feature["properties"].get("classification") for feature in features]
@@ -130,7 +129,7 @@ def test_geojson_is_polygons_with_holes_and_pieces(tmp_path: Path) -> None:
     np.testing.assert_array_equal(back, CELLS)
 
 
-def test_outlines_as_text_say_what_they_lose(tmp_path: Path) -> None:
+def test_outlines_as_text_say_what_they_lose(tmp_path):
     with pytest.warns(UserWarning, match="cells 2 are lost"):
         outlines.write_outlines(tmp_path / "a.txt", CELLS)
     lines = (tmp_path / "a.txt").read_text().splitlines()
@@ -142,7 +141,7 @@ def test_outlines_as_text_say_what_they_lose(tmp_path: Path) -> None:
 # --- measurements and single cells ---------------------------------------------------------------
 
 
-def test_measurements_by_arithmetic() -> None:
+def test_measurements_by_arithmetic():
     planes = np.arange(12 * 14).reshape(12, 14), np.full((12, 14), 7)
     image = np.stack(planes, axis=2).astype(np.uint16)
     frame = export.measurements(CELLS, image, ["worm", "dye"]).set_index("label")
@@ -164,7 +163,7 @@ PIXELS = [(None, "u1"), (2, "u2"), (3, "i4"), (4, "f4"), (5, "f8")]
 
 
 @pytest.mark.parametrize(("n_channels", "kind"), PIXELS)
-def test_images_of_cells_are_read_as_they_were(tmp_path: Path, n_channels, kind: str) -> None:
+def test_images_of_cells_are_read_as_they_were(tmp_path, n_channels, kind):
     """Channels are those of pixels, not pages, so that no program asks what the pages are."""
     shape = (12, 14) if n_channels is None else (12, 14, n_channels)
     image = np.arange(np.prod(shape)).reshape(shape).astype(kind)
@@ -180,7 +179,7 @@ def test_images_of_cells_are_read_as_they_were(tmp_path: Path, n_channels, kind:
         np.testing.assert_array_equal(back, image[box])
 
 
-def test_single_cells_of_a_side_and_cut_out() -> None:
+def test_single_cells_of_a_side_and_cut_out():
     image = np.full((12, 14), 9, np.uint8)
     crops = dict(export.single_cells(CELLS, image, side=11))
     assert {crop.shape for crop in crops.values()} == {(11, 11)}
@@ -200,7 +199,7 @@ def test_single_cells_of_a_side_and_cut_out() -> None:
 
 
 @pytest.fixture
-def plate(tmp_path: Path) -> Path:
+def plate(tmp_path):
     """Three label files beside their images, one of them damaged."""
     folder = tmp_path / "plate"
     folder.mkdir()
@@ -212,7 +211,7 @@ def plate(tmp_path: Path) -> Path:
 
 
 @pytest.mark.filterwarnings("ignore:outlines as text")
-def test_a_folder_is_exported_but_for_a_damaged_file(plate: Path, tmp_path: Path) -> None:
+def test_a_folder_is_exported_but_for_a_damaged_file(plate, tmp_path):
     out, formats = tmp_path / "out", list(export.FORMATS)
     done = export.export(plate, out, formats, images=plate)
     assert (done.written, done.already, list(done.failed)) == (16, 0, ["B"])
@@ -237,7 +236,7 @@ def test_a_folder_is_exported_but_for_a_damaged_file(plate: Path, tmp_path: Path
     assert not list((tmp_path / "none").iterdir())
 
 
-def test_no_cells_are_files_without_cells(tmp_path: Path) -> None:
+def test_no_cells_are_files_without_cells(tmp_path):
     write_labels(tmp_path / "a_masks.tif", np.zeros((4, 4), np.int32))
     done = export.export(tmp_path, tmp_path, ["imagej", "geojson", "outlines", "table", "cellpose"])
     assert (done.written, done.failed) == (5, {})
@@ -248,7 +247,7 @@ def test_no_cells_are_files_without_cells(tmp_path: Path) -> None:
     assert not {"img", "filename"} & read_seg(tmp_path / "a_seg.npy").keys()
 
 
-def test_a_folder_that_cellpose_has_saved_in(tmp_path: Path) -> None:
+def test_a_folder_that_cellpose_has_saved_in(tmp_path):
     """Its images are no label files, and of one name the masks that stand alone come first."""
     for name in ("A", "B"):
         tifffile.imwrite(tmp_path / f"{name}.tif", np.full((12, 14), 9, np.uint16))
@@ -261,7 +260,7 @@ def test_a_folder_that_cellpose_has_saved_in(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("masks", ["A_masks.tif", "A_img_seg.npy"])
-def test_classes_and_notes_go_with_their_cells(tmp_path: Path, masks: str) -> None:
+def test_classes_and_notes_go_with_their_cells(tmp_path, masks):
     save = write_seg if masks.endswith(".npy") else write_labels
     save(tmp_path / masks, CELLS)
     known = "label,area,class,note\n4,24,debris,\n1,15,NA,it bends\n2,24,,\n"
@@ -286,7 +285,7 @@ LISTS = [
 
 
 @pytest.mark.parametrize(("text", "said"), LISTS)
-def test_a_list_that_does_not_fit_is_told_of(tmp_path: Path, text: str, said: str) -> None:
+def test_a_list_that_does_not_fit_is_told_of(tmp_path, text, said):
     write_labels(tmp_path / "A_masks.tif", CELLS)
     (tmp_path / "A_cells.csv").write_text(text)
     done = export.export(tmp_path, tmp_path / "out", ["geojson", "imagej"])
@@ -294,7 +293,7 @@ def test_a_list_that_does_not_fit_is_told_of(tmp_path: Path, text: str, said: st
     assert said in str(done.failed["A"])
 
 
-def test_what_cannot_be_exported(plate: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_exported(plate, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     tifffile.imwrite(tmp_path / "elsewhere" / "Z.tif", np.zeros((4, 4), np.uint8))
     for kind, images, message in (

@@ -59,7 +59,7 @@ KEPT += [
 
 
 @pytest.mark.parametrize(("name", "shape", "dtype", "options"), KEPT)
-def test_depth_and_type_are_kept(tmp_path: Path, name, shape, dtype, options) -> None:
+def test_depth_and_type_are_kept(tmp_path, name, shape, dtype, options):
     pixels = noise(shape, dtype)
     path = write(tmp_path / name, pixels, **options)
     read = images.read_pixels(path)
@@ -69,7 +69,7 @@ def test_depth_and_type_are_kept(tmp_path: Path, name, shape, dtype, options) ->
     np.testing.assert_array_equal(images.read_pixels(renamed), pixels)
 
 
-def test_jpeg_is_read(tmp_path: Path) -> None:
+def test_jpeg_is_read(tmp_path):
     for shape in (GREY, COLOUR):
         pixels = np.full(shape, 100, np.uint8)
         pixels[:, 15:] = 200
@@ -92,13 +92,13 @@ LAYOUTS = [
 
 
 @pytest.mark.parametrize(("name", "shape", "options", "reading"), LAYOUTS)
-def test_channels_become_last(tmp_path: Path, name, shape, options, reading) -> None:
+def test_channels_become_last(tmp_path, name, shape, options, reading):
     pixels = noise(shape)
     read = images.read_pixels(write(tmp_path / name, pixels, **options), **reading)
     np.testing.assert_array_equal(read, np.moveaxis(pixels.reshape(PAGES), 0, -1))
 
 
-def test_axes_order_the_image(tmp_path: Path) -> None:
+def test_axes_order_the_image(tmp_path):
     pixels = noise((30, 2, 20))
     read = images.read_pixels(write(tmp_path / "a.tif", pixels, **PLAIN), axes="XCY")
     np.testing.assert_array_equal(read, pixels.transpose(2, 0, 1))
@@ -119,7 +119,7 @@ UNCLEAR = [
 
 
 @pytest.mark.parametrize(("shape", "options", "reading", "why"), UNCLEAR)
-def test_pages_are_not_guessed(tmp_path: Path, shape, options, reading, why) -> None:
+def test_pages_are_not_guessed(tmp_path, shape, options, reading, why):
     pixels = noise(shape)
     path = write(tmp_path / "a.tif", pixels, **{"photometric": "minisblack"} | options)
     with pytest.raises(AxesNeeded, match=rf"a\.tif: .*{why}.*page=.*axes='CYX'") as caught:
@@ -128,7 +128,7 @@ def test_pages_are_not_guessed(tmp_path: Path, shape, options, reading, why) -> 
     np.testing.assert_array_equal(images.read_pixels(path, page=1), pixels[1])
 
 
-def test_several_images_in_a_tiff_are_refused(tmp_path: Path) -> None:
+def test_several_images_in_a_tiff_are_refused(tmp_path):
     path, colour = tmp_path / "a.tif", noise((5, 6, 4), "uint8")
     with tifffile.TiffWriter(path) as tiff:
         tiff.write(noise(GREY, "uint8"))
@@ -139,7 +139,7 @@ def test_several_images_in_a_tiff_are_refused(tmp_path: Path) -> None:
     np.testing.assert_array_equal(images.read_pixels(path, page=1), colour[..., :3])
 
 
-def test_ome_image_with_a_part_in_an_absent_file(tmp_path: Path) -> None:
+def test_ome_image_with_a_part_in_an_absent_file(tmp_path):
     parts = "".join(
         f'<TiffData FirstC="{c}" IFD="0" PlaneCount="1"><UUID FileName="{name}">urn:uuid:'
         f"0000000{c}-0000-0000-0000-000000000000</UUID></TiffData>"
@@ -167,7 +167,7 @@ SHOWN = [
 
 
 @pytest.mark.parametrize(("name", "shape", "options", "part"), SHOWN)
-def test_what_is_for_display_alone_is_left_out(tmp_path: Path, name, shape, options, part) -> None:
+def test_what_is_for_display_alone_is_left_out(tmp_path, name, shape, options, part):
     pixels = noise(shape, "uint8")
     read = images.read_pixels(write(tmp_path / name, pixels, **options))
     np.testing.assert_array_equal(read, pixels[part])
@@ -189,14 +189,14 @@ PLANES = [
 
 
 @pytest.mark.parametrize(("pixels", "wanted", "first", "second"), PLANES)
-def test_planes_by_name(pixels, wanted, first: float, second: float) -> None:
+def test_planes_by_name(pixels, wanted, first, second):
     image = images.select_planes(pixels, wanted)
     assert (image.dtype, image.shape) == (np.float32, (2, 4, 5))
     assert (image == np.array([first, second])[:, None, None]).all()
 
 
 @pytest.mark.parametrize("count", [2, 3, 5])
-def test_channels_that_differ_must_be_named(tmp_path: Path, count: int) -> None:
+def test_channels_that_differ_must_be_named(tmp_path, count):
     pixels = np.full((20, 30, count), 7, np.uint16)
     pixels[3, 4, -1] += 1
     path = write(tmp_path / "a.tif", pixels, **channels("YXC"))
@@ -222,7 +222,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("pixels", "wanted", "why"), BAD)
-def test_planes_that_cannot_be(pixels, wanted, why: str) -> None:
+def test_planes_that_cannot_be(pixels, wanted, why):
     with pytest.raises(ImageError, match=why):
         images.select_planes(pixels, wanted)
 
@@ -252,14 +252,14 @@ DAMAGED: list[tuple[bytes, str]] = [
 
 
 @pytest.mark.parametrize(("content", "why"), DAMAGED)
-def test_damaged_files(tmp_path: Path, content: bytes, why: str) -> None:
+def test_damaged_files(tmp_path, content, why):
     (tmp_path / "a.png").write_bytes(content)
     with pytest.raises(ImageError, match=rf"a\.png: .*({why})"):
         images.read_pixels(tmp_path / "a.png")
 
 
 @pytest.mark.filterwarnings("ignore:.*zero-size")
-def test_no_files_and_no_pixels(tmp_path: Path) -> None:
+def test_no_files_and_no_pixels(tmp_path):
     with pytest.raises(ImageError, match="cannot be read"):
         images.read_pixels(tmp_path / "absent.png")
     with pytest.raises(ImageError, match="cannot be read"):
@@ -282,7 +282,7 @@ READ: list[tuple[str, Callable[[Path], Any], Any]] = [
 
 
 @pytest.mark.parametrize(("name", "save", "expected"), READ)
-def test_labels_are_renumbered_in_their_order(tmp_path: Path, name, save, expected) -> None:
+def test_labels_are_renumbered_in_their_order(tmp_path, name, save, expected):
     save(tmp_path / name)
     read = images.read_masks(tmp_path / name)
     assert (read.dtype, read.tolist()) == (np.int32, expected)
@@ -291,7 +291,7 @@ def test_labels_are_renumbered_in_their_order(tmp_path: Path, name, save, expect
 @pytest.mark.filterwarnings("ignore:.*one label in")
 @settings(max_examples=50)
 @given(arrays(np.uint32, (4, 5), elements=st.sampled_from([0, 1, 2, 300, 70_000, 2**32 - 1])))
-def test_relabelling_keeps_cells_apart_and_ordered(masks: np.ndarray) -> None:
+def test_relabelling_keeps_cells_apart_and_ordered(masks):
     relabelled = images.relabel(masks)
     assert ((relabelled == 0) == (masks == 0)).all()
     assert relabelled.max() == len(np.unique(masks[masks > 0]))
@@ -304,7 +304,7 @@ NO_LABELS += [np.zeros(shape, int) for shape in ((4, 5, 3), (20,), (0, 4))]
 
 
 @pytest.mark.parametrize("masks", NO_LABELS)
-def test_what_is_no_label_is_neither_read_nor_written(tmp_path: Path, masks: np.ndarray) -> None:
+def test_what_is_no_label_is_neither_read_nor_written(tmp_path, masks):
     with pytest.raises(ImageError, match="masks are whole numbers from 0"):
         images.relabel(masks)
     with pytest.raises(ImageError, match=r"a\.tif: masks are whole numbers from 0"):
@@ -312,7 +312,7 @@ def test_what_is_no_label_is_neither_read_nor_written(tmp_path: Path, masks: np.
     assert not list(tmp_path.iterdir())
 
 
-def test_lossy_and_binary_masks_are_told(tmp_path: Path) -> None:
+def test_lossy_and_binary_masks_are_told(tmp_path):
     path = write(tmp_path / "a.jpg", np.zeros(GREY, np.uint8))
     with pytest.raises(ImageError, match="JPEG does not keep labels"):
         images.read_masks(path)
@@ -323,7 +323,7 @@ def test_lossy_and_binary_masks_are_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.tif", "a.TIFF"])
-def test_labels_written_are_read_again(tmp_path: Path, name: str) -> None:
+def test_labels_written_are_read_again(tmp_path, name):
     masks = np.kron(RANDOM.integers(0, 65536, GREY), np.ones((20, 20), int)).astype(np.int32)
     images.write_labels(tmp_path / name, masks)
     ours, other = images.read_pixels(tmp_path / name), cv2.imread(str(tmp_path / name), -1)
@@ -333,7 +333,7 @@ def test_labels_written_are_read_again(tmp_path: Path, name: str) -> None:
     assert (tmp_path / name).stat().st_size < masks.size * 2 / 20  # compressed
 
 
-def test_many_labels_need_a_tiff(tmp_path: Path) -> None:
+def test_many_labels_need_a_tiff(tmp_path):
     masks = np.array([[0, 65536], [1, 2]])
     for name in ("a.png", "a.jpg"):
         with pytest.raises(ImageError, match=r"as PNG, up to 65535, or as TIFF.*\.tif"):
@@ -343,9 +343,7 @@ def test_many_labels_need_a_tiff(tmp_path: Path) -> None:
         assert images.read_pixels(tmp_path / "a.tif").tolist() == many.tolist()
 
 
-def test_labels_are_written_whole_or_not_at_all(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_labels_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
     path = tmp_path / "a.png"
     images.write_labels(path, np.array([[1, 2]]))
 
@@ -359,7 +357,7 @@ def test_labels_are_written_whole_or_not_at_all(
     assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
 
 
-def test_hash_is_of_little_endian_bytes_in_c_order() -> None:
+def test_hash_is_of_little_endian_bytes_in_c_order():
     pixels = np.array([[1, 2], [3, 4]], "<u2")
     # printf '\x01\x00\x02\x00\x03\x00\x04\x00' | sha256sum
     known = "ea99f710d9d0b8ba192295c969a63ed7ce8fc5743da20d2057fa2b6d2c404bfb"
@@ -369,7 +367,7 @@ def test_hash_is_of_little_endian_bytes_in_c_order() -> None:
 
 
 @pytest.mark.real_data
-def test_real_files_decode_to_the_published_pixels(real_data: Path) -> None:
+def test_real_files_decode_to_the_published_pixels(real_data):
     with (real_data / "index.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     contrast = [row for row in rows if row["dataset"] == "cellpose_contrast35"]

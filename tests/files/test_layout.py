@@ -37,7 +37,7 @@ NAMES = [
 
 
 @pytest.mark.parametrize(("kind", "name", "files"), NAMES)
-def test_what_a_file_is_by_its_name(kind: str, name: str, files: str) -> None:
+def test_what_a_file_is_by_its_name(kind, name, files):
     for file in files.split():
         assert layout.parse_name(file) == (kind, name)
 
@@ -57,7 +57,7 @@ LISTED = [
 
 
 @pytest.mark.parametrize("case", LISTED)
-def test_images_are_listed_with_their_masks(tmp_path: Path, case: list[list[str]]) -> None:
+def test_images_are_listed_with_their_masks(tmp_path, case):
     names, *images = case
     found = layout.list_images(make(tmp_path, *names))
     shown = [[*relative(tmp_path, o.image, o.masks, o.own_masks), o.split] for o in found]
@@ -68,7 +68,7 @@ def test_images_are_listed_with_their_masks(tmp_path: Path, case: list[list[str]
         assert one.is_query == (one.image.parent.name == "query")
 
 
-def test_what_lies_beside_masks(tmp_path: Path) -> None:
+def test_what_lies_beside_masks(tmp_path):
     make(tmp_path, "A_img.tif", "A_img_seg.npy", ".A_masks.tif.edits", "B_img.tif")
     first, second = layout.list_images(tmp_path)
     assert (first.is_unsaved, second.is_unsaved) == (True, False)
@@ -76,7 +76,7 @@ def test_what_lies_beside_masks(tmp_path: Path) -> None:
     assert layout.cells_path(tmp_path / "A_cp_masks.ome.tif") == tmp_path / "A_cells.csv"
 
 
-def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
+def test_a_folder_without_images_is_refused(tmp_path):
     for folder, said in ((tmp_path, "no images"), (tmp_path / "absent", "no such folder")):
         with pytest.raises(DatasetError, match=said):
             layout.list_images(folder)
@@ -97,13 +97,13 @@ SHOTS = [
 
 @pytest.mark.parametrize(("names", "image", "copy", "masks"), SHOTS)
 def test_an_image_is_put_among_the_annotated_ones_as_they_are_called(
-    tmp_path: Path, names: list[str], image: str, copy: str, masks: str
-) -> None:
+    tmp_path, names, image, copy, masks
+):
     found = layout.place_shot(make(tmp_path, *names), tmp_path / image)
     assert relative(tmp_path, *found) == [copy, masks]
 
 
-def test_masks_of_ours_would_hide_those_of_seg_files(tmp_path: Path) -> None:
+def test_masks_of_ours_would_hide_those_of_seg_files(tmp_path):
     make(tmp_path, "shot/A_img.tif", "shot/A_seg.npy")
     with pytest.raises(DatasetError, match=r"_seg\.npy files, which masks of ours would hide"):
         layout.place_shot(tmp_path, tmp_path / "B.tif")
@@ -121,13 +121,11 @@ NEW = [
 
 
 @pytest.mark.parametrize(("names", "new", "place"), NEW)
-def test_no_new_image_hides_the_others(
-    tmp_path: Path, names: list[str], new: str, place: str
-) -> None:
+def test_no_new_image_hides_the_others(tmp_path, names, new, place):
     assert layout.place_image(make(tmp_path, *names), new) == tmp_path / place
 
 
-def test_results_lists_and_corrections_of_an_experiment(tmp_path: Path) -> None:
+def test_results_lists_and_corrections_of_an_experiment(tmp_path):
     make(tmp_path, *(f"segmented/{name}_masks.tif" for name in ("A", "B", "plate/C")))
     make(tmp_path, "corrected/B_masks.tif", "corrected/.D_masks.tif.edits", "corrected/B_cells.csv")
     make(tmp_path, "shot/A_cells.csv", "segmented/A_cells.csv", "A_cells.csv")
@@ -144,14 +142,14 @@ def test_results_lists_and_corrections_of_an_experiment(tmp_path: Path) -> None:
     ]
 
 
-def test_the_experiment_of_a_file(tmp_path: Path) -> None:
+def test_the_experiment_of_a_file(tmp_path):
     for name in ("shot/A_masks.tif", "corrected/A_masks.tif"):
         assert layout.experiment_of(tmp_path / name) == tmp_path
     own = tmp_path / "corrected" / "A.tif"  # by its microscope, perhaps: nobody knows
     assert layout.experiment_of(own) == own.parent
 
 
-def test_where_results_go(tmp_path: Path) -> None:
+def test_where_results_go(tmp_path):
     make(tmp_path, "query/A.tif")
     query = tmp_path / "query"
     assert layout.results_path(query) == query / "segmented"
@@ -160,7 +158,7 @@ def test_where_results_go(tmp_path: Path) -> None:
     assert layout.results_path(tmp_path, tmp_path) == tmp_path / "segmented"
 
 
-def test_models_and_their_runs(tmp_path: Path) -> None:
+def test_models_and_their_runs(tmp_path):
     make(tmp_path, "old.safetensors", "new.b.safetensors", ".hidden.safetensors", "c.json")
     os.utime(tmp_path / "old.safetensors", (0, 0))
     assert relative(tmp_path, *layout.find_models(tmp_path)) == [

@@ -8,7 +8,6 @@ import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from pickle import dumps
-from typing import Any
 
 import numpy as np
 import pytest
@@ -42,7 +41,7 @@ def boxed(contents: object, protocol: int = 4) -> bytes:
     return dumps(box, protocol)
 
 
-def test_a_file_of_cellposes_interface_is_read() -> None:
+def test_a_file_of_cellposes_interface_is_read():
     seg = read_seg(BY_CELLPOSE)
     np.testing.assert_array_equal(seg["masks"], CELLS)
     assert (seg["filename"], seg["ismanual"].tolist()) == ("cells.tif", [False, False])
@@ -55,7 +54,7 @@ def test_a_file_of_cellposes_interface_is_read() -> None:
     }
 
 
-def test_what_is_written_is_read_again(tmp_path: Path) -> None:
+def test_what_is_written_is_read_again(tmp_path):
     path, image = tmp_path / "A_seg.npy", np.full((24, 32, 3), 700, np.uint16)
     write_seg(path, CELLS, img=image, filename="A.tif")
     seg, edge = read_seg(path), read_seg(path)["outlines"]
@@ -78,7 +77,7 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("protocol", [3, 4])
 @pytest.mark.parametrize("core", [b"numpy._core", b"numpy.core"])
-def test_plain_values_and_arrays_of_any_numpy(tmp_path: Path, protocol: int, core: bytes) -> None:
+def test_plain_values_and_arrays_of_any_numpy(tmp_path, protocol, core):
     masks, shared = np.asfortranarray(CELLS.astype(">u2")), ["a", 1.5]
     contents = {
         "masks": masks,
@@ -109,7 +108,7 @@ MASKS += [(CELLS - 1, CELLS)]  # the first versions had the background at -1
 
 
 @pytest.mark.parametrize(("masks", "expected"), MASKS)
-def test_masks_of_all_versions(tmp_path: Path, masks: np.ndarray, expected: np.ndarray) -> None:
+def test_masks_of_all_versions(tmp_path, masks, expected):
     path = save(tmp_path / "a_seg.npy", boxed({"masks": masks}))
     np.testing.assert_array_equal(read_masks(path), expected)
 
@@ -133,7 +132,7 @@ class Plain:
 
 @pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4, 5])
 @pytest.mark.parametrize("inside", [False, True])
-def test_nothing_in_a_file_is_called(tmp_path: Path, protocol: int, inside: bool) -> None:
+def test_nothing_in_a_file_is_called(tmp_path, protocol, inside):
     mark = tmp_path / "called"
     evil = Evil(os.system, f"touch {mark}")
     contents = {"masks": CELLS, "extra": np.array([evil], object) if inside else evil}
@@ -161,7 +160,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("extra", "said"), REFUSED)
-def test_what_is_refused_is_named(tmp_path: Path, extra: Any, said: str) -> None:
+def test_what_is_refused_is_named(tmp_path, extra, said):
     path = save(tmp_path / "a_seg.npy", boxed({"masks": CELLS, "extra": extra}))
     with pytest.raises(ImageError, match=f"a_seg.npy.*{said}"):
         read_seg(path)
@@ -191,7 +190,7 @@ ODD = [
 
 
 @pytest.mark.parametrize("steps", ODD)
-def test_odd_steps_are_refused(tmp_path, monkeypatch, steps: bytes) -> None:
+def test_odd_steps_are_refused(tmp_path, monkeypatch, steps):
     monkeypatch.chdir(tmp_path)
     copyreg.add_extension("os", "system", 1)
     try:
@@ -218,7 +217,7 @@ def in_a_file(array: bytes) -> bytes:
     return b"\x80\x03" + box + b"](}X\x05\0\0\0masks" + array + b"setb."
 
 
-def test_arrays_are_of_the_bytes_that_are_there(tmp_path: Path) -> None:
+def test_arrays_are_of_the_bytes_that_are_there(tmp_path):
     path = tmp_path / "a_seg.npy"
     assert read_seg(save(path, in_a_file(lying((2, 3), bytes(12)))))["masks"].shape == (2, 3)
     shapes = ((2, 4), (10**6, 10**6), (2**62, 2**62), (-1, 3), (-2, -3))
@@ -244,7 +243,7 @@ BOMBS = [
 
 
 @pytest.mark.parametrize("steps", BOMBS)
-def test_no_file_grows_far_beyond_its_size(tmp_path, monkeypatch, steps: bytes) -> None:
+def test_no_file_grows_far_beyond_its_size(tmp_path, monkeypatch, steps):
     monkeypatch.setattr(seg_npy, "STEPS", 10_000)
     path = save(tmp_path / "a_seg.npy", steps)
     tracemalloc.start()
@@ -255,7 +254,7 @@ def test_no_file_grows_far_beyond_its_size(tmp_path, monkeypatch, steps: bytes) 
     assert peak < 4_000_000
 
 
-def test_what_is_shared_is_not_multiplied(tmp_path: Path) -> None:
+def test_what_is_shared_is_not_multiplied(tmp_path):
     one: list[object] = ["a"]
     for _ in range(60):  # 2 to the power of 60 leaves, would one walk them all
         one = [one, one]
@@ -263,7 +262,7 @@ def test_what_is_shared_is_not_multiplied(tmp_path: Path) -> None:
     assert len(read_seg(path)["x"]) == 2
 
 
-def test_a_file_that_is_cut_off_anywhere(tmp_path: Path) -> None:
+def test_a_file_that_is_cut_off_anywhere(tmp_path):
     path = tmp_path / "a_seg.npy"
     write_seg(path, CELLS)
     whole = path.read_bytes()
@@ -279,7 +278,7 @@ LENIENT = [HealthCheck.function_scoped_fixture]
 @settings(max_examples=60, deadline=None, suppress_health_check=LENIENT)
 @given(st.data())
 @pytest.mark.filterwarnings("ignore")
-def test_damage_is_an_error_or_other_values(tmp_path: Path, data: st.DataObject) -> None:
+def test_damage_is_an_error_or_other_values(tmp_path, data):
     whole = bytearray(BY_CELLPOSE.read_bytes())
     for _ in range(data.draw(st.integers(1, 4))):
         place = data.draw(st.integers(0, len(whole) - 1))
@@ -299,12 +298,12 @@ OTHERS += [{"masks": np.zeros((0, 2), int)}]
 
 
 @pytest.mark.parametrize("contents", OTHERS)
-def test_other_contents_are_refused(tmp_path: Path, contents: object) -> None:
+def test_other_contents_are_refused(tmp_path, contents):
     with pytest.raises(ImageError, match=r"a_seg.npy"):
         read_masks(save(tmp_path / "a_seg.npy", boxed(contents)))
 
 
-def test_other_files_are_refused(tmp_path: Path) -> None:
+def test_other_files_are_refused(tmp_path):
     np.save(tmp_path / "a_seg.npy", CELLS)
     with pytest.raises(ImageError, match="not as Cellpose saves it"):
         read_masks(tmp_path / "a_seg.npy")
