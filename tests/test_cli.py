@@ -556,28 +556,6 @@ def test_the_whole_job_on_a_data_set_by_name(small_worms, model_file, tmp_path, 
     assert "1 images segmented" in done("segment", "./synthetic_worms", "--model", model_file)
 
 
-@pytest.mark.real_data
-def test_real_sets_by_name(real_data, model_file, tmp_path, monkeypatch):
-    worms = scellseg.load_dataset("bbbc010_elegans")
-    seen: dict[str, Any] = {}
-    monkeypatch.setattr(cli, "find_readable", lambda queries: (queries, []))
-    monkeypatch.setattr(folder, "segment_jobs", lambda jobs, *_, **__: seen.update(jobs=jobs))
-    done("segment", "bbbc010_elegans", "--model", model_file, "--output", tmp_path / "out")
-    names = [f"{sample.name}_masks.tif" for sample in worms.query]
-    assert [job.masks.name for job in seen["jobs"]] == names
-
-    def tuned(model: Any, shots: Dataset, queries: Dataset, **options: Any) -> Any:
-        seen.update(options, shots=shots, queries=queries)
-        return model
-
-    monkeypatch.setattr(scellseg, "finetune", tuned)
-    options = ("--shots", "8", "--seed", "1", "--output", tmp_path / "t.safetensors")
-    done("finetune", "bbbc010_elegans", "--model", model_file, *options)
-    assert [one.name for one in seen["shots"]] == [one.name for one in worms.shots(8, seed=1)]
-    assert [one.read_masks for one in seen["queries"]] == [None] * 39
-    assert seen["seed"] == 1
-
-
 # --- evaluate --------------------------------------------------------------------------------
 
 

@@ -56,7 +56,7 @@ BUDGETS = {
 # These numbers only fall; who brings a part within its budget takes it out.
 STILL_OVER = {
     "core": 3806,
-    "files": 1324,
+    "files": 1312,
     "datasets": 2017,
     "statistics and plots": 1011,
     "paper": 3961,

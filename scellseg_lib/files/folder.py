@@ -222,9 +222,6 @@ def _claim(output: Path, jobs: list[ImageJob], made_with: dict[str, Any], overwr
         scratch.write_text(json.dumps(made_with, indent=1) + "\n")
 
 
-# --- scores ---------------------------------------------------------------------------------------
-
-
 def pair_labels(predicted: Path, true: Path | Sequence[Sample]) -> list[tuple[Path, Sample]]:
     """Predicted label files with the true masks of their name, in files or samples.
 

@@ -76,9 +76,6 @@ class ImageFiles:
         return edits_path(self.own_masks).is_file()
 
 
-# --- the images of a folder -------------------------------------------------------------------
-
-
 def find_samples(folder: Path) -> list[ImageFiles]:
     """Images and masks to learn from and to segment, in natural order of their names.
 
@@ -152,9 +149,6 @@ def experiment_of(file: Path) -> Path:
     return file.parent.parent if file.parent.name in parts else file.parent
 
 
-# --- masks, lists of cells, models --------------------------------------------------------------
-
-
 def find_labels(place: Path) -> dict[str, Path]:
     """Label files by name, or the one that `place` is; any images where none is called masks.
 
@@ -221,9 +215,6 @@ def cells_path(masks: Path) -> Path:
 def edits_path(masks: Path) -> Path:
     """File of the edits of a label file that were not saved."""
     return masks.with_name(f".{masks.name}{EDITS}")
-
-
-# --- names ----------------------------------------------------------------------------------------
 
 
 def parse_name(file_name: str) -> tuple[str, str]:

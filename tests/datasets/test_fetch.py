@@ -409,43 +409,6 @@ def test_a_damaged_archive_is_told(kind, is_cut, tmp_path):
 # --- real images ------------------------------------------------------------------------------
 
 
-@pytest.mark.real_data
-def test_the_real_images_are_those_of_the_manifests(real_data, monkeypatch):
-    for name in manifest.list_manifests():
-        card = manifest.load_manifest(name)
-        if not card.folder.is_dir():
-            continue
-        some = card.model_copy(update={"files": card.files[::10]})
-        monkeypatch.setattr(fetch, "load_manifest", lambda _, some=some: some)
-        entries = {entry.image: entry for entry in some.files}
-        for file in fetch.verify(name).files:
-            entry = entries.get(file.file)
-            if file.state == "different" and name == "dsb2018" and entry is not None:
-                # A copy of an image that is narrower than its own masks is truncated.
-                image, masks = (read_pixels(card.folder / f) for f in (entry.image, entry.masks))
-                assert image.shape[:2] != masks.shape
-            else:
-                assert file.state in ("ok", "present, no hash published here"), file
-
-
-@pytest.mark.real_data
-def test_bbbc010_comes_whole_from_its_raw_samples(real_data, tmp_path, monkeypatch):
-    monkeypatch.setenv("SCELLSEG_CACHE", str(tmp_path))
-    card = manifest.load_manifest("bbbc010_elegans")
-    for archive in card.archives:
-        place = tmp_path / "downloads" / card.name / archive.file
-        place.parent.mkdir(parents=True, exist_ok=True)
-        folder = real_data / "raw_samples/bbbc010" / Path(archive.file).stem
-        members = {f"{folder.name}/{path.name}": path.read_bytes() for path in folder.iterdir()}
-        place.write_bytes(zipped(members))
-    wells = tuple(entry for entry in card.files if entry.name in ("B05", "C19", "B18"))
-    some = card.model_copy(update={"files": wells})
-    monkeypatch.setattr(fetch, "load_manifest", lambda _: some)
-    monkeypatch.setenv("SCELLSEG_DATA", str(tmp_path / "data"))
-    fetch.fetch(card.name)
-    assert [f.state for f in fetch.verify(card.name).files] == ["ok"] * 6
-
-
 @pytest.mark.released_weights
 def test_the_contrast_images_come_out_of_the_authors_archive(tmp_path, monkeypatch):
     try:
