@@ -461,7 +461,7 @@ def place_results(runs: Path, folder: str | Path, name: str) -> Path:
 
 
 def save_results(found: Sequence[Cells], samples: Dataset, folder: Path) -> pd.DataFrame:
-    """Write ``masks/`` (TIFF), ``imagej/`` and ``measurements.csv``; returns its rows, of all cells.
+    """Write ``masks/`` (TIFF), ``imagej/`` and ``measurements.csv``, whose rows are returned.
 
     Masks and outlines of a former run are removed, also those of images that are there no more.
     """
