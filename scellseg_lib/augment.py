@@ -4,8 +4,6 @@ The released code rotates flow maps (and in pre-training leaves the vectors as t
 flows there is no reason to (docs/method.md, section 2).
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass

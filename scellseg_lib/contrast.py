@@ -7,8 +7,6 @@ mean squared differences of all pairs of style embeddings.
 schedule, not a balance. Hence the options "fixed" and "scheduled".
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """The device, the numeric type that is fast on it, and what becomes of the memory."""
 
-from __future__ import annotations
-
 import ctypes
 import platform
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """What the library raises: an error says what was wrong, where, and what to do."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from typing import Any

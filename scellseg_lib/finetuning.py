@@ -1,7 +1,5 @@
 """Fine-tuning on a few annotated images, classic and contrastive (docs/method.md, section 3)."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass

@@ -7,8 +7,6 @@ gathers a cell's pixels at one sink, which tells touching cells apart.
 Flows are (dy, dx) in pixels per step, of unit length inside cells.
 """
 
-from __future__ import annotations
-
 from typing import Literal
 
 import cv2

@@ -6,8 +6,6 @@ stands what a notebook needs besides: an example folder, pictures, how far image
 model knows, and measurements to take away.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import warnings

@@ -5,8 +5,6 @@ It is **not** the COCO average precision: nothing is ranked by confidence. Thres
 compared with ``>=`` in whole numbers of pixels: an IoU of exactly one half passes 0.5.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple

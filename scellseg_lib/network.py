@@ -5,8 +5,6 @@ steered by the style, and a 1 x 1 Tasker. Scellseg adds attention gates on the s
 and a hierarchical style. Shapes below are for ``levels = (32, 64, 128, 256)``.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple

@@ -4,8 +4,6 @@ The library refuses what is out of bounds, in a sentence; the command line and t
 the same bounds and the same help.
 """
 
-from __future__ import annotations
-
 from typing import Any, ClassVar, Self
 
 import numpy as np

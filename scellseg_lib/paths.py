@@ -1,7 +1,5 @@
 """Where everything lies: the one module that knows folders."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Figures in one style, saved the same byte for byte beside a file that says their origin."""
 
-from __future__ import annotations
-
 import json
 from base64 import b64encode
 from html import escape

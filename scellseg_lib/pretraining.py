@@ -1,7 +1,5 @@
 """Pre-training: from nothing to a model of many styles (docs/method.md, section 4)."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import asdict

@@ -1,7 +1,5 @@
 """Progress: bars in a terminal and a notebook, lines in a log, silence where a machine looks."""
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Iterable, Iterator

@@ -1,7 +1,5 @@
 """From images to masks: network at the 30-px scale, then dynamics (docs/method.md, section 5)."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass

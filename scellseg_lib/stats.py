@@ -5,8 +5,6 @@ III (each effect adjusted for the others, cells weighted alike; all types agree 
 Without any error, F and t of an effect that is there are infinite, p is 0, and the rest is NaN.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What styles a model has seen: a few centres of the training images' embeddings, in its card."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Cut images into tiles that fit the network, and blend the tiles' maps again."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from functools import cache

@@ -55,10 +55,10 @@ BUDGETS = {
 # Parts that are not within their budget yet, with the lines that they may have until they are.
 # These numbers only fall; who brings a part within its budget takes it out.
 STILL_OVER = {
-    "core": 3806,
+    "core": 3764,
     "files": 1312,
     "datasets": 2017,
-    "statistics and plots": 1011,
+    "statistics and plots": 1005,
     "paper": 3961,
     "cli": 486,
 }

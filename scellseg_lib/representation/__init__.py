@@ -4,8 +4,6 @@ Each has the same verbs, ``targets(masks)``, ``loss(output, targets)`` and
 ``masks(output, decoding)``; a new one is made known with `register`, and no other file changes.
 """
 
-from __future__ import annotations
-
 from scellseg_lib.errors import ModelError
 from scellseg_lib.representation.base import Decoding, Representation
 from scellseg_lib.representation.flow import Flow

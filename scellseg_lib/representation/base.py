@@ -1,7 +1,5 @@
 """What a representation is, and the settings of its decoding."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar, Protocol

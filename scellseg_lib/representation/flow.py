@@ -1,7 +1,5 @@
 """Cellpose's and Scellseg's representation: the flow to each cell's centre, and the foreground."""
 
-from __future__ import annotations
-
 import numpy as np
 from scipy.special import expit
 from torch import Tensor

@@ -7,8 +7,6 @@ fall into pieces. Small markers are therefore dropped instead of opened, edges c
 docs/method.md, section 2. This is the fair baseline.
 """
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 from scipy import ndimage

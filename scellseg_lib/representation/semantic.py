@@ -4,8 +4,6 @@ The released code searches the thresholds on shots squashed to 224 x 224; here i
 shots at their true scale (docs/method.md, section 2).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import product
 
