@@ -8,6 +8,9 @@ NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
 # Those of a profile, which the quickstart and the claims have not.
 FIGURES = $(shell grep -l 'PROFILE = ' $(NOTEBOOKS))
 
+# Those that compute in any case: their cells are tested on small images (tests/notebooks).
+LIVE := 00_quickstart your_own_images
+
 .DEFAULT_GOAL := help
 .PHONY: help environment figures app test test-fast lint bench lock clean
 
@@ -47,8 +50,8 @@ app: $(STAMP) ## open the workbench in the browser: annotate, fine-tune, segment
 test: $(STAMP) ## re-execute the notebooks and compare, run the tests (about 21 minutes)
 	@echo "Testing the notebooks, the library and the workbench in a browser: about 21 minutes on two cores."
 	$(RUN) -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
-	  --nbval --nbval-current-env \
-	  --nbval-sanitize-with tests/notebooks/sanitize.cfg notebooks tests
+	  --nbval --nbval-current-env --nbval-sanitize-with tests/notebooks/sanitize.cfg \
+	  $(LIVE:%=--ignore notebooks/%.ipynb) notebooks tests
 
 test-fast: $(STAMP) ## the tests of the library alone, for the working day (under two minutes)
 	@echo "Testing the library without a browser and without live notebooks: under two minutes on two cores."
