@@ -56,8 +56,8 @@ BUDGETS = {
 # These numbers only fall; who brings a part within its budget takes it out.
 STILL_OVER = {
     "core": 3764,
-    "files": 1312,
-    "datasets": 2017,
+    "files": 1298,
+    "datasets": 1990,
     "statistics and plots": 1005,
     "paper": 3961,
     "cli": 486,

@@ -33,10 +33,7 @@ class Picture(NamedTuple):
 
 
 def convert_bbbc010(raw: Path, source: str) -> Iterator[Picture]:
-    """BBBC010, by wells such as ``"B05"``: the bright-field TIFF, and one mask file per worm.
-
-    Labels run by decreasing area.
-    """
+    """BBBC010, by wells such as ``"B05"``: the bright field, worms by decreasing area."""
     for path in _find(raw, f"*_{source}_w2_*.tif"):
         # The well stands before w2, which is the bright field; w1 is the fluorescence.
         well = path.name.partition("_w2_")[0].rpartition("_")[2]
@@ -47,10 +44,7 @@ def convert_bbbc010(raw: Path, source: str) -> Iterator[Picture]:
 
 
 def convert_dsb2018(raw: Path, source: str) -> Iterator[Picture]:
-    """2018 Data Science Bowl, by identifier: ``ID/images/ID.png``, and one mask file per nucleus.
-
-    Labels follow the mask files' names. Three planes that are equal are kept as one.
-    """
+    """2018 Data Science Bowl, by identifier; three planes that are equal are kept as one."""
     for path in _find(raw, f"stage1_train/{source}/images/*.png"):
         image = read_pixels(path)
         if image.ndim == 3 and (image == image[..., :1]).all():
@@ -62,10 +56,7 @@ def convert_dsb2018(raw: Path, source: str) -> Iterator[Picture]:
 
 
 def convert_livecell(raw: Path, source: str) -> Iterator[Picture]:
-    """LIVECell, by its COCO JSON file: polygons (it has no run lengths), images by file names.
-
-    Labels follow the annotations. An image that is listed but absent is an error.
-    """
+    """LIVECell, by its COCO JSON file of polygons (it has no run lengths)."""
     path = _find(raw, source)[0]
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -105,10 +96,7 @@ CONVERTERS: dict[str, Converter] = {
 
 
 def paint(cells: Sequence[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
-    """One label image, int32[H, W], of cells, bool[H, W], that may overlap.
-
-    Cell k gets the label k + 1; overlaps go to the smaller cell.
-    """
+    """Label image, int32[H, W], of cells, bool[H, W]: 1, 2, ..; overlaps go to the smaller cell."""
     labels = np.zeros(shape, np.int32)
     for k in sorted(range(len(cells)), key=lambda k: -np.count_nonzero(cells[k])):
         labels[cells[k]] = k + 1

@@ -1,8 +1,4 @@
-"""One file from the network, whole or not at all; nothing else in the library downloads.
-
-What has come lies in ``NAME.part`` beside the file, where a run that is killed leaves it and the
-next goes on.
-"""
+"""One file from the network, whole or not at all; what has come so far lies in ``NAME.part``."""
 
 from __future__ import annotations
 
@@ -34,10 +30,8 @@ def download(url: str, file: Path, sha256: str | None = None, session: Any = req
 
     A cut connection is taken up where it broke, by this run or the next, and a busy server asked
     again, a few times (pooch starts anew, and asks again for what is not there). A second process
-    that wants the same file waits for the first. What a URL ``file:`` names is copied.
-
-    FetchError if the network is forbidden, the server refuses (404 and its like, at once) or cannot
-    be reached, or what came is another file.
+    that wants the same file waits for the first. What a URL ``file:`` names is copied. FetchError
+    if the network is forbidden, the server refuses or cannot be reached, or another file came.
     """
     if is_whole(file, sha256):
         return file

@@ -1,7 +1,6 @@
 """Data sets from their publishers: downloaded, unpacked, converted and verified.
 
-Archives stay in ``CACHE/downloads/NAME``; images and masks go to ``DATA/NAME``, whole or not at
-all. ``SCELLSEG_DATA`` says where DATA is, ``SCELLSEG_OFFLINE=1`` forbids any use of the network.
+Archives stay in ``CACHE/downloads/NAME``; images and masks go to ``DATA/NAME``, or not at all.
 """
 
 from __future__ import annotations

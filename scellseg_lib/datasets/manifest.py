@@ -161,9 +161,7 @@ def load_manifest(name: str) -> Manifest:
 
 
 def load_subsets() -> dict[str, tuple[SubsetPart, ...]]:
-    """Read the nested pre-training subsets, each with all its parts: the paper's Sneuro to
-    Sgeneral, those by the same principle of the data at hand ("one" to "general"), synthetic ones.
-    """
+    """Read the nested pre-training subsets: the paper's, of the data at hand, synthetic ones."""
     nested: dict[str, tuple[SubsetPart, ...]] = {}
     for added in _parse(paths.manifests() / "pretraining_subsets.yaml", _Subsets).series.values():
         so_far: tuple[SubsetPart, ...] = ()

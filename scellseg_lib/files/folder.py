@@ -1,8 +1,7 @@
 """Runs over many images, and scores of many label files.
 
-One bad file does not end a run, and a run that was stopped goes on: the masks are the state, they
-are written whole or not at all, and what exists is not made again. ``segmented.json`` beside them
-says what they were made with, so that others do not pass for them.
+One bad file does not end a run, and a run that was stopped goes on: the masks are the state.
+``segmented.json`` beside them says what they were made with, so that others do not pass for them.
 """
 
 from __future__ import annotations
@@ -128,10 +127,9 @@ def segment_jobs(
     """Segment images and write their masks: those that are missing, or all with ``overwrite``.
 
     ``output`` is the folder of all masks, with ``segmented.json``, into which ``reading`` goes: how
-    the images are read. The outcome is completed on the way, and its first doubt is warned of at
+    the images are read. ``outcome`` is completed on the way, and its first doubt is warned of at
     once. ``overlays`` are drawn of masks that were there before, too. ``callback`` is called after
-    each image that was read, and written; its errors end the run. MasksMadeOtherwise if such are
-    there. See `segmentation.segment` for the other settings.
+    each image that was read, and written; its errors end the run.
     """
     diameter, decoding = segmentation.resolve(model.card, diameter=diameter, **thresholds)
     made_with = {"weights": weights_hash(model.network), "diameter": diameter}
@@ -223,10 +221,7 @@ def _claim(output: Path, jobs: list[ImageJob], made_with: dict[str, Any], overwr
 
 
 def pair_labels(predicted: Path, true: Path | Sequence[Sample]) -> list[tuple[Path, Sample]]:
-    """Predicted label files with the true masks of their name, in files or samples.
-
-    Two files are a pair whatever their names. DatasetError lists all that have no partner.
-    """
+    """Predicted label files with the true masks of their name; two files are a pair of any name."""
     ours, files = layout.find_labels(predicted), {}
     if isinstance(true, Path):
         files = layout.find_labels(true)

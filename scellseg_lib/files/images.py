@@ -1,8 +1,7 @@
 """Image and mask files in, label files out.
 
-PNG, TIFF and JPEG are told apart by their content, not by their names, and decoded at their full
-depth: 16-bit RGB PNGs stay 16 bits (many readers cut them to 8). What a file leaves open, such as
-the meaning of the pages of a plain TIFF, is asked for and never guessed.
+PNG, TIFF and JPEG are told apart by their content, and decoded at their full depth. What a file
+leaves open, such as the meaning of the pages of a plain TIFF, is asked for and never guessed.
 """
 
 from __future__ import annotations
@@ -81,10 +80,7 @@ def read_image(
     axes: str | None = None,
     page: int | None = None,
 ) -> np.ndarray:
-    """Read the plane to segment and the nucleus plane of a file: float32[2, H, W], raw intensities.
-
-    See `read_pixels` for ``axes`` and ``page``, `select_planes` for ``channels``, both for errors.
-    """
+    """Plane to segment and nucleus plane of a file: float32[2, H, W]; see `select_planes`."""
     return select_planes(read_pixels(path, axes=axes, page=page), channels, where=path)
 
 
@@ -147,8 +143,7 @@ def read_masks(path: str | PathLike[str]) -> np.ndarray:
 def relabel(masks: np.ndarray, *, where: str | PathLike[str] | None = None) -> np.ndarray:
     """Check labels and number them 1 to n without gaps, in their old order: int32[H, W].
 
-    ImageError, for the file ``where``, if they are not whole numbers from 0. A single label in
-    several pieces draws a warning: it is mostly a binary mask, in which cells are not told apart.
+    A single label in several pieces draws a warning: it is mostly a binary mask.
     """
     masks = as_labels(masks, where, largest=INT64_MAX)
     labels, places = np.unique(masks, return_inverse=True)

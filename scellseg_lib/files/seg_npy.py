@@ -1,9 +1,8 @@
 """Cellpose's ``NAME_seg.npy``: written for its interface, and read without calling what it names.
 
-The format is a pickled dictionary in a NumPy file, and a pickle is a programme that may call
-anything. Here it may take the steps alone that plain values and arrays need, and of all that a step
-may name only what NumPy's own arrays and numbers need is known, and made by functions of this
-module from bytes that lie in the file. This is the only place of the library that unpickles.
+The format is a pickled dictionary, and a pickle is a programme that may call anything. Here it may
+take the steps alone that plain values and arrays need, and name only what NumPy's arrays need,
+which functions of this module make from bytes in the file. Nothing else here unpickles.
 """
 
 from __future__ import annotations
@@ -62,10 +61,7 @@ def read_seg(path: Path) -> dict[str, Any]:
 
 
 def write_seg(path: Path, masks: np.ndarray, **more: object) -> None:
-    """Write masks, int[H, W], for Cellpose's interface, which opens the image beside them.
-
-    ``more`` is by Cellpose's names: ``filename`` of the image; ``img``, its pixels where it is not.
-    """
+    """Write masks, int[H, W], for Cellpose; ``more`` by its names: ``filename``, ``img``, ..."""
     labels = masks.astype(np.promote_types("u2", np.min_scalar_type(masks.max())))
     edges = find_boundaries(labels, connectivity=2, mode="inner")
     width = diameter(labels) if labels.any() else 30.0

@@ -18,9 +18,7 @@ Planes = tuple[np.ndarray, np.ndarray]
 
 
 def draw_phase(scene: Scene) -> Planes:
-    """Phase contrast: thickness minus its own blur (the phase ring passes the low frequencies)
-    through a sine makes the bright halo, the grey body and the bright ring of round thick cells.
-    """
+    """Phase contrast: a sine of thickness minus its own blur makes halo, grey body, bright ring."""
     rng, shape = scene.rng, scene.shape
     number = int(rng.uniform(0.3, 0.48) * shape[0] * shape[1] / (np.pi * 21.8**2))
     radii = np.sort(21.8 * np.exp(0.13 * rng.standard_normal(number)))[::-1]

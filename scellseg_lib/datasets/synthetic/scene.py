@@ -1,7 +1,6 @@
 """What synthetic images are made of: random fields, outlines, filaments, labels, a camera.
 
-Only numpy's ``Generator`` makes random numbers, and noise is Gaussian with the variance of photon
-counting rather than drawn by rejection, so that rounding differences between machines cannot
+Photon noise is Gaussian, not drawn by rejection: rounding differences between machines cannot
 change how many random numbers are used.
 """
 

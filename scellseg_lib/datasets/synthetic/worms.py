@@ -22,10 +22,7 @@ class Worm(NamedTuple):
 
 
 def draw_worms(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
-    """Bright-field worms: image float32[H, W], labels int32[H, W].
-
-    Pixels shared by two worms belong to the smaller one, as in the real annotation.
-    """
+    """Bright-field worms and their labels; pixels shared by two belong to the smaller one."""
     rng, shape = scene.rng, scene.shape
     stop = _draw_stop(scene)
     inside = 1 / (1 + np.exp(-np.clip(stop / 0.55, -30, 30)))
