@@ -11,16 +11,17 @@ import pandas as pd
 import pytest
 import yaml
 
-from scellseg_lib import paths
+from scellseg_lib import augment, paths
 from scellseg_lib.datasets.load import load_dataset
-from scellseg_lib.datasets.weights import load_model
 from scellseg_lib.device import default_device, machine
 from scellseg_lib.errors import ScellsegError
+from scellseg_lib.model import new_model
 from scellseg_lib.paper import grid, profile, run, shots
 from scellseg_lib.paper.profile import choose_profile, load_profile
 from scellseg_lib.paper.store import Store
 from scellseg_lib.pretraining import PretrainRecipe
-from scellseg_lib.samples import Dataset
+from scellseg_lib.samples import Dataset, Sample
+from tests import tiny
 
 RELEASED = load_profile("released")
 
@@ -95,18 +96,27 @@ def test_an_experiment_has_trials_where_its_profile_has_what_it_needs(name: str)
 # --- shots -----------------------------------------------------------------------------------
 
 
-def test_the_table_of_covering_shots_is_what_the_styles_say():
-    worms = load_dataset("synthetic_worms")
-    found = shots.cover_styles(worms, load_model("scellseg", levels=(16, 32, 64, 128)))
-    assert found[:-1] == shots.find_covering_shots("synthetic_worms", len(worms.shot) - 1)
+def test_shots_cover_the_styles_of_pool_and_queries_whose_masks_are_not_looked_at(monkeypatch):
+    pool = tiny.worms(3).samples
+    queries = tuple(replace(s, split="query", read_masks=None) for s in tiny.worms(2, 5))
+    data = Dataset("worms", "", "", (*pool, *queries))
+    places = {"worm0": 0.0, "worm1": 4.0, "worm2": 5.0, "worm5": 9.0, "worm6": 9.5}
+
+    def embed(model: object, sample: Sample, diameter: float) -> np.ndarray:
+        assert diameter == data.shot.diameter
+        return np.array([places[sample.name]])
+
+    monkeypatch.setattr(shots, "embed", embed)
+    assert shots.cover_styles(data, new_model("scellseg", tiny.LEVELS)) == (
+        "worm2",
+        "worm0",
+        "worm1",
+    )
 
 
 def test_coverage_begins_in_the_middle_and_goes_where_most_is_missing():
     line = np.array([[0.0], [1.0], [2.5], [5.0], [6.0], [6.1]])
     assert shots.order_to_cover(line, line)[:2] == [2, 4]
-    # Images that may not be annotated are to be covered all the same.
-    candidates, more = np.array([[0.0], [4.0], [5.0]]), np.array([[9.0], [9.5]])
-    assert shots.order_to_cover(candidates, np.concatenate((candidates, more))) == [2, 0, 1]
 
 
 def test_coverage_takes_what_leaves_the_least_distance():
@@ -203,27 +213,32 @@ def test_a_wrong_parameter_is_refused_in_words(wrong: dict, message: str):
         choose_profile(namespace(**wrong))
 
 
-@pytest.mark.real_data
-def test_a_trial_of_the_papers_profile_runs(real_data: Path, tmp_path: Path, monkeypatch):
-    """At one step, from pre-training at full width on what lies in the place of Cellpose's set."""
+def test_a_trial_of_the_papers_profile_runs(tmp_path: Path, monkeypatch):
+    """As planned but for its width, steps and images: from pre-training on what lies in the place
+    of Cellpose's set to scores.
+    """
     folder = tmp_path / "data" / "cellpose"
     folder.mkdir(parents=True)
-    for name in ("bbbc010_elegans", "cellpose_contrast35"):
-        (folder.parent / name).symlink_to(real_data / name)
-    for number, sample in enumerate(load_dataset("synthetic_contrast")[:9]):
-        stem = folder / f"train_{number:03d}"
-        planes = np.zeros((*sample.image.shape[1:], 3), np.uint8)  # blue, green, red
-        planes[..., 1], planes[..., 2] = sample.image / sample.image.max() * 255
-        cv2.imwrite(f"{stem}_img.png", planes)
-        cv2.imwrite(f"{stem}_masks.png", sample.masks.astype(np.uint16))
+    for number in range(9):
+        image, masks = tiny.worm(number)
+        planes = np.zeros((*masks.shape, 3), np.uint8)  # blue, green, red
+        planes[..., 1] = image[0] / image[0].max() * 255
+        cv2.imwrite(f"{folder}/train_{number:03d}_img.png", planes)
+        cv2.imwrite(f"{folder}/train_{number:03d}_masks.png", masks.astype(np.uint16))
     monkeypatch.setenv("SCELLSEG_DATA", str(folder.parent))
+    monkeypatch.setattr(augment, "PATCH", tiny.PATCH)
     paper = load_profile("paper").narrow(data=["bbbc010_elegans"], shots=[9], states=[9])
     (trial,) = [t for t in grid.shot_scale(paper) if t.strategy == "contrastive"]
     assert (trial.weights, trial.levels, trial.steps) == ("subset:Sgeneral", paper.levels, 100)
+    *pool, query = tiny.worms(11)
+    worms = Dataset(trial.data, "", "", (*pool, replace(query, split="query")))
+    found = {worms.name: worms, trial.contrast: tiny.contrast()}
+    monkeypatch.setattr(run, "_load_once", found.__getitem__)
+    small = {"levels": tiny.LEVELS, "shots": tuple(s.name for s in pool[:9]), "steps": 1}
     workspace = run.Workspace(Store(tmp_path / "store"), tmp_path, PretrainRecipe(steps=1))
-    key, new = run.compute(replace(trial, steps=1, split="held_out"), workspace)
+    key, new = run.compute(replace(trial, split="held_out", **small), workspace)
     assert new
-    assert workspace.store.read_scores()["image"].nunique() == 1
+    assert workspace.store.read_scores()["image"].unique().tolist() == ["worm9"]
     origin = workspace.store.read_origin(key)
     assert origin["trial"]["precision"] == "fp32"
     assert origin["machine"] == machine(default_device())
