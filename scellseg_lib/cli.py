@@ -1,7 +1,5 @@
 """The command ``scellseg``: what is typed, and one clear sentence where it cannot be done."""
 
-from __future__ import annotations
-
 import inspect
 import platform
 import re

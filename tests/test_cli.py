@@ -1,7 +1,5 @@
 """The command line: what a biologist types, what lies on the disk afterwards, what goes wrong."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

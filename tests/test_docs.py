@@ -1,7 +1,5 @@
 """docs/method.md: the sections that the code cites, and the constants that it quotes."""
 
-from __future__ import annotations
-
 import inspect
 import json
 import re

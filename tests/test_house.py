@@ -56,11 +56,11 @@ BUDGETS = {
 # These numbers only fall; who brings a part within its budget takes it out.
 STILL_OVER = {
     "core": 3764,
-    "files": 1298,
-    "datasets": 1990,
+    "files": 1286,
+    "datasets": 1970,
     "statistics and plots": 1005,
     "paper": 3961,
-    "cli": 486,
+    "cli": 484,
 }
 PARTS = {name: "core" for group in CORE for name in group} | {
     "__init__": "core",

@@ -1,7 +1,5 @@
 """Rules of the project that a machine can check: pins, hooks, what is never there."""
 
-from __future__ import annotations
-
 import ast
 import getpass
 import os

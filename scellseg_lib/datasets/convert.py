@@ -4,8 +4,6 @@ A converter takes the folder of the unpacked files and a ``source``: where in it
 pattern. It gives one `Picture` for each image that it finds, in natural order.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterator, Sequence
 from fnmatch import fnmatchcase

@@ -1,7 +1,5 @@
 """One file from the network, whole or not at all; what has come so far lies in ``NAME.part``."""
 
-from __future__ import annotations
-
 import hashlib
 import shutil
 import time

@@ -3,8 +3,6 @@
 Archives stay in ``CACHE/downloads/NAME``; images and masks go to ``DATA/NAME``, or not at all.
 """
 
-from __future__ import annotations
-
 import errno
 import gzip
 import lzma

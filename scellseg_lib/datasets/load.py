@@ -1,7 +1,5 @@
 """Data sets from a manifest, a folder, or made in memory."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial

@@ -4,8 +4,6 @@ It says where the data set comes from and on what terms, how its raw archives be
 masks, which files result (``NAME_img.png`` and ``NAME_masks.png``), and what each serves for.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path

@@ -6,8 +6,6 @@ loader reads the state dicts, which are kept under our names in the user's cache
 is BSD; the weights were trained on the Cellpose data, whose terms are non-commercial.
 """
 
-from __future__ import annotations
-
 import ast
 import hashlib
 import io

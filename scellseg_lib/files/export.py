@@ -3,8 +3,6 @@
 Files are written whole or not at all. Coordinates and areas are in pixels.
 """
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field

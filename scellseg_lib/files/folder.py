@@ -4,8 +4,6 @@ One bad file does not end a run, and a run that was stopped goes on: the masks a
 ``segmented.json`` beside them says what they were made with, so that others do not pass for them.
 """
 
-from __future__ import annotations
-
 import json
 import warnings
 from collections.abc import Callable, Iterator, Sequence

@@ -4,8 +4,6 @@ PNG, TIFF and JPEG are told apart by their content, and decoded at their full de
 leaves open, such as the meaning of the pages of a plain TIFF, is asked for and never guessed.
 """
 
-from __future__ import annotations
-
 import hashlib
 import warnings
 from os import PathLike

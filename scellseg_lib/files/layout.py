@@ -16,8 +16,6 @@ Scellseg has them, or all in one folder as Cellpose has them::
 Nothing is read here, and nothing is written.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from pathlib import Path

@@ -5,8 +5,6 @@ A vertex (x, y) is a corner between pixels: pixel (row 0, column 0) is the squar
 and its area is their number.
 """
 
-from __future__ import annotations
-
 import colorsys
 import json
 import warnings

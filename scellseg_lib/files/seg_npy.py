@@ -5,8 +5,6 @@ take the steps alone that plain values and arrays need, and name only what NumPy
 which functions of this module make from bytes in the file. Nothing else here unpickles.
 """
 
-from __future__ import annotations
-
 import io
 import math
 import operator

@@ -1,7 +1,5 @@
 """Run the benchmarks named on the command line, or all."""
 
-from __future__ import annotations
-
 import argparse
 
 from tests.benchmarks import (

@@ -4,8 +4,6 @@ Both sides decode the same flows: exact ones, and the same with smooth noise, wh
 network's output. Both filter masks by flow error and by size, as they do by default.
 """
 
-from __future__ import annotations
-
 from functools import partial
 from pathlib import Path
 

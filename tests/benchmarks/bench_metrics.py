@@ -8,8 +8,6 @@ definition and not drawn here: Cellpose counts a label number that is missing as
 gives NaN for an empty truth against an empty prediction.
 """
 
-from __future__ import annotations
-
 import csv
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Segmentation against Cellpose's `eval`: the same network and images, both at full size."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from functools import partial
 from unittest.mock import patch

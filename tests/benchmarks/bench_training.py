@@ -5,8 +5,6 @@ C library's default memory. Each side runs in a process of its own, since how a 
 memory cannot be taken back; the sides take turns.
 """
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """How quickly the workbench answers, in a real browser: medians of ten (no peer does the same)."""
 
-from __future__ import annotations
-
 import statistics
 import tempfile
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The clock of both sides; imports neither this library nor the peer."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from typing import TypeVar

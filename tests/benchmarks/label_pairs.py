@@ -1,7 +1,5 @@
 """Random pairs of label images: shifted, split, merged, lost and invented objects."""
 
-from __future__ import annotations
-
 import random
 
 import numpy as np

@@ -5,8 +5,6 @@ so the two cannot share an interpreter. Arrays go to and fro as ``.npz`` files, 
 The peer needs Python 3.11 or 3.12, and on Linux an index of pip's that has PyTorch's CPU builds.
 """
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """A server on this machine that misbehaves on demand."""
 
-from __future__ import annotations
-
 from contextlib import suppress
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime

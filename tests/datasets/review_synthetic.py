@@ -4,8 +4,6 @@
 licence permits it are shown (BBBC010, T98G, DSB2018).
 """
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

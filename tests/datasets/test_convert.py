@@ -1,7 +1,5 @@
 """Converters, on files as their publishers lay them out."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Fetching, against a server on this machine that misbehaves on demand."""
 
-from __future__ import annotations
-
 import io
 import multiprocessing
 import os

@@ -1,7 +1,5 @@
 """Data sets by name and from folders."""
 
-from __future__ import annotations
-
 import csv
 from itertools import pairwise
 from pathlib import Path

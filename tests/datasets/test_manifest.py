@@ -1,7 +1,5 @@
 """Data manifests: what they hold, and what the schema refuses."""
 
-from __future__ import annotations
-
 import csv
 from collections import Counter
 from itertools import pairwise

@@ -1,7 +1,5 @@
 """Synthetic images: the same for ever, and like the real ones of their kind."""
 
-from __future__ import annotations
-
 from functools import cache
 
 import numpy as np

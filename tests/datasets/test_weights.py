@@ -1,7 +1,5 @@
 """Trained models: packaged, of the authors through pip's index, and of Cellpose."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import json

@@ -1,7 +1,5 @@
 """What other programs read is the cells that were written."""
 
-from __future__ import annotations
-
 import json
 import zipfile
 from typing import Any

@@ -1,7 +1,5 @@
 """Files in every format and depth, and what is refused and why."""
 
-from __future__ import annotations
-
 import csv
 import io
 from collections.abc import Callable

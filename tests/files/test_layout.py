@@ -1,7 +1,5 @@
 """Where the files of an experiment are found, and where new ones are put."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

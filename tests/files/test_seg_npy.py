@@ -1,7 +1,5 @@
 """Cellpose's files give their masks, and nothing that they hold is ever called."""
 
-from __future__ import annotations
-
 import copyreg
 import os
 import tracemalloc

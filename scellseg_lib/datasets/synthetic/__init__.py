@@ -1,7 +1,5 @@
 """Deterministic annotated microscopy-like images, so that everything runs with no download."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 

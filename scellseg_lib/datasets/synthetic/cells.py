@@ -4,8 +4,6 @@ Each function makes an image, float32[H, W], or [2, H, W] where it shows nuclei 
 and its labels, int32[H, W].
 """
 
-from __future__ import annotations
-
 from collections import namedtuple
 
 import cv2

@@ -4,8 +4,6 @@ Photon noise is Gaussian, not drawn by rejection: rounding differences between m
 change how many random numbers are used.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple

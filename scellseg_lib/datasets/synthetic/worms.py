@@ -1,7 +1,5 @@
 """*C. elegans* in bright field, after BBBC010: worms inside the octagonal field stop of a well."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np
