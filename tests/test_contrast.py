@@ -76,12 +76,6 @@ def test_gradients_reach_all_three_styles_and_alpha():
     for each in (shot, *seen):
         assert each.grad.abs().sum() > 0
     assert len(seen) == 2
-    # Towards the queries' mean, away from the contrasts': a step downhill does both.
-    for each, sign in ((seen[0], 1), (seen[1], -1)):
-        moved = each.detach() - 0.01 * each.grad / each.grad.norm()
-        shot_now = shot.detach()
-        change = pair_distance(shot_now, moved) - pair_distance(shot_now, each.detach())
-        assert sign * float(change) < 0
     assert contrastive.alpha.grad > 0  # always: hence the collapse, docs/method.md, section 3
 
 

@@ -19,14 +19,13 @@ from scellseg_lib.flows import relabel, tidy
 from scellseg_lib.metrics import average_precision
 from scellseg_lib.model import new_model
 from scellseg_lib.representation import Decoding
-from scellseg_lib.representation.flow import Flow
-from scellseg_lib.representation.hover import HoVer
-from scellseg_lib.representation.semantic import UNet2, UNet3
 from scellseg_lib.samples import resize_masks
 from scellseg_lib.segmentation import segment
 from tests import tiny
 
-ALL = (Flow(), HoVer(), UNet2(), UNet3())
+ALL = FLOW, HOVER, UNET2, UNET3 = [
+    representation.get(name) for name in ("flow", "hover", "unet2", "unet3")
+]
 
 
 def perfect(chosen: representation.Representation, masks: np.ndarray) -> np.ndarray:
@@ -122,14 +121,14 @@ def test_hover_maps_are_distances_to_the_centre_of_mass():
     masks[2:7, 3:12] = 4
     masks[9, 1] = 2  # a single pixel
     masks[11, 2:5] = 9
-    vertical, horizontal = HoVer().targets(masks)[:2]
+    vertical, horizontal = HOVER.targets(masks)[:2]
     np.testing.assert_allclose(vertical[2:7, 5], [-1, -0.5, 0, 0.5, 1])
     np.testing.assert_allclose(horizontal[4, 3:12], np.linspace(-1, 1, 9))
     np.testing.assert_allclose(horizontal[11, 2:5], [-1, 0, 1])
     assert vertical[9, 1] == horizontal[9, 1] == 0
     assert not vertical[masks == 0].any()
     masks[2:7, 3:12][2:, 3:] = 0  # a lopsided cell, too, reaches one on either side
-    fields = [field[masks == 4] for field in HoVer().targets(masks)[:2]]
+    fields = [field[masks == 4] for field in HOVER.targets(masks)[:2]]
     assert [(field.min(), field.max()) for field in fields] == [(-1, 1), (-1, 1)]
 
 
@@ -137,32 +136,28 @@ def test_border_is_two_pixels_on_the_inside_of_a_cell():
     masks = np.zeros((20, 30), np.int32)
     masks[4:14, 3:15] = 1
     masks[4:14, 15:27] = 2
-    (classes,) = UNet3().targets(masks)
+    (classes,) = UNET3.targets(masks)
     expected = np.where(masks > 0, 2, 0)
     expected[6:12, 5:13] = expected[6:12, 17:25] = 1
     np.testing.assert_array_equal(classes[4:14, 3:27][1:-1, 1:-1], expected[5:13, 4:26])
     np.testing.assert_array_equal(classes > 0, masks > 0)
-    assert (UNet3().targets(np.ones((10, 10), np.int32)) == 1).all()  # nor is the image's edge one
+    assert (UNET3.targets(np.ones((10, 10), np.int32)) == 1).all()  # nor is the image's edge one
 
 
 # Losses
 
 
-def bce(logit: float, truth: float) -> float:
-    p = 1 / (1 + math.exp(-logit))
-    return -(truth * math.log(p) + (1 - truth) * math.log(1 - p))
-
-
-@pytest.mark.parametrize("chosen", [Flow(), HoVer()], ids=lambda r: r.name)
+@pytest.mark.parametrize("chosen", [FLOW, HOVER], ids=lambda r: r.name)
 def test_equation_1(chosen):
     output = torch.tensor([[[[4.0, 0.0]], [[-3.0, 1.0]], [[2.0, -1.0]]]])
     targets = torch.tensor([[[[0.6, 0.0]], [[-0.8, 0.0]], [[1.0, 0.0]]]])
     squares = ((4 - 3) ** 2 + 0 + (-3 + 4) ** 2 + 1**2) / 4  # over y and x, background included
-    expected = (bce(2, 1) + bce(-1, 0)) / 2 + 0.5 * squares
+    entropy = np.log1p(np.exp([-2, -1])).mean()  # of logits 2 and -1 for a cell and background
+    expected = entropy + 0.5 * squares
     assert float(chosen.loss(output, targets)) == pytest.approx(expected, rel=1e-6)
 
 
-@pytest.mark.parametrize(("chosen", "factor"), [(UNet2(), 8 / 2), (UNet3(), 8 / 3)])
+@pytest.mark.parametrize(("chosen", "factor"), [(UNET2, 8 / 2), (UNET3, 8 / 3)])
 def test_cross_entropy_times_eight_over_the_classes(chosen, factor: float):
     logits = np.array([[1.0, -2.0], [0.5, 0.25], [-1.0, 3.0]])[: chosen.n_outputs]
     classes = [0, chosen.n_outputs - 1]
@@ -189,7 +184,7 @@ def test_cells_come_back(chosen):
         assert chosen.masks(perfect(chosen, masks), Decoding(min_size=size)).max() == n
 
 
-@pytest.mark.parametrize("chosen", [Flow(), HoVer()], ids=lambda r: r.name)
+@pytest.mark.parametrize("chosen", [FLOW, HOVER], ids=lambda r: r.name)
 def test_the_cell_threshold_is_heeded(chosen):
     masks = three_cells()
     output = perfect(chosen, masks)
@@ -202,7 +197,7 @@ def test_log_odds_are_against_all_other_classes():
     output = np.zeros((3, 20, 20), np.float32)
     output[1] = 3  # log-odds of the interior: 3 - log 2 = 2.307
     for threshold, n in ((2.3, 1), (2.31, 0)):
-        assert UNet3().masks(output, Decoding(interior_threshold=threshold)).max() == n
+        assert UNET3.masks(output, Decoding(interior_threshold=threshold)).max() == n
 
 
 def test_border_pixels_go_to_the_nearest_interior():
@@ -210,14 +205,14 @@ def test_border_pixels_go_to_the_nearest_interior():
     classes[2:9, 2:28] = 2
     classes[3:8, 4:8] = classes[3:8, 20:26] = 1
     output = (6 * np.stack([classes == k for k in range(3)])).astype(np.float32)
-    found = UNet3().masks(output, Decoding(min_size=1))
+    found = UNET3.masks(output, Decoding(min_size=1))
     np.testing.assert_array_equal(found > 0, classes > 0)
     # Between column 7 and column 20: 13 is 6 from the left one, 14 is 6 from the right one.
     assert (found[5, 2:14] == 1).all()
     assert (found[5, 14:28] == 2).all()
 
 
-@pytest.mark.parametrize("chosen", [UNet2(), UNet3()], ids=lambda r: r.name)
+@pytest.mark.parametrize("chosen", [UNET2, UNET3], ids=lambda r: r.name)
 def test_the_search_finds_the_thresholds_that_were_planted(chosen):
     masks = three_cells()
     masks[masks == 2] = 0
@@ -239,7 +234,7 @@ def test_the_search_weighs_all_images_alike():
     cell[5:25, 5:25] = 1
     logits = (np.full((40, 40), 2.2), np.full((40, 40), 2.2), np.where(cell, 1.2, -5))
     outputs = [np.stack((np.zeros_like(cell), logit)).astype(np.float32) for logit in logits]
-    found = UNet2().tune(Decoding(), outputs, [empty, empty, cell])
+    found = UNET2.tune(Decoding(), outputs, [empty, empty, cell])
     assert found.interior_threshold == 2.5  # two of three right; any lower one is right once
 
 
@@ -270,6 +265,6 @@ def test_hover_keeps_a_long_bent_cell_whole_and_neighbours_apart_in_blurred_maps
     radius = np.hypot(y - 100, x - 60)
     half_ring = ((radius > 42) & (radius < 50) & (y < 100)).astype(np.int32)  # 150 px long
     for masks, blur, least in ((half_ring, 0, 0.9), (three_cells(), 2, 0.8)):
-        output = perfect(HoVer(), masks)
+        output = perfect(HOVER, masks)
         output[:2] = gaussian_filter(output[:2], (0, blur, blur))
-        assert average_precision(masks, HoVer().masks(output, Decoding()), [least])[0] == 1
+        assert average_precision(masks, HOVER.masks(output, Decoding()), [least])[0] == 1

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scellseg_lib.tiles import EDGE, OVERLAP, TILE, TiledImage, padding, starts, taper
+from scellseg_lib.tiles import EDGE, OVERLAP, TILE, TiledImage, starts
 
 
 @given(st.integers(1, 5000))
@@ -27,31 +27,13 @@ def test_tiles_cover_a_side_and_overlap_by_a_tenth(length: int):
     assert n == 1 or n * TILE - (n - 1) * OVERLAP * TILE < length
 
 
-@given(st.integers(1, 1000), st.sampled_from([2, 8, 16]))
-def test_padded_sides_fit_the_network(length: int, stride: int):
-    before, after = padding(length, stride)
-    assert (before + length + after) % (2 * stride) == 0
-    assert min(before, after) >= EDGE
-    assert 0 <= after - before <= 1
-    assert before + after < 2 * EDGE + 2 * stride
-
-
-def test_the_taper_is_high_in_the_middle_and_never_zero():
-    weight = taper(224, 96)
-    assert weight.shape == (224, 96)
-    np.testing.assert_allclose(weight, weight[::-1, ::-1])
-    assert weight.max() == weight[112, 48] > 0.9
-    assert weight.min() == weight[0, 0] > 0
-    assert (np.diff(weight[112, :48]) >= 0).all()
-    assert taper(8, 8).min() > 0
-
-
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.integers(1, 500), st.integers(1, 500), st.randoms(use_true_random=False))
 def test_what_comes_back_is_what_went_out(height: int, width: int, random):
     image = np.random.default_rng(random.randrange(2**32)).normal(size=(2, height, width))
     tiled = TiledImage(image.astype(np.float32), stride=8)
     tiles = list(tiled.tiles())
+    assert [side % 16 for side in tiled.image.shape[1:]] == [0, 0]
     assert {tile.shape for tile in tiles} == {(2, *tiled.sides)}
     order = list(range(len(tiles)))
     random.shuffle(order)
