@@ -1,7 +1,8 @@
 """Every notebook, computing live: each of its cells runs here, in this process, on small images.
 
-What is committed is compared by nbval; here figures are computed at the profile ``smoke``, and the
-two notebooks that are live in any case on as little as still says something.
+What is committed is compared by nbval; here figures are computed at the profile ``smoke``. The two
+notebooks that tune in any case are executed here alone, on as little as still says something, and
+their stored tables are compared.
 """
 
 from __future__ import annotations
@@ -21,9 +22,11 @@ import papermill
 import pytest
 from papermill.exceptions import PapermillExecutionError
 
+import scellseg_lib as scellseg
 from scellseg_lib import augment, learning_curve, paths
 from scellseg_lib.datasets import synthetic
 from scellseg_lib.errors import DatasetError, ScellsegError
+from scellseg_lib.model import new_model
 from scellseg_lib.paper import run
 from tests import tiny
 
@@ -71,6 +74,7 @@ def execute(notebook: str, capture: pytest.CaptureFixture[str], **given: Any) ->
     namespace: dict[str, Any] = {"__name__": "__main__"}
     with pytest.MonkeyPatch.context() as patch, matplotlib.rc_context():
         patch.setattr(IPython.display, "display", lambda *shown: print(*shown, sep="\n"))
+        pd.set_option("display.max_columns", 20)  # as in a notebook
         for number, cell in enumerate(list_code(NOTEBOOKS / f"{notebook}.ipynb")):
             exec(compile(cell.source, f"{notebook}, code cell {number}", "exec"), namespace)
             if number == 0:
@@ -78,6 +82,18 @@ def execute(notebook: str, capture: pytest.CaptureFixture[str], **given: Any) ->
     pd.reset_option("^display")
     plt.close("all")
     return capture.readouterr().out
+
+
+def list_stored(notebook: str) -> list[str]:
+    """Text of the stored outputs that are the same wherever the notebook is executed."""
+    outputs = [
+        output
+        for cell in list_code(NOTEBOOKS / f"{notebook}.ipynb")
+        if "nbval-ignore-output" not in cell.metadata.get("tags", [])
+        for output in cell.outputs
+    ]
+    texts = [one.get("text") or one.get("data", {}).get("text/plain", "") for one in outputs]
+    return [text for text in texts if text and not text.startswith("<Figure")]
 
 
 @pytest.mark.parametrize("name", [path.stem for path in FIGURES])
@@ -88,7 +104,9 @@ def test_figure_computes_live(folder: Path, name: str, capsys) -> None:
     assert any(picture.split("_")[0] == name.split("_")[0] for picture in pictures)
 
 
-def test_quickstart_says_what_it_lacks_for_the_real_images(folder, capsys, monkeypatch) -> None:
+def test_quickstart_shows_what_is_stored_and_says_what_it_lacks(
+    folder, capsys, monkeypatch
+) -> None:
     committed = NOTEBOOKS.parent / "figures" / "data"
     monkeypatch.setattr(paths, "results", lambda name: committed / name)
     monkeypatch.setenv("SCELLSEG_DATA", str(folder / "nothing"))
@@ -96,12 +114,29 @@ def test_quickstart_says_what_it_lacks_for_the_real_images(folder, capsys, monke
     monkeypatch.setenv("SCELLSEG_OFFLINE", "1")
     few = {"N_SHOTS": 1, "STEPS": 1, "N_QUERIES": 1}
     text = execute("00_quickstart", capsys, REAL=True, **few)
+    stored = [one for one in list_stored("00_quickstart") if "8 shots, 3 query" not in one]
+    assert len(stored) == 1
+    assert all(one in text for one in stored)
     assert "0 trials computed, 0 are there; " in text
     assert text.count("data set 'bbbc010_elegans' lacks") == 1
 
 
+def test_example_of_own_images_shows_what_is_stored(folder, capsys, monkeypatch) -> None:
+    """But for the tuning, which the next test does."""
+    committed = NOTEBOOKS.parent / "figures" / "data"
+    monkeypatch.setattr(paths, "results", lambda name: committed / name)
+    monkeypatch.setattr(synthetic, "make_image", synthetic.make_image.func)  # of the usual size
+    monkeypatch.setattr(scellseg, "load_model", lambda *_, **__: new_model("scellseg", (2, 4)))
+    monkeypatch.setattr(scellseg, "finetune", lambda model, *_, **__: model)
+    text = execute("your_own_images", capsys)
+    stored = list_stored("your_own_images")
+    assert len(stored) > 3
+    assert [one for one in stored if one not in text] == []
+
+
 def test_own_images_are_learnt_from_and_segmented(folder: Path, capsys, monkeypatch) -> None:
     monkeypatch.setattr(synthetic, "make_image", synthetic.make_image.func)  # of the usual size
+    monkeypatch.setattr(scellseg, "load_model", lambda *_, **__: new_model("scellseg", tiny.LEVELS))
     images = learning_curve.write_example(folder / "mine", n_shot=3, n_query=1)
     few = {"STEPS": 1, "FOLDS": 2, "SHOWN": 1}
     text = execute("your_own_images", capsys, FOLDER=str(images), **few)
