@@ -22,7 +22,7 @@ from scellseg_lib.model import Model, new_model
 from scellseg_lib.pretraining import PretrainRecipe, pretrain
 from scellseg_lib.samples import Dataset, Sample
 
-LEVELS = (4, 8, 16, 32)
+LEVELS = (4, 8)
 STEPS = 4
 PATCH = 64
 """Side of a patch instead of 224: a twelfth of the work. Tests patch `augment.PATCH` with it."""

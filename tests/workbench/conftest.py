@@ -22,7 +22,7 @@ from scellseg_lib.workbench.segment import SegmentPanel
 from tests import tiny
 from tests.workbench.waiting import LONG, until
 
-NAMES, SIDE = "ABCDEF", 96
+NAMES, SIDE, LEVELS = "ABCDEF", 96, (4, 8, 16, 32)
 DECODING = Decoding(cell_threshold=0.33, flow_threshold=0.0, min_size=5)
 """With these an untrained network finds cells of a kind."""
 
@@ -81,7 +81,7 @@ def made_experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pixels = synthetic.make_image("Kc167", seed, (200, 200))[0][0, :SIDE, :SIDE]
         grey = cv2.normalize(pixels, np.zeros(0), 0, 255, cv2.NORM_MINMAX).astype(np.uint8)
         tifffile.imwrite(folder / "query" / f"{name}_img.tif", grey)
-    model = new_model("scellseg", tiny.LEVELS)
+    model = new_model("scellseg", LEVELS)
     update = {"diameter": 60.0, "decoding": DECODING, "origin": "made for a test"}
     model.card = model.card.model_copy(update=update)
     model.save(folder / "tuned.safetensors")

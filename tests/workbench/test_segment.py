@@ -28,8 +28,7 @@ from scellseg_lib.workbench.inspect import Inspector
 from scellseg_lib.workbench.jobs import Job
 from scellseg_lib.workbench.segment import SegmentPanel, SegmentResults
 from scellseg_lib.workbench.session import SegmentationSettings
-from tests import tiny
-from tests.workbench.conftest import DECODING, NAMES, SIDE
+from tests.workbench.conftest import DECODING, LEVELS, NAMES, SIDE
 from tests.workbench.waiting import LONG, files, is_shown, problem, rests, until
 
 pytestmark = [
@@ -39,7 +38,7 @@ pytestmark = [
 
 
 def add_model(folder: Path, name: str, architecture: str = "scellseg", **card: Any) -> Path:
-    model = new_model(architecture, tiny.LEVELS, seed=len(name))
+    model = new_model(architecture, LEVELS, seed=len(name))
     update = {"diameter": 60.0, "decoding": DECODING, "origin": "made for a test"} | card
     model.card = model.card.model_copy(update=update)
     return model.save(folder / f"{name}.safetensors")
