@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache, partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -45,32 +46,20 @@ CELL_THRESHOLDS = (0.5, 0.0)
 
 @dataclass(frozen=True)
 class Workspace:
-    """Where trials are computed and kept.
-
-    Parameters
-    ----------
-    store : Store
-        Gets each result as soon as it is there.
-    scratch : path
-        Folder for tuned and pre-trained models and for checkpoints, from which a killed run goes
-        on.
-    pretraining : PretrainRecipe, optional
-        How models of the trials whose weights are ``"subset:NAME"`` are pre-trained; None: by the
-        paper's recipe.
-    """
+    """Where trials are computed and kept."""
 
     store: Store
+    """Gets each result as soon as it is there."""
     scratch: Path
+    """Folder of tuned and pre-trained models, and of checkpoints that a killed run goes on from."""
     pretraining: PretrainRecipe | None = None
+    """How the models of ``"subset:NAME"`` are pre-trained; None: by the paper's recipe."""
 
 
 def open_workspace(profile: Profile) -> Workspace:
     """Where the trials of a profile are kept: committed results, and ``runs/`` beside them."""
     store = Store(paths.results(profile.name) / "trials")
     return Workspace(store, paths.runs() / "trials", profile.pretraining)
-
-
-# --- one trial -------------------------------------------------------------------------------
 
 
 def compute(trial: Trial, workspace: Workspace) -> tuple[str, bool]:
@@ -107,7 +96,8 @@ def load_start(trial: Trial, workspace: Workspace) -> Model:
         return load_model(trial.model, trial.weights, levels=trial.levels)
     file = locate_pretrained(trial, workspace)
     if not file.is_file():
-        sources = [_drop_damaged(data) for data in load_pretraining_subset(_subset_of(trial))]
+        subset = load_pretraining_subset(trial.weights.removeprefix("subset:"))
+        sources = [_drop_damaged(data) for data in subset]
         model = pretrain(
             trial.model,  # type: ignore[arg-type]
             [data for data in sources if len(data)],
@@ -136,12 +126,8 @@ def locate_pretrained(trial: Trial, workspace: Workspace) -> Path:
     recipe = "paper"
     if workspace.pretraining:
         recipe = hash_identity(workspace.pretraining.model_dump())
-    name = f"{trial.model}_{trial.levels[0]}_{_subset_of(trial)}_{recipe}.safetensors"
-    return workspace.scratch / name
-
-
-def _subset_of(trial: Trial) -> str:
-    return trial.weights.removeprefix("subset:")
+    subset = trial.weights.removeprefix("subset:")
+    return workspace.scratch / f"{trial.model}_{trial.levels[0]}_{subset}_{recipe}.safetensors"
 
 
 def load_tuned(trial: Trial, workspace: Workspace) -> Model:
@@ -184,23 +170,7 @@ def tune(trial: Trial, model: Model, images: Mapping[str, Dataset], scratch: Pat
 
 
 def score(trial: Trial, model: Model, images: Mapping[str, Dataset], scratch: Path) -> pd.DataFrame:
-    """Tune, segment and score.
-
-    Parameters
-    ----------
-    trial : Trial
-    model : Model
-        That the trial starts from.
-    images : mapping of str to Dataset
-        Those of `Trial.needs`.
-    scratch : path
-        See `Workspace`.
-
-    Returns
-    -------
-    DataFrame
-        One row for each cell threshold, image and IoU threshold, see `metrics.evaluate`.
-    """
+    """Tune a trial's model, segment and score: rows of `metrics.evaluate` by cell threshold."""
     _, decode_at = _predict(trial, tune(trial, model, images, scratch), images)
     tested = trial.select_tested(images)
     frames = [
@@ -259,14 +229,14 @@ def _choose_precision(trial: Trial) -> Precision:
 
 @dataclass
 class SweepOutcome:
-    """What became of trials."""
+    """What became of trials; those not begun for want of time are not in it."""
 
     keys: list[str] = field(default_factory=list)
     """Of those whose results are in the store now."""
     computed: int = 0
     """How many of these were not there before."""
     failed: dict[Trial, str] = field(default_factory=dict)
-    """Why the others have none; those not begun for want of time are in neither."""
+    """Why the others have none."""
 
     def add(self, trial: Trial, get_result: Callable[[], tuple[str, bool]]) -> None:
         """Take in what `compute` says of a trial, or why it failed."""
@@ -284,12 +254,7 @@ def compute_missing(
 ) -> SweepOutcome:
     """Compute the trials that a store lacks, in their order; one that fails stops no other.
 
-    Parameters
-    ----------
-    trials : sequence of Trial
-    workspace : Workspace
-    limit_seconds : float, optional
-        No trial is begun after this time.
+    None is begun after ``limit_seconds``.
     """
     outcome, began = SweepOutcome(), time.monotonic()
     for trial in progress_bar(trials, len(trials), "trials", unit="trial"):
@@ -302,38 +267,19 @@ def compute_missing(
 def load_scores(
     trials: Sequence[Trial], profile: Profile, *, compute: bool = False
 ) -> pd.DataFrame:
-    """Scores of those of some trials that there are, computed first where that is asked for.
+    """Scores of an experiment's trials, as `Store.read_scores` gives them.
 
-    Parameters
-    ----------
-    trials : sequence of Trial
-        Of an experiment, see `grid`.
-    profile : Profile
-    compute : bool
-        Whether missing ones are computed.
-
-    Returns
-    -------
-    DataFrame
-        As `Store.read_scores` gives.
-
-    Raises
-    ------
-    ScellsegError
-        When a trial that was to be computed fails.
-    DatasetError
-        When there is none of the trials.
+    With ``compute`` those that are missing are computed first, and ScellsegError says which failed;
+    else those that are there are read, and DatasetError says if there is none.
     """
     workspace, keys = open_workspace(profile), None
     if compute:
         outcome = compute_missing(trials, workspace)
         keys = outcome.keys
         for trial, reason in outcome.failed.items():
-            raise ScellsegError(
-                f"{len(outcome.failed)} of {len(trials)} trials failed, the first of them "
-                f"{trial.model} on {trial.data}",
-                remedy=f"Mend this first: {reason}",
-            )
+            what = f"{len(outcome.failed)} of {len(trials)} trials failed, the first of them "
+            what += f"{trial.model} on {trial.data}"
+            raise ScellsegError(what, remedy=f"Mend this first: {reason}")
     return workspace.store.read_scores(among=set(trials), keys=keys)
 
 
@@ -352,10 +298,8 @@ def average_scores(frame: pd.DataFrame) -> pd.DataFrame:
 
 # --- a sweep ---------------------------------------------------------------------------------
 
-CONTRASTIVE_WORK = 1.8
-"""Work of a contrastive step in classic ones: two downsampling passes more, measured."""
-N_IMAGES = 30
-"""Images that a trial segments, about; one costs about a third of a step."""
+CONTRASTIVE_WORK = 1.8  # of a contrastive step in classic ones, measured
+N_IMAGES = 30  # that a trial segments, about; one costs about a third of a step
 
 
 @dataclass(frozen=True)
@@ -370,26 +314,11 @@ class SweepPlan:
 
 
 def plan_sweep(experiments: Sequence[str], profile: Profile, store: Store) -> SweepPlan:
-    """List what experiments need at a profile and a store lacks.
-
-    Parameters
-    ----------
-    experiments : sequence of str
-        Names in `grid.EXPERIMENTS`, or ``"all"``.
-    profile : Profile
-    store : Store
-
-    Raises
-    ------
-    ScellsegError
-        For an experiment that there is not.
-    """
+    """List what experiments (names in `grid.EXPERIMENTS`, or ``"all"``) need and a store lacks."""
     names = list(EXPERIMENTS) if "all" in experiments else list(experiments)
     if unknown := [name for name in names if name not in EXPERIMENTS]:
-        raise ScellsegError(
-            f"there is no experiment {unknown[0]!r}",
-            remedy=f"There are: all, {', '.join(EXPERIMENTS)}.",
-        )
+        remedy = f"There are: all, {', '.join(EXPERIMENTS)}."
+        raise ScellsegError(f"there is no experiment {unknown[0]!r}", remedy=remedy)
     trials = order_by_state(trial for name in names for trial in EXPERIMENTS[name](profile))
     taken = {trial: origin.get("seconds", np.nan) for trial, origin in store.list_trials().items()}
     missing = [trial for trial in trials if trial not in taken]
@@ -399,11 +328,9 @@ def plan_sweep(experiments: Sequence[str], profile: Profile, store: Store) -> Sw
 
 def estimate_seconds(trial: Trial, taken: Mapping[Trial, float]) -> float:
     """Seconds of a trial: the median of those of its kind, else from a step measured here."""
-
-    def kind(one: Trial) -> tuple[object, ...]:
-        tuned = (one.model, one.strategy, one.steps, one.levels, one.precision)
-        return (*tuned, one.data, one.tested_on, one.protocol)
-
+    kind = attrgetter(
+        *("model", "strategy", "steps", "levels", "precision", "data", "tested_on", "protocol")
+    )
     alike = [s for other, s in taken.items() if kind(other) == kind(trial) and np.isfinite(s)]
     if alike:
         return float(np.median(alike))
@@ -432,8 +359,7 @@ def measure_step(levels: tuple[int, ...]) -> float:
 
 # --- on a cluster ----------------------------------------------------------------------------
 
-PATIENCE = 20
-"""Seconds in which a scheduler has to answer."""
+PATIENCE = 20  # seconds in which a scheduler has to answer
 
 
 def compute_on_cluster(trials: Sequence[Trial], workspace: Workspace, address: str) -> SweepOutcome:
@@ -444,18 +370,11 @@ def compute_on_cluster(trials: Sequence[Trial], workspace: Workspace, address: s
 
     Parameters
     ----------
-    trials : sequence of Trial
-    workspace : Workspace
-        Its folders must be those of all workers too.
+    trials, workspace
+        As for `compute_missing`; the folders must be those of all workers too.
     address : str
         ``"local:N"`` for N processes on this machine, else that of a scheduler, such as
-        ``"tcp://host:8786"``.
-
-    Raises
-    ------
-    ScellsegError
-        Without Dask (extra ``[cluster]``), for an address that is none, or when nothing answers
-        there.
+        ``"tcp://host:8786"``. ScellsegError without Dask, or when nothing answers there.
     """
     try:
         from distributed import as_completed
@@ -481,25 +400,20 @@ def _connect(address: str) -> Iterator[Any]:
     """Connection to a scheduler; processes of this machine end with it."""
     from distributed import Client, LocalCluster
 
-    kind, _, rest = address.partition(":")
+    kind, _, n = address.partition(":")
     if kind == "local":
-        if not rest.isdigit() or int(rest) < 1:
-            raise ScellsegError(
-                f"{address!r} is no number of processes", remedy="Say local:4, for example."
-            )
-        with (
-            LocalCluster(int(rest), threads_per_worker=1, dashboard_address=None) as cluster,
-            Client(cluster) as client,
-        ):
+        if not n.isdigit() or int(n) < 1:
+            what = f"{address!r} is no number of processes"
+            raise ScellsegError(what, remedy="Say local:4, for example.")
+        options = {"threads_per_worker": 1, "dashboard_address": None}
+        with LocalCluster(int(n), **options) as cluster, Client(cluster) as client:
             yield client
         return
     try:
         client = Client(address, timeout=PATIENCE)
     except (OSError, ValueError) as error:
-        raise ScellsegError(
-            f"no scheduler answers ({error})",
-            where=address,
-            remedy="Start one with `dask scheduler`, and workers with `dask worker`.",
-        ) from error
+        remedy = "Start one with `dask scheduler`, and workers with `dask worker`."
+        what = f"no scheduler answers ({error})"
+        raise ScellsegError(what, where=address, remedy=remedy) from error
     with client:
         yield client

@@ -30,13 +30,7 @@ PERCENT = [round(100 * float(threshold)) for threshold in THRESHOLDS]
 
 
 class Store:
-    """A folder with the scores of trials: a CSV and a JSON of origin each, named by the key.
-
-    Parameters
-    ----------
-    folder : path
-        Made when the first result comes.
-    """
+    """A folder with the scores of trials: a CSV and a JSON of origin each, named by the key."""
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
@@ -62,16 +56,9 @@ class Store:
         return found
 
     def put(self, key: str, scores: pd.DataFrame, origin: Mapping[str, Any]) -> None:
-        """Keep the scores of a trial.
+        """Keep the scores of a trial, as `metrics.evaluate` gives them, by ``cell_threshold``.
 
-        Parameters
-        ----------
-        key : str
-        scores : DataFrame
-            As `metrics.evaluate` gives at its default thresholds, with a column
-            ``cell_threshold``.
-        origin : mapping
-            The trial's identity under ``"trial"``, and what else should be known of the run.
+        The origin has the trial's identity under ``"trial"``, and what else is known of the run.
         """
         table = self.folder / f"{key}.csv"
         with whole(table) as file:
@@ -85,11 +72,8 @@ class Store:
     def summarise_origins(self, keys: Iterable[str]) -> dict[str, Any]:
         """Say briefly where results come from, for the file of origin of a figure.
 
-        Returns
-        -------
-        dict
-            ``trials``: key, commit and hashes of images and weights of each; ``versions``: of the
-            packages, each set once; ``method``: versions of the method.
+        That is commit and hashes of images and weights by key, and the ``versions`` of the packages
+        and of the ``method``, each once.
         """
         trials, versions, methods = {}, [], set()
         for key in dict.fromkeys(keys):
@@ -116,25 +100,20 @@ class Store:
 
         Parameters
         ----------
-        among : collection of Trial, optional
-            None: all that are there.
-        keys : iterable of str, optional
-            Results to look at; None: all.
+        among, keys
+            Trials and keys to look at; None: all.
         **wanted
             Values that fields of the trials must have; lists are tuples here.
 
         Returns
         -------
         DataFrame
-            One row for each trial, cell threshold, image and IoU threshold: ``image``,
-            ``threshold``, ``ap``, ``tp``, ``fp``, ``fn``, ``aji``, ``aji_standard``,
-            ``cell_threshold``, the trial's fields, and its ``key``. Sorted by what is asked for in
-            a trial, not by when it was computed.
+            One row for each trial, cell threshold, image and IoU threshold: the columns of
+            `metrics.evaluate`, ``cell_threshold``, the trial's fields, and its ``key``. Sorted by
+            what is asked for in a trial, not by when it was computed.
 
-        Raises
-        ------
-        DatasetError
-            If a file is damaged, a field unknown, no trial fits, or one has two results.
+        Raises DatasetError if a file is damaged, a field unknown, no trial fits, or one has two
+        results.
         """
         found: dict[Trial, dict[str, Any]] = {}
         hashes = {}
@@ -152,19 +131,15 @@ class Store:
             if any(known[name] != value for name, value in wanted.items()):
                 continue
             if trial in found:
-                raise DatasetError(
-                    f"a trial has two results, {found[trial]['key']} and {key}: of other images or "
-                    "weights",
-                    where=self.folder,
-                    remedy="Delete the two files of the one that is out of date.",
-                )
+                what = f"a trial has two results, {found[trial]['key']} and {key}: of other images "
+                remedy = "Delete the two files of the one that is out of date."
+                raise DatasetError(f"{what}or weights", where=self.folder, remedy=remedy)
             found[trial], hashes[key] = known, origin.get("scores_sha256")
         if not found:
             what = f"the {len(among)} trials asked for" if among is not None else "any trial"
+            remedy = "Run the trials first (COMPUTE = True in a notebook, or `scellseg sweep`)."
             raise DatasetError(
-                f"there is no result of {wanted or what}",
-                where=self.folder,
-                remedy="Run the trials first (COMPUTE = True in a notebook, or `scellseg sweep`).",
+                f"there is no result of {wanted or what}", where=self.folder, remedy=remedy
             )
         order = ["data", "weights", "protocol", "model", "strategy", "n_shots", "seed"]
         trials = pd.DataFrame(found.values()).sort_values(order, kind="stable", ignore_index=True)
@@ -209,23 +184,8 @@ def load_or_compute(
 ) -> pd.DataFrame:
     """Read the table ``figures/data/PROFILE/NAME.csv``, made first where it is missing.
 
-    A table that was made of something else than is asked for counts as missing.
-
-    Parameters
-    ----------
-    name : str
-    profile : Profile
-    make : callable
-        Computes the table.
-    compute : bool
-        Whether it may be made.
-    **origin
-        What it is made of: its file of origin says so, beside versions and commit.
-
-    Raises
-    ------
-    DatasetError
-        When it is missing and may not be made, or is damaged.
+    A table that was made of something else than ``origin`` says counts as missing. DatasetError
+    when it is missing and may not be made (``compute``), or is damaged.
     """
     file = paths.results(profile.name) / f"{name}.csv"
     said, asked = file.with_suffix(".json"), json.loads(json.dumps(origin))
