@@ -56,8 +56,8 @@ BUDGETS = {
 # These numbers only fall; who brings a part within its budget takes it out.
 STILL_OVER = {
     "core": 3764,
-    "files": 1286,
-    "datasets": 1970,
+    "files": 1282,
+    "datasets": 1964,
     "statistics and plots": 1005,
     "paper": 3835,
     "cli": 484,

@@ -83,8 +83,7 @@ def convert_cellpose(raw: Path, source: str) -> Iterator[Picture]:
         yield Picture(name, read_pixels(path), read_masks(masks))
 
 
-Converter = Callable[[Path, str], Iterator[Picture]]
-CONVERTERS: dict[str, Converter] = {
+CONVERTERS: dict[str, Callable[[Path, str], Iterator[Picture]]] = {
     "bbbc010": convert_bbbc010,
     "dsb2018": convert_dsb2018,
     "livecell": convert_livecell,

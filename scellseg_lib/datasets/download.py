@@ -56,13 +56,10 @@ def download(url: str, file: Path, sha256: str | None = None, session: Any = req
 
 def is_whole(file: Path, sha256: str | None) -> bool:
     """Whether a file is there, with the hash that it must have where one is known."""
-    return file.is_file() and sha256 in (None, hash_file(file))
-
-
-def hash_file(file: Path) -> str:
-    """SHA-256 of a file, in hexadecimal digits."""
+    if sha256 is None or not file.is_file():
+        return file.is_file()
     with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
+        return hashlib.file_digest(content, "sha256").hexdigest() == sha256
 
 
 def _receive(session: Any, url: str, part: Path, sha256: str | None) -> None:
@@ -95,10 +92,9 @@ def _persist(session: Any, url: str, part: Path) -> None:
                 part.unlink(missing_ok=True)
             refused = status < 500 and status not in (408, 412, 416, 429)
             if refused or attempt == ATTEMPTS - 1:
+                what = f"the download failed ({error})"
                 remedy = "Check the connection, and try again: it goes on where it broke."
-                raise FetchError(
-                    f"the download failed ({error})", where=url, remedy=remedy
-                ) from error
+                raise FetchError(what, where=url, remedy=remedy) from error
 
 
 def _append(session: Any, url: str, part: Path) -> None:

@@ -31,8 +31,6 @@ SHOT, QUERY, SEGMENTED, CORRECTED, EXPORTED = "shot", "query", "segmented", "cor
 CLASSES, ROUNDS, RECORD = "classes.csv", "rounds.csv", "segmented.json"
 CELLS, OVERLAY, EDITS = "_cells.csv", "_overlay.png", ".edits"
 MODEL, CHECKPOINT, RUN = ".safetensors", ".checkpoint", ".checkpoint.json"
-Named = dict[str, list[Path]]
-"""Files by the name of their image; several if only their endings differ."""
 
 
 @dataclass(frozen=True)
@@ -248,7 +246,7 @@ class _Files:
     """Images and masks of one folder by the names of their images, in natural order."""
 
     def __init__(self, folder: Path) -> None:
-        found: dict[str, Named] = {}
+        found: dict[str, dict[str, list[Path]]] = {}
         there = folder.iterdir() if folder.is_dir() else ()
         for path in natsorted(there, key=lambda path: path.name):
             kind, name = parse_name(path.name)
@@ -283,7 +281,7 @@ def _shots(folder: Path) -> Path:
     return folder if _parts(folder) == [""] and _Files(folder).images else folder / SHOT
 
 
-def _single(found: Named) -> dict[str, Path]:
+def _single(found: dict[str, list[Path]]) -> dict[str, Path]:
     """One file of each name; DatasetError where there are two."""
     if twice := [path for files in found.values() for path in files if len(files) > 1]:
         what = f"files of the same name: {', '.join(path.name for path in twice)}"

@@ -32,7 +32,6 @@ STYLES = KINDS[3:]
 
 _FEW_SHOT = {"synthetic": "worms"} | {f"synthetic_{kind}": kind for kind in KINDS[:3]}
 NAMES = (*_FEW_SHOT, "synthetic_contrast", "synthetic_pretrain")
-_SMALLEST = 200
 # One stream of random numbers per role, so that no image of one split is ever in another.
 _STREAMS = {"shot": 1, "query": 2, "contrast": 3, "pretrain": 4}
 
@@ -58,9 +57,9 @@ def make_image(
         raise ImageError(f"there is no synthetic image of kind {kind!r}", remedy=remedy)
     make, usual = _MAKERS[kind]
     shape = shape or usual
-    if min(shape) < _SMALLEST:
+    if min(shape) < 200:
         what = f"a synthetic image of {shape[0]} x {shape[1]} px is too small"
-        raise ImageError(what, remedy=f"Ask for at least {_SMALLEST} px each way.")
+        raise ImageError(what, remedy="Ask for at least 200 px each way.")
     words = seed if isinstance(seed, tuple) else (seed,)
     planes, masks = make(Scene(np.random.default_rng([KINDS.index(kind), *words]), shape))
     return planes if planes.ndim == 3 else np.stack([planes, np.zeros_like(planes)]), masks
