@@ -57,123 +57,87 @@ def check(notebook: NotebookNode, folder: Path) -> str:
     return "\n".join(contract.problems(path))
 
 
-def test_good_notebook_has_no_problem(good: NotebookNode, tmp_path: Path) -> None:
+def test_good_notebook_has_no_problem(good, tmp_path) -> None:
+    """Nor one whose pixels read like a path, or whose comments and empty lines are many."""
+    picture = new_output("display_data", data={"image/png": "iVBO =/ab/cd/ef"})
+    good.cells[3].outputs.append(picture)
+    # Parameters and imports count: four lines here.
+    good.cells[3].source = "# why\n\n" + "\n".join(["x = 1"] * 95)
     assert check(good, tmp_path) == ""
 
 
-def test_title_is_needed(good: NotebookNode, tmp_path: Path) -> None:
-    good.cells[0].source = "A figure"
-    assert "title" in check(good, tmp_path)
+NOT_LITERAL = ["N = 2 * 3", "N = M", "P = Path('a')", "N: int", "print(1)", "N = [M]", "N += 1"]
+NO_IMPORTS = ["import math\nx = 1", "x = 1", "", "# nothing"]
+IMPORTS = ["import os", "from os import path", "if 1:\n    import os"]
+DEFINITIONS = ["def f(): ...", "class A: ...", "async def f(): ...", "f = lambda: 1"]
+DEFINITIONS.append("if 1:\n    def f(): ...")
+# Written in parts, since no file of the project may hold such a path.
+PATHS = ["/" + "home/ada/data", "/" + "root/x.png", "C:" + "\\Users", "file:" + "//x"]
 
 
-def test_frame_is_title_parameters_imports(good: NotebookNode, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "source", "message"),
+    [
+        (0, "A figure", "title"),
+        *((1, f"M = 1\n{one}", f"not NAME = LITERAL: {one}") for one in NOT_LITERAL),
+        *((2, one, "third cell is not the imports") for one in NO_IMPORTS),
+        *((3, one, "import outside of the third cell") for one in IMPORTS),
+        *((3, one, "definition") for one in DEFINITIONS),
+        (3, "\n".join(["x = 1"] * 96), "100 lines of code"),
+        (3, "x = (", "does not parse"),
+        *((3, f"x = r'{path}'", "absolute path in the source of cell 3") for path in PATHS),
+        *((0, f"# A\nsee {path}", "absolute path in the source of cell 0") for path in PATHS),
+    ],
+)
+def test_a_source_that_breaks_the_contract_is_seen(good, tmp_path, number, source, message) -> None:
+    good.cells[number].source = source
+    assert message in check(good, tmp_path)
+
+
+def test_frame_is_title_parameters_imports(good, tmp_path) -> None:
     good.cells.insert(1, new_markdown_cell("Some words."))
     assert "wanted are a title, the parameters, the imports" in check(good, tmp_path)
 
 
 @pytest.mark.parametrize("tagged", [[], [3], [1, 3]])
-def test_second_cell_alone_is_tagged(good: NotebookNode, tmp_path: Path, tagged: list[int]) -> None:
+def test_second_cell_alone_is_tagged(good, tmp_path, tagged: list[int]) -> None:
     for i in (1, 3):
         good.cells[i].metadata = NotebookNode(tags=["parameters"] if i in tagged else ["other"])
     assert f"tagged 'parameters': {tagged}" in check(good, tmp_path)
 
 
-@pytest.mark.parametrize(
-    "statement", ["N = 2 * 3", "N = M", 'P = Path("a")', "N: int", "print(1)", "N = [M]", "N += 1"]
-)
-def test_parameters_are_literals(good: NotebookNode, tmp_path: Path, statement: str) -> None:
-    good.cells[1].source = f"M = 1\n{statement}"
-    assert f"not NAME = LITERAL: {statement.replace(chr(34), chr(39))}" in check(good, tmp_path)
-
-
-@pytest.mark.parametrize("source", ["import math\nx = 1", "x = 1", "", "# nothing"])
-def test_third_cell_is_imports_only(good: NotebookNode, tmp_path: Path, source: str) -> None:
-    good.cells[2].source = source
-    assert "third cell is not the imports" in check(good, tmp_path)
-
-
-@pytest.mark.parametrize("statement", ["import os", "from os import path", "if 1:\n    import os"])
-def test_imports_nowhere_else(good: NotebookNode, tmp_path: Path, statement: str) -> None:
-    good.cells[3].source = statement
-    assert "import outside of the third cell" in check(good, tmp_path)
-
-
-@pytest.mark.parametrize(
-    "definition",
-    [
-        "def f(): ...",
-        "class A: ...",
-        "async def f(): ...",
-        "if 1:\n    def f(): ...",
-        "f = lambda: 1",
-    ],
-)
-def test_no_definitions(good: NotebookNode, tmp_path: Path, definition: str) -> None:
-    good.cells[3].source = definition
-    assert "definition" in check(good, tmp_path)
-
-
-@pytest.mark.parametrize(("lines", "broken"), [(95, False), (96, True)])
-def test_less_than_a_hundred_lines(
-    good: NotebookNode, tmp_path: Path, lines: int, broken: bool
-) -> None:
-    """Parameters and imports count (four lines here), comments and empty lines do not."""
-    good.cells[3].source = "# why\n\n" + "\n".join(["x = 1"] * lines)
-    assert ("100 lines of code" in check(good, tmp_path)) is broken
-
-
-def test_outputs_are_needed(good: NotebookNode, tmp_path: Path) -> None:
+def test_outputs_are_needed(good, tmp_path) -> None:
     good.cells[3].outputs = []
     assert "no outputs" in check(good, tmp_path)
 
 
+ERROR = new_output("error", ename="ValueError", evalue="no", traceback=["..."])
+LARGE = new_output("display_data", data={"image/png": "A" * contract.MAX_BYTES})
+SHOWN = [new_output("stream", name="stdout", text=f"wrote {path}\n") for path in PATHS]
+SHOWN += [new_output("display_data", data={"text/html": f"<td>x={path}</td>"}) for path in PATHS]
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        (ERROR, "holds an error: ValueError"),
+        (LARGE, "the limit is 300000"),
+        *((one, "absolute path in the output of cell 3") for one in SHOWN),
+    ],
+)
+def test_an_output_that_breaks_the_contract_is_seen(good, tmp_path, output, message) -> None:
+    good.cells[3].outputs.append(output)
+    assert message in check(good, tmp_path)
+
+
 @pytest.mark.parametrize("count", [None, 2, 7])
-def test_one_run_from_top_to_bottom(good: NotebookNode, tmp_path: Path, count: int | None) -> None:
+def test_one_run_from_top_to_bottom(good, tmp_path, count: int | None) -> None:
     good.cells[3].execution_count = count
     assert "not executed from top to bottom" in check(good, tmp_path)
 
 
-def test_errors_are_seen(good: NotebookNode, tmp_path: Path) -> None:
-    error = new_output("error", ename="ValueError", evalue="no", traceback=["..."])
-    good.cells[3].outputs.append(error)
-    assert "holds an error: ValueError" in check(good, tmp_path)
-
-
-def test_file_is_small(good: NotebookNode, tmp_path: Path) -> None:
-    picture = new_output("display_data", data={"image/png": "A" * contract.MAX_BYTES})
-    good.cells[3].outputs.append(picture)
-    assert f"the limit is {contract.MAX_BYTES}" in check(good, tmp_path)
-
-
-# Written in parts, since no file of the project may hold such a path.
-PATHS = ["/" + "home/ada/data", "/" + "root/x.png", "C:" + "\\Users", "file:" + "//x"]
-
-
-@pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("place", ["source", "markdown", "stream", "html"])
-def test_absolute_paths_are_seen(good: NotebookNode, tmp_path: Path, path: str, place: str) -> None:
-    if place == "source":
-        good.cells[3].source = f"x = r'{path}'"
-    elif place == "markdown":
-        good.cells[0].source += f"\nsee {path}"
-    elif place == "stream":
-        good.cells[3].outputs[0].text = f"wrote {path}\n"
-    else:
-        table = new_output("display_data", data={"text/html": f"<td>x={path}</td>"})
-        good.cells[3].outputs.append(table)
-    assert "absolute path in the" in check(good, tmp_path)
-
-
-def test_pixels_are_no_paths(good: NotebookNode, tmp_path: Path) -> None:
-    picture = new_output("display_data", data={"image/png": "iVBO =/ab/cd/ef"})
-    good.cells[3].outputs.append(picture)
-    assert check(good, tmp_path) == ""
-
-
 @pytest.mark.parametrize("source", ["host", "user"])
-def test_names_of_machine_and_user_are_seen(
-    good: NotebookNode, tmp_path: Path, source: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_names_of_machine_and_user_are_seen(good, tmp_path, source, monkeypatch) -> None:
     names = {"host": "crick", "user": "adalovelace"}
     monkeypatch.setattr(socket, "gethostname", lambda: names["host"] + ".lab.example")
     monkeypatch.setattr(contract.getpass, "getuser", lambda: names["user"])
@@ -201,14 +165,7 @@ def test_kernel_of_the_authors_machine_is_seen(good: NotebookNode, tmp_path: Pat
     assert "kernel is 'my-env'" in check(good, tmp_path)
 
 
-def test_code_that_does_not_parse_is_a_problem(good: NotebookNode, tmp_path: Path) -> None:
-    good.cells[3].source = "x = ("
-    assert "does not parse" in check(good, tmp_path)
-
-
-def test_command_line_names_file_and_problem(
-    good: NotebookNode, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_command_line_names_file_and_problem(good, tmp_path, capsys) -> None:
     good.cells[0].source = "no title"
     check(good, tmp_path)
     path = tmp_path / "notebook.ipynb"

@@ -21,9 +21,9 @@ from tests.test_representation import perfect, three_cells
 
 @pytest.mark.real_data
 def test_perfect_hover_maps_lose_half_of_the_cells(real_data):
-    """The released code itself gives 0.48 on 21 of these images (docs/method.md, section 2)."""
+    """Of every sixth; the released code itself gives 0.48 on 21 of all 35 (docs/method.md, 2)."""
     scores = {HoVer: [], HoVerAsReleased: []}
-    for sample in load_dataset("cellpose_contrast35"):
+    for sample in load_dataset("cellpose_contrast35")[::6]:
         masks = resize_masks(sample.masks, 30 / sample.diameter)
         output = perfect(HoVer(), masks)
         for kind, found in scores.items():
