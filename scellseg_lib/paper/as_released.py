@@ -79,16 +79,8 @@ def choose_decoder(
     """What the released code decodes the maps of a tuned HoVer, U-Net2 or U-Net3 with.
 
     The thresholds of a U-Net are searched on the shots squashed to 224 x 224 pixels, and its images
-    are segmented at their own size, whatever their cells' diameter.
-
-    Returns
-    -------
-    representation : Representation
-    decoding : Decoding
-    diameter : float or None
-        By which images are to be scaled, pixels; None: as usual.
-
-    Raises ScellsegError for Scellseg and Cellpose, whose decoding has no such defects.
+    are segmented at their own size: the diameter to scale them by, in pixels, is None where they
+    are scaled as usual. ScellsegError for Scellseg and Cellpose, which are decoded as here.
     """
     name, decoding = model.representation.name, model.card.decoding
     if name not in DECODERS:

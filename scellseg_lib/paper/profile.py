@@ -59,18 +59,13 @@ class Profile(BaseModel):
     ) -> Profile:
         """Return the profile with other choices where they are given; empty ones change nothing.
 
-        Raises
-        ------
-        ScellsegError
-            For a data set that the profile does not have, a model that there is not, or no number.
+        ScellsegError for a data set that the profile does not have, a model that there is not, or
+        what is no number.
         """
         content = self.model_dump()
-        for name in data:
-            if name not in self.data:
-                raise ScellsegError(
-                    f"the profile has no data set {name!r}",
-                    remedy=f"It has: {', '.join(self.data)}.",
-                )
+        if lacking := [name for name in data if name not in self.data]:
+            has = f"It has: {', '.join(self.data)}."
+            raise ScellsegError(f"the profile has no data set {lacking[0]!r}", remedy=has)
         if data:
             content["data"] = {name: content["data"][name] for name in data}
         for plan in content["data"].values():
@@ -87,18 +82,11 @@ def list_profiles() -> list[str]:
 
 
 def load_profile(name: str) -> Profile:
-    """Read a profile.
-
-    Raises
-    ------
-    ScellsegError
-        If there is none of that name, or its file does not follow the schema.
-    """
+    """Read a profile; ScellsegError if there is none, or its file does not follow the schema."""
     file, names = paths.profiles() / f"{name}.yaml", list_profiles()
     if name not in names:
-        raise ScellsegError(
-            f"there is no profile {name!r}", where=file, remedy=f"There are: {', '.join(names)}."
-        )
+        there_are = f"There are: {', '.join(names)}."
+        raise ScellsegError(f"there is no profile {name!r}", where=file, remedy=there_are)
     return _validate({"name": name} | yaml.safe_load(file.read_text()), str(file))
 
 
@@ -106,12 +94,10 @@ def _validate(content: Mapping[str, Any], where: str) -> Profile:
     try:
         return Profile.model_validate(content)
     except ValidationError as error:
-        wrong = "; ".join(
-            f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()
-        )
-        raise ScellsegError(
-            f"this is no profile: {wrong}", where=where, remedy="See `Profile` for its fields."
-        ) from error
+        places = [(".".join(map(str, one["loc"])), one["msg"]) for one in error.errors()]
+        wrong = "; ".join(f"{place}: {said}" for place, said in places)
+        remedy = "See `Profile` for its fields."
+        raise ScellsegError(f"this is no profile: {wrong}", where=where, remedy=remedy) from error
 
 
 # --- parameters of notebooks -----------------------------------------------------------------
@@ -130,28 +116,15 @@ PARAMETERS: dict[str, Any] = {
 def choose_profile(namespace: Mapping[str, Any]) -> Profile:
     """Check the parameters of a figure's notebook, `PARAMETERS`, and return what they ask for."""
     check_parameters(namespace, PARAMETERS)
-    return load_profile(namespace["PROFILE"]).narrow(
-        data=namespace["DATA"],
-        models=namespace["MODELS"],
-        states=namespace["STATES"],
-        shots=namespace["SHOTS"],
-    )
+    choices = {name.lower(): namespace[name] for name in ("DATA", "MODELS", "STATES", "SHOTS")}
+    return load_profile(namespace["PROFILE"]).narrow(**choices)
 
 
 def check_parameters(namespace: Mapping[str, Any], known: Mapping[str, Any]) -> None:
     """Refuse parameters that a notebook does not have, or of another type; papermill only warns.
 
-    Parameters
-    ----------
-    namespace : mapping
-        ``globals()`` of the notebook, right after its imports.
-    known : mapping
-        Names of its parameters with a value of their type.
-
-    Raises
-    ------
-    ScellsegError
-        With the nearest known name.
+    The namespace is the notebook's ``globals()`` right after its imports; ``known`` has a value of
+    the right type for each parameter. The error says the nearest known name.
     """
     for name, value in namespace.items():
         if name.startswith("_") or name in ("In", "Out"):
@@ -160,12 +133,8 @@ def check_parameters(namespace: Mapping[str, Any], known: Mapping[str, Any]) -> 
             continue
         if name not in known:
             near = get_close_matches(name.upper(), known, 1)
-            raise ScellsegError(
-                f"the notebook has no parameter {name}",
-                remedy=f"Did you mean {near[0]}?" if near else f"It has: {', '.join(known)}.",
-            )
+            remedy = f"Did you mean {near[0]}?" if near else f"It has: {', '.join(known)}."
+            raise ScellsegError(f"the notebook has no parameter {name}", remedy=remedy)
         if type(value) is not type(known[name]):
-            raise ScellsegError(
-                f"the parameter {name} is {value!r}",
-                remedy=f"Give a value like {known[name]!r}.",
-            )
+            remedy = f"Give a value like {known[name]!r}."
+            raise ScellsegError(f"the parameter {name} is {value!r}", remedy=remedy)

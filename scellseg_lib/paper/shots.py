@@ -68,20 +68,9 @@ def cover_styles(data: Dataset, model: Model) -> tuple[str, ...]:
 def order_to_cover(candidates: np.ndarray, images: np.ndarray) -> list[int]:
     """Order in which to annotate candidates so that few of them cover the styles of all images.
 
-    Greedy k-centre: each next one leaves the least largest distance of any image to the nearest
-    chosen; where several do, the one whose mean distance is least.
-
-    Parameters
-    ----------
-    candidates : float[m, S]
-        Styles of the images that may be annotated.
-    images : float[n, S]
-        Styles of those that are to be covered.
-
-    Returns
-    -------
-    list of int
-        All candidates, the most telling first.
+    Greedy k-centre: each next one leaves the least largest distance of any image (its style is a
+    row of float[n, S]) to the nearest chosen candidate (of float[m, S]); where several do, the one
+    whose mean distance is least. All candidates are in the order.
     """
     distances = cdist(candidates, images)
     order: list[int] = []

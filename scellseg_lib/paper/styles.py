@@ -35,23 +35,11 @@ class Purity(NamedTuple):
 
 
 def embed_styles(model: Model, datasets: Sequence[Dataset]) -> pd.DataFrame:
-    """Style of every image, each scaled by the diameter of its own cells.
+    """Style of every image that has cells, scaled by their own diameter.
 
-    Parameters
-    ----------
-    model : Model
-        Untuned, in the paper's figure.
-    datasets : sequence of Dataset
-        Labelled; images without cells are left out.
-
-    Returns
-    -------
-    DataFrame
-        One row an image: ``data``, ``image``, ``diameter`` and ``s0``, ``s1`` .., the embedding.
+    One row an image: ``data``, ``image``, ``diameter`` and ``s0``, ``s1`` .., the embedding.
     """
-    pairs = [
-        (data.name, sample) for data in datasets for sample in data if not np.isnan(sample.diameter)
-    ]
+    pairs = [(data.name, one) for data in datasets for one in data if not np.isnan(one.diameter)]
     rows = []
     for name, sample in progress_bar(pairs, len(pairs), "styles"):
         style = embed(model, sample, sample.diameter)
@@ -68,18 +56,9 @@ def stack_styles(frame: pd.DataFrame) -> np.ndarray:
 def lay_out(frame: pd.DataFrame, *, perplexity: float = 30.0, seed: int = 0) -> pd.DataFrame:
     """Lay the images out in the plane by t-SNE; neighbours stay neighbours, distances mean nothing.
 
-    Parameters
-    ----------
-    frame : DataFrame
-        As `embed_styles` gives.
-    perplexity : float
-        About how many neighbours count; less than the number of images, else ScellsegError.
-    seed : int
-
-    Returns
-    -------
-    DataFrame
-        The frame's ``data`` and ``image``, with ``x`` and ``y``.
+    The frame is that of `embed_styles`; its ``data`` and ``image`` are returned, with ``x`` and
+    ``y``. ScellsegError if there are no more images than ``perplexity``, about how many neighbours
+    count.
     """
     from sklearn.manifold import TSNE
 
@@ -113,27 +92,16 @@ def measure_purity(frame: pd.DataFrame) -> Purity:
     styles, names = stack_styles(frame), frame["data"].to_numpy()
     neighbours = KNeighborsClassifier(N_NEIGHBOURS)
     said = cross_val_predict(neighbours, styles, names, cv=LeaveOneOut())
-    return Purity(
-        float(silhouette_score(styles, names)),
-        float((said == names).mean()),
-        float(counts.max() / counts.sum()),
-        len(frame),
-    )
+    silhouette, right = silhouette_score(styles, names), (said == names).mean()
+    return Purity(float(silhouette), float(right), float(counts.max() / len(frame)), len(frame))
 
 
 def compare_distances(frame: pd.DataFrame) -> pd.DataFrame:
     """Measure how far shots' styles are from queries' and contrasts': the two terms of Eq. 2.
 
-    Parameters
-    ----------
-    frame : DataFrame
-        As `embed_styles` gives, with columns ``role`` ("shot", "query", "contrast") and ``when``.
-
-    Returns
-    -------
-    DataFrame
-        One row for each ``when``: means over all pairs of the mean squared difference,
-        ``shot_query`` and ``shot_contrast``, and their ``ratio``.
+    The frame is that of `embed_styles`, with columns ``role`` ("shot", "query", "contrast") and
+    ``when``. One row for each ``when``: means over all pairs of the mean squared difference,
+    ``shot_query`` and ``shot_contrast``, and their ``ratio``.
     """
     rows = []
     for when, part in frame.groupby("when", sort=False):

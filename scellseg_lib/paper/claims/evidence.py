@@ -165,6 +165,10 @@ class Scale:
         """Data sets of the profile that are the paper's own."""
         return [name for name in self.sets() if not STANDS_FOR[name]]
 
+    def has(self, method: str) -> bool:
+        """Whether the profile has the model of a method."""
+        return PAIRS[method][0] in self.profile.models
+
     def shots(self, data: str) -> tuple[int, ...]:
         """Numbers of shots on a data set."""
         return next(
@@ -204,6 +208,14 @@ class Scale:
     def scores(self, measure: str, data: str, method: str, *shots: int, **fields: Any) -> pd.Series:
         """Score of a method by random state; parameters as in `rows`."""
         return self.rows(data, method, *shots, **fields).groupby("seed")[measure].mean()
+
+    def estimate(self, measure: str, data: str, method: str, **fields: Any) -> Estimate:
+        """Mean score of a method over random states."""
+        return estimate(self.scores(measure, data, method, **fields))
+
+    def on_each(self, measure: str, method: str, **fields: Any) -> dict[str, pd.Series]:
+        """Score of a method by random state, on each data set."""
+        return {data: self.scores(measure, data, method, **fields) for data in self.sets()}
 
     def over_shots(self, measure: str, data: str, method: str) -> pd.DataFrame:
         """Scores of a method by random state (rows) at each number of shots (columns)."""
@@ -276,27 +288,26 @@ class Estimate(NamedTuple):
         return f"{self.mean:{spec}} [{self.low:{spec}}, {self.high:{spec}}]"
 
 
-def pool(groups: Sequence[pd.Series]) -> tuple[Estimate, list[Estimate]]:
+def pool(groups: Mapping[str, pd.Series]) -> tuple[Estimate, dict[str, Estimate]]:
     """Mean of the groups' means, and each of them; the variance is pooled within the groups.
 
     Of k groups of n values each, ``s^2 = SS(within) / (sum n - k)``; the standard error of a mean
     is ``s / sqrt(n)``, that of their mean ``s sqrt(sum 1 / n) / k``.
     """
-    sizes, k = np.array([len(group) for group in groups]), len(groups)
-    means = np.array([group.mean() for group in groups])
+    sizes, k = np.array([len(group) for group in groups.values()]), len(groups)
+    means = np.array([group.mean() for group in groups.values()])
     centres, half = np.append(means, means.mean()), np.full(k + 1, np.inf)
     if df := sizes.sum() - k:
-        within = sum(float(((group - group.mean()) ** 2).sum()) for group in groups)
+        within = sum(float(((group - group.mean()) ** 2).sum()) for group in groups.values())
         errors = np.append(sizes**-0.5, (1 / sizes).sum() ** 0.5 / k)
         half = stats.t.ppf(0.975, df) * (within / df) ** 0.5 * errors
-    rows = np.stack((centres, centres - half, centres + half), axis=1).tolist()
-    *each, overall = [Estimate(*row) for row in rows]
-    return overall, each
+    *each, overall = map(Estimate, centres.tolist(), centres - half, centres + half)
+    return overall, dict(zip(groups, each, strict=True))
 
 
 def estimate(values: pd.Series) -> Estimate:
     """Mean over random states, with Student's t interval where there are two or more."""
-    return pool([values])[0]
+    return pool({"": values})[0]
 
 
 def subtract(first: pd.Series, second: pd.Series) -> pd.Series:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from enum import StrEnum
 from typing import Any, NamedTuple, Self
 
 import pandas as pd
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from scellseg_lib import paths
 from scellseg_lib.errors import ManifestError, ScellsegError
@@ -53,35 +53,21 @@ class Fact(_Entry):
 
 
 class Claim(_Entry):
-    """A claim of the paper and its numbers; ``ambiguous`` says what the paper leaves open."""
+    """A claim of the paper and its numbers, each with what it is called in the scorecard."""
 
     text: str
-    scellseg_cft: Triple | None = None
-    cellpose_ft: Triple | None = None
-    sneuro: float | None = None
-    sfluor: float | None = None
-    smicro: Triple | None = None
-    sgeneral: Triple | float | None = None
-    minimum: float | None = None
-    value: float | None = None
-    values: dict[str, float] | None = None
-    shots: int | None = None
+    scellseg_cft: Triple | None = Field(None, title="Scellseg-CFT ")
+    cellpose_ft: Triple | None = Field(None, title="Cellpose-FT ")
+    sneuro: float | None = Field(None, title="Sneuro ")
+    sfluor: float | None = Field(None, title="Sfluor ")
+    smicro: Triple | None = Field(None, title="Smicro ")
+    sgeneral: Triple | float | None = Field(None, title="Sgeneral ")
+    minimum: float | None = Field(None, title="at least ")
+    value: float | None = Field(None, title="")
+    values: dict[str, float] | None = Field(None, title="")
+    shots: int | None = Field(None, title="shots ")
     ambiguous: str | None = None
-
-
-NAMES = {
-    "scellseg_cft": "Scellseg-CFT ",
-    "cellpose_ft": "Cellpose-FT ",
-    "sneuro": "Sneuro ",
-    "sfluor": "Sfluor ",
-    "smicro": "Smicro ",
-    "sgeneral": "Sgeneral ",
-    "minimum": "at least ",
-    "value": "",
-    "values": "",
-    "shots": "shots ",
-}
-"""What a claim's numbers are called."""
+    """What the paper leaves open."""
 
 
 class PaperClaims(BaseModel):
@@ -188,33 +174,22 @@ def join(judgements: Iterable[Judgement]) -> Judgement:
 # --- all claims ------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class JudgedClaim:
-    """What became of one claim."""
-
-    id: str
-    where: str
-    text: str
-    paper: str
-    """The paper's numbers."""
-    ours: str
-    """Ours, with 95 % intervals over random states."""
-    verdict: Verdict
-    stand_in: bool
-    """Whether data, subsets or tests are used that are not the paper's."""
-    reason: str
-    on: str
-    """Data used, and what they stand for."""
-    profile: str
-    """Of the trials."""
-    notebook: str
-
-
-def judge_claims(evidence: Evidence) -> list[JudgedClaim]:
+def judge_claims(evidence: Evidence) -> pd.DataFrame:
     """Judge every claim of the paper by trials and tables, of which there may be none.
 
-    Returns them in the order of the paper, the facts on data sets first as one group;
-    ScellsegError if a claim has no rule or a rule no claim.
+    Returns
+    -------
+    DataFrame
+        The scorecard: one row a claim by its ``id``, in the paper's order, the facts on data sets
+        first as one. ``where``, ``text`` and ``paper`` are what the paper says and its numbers;
+        ``ours`` has 95 % intervals over random states; ``verdict`` says where data, subsets or
+        tests are not the paper's; then ``reason``, ``on`` (data used, and what they stand for),
+        ``profile`` (of the trials) and ``notebook``.
+
+    Raises
+    ------
+    ScellsegError
+        If a claim has no rule or a rule no claim.
     """
     paper = load_claims()
     claims: dict[str, Claim | tuple[Fact, ...]] = {"datasets": paper.datasets}
@@ -225,26 +200,17 @@ def judge_claims(evidence: Evidence) -> list[JudgedClaim]:
             remedy="Each claim of paper_claims.yaml needs one rule in claims/rules.py.",
         )
     trials = group_by_profile(evidence.trials)
-    return [_judge_claim(name, claim, trials, evidence) for name, claim in claims.items()]
-
-
-def make_scorecard(judged: Iterable[JudgedClaim]) -> pd.DataFrame:
-    """One row a claim, in the paper's order; a verdict on stand-ins says so."""
-    rows = []
-    for claim in judged:
-        suffix = " (on a stand-in)" if claim.stand_in else ""
-        rows.append(asdict(claim) | {"verdict": f"{claim.verdict}{suffix}"})
-    return pd.DataFrame(rows).drop(columns="stand_in").set_index("id")
+    rows = [
+        {"id": name} | _describe(claim) | _judge_claim(claim, RULES[name], trials, evidence)
+        for name, claim in claims.items()
+    ]
+    return pd.DataFrame(rows).set_index("id")
 
 
 def _judge_claim(
-    name: str,
-    claim: Claim | tuple[Fact, ...],
-    trials: Mapping[str, Scale],
-    evidence: Evidence,
-) -> JudgedClaim:
+    claim: Claim | tuple[Fact, ...], rule: Rule, trials: Mapping[str, Scale], evidence: Evidence
+) -> dict[str, str]:
     """Judge by the first profile that has what is needed; else say what is lacking."""
-    rule = RULES[name]
     places: list[Scale | Evidence] = [evidence]
     if rule.profiles:
         places = [replace(trials[one], on={}) for one in rule.profiles if one in trials]
@@ -261,17 +227,14 @@ def _judge_claim(
     on, profile = judged.on, ""
     if isinstance(place, Scale):
         on, profile = place.on, place.profile.name
-    return JudgedClaim(
-        id=name,
-        **_describe(claim),
-        ours=judged.ours,
-        verdict=judged.verdict,
-        stand_in=any(on.values()),
-        reason=f"{judged.reason[0].upper()}{judged.reason[1:]}.",
-        on="; ".join(f"{one} for {other}" if other else one for one, other in on.items()),
-        profile=profile,
-        notebook=rule.notebook,
-    )
+    return {
+        "ours": judged.ours,
+        "verdict": f"{judged.verdict}{' (on a stand-in)' if any(on.values()) else ''}",
+        "reason": f"{judged.reason[0].upper()}{judged.reason[1:]}.",
+        "on": "; ".join(f"{one} for {other}" if other else one for one, other in on.items()),
+        "profile": profile,
+        "notebook": rule.notebook,
+    }
 
 
 def _describe(claim: Claim | tuple[Fact, ...]) -> dict[str, str]:
@@ -285,19 +248,20 @@ def _describe(claim: Claim | tuple[Fact, ...]) -> dict[str, str]:
 def _tell_numbers(claim: Claim) -> str:
     """The paper's numbers as text; most claims are in words only."""
     told, suffix = [], ""
-    for field, name in NAMES.items():
-        value = getattr(claim, field)
-        if value is None:
+    for name, field in Claim.model_fields.items():
+        value = getattr(claim, name)
+        if value is None or field.title is None:
             continue
         if isinstance(value, dict):
             value = ", ".join(f"{number:g} on {role}" for role, number in value.items())
         elif isinstance(value, tuple):
             value, suffix = ", ".join(f"{number:g}" for number in value), " (elegans, bv2, mito)"
-        told.append(f"{name}{value}")
+        told.append(f"{field.title}{value}")
     return f"{'; '.join(told)}{suffix}" if told else "in words"
 
 
 def _tell_counts(facts: tuple[Fact, ...]) -> str:
+    """The paper's numbers of images and cells as text."""
     told = []
     for fact in facts:
         if fact.train:

@@ -17,7 +17,6 @@ from scellseg_lib.paper.claims.evidence import (
     FT,
     HOVER,
     LABELS,
-    PAIRS,
     SETS,
     STANDS_FOR,
     SUBSETS,
@@ -49,8 +48,7 @@ from scellseg_lib.stats import HyperbolaFit, fit_hyperbola, sidak_comparisons, t
 
 RIVALS = (CELLPOSE, HOVER, UNET3, UNET2)
 TOLERANCE = 0.05
-"""Within which an AP of the paper is met: its wells of BBBC010 are not known, and its ten random
-states neither."""
+"""Within which an AP of the paper is met, whose wells of BBBC010 and random states are unknown."""
 MATTERS = 0.01
 """The least advantage in a score that counts as one."""
 TIE = 0.005
@@ -63,12 +61,12 @@ REPEATS = 10
 """Random states of the paper: with fewer, a difference that is not significant tells nothing."""
 OTHER_WELLS = "our wells of BBBC010 are others than the paper's and less crowded: maybe optimistic"
 
-Pairs = Mapping[str, tuple[pd.Series, pd.Series]]
-"""Data set -> scores of two methods by random state."""
+Scores = Mapping[str, pd.Series]
+"""Data set -> a method's scores by random state."""
 
 
 def judge_lead(
-    pairs: Pairs, first: str, second: str, measure: str, least: float = 0.0
+    ours: Scores, theirs: Scores, first: str, second: str, measure: str, least: float = 0.0
 ) -> Judgement:
     """Judge whether the first method beats the second on all data sets.
 
@@ -77,14 +75,14 @@ def judge_lead(
     It does not if a set's mean is surely behind, or if the interval excludes a lead of ``least``
     or, where that is less, of `MATTERS`. Else so few states do not tell.
     """
-    gaps = {name: subtract(*pair) for name, pair in pairs.items()}
-    mean, each = pool(list(gaps.values()))
-    sets = dict(zip(gaps, each, strict=True))
+    gaps = {name: subtract(one, theirs[name]) for name, one in ours.items()}
+    mean, sets = pool(gaps)
     behind = {name: gap for name, gap in sets.items() if gap.mean < -TIE}
     surely_behind = {name: gap for name, gap in behind.items() if gap.high < 0}
     counts = sorted({len(gap) for gap in gaps.values()})
     states = " to ".join(dict.fromkeys(map(str, (counts[0], counts[-1])))) + " random states"
     needed = max(least, MATTERS)
+    verdict, end = Verdict.UNTESTED, f"which {states} do not settle"
     if mean.low > 0 and mean.mean >= least and not behind:
         verdict, end = Verdict.AGREES, f"behind on no set by more than {TIE}"
     elif surely_behind:
@@ -92,32 +90,31 @@ def judge_lead(
     elif mean.high < needed:
         verdict = Verdict.DISAGREES
         end = f"which excludes the lead of {needed:.3f} that would count"
-    else:
-        verdict, end = Verdict.UNTESTED, f"which {states} do not settle"
-        if np.isinf(mean.high):
-            end = "and one random state tells no spread"
-        elif behind:
-            end = f"but behind on {tell(behind, '+.3f')}, {end}"
-        elif mean.low > 0:
-            end = f"a lead, but whether of {least:.3f}, {states} do not settle"
-    ours = "; ".join(
-        f"{name} {one.mean():.3f} and {other.mean():.3f}, {estimate(gaps[name]):+.3f}"
-        for name, (one, other) in pairs.items()
+    elif np.isinf(mean.high):
+        end = "and one random state tells no spread"
+    elif behind:
+        end = f"but behind on {tell(behind, '+.3f')}, {end}"
+    elif mean.low > 0:
+        end = f"a lead, but whether of {least:.3f}, {states} do not settle"
+    numbers = "; ".join(
+        f"{name} {one.mean():.3f} and {theirs[name].mean():.3f}, {estimate(gaps[name]):+.3f}"
+        for name, one in ours.items()
     )
     reason = f"{first} has on average {mean:+.3f} {measure} over {second}, {end}"
-    return Judgement(verdict, f"{measure} of {first} against {second}: {ours}", reason)
+    return Judgement(verdict, f"{measure} of {first} against {second}: {numbers}", reason)
 
 
 def judge_lead_over_best(at: Scale, measure: str, first: str, rivals: Sequence[str]) -> Judgement:
     """Judge the lead on each set over the rival whose mean score is largest there."""
-    pairs, best = {}, []
+    ours, theirs, best = {}, {}, []
     for data in at.sets():
         scores = {rival: at.scores(measure, data, rival) for rival in rivals}
         rival = max(scores, key=lambda name: scores[name].mean())
-        pairs[f"{data} ({rival})"] = at.scores(measure, data, first), scores[rival]
+        name = f"{data} ({rival})"
+        ours[name], theirs[name] = at.scores(measure, data, first), scores[rival]
         best.append(rival)
     who = f"the best rival ({', '.join(dict.fromkeys(best))})"
-    return judge_lead(pairs, first, who, measure)
+    return judge_lead(ours, theirs, first, who, measure)
 
 
 def choose_from(triple: Triple | None, data: str) -> float:
@@ -138,7 +135,7 @@ def _ap50(claim: Claim, at: Scale) -> Judgement:
     for data in at.own():
         for method, paper in ((CFT, claim.scellseg_cft), (CELLPOSE, claim.cellpose_ft)):
             name = f"{method} on {data}"
-            ours[name] = estimate(at.scores("AP@0.5", data, method))
+            ours[name] = at.estimate("AP@0.5", data, method)
             away[name] = ours[name].mean - choose_from(paper, data)
     farthest = max(away, key=lambda name: abs(away[name]))
     near = abs(away[farthest]) <= TOLERANCE
@@ -153,11 +150,8 @@ def _ap75(claim: Claim, at: Scale) -> Judgement:
     of the paper's own mean lead of 0.055 or more: "considerably".
     """
     paper = np.array(claim.scellseg_cft) - np.array(claim.cellpose_ft)
-    pairs = {
-        data: (at.scores("AP@0.75", data, CFT), at.scores("AP@0.75", data, CELLPOSE))
-        for data in at.sets()
-    }
-    return judge_lead(pairs, CFT, CELLPOSE, "AP@0.75", least=float(paper.mean()) / 2)
+    ours, theirs = (at.on_each("AP@0.75", method) for method in (CFT, CELLPOSE))
+    return judge_lead(ours, theirs, CFT, CELLPOSE, "AP@0.75", least=float(paper.mean()) / 2)
 
 
 @rule("fig2.best", "fig2_transferability", FIVE)
@@ -182,14 +176,9 @@ def _representation(claim: Claim, at: Scale) -> Judgement:
     return judge_lead_over_best(at, "mAP", CELLPOSE, RIVALS[1:])
 
 
-def _untuned(method: str) -> str:
-    """Name of a method's model before tuning."""
-    return method.rpartition("-")[0]
-
-
 def _gain(at: Scale, data: str, method: str) -> Estimate:
     """Gain in AP at 0.5 by tuning; the untuned model is one, whatever the state."""
-    before = at.scores("AP@0.5", data, _untuned(method)).mean()
+    before = at.scores("AP@0.5", data, method.rpartition("-")[0]).mean()
     return estimate(at.scores("AP@0.5", data, method) - before)
 
 
@@ -200,17 +189,16 @@ def _elegans_gain(claim: Claim, at: Scale) -> Judgement:
     """
     (data,), least = at.sets("elegans"), (claim.minimum or 0) - TOLERANCE
     five = (CFT, *RIVALS)
-    gains = {m: _gain(at, data, m) for m in five if PAIRS[m][0] in at.profile.models}
-    lacking = [method for method in five if method not in gains]
-    lowest = min(gains, key=lambda method: gains[method].mean)
-    reason = f"{lowest} gains least, {gains[lowest].mean:.3f}"
+    gains = {method: _gain(at, data, method) for method in five if at.has(method)}
+    lacking = ", ".join(method for method in five if method not in gains)
+    lowest = min(gains, key=gains.__getitem__)
+    verdict, end = Verdict.AGREES, f"not less than {least:.2f}"
     if gains[lowest].mean < least:
-        verdict, reason = Verdict.DISAGREES, f"{reason}, less than {least:.2f}"
+        verdict, end = Verdict.DISAGREES, f"less than {least:.2f}"
     elif lacking:
-        verdict, reason = Verdict.UNTESTED, f"{reason}, which is enough; {', '.join(lacking)} are "
-        reason += "not there as the paper pre-trained them"
-    else:
-        verdict, reason = Verdict.AGREES, f"{reason}, not less than {least:.2f}"
+        end = f"which is enough; {lacking} are not there as the paper pre-trained them"
+        verdict = Verdict.UNTESTED
+    reason = f"{lowest} gains least, {gains[lowest].mean:.3f}, {end}"
     return Judgement(verdict, tell(gains, "+.3f"), reason)
 
 
@@ -237,7 +225,7 @@ def _gain50(claim: Claim, at: Scale) -> Judgement:
     for role, paper in (claim.values or {}).items():
         (data,) = at.sets(role)
         if data in at.own():
-            level, gain = estimate(at.scores("AP@0.5", data, CFT)), _gain(at, data, CFT)
+            level, gain = at.estimate("AP@0.5", data, CFT), _gain(at, data, CFT)
             ours |= {data: level, f"{data} gain": gain}
             if level.mean < 0.9 - TOLERANCE or gain.mean < paper - TOLERANCE:
                 short.append(data)
@@ -260,10 +248,9 @@ def _significance(claim: Claim, at: Scale, data: str) -> Judgement:
     stars = table[table["p_adjusted"] < 0.05]
     sounder = (table["satterthwaite_p_adjusted"] < 0.05).sum()
     ahead, behind = (stars["difference"] > 0).sum(), (stars["difference"] < 0).sum()
-    if behind or (not ahead and states >= REPEATS):
-        verdict = Verdict.DISAGREES
-    else:
-        verdict = Verdict.AGREES if ahead else Verdict.UNTESTED
+    verdict = decide(ahead > 0 and not behind)
+    if not ahead and not behind and states < REPEATS:
+        verdict = Verdict.UNTESTED
     ours = f"{data} {len(stars)} stars ({sounder} by Satterthwaite's df)"
     reason = f"on {data} {states} states give {CFT} a star at {ahead} and {CELLPOSE} at {behind}"
     return Judgement(verdict, ours, f"{reason} of {len(table)} thresholds")
@@ -274,11 +261,11 @@ def _general(claim: Claim, at: Scale) -> Judgement:
     """On the general test, Scellseg-CFT leads Scellseg-FT in mAP whatever set they were tuned on
     (`judge_lead`); several tests are averaged.
     """
-    pairs = {
-        f"after {data}": (at.general("mAP", data, CFT), at.general("mAP", data, FT))
-        for data in at.sets()
-    }
-    return judge_lead(pairs, CFT, FT, "mAP on the general test")
+    ours, theirs = (
+        {f"after {data}": at.general("mAP", data, method) for data in at.sets()}
+        for method in (CFT, FT)
+    )
+    return judge_lead(ours, theirs, CFT, FT, "mAP on the general test")
 
 
 @rule("edfig4.decline", "edfig4_generalization")
@@ -289,29 +276,25 @@ def _decline(claim: Claim, at: Scale) -> Judgement:
     left = {}
     for data in at.sets():
         for method in (CFT, FT, CELLPOSE):
-            before = at.general("AP@0.5", data, _untuned(method)).mean()
+            untuned = method.rpartition("-")[0]
+            before = at.general("AP@0.5", data, untuned).mean()
             if before < TOLERANCE:
-                raise Untested(f"the untuned {_untuned(method)} has nothing to lose")
-            share = at.general("AP@0.5", data, method) / before
-            left[f"{method} after {data}"] = estimate(share)
-    most = max(left, key=lambda name: left[name].mean)
-    reason = f"{most} keeps most: {left[most].mean:.0%} of the untuned model's AP at 0.5; a sharp "
-    reason += "decline leaves 75 % at most"
+                raise Untested(f"the untuned {untuned} has nothing to lose")
+            after = at.general("AP@0.5", data, method)
+            left[f"{method} after {data}"] = estimate(after / before)
+    most = max(left, key=left.__getitem__)
+    reason = f"{most} keeps most: {left[most].mean:.0%} of the untuned model's AP at 0.5"
+    reason += "; a sharp decline leaves 75 % at most"
     return Judgement(decide(left[most].mean <= 0.75), tell(left, ".2f"), reason)
 
 
 @rule("edfig5.aji", "edfig5_aji")
 def _aji(claim: Claim, at: Scale) -> Judgement:
-    """Any two tuned methods whose mAP differs by more than 0.01 on a set stand in the same order by
-    mAJI.
-    """
-    methods = [m for m in (FT, CFT, *RIVALS) if PAIRS[m][0] in at.profile.models]
+    """Tuned methods apart by more than 0.01 in mAP on a set are in the same order by mAJI."""
+    methods = [method for method in (FT, CFT, *RIVALS) if at.has(method)]
     ours, total, turned = {}, 0, []
     for data in at.sets():
-        ap, aji = (
-            {m: estimate(at.scores(measure, data, m)) for m in methods}
-            for measure in ("mAP", "mAJI")
-        )
+        ap, aji = ({m: at.estimate(x, data, m) for m in methods} for x in ("mAP", "mAJI"))
         ours[data] = ", ".join(f"{method} {number}" for method, number in aji.items())
         for one, two in combinations(methods, 2):
             difference = ap[one].mean - ap[two].mean
@@ -332,18 +315,13 @@ def _smicro(claim: Claim, at: Scale) -> Judgement:
     profile's Cellpose-FT. The paper describes no Cellpose pre-trained on Smicro: where only the
     second fails, it is ambiguous.
     """
-    micro, found = at.subset("Smicro"), []
-    for other, weights in ((FT, micro), (CELLPOSE, at.profile.weights)):
-        pairs = {
-            data: (
-                at.scores("mAP", data, CFT, weights=micro),
-                at.scores("mAP", data, other, weights=weights),
-            )
-            for data in at.sets()
-        }
-        found.append(judge_lead(pairs, CFT, f"{other} ({weights})", "mAP"))
-    over_ft, over_cellpose = found
-    both = join(found)
+    micro = at.subset("Smicro")
+    ours = at.on_each("mAP", CFT, weights=micro)
+    over_ft, over_cellpose = (
+        judge_lead(ours, at.on_each("mAP", other, weights=its), CFT, f"{other} ({its})", "mAP")
+        for other, its in ((FT, micro), (CELLPOSE, at.profile.weights))
+    )
+    both = join((over_ft, over_cellpose))
     if over_ft.verdict == Verdict.AGREES != over_cellpose.verdict:
         reason = f"{over_cellpose.reason}; the paper does not say how that Cellpose was pre-trained"
         return both._replace(verdict=Verdict.AMBIGUOUS, reason=reason)
@@ -357,17 +335,11 @@ def _layers(claim: Claim, at: Scale) -> Judgement:
     """
     found = []
     for method in (CFT, CELLPOSE):
+        whole = at.on_each("mAP", method)
         for fixed in LAYERS:
-            options = str((("layers", fixed),))
-            pairs = {
-                data: (
-                    at.scores("mAP", data, method),
-                    at.scores("mAP", data, method, options=options),
-                )
-                for data in at.sets()
-            }
+            part = at.on_each("mAP", method, options=str((("layers", fixed),)))
             other = f"that with {fixed.replace('_', ' ')}"
-            found.append(judge_lead(pairs, f"{method} of all layers", other, "mAP"))
+            found.append(judge_lead(whole, part, f"{method} of all layers", other, "mAP"))
     return join(found)
 
 
@@ -376,10 +348,7 @@ def _layers(claim: Claim, at: Scale) -> Judgement:
 
 def _along(at: Scale, data: str, method: str, measure: str = "mAP") -> dict[str, Estimate]:
     """Score of a method by pre-training subset."""
-    return {
-        name: estimate(at.scores(measure, data, method, weights=at.subset(name)))
-        for name in SUBSETS
-    }
+    return {name: at.estimate(measure, data, method, weights=at.subset(name)) for name in SUBSETS}
 
 
 def _rises(along: dict[str, Estimate]) -> bool:
@@ -399,12 +368,12 @@ def _richness(claim: Claim, at: Scale) -> Judgement:
     """
     scores = {data: _along(at, data, CFT) for data in at.sets()}
     ours = "; ".join(f"{data}: {tell(along)}" for data, along in scores.items())
-    flat = [f"{data} ({_tell_means(along)})" for data, along in scores.items() if not _rises(along)]
-    if flat:
-        reason = f"the mAP by subset does not rise to Smicro on {', '.join(flat)}"
-        return Judgement(Verdict.DISAGREES, ours, reason)
-    means = "; ".join(f"{data} {_tell_means(along)}" for data, along in scores.items())
-    return Judgement(Verdict.AGREES, ours, f"the mAP by subset rises to Smicro: {means}")
+    means = {data: _tell_means(along) for data, along in scores.items()}
+    flat = [f"{data} ({means[data]})" for data, along in scores.items() if not _rises(along)]
+    end = f"does not rise to Smicro on {', '.join(flat)}"
+    if not flat:
+        end = f"rises to Smicro: {tell(means)}"
+    return Judgement(decide(not flat), ours, f"the mAP by subset {end}")
 
 
 @rule("fig4.smicro_equals_sgeneral", "fig4_pretraining_scale", FIVE)
@@ -412,23 +381,19 @@ def _equal(claim: Claim, at: Scale) -> Judgement:
     """On each set the mean mAP of Scellseg-CFT after Smicro and after Sgeneral differ by 0.02 at
     most. A larger difference refutes it if its interval excludes 0.
     """
-    gaps: dict[str, pd.Series] = {}
+    micro, general = (at.on_each("mAP", CFT, weights=at.subset(name)) for name in SUBSETS[3:])
     ours: dict[str, Estimate] = {}
-    for data in at.sets():
-        micro, general = (
-            at.scores("mAP", data, CFT, weights=at.subset(name)) for name in SUBSETS[3:]
-        )
-        gaps[data] = subtract(micro, general)
-        ours |= {f"{data} Smicro": estimate(micro), f"{data} Sgeneral": estimate(general)}
-    each = dict(zip(gaps, pool(list(gaps.values()))[1], strict=True))
+    for data in micro:
+        ours[f"{data} Smicro"] = estimate(micro[data])
+        ours[f"{data} Sgeneral"] = estimate(general[data])
+    each = pool({data: subtract(micro[data], general[data]) for data in micro})[1]
     apart = {name: gap for name, gap in each.items() if abs(gap.mean) > STEP}
     sure = [name for name, gap in apart.items() if gap.low > 0 or gap.high < 0]
+    verdict, end = Verdict.UNTESTED, "more than 0.02, which so few states do not settle"
     if not apart:
         verdict, end = Verdict.AGREES, "nowhere more than 0.02"
     elif sure:
         verdict, end = Verdict.DISAGREES, f"surely not nothing on {', '.join(sure)}"
-    else:
-        verdict, end = Verdict.UNTESTED, "more than 0.02, which so few states do not settle"
     reason = f"Smicro less Sgeneral in mAP: {tell(apart or each, '+.3f')}, {end}"
     return Judgement(verdict, tell(ours), reason)
 
@@ -448,8 +413,8 @@ def _elegans(claim: Claim, at: Scale) -> Judgement:
         ours, theirs = along[name].mean / whole, (paper or 0) / richest
         near = near and abs(ours - theirs) <= 0.15
         shares.append(f"{name} {ours:.2f} (paper {theirs:.2f})")
-    reason = f"of the mAP after Sgeneral, {' and '.join(shares)}, where 0.15 more or less still "
-    return Judgement(decide(near), tell(along), f"{reason}agrees")
+    reason = f"of the mAP after Sgeneral, {' and '.join(shares)}"
+    return Judgement(decide(near), tell(along), f"{reason}, where 0.15 more or less still agrees")
 
 
 @rule("fig4.general_elegans", "fig4_pretraining_scale", FIVE)
@@ -482,7 +447,7 @@ def _general_mito(claim: Claim, at: Scale) -> Judgement:
     it. If only Sfluor, as the best, is among them, the paper is ambiguous: so has its Discussion.
     """
     along = _along(at, at.sets("mito")[0], "Scellseg")
-    best, second = sorted(along, key=lambda name: -along[name].mean)[:2]
+    best, second = sorted(along, key=along.__getitem__, reverse=True)[:2]
     reason = f"untuned, mAP is largest after {best} and {second} ({_tell_means(along)})"
     verdict = decide({best, second} == {"Sfluor", "Smicro"})
     if verdict == Verdict.DISAGREES and best == "Sfluor":
@@ -534,10 +499,8 @@ def _one_to_three(claim: Claim, at: Scale) -> Judgement:
                 short.append(data)
     if not ours:
         raise Untested(f"no data set of {at.profile.name} has both one and three shots")
-    end = "half or more"
-    if short:
-        end = f"less than half, or of less than {STEP}, on {', '.join(short)}"
-    reason = f"from one to three shots comes {tell(ours)}: {end}"
+    end = f"less than half, or of less than {STEP}, on {', '.join(short)}"
+    reason = f"from one to three shots comes {tell(ours)}: {end if short else 'half or more'}"
     return Judgement(decide(not short), tell(ours), reason)
 
 
@@ -572,19 +535,19 @@ def _plateau(claim: Claim, at: Scale, data: str) -> Judgement:
     """The hyperbola through the mAP of Scellseg-CFT reaches 95 % of its limit at 4 to 16 shots, a
     factor of two about eight, on each set. A set whose interval lies outside refutes it.
     """
-    low, high, fit = (claim.shots or 0) / 2, (claim.shots or 0) * 2, _fit(at, data, CFT)
+    about, fit = claim.shots or 0, _fit(at, data, CFT)
+    low, high = about / 2, about * 2
     if fit is None:
         reason = f"on {data} no rising hyperbola fits: the mAP has no plateau to climb to"
         return Judgement(Verdict.DISAGREES, f"{data} none", reason)
     shots = _enough(fit)
+    verdict, end = Verdict.UNTESTED, "too uncertain to tell from about eight"
     if low <= shots.mean <= high:
         verdict, end = Verdict.AGREES, "about eight"
     elif shots.high < low:
         verdict, end = Verdict.DISAGREES, "earlier than about eight"
     elif shots.low > high:
         verdict, end = Verdict.DISAGREES, "later than about eight"
-    else:
-        verdict, end = Verdict.UNTESTED, "too uncertain to tell from about eight"
     reason = f"on {data} 95 % of the limit is there with {shots:.1f} shots, {end}"
     return Judgement(verdict, f"{data} {shots:.1f}", reason)
 
@@ -617,18 +580,16 @@ def _significant(claim: Claim, at: Scale, data: str) -> Judgement:
     Cellpose-FT, with Pm < 0.05 (two-way ANOVA, method x shots). Pm < 0.05 the other way refutes it,
     and from the paper's ten states on also a larger Pm.
     """
-    ours, theirs = (at.over_shots("mAP", data, method) for method in (CFT, CELLPOSE))
-    points = [_list_points(ours).assign(method=CFT), _list_points(theirs).assign(method=CELLPOSE)]
-    p = two_way_anova(pd.concat(points), "score", ["method", "shots"])["p"]["method"]
-    states = min(len(ours.dropna()), len(theirs.dropna()))
-    ahead = (ours.mean() - theirs.mean()).mean()
-    if p < 0.05:
-        verdict = decide(ahead > 0)
-    else:
-        verdict = Verdict.DISAGREES if states >= REPEATS else Verdict.UNTESTED
-    reason = (
-        f"on {data} {CFT} has {ahead:+.3f} mAP over {CELLPOSE}, Pm = {p:.2g} in {states} states"
-    )
+    scores = {method: at.over_shots("mAP", data, method) for method in (CFT, CELLPOSE)}
+    points = pd.concat(_list_points(each).assign(method=name) for name, each in scores.items())
+    p = two_way_anova(points, "score", ["method", "shots"])["p"]["method"]
+    states = min(len(each.dropna()) for each in scores.values())
+    ahead = (scores[CFT].mean() - scores[CELLPOSE].mean()).mean()
+    verdict = decide(p < 0.05 and ahead > 0)
+    if not p < 0.05 and states < REPEATS:
+        verdict = Verdict.UNTESTED
+    reason = f"on {data} {CFT} has {ahead:+.3f} mAP over {CELLPOSE}"
+    reason += f", Pm = {p:.2g} in {states} states"
     return Judgement(verdict, f"{data} {ahead:+.3f}, Pm {p:.2g}", reason)
 
 
@@ -637,12 +598,12 @@ def _ablation(claim: Claim, at: Scale) -> Judgement:
     """Averaged over the numbers of shots, Scellseg-CFT leads Scellseg-FT in mAP on all sets
     (`judge_lead`), and its mean is ahead at three quarters or more of all numbers of shots.
     """
-    pairs, ahead = {}, []
+    ours, theirs, ahead = {}, {}, []
     for data in at.sets():
         cft, ft = (at.over_shots("mAP", data, method) for method in (CFT, FT))
         ahead += ((cft - ft).mean() > 0).tolist()
-        pairs[data] = cft.dropna().mean(axis=1), ft.dropna().mean(axis=1)
-    found = judge_lead(pairs, CFT, FT, "mAP over all shots")
+        ours[data], theirs[data] = cft.dropna().mean(axis=1), ft.dropna().mean(axis=1)
+    found = judge_lead(ours, theirs, CFT, FT, "mAP over all shots")
     if found.verdict == Verdict.AGREES and sum(ahead) < 0.75 * len(ahead):
         found = found._replace(verdict=Verdict.DISAGREES)
     reason = f"{found.reason}; ahead at {sum(ahead)} of {len(ahead)} numbers of shots"
@@ -654,23 +615,22 @@ def _mito_rises(claim: Claim, at: Scale) -> Judgement:
     """Scellseg-CFT needs twice as many shots on mito as on elegans, or more, for 95 % of the limit
     of its mAP; or on mito the mAP rises without a limit.
     """
-    elegans, mito = at.sets("elegans", "mito")
-    fits = {data: _fit(at, data, CFT) for data in (elegans, mito)}
+    sets = at.sets("elegans", "mito")
+    fits = {data: _fit(at, data, CFT) for data in sets}
     shots = {data: _enough(fit) if fit else None for data, fit in fits.items()}
     few, many = shots.values()
-    scores = at.over_shots("mAP", mito, CFT).mean()
+    scores = at.over_shots("mAP", sets[1], CFT).mean()
+    verdict, end = Verdict.UNTESTED, "too uncertain to tell whether twice as many"
     if few is None:
         verdict, end = Verdict.DISAGREES, "on elegans there is no limit that it comes to"
     elif many is None:
         rises = scores.iloc[-1] - scores.iloc[0] > STEP
         verdict = decide(rises)
-        end = f"on {mito} it {'rises' if rises else 'does not rise'} without a limit"
+        end = f"on {sets[1]} it {'rises' if rises else 'does not rise'} without a limit"
     elif many.mean >= 2 * few.mean:
         verdict, end = Verdict.AGREES, "twice as many or more"
     elif many.high < 2 * few.mean:
         verdict, end = Verdict.DISAGREES, "not twice as many"
-    else:
-        verdict, end = Verdict.UNTESTED, "too uncertain to tell whether twice as many"
     ours = "; ".join(f"{data} {n:.1f}" if n else f"{data} no limit" for data, n in shots.items())
     return Judgement(verdict, ours, f"shots for 95 % of the limit: {ours}: {end}")
 
@@ -686,12 +646,11 @@ def _limits(claim: Claim, at: Scale, data: str) -> Judgement:
         return Judgement(Verdict.UNTESTED, f"{data} none", reason)
     error = float(np.hypot(one.standard_errors[0], two.standard_errors[0]))
     gap = _widen(one.bmax - two.bmax, error, one.n_points + two.n_points - 4)
+    verdict, end = Verdict.UNTESTED, "too uncertain to tell apart"
     if gap.low > 0 or gap.high < 0:
         verdict, end = Verdict.AGREES, "different"
     elif gap.low > -MATTERS and gap.high < MATTERS:
         verdict, end = Verdict.DISAGREES, "the same"
-    else:
-        verdict, end = Verdict.UNTESTED, "too uncertain to tell apart"
     reason = f"on {data} the limits of {CFT} and {CELLPOSE} are {gap:+.3f} apart, {end}"
     return Judgement(verdict, f"{data} {one.bmax:.3f} and {two.bmax:.3f}, {gap:+.3f}", reason)
 
@@ -733,11 +692,8 @@ def _datasets(facts: tuple[Fact, ...], evidence: Evidence) -> Judgement:
     if wrong:
         verdict, reason = Verdict.DISAGREES, f"against the paper, {', '.join(wrong)}"
     elif other:
-        verdict, reason = (
-            Verdict.AMBIGUOUS,
-            f"there are {', '.join(other)}: the paper does not say ",
-        )
-        reason += "which images it kept"
+        reason = f"there are {', '.join(other)}: the paper does not say which images it kept"
+        verdict = Verdict.AMBIGUOUS
     if absent := [name for name in names.values() if name not in table]:
         reason += f"; {', '.join(absent)} are not here"
     return Judgement(verdict, "; ".join(ours), reason)
@@ -751,17 +707,11 @@ def _tsne(claim: Claim, evidence: Evidence) -> Judgement:
     if (found := evidence.purity) is None:
         raise Untested("the purity of the style embeddings has not been measured")
     ours = f"neighbours agree {found.knn_accuracy:.3f}, silhouette {found.silhouette:.3f}"
-    reason = (
-        f"neighbours tell the set of {found.knn_accuracy:.0%} of {found.n_images} images "
-        f"({found.chance:.0%} by chance), and the silhouette is {found.silhouette:.2f}"
-    )
+    reason = f"neighbours tell the set of {found.knn_accuracy:.0%} of {found.n_images} images "
+    reason += f"({found.chance:.0%} by chance), and the silhouette is {found.silhouette:.2f}"
     verdict = decide(found.knn_accuracy >= 0.9 and found.silhouette > 0)
-    return Judgement(
-        verdict,
-        ours,
-        reason,
-        _find_stand_ins(LABELS.get(name, name) for name in evidence.purity_of),
-    )
+    on = _find_stand_ins(LABELS.get(name, name) for name in evidence.purity_of)
+    return Judgement(verdict, ours, reason, on)
 
 
 @rule("fig3.adjacent", "fig3_examples", profiles=())
@@ -778,10 +728,8 @@ def _adjacent(claim: Claim, evidence: Evidence) -> Judgement:
     before, after = shares["direct"], shares["contrastive"]
     rises = after - before
     ours = "; ".join(f"{name} {before[name]:.3f} to {after[name]:.3f}" for name in shares.index)
-    reason = (
-        f"the share of touching cells told apart changes least on {rises.idxmin()}, by "
-        f"{rises.min():+.3f}, where 0.02 on each set would count"
-    )
+    reason = f"the share of touching cells told apart changes least on {rises.idxmin()}"
+    reason += f", by {rises.min():+.3f}, where 0.02 on each set would count"
     verdict = decide(rises.min() >= 2 * MATTERS)
     return Judgement(verdict, ours, reason, _find_stand_ins(shares.index))
 

@@ -34,13 +34,10 @@ KINDS = {
 
 
 def list_parts(network: Network, side: int = 224) -> pd.DataFrame:
-    """List the parts of a network as one image of ``side`` pixels passes them.
+    """List the parts of a network in the order in which an image of ``side`` pixels passes them.
 
-    Returns
-    -------
-    DataFrame
-        One row a part, in the order in which they are passed: ``part``, ``level`` (0 is the full
-        size), ``inputs`` and ``outputs`` (channels), ``side`` (px, of the output), ``parameters``.
+    One row a part: ``part``, ``level`` (0 is the full size), ``inputs`` and ``outputs`` (channels),
+    ``side`` (px, of the output) and ``parameters``.
     """
     names = {module: KINDS[type(module)] for module in network.modules() if type(module) in KINDS}
     names |= dict.fromkeys(network.extractor.up.dense, "dense unit")
@@ -73,10 +70,7 @@ def list_parts(network: Network, side: int = 224) -> pd.DataFrame:
 def list_layers(module: nn.Module) -> pd.DataFrame:
     """List the layers of a unit that have parameters.
 
-    Returns
-    -------
-    DataFrame
-        One row a layer: its name in the unit, ``layer``, ``weights`` (shape) and ``parameters``.
+    One row a layer: its ``name`` in the unit, ``layer``, ``weights`` (shape) and ``parameters``.
     """
     rows = [
         {
@@ -94,15 +88,8 @@ def list_layers(module: nn.Module) -> pd.DataFrame:
 def draw_architecture(axes: Axes, parts: pd.DataFrame) -> None:
     """Draw the parts of `list_parts`, deeper levels lower, with channels and parameters in each."""
     for x, row in enumerate(parts.to_dict("records")):
-        box = FancyBboxPatch(
-            (x - 0.42, -row["level"] - 0.3),
-            0.84,
-            0.6,
-            boxstyle="round,pad=0.02",
-            facecolor=COLOURS[row["part"]],
-            edgecolor="none",
-            alpha=0.85,
-        )
+        box = FancyBboxPatch((x - 0.42, -row["level"] - 0.3), 0.84, 0.6, boxstyle="round,pad=0.02")
+        box.set(facecolor=COLOURS[row["part"]], edgecolor="none", alpha=0.85)
         axes.add_patch(box)
         text = f"{row['inputs']}\n\u2192 {row['outputs']}\n{_shorten(row['parameters'])}"
         axes.text(x, -row["level"], text, ha="center", va="center", color="white", fontsize=5)

@@ -28,17 +28,9 @@ MARKERS = "osD^v<>Ph*X"
 def count_cells(datasets: Sequence[Dataset]) -> pd.DataFrame:
     """Count and measure the cells of every image: a census.
 
-    Parameters
-    ----------
-    datasets : sequence of Dataset
-        Labelled. An image whose files do not fit each other, or its manifest, is left out.
-
-    Returns
-    -------
-    DataFrame
-        One row an image: ``data``, ``split``, ``image``, ``height``, ``width`` (px), ``cells``,
-        ``mean_area`` (px), ``median_diameter`` (px, of the circle of equal area) and ``coverage``,
-        the share of the image that is in cells.
+    One row an image: ``data``, ``split``, ``image``, ``height``, ``width`` (px), ``cells``,
+    ``mean_area`` (px), ``median_diameter`` (px, of the circle of equal area) and ``coverage``, the
+    share of the image that is in cells. An image that does not fit its masks is left out.
     """
     pairs = [(data.name, sample) for data in datasets for sample in data]
     rows = []
@@ -99,25 +91,18 @@ def draw_examples(samples: Sequence[Sample], titles: Sequence[str], columns: int
 def draw_sizes(axes: Axes, census: pd.DataFrame, value: str, label: str) -> None:
     """Draw a number of every image, a row for each data set, on a logarithmic axis.
 
-    Parameters
-    ----------
-    axes : Axes
-    census : DataFrame
-        Of `count_cells`.
-    value, label : str
-        One of its columns, and what it is, with its unit.
+    ``value`` is a column of `count_cells`, ``label`` what it is, with its unit.
     """
-    census = census[census[value] > 0]
+    groups = census[census[value] > 0].groupby("data", sort=False)
     rng = np.random.default_rng(0)  # points of a row lie apart, and the same every time
     names = []
-    for row, (name, part) in enumerate(census.groupby("data", sort=False)):
+    for row, (name, part) in enumerate(groups):
         heights = row + rng.uniform(-0.25, 0.25, len(part))
         axes.scatter(part[value], heights, s=6, color=_colour(row), alpha=0.6, linewidths=0)
         names.append(f"{name} (n = {len(part)})")
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
-    medians = census.groupby("data", sort=False)[value].median()
-    axes.plot(medians, range(len(medians)), "|", color="black", markersize=10)
+    axes.plot(groups[value].median(), range(len(names)), "|", color="black", markersize=10)
     axes.set(xscale="log", xlabel=label, ylabel="")
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -127,14 +112,9 @@ def draw_sizes(axes: Axes, census: pd.DataFrame, value: str, label: str) -> None
 def draw_embedding(axes: Axes, layout: pd.DataFrame) -> None:
     """Draw a t-SNE of style embeddings, of `styles.lay_out`: a colour for each data set."""
     for i, (name, part) in enumerate(layout.groupby("data", sort=False)):
+        label, marker = f"{name} (n = {len(part)})", MARKERS[i % len(MARKERS)]
         axes.scatter(
-            part["x"],
-            part["y"],
-            s=10,
-            color=_colour(i),
-            marker=MARKERS[i % len(MARKERS)],
-            linewidths=0,
-            label=f"{name} (n = {len(part)})",
+            part["x"], part["y"], s=10, color=_colour(i), marker=marker, linewidths=0, label=label
         )
     axes.set(xlabel="t-SNE 1 (no unit)", ylabel="t-SNE 2 (no unit)", xticks=[], yticks=[])
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=6)

@@ -24,15 +24,7 @@ ROLES = {"shot": ("#D55E00", "o"), "query": ("#0072B2", "^"), "contrast": ("0.6"
 def draw_pipeline(model: Model, shots: Sequence[Sample], found: Cells, query: Sample) -> Figure:
     """Draw the way from annotated images to masks: shots, their flows, a query, its flows, masks.
 
-    Parameters
-    ----------
-    model : Model
-        That segmented the query.
-    shots : sequence of Sample
-        Labelled; the first is shown.
-    found : Cells
-        Of the query.
-    query : Sample
+    The first of the labelled ``shots`` is shown; ``found`` are the query's cells by the model.
     """
     shot = shots[0]
     targets = model.representation.targets(shot.masks)
@@ -59,14 +51,9 @@ def draw_pipeline(model: Model, shots: Sequence[Sample], found: Cells, query: Sa
         axes.set_axis_off()
         axes.set_title(f"{letter}   {title}", fontsize=7)
     for left, right in ((0, 1), (2, 3), (3, 4)):
-        grid[left].annotate(
-            "",
-            xy=(0, 0.5),
-            xycoords=grid[right].transAxes,
-            xytext=(1, 0.5),
-            textcoords=grid[left].transAxes,
-            arrowprops={"arrowstyle": "->", "color": "black"},
-        )
+        start, end = grid[left].transAxes, grid[right].transAxes
+        look = {"arrowstyle": "->", "color": "black"}
+        grid[left].annotate("", (0, 0.5), (1, 0.5), xycoords=end, textcoords=start, arrowprops=look)
     return figure
 
 
@@ -79,13 +66,8 @@ def draw_outlines(axes: Axes, masks: np.ndarray, colour: str, style: str) -> Non
 def draw_style_plane(axes: Sequence[Axes], styles: pd.DataFrame) -> None:
     """Draw style embeddings of shots, queries and contrasts, in the plane of largest variance.
 
-    Parameters
-    ----------
-    axes : sequence of Axes
-        As many as there are panels.
-    styles : DataFrame
-        Of `styles.embed_styles`, with columns ``role`` ("shot", "query", "contrast") and ``when``;
-        a panel for each of the latter. The plane is that of the first.
+    The styles are those of `styles.embed_styles`, with columns ``role`` ("shot", "query",
+    "contrast") and ``when``; a panel for each of the latter. The plane is that of the first.
     """
     from sklearn.decomposition import PCA  # takes a second
 
@@ -94,16 +76,9 @@ def draw_style_plane(axes: Sequence[Axes], styles: pd.DataFrame) -> None:
     for panel, part in zip(axes, parts, strict=True):
         points = plane.transform(stack_styles(part))
         for role, (colour, marker) in reversed(ROLES.items()):
-            chosen = points[(part["role"] == role).to_numpy()]
-            panel.scatter(
-                chosen[:, 0],
-                chosen[:, 1],
-                s=12,
-                color=colour,
-                marker=marker,
-                linewidths=0,
-                label=f"{role} (n = {len(chosen)} images)",
-            )
+            x, y = points[(part["role"] == role).to_numpy()].T
+            label = f"{role} (n = {len(x)} images)"
+            panel.scatter(x, y, s=12, color=colour, marker=marker, linewidths=0, label=label)
         panel.set(xlabel="first component (no unit)", ylabel="second component (no unit)")
         panel.set_title(str(part["when"].iloc[0]), fontsize=8)
     axes[0].legend(fontsize=6)

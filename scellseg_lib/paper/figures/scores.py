@@ -19,13 +19,7 @@ SCORES = {"ap": "AP = TP / (TP + FP + FN)", "aji": "AJI(t) (Eq. 5)"}
 
 
 def add_labels(frame: pd.DataFrame) -> pd.DataFrame:
-    """Add ``label``, the model's name ("-CFT" if tuned contrastively), and ``tuned`` to trials.
-
-    Parameters
-    ----------
-    frame : DataFrame
-        Rows of `Store.read_scores` or of `run.average_scores`.
-    """
+    """Add ``label``, the model's name ("-CFT" if tuned contrastively), and ``tuned`` to trials."""
     titles = {name: architecture.title for name, architecture in ARCHITECTURES.items()}
     contrastive = frame["strategy"].map({"contrastive": "-CFT"}).fillna("")
     return frame.assign(
@@ -49,7 +43,6 @@ def draw_transfer(
     frame : DataFrame
         Of one data set, protocol and cell threshold, with the columns of `add_labels`.
     value : {"ap", "aji"}
-        Column of the scores.
     stars : sequence of float
         IoU thresholds at which a difference is significant.
     least : float
@@ -61,16 +54,11 @@ def draw_transfer(
         mean = runs.mean()
         if mean.max() < least:
             continue
-        axes.errorbar(
-            mean.index,
-            mean.to_numpy(),
-            yerr=runs.std(ddof=1) if len(runs) > 1 else None,
-            color=colours[label],
-            label=f"{label}, {'tuned' if tuned else 'directly'} (n = {_count_states(len(runs))})",
-            capsize=2,
-            linestyle="-" if tuned else ":",
-            marker="o" if tuned else "",
-        )
+        deviation = runs.std(ddof=1) if len(runs) > 1 else None
+        how, fmt = ("tuned", "o-") if tuned else ("directly", ":")
+        how = f"{label}, {how} (n = {_count_states(len(runs))})"
+        colour, heights = colours[label], mean.to_numpy()
+        axes.errorbar(mean.index, heights, deviation, fmt=fmt, color=colour, label=how, capsize=2)
     for threshold in stars:
         axes.text(threshold, 0.97, "*", ha="center", va="top", fontsize=12)
     axes.set(xlabel="IoU threshold", ylabel=SCORES[value], ylim=(0, 1))
@@ -82,24 +70,18 @@ def draw_transfer(
 def draw_shot_scale(axes: Axes, runs: pd.DataFrame, fits: Mapping[str, HyperbolaFit]) -> None:
     """Draw mAP against the number of shots with its hyperbolas (Fig. 5).
 
-    Parameters
-    ----------
-    axes : Axes
-    runs : DataFrame
-        One row a trial: ``label``, ``n_shots`` and ``map``; every random state is a point.
-    fits : mapping of str to HyperbolaFit
-        Of the labels; one without a fit shows its points alone.
+    Every trial (a row with ``label``, ``n_shots`` and ``map``) is a point; a label that ``fits``
+    lacks shows its points alone.
     """
     x = np.linspace(0, runs["n_shots"].max() * 1.05, 200)[1:]
-    for (label, part), colour in zip(
-        runs.groupby("label", sort=False), _cycle_colours(), strict=False
-    ):
-        name = f"{label} (n = {len(part)} trials)"
-        if fit := fits.get(str(label)):
-            low, high = fit.confidence_band(x)
-            axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+    groups = runs.groupby("label", sort=False)
+    for (label, part), colour in zip(groups, _cycle_colours(), strict=False):
+        fit, r = fits.get(str(label)), ""
+        if fit:
+            axes.fill_between(x, *fit.confidence_band(x), color=colour, alpha=0.15, linewidth=0)
             axes.plot(x, fit.predict(x), color=colour)
-            name = f"{label} (n = {len(part)} trials, R = {fit.r:.2f})"
+            r = f", R = {fit.r:.2f}"
+        name = f"{label} (n = {len(part)} trials{r})"
         axes.plot(part["n_shots"], part["map"], "o", color=colour, alpha=0.8, label=name)
     axes.set(xlabel="shots (annotated images)", ylabel="mAP", ylim=(0, None), xlim=(0, None))
     axes.legend(fontsize=6)
@@ -111,17 +93,8 @@ def draw_choices(
 ) -> None:
     """Draw a score of several choices side by side, in groups: mean, SD and each random state.
 
-    Parameters
-    ----------
-    axes : Axes
-    runs : DataFrame
-        One row a trial: ``label``, the column ``by`` and the value.
-    value, label : str
-        Column of the scores, and what it is.
-    by : str
-        Column of the groups.
-    xlabel : str
-        What these are, where their names do not say it.
+    ``runs`` has a row a trial: the choice's ``label``, the scores in the column ``value`` (named by
+    the argument ``label``) and groups in the column ``by`` (named by ``xlabel`` where need be).
     """
     groups, labels = list(dict.fromkeys(runs[by])), list(dict.fromkeys(runs["label"]))
     width = 0.8 / len(labels)
@@ -148,11 +121,7 @@ def draw_choices(
 def draw_training_log(axes: Axes, logs: Mapping[str, pd.DataFrame]) -> None:
     """Draw losses against steps: training faintly, validation strongly (Extended Data Fig. 7).
 
-    Parameters
-    ----------
-    axes : Axes
-    logs : mapping of str to DataFrame
-        Columns ``step``, ``loss`` and ``validation_loss``, by the model's name.
+    Logs by the model's name have columns ``step``, ``loss`` and ``validation_loss``.
     """
     for (name, log), colour in zip(logs.items(), _cycle_colours(), strict=False):
         smooth = log["loss"].rolling(25, min_periods=1).mean()

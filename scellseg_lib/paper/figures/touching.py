@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,15 +23,7 @@ Pairs = NDArray[np.int64]
 def find_touching(masks: np.ndarray) -> Pairs:
     """Find the pairs of cells that share a border, corners included.
 
-    Parameters
-    ----------
-    masks : int[H, W]
-        Label image, 0 is background.
-
-    Returns
-    -------
-    int64[n, 2]
-        Labels of each pair once, the lower first, sorted.
+    Masks are int[H, W]; returns int64[n, 2], the labels of each pair once, the lower first, sorted.
     """
     labels = np.asarray(masks, np.int64)
     height, width = labels.shape
@@ -47,29 +40,18 @@ def are_separated(true: np.ndarray, predicted: np.ndarray, pairs: Pairs) -> NDAr
     """Say of each pair of true cells whether no predicted one covers most of both.
 
     A cell that was not found at all is not merged with its neighbour either: see `are_found`.
-
-    Parameters
-    ----------
-    true, predicted : int[H, W]
-        Label images, 0 is background.
-    pairs : int[n, 2]
-        Labels of true cells.
+    ``true`` and ``predicted`` are int[H, W], ``pairs`` labels of true cells as `find_touching` has.
     """
     shared = overlap(true, predicted)
     most = shared.intersection > 0.5 * shared.areas[0][shared.index[0]]
-    # Most of a cell is covered by one prediction at most.
-    covering = dict(
-        zip(shared.labels[0][shared.index[0][most]], shared.index[1][most], strict=True)
-    )
+    covered, by = shared.labels[0][shared.index[0][most]], shared.index[1][most]
+    covering = dict(zip(covered, by, strict=True))  # one prediction at most covers most of a cell
     merged = [a in covering and covering[a] == covering.get(b) for a, b in pairs.tolist()]
     return ~np.array(merged, np.bool_)
 
 
 def are_found(true: np.ndarray, predicted: np.ndarray, pairs: Pairs) -> NDArray[np.bool_]:
-    """Say of each pair of true cells whether both are found, at an IoU of 0.5.
-
-    Parameters as in `are_separated`.
-    """
+    """Say of each pair of true cells whether both are found, at an IoU of 0.5."""
     objects = match(true, predicted).objects
     hits = objects[(objects["side"] == "true") & (objects["outcome"] == "TP")]["label"]
     found = np.isin(pairs, hits.to_numpy())
@@ -79,16 +61,7 @@ def are_found(true: np.ndarray, predicted: np.ndarray, pairs: Pairs) -> NDArray[
 def count_touching(predictions: Sequence[Cells], truths: Sequence[Sample]) -> pd.DataFrame:
     """Count touching cells, and those told apart, in every image.
 
-    Parameters
-    ----------
-    predictions : sequence of Cells
-    truths : sequence of Sample
-        Labelled, in the same order.
-
-    Returns
-    -------
-    DataFrame
-        One row an image: ``image``, ``pairs``, ``separated``, ``both_found``.
+    One row an image, in the order of both: ``image``, ``pairs``, ``separated``, ``both_found``.
     """
     rows = []
     for cells, sample in zip(predictions, truths, strict=True):
@@ -118,9 +91,8 @@ def draw_before_and_after(
     found : mapping of str to Cells
         What is said above a model's panels -> the image as it segments it.
     pairs : int[n, 2]
-        Labels of touching true cells to point at; the window lies around the first.
+        Labels of touching true cells to point at; the window of ``side`` pixels is at the first.
     side : int
-        Of the window, pixels.
     """
     height, width = sample.masks.shape
     borders = [_find_border(sample.masks, *pair) for pair in pairs.tolist()]
@@ -136,13 +108,9 @@ def draw_before_and_after(
         draw_outlines(masks, sample.masks, TRUE, "-")
         draw_outlines(masks, cells.masks, PREDICTED, ":")
         for row, column in borders:
-            masks.annotate(
-                "",
-                xy=(column, row),
-                xytext=(column + side / 12, row - side / 12),
-                arrowprops={"arrowstyle": "->", "color": "#56B4E9"},
-                annotation_clip=True,
-            )
+            start = (column + side / 12, row - side / 12)
+            look: dict[str, Any] = {"arrowstyle": "->", "color": "#56B4E9"}
+            masks.annotate("", (column, row), start, arrowprops=look, annotation_clip=True)
         for panel, what in ((flows, "flows"), (masks, "masks")):
             panel.set(xlim=(left, left + side), ylim=(top + side, top))
             panel.set_axis_off()
