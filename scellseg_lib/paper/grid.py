@@ -6,6 +6,7 @@ A random state's shots are the same for all models, as the paper has them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from itertools import product
 from typing import Any
 
 from scellseg_lib.finetuning import STRATEGIES
@@ -65,18 +66,14 @@ def generalization(profile: Profile) -> list[Trial]:
 
 def layers(profile: Profile) -> list[Trial]:
     """Scellseg-CFT and Cellpose-FT with parts of the network fixed (Extended Data Fig. 8)."""
-    trials = []
-    for fixed in LAYERS:
-        trials += _plan_tuned(profile, (CFT, CELLPOSE), options=(("layers", fixed),))
-    return trials
+    fixed: list[dict[str, Any]] = [{"options": (("layers", layer),)} for layer in LAYERS]
+    return [t for one in fixed for t in _plan_tuned(profile, (CFT, CELLPOSE), **one)]
 
 
 def contrast_weight(profile: Profile) -> list[Trial]:
     """Other weights, queries and statistics of the contrastive term than the paper's."""
-    trials = []
-    for variant in CONTRAST_VARIANTS.values():
-        trials += _plan_tuned(profile, (CFT,), **variant)
-    return trials
+    variants = CONTRAST_VARIANTS.values()
+    return [t for variant in variants for t in _plan_tuned(profile, (CFT,), **variant)]
 
 
 def decoding(profile: Profile) -> list[Trial]:
@@ -97,46 +94,28 @@ def fair_baselines(profile: Profile) -> list[Trial]:
 
 def which_images(profile: Profile) -> list[Trial]:
     """Scellseg-FT on shots that cover the styles, where `shot_scale` draws them at random."""
-    trials = []
-    for name, plan in profile.data.items():
-        for state in plan.states:
-            for n_shots in plan.shots:
-                if chosen := find_covering_shots(name, n_shots):
-                    trials.append(_plan_trial(profile, name, FT, n_shots, state, shots=chosen))
-    return trials
+    return [
+        _plan_trial(profile, name, FT, n_shots, state, shots=chosen)
+        for name, plan in profile.data.items()
+        for state, n_shots in product(plan.states, plan.shots)
+        if (chosen := find_covering_shots(name, n_shots))
+    ]
 
 
 def longer_training(profile: Profile) -> list[Trial]:
     """More steps and another schedule, scored on the images of the pool that are no shots."""
     pools = load_profile(profile.name).data  # the most shots of the whole profile leave none
     trials = []
-    for steps in STEPS:
-        for schedule in SCHEDULES:
-            trials += _plan_tuned(
-                profile,
-                (FT,),
-                every_number=True,
-                split="held_out",
-                steps=steps * profile.steps // 100,
-                options=(("schedule", schedule),),
-            )
+    for steps, schedule in product(STEPS, SCHEDULES):
+        fields = {"steps": steps * profile.steps // 100, "options": (("schedule", schedule),)}
+        trials += _plan_tuned(profile, (FT,), every_number=True, split="held_out", **fields)
     return [trial for trial in trials if trial.n_shots < pools[trial.data].shots[-1]]
 
 
+OF_THE_PAPER = (transferability, shot_scale, pretraining_scale, generalization, layers)
+BEYOND_IT = (contrast_weight, decoding, fair_baselines, which_images, longer_training)
 EXPERIMENTS: dict[str, Callable[[Profile], list[Trial]]] = {
-    function.__name__: function
-    for function in (
-        transferability,
-        shot_scale,
-        pretraining_scale,
-        generalization,
-        layers,
-        contrast_weight,
-        decoding,
-        fair_baselines,
-        which_images,
-        longer_training,
-    )
+    experiment.__name__: experiment for experiment in (*OF_THE_PAPER, *BEYOND_IT)
 }
 
 
@@ -147,10 +126,9 @@ def order_by_state(trials: Iterable[Trial]) -> list[Trial]:
 
 def _plan_direct(profile: Profile, **fields: Any) -> list[Trial]:
     """Untuned models, which take the diameter of the first state's shots."""
+    fields |= {"steps": 0}
     return [
-        _plan_trial(
-            profile, name, (model, "direct"), plan.shots[-1], plan.states[0], steps=0, **fields
-        )
+        _plan_trial(profile, name, (model, "direct"), plan.shots[-1], plan.states[0], **fields)
         for name, plan in profile.data.items()
         for model in profile.models
     ]

@@ -23,12 +23,9 @@ its identity leaves the field out, so that its key is the same as ever."""
 class DecodingProtocol(NamedTuple):
     """How maps become masks."""
 
-    resample: bool
-    """The dynamics run at the image's own size, not at the 30-px scale."""
-    flips: bool
-    """The maps are averaged over the four flips."""
-    as_released: bool = False
-    """By the decoders of the released code (HoVer and U-Nets), see `as_released`."""
+    resample: bool  # the dynamics run at the image's own size, not at the 30-px scale
+    flips: bool  # the maps are averaged over the four flips
+    as_released: bool = False  # by the released code's decoders, see `as_released`
 
 
 PROTOCOLS = {
@@ -49,8 +46,7 @@ class Trial:
     model: str
     """One of the five networks."""
     weights: str
-    """Which weights it starts from: "packaged", "released", "untrained", or "subset:NAME" for those
-    pre-trained on a subset."""
+    """What it starts from: "packaged", "released", "untrained", or pre-trained on "subset:NAME"."""
     strategy: str
     """"direct" (not tuned), or a strategy of `finetune`."""
     shots: tuple[str, ...]
@@ -90,12 +86,7 @@ class Trial:
     def identify(self, images: Mapping[str, Dataset], weights_sha256: str) -> dict[str, Any]:
         """What the scores depend on: the trial, the pixels, the weights and the method.
 
-        Parameters
-        ----------
-        images : mapping of str to Dataset
-            The data sets of `needs`.
-        weights_sha256 : str
-            Of the weights that the trial starts from, see `network.weights_hash`.
+        The data sets are those of `needs`, the weights' hash that of `network.weights_hash`.
         """
         samples = [*self.select_shots(images), *self.select_tested(images)]
         if self.contrast:
