@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -53,11 +54,9 @@ def page(editor: MaskEditor) -> Page:
     return one
 
 
-def saved(
-    tmp_path: Path, labels: np.ndarray | None = None, client: str = "page"
-) -> tuple[MaskEditor, Page]:
+def with_file(tmp_path: Path, client: str = "page") -> tuple[MaskEditor, Page]:
     """An editor whose masks have a file."""
-    editor = MaskEditor(IMAGE, cells() if labels is None else labels, path=tmp_path / "a_masks.tif")
+    editor = MaskEditor(IMAGE, cells(), path=tmp_path / "a_masks.tif")
     return editor, connect(editor, client)[0]
 
 
@@ -75,18 +74,9 @@ def test_hello_is_answered_with_all_that_is_shown():
     page, other = connect(editor, "page", "other")
     assert page.types().count("open") == other.types().count("open") == 1
     content, buffers = page.told("open"), page.parts("open")
-    expected = {
-        "shape": [12, 16],
-        "title": "a",
-        "maps": list(MAPS),
-        "reference": False,
-        "facts": {"2": ["dead", ""]},
-        "classes": {"dead": ORANGE},
-        "savable": False,
-        "found": [0, ""],
-        "seen": {},
-        "number": 4,
-    }
+    expected = {"shape": [12, 16], "title": "a", "maps": list(MAPS), "reference": False}
+    expected |= {"facts": {"2": ["dead", ""]}, "classes": {"dead": ORANGE}, "savable": False}
+    expected |= {"found": [0, ""], "seen": {}, "number": 4}
     assert content | expected == content
     assert [layer["name"] for layer in content["layers"]] == ["DAPI", "GFP", "flow"]
     np.testing.assert_array_equal(page.labels, np.where(cells() == 1, 0, cells()))
@@ -136,7 +126,7 @@ def test_an_editor_without_an_image_says_so_and_each_image_is_a_session():
     ids=["other size", "no image", "fractions", "negative"],
 )
 def test_what_cannot_be_opened_leaves_open_what_was(tmp_path, image, labels):
-    editor, page = saved(tmp_path)
+    editor, page = with_file(tmp_path)
     with pytest.raises(ImageError):
         editor.load(image, labels, path=tmp_path / "b_masks.tif")
     page.stroke([0], 9)
@@ -325,19 +315,13 @@ def test_what_is_said_of_cells_is_told_with_the_edit(editor, page):
     ("name", "args", "text"),
     [
         ("merge", {"cells": [1]}, "Select two or more"),
-        ("merge", {"cells": [1, 3]}, "there is no cell 3"),
         ("split", {"line": [[0, 0], [0, 15]]}, "cuts no cell in two"),
         ("split", {"line": "x"}, UNFORESEEN),
         ("outline", {"points": [[0, 0]]}, "Draw around the cell"),
         ("outline", {"points": [[8, 8], [8, 14], [11, 14]], "cell": 10**12}, "would give cells"),
         ("delete", {"cells": [77]}, "there is no cell 77"),
-        ("set_class", {"cells": [77], "name": "dead"}, "there is no cell 77"),
         ("set_class", {"cells": [1], "name": 5}, UNFORESEEN),
-        ("set_note", {"cells": "x", "text": "x"}, UNFORESEEN),
-        ("rename_class", {"old": "x", "new": "y"}, 'there is no class "x"'),
         ("remove_class", {"name": "x"}, 'there is no class "x"'),
-        ("add_class", {"name": " "}, "a class needs a name"),
-        ("add_class", {"name": "x", "colour": "rot"}, '"rot" is no colour'),
         ("delete", {"calls": [1]}, UNFORESEEN),
         ("explode", {}, UNFORESEEN),
         ("save", {}, "the masks have no file"),
@@ -380,19 +364,17 @@ def test_next_image_and_dropped_files_are_passed_on_where_somebody_listens(edito
     one.post(type="cycle", by=1)
     two.post(type="cycle", by=-1)
     assert asked == [1, -1]
-
-    def drop(page: Page, name: str, part: int, parts: int, data: bytes) -> None:
+    for page, name, part, parts, data in (
+        (one, "a.tif", 0, 3, b"aa"),
+        (two, "../../b.tif", 0, 1, b"b"),
+        (one, "a.tif", 1, 3, b"bb"),
+        (one, "a.tif", 2, 3, b"c"),
+        (one, "c.tif", 0, 2, b"left unfinished"),
+        (one, "d.tif", 0, 1, b"d"),
+    ):
         content = {"client": page.client, "name": name, "part": part, "parts": parts}
         page.post([data], type="drop", **content)
-
-    drop(one, "a.tif", 0, 3, b"aa")
-    drop(two, "../../b.tif", 0, 1, b"b")
-    drop(one, "a.tif", 1, 3, b"bb")
-    assert dropped == [("b.tif", b"b")]
-    drop(one, "a.tif", 2, 3, b"c")
-    drop(one, "c.tif", 0, 2, b"left unfinished")
-    drop(one, "d.tif", 0, 1, b"d")
-    assert dropped[1:] == [("a.tif", b"aabbc"), ("d.tif", b"d")]
+    assert dropped == [("b.tif", b"b"), ("a.tif", b"aabbc"), ("d.tif", b"d")]
 
 
 # --- saving ------------------------------------------------------------------------------------
@@ -405,7 +387,7 @@ def reopened(path: Path) -> MaskEditor:
 
 
 def test_what_is_saved_opens_as_an_equal_editor(tmp_path):
-    editor, page = saved(tmp_path)
+    editor, page = with_file(tmp_path)
     heard: list[Path] = []
     editor.on_save(heard.append)
     assert page.told("open")["savable"]
@@ -415,7 +397,6 @@ def test_what_is_saved_opens_as_an_equal_editor(tmp_path):
     assert editor.is_changed
     page.command("save")
     assert page.told("say")["text"] == "Saved 2 cells: a_masks.tif and a_cells.csv."
-    assert not page.told("say")["error"]
     assert not editor.is_changed
     text = (tmp_path / "a_cells.csv").read_text(encoding="utf-8")
     assert text == 'label,area,class,note\n1,24,NA,\n2,12,,"a ""ring"", 1/2; \u00b5"\n'
@@ -423,68 +404,42 @@ def test_what_is_saved_opens_as_an_equal_editor(tmp_path):
     np.testing.assert_array_equal(again.labels, editor.labels)
     pd.testing.assert_frame_equal(again.cells, editor.cells)
     assert again.classes == editor.classes
-    names = sorted(file.name for file in tmp_path.iterdir())
-    assert names == ["a_cells.csv", "a_masks.tif"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a_cells.csv", "a_masks.tif"]
     np.testing.assert_array_equal(page.labels, editor.labels)  # it has heard of the numbering
     page.command("undo")
-    assert set(areas(editor)) == {2, 5}
     editor.save(tmp_path / "b_masks.png")
     assert editor.is_changed  # its own file does not know of the undo yet
     assert heard == [tmp_path / "a_masks.tif", tmp_path / "b_masks.png"]
+    again.delete([2])
+    again.save()
+    with pytest.raises(MasksChanged) as raised:  # in another window
+        editor.save()
+    assert raised.value.where == tmp_path / "a_masks.tif"
+    editor.save(replace=True)
+    editor.delete([2])
+    editor.save()  # the file that it has written is no other's
 
 
 @pytest.mark.parametrize("name", ["a_masks.tif", "a_cells.csv"])
 def test_a_save_that_fails_keeps_every_edit_and_both_files(tmp_path, name):
-    editor, page = saved(tmp_path)
+    editor, page = with_file(tmp_path)
     editor.save()
     other = next(one for one in ("a_masks.tif", "a_cells.csv") if one != name)
     before = (tmp_path / other).read_bytes()
     page.command("delete", cells=[2])
     (tmp_path / name).unlink()
     (tmp_path / name / "in the way").mkdir(parents=True)
-    answers = page.command("save")
-    assert answers[-1]["type"] == "refused"
-    assert "cannot be saved" in answers[-1]["text"]
-    assert "Your edits are kept" in answers[-1]["text"]
+    answer = page.command("save")[-1]
+    assert "cannot be saved" in answer["text"]
+    assert "Your edits are kept" in answer["text"]
     assert editor.is_changed
     assert (tmp_path / other).read_bytes() == before
     again = MaskEditor(IMAGE, readers.relabel(cells()), path=tmp_path / "a_masks.tif")
     again.recover()
     np.testing.assert_array_equal(again.labels, editor.labels)
-    (tmp_path / name / "in the way").rmdir()
-    (tmp_path / name).rmdir()
+    shutil.rmtree(tmp_path / name)
     page.command("save")
-    assert page.heard[-1]["type"] == "done"
     np.testing.assert_array_equal(reopened(tmp_path / "a_masks.tif").labels, editor.labels)
-
-
-def test_edits_that_cannot_be_kept_safe_are_done_and_it_is_said(tmp_path):
-    (tmp_path / "folder").write_text("in the way")
-    editor = MaskEditor(IMAGE, cells(), path=tmp_path / "folder" / "a_masks.tif")
-    (page,) = connect(editor)
-    answers = page.stroke([0], 6)
-    assert [answer["type"] for answer in answers] == ["edit", "say"]
-    assert "cannot be kept safe" in answers[1]["text"]
-    assert editor.labels[0, 0] == 6
-    editor.save(tmp_path / "elsewhere_masks.tif")
-    assert readers.read_masks(tmp_path / "elsewhere_masks.tif")[0, 0] == 4
-
-
-def test_masks_that_another_window_has_saved_are_not_overwritten_in_silence(tmp_path):
-    (first, _), (second, page) = saved(tmp_path), saved(tmp_path)
-    first.delete([1])
-    first.save()
-    second.delete([5])
-    with pytest.raises(MasksChanged) as raised:
-        second.save()
-    assert raised.value.where == tmp_path / "a_masks.tif"
-    assert second.is_changed
-    assert set(areas(second)) == {1, 2}
-    assert "changed in another window" in page.command("save")[-1]["text"]
-    second.save(replace=True)
-    assert not second.is_changed
-    second.delete([2])
-    second.save()  # the file that it has written is no other's
 
 
 # --- what a crash has left ---------------------------------------------------------------------
@@ -492,7 +447,7 @@ def test_masks_that_another_window_has_saved_are_not_overwritten_in_silence(tmp_
 
 def crashed(tmp_path: Path) -> np.ndarray:
     """Labels of an editor that went away without a save."""
-    editor, page = saved(tmp_path, client="page before")
+    editor, page = with_file(tmp_path, client="page before")
     page.stroke([0, 1], 6, fresh=True)
     page.command("set_class", cells=[6], name="dead")
     return editor.labels.copy()
@@ -500,10 +455,9 @@ def crashed(tmp_path: Path) -> np.ndarray:
 
 def test_what_a_crash_has_left_is_offered_and_brought_back(tmp_path):
     wanted = crashed(tmp_path)
-    editor, page = saved(tmp_path)
+    editor, page = with_file(tmp_path)
     n_edits, begun = page.told("open")["found"]
-    assert n_edits == 2
-    assert begun.startswith("20")
+    assert (n_edits, begun[:2]) == (2, "20")
     np.testing.assert_array_equal(editor.labels, cells())
     page.post(type="recover", yes=True)
     assert page.told("say")["text"] == "Brought back: 2 edits."
@@ -513,7 +467,7 @@ def test_what_a_crash_has_left_is_offered_and_brought_back(tmp_path):
     assert page.told("open")["found"][0] == 0
     page.turn("undo", page.told("open")["undo"][-1][0])
     assert editor.cells["class"].tolist() == [""] * 4
-    editor, page = saved(tmp_path)
+    editor, page = with_file(tmp_path)
     page.post(type="recover", yes=False)  # forgotten
     np.testing.assert_array_equal(editor.labels, cells())
     assert list(tmp_path.iterdir()) == []
@@ -521,7 +475,7 @@ def test_what_a_crash_has_left_is_offered_and_brought_back(tmp_path):
 
 def test_an_edit_before_the_answer_puts_what_a_crash_has_left_aside(tmp_path):
     wanted = crashed(tmp_path)
-    _, page = saved(tmp_path)
+    _, page = with_file(tmp_path)
     page.command("add_class", name="odd")
     assert page.told("edit")["recoverable"] == 2  # no cell has changed yet
     page.command("save")  # which numbers the cells, and so is an edit
@@ -631,32 +585,19 @@ def test_a_page_is_told_what_became_of_a_class_and_who_else_has_it(tmp_path, arg
     command = "rename_class" if len(args) == 2 else "remove_class"
     answers = page.command(command, **dict(zip(names, args, strict=True)))
     assert page.told("say")["text"].startswith(text)
-    assert answers[-1]["type"] == "done"
     if images and len(args) == 2:
         offered = {"type": "others", "old": args[0], "new": args[1], "images": images}
         assert page.told("others") == offered
+        page.post(type="rename_elsewhere", old=args[0], new=args[1])
+        told = page.told("say")["text"]
+        assert told.startswith(f'"{args[0]}" is called "{args[1]}" in b too. Not in c, which')
     else:
         assert "others" not in page.types()
         assert ("Other images still have it (b, c)" in page.told("say")["text"]) == bool(images)
     (edit,) = [answer for answer in answers if answer["type"] == "edit"]
-    assert edit["classes"] == editor.classes
     page.turn("undo", edit["id"])
     assert editor.classes == {"dead": ORANGE, "alive": BLUE, "odd": GREEN}
     assert editor.cells["class"].tolist() == ["dead", "dead", "alive"]
-
-
-def test_other_images_are_renamed_when_it_is_asked_for(tmp_path):
-    _, page = sharing(tmp_path, Shared(images=["b"]))
-    page.post(type="rename_elsewhere", old="dead", new="gone")
-    told = page.told("say")
-    assert (told["text"], told["error"]) == ('"dead" is called "gone" in b too.', False)
-    _, page = sharing(tmp_path, Shared(images=["b", "c"]))
-    page.post(type="rename_elsewhere", old="dead", new="gone")
-    assert page.told("say")["error"]
-    assert page.told("say")["text"] == (
-        '"dead" is called "gone" in b too. Not in c, which cannot be changed or has edits that '
-        "were not saved: open and save it first."
-    )
 
 
 # --- in Python, and where no browser is --------------------------------------------------------
@@ -672,33 +613,18 @@ def test_other_cells_in_the_place_of_all_can_be_undone(editor, page):
         editor.show_labels(cells()[:5])
 
 
-def test_classes_without_a_list_keep_order_and_colours_from_image_to_image(editor):
-    editor.set_class([1], "alive")
-    editor.set_class([2], "dead")
-    known = editor.classes
-    editor.show(IMAGE, cells())
-    editor.set_class([1], "dead")
-    assert editor.classes == known
-
-
-@pytest.mark.parametrize("by_machine", [False, True])
-def test_where_a_machine_executes_the_notebook_it_is_a_picture(editor, monkeypatch, by_machine):
-    monkeypatch.setattr(progress, "run_by_machine", lambda: by_machine)
-    bundle = editor._repr_mimebundle_()
-    data = bundle[0] if isinstance(bundle, tuple) else bundle
-    if not by_machine:
-        assert "application/vnd.jupyter.widget-view+json" in data
-        return
-    assert set(data) == {"image/png", "text/plain"}
-    assert data["text/plain"] == "image: 16 x 12 px, 3 cells"
-    png = base64.b64decode(data["image/png"])
+def test_where_a_machine_executes_the_notebook_it_is_a_picture(editor, monkeypatch):
+    monkeypatch.setattr(progress, "run_by_machine", lambda: False)
+    assert "widget-view+json" in str(editor._repr_mimebundle_())
+    monkeypatch.setattr(progress, "run_by_machine", lambda: True)
+    data, _ = editor._repr_mimebundle_()
+    png = base64.b64decode(data.pop("image/png"))
+    assert data == {"text/plain": "image: 16 x 12 px, 3 cells"}
     assert png == editor.picture()
     assert cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR).shape == (12, 16, 3)
     assert set(MaskEditor()._repr_mimebundle_()[0]) == {"text/plain"}
     editor.delete([1])
     assert editor.picture() != png
-    editor.undo()
-    assert editor.picture() == png
 
 
 # --- any messages in any order -----------------------------------------------------------------
