@@ -172,11 +172,6 @@ class EditorInPage:
         """Wait for a sentence in the line under the image."""
         self.root.locator(".se-message", has_text=words).wait_for()
 
-    def screenshot(self, name: str) -> None:
-        """Keep a picture of what is seen."""
-        self.root.locator(".se-canvas").scroll_into_view_if_needed()
-        self.notebook.screenshot(f"editor_{name}")
-
     def places(self, points: Sequence[Point]) -> list[list[float]]:
         """Where points of the image are in the window: (x, y) each."""
         return self.root.evaluate(PLACE, [list(point) for point in points])

@@ -38,7 +38,7 @@ CLOSE_CONNECTION_ERRORS = """new MutationObserver(() => {
     if (dialog.textContent.includes("Server Connection Error"))
       dialog.querySelector(".jp-Dialog-button").click();
   }
-}).observe(document.body, { childList: true })"""
+}).observe(document.body, { childList: true, subtree: true })"""
 
 
 def chromium() -> str | None:

@@ -45,7 +45,6 @@ def test_busy_kernel(editor: EditorInPage) -> None:
         stroke(editor, 0, 1, 2)
         editor.press("undo")
         editor.message("is busy: 4 edits wait")
-        editor.screenshot("busy")
     np.testing.assert_array_equal(editor.labels, bars(0, 1))
     kinds = editor.kernel.value("[edit.kind for edit in editor.edits]")
     assert kinds == ["paint", "paint", "paint", "undo"]
@@ -54,24 +53,6 @@ def test_busy_kernel(editor: EditorInPage) -> None:
         stroke(editor, 2)
         editor.arrived()
     np.testing.assert_array_equal(editor.labels, bars(0, 1, 2))
-
-
-def test_an_outline_is_answered_in_the_middle_of_a_stroke(editor: EditorInPage) -> None:
-    """The page takes the same number for the new cell that Python gives to the outlined one."""
-    way = [(75.5, 20.5), (75.5, 70.5), (75.5, 120.5)]
-    with editor.busy():
-        editor.tool("outline")
-        editor.drag([(10.5, 20.5), (10.5, 60.5), (40.5, 60.5), (40.5, 20.5)], steps=8)
-        editor.tool("brush", 7)
-        editor.key("n")
-        editor.drag(way[:2], release=False)
-    editor.arrived()
-    ((x, y),) = editor.places(way[2:])
-    editor.page.mouse.move(x, y)
-    editor.page.mouse.up()
-    labels = editor.labels
-    np.testing.assert_array_equal(labels == 2, sweep(SHAPE, way, 7))
-    assert np.unique(labels).tolist() == [0, 1, 2]
 
 
 def test_lines_that_are_dead_or_cut(editor: EditorInPage) -> None:
@@ -151,7 +132,6 @@ def test_two_editors_two_views_of_one_and_a_kernel_that_dies(lab: Opener, tmp_pa
         editor.arrived()
     np.testing.assert_array_equal(one.labels, bars(0, 2, 3))
     np.testing.assert_array_equal(other.labels, bars(1))
-    again.screenshot("two_views")
     again.press("undo")  # of what the other view has drawn
     np.testing.assert_array_equal(again.labels, bars(0, 2))
     np.testing.assert_array_equal(other.labels, bars(1))
@@ -171,10 +151,10 @@ def test_two_editors_two_views_of_one_and_a_kernel_that_dies(lab: Opener, tmp_pa
 
 # Many cells, as disks on a grid.
 GRID = """
-rows, columns = np.indices((4096, 4096))
+rows, columns = np.indices((2048, 2048))
 disk = (rows % 74 - 37) ** 2 + (columns % 74 - 37) ** 2 <= 24**2
-number = rows // 74 * 55 + columns // 74 + 1
-labels = np.where(disk & (rows < 55 * 74) & (columns < 55 * 74), number, 0).astype(np.int32)
+number = rows // 74 * 27 + columns // 74 + 1
+labels = np.where(disk & (rows < 27 * 74) & (columns < 27 * 74), number, 0).astype(np.int32)
 image = np.random.default_rng(0).integers(0, 4000, labels.shape).astype(np.uint16)
 """
 
@@ -184,13 +164,13 @@ def test_a_big_image(editor: EditorInPage) -> None:
     editor.kernel.run(GRID)
     editor.load("image, labels, title='big'")
     before = editor.labels
-    assert before.max() == 3025
+    assert before.max() == 729
     editor.tool("brush", 9)
-    for y in (13 * 74, 40 * 74):  # from between the cells across some of them
+    for y in (6 * 74, 20 * 74):  # from between the cells across some of them
         editor.key("n")
-        editor.drag([(y, 7 * 74), (y + 500, 2000)], steps=20)
+        editor.drag([(y, 7 * 74), (y + 250, 1000)], steps=20)
     after = editor.labels
-    assert np.unique(after[after != before]).tolist() == [3026, 3027]
+    assert np.unique(after[after != before]).tolist() == [730, 731]
     np.testing.assert_array_equal(after[before > 0], before[before > 0])
     for _ in range(2):
         editor.press("undo")

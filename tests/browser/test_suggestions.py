@@ -70,7 +70,7 @@ class Suggesting(EditorInPage):
 @pytest.fixture(scope="module")
 def panel(lab_of_module: Opener, tmp_path_factory: pytest.TempPathFactory) -> Suggesting:
     """A workbench with five images of worms, and the quickest model."""
-    folder = Truth.synthetic(tmp_path_factory.mktemp("suggestions") / "worms").folder
+    folder = Truth(tmp_path_factory.mktemp("suggestions") / "worms").folder
     made = f"workbench = Workbench(Path({str(folder)!r}))"
     panel = Suggesting(lab_of_module.open([OPEN + made, "workbench"]), EDITOR)
     panel.page.locator(TABS, has_text="Segment").click()
@@ -107,7 +107,6 @@ def test_suggestions_are_one_edit_and_their_pictures_are_looked_at(panel: Sugges
     panel.says(f"suggests {masks.max()} cells. Correct what is wrong; undo takes them all back.")
     panel.wait("(root, [n]) => root.scellseg.labels.list().length === n", int(masks.max()))
     np.testing.assert_array_equal(panel.labels, masks)
-    panel.screenshot("suggestions_1_landed")
     pictures = panel.root.locator(".se-layer")
     assert pictures.locator("option").all_inner_texts() == ["image", "cell probability", "flow"]
     (y, x), *_ = np.argwhere(masks)
@@ -145,7 +144,6 @@ def test_what_is_drawn_while_the_network_runs_is_kept(panel: Suggesting) -> None
     panel.page.mouse.up()
     panel.says(f"suggests {masks.max()} cells; 1 that was there is kept.")
     labels = panel.labels
-    panel.screenshot("suggestions_2_drawn_meanwhile")
     for bar in bars:
         (cell,) = np.unique(labels[bar])
         np.testing.assert_array_equal(labels == cell, bar)
