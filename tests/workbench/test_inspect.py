@@ -6,9 +6,8 @@ from __future__ import annotations
 
 import re
 from base64 import b64decode
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from io import BytesIO
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
@@ -16,7 +15,6 @@ from typing import Any
 import ipywidgets
 import numpy as np
 import pytest
-from PIL import Image
 
 from scellseg_lib import metrics, progress, representation
 from scellseg_lib.errors import ImageError
@@ -74,14 +72,14 @@ def movable(name: str = "a", true: Any = TRUE, kind: str = "flow") -> InspectedI
 
 def found(panel: ipywidgets.Widget, name: str) -> Any:
     """The one widget of a class of the page."""
-    hits, waiting = [], [panel]
-    while waiting:
-        widget = waiting.pop()
-        waiting += getattr(widget, "children", ())
-        if f"scellseg-{name}" in widget._dom_classes:
-            hits.append(widget)
-    assert len(hits) == 1
-    return hits[0]
+
+    def walk(widget: ipywidgets.Widget) -> Iterator[ipywidgets.Widget]:
+        yield widget
+        for child in getattr(widget, "children", ()):
+            yield from walk(child)
+
+    (hit,) = [one for one in walk(panel) if f"scellseg-{name}" in one._dom_classes]
+    return hit
 
 
 def text(panel: Inspector, name: str) -> str:
@@ -151,13 +149,12 @@ def test_images_are_ordered_the_worst_first_at_the_threshold():
     images += [compared("good", DRAWN, DRAWN), compared("bad", DRAWN, FOUND)]
     ordered = sorted(images, key=lambda one: one.rank(0.6))
     assert [one.name for one in ordered] == ["bad", "good", "unknown", "broken"]
-    equal = [compared(str(w), bars((1, 0, 10)), bars((1, 0, w))) for w in (9, 6, 10, 8)]
+    equal = [compared(str(w), bars((1, 0, 10)), bars((1, 0, w))) for w in (9, 6, 8)]
     ordered = sorted(equal, key=lambda one: one.rank(0.5))  # by the mean
-    assert [one.name for one in ordered] == ["6", "8", "9", "10"]
+    assert [one.name for one in ordered] == ["6", "8", "9"]
 
 
 def test_images_are_described_by_their_scores():
-    assert set(metrics.THRESHOLDS) <= set(IOUS)
     one = compared("A05", DRAWN, FOUND)
     assert one.mean_ap == pytest.approx(metrics.mean_average_precision(DRAWN, FOUND))
     assert (one.ap(0.6), one.ap(0.61)) == (2 / 4, 1 / 5)
@@ -169,7 +166,6 @@ def test_images_are_described_by_their_scores():
     assert "<b>3 images</b>" in summary
     assert "Over the 2 images with true cells: AP 0.50 at IoU 0.50, mean AP 0.50" in summary
     assert "* 1 image still" in summary
-    assert "<b>1 image</b>, the worst first</div>" in inspect.sum_up(images[2:], 0.5)
 
 
 def svg(html: str) -> str:
@@ -191,18 +187,6 @@ def test_the_curve_marks_the_threshold_and_shows_what_was_before():
 # --- one image -----------------------------------------------------------------------------------
 
 
-def test_nothing_says_what_to_do():
-    panel = Inspector()
-    assert "Segment one or more images first" in text(panel, "message")
-    assert (panel.entry, panel.names) == (None, [])
-    panel.step(1)  # and nothing happens
-    panel.iou.value = 0.7
-    panel.show([entry()])
-    assert "Segment" not in text(panel, "message")
-    panel.show([])
-    assert "Segment one or more images first" in text(panel, "message")
-
-
 def test_cells_are_coloured_told_and_counted():
     # IoU 1; 16 of 24 rows, 2/3; one of nothing; the third true cell is missed.
     predicted = TRUE.copy()
@@ -221,7 +205,6 @@ def test_cells_are_coloured_told_and_counted():
     assert colour(panel, 2, 1) == "FN"
     assert "0.20 at 0.67" in text(panel, "ap-curve")
     assert "0.67 or more" in text(panel, "legend")
-    assert "Point at a cell" in text(panel, "told")
     panel.view.selected = 1
     assert text(panel, "told") == "cell 1: matches true cell 1, IoU 1.00, true positive"
 
@@ -256,8 +239,7 @@ def test_what_is_wrong_with_one_image_is_said_and_the_others_are_shown(bad: dict
     panel = Inspector([replace(entry("bad"), **bad), entry("good")])
     panel.join(LONG)
     panel.go_to("bad")
-    assert "Problem" in text(panel, "message")
-    assert words in text(panel, "message")
+    assert words in text(panel, "message").partition("Problem")[2]
     if "predicted" not in bad:  # the cells can be looked at all the same
         np.testing.assert_array_equal(panel.view.labels, TRUE)
     assert ("cannot be compared · bad" in lines(panel)) == ("image" not in bad)
@@ -278,10 +260,9 @@ def test_moved_thresholds_give_what_decode_gives(kind: str):
     wanted = Decoding().model_copy(update=values)
     expected = decode(said(name=kind), representation.get(kind), wanted)
     assert expected.max() == 1  # of three
-    np.testing.assert_array_equal(panel.view.labels, expected)
-    assert panel.entry is not None
     assert panel.entry.decoding == wanted
-    np.testing.assert_array_equal(panel.entry.predicted, expected)
+    for labels in (panel.view.labels, panel.entry.predicted):
+        np.testing.assert_array_equal(labels, expected)
     assert colour(panel, 2, 1) == "FN"
     assert "0.33 at 0.50" in text(panel, "ap-curve")
 
@@ -303,17 +284,11 @@ def test_thresholds_are_taken_back_to_the_cells_as_they_were_given():
     assert (panel.thresholds.chosen, reset.disabled) == ({}, True)
 
 
-def test_a_value_outside_of_the_usual_is_kept():
-    unusual = Decoding(cell_threshold=-9.0, min_size=900)
-    panel = Inspector([replace(movable(), decoding=unusual)])
-    shown = [found(panel, name).value for name in ("cell-threshold", "min-size")]
-    assert (shown, panel.thresholds.chosen) == ([-9.0, 900], {})
-
-
 def test_without_the_networks_output_nothing_can_be_moved():
-    panel = Inspector([entry("fixed", predicted=squares((10, 10, 20))), movable("movable")])
+    unusual = Decoding(cell_threshold=-9.0, min_size=900)
+    images = [entry("fixed", predicted=squares((10, 10, 20))), movable("movable")]
+    panel = Inspector([images[0], replace(images[1], decoding=unusual)])
     rows = panel.thresholds._rows
-    assert panel.names == ["fixed", "movable"]
     assert {row.layout.display for row in rows.values()} == {"none"}
     assert "cannot be moved" in text(panel, "thresholds-note")
     assert found(panel, "thresholds-reset").layout.display == "none"
@@ -321,6 +296,8 @@ def test_without_the_networks_output_nothing_can_be_moved():
     shown = {name for name, row in rows.items() if row.layout.display is None}
     assert shown == set(representation.get("flow").thresholds)
     assert text(panel, "thresholds-note") == ""
+    values = [found(panel, name).value for name in ("cell-threshold", "min-size")]
+    assert (values, panel.thresholds.chosen) == ([-9.0, 900], {})  # also beyond the usual
 
 
 def test_only_the_newest_counts(monkeypatch: pytest.MonkeyPatch):
@@ -387,32 +364,27 @@ def test_the_list_is_worst_first_at_the_threshold():
     assert starts == ["AP 0.33", "AP 0.67", "no true cells given"]
     panel.iou.value = 0.85
     assert panel.names == ["first", "second", "unknown"]
-    assert panel.entry is not None
     assert panel.entry.name == "second"  # what is looked at stays
-    assert found(panel, "images").value == 2
     assert "image 2 of 3" in text(panel, "message")
     assert "AP 0.17 at IoU 0.85" in text(panel, "summary")
 
 
 def test_the_way_from_image_to_image_goes_round():
-    panel = Inspector(three())
-    seen = []
-    for _ in range(4):
-        assert panel.entry is not None
+    panel, seen = Inspector(three()), []
+    for button in ("next", "next", "next", "previous", "previous"):
+        found(panel, button).click()
+        assert panel.entry.name == panel.view.title
         seen.append(panel.entry.name)
-        found(panel, "next").click()
-    assert seen == ["second", "first", "unknown", "second"]
-    for name in ("second", "unknown", "first"):
-        found(panel, "previous").click()
-        assert panel.entry is not None
-        assert panel.entry.name == panel.view.title == name
+    assert seen == ["first", "unknown", "second", "unknown", "first"]
     found(panel, "images").value = 0
     assert panel.entry.name == "unknown"
     panel.show(three(), "first")
     assert panel.entry.name == "first"
     panel.show([entry("alone")])
-    assert panel.entry.name == "alone"
-    assert found(panel, "next").disabled
+    assert (panel.entry.name, found(panel, "next").disabled) == ("alone", True)
+    panel.show([])
+    panel.step(1)
+    assert "Segment one or more images first" in text(panel, "message")
 
 
 def test_thresholds_hold_for_the_next_image_and_are_applied_to_all():
@@ -424,14 +396,11 @@ def test_thresholds_hold_for_the_next_image_and_are_applied_to_all():
     assert [line.endswith(" *") for line in lines(panel)].count(True) == 2
     assert "* 2 images still at the thresholds before" in text(panel, "summary")
     panel.step(1)
-    assert panel.entry is not None
     assert (panel.entry.name, panel.view.labels.max()) == ("b", 1)
-    assert [line.endswith(" *") for line in lines(panel)].count(True) == 1
     panel.apply_to_all().join(LONG)
     assert apply.disabled
     assert "*" not in "".join(lines(panel)) + text(panel, "summary")
     assert "AP 0.50" in text(panel, "summary")  # (1/3 + 1/3 + 1/3 + 1) / 4
-    assert "of 4" in text(panel, "message")
 
 
 def test_what_is_looked_at_is_given_to_others():
@@ -540,8 +509,6 @@ def test_a_still_picture_where_a_machine_runs_the_notebook(monkeypatch: pytest.M
     panel, empty = Inspector(three()), Inspector()
     monkeypatch.setattr(progress, "run_by_machine", lambda: True)
     data, _ = panel._repr_mimebundle_()
-    assert Image.open(BytesIO(b64decode(data.pop("image/png")))).size == (SIZE, SIZE)
+    assert b64decode(data.pop("image/png")) == panel.view.picture()
     assert data == {"text/plain": "Inspector: 3 images"}
     assert empty._repr_mimebundle_()[0] == {"text/plain": "Inspector: 0 images"}
-    monkeypatch.setattr(progress, "run_by_machine", lambda: False)
-    assert "application/vnd.jupyter.widget-view+json" in panel._repr_mimebundle_()
