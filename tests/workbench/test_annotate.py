@@ -316,25 +316,6 @@ def test_a_dropped_image_is_opened_in_the_folder(
     assert panel.folder.value == str(tmp_path / "home" / "scellseg-images")
 
 
-@pytest.mark.parametrize(
-    ("there", "dropped", "expected"),
-    [("a_img", "b", "b_img"), ("a", "b_img", "b"), ("shot/a_img", "b_img", "query/b_img")],
-)
-def test_a_dropped_image_hides_none_of_the_others(
-    tmp_path: Path, there: str, dropped: str, expected: str
-):
-    home = tmp_path / "worms"
-    (home / there).parent.mkdir(parents=True)
-    draw_image(home / f"{there}.tif", 0)
-    if "shot" in there:
-        write_labels(home / "shot" / "a_masks.tif", squares((2, 2)))
-    panel = AnnotatePanel(home)
-    drop(panel, f"{dropped}.tif", bytes_of(draw_image, tmp_path, "b.tif"))
-    assert (home / f"{expected}.tif").is_file()
-    assert opened(panel) == "b"
-    assert names(panel) == ["a", "b"]
-
-
 @pytest.mark.parametrize("name", ["worm_1_masks.tif", "worm_1_cp_masks.png", "worm_1_seg.npy"])
 def test_dropped_masks_open_with_their_image(folder: Path, tmp_path: Path, name: str):
     wanted = squares((3, 3), (20, 30))

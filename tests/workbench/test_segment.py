@@ -243,21 +243,6 @@ def test_what_the_network_must_see_again_is_asked_for(experiment: Path):
     assert not preview.button.disabled
 
 
-@pytest.mark.parametrize(
-    ("architecture", "used"),
-    [("hover", ["cell_threshold", "min_size"]), ("unet2", ["interior_threshold", "min_size"])],
-)
-def test_only_thresholds_that_the_model_reads_are_shown(
-    experiment: Path, architecture: str, used: list[str]
-):
-    panel = SegmentPanel(experiment)
-    panel.go_to(experiment, add_model(experiment, "other", architecture))
-    rows = panel.form.thresholds._rows
-    assert {name for name in rows if is_shown(rows[name])} == {*used}
-    slider(panel, used[0]).value = -2
-    assert getattr(panel.form.chosen[2].decoding, used[0]) == -2
-
-
 # --- runs --------------------------------------------------------------------------------------
 
 
@@ -504,59 +489,32 @@ def test_damaged_masks_are_listed_as_such(segmented: Path):
     assert "B_masks.tif" in problem(panel.results)
 
 
-@pytest.fixture
-def three() -> list[SegmentedImage]:
-    """Results whose cells are to be counted."""
+def test_what_is_chosen_is_opened_while_the_numbers_are_filled_in(monkeypatch: pytest.MonkeyPatch):
+    """They are listed before their cells are counted; filled anew, the list begins anew."""
     settings = SegmentationSettings(30.0)
-    return [
+    three = [
         SegmentedImage(name, Path(f"{name}.tif"), Path(f"{name}_masks.tif"), None, "", "", settings)
         for name in "abc"
     ]
-
-
-def test_results_are_listed_before_their_cells_are_counted(
-    three: list[SegmentedImage], monkeypatch: pytest.MonkeyPatch
-):
-    counting, go_on = threading.Event(), threading.Event()
+    is_counted, filling, go_on = threading.Event(), threading.Event(), threading.Event()
 
     def count(masks: Path) -> int:
         assert threading.current_thread() is not threading.main_thread(), "the page waits"
-        counting.set()
-        assert go_on.wait(LONG)
-        return 7 if masks.name.startswith("a") else 3
-
-    monkeypatch.setattr(experiment_module, "count_cells", count)
-    results = SegmentResults(None, None)
-    results.show(three[:1], None)
-    former = results.job
-    assert counting.wait(LONG)
-    results.show(three[1:], None)
-    assert [line for line, _ in results.list.options] == ["b", "c"]
-    assert "being counted" in results.message.text
-    results.list.index = 1
-    go_on.set()
-    assert former.join(LONG).ended  # numbers that come too late are not those of other images
-    results.job.join(LONG)
-    assert [line for line, _ in results.list.options] == ["b: 3 cells", "c: 3 cells"]
-    assert results.list.index == 1
-    assert results.message.text == "2 images with 6 cells."
-
-
-def test_what_is_chosen_is_opened_while_the_numbers_are_filled_in(
-    three: list[SegmentedImage], monkeypatch: pytest.MonkeyPatch
-):
-    """Filled anew, the list goes to its first line for a moment."""
-    is_counted, filling, go_on = threading.Event(), threading.Event(), threading.Event()
+        return is_counted.wait(LONG) and 7
 
     def fills(change: dict[str, Any]) -> None:
         if threading.current_thread() is not threading.main_thread() and change["new"] == 0:
             filling.set()
             assert go_on.wait(LONG)
 
-    monkeypatch.setattr(experiment_module, "count_cells", lambda _: is_counted.wait(LONG) and 7)
+    monkeypatch.setattr(experiment_module, "count_cells", count)
     looked: list[SegmentedImage] = []
     results = SegmentResults(looked.append, None)
+    results.show(three[:1], None)
+    former = results.job
     results.show(three, None)
+    assert [line for line, _ in results.list.options] == ["a", "b", "c"]
+    assert "being counted" in results.message.text
     results.list.index = 2
     results.list.observe(fills, "index")
     is_counted.set()
@@ -567,6 +525,10 @@ def test_what_is_chosen_is_opened_while_the_numbers_are_filled_in(
     go_on.set()
     page.join(LONG)
     assert [one.name for one in looked] == ["c"]
+    for job in (former, results.job):  # the former's numbers are not those of other images
+        assert job.join(LONG).ended
+    assert [line for line, _ in results.list.options] == [f"{name}: 7 cells" for name in "abc"]
+    assert results.message.text == "3 images with 21 cells."
 
 
 def test_a_round_of_correction_is_kept_and_shown(segmented: Path):

@@ -234,6 +234,13 @@ def test_cells_are_listed_with_what_is_said_of_them():
     assert annotation.cells["area"].tolist() == [4, 6, 8]
     assert said(annotation) == {2: ("dead", ""), 3: ("alive", ""), 7: ("dead", "at the border")}
     assert annotation.classes == {"dead": ORANGE, "alive": BLUE, "odd": "#123456"}
+    annotation.split(np.array([[-1, 3.5], [7, 3.5]]), [7])
+    assert said(annotation)[7] == said(annotation)[8] == ("dead", "at the border")
+    annotation.undo()
+    annotation.set_note([3], "right half")
+    annotation.set_class([2], "")
+    annotation.merge([7, 3, 2])
+    assert said(annotation) == {2: ("alive", "right half; at the border")}
     given = np.ones((3, 3), np.int32)
     empty = Annotation(given)
     assert (empty.undo(), empty.redo(), empty.edits) == (None, None, [])
@@ -254,20 +261,6 @@ def test_what_is_said_of_a_deleted_cell_goes_and_comes_back_with_it():
     annotation.redo()
     annotation.delete([2])  # a new edit ends what could be redone
     assert annotation.redo() is None
-
-
-def test_parts_of_a_split_cell_and_a_merged_one_have_class_and_notes():
-    annotation = classed()
-    annotation.split(np.array([[-1, 3.5], [7, 3.5]]), [7])
-    assert said(annotation)[7] == said(annotation)[8] == ("dead", "at the border")
-    annotation.undo()
-    annotation.set_note([3], "right half")
-    annotation.set_class([2], "")
-    before = said(annotation)
-    annotation.merge([7, 3, 2])
-    assert said(annotation) == {2: ("alive", "right half; at the border")}
-    annotation.undo()
-    assert said(annotation) == before
 
 
 def test_a_class_is_renamed_merged_removed_and_coloured_and_undo_takes_each_back():

@@ -164,7 +164,6 @@ def test_strokes_that_overtake_each_other_are_taken_in_the_order_of_the_page(edi
     own = {"client": "page", "session": page.session, "type": "stroke", "kind": "paint", "label": 9}
     for late in (3, 2):
         assert page.post([runs[late - 1]], **own, seq=late) == []
-    assert editor.edits == []
     answers = page.post([runs[0]], **own, seq=1)
     assert [answer["id"] for answer in answers] == ["page:1", "page:2", "page:3"]
     assert editor.labels[0, :2].tolist() == [8, 8]
@@ -601,16 +600,6 @@ def test_a_page_is_told_what_became_of_a_class_and_who_else_has_it(tmp_path, arg
 
 
 # --- in Python, and where no browser is --------------------------------------------------------
-
-
-def test_other_cells_in_the_place_of_all_can_be_undone(editor, page):
-    editor.show_labels(np.where(cells() == 2, 8, cells()).astype(np.uint16))
-    assert set(areas(editor)) == {1, 5, 8}
-    np.testing.assert_array_equal(page.labels, editor.labels)
-    editor.undo()
-    np.testing.assert_array_equal(editor.labels, cells())
-    with pytest.raises(ImageError, match="the sizes must agree"):
-        editor.show_labels(cells()[:5])
 
 
 def test_where_a_machine_executes_the_notebook_it_is_a_picture(editor, monkeypatch):
