@@ -46,9 +46,6 @@ def editor(editor: EditorInPage) -> EditorInPage:
     return editor
 
 
-# --- drawing -------------------------------------------------------------------------------------
-
-
 def test_brush_draws_a_new_cell_and_enlarges_one(editor: EditorInPage) -> None:
     expected = scene()
     np.testing.assert_array_equal(editor.labels, expected)
@@ -209,9 +206,6 @@ def test_diameter_from_the_cells(editor: EditorInPage) -> None:
     editor.kernel.wait_for("editor.diameter == 0")
 
 
-# --- the picture ---------------------------------------------------------------------------------
-
-
 def test_masks_outlines_inverse_and_help_by_keys(editor: EditorInPage) -> None:
     """The image's own grey is seen without masks, and its inverse; cells are coloured on it."""
     zoom = editor.root.evaluate("root => root.scellseg.painter.zoom")
@@ -263,9 +257,6 @@ def test_view_without_tools(lab: Opener) -> None:
     view.root.locator(".se-tip", has_text="cell no. 4").wait_for()
     view.drag([(60.5, 70.5), (70.5, 90.5)])  # moves the image, and changes nothing
     np.testing.assert_array_equal(notebook.kernel.value("np.array(view.labels)"), scene())
-
-
-# --- keys, files, the list -----------------------------------------------------------------------
 
 
 def test_keys_do_not_reach_the_notebook(editor: EditorInPage) -> None:

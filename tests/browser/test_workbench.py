@@ -128,9 +128,6 @@ def wait(opened: NotebookPage, condition: str, seconds: float = 300) -> None:
     opened.kernel.wait_for(condition, seconds)
 
 
-# --- the whole way -------------------------------------------------------------------------------
-
-
 def test_from_images_to_measurements(voila: Opener, truth: Truth, tmp_path: Path) -> None:
     names = list(truth.masks)
     opened = app(voila, truth.folder, tmp_path)
@@ -328,9 +325,6 @@ def export(opened: NotebookPage, truth: Truth, name: str, corrected: np.ndarray)
     areas = np.bincount(corrected[corrected > 0])
     assert sorted(table["area"]) == sorted(areas[areas > 0])
     assert table["intensity_mean_0"].notna().all()
-
-
-# --- what may go wrong ---------------------------------------------------------------------------
 
 
 DROP = """([picture, bytes]) => {

@@ -104,9 +104,6 @@ def usable(folder: Path) -> list[tuple[str, int]]:
     return [(shot.name, shot.cells) for shot in Experiment(folder).survey().usable]
 
 
-# --- a folder ------------------------------------------------------------------------------------
-
-
 def test_a_folder_opens_at_the_first_image_that_is_not_annotated(folder: Path):
     told: list[Path] = []
     panel = AnnotatePanel(on_folder=told.append)
@@ -195,9 +192,6 @@ def test_masks_of_cellpose_are_opened_and_never_overwritten(tmp_path: Path):
     assert files(home).items() >= before.items()
     # One file of ours hides none of theirs from the next step.
     assert usable(home) == [("cell1", 2), ("cell2", 2)]
-
-
-# --- damaged files, other programs, and crashes ---------------------------------------------------
 
 
 def test_a_damaged_image_is_said_and_passed_over(folder: Path):
@@ -296,9 +290,6 @@ def test_edits_that_a_crash_has_left_are_offered_when_the_folder_is_opened(folde
     assert len(np.unique(read_masks(folder / "worm_2_masks.tif"))) == 3
 
 
-# --- what is dropped -----------------------------------------------------------------------------
-
-
 def test_a_dropped_image_is_opened_in_the_folder(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -367,9 +358,6 @@ def test_what_cannot_be_taken_is_said_and_leaves_no_trace(
     assert opened(panel) == "worm_1"
 
 
-# --- images to be segmented, and corrections -----------------------------------------------------
-
-
 def test_nothing_is_learnt_from_an_image_to_be_segmented_before_it_is_asked_for(experiment: Path):
     told: list[Path] = []
     panel, masks = AnnotatePanel(experiment, on_learn=told.append), experiment / "shot/b_masks.tif"
@@ -436,9 +424,6 @@ def test_a_correction_is_gone_on_with(experiment: Path):
     panel.learn.click()
     (row,) = Experiment(experiment).rounds().itertuples()
     assert (row.predicted, row.corrected) == (2, 1)  # against what the model gave
-
-
-# --- cells that a model suggests -----------------------------------------------------------------
 
 
 class Answers:

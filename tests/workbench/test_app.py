@@ -96,14 +96,6 @@ def test_a_folder_goes_to_all_panels(folder: Path):
     assert workbench.segment.form.model.value.name == folder / "tuned.safetensors"
 
 
-def test_the_disk_beside_the_cells_is_the_size_to_segment_at(folder: Path):
-    workbench = Workbench(folder)
-    workbench.annotate.editor.diameter = 41.5
-    assert workbench.segment.form.diameter.value == 41.5
-    workbench.annotate.editor.diameter = 0.0  # hides the disk
-    assert workbench.segment.form.diameter.value == 41.5
-
-
 def test_what_is_drawn_is_kept_when_another_tab_is_turned_to(folder: Path):
     workbench = Workbench(folder)
     assert workbench.annotate.current.name == "b"
@@ -135,15 +127,6 @@ def test_a_model_just_tuned_is_chosen_to_segment_with(folder: Path):
     assert panel.job.join(LONG).state == "done"
     assert workbench.segment.form.model.value.name == folder / "mine.safetensors"
     assert workbench.segment.form.loaded is not None
-
-
-def test_results_are_listed_and_exported(segmented: Workbench, folder: Path):
-    assert [entry.name for entry in segmented.segment.results.entries] == list(NAMES)
-    segmented.tabs.selected_index = EXPORT
-    assert segmented.export.message.text.startswith("3 images.")
-    segmented.export.start.click()
-    segmented.export.job.join(LONG)
-    assert len(list((folder / "exported").iterdir())) == 6
 
 
 def inspect(workbench: Workbench, name: str) -> None:
@@ -243,9 +226,6 @@ def test_a_machine_that_runs_the_notebook_gets_a_picture(folder: Path, monkeypat
     assert "image/jpeg" not in empty._repr_mimebundle_()[0]
 
 
-# --- the example, and the notebook ----------------------------------------------------------------
-
-
 def test_the_example_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def make_small_dataset(name: str, *, n_shot: int, n_query: int) -> list[Sample]:
         splits = ["shot"] * n_shot + ["query"] * n_query
@@ -278,9 +258,6 @@ def test_every_function_of_the_released_interface_has_a_test_that_exists():
     assert len(named) > 30
     tests = {file: (paths.REPOSITORY / "tests" / file).read_text() for file, _ in named}
     assert [one for one in named if f"\ndef {one[1]}(" not in tests[one[0]]] == []
-
-
-# --- words ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -103,9 +103,6 @@ def test_what_a_crash_has_left_comes_back_with_its_classes(folder):
     assert again.classes == editor.classes == {"gone": "#123456", "odd": BLUE}
 
 
-# --- two windows ----------------------------------------------------------------------------------
-
-
 def test_a_window_never_overwrites_the_classes_of_another_and_says_so(folder):
     one, two = edit(folder), edit(folder, "c")
     (page,) = connect(two)
@@ -125,9 +122,6 @@ def test_a_window_never_overwrites_the_classes_of_another_and_says_so(folder):
     with pytest.raises(ClassesChanged) as raised:
         late.write({"mine": ORANGE})
     assert raised.value.where == folder / "classes.csv"
-
-
-# --- as somebody has written it by hand -----------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -187,9 +181,6 @@ def test_a_list_that_cannot_be_read_or_written_is_an_error_in_words(folder, tmp_
     (tmp_path / "folder").write_text("in the way")
     with pytest.raises(ImageError, match="cannot be written"):
         class_file(tmp_path / "folder").write({"dead": ORANGE})
-
-
-# --- other images ---------------------------------------------------------------------------------
 
 
 def test_other_images_are_found_and_renamed_but_for_those_with_unsaved_edits(folder):

@@ -77,9 +77,6 @@ def test_cells_are_counted_once_and_anew_when_the_file_has_changed(experiment: P
     assert count_cells(file) is None
 
 
-# --- shots -------------------------------------------------------------------------------------
-
-
 def test_image_and_masks_become_a_shot_and_the_image_stays(experiment: Path):
     before = files(experiment)
     image, masks = Experiment(experiment).add_to_shots(
@@ -125,9 +122,6 @@ def test_what_cannot_become_a_shot_is_refused_and_leaves_no_trace(experiment: Pa
     Experiment(experiment).add_to_shots(shot, CORRECTED, replace=True)
     after = files(experiment)
     assert {name for name in after if after[name] != before.get(name)} == {"shot/a_masks.tif"}
-
-
-# --- rounds ------------------------------------------------------------------------------------
 
 
 def test_an_experiment_without_rounds_has_an_empty_table(tmp_path: Path):

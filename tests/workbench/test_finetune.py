@@ -138,9 +138,6 @@ def stopped(panel: FinetunePanel, pace: Pace, after: int = 2) -> FinetunePanel:
     return panel
 
 
-# --- before the start -----------------------------------------------------------------------------
-
-
 def test_the_shots_their_cells_and_diameter_are_found(folder):
     panel = opened(folder)
     assert [(shot.name, shot.cells) for shot in panel.found.usable] == [("A", 5), ("B", 3)]
@@ -268,9 +265,6 @@ def test_what_a_hand_chooses_while_a_thread_fills_the_form_is_heard(folder):
     assert panel.about.value.startswith("HoVer")
 
 
-# --- the run --------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("strategy", ["classic", "contrastive"])
 def test_a_run_saves_a_model_with_its_diameter_and_card(folder, strategy):
     truncate(folder / "query" / "D_img.tif")
@@ -337,9 +331,6 @@ def test_the_curve_shows_every_loss():
     both = draw_losses([entry | {"loss": entry["loss"] + 1} for entry in log], 8)
     assert len(both) > len(alone)  # a second curve, with its words
     assert draw_losses([], 8) == ""
-
-
-# --- stopped --------------------------------------------------------------------------------------
 
 
 def test_a_stopped_run_goes_on_to_the_model_that_was_never_stopped(folder, pace):
@@ -495,9 +486,6 @@ def test_the_last_word_of_a_run_that_stops_at_once_is_that_it_has(folder, pace):
     panel.job.cancel = at_once
     panel.stop.click()
     assert end(panel).message.text.startswith("Stopped: ")
-
-
-# --- what may go wrong ----------------------------------------------------------------------------
 
 
 def test_no_model_is_overwritten_in_silence(folder, pace):

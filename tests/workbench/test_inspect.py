@@ -102,9 +102,6 @@ def damaged() -> np.ndarray:
     raise ImageError("the file is damaged", where="a.tif", remedy="Get it again.")
 
 
-# --- truth against prediction, on bars whose IoU is arithmetic ------------------------------------
-
-
 def bars(*pieces: tuple[int, int, int]) -> np.ndarray:
     """Bars of ten rows: label, first column and width each."""
     masks = np.zeros((10, 100), np.int32)
@@ -184,9 +181,6 @@ def test_the_curve_marks_the_threshold_and_shows_what_was_before():
     assert inspect.draw_curve(FoundCells("a"), 0.5) == ""
 
 
-# --- one image -----------------------------------------------------------------------------------
-
-
 def test_cells_are_coloured_told_and_counted():
     # IoU 1; 16 of 24 rows, 2/3; one of nothing; the third true cell is missed.
     predicted = TRUE.copy()
@@ -246,9 +240,6 @@ def test_what_is_wrong_with_one_image_is_said_and_the_others_are_shown(bad: dict
     panel.go_to("good")
     assert "good: image" in text(panel, "message")
     assert colour(panel, 1) == "TP"
-
-
-# --- thresholds ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -347,9 +338,6 @@ def test_what_fails_is_said_and_the_next_move_counts(
     assert panel.view.labels.max() == 1
 
 
-# --- several images --------------------------------------------------------------------------
-
-
 def three() -> list[InspectedImage]:
     """AP at 0.5: two thirds, one third, unknown; at 0.85 the first has 0."""
     first = squares((10, 10, 18), (10, 60, 22))  # IoU 0.81 and 0.84
@@ -414,9 +402,6 @@ def test_what_is_looked_at_is_given_to_others():
         assert (one.name, one.predicted.max(), one.decoding.cell_threshold) == ("a", 1, 4.0)
         assert one.prediction is not None
         assert found(Inspector([entry()]), button).layout.display == "none"
-
-
-# --- what is read and asked when it is needed --------------------------------------------------
 
 
 class Waiting:

@@ -91,9 +91,6 @@ class Gate:
         self.open.release(100)
 
 
-# --- models and places ---------------------------------------------------------------------------
-
-
 def test_the_chosen_model_says_what_it_is_and_brings_its_diameter(experiment: Path):
     os.utime(add_model(experiment, "older", "unet3", diameter=41.5), (1, 1))
     panel = SegmentPanel(experiment)
@@ -190,9 +187,6 @@ def test_channels_are_asked_for_once_an_image_needs_them(tmp_path: Path, is_trie
     assert (tmp_path / "segmented" / "B_masks.tif").is_file()
 
 
-# --- preview -----------------------------------------------------------------------------------
-
-
 def test_the_network_runs_once_and_cells_follow_the_thresholds(
     experiment: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -241,9 +235,6 @@ def test_what_the_network_must_see_again_is_asked_for(experiment: Path):
     assert tried(panel).state == "failed"
     assert "B_img.tif" in problem(preview)
     assert not preview.button.disabled
-
-
-# --- runs --------------------------------------------------------------------------------------
 
 
 def test_a_run_writes_what_the_command_writes(experiment: Path, tmp_path: Path, monkeypatch):
@@ -433,9 +424,6 @@ def test_images_chosen_while_a_run_ends_are_those_whose_results_are_listed(
     panel.job.join(LONG)
     assert panel.found.text == "1 image found."
     assert panel.results.entries == []
-
-
-# --- results -----------------------------------------------------------------------------------
 
 
 def test_results_are_looked_at_and_corrected(experiment: Path):

@@ -22,8 +22,6 @@ from tests import tiny
 from tests.workbench.test_inspect import KINDS, SIZE, said
 from tests.workbench.waiting import until
 
-# --- thresholds, and what the network says --------------------------------------------------------
-
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_threshold_is_shown_if_and_only_if_it_makes_a_difference(kind: str):
@@ -115,9 +113,6 @@ def test_it_doubts_where_segmenting_warns_and_where_nothing_is_found(
     assert suggested.doubt == doubt
 
 
-# --- the workbench, and a network -----------------------------------------------------------------
-
-
 def press(workbench: Workbench) -> None:
     workbench.annotate.suggest.click()
     until(lambda: not workbench.annotate.suggest.disabled)
@@ -126,7 +121,8 @@ def press(workbench: Workbench) -> None:
 def test_the_workbench_suggests_what_the_segment_panel_would_find(experiment: Path):
     workbench = Workbench(experiment)
     form, editor = workbench.segment.form, workbench.annotate.editor
-    editor.diameter = 40.0  # the disk
+    editor.diameter = 40.0  # the disk beside the cells
+    editor.diameter = 0.0  # hides it
     form.thresholds._sliders["min_size"].value = 8
     press(workbench)
     assert form.chosen is not None

@@ -199,9 +199,6 @@ TestAnyEdits = AnyEdits.TestCase
 TestAnyEdits.settings = settings(max_examples=25, stateful_step_count=20, deadline=None)
 
 
-# --- examples ----------------------------------------------------------------------------------
-
-
 def three(**options) -> Annotation:
     """Cells 2, 3 and 7 of 4, 6 and 8 px."""
     labels = np.zeros((6, 12), np.uint16)

@@ -60,9 +60,6 @@ def with_file(tmp_path: Path, client: str = "page") -> tuple[MaskEditor, Page]:
     return editor, connect(editor, client)[0]
 
 
-# --- opening -----------------------------------------------------------------------------------
-
-
 def test_hello_is_answered_with_all_that_is_shown():
     image = np.dstack([IMAGE, IMAGE[::-1]])
     flow = np.full((12, 16, 3), 9, np.uint8)
@@ -132,9 +129,6 @@ def test_what_cannot_be_opened_leaves_open_what_was(tmp_path, image, labels):
     page.stroke([0], 9)
     assert editor.labels[0, 0] == 9
     assert editor.save()[0] == tmp_path / "a_masks.tif"
-
-
-# --- strokes -----------------------------------------------------------------------------------
 
 
 def test_a_stroke_is_in_the_labels_and_answered(editor, page):
@@ -245,9 +239,6 @@ def test_an_edit_that_does_not_fit_is_refused_and_its_page_sees_the_truth(
     assert two.types().count("open") == 1
     np.testing.assert_array_equal(editor.labels, cells())
     assert len(editor.annotation.areas) < 10  # nothing has taken memory
-
-
-# --- undo, redo, commands ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["undo", "redo"])
@@ -376,9 +367,6 @@ def test_next_image_and_dropped_files_are_passed_on_where_somebody_listens(edito
     assert dropped == [("b.tif", b"b"), ("a.tif", b"aabbc"), ("d.tif", b"d")]
 
 
-# --- saving ------------------------------------------------------------------------------------
-
-
 def reopened(path: Path) -> MaskEditor:
     table = path.with_name(path.stem.removesuffix("_masks") + "_cells.csv")
     frame = pd.read_csv(table, keep_default_na=False)
@@ -441,9 +429,6 @@ def test_a_save_that_fails_keeps_every_edit_and_both_files(tmp_path, name):
     np.testing.assert_array_equal(reopened(tmp_path / "a_masks.tif").labels, editor.labels)
 
 
-# --- what a crash has left ---------------------------------------------------------------------
-
-
 def crashed(tmp_path: Path) -> np.ndarray:
     """Labels of an editor that went away without a save."""
     editor, page = with_file(tmp_path, client="page before")
@@ -485,9 +470,6 @@ def test_an_edit_before_the_answer_puts_what_a_crash_has_left_aside(tmp_path):
     annotation = Annotation(cells(), journal=tmp_path / ".a_masks.tif.edits")
     annotation.recover()
     np.testing.assert_array_equal(annotation.labels, wanted)
-
-
-# --- classes that images share -------------------------------------------------------------------
 
 
 class Shared:
@@ -599,9 +581,6 @@ def test_a_page_is_told_what_became_of_a_class_and_who_else_has_it(tmp_path, arg
     assert editor.cells["class"].tolist() == ["dead", "dead", "alive"]
 
 
-# --- in Python, and where no browser is --------------------------------------------------------
-
-
 def test_where_a_machine_executes_the_notebook_it_is_a_picture(editor, monkeypatch):
     monkeypatch.setattr(progress, "run_by_machine", lambda: False)
     assert "widget-view+json" in str(editor._repr_mimebundle_())
@@ -615,8 +594,6 @@ def test_where_a_machine_executes_the_notebook_it_is_a_picture(editor, monkeypat
     editor.delete([1])
     assert editor.picture() != png
 
-
-# --- any messages in any order -----------------------------------------------------------------
 
 messages = st.lists(
     st.tuples(

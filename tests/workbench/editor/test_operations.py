@@ -61,9 +61,6 @@ def square(low: float, high: float) -> np.ndarray:
     return np.array([[low, low], [low, high], [high, high], [high, low]])
 
 
-# --- split -----------------------------------------------------------------------------------
-
-
 def test_split_of_a_bar_gives_two_parts_whose_sizes_follow_from_the_line():
     labels = bar(20)
     # Down the eighth column: 7 columns to the left, 12 to the right, and itself to either side.
@@ -141,9 +138,6 @@ def test_split_loses_no_pixel_and_mixes_no_cells(labels, line):
         assert sizes[old] >= sizes[new]
 
 
-# --- merge, delete, relabel -------------------------------------------------------------------
-
-
 @quick
 @given(any_labels, st.data())
 def test_merge_and_delete_change_the_chosen_cells_and_leave_the_others(labels, data):
@@ -173,9 +167,6 @@ def test_a_cell_that_there_is_not_is_an_error(missing):
     for cells in ([], [3], [3, 3]):
         with pytest.raises(ImageError, match="cannot be merged"):
             operations.merge(bar(), cells)
-
-
-# --- fill holes, outline ----------------------------------------------------------------------
 
 
 def test_fill_holes_fills_background_and_leaves_other_cells_in_the_hole():
@@ -241,8 +232,6 @@ def test_a_protecting_outline_writes_its_cell_on_background_alone(labels, points
     assert (labels[changed] == 0).all()
     assert (after[changed] == 4).all()
 
-
-# --- cells that a model has found ---------------------------------------------------------------
 
 two_images = st.tuples(st.integers(1, 12), st.integers(1, 12)).flatmap(
     lambda shape: st.tuples(
