@@ -3,8 +3,6 @@
 What is in the store is not computed again.
 """
 
-from __future__ import annotations
-
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence

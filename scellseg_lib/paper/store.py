@@ -4,8 +4,6 @@ A result is written once and whole: its CSV first, the JSON of its origin last, 
 is there when its JSON is, so that a kill at any moment leaves nothing that is half a result.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import subprocess
@@ -44,10 +42,7 @@ class Store:
         return sorted(file.stem for file in self.folder.glob("[!.]*.json"))
 
     def list_trials(self) -> dict[Trial, dict[str, Any]]:
-        """Return the trials of this version of the method, each with its origin and ``key``.
-
-        Nothing but the trial itself is compared: neither images nor weights need be at hand.
-        """
+        """Return the trials of this version of the method, each with its origin and ``key``."""
         found = {}
         for key in self.list_keys():
             origin = self.read_origin(key) | {"key": key}
@@ -123,9 +118,8 @@ class Store:
             identity = {name: _freeze(value) for name, value in origin["trial"].items()}
             known = ADDED | identity | {"n_shots": trial.n_shots, "key": key}
             if unknown := wanted.keys() - known.keys():
-                raise DatasetError(
-                    f"trials have no {sorted(unknown)}", remedy=f"They have {sorted(known)}."
-                )
+                remedy = f"They have {sorted(known)}."
+                raise DatasetError(f"trials have no {sorted(unknown)}", remedy=remedy)
             if known["method"] != METHOD_VERSION or (among is not None and trial not in among):
                 continue
             if any(known[name] != value for name, value in wanted.items()):
@@ -161,10 +155,8 @@ class Store:
         return self._read(f"{key}.csv", read)
 
     def _read(self, name: str, read: Callable[[Path], Any]) -> Any:
-        file = self.folder / name
-        return _read_or_tell(
-            file, read, "a result", "Delete the trial's two files; it is computed again."
-        )
+        remedy = "Delete the trial's two files; it is computed again."
+        return _read_or_tell(self.folder / name, read, "a result", remedy)
 
 
 def parse_trial(origin: Mapping[str, Any]) -> Trial:
@@ -196,17 +188,12 @@ def load_or_compute(
     if other or not known:
         if not compute:
             of = f" of these {', '.join(other)}" if known else ""
-            raise DatasetError(
-                f"the table {name} of the profile {profile.name!r} has not been computed{of}",
-                where=file,
-                remedy="Set COMPUTE = True.",
-            )
+            what = f"the table {name} of the profile {profile.name!r} has not been computed{of}"
+            raise DatasetError(what, where=file, remedy="Set COMPUTE = True.")
         frame = make()
         if frame.empty:
-            raise DatasetError(
-                f"there is nothing to make the table {name} from",
-                remedy="Fetch data sets (scellseg data list), or set SCELLSEG_DATA.",
-            )
+            remedy = "Fetch data sets (scellseg data list), or set SCELLSEG_DATA."
+            raise DatasetError(f"there is nothing to make the table {name} from", remedy=remedy)
         said.unlink(missing_ok=True)  # a table is there when its origin is
         with whole(file) as scratch:
             frame.to_csv(scratch, index=False, float_format="%.5g")
