@@ -1,7 +1,5 @@
 """What all tests share: the real images, a cache of their own, few threads, no windows."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from pathlib import Path

@@ -5,8 +5,6 @@ of keys have something independent to agree with. Evaluation only: BatchNorm use
 statistics.
 """
 
-from __future__ import annotations
-
 import csv
 from pathlib import Path
 

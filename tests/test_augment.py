@@ -1,7 +1,5 @@
 """Patches: image and masks warped alike, targets computed afterwards, scale and draws as told."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

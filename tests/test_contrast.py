@@ -1,7 +1,5 @@
 """The contrastive term (Eq. 2-3) against plain sums, and its options."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

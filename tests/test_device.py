@@ -1,7 +1,5 @@
 """The choice of precision; and memory that is given back after a run."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Flows against geometry, and back to the masks that they came from."""
 
-from __future__ import annotations
-
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
 

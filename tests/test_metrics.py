@@ -1,7 +1,5 @@
 """Scores against arithmetic, against plain Python, and against what Cellpose counted."""
 
-from __future__ import annotations
-
 import tracemalloc
 from itertools import permutations
 from pathlib import Path

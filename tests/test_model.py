@@ -1,7 +1,5 @@
 """Models on disk: what is saved comes back, and what does not fit is refused in words."""
 
-from __future__ import annotations
-
 import json
 import math
 import os

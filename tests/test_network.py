@@ -1,7 +1,5 @@
 """The five networks: what docs/method.md says of their size, shapes and styles."""
 
-from __future__ import annotations
-
 from itertools import product
 
 import pytest

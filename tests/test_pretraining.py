@@ -1,7 +1,5 @@
 """Pre-training: schedules at the steps that the paper names, the split, the log and the card."""
 
-from __future__ import annotations
-
 import importlib
 import re
 from functools import cache
@@ -113,7 +111,11 @@ def test_every_image_serves_once_an_epoch(n: int, batch: int):
 def test_the_last_of_every_eight_images_validates(monkeypatch):
     """Counted through all data sets."""
     split, parts = module._split, []
-    watched = lambda sources: parts.append(split(range(len(sources)))) or split(sources)  # noqa: E731
+
+    def watched(sources):
+        parts.append(split(range(len(sources))))
+        return split(sources)
+
     monkeypatch.setattr(module, "_split", watched)
     options = {"recipe": PretrainRecipe(steps=1, batch_size=1), "precision": Precision()}
     pretrain("cellpose", [tiny.worms(9), tiny.worms(8, 4)], levels=tiny.LEVELS, **options)

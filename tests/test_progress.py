@@ -1,7 +1,5 @@
 """Progress: a bar where somebody looks, a line a minute in a log, and otherwise nothing."""
 
-from __future__ import annotations
-
 import io
 import re
 import sys

@@ -1,7 +1,5 @@
 """Each representation: targets by arithmetic, losses by hand, and the way back to masks."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Samples, data sets, and what is done to their pixels."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable
 

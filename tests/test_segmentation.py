@@ -1,7 +1,5 @@
 """Segmentation: pooled tiles, odd sizes, flips, thresholds without the network, and warnings."""
 
-from __future__ import annotations
-
 import warnings
 from functools import partial
 from typing import Any
@@ -21,13 +19,7 @@ from scellseg_lib.model import Model, new_model
 from scellseg_lib.network import NetworkOutput
 from scellseg_lib.representation import Decoding
 from scellseg_lib.samples import Sample
-from scellseg_lib.segmentation import (
-    FarFromModel,
-    Prediction,
-    as_sample,
-    decode,
-    style_distance,
-)
+from scellseg_lib.segmentation import FarFromModel, Prediction, as_sample, decode, style_distance
 from tests import tiny
 
 predict = partial(segmentation.predict, precision=Precision())
@@ -43,15 +35,13 @@ def noise(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
-def discs(scale: float = 1.0, gap: int = 44, n: int = 4) -> np.ndarray:
-    """Masks of n x n discs of 30 px times scale; of 16 at scale 1, an image of 176 px: one tile."""
-    side = round(gap * n * scale)
-    y, x = np.mgrid[:side, :side]
-    step = gap * scale
-    row, column = (y // step).astype(int), (x // step).astype(int)
-    middle_y, middle_x = (row + 0.5) * step, (column + 0.5) * step
-    inside = (y - middle_y) ** 2 + (x - middle_x) ** 2 < (15 * scale) ** 2
-    return np.where(inside, row * n + column + 1, 0).astype(np.int32)
+def discs(scale: float = 1.0) -> np.ndarray:
+    """Masks of 4 x 4 discs of 30 px times scale; at scale 1 they are 176 px wide: one tile."""
+    step = 44 * scale
+    y, x = np.mgrid[: round(4 * step), : round(4 * step)]
+    row, column = y // step, x // step
+    inside = np.hypot(y - (row + 0.5) * step, x - (column + 0.5) * step) < 15 * scale
+    return np.where(inside, row * 4 + column + 1, 0).astype(np.int32)
 
 
 class Stub(nn.Module):

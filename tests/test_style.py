@@ -1,7 +1,5 @@
 """The styles in a model's card: centres of what it has seen, and how far that reaches."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

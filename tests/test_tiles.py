@@ -1,7 +1,5 @@
 """Tiles: they cover, they overlap, and what comes back blended is what went out."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given, settings

@@ -1,7 +1,5 @@
 """A run killed at any step and resumed ends with the weights of one that never stopped."""
 
-from __future__ import annotations
-
 import itertools
 import os
 import signal

@@ -3,8 +3,6 @@
 ``python -m tests.tiny KIND CHECKPOINT`` runs slowly enough to be killed on the way.
 """
 
-from __future__ import annotations
-
 import sys
 import time
 from collections.abc import Callable
