@@ -82,12 +82,6 @@ class NotebookPage:
         """Let JupyterLab execute a command, and wait for its end."""
         self.page.evaluate("command => jupyterapp.commands.execute(command)", command)
 
-    def run_cell(self, index: int) -> None:
-        """Run one cell, by its place from 0, and wait for its end (JupyterLab)."""
-        choose = "index => { jupyterapp.shell.currentWidget.content.activeCellIndex = index; }"
-        self.page.evaluate(choose, index)
-        self.execute("notebook:run-cell")
-
     def save(self) -> None:
         """Save the notebook, and wait until it is saved (JupyterLab)."""
         self.execute("docmanager:save")

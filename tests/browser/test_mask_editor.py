@@ -148,13 +148,18 @@ def test_undo_and_redo_of_everything(editor: EditorInPage) -> None:
         editor.click(*cells)
         editor.key(key)
 
-    states = [(scene().tolist(), "", {})]
-
     def state() -> tuple:
         labels = editor.labels.tolist()
         kinds = "".join(cell["class"] for cell in editor.cells)
         return labels, kinds, editor.kernel.value("editor.classes")
 
+    editor.tool("brush", 9)
+    editor.drag([(108.5, 10.5), (108.5, 50.5)], release=False)
+    editor.page.keyboard.press("Escape")  # breaks the stroke off: there is nothing to be undone
+    editor.page.mouse.up()
+    states = [state()]
+    assert states == [(scene().tolist(), "", {})]
+    assert editor.root.locator(".se-undo").is_disabled()
     for act in (
         lambda: draw("brush", 7, (108.5, 10.5), (108.5, 50.5)),
         lambda: draw("eraser", 5, (25.5, 100.5), (25.5, 140.5)),
@@ -163,10 +168,12 @@ def test_undo_and_redo_of_everything(editor: EditorInPage) -> None:
         lambda: press("1", (25.5, 95.5)),
         lambda: press("Delete", (80.5, 110.5)),
         lambda: draw("cut", None, (65.5, 35.5), (105.5, 35.5)),
+        lambda: editor.kernel.run("edit = editor.delete([1])"),  # Python's edits, too
     ):
         act()
         states.append(state())
         assert states[-1] != states[-2]
+    editor.row(1).wait_for(state="detached")
     for before in states[-2::-1]:
         editor.press("undo")
         assert state() == before
@@ -175,26 +182,6 @@ def test_undo_and_redo_of_everything(editor: EditorInPage) -> None:
         editor.key("Control+y")
         assert state() == after
     assert editor.root.locator(".se-redo").is_disabled()
-
-
-def test_escape_breaks_a_stroke_off(editor: EditorInPage) -> None:
-    editor.tool("brush", 9)
-    editor.drag([(108.5, 10.5), (108.5, 50.5)], release=False)
-    editor.page.keyboard.press("Escape")
-    editor.page.mouse.up()
-    np.testing.assert_array_equal(editor.labels, scene())
-    assert editor.kernel.value("len(editor.edits)") == 0
-    assert editor.root.locator(".se-undo").is_disabled()
-
-
-def test_python_edits_are_seen_and_can_be_undone_in_the_page(editor: EditorInPage) -> None:
-    editor.kernel.run("edit = editor.merge([1, 2])")
-    editor.row(2).wait_for(state="detached")
-    editor.kernel.run("editor.go_to(4)")
-    editor.wait("root => root.querySelector('.se-cell[data-label=\"4\"]')?.ariaSelected === 'true'")
-    editor.press("undo")
-    np.testing.assert_array_equal(editor.labels, scene())
-    editor.press("fit")
 
 
 def test_diameter_from_the_cells(editor: EditorInPage) -> None:

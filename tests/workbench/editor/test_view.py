@@ -8,7 +8,7 @@ import pytest
 from skimage.segmentation import find_boundaries
 
 from scellseg_lib.errors import ImageError
-from scellseg_lib.workbench.editor import ImageView, MaskEditor
+from scellseg_lib.workbench.editor import ImageView
 from scellseg_lib.workbench.editor.view import (
     OUTLINE,
     REFERENCE,
@@ -160,28 +160,3 @@ def test_a_view_shows_a_reference_colours_and_tips():
     view.show(image)
     assert later.told("colours")["given"] == [False, False]
     assert view.selected == 0
-
-
-def test_pictures_come_to_an_open_image_without_touching_cells_or_history():
-    image = np.arange(600, dtype=np.uint16).reshape(20, 30)
-    flow, probability = np.full((20, 30, 3), 77, np.uint8), np.linspace(0, 1, 600).reshape(20, 30)
-    editor = MaskEditor(image, title="a")
-    (page,) = connect(editor)
-    editor.outline(np.array([[5, 5], [5, 15], [15, 15]], float))
-    edits, labels, heard = editor.edits, np.array(editor.labels), len(page.heard)
-    editor.show_layers({"flow": flow, "cell probability": probability})
-    assert page.types()[heard:] == ["layers"]
-    assert [one["name"] for one in page.told("layers")["layers"]] == ["flow", "cell probability"]
-    assert page.buffers[-1][0] == flow.tobytes()
-    levels = np.frombuffer(page.buffers[-1][1], np.uint16)
-    np.testing.assert_allclose(levels, probability.ravel() * 65535, atol=0.5)
-    assert editor.edits == edits
-    np.testing.assert_array_equal(editor.labels, labels)
-    editor.show_layers({"flow": flow})  # in the place of both
-    for wrong in (flow[1:], flow.astype(float)):
-        with pytest.raises(ImageError, match="flow"):
-            editor.show_layers({"flow": wrong})
-    (later,) = connect(editor)  # a page that comes later gets it with the image
-    assert [one["name"] for one in later.told("open")["layers"]] == ["image", "flow"]
-    editor.load(image, title="b")
-    assert [layer.name for layer in editor._layers] == ["image"]
