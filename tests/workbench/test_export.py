@@ -13,7 +13,7 @@ import tifffile
 
 from scellseg_lib.files.export import FORMATS
 from scellseg_lib.files.images import read_masks, write_labels
-from scellseg_lib.files.seg_npy import read_seg, write_seg
+from scellseg_lib.files.seg_npy import read_seg
 from scellseg_lib.workbench.export import ANNOTATED, SEGMENTED, WORDS, ExportPanel
 from scellseg_lib.workbench.jobs import Job
 from tests.workbench.waiting import LONG, problem
@@ -109,15 +109,6 @@ def test_annotated_images_are_exported_too(folder: Path):
     assert written(folder) == ["a_measurements.csv", "a_rois.zip"]
     panel.what.value = SEGMENTED
     assert panel.message.text.startswith("2 images.")
-
-
-def test_masks_of_cellpose_are_exported(tmp_path: Path):
-    tifffile.imwrite(tmp_path / "x.tif", np.ones((40, 50), np.uint8))
-    write_seg(tmp_path / "x_seg.npy", masks((2, 2), (20, 20)))
-    panel = ExportPanel(tmp_path)
-    panel.what.value = ANNOTATED
-    exported(panel)
-    assert len(roifile.roiread(tmp_path / "exported" / "x_rois.zip")) == 2
 
 
 def test_images_of_cells_have_the_size_asked_for_and_can_be_cut_out(folder: Path):
