@@ -1,4 +1,4 @@
-"""Pre-train the packaged weights: ``python -m scellseg_lib.weights scellseg --width half``.
+"""Pre-train the packaged weights: ``python -m scellseg_lib.paper.packaged scellseg --width half``.
 
 The run keeps its checkpoint under the repository's ``runs/`` and goes on from it. It learns from
 images whose source states its terms and from synthetic ones, never from an evaluation set.
@@ -31,23 +31,23 @@ WIDTHS = {"half": (16, 32, 64, 128), "full": (32, 64, 128, 256)}
 N_SYNTHETIC = 60
 
 
-def colour_slides(data: Dataset) -> Dataset:
+def choose_colour_slides(data: Dataset) -> Dataset:
     """Histology of the Data Science Bowl; its other images at hand are damaged (see its note)."""
     colour = {e.name for e in load_manifest("dsb2018").entries() if e.kind == "colour"}
     return replace(data, samples=tuple(sample for sample in data if sample.name in colour))
 
 
-def training_data() -> list[Dataset]:
+def load_training_data() -> list[Dataset]:
     """Images that the packaged weights learn from."""
     return [
         load_dataset("cellpose_contrast35"),
-        colour_slides(load_dataset("dsb2018").split("pretrain")),
+        choose_colour_slides(load_dataset("dsb2018").split("pretrain")),
         load_dataset("hepg2_nuclei").split("pretrain"),
         synthetic.make_dataset("synthetic_pretrain", n_pretrain=N_SYNTHETIC),
     ]
 
 
-def checkpoint_of(stem: str) -> Path:
+def find_checkpoint(stem: str) -> Path:
     """Checkpoint of a model's run, until its weights are saved."""
     return paths.REPOSITORY / "runs" / "pretrain" / f"{stem}.safetensors"
 
@@ -64,21 +64,21 @@ def train(name: str, width: str, steps: int, initial: Model | None = None) -> Mo
 
     return pretrain(
         name,  # type: ignore[arg-type]
-        training_data(),
+        load_training_data(),
         levels=levels,
         recipe=recipe,
         initial=initial,
-        checkpoint=checkpoint_of(stem),
+        checkpoint=find_checkpoint(stem),
         callback=show,
     )
 
 
-def general_test_scores(model: Model) -> dict[str, float]:
+def score_general_test(model: Model) -> dict[str, float]:
     """AP on images of the general test, each scaled by its true diameter (an oracle)."""
     scores: dict[str, float] = {}
     sets = {
         "huh7_nuclei": load_dataset("huh7_nuclei").split("general_test"),
-        "dsb2018_colour": colour_slides(load_dataset("dsb2018").split("general_test")),
+        "dsb2018_colour": choose_colour_slides(load_dataset("dsb2018").split("general_test")),
         "tcell_if": load_dataset("tcell_if").split("general_test"),
     }
     for name, data in sets.items():
@@ -121,9 +121,9 @@ def main() -> None:
     model.save(file, half=True)
     write_log(model, file, before)
     shipped = load_model(file)  # what is scored is what is shipped: weights of 16 bits
-    shipped.card.scores |= general_test_scores(shipped)
+    shipped.card.scores |= score_general_test(shipped)
     shipped.save(file, half=True)
-    checkpoint_of(file.stem).unlink()
+    find_checkpoint(file.stem).unlink()
 
 
 if __name__ == "__main__":

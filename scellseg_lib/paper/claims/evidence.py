@@ -25,6 +25,7 @@ from scellseg_lib.plots import METHODS
 PAIRS = {method.label: pair for pair, method in METHODS.items()}
 """Model and strategy of each tuned method."""
 CFT, FT, CELLPOSE, HOVER, UNET3, UNET2 = PAIRS
+RIVALS = (CELLPOSE, HOVER, UNET3, UNET2)
 LABELS = {
     "bbbc010_elegans": "BBBC010",
     "livecell_bv2": "LIVECell_bv2",
@@ -54,28 +55,19 @@ class Untested(ScellsegError):
 
 @dataclass(frozen=True)
 class Evidence:
-    """What claims are judged by; tables that are None are not there.
-
-    Parameters
-    ----------
-    trials : DataFrame
-        Rows of `Store.read_scores` with a column ``profile``; may be empty.
-    purity : Purity, optional
-        Of the style embeddings of the untuned Scellseg, see `styles.measure_purity`,
-    purity_of : sequence of str
-        on these data sets.
-    datasets : DataFrame, optional
-        Of `sum_up_datasets`.
-    neighbours : DataFrame, optional
-        Touching true cells told apart: ``data``, ``strategy`` ("direct" or "contrastive"),
-        ``seed``, ``pairs``, and ``separated``, those of which no prediction covers most of both.
-    """
+    """What claims are judged by; tables that are None are not there."""
 
     trials: pd.DataFrame
+    """Rows of `Store.read_scores` with a column ``profile``; may be empty."""
     purity: Purity | None = None
+    """How well styles of the untuned Scellseg tell data sets apart,"""
     purity_of: Sequence[str] = ()
+    """and which these are."""
     datasets: pd.DataFrame | None = None
+    """Of `sum_up_datasets`."""
     neighbours: pd.DataFrame | None = None
+    """Touching true cells: ``data``, ``strategy`` ("direct" or "contrastive"), ``seed``, ``pairs``,
+    and ``separated``, those of which no prediction covers most of both."""
 
 
 def load_evidence(profiles: Sequence[str]) -> Evidence:
@@ -107,11 +99,8 @@ def load_evidence(profiles: Sequence[str]) -> Evidence:
 def sum_up_datasets(census: pd.DataFrame) -> pd.DataFrame:
     """Sum a census up by data set; those without shots and queries are left out.
 
-    Returns
-    -------
-    DataFrame
-        One row a data set: ``data`` (its name), ``train`` and ``test`` (images), ``instances_test``
-        (cells), ``height`` and ``width`` (pixels), ``mean_area_px`` (of its cells).
+    One row a data set: ``data`` (its name), ``train`` and ``test`` (images), ``instances_test``
+    (cells), ``height`` and ``width`` (pixels), ``mean_area_px`` (of its cells).
     """
     rows = []
     for name, images in census.groupby("data", sort=False):
@@ -171,25 +160,14 @@ class Scale:
 
     def shots(self, data: str) -> tuple[int, ...]:
         """Numbers of shots on a data set."""
-        return next(
-            plan.shots for name, plan in self.profile.data.items() if LABELS.get(name) == data
-        )
+        plans = self.profile.data.items()
+        return next(plan.shots for name, plan in plans if LABELS.get(name) == data)
 
     def rows(self, data: str, method: str, n_shots: int = 0, **fields: Any) -> pd.DataFrame:
-        """Trials of a method.
+        """Trials of a method of `PAIRS` or, without its ending, of the untuned model.
 
-        Parameters
-        ----------
-        data : str
-        method : str
-            Of `PAIRS`, or without its ending: the untuned model.
-        n_shots : int
-            0: the most.
-        **fields
-            Of the trial, where they are not as usual: ``weights``, ``options`` (as text),
-            ``tested_on``.
-
-        Raises Untested if there are none.
+        With the most shots if ``n_shots`` is 0; fields of the trial are named where they are not as
+        usual: ``weights``, ``options`` (as text), ``tested_on``. Untested if there are none.
         """
         n_shots = n_shots or self.shots(data)[-1]
         model, strategy = PAIRS.get(method) or (PAIRS[f"{method}-FT"][0], "direct")
@@ -198,15 +176,13 @@ class Scale:
         if found is None:
             said = "".join(f", {name.replace('_', ' ')} {one}" for name, one in fields.items())
             number = f"{n_shots} shot{'s' * (n_shots > 1)}"
-            raise Untested(
-                f"the profile {self.profile.name} lacks trials of {method} with {number} on "
-                f"{data}{said}"
-            )
+            what = f"trials of {method} with {number} on {data}{said}"
+            raise Untested(f"the profile {self.profile.name} lacks {what}")
         self.on[data] = STANDS_FOR[data]
         return found
 
     def scores(self, measure: str, data: str, method: str, *shots: int, **fields: Any) -> pd.Series:
-        """Score of a method by random state; parameters as in `rows`."""
+        """Score of a method by random state; arguments as of `rows`."""
         return self.rows(data, method, *shots, **fields).groupby("seed")[measure].mean()
 
     def estimate(self, measure: str, data: str, method: str, **fields: Any) -> Estimate:
@@ -248,9 +224,8 @@ def group_by_profile(trials: pd.DataFrame) -> dict[str, Scale]:
     if trials.empty:
         return {}
     if "profile" not in trials:
-        raise ScellsegError(
-            "the trials lack a column 'profile'", remedy="Add it with .assign(profile=...)."
-        )
+        remedy = "Add it with .assign(profile=...)."
+        raise ScellsegError("the trials lack a column 'profile'", remedy=remedy)
     usual = (trials["cell_threshold"] == 0.5) & (trials["protocol"] == "paper")
     usual &= (trials["queries"] == "query") & (trials["split"] != "held_out")
     # Shots that were chosen to cover the styles are another experiment.

@@ -94,11 +94,9 @@ def load_claims() -> PaperClaims:
     try:
         return PaperClaims.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))
     except (OSError, yaml.YAMLError, ValidationError) as error:
-        raise ManifestError(
-            f"the claims cannot be read ({error})",
-            where=file,
-            remedy="See `claims.judgement.PaperClaims` for its fields.",
-        ) from error
+        what = f"the claims cannot be read ({error})"
+        remedy = "See `claims.judgement.PaperClaims` for its fields."
+        raise ManifestError(what, where=file, remedy=remedy) from error
 
 
 # --- how a claim is judged -------------------------------------------------------------------
@@ -185,11 +183,6 @@ def judge_claims(evidence: Evidence) -> pd.DataFrame:
         ``ours`` has 95 % intervals over random states; ``verdict`` says where data, subsets or
         tests are not the paper's; then ``reason``, ``on`` (data used, and what they stand for),
         ``profile`` (of the trials) and ``notebook``.
-
-    Raises
-    ------
-    ScellsegError
-        If a claim has no rule or a rule no claim.
     """
     paper = load_claims()
     claims: dict[str, Claim | tuple[Fact, ...]] = {"datasets": paper.datasets}

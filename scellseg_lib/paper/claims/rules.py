@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import combinations
+from itertools import combinations, product
 
 import numpy as np
 import pandas as pd
@@ -15,12 +15,11 @@ from scellseg_lib.paper.claims.evidence import (
     CFT,
     CURVE,
     FT,
-    HOVER,
     LABELS,
+    RIVALS,
     SETS,
     STANDS_FOR,
     SUBSETS,
-    UNET2,
     UNET3,
     Estimate,
     Evidence,
@@ -46,7 +45,6 @@ from scellseg_lib.paper.claims.judgement import (
 from scellseg_lib.paper.grid import LAYERS
 from scellseg_lib.stats import HyperbolaFit, fit_hyperbola, sidak_comparisons, two_way_anova
 
-RIVALS = (CELLPOSE, HOVER, UNET3, UNET2)
 TOLERANCE = 0.05
 """Within which an AP of the paper is met, whose wells of BBBC010 and random states are unknown."""
 MATTERS = 0.01
@@ -128,15 +126,13 @@ def choose_from(triple: Triple | None, data: str) -> float:
 
 @rule("fig2.ap50", "fig2_transferability", AS_PRETRAINED)
 def _ap50(claim: Claim, at: Scale) -> Judgement:
-    """On each of the paper's own sets, both methods' mean is within 0.05 of the paper's number;
-    stand-ins have other numbers and are left out.
-    """
+    """On the paper's own sets, not on stand-ins, both means are within 0.05 of its numbers."""
     ours, away = {}, {}
-    for data in at.own():
-        for method, paper in ((CFT, claim.scellseg_cft), (CELLPOSE, claim.cellpose_ft)):
-            name = f"{method} on {data}"
-            ours[name] = at.estimate("AP@0.5", data, method)
-            away[name] = ours[name].mean - choose_from(paper, data)
+    stated = ((CFT, claim.scellseg_cft), (CELLPOSE, claim.cellpose_ft))
+    for data, (method, paper) in product(at.own(), stated):
+        name = f"{method} on {data}"
+        ours[name] = at.estimate("AP@0.5", data, method)
+        away[name] = ours[name].mean - choose_from(paper, data)
     farthest = max(away, key=lambda name: abs(away[name]))
     near = abs(away[farthest]) <= TOLERANCE
     reason = f"the largest distance to the paper's number is {away[farthest]:+.3f} ({farthest})"
@@ -258,9 +254,7 @@ def _significance(claim: Claim, at: Scale, data: str) -> Judgement:
 
 @rule("edfig4.general", "edfig4_generalization")
 def _general(claim: Claim, at: Scale) -> Judgement:
-    """On the general test, Scellseg-CFT leads Scellseg-FT in mAP whatever set they were tuned on
-    (`judge_lead`); several tests are averaged.
-    """
+    """Tuned on any set, CFT leads FT (`judge_lead`) in mAP, averaged over the general tests."""
     ours, theirs = (
         {f"after {data}": at.general("mAP", data, method) for data in at.sets()}
         for method in (CFT, FT)
@@ -274,14 +268,13 @@ def _decline(claim: Claim, at: Scale) -> Judgement:
     of the untuned model's AP at 0.5 on the general test: "sharply".
     """
     left = {}
-    for data in at.sets():
-        for method in (CFT, FT, CELLPOSE):
-            untuned = method.rpartition("-")[0]
-            before = at.general("AP@0.5", data, untuned).mean()
-            if before < TOLERANCE:
-                raise Untested(f"the untuned {untuned} has nothing to lose")
-            after = at.general("AP@0.5", data, method)
-            left[f"{method} after {data}"] = estimate(after / before)
+    for data, method in product(at.sets(), (CFT, FT, CELLPOSE)):
+        untuned = method.rpartition("-")[0]
+        before = at.general("AP@0.5", data, untuned).mean()
+        if before < TOLERANCE:
+            raise Untested(f"the untuned {untuned} has nothing to lose")
+        after = at.general("AP@0.5", data, method)
+        left[f"{method} after {data}"] = estimate(after / before)
     most = max(left, key=left.__getitem__)
     reason = f"{most} keeps most: {left[most].mean:.0%} of the untuned model's AP at 0.5"
     reason += "; a sharp decline leaves 75 % at most"
@@ -334,12 +327,11 @@ def _layers(claim: Claim, at: Scale) -> Judgement:
     downsampling pass fixed, and with the extractor fixed (four times `judge_lead`).
     """
     found = []
-    for method in (CFT, CELLPOSE):
+    for method, fixed in product((CFT, CELLPOSE), LAYERS):
         whole = at.on_each("mAP", method)
-        for fixed in LAYERS:
-            part = at.on_each("mAP", method, options=str((("layers", fixed),)))
-            other = f"that with {fixed.replace('_', ' ')}"
-            found.append(judge_lead(whole, part, f"{method} of all layers", other, "mAP"))
+        part = at.on_each("mAP", method, options=str((("layers", fixed),)))
+        other = f"that with {fixed.replace('_', ' ')}"
+        found.append(judge_lead(whole, part, f"{method} of all layers", other, "mAP"))
     return join(found)
 
 
@@ -363,9 +355,7 @@ def _tell_means(along: dict[str, Estimate]) -> str:
 
 @rule("fig4.richness", "fig4_pretraining_scale", FIVE)
 def _richness(claim: Claim, at: Scale) -> Judgement:
-    """On each set the mAP of Scellseg-CFT rises from Sneuro to Smicro by more than 0.02, and no
-    step between them falls by more than 0.02.
-    """
+    """On each set Scellseg-CFT's mAP rises by over 0.02 to Smicro, and falls by that at no step."""
     scores = {data: _along(at, data, CFT) for data in at.sets()}
     ours = "; ".join(f"{data}: {tell(along)}" for data, along in scores.items())
     means = {data: _tell_means(along) for data, along in scores.items()}
@@ -419,9 +409,7 @@ def _elegans(claim: Claim, at: Scale) -> Judgement:
 
 @rule("fig4.general_elegans", "fig4_pretraining_scale", FIVE)
 def _general_elegans(claim: Claim, at: Scale) -> Judgement:
-    """The untuned Scellseg has an AP at 0.5 below 0.1 on elegans after Sneuro, Sfluor and Scell,
-    and not after Smicro.
-    """
+    """The untuned Scellseg's AP at 0.5 on elegans is 0.1 or more after Smicro, and not before."""
     along = _along(at, at.sets("elegans")[0], "Scellseg", "AP@0.5")
     seen = [name for name in SUBSETS[:4] if along[name].mean >= RECOGNISED]
     reason = f"untuned, AP at 0.5 reaches {RECOGNISED} after {', '.join(seen) or 'none of them'}"
