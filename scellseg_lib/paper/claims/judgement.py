@@ -175,14 +175,11 @@ def join(judgements: Iterable[Judgement]) -> Judgement:
 def judge_claims(evidence: Evidence) -> pd.DataFrame:
     """Judge every claim of the paper by trials and tables, of which there may be none.
 
-    Returns
-    -------
-    DataFrame
-        The scorecard: one row a claim by its ``id``, in the paper's order, the facts on data sets
-        first as one. ``where``, ``text`` and ``paper`` are what the paper says and its numbers;
-        ``ours`` has 95 % intervals over random states; ``verdict`` says where data, subsets or
-        tests are not the paper's; then ``reason``, ``on`` (data used, and what they stand for),
-        ``profile`` (of the trials) and ``notebook``.
+    Returns the scorecard: one row a claim by its ``id``, in the paper's order, the facts on data
+    sets first as one. ``where``, ``text`` and ``paper`` are what the paper says and its numbers;
+    ``ours`` has 95 % intervals over random states; ``verdict`` says where data, subsets or tests
+    are not the paper's; then ``reason``, ``on`` (data used, and what they stand for), ``profile``
+    (of the trials) and ``notebook``.
     """
     paper = load_claims()
     claims: dict[str, Claim | tuple[Fact, ...]] = {"datasets": paper.datasets}

@@ -37,16 +37,9 @@ def draw_transfer(
 ) -> None:
     """Draw AP against the IoU threshold, models directly dotted and tuned solid (Fig. 2c-e).
 
-    Parameters
-    ----------
-    axes : Axes
-    frame : DataFrame
-        Of one data set, protocol and cell threshold, with the columns of `add_labels`.
-    value : {"ap", "aji"}
-    stars : sequence of float
-        IoU thresholds at which a difference is significant.
-    least : float
-        Curves that stay under it are left out.
+    The frame is of one data set, protocol and cell threshold, with the columns of `add_labels`;
+    ``value`` is its "ap" or "aji". ``stars`` are the IoU thresholds at which a difference is
+    significant; curves that stay under ``least`` are left out.
     """
     colours = dict(zip(dict.fromkeys(frame["label"]), _cycle_colours(), strict=False))
     for (label, tuned), part in frame.groupby(["label", "tuned"], sort=False):

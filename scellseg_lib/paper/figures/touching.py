@@ -82,17 +82,9 @@ def draw_before_and_after(
 ) -> None:
     """Draw flows and masks of an image by several models, around touching cells.
 
-    Parameters
-    ----------
-    axes : sequence of Axes
-        Two for each model: flows, then masks over the image.
-    sample : Sample
-        Labelled.
-    found : mapping of str to Cells
-        What is said above a model's panels -> the image as it segments it.
-    pairs : int[n, 2]
-        Labels of touching true cells to point at; the window of ``side`` pixels is at the first.
-    side : int
+    Two axes for each model: flows, then masks over the image. ``found`` has a model's cells by what
+    is said above its panels. Arrows point at the ``pairs`` of touching true cells (int[n, 2]); the
+    window of ``side`` pixels lies around the first.
     """
     height, width = sample.masks.shape
     borders = [_find_border(sample.masks, *pair) for pair in pairs.tolist()]
