@@ -97,15 +97,14 @@ def test_the_card_tells_the_run():
     assert np.array(card.styles).shape == (2, tiny.LEVELS[-1])
     assert card.style_radius > 0
     assert {"torch", "numpy"} < card.versions.keys()
-
-
-def test_shots_of_a_dataset_bring_its_planes():
-    shots = replace(tiny.worms(2), channels=("green", "red"))
-    after = finetune(start(), shots, strategy="classic", steps=1, precision=Precision())
+    green = replace(tiny.worms(2), channels=("green", "red"))  # the planes of the shots
+    after = finetune(start(), green, strategy="classic", steps=1, precision=Precision())
     assert after.card.channels == ("green", "red")
 
 
-def test_queries_matter_to_contrastive_fine_tuning_alone_and_never_their_masks():
+def test_seed_and_queries_decide_and_never_the_masks_of_queries():
+    """The queries matter to contrastive fine-tuning alone."""
+
     def queries(first: int) -> list[Sample]:
         forbidden = partial(pytest.fail, "the masks of a query were read")
         return [Sample(s.name, s.read_image, forbidden) for s in tiny.worms(2, first)]
@@ -113,15 +112,11 @@ def test_queries_matter_to_contrastive_fine_tuning_alone_and_never_their_masks()
     assert same(tuned("classic"), tune("classic", queries=queries(7)))
     assert same(tuned(), again := tune(queries=queries(5)))
     assert again.log == tuned().log
+    assert not same(tuned(), tune(seed=1))
     assert not same(tuned(), tune(queries=queries(7)))
     inductive = tuned(queries=None)
     assert same(inductive, tune(queries=tiny.worms(2)))  # the shots serve
     assert inductive.card.recipe["queries"] == []
-
-
-def test_the_seed_alone_decides():
-    assert same(tuned(), tune())
-    assert not same(tuned(), tune(seed=1))
 
 
 @pytest.mark.accelerator
@@ -245,22 +240,16 @@ def test_thresholds_of_a_unet_are_searched_on_the_shots(monkeypatch):
     assert len(searched) == 2
 
 
-# What contrast images serve
-
-
-def test_synthetic_styles_stand_in_where_the_papers_are_absent(tmp_path, monkeypatch):
-    monkeypatch.setenv("SCELLSEG_DATA", str(tmp_path))
-    assert module.default_contrast().name == "synthetic_contrast"
+# What is refused, and what stands in
 
 
 @pytest.mark.real_data
-def test_the_papers_contrast_images_are_the_default(real_data):
+def test_synthetic_styles_stand_in_for_the_papers_contrast_images(real_data, tmp_path, monkeypatch):
     chosen = module.default_contrast()
     assert chosen.name == "cellpose_contrast35"
     assert [len(style) for style in chosen.styles().values()] == [5] * 7
-
-
-# What is refused
+    monkeypatch.setenv("SCELLSEG_DATA", str(tmp_path))
+    assert module.default_contrast().name == "synthetic_contrast"
 
 
 def test_images_that_teach_nothing():
