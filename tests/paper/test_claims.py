@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -20,6 +20,7 @@ from scellseg_lib.datasets import manifest
 from scellseg_lib.errors import DatasetError, ManifestError, ScellsegError
 from scellseg_lib.metrics import THRESHOLDS
 from scellseg_lib.paper import grid
+from scellseg_lib.paper.claims import evidence as evidence_of
 from scellseg_lib.paper.claims import judgement
 from scellseg_lib.paper.claims.evidence import (
     SUBSETS,
@@ -58,7 +59,14 @@ UNTUNED = ((0.01, 0.02, 0.03, 0.2), (0.05, 0.1, 0.15, 0.3), (0.1, 0.4, 0.2, 0.38
 DIRECT = ("scellseg", "direct")
 
 Change = Callable[[Trial, float], float]
-plan = cache(load_profile)
+plan, paper_claims = cache(load_profile), cache(load_claims)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _shots_drawn_once() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evidence_of, "find_shots", cache(evidence_of.find_shots))
+        yield
 
 
 def place(trial: Trial, profile: str) -> int:
@@ -127,7 +135,7 @@ def evidence(profile: str = "paper", change: Change | None = None, states: int =
 
 def judge_one(name: str, evidence: Evidence, profile: str = "paper") -> Judgement:
     """What the rule of a claim says of trials, or of tables where it judges by these."""
-    paper = load_claims()
+    paper = paper_claims()
     claims = {"datasets": paper.datasets} | {claim.id: claim for claim in paper.claims}
     trials = evidence if name in TABLES else group_by_profile(evidence.trials)[profile]
     return RULES[name].judge(claims[name], trials)
