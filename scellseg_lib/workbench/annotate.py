@@ -1,7 +1,5 @@
 """The annotation panel: images of a folder, drawn and corrected one after the other."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The workbench (Fig. 6): annotate, fine-tune, segment, inspect and export in one app."""
 
-from __future__ import annotations
-
 import os
 from base64 import b64encode
 from collections.abc import Callable

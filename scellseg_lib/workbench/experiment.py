@@ -5,8 +5,6 @@ there before: its model had not seen the masks. The score of a later model, whic
 is kept too, marked as ``seen``, and left out of the means.
 """
 
-from __future__ import annotations
-
 import io
 import shutil
 from collections.abc import Callable, Iterable, Iterator

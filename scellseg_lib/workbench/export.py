@@ -1,7 +1,5 @@
 """The export panel: cells of a folder for other programs, with measurements."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import ipywidgets

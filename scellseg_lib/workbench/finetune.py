@@ -1,7 +1,5 @@
 """The fine-tune panel: from a folder with annotated images to a model of the user's own."""
 
-from __future__ import annotations
-
 import json
 import re
 from base64 import b64encode

@@ -3,8 +3,6 @@
 Each widget has the class ``scellseg-NAME``, by which the tests find it in a page.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Inspector: truth against prediction in colours, and thresholds that act while they are moved."""
 
-from __future__ import annotations
-
 from base64 import b64encode
 from collections.abc import Callable, Sequence
 from dataclasses import replace

@@ -4,8 +4,6 @@ A run is that of ``scellseg segment`` (see `files.folder`), with the same files 
 goes on with what the other has begun.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial

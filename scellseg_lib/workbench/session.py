@@ -1,7 +1,5 @@
 """Look at one image: ask the network, find its cells at thresholds that are moved, suggest them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace

@@ -4,8 +4,6 @@ No browser is needed: the mask editor is a window on this. What cannot be done r
 and changes nothing.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Classes of cells and their colours, in the order of their keys: 1, 2, 3, .."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol

@@ -4,8 +4,6 @@ All take labels, int32[H, W], 0 being background. Points are (y, x) in pixels, a
 them: the middle of the first pixel is at (0.5, 0.5). What cannot be done raises an ImageError.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Sequence
 
 import cv2
