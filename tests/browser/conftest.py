@@ -13,8 +13,6 @@ A test asks for `lab` or `voila` and opens notebooks::
 failed or not; of JupyterLab, the page and the kernel then serve the next one.
 """
 
-from __future__ import annotations
-
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path

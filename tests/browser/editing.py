@@ -1,7 +1,5 @@
 """The mask editor as its user has it: a mouse at pixels of the image, keys, and the list."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise

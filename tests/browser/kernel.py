@@ -1,7 +1,5 @@
 """A second way into the kernel behind a page: the tests look at the arrays where they live."""
 
-from __future__ import annotations
-
 import ast
 import base64
 import io

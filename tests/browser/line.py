@@ -1,7 +1,5 @@
 """The line between browser and server, which a test can pull out and plug in again."""
 
-from __future__ import annotations
-
 import asyncio
 import threading
 from collections.abc import Coroutine, Iterator

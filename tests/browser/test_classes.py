@@ -1,7 +1,5 @@
 """Classes in JupyterLab: made, renamed, coloured and removed with mouse and keys, and kept."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pandas as pd

@@ -1,7 +1,5 @@
 """The mask editor in JupyterLab, used as its user does; what counts is Python's arrays."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

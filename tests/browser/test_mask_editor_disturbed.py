@@ -1,7 +1,5 @@
 """No stroke is lost: busy or dead kernels, lost lines, pages loaded anew, two pages, big images."""
 
-from __future__ import annotations
-
 import os
 import signal
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Suggested cells in a real browser: run the model, then correct; what was drawn is kept."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The whole way of a biologist in a real browser: from images to measurements, by hand alone."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What all tests of the workbench share: small models and images, and no thread of another test."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Iterator
 from pathlib import Path

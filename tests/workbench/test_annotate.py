@@ -1,7 +1,5 @@
 """The annotation panel, driven as by a hand but without a browser: what lies there after."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Event

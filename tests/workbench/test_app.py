@@ -1,7 +1,5 @@
 """How the panels of the workbench hang together, and that every function has its test."""
 
-from __future__ import annotations
-
 import base64
 import re
 import shutil

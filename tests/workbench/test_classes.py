@@ -1,7 +1,5 @@
 """``classes.csv``: the classes that all images of an experiment share, in an editor and by hand."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

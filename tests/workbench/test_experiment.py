@@ -1,7 +1,5 @@
 """The folder of an experiment: what becomes a shot, rounds of correction, what a kill leaves."""
 
-from __future__ import annotations
-
 import os
 from functools import partial
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The export panel, driven as by a hand but without a browser: the files that come of it."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The fine-tune panel, driven as by a hand but without a browser: what lies in the folder after."""
 
-from __future__ import annotations
-
 import re
 import shutil
 import subprocess

@@ -1,7 +1,5 @@
 """Jobs: they report, pause, go on, end as told, and leave the caller's thread free."""
 
-from __future__ import annotations
-
 import gc
 import logging
 import threading

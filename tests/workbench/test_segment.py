@@ -1,7 +1,5 @@
 """The inference panel: what is offered, what is written, what goes wrong; no browser."""
 
-from __future__ import annotations
-
 import json
 import os
 import threading

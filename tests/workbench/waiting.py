@@ -1,7 +1,5 @@
 """What the tests of the panels share: waiting for other threads, what is seen, square cells."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from time import monotonic, sleep

@@ -4,8 +4,6 @@ The real page is tested in tests/browser. This one keeps its labels by the answe
 have the same as Python at any time.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """An annotation under random edits: undone, redone, replayed, and recovered from its journal."""
 
-from __future__ import annotations
-
 import tempfile
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The mask editor as the page talks with it: every message in, every answer out."""
 
-from __future__ import annotations
-
 import base64
 import shutil
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The file of edits: written at once, cut off anywhere, of other labels, across saves and kills."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """What can be done to cells: by arithmetic on bars and rings, and by property on any labels."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings

@@ -1,7 +1,5 @@
 """Changes as runs of pixels: applied, taken back, sent, and refused where they do not fit."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given, settings

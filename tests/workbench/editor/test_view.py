@@ -1,7 +1,5 @@
 """Pictures of an image as the page gets them, and the still one where no page is."""
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 import pytest
