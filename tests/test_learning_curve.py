@@ -51,9 +51,6 @@ def worms(n: int) -> Dataset:
     return replace(every, samples=tuple(every[i] for i in WITH_CELLS[:n]))
 
 
-# --- folds and draws -------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(("n_images", "n_folds"), [(2, 2), (5, 3), (6, 3), (10, 5), (7, 20)])
 def test_every_image_is_held_out_once_and_never_in_its_own_pool(n_images, n_folds):
     folds = plan_folds(n_images, n_folds)
@@ -79,9 +76,6 @@ def test_folds_hang_on_the_seed_and_their_draws_differ():
 )
 def test_numbers_of_shots(n_pool, counts):
     assert choose_counts(n_pool) == counts
-
-
-# --- running, stopping, going on -------------------------------------------------------------
 
 
 class Tuning:
@@ -211,8 +205,6 @@ def test_it_tunes_and_scores_in_earnest(tmp_path: Path, monkeypatch: pytest.Monk
     assert frame.iloc[-1][list(by_hand)].tolist() == pytest.approx(list(by_hand.values()))
 
 
-# --- what more images would add --------------------------------------------------------------
-
 COUNTS = np.array([1, 2, 4, 8] * 5)
 TRUE = (0.7, 1.5)
 
@@ -318,9 +310,6 @@ def test_the_curve_is_drawn_as_far_as_there_is_one():
     assert ["extrapolated" in one for one in labels] == [True, False, False]
     assert axes[0].get_xlim()[1] > 12
     plt.close("all")
-
-
-# --- images, styles, measurements ------------------------------------------------------------
 
 
 def test_example_folder_is_one_that_can_be_loaded(tmp_path: Path):

@@ -58,9 +58,6 @@ def test_overlay_has_the_papers_colours() -> None:
         plots.overlay(np.zeros((40, 61)), two_cells())
 
 
-# --- the curve of the average precision ------------------------------------------------------
-
-
 def legend(axes: plt.Axes) -> list[str]:
     return [text.get_text() for text in axes.get_legend().get_texts()]
 
@@ -120,9 +117,6 @@ def test_a_figure_goes_into_a_page_with_its_words() -> None:
 def test_methods_are_told_apart_by_label_colour_and_marker() -> None:
     for values in zip(*plots.METHODS.values(), strict=True):
         assert len(set(values)) == len(plots.METHODS) == 6
-
-
-# --- files -----------------------------------------------------------------------------------
 
 
 def test_a_figures_files_are_written_whole_or_not_at_all(

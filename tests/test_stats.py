@@ -164,9 +164,6 @@ if here := [name for name, packages in ANSWERED.items() if all(map(r_has, packag
         pd.testing.assert_frame_equal(fresh, committed, rtol=1e-6, atol=ROUNDING)
 
 
-# --- hyperbola -------------------------------------------------------------------------------
-
-
 def test_hyperbola_without_noise():
     x = np.repeat(SHOTS, 2)
     fit = stats.fit_hyperbola(x, 0.9 * x / (1.5 + x))
@@ -239,9 +236,6 @@ def test_fit_that_does_not_converge(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(stats, "curve_fit", lambda *a, **k: original(*a, **k, maxfev=2))
     with pytest.raises(ScellsegError, match=r"does not converge\. Look at the data"):
         stats.fit_hyperbola(X, 0.9 * X / (5 + X) + 0.01 * (-1) ** np.arange(7))
-
-
-# --- analyses of variance --------------------------------------------------------------------
 
 
 def test_each_group_has_its_fit_or_says_why_not():
@@ -414,9 +408,6 @@ def test_designs_are_two_factors():
         stats.two_way_anova(frame, "ap", ["model"])
     with pytest.raises(ScellsegError, match="are not 4 columns"):
         stats.two_way_rm_anova(frame, "ap", ["model", "model"], None, "state")
-
-
-# --- Sidak -----------------------------------------------------------------------------------
 
 
 def test_matched_pairs_by_hand():

@@ -62,7 +62,7 @@ class Store:
 
     def read_origin(self, key: str) -> dict[str, Any]:
         """Return what is known of a trial's run."""
-        return self._read(f"{key}.json", lambda file: json.loads(file.read_text()))
+        return _read_or_tell(self.folder / f"{key}.json", _read_json, *RESULT)
 
     def summarise_origins(self, keys: Iterable[str]) -> dict[str, Any]:
         """Say briefly where results come from, for the file of origin of a figure.
@@ -152,11 +152,7 @@ class Store:
                 raise ValueError("it is not as it was written")
             return file.read_text(encoding="utf-8")
 
-        return self._read(f"{key}.csv", read)
-
-    def _read(self, name: str, read: Callable[[Path], Any]) -> Any:
-        remedy = "Delete the trial's two files; it is computed again."
-        return _read_or_tell(self.folder / name, read, "a result", remedy)
+        return _read_or_tell(self.folder / f"{key}.csv", read, *RESULT)
 
 
 def parse_trial(origin: Mapping[str, Any]) -> Trial:
@@ -183,7 +179,7 @@ def load_or_compute(
     said, asked = file.with_suffix(".json"), json.loads(json.dumps(origin))
     known: dict[str, Any] = {}
     if said.is_file():
-        known = _read_or_tell(said, lambda path: json.loads(path.read_text()), *TABLE)
+        known = _read_or_tell(said, _read_json, *TABLE)
     other = [field for field in asked if known.get(field) != asked[field]]
     if other or not known:
         if not compute:
@@ -220,8 +216,13 @@ def find_commit() -> str | None:
     return commit + (" and changes" if changes else "")
 
 
+# What a damaged file is called, and what to do about it.
+RESULT = ("a result", "Delete the trial's two files; it is computed again.")
 TABLE = ("a table", "Restore it from the repository, or compute it anew in its notebook.")
-"""What a damaged table of a figure is called, and what to do about it."""
+
+
+def _read_json(file: Path) -> Any:
+    return json.loads(file.read_text())
 
 
 def _read_or_tell(file: Path, read: Callable[[Path], Any], what: str, remedy: str) -> Any:

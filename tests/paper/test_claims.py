@@ -151,9 +151,6 @@ def all_agree() -> pd.DataFrame:
     return judge_claims(evidence())
 
 
-# --- the file of claims ----------------------------------------------------------------------
-
-
 def test_claims_are_thirty_and_no_data_set():
     paper = load_claims()
     assert len(paper.claims) == 30
@@ -187,9 +184,6 @@ def test_each_claim_has_one_rule_that_says_what_counts(monkeypatch):
         judge_claims(Evidence(pd.DataFrame()))
 
 
-# --- all, and nothing ------------------------------------------------------------------------
-
-
 def test_nothing_is_tested_without_trials():
     found = judge_all(Evidence(pd.DataFrame()))
     assert {one.verdict for one in found.values()} == {UNTESTED}
@@ -212,9 +206,6 @@ def test_the_scorecard_is_in_the_papers_order(all_agree):
     assert all_agree.loc["fig2.ap50", "profile"] == "paper"
     said = "Sneuro 0.013; Sfluor 0.436; Sgeneral 0.554"
     assert all_agree.loc["fig4.elegans", "paper"] == said
-
-
-# --- one claim at a time ---------------------------------------------------------------------
 
 
 def method(trial: Trial) -> tuple[str, str]:
@@ -334,9 +325,6 @@ def test_ten_states_without_a_star_disagree(name):
     assert judge_one(name, evidence(change=level, states=10)).verdict == DISAGREES
 
 
-# --- what is missing, and stand-ins ----------------------------------------------------------
-
-
 def test_missing_trials_are_said():
     def drop(trial: Trial, score: float) -> float:
         return np.nan if trial.data == MITO and method(trial) == CFT else score
@@ -429,9 +417,6 @@ def test_trials_without_a_profile_are_an_error():
         judge_claims(Evidence(evidence().trials.drop(columns="profile")))
 
 
-# --- tables ----------------------------------------------------------------------------------
-
-
 def datasets(**changes: object) -> pd.DataFrame:
     row = {"data": ELEGANS, "train": 10, "test": 39, "instances_test": 670}
     return pd.DataFrame([row | {"height": 520, "width": 696, "mean_area_px": 1100.0} | changes])
@@ -470,9 +455,6 @@ def test_tables_are_judged(name, tables, verdict):
     assert found.verdict.removesuffix(" (on a stand-in)") == verdict
     if name == "fig2.tsne":
         assert found.on == "BBBC010; T98G for LIVECell_bv2"
-
-
-# --- evidence from files ---------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -524,9 +506,6 @@ def test_styles_are_measured_and_a_damaged_table_is_named(results):
     (results / "census.csv").write_text("")
     with pytest.raises(DatasetError, match=r"census\.csv: a table cannot be read"):
         load_evidence([])
-
-
-# --- arithmetic ------------------------------------------------------------------------------
 
 
 def test_an_interval_is_students():

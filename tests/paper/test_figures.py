@@ -41,9 +41,6 @@ def legend(axes: Axes) -> list[str]:
     return [text.get_text() for text in axes.get_legend().get_texts()]
 
 
-# --- data sets -------------------------------------------------------------------------------
-
-
 def make_sample(name: str, masks: np.ndarray, split: str = "shot", width: int = 20) -> Sample:
     image = np.zeros((2, 10, width), np.float32)
     return Sample(name, lambda: image, lambda: masks.astype(np.int32), split)
@@ -77,9 +74,6 @@ def test_cells_are_counted_and_measured_and_a_damaged_image_is_left_out(axes):
     assert summed.loc["query", "coverage"] == pytest.approx(9 / 200)
     datasets.draw_sizes(axes, census, "cells", "cells in an image")
     assert [text.get_text() for text in axes.get_yticklabels()] == ["squares (n = 2)"]
-
-
-# --- styles ----------------------------------------------------------------------------------
 
 
 def make_clouds(distance: float, n: int = 20, sets: int = 2) -> pd.DataFrame:
@@ -148,9 +142,6 @@ def test_distances_of_styles_by_hand():
     assert list(found.index) == ["before", "after"]
 
 
-# --- pipeline and networks -------------------------------------------------------------------
-
-
 def test_all_panels_have_the_plane_of_the_first():
     axes = plt.figure().subplots(1, 2)
     pipeline.draw_style_plane(axes, make_styles())
@@ -198,8 +189,6 @@ def test_parts_of_a_network_hold_all_its_parameters(axes):
     architecture.draw_architecture(axes, parts)
     assert [text.get_text() for text in axes.get_yticklabels()] == ["32 x 32 px", "16 x 16 px"]
 
-
-# --- touching cells --------------------------------------------------------------------------
 
 TRUE = np.array(
     [
@@ -265,9 +254,6 @@ def test_touching_cells_of_images_are_counted_and_drawn():
     touching.draw_before_and_after(row, sample, {"before": found[0]}, pairs, side=4)
     assert [panel.get_title() for panel in row] == ["before: flows", "before: masks"]
     assert len(row[1].texts) == 3  # an arrow a pair
-
-
-# --- scores ----------------------------------------------------------------------------------
 
 
 def test_labels_of_models_and_strategies():

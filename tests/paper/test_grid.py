@@ -26,9 +26,6 @@ from tests import tiny
 RELEASED = load_profile("released")
 
 
-# --- experiments -----------------------------------------------------------------------------
-
-
 def test_each_state_has_the_same_shots_for_all_models():
     found = grid.shot_scale(RELEASED)
     plan = RELEASED.data["bbbc010_elegans"]
@@ -93,9 +90,6 @@ def test_an_experiment_has_trials_where_its_profile_has_what_it_needs(name: str)
     assert states == sorted(trial.seed for trial in found)  # each once, one state after the other
 
 
-# --- shots -----------------------------------------------------------------------------------
-
-
 def test_shots_cover_the_styles_of_pool_and_queries_whose_masks_are_not_looked_at(monkeypatch):
     pool = tiny.worms(3).samples
     queries = tuple(replace(s, split="query", read_masks=None) for s in tiny.worms(2, 5))
@@ -149,9 +143,6 @@ def test_shots_of_a_set_that_is_not_here_are_open(monkeypatch, tmp_path):
     assert shots.find_shots("mito", 2, 3) == ("shot 1 of state 3", "shot 2 of state 3")
     assert shots.find_shots("bbbc010_elegans", 2, 0) == ("B04", "A05")  # from the table
     assert len(shots.find_shots("synthetic_worms", 2, 0)) == 2
-
-
-# --- profiles and the parameters of notebooks ------------------------------------------------
 
 
 def test_the_profile_of_the_paper_is_the_papers():

@@ -139,8 +139,6 @@ def test_what_a_killed_run_has_half_written_is_no_result(store):
     assert [origin["key"] for origin in store.list_trials().values()] == ["whole"]
 
 
-# --- tables of figures -----------------------------------------------------------------------
-
 SMOKE = load_profile("smoke")
 
 

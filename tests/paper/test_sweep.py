@@ -34,8 +34,6 @@ from scellseg_lib.paper.trial import Trial
 from tests import tiny
 from tests.paper.made_up import make_origin, make_scores
 
-# --- what a sweep lacks ----------------------------------------------------------------------
-
 
 def test_a_plan_counts_what_is_missing_and_learns_how_long_it_takes(tmp_path, monkeypatch):
     step = 8.0
@@ -60,9 +58,6 @@ def test_a_plan_counts_what_is_missing_and_learns_how_long_it_takes(tmp_path, mo
         run.plan_sweep(["shots"], profile, store)
     whole = run.plan_sweep(["all"], load_profile("paper").narrow(states=[0]), store)
     assert whole.n_trials == len(whole.missing) > 400
-
-
-# --- on a cluster: a real one of Dask, of processes of this machine --------------------------
 
 
 def test_workers_that_die_lose_no_trial_and_a_poisoned_one_is_named(tmp_path, monkeypatch):
@@ -109,8 +104,6 @@ def test_an_address_that_is_none_is_refused(address: str, message: str, tmp_path
     with pytest.raises(ScellsegError, match=message):
         run.compute_on_cluster([], Workspace(Store(tmp_path), tmp_path), address)
 
-
-# --- killed again and again, resumed: nothing lost, done twice or half-written ----------------
 
 KILLS = 4
 COMMAND = ("sweep", "shot_scale", "transferability", "--profile", "tiny")
