@@ -283,15 +283,14 @@ def load_scores(
 
 def average_scores(frame: pd.DataFrame) -> pd.DataFrame:
     """Mean over images of AP@0.5, AP@0.75, mAP and mAJI; one row a trial and cell threshold."""
-    fields = ["data", "tested_on", "weights", "protocol", "model", "strategy", "options"]
+    fields = ["key", "data", "tested_on", "weights", "protocol", "model", "strategy", "options"]
     fields += ["queries", "steps", "n_shots", "seed"]
-    rows = []
-    for (_, threshold), part in frame.groupby(["key", "cell_threshold"], sort=False):
-        at = part.groupby("threshold")[["ap", "aji"]].mean()
-        scores = {"cell_threshold": threshold, "ap50": at["ap"][0.5], "ap75": at["ap"][0.75]}
-        scores |= {"map": at["ap"].mean(), "maji": at["aji"].mean()}
-        rows.append(part.iloc[0][["key", *fields]].to_dict() | scores)
-    return pd.DataFrame(rows)
+    means = frame.groupby(["key", "cell_threshold", "threshold"], sort=False)[["ap", "aji"]].mean()
+    at = means.unstack("threshold", sort=False)
+    ap, aji = (pd.DataFrame(at[name]) for name in ("ap", "aji"))
+    scores = pd.DataFrame({"ap50": ap[0.5], "ap75": ap[0.75]})
+    scores = scores.assign(map=ap.mean(axis=1), maji=aji.mean(axis=1)).reset_index()
+    return frame.drop_duplicates("key")[fields].merge(scores, on="key")
 
 
 # --- a sweep ---------------------------------------------------------------------------------
