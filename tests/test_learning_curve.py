@@ -1,7 +1,5 @@
 """The learning curve on one's own images: what is held out, what is kept, and what is said."""
 
-from __future__ import annotations
-
 import re
 import shutil
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Figures: the contours lie on the cells, the curves show the numbers, the bytes are repeatable."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from base64 import b64decode

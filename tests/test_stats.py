@@ -1,7 +1,5 @@
 """Statistics against R on committed tables, against arithmetic, and on data that break them."""
 
-from __future__ import annotations
-
 import runpy
 import shutil
 import subprocess

@@ -4,8 +4,6 @@ Networks and weights are ours; only the step from maps to masks is that of ``sce
 (docs/method.md, sections 2 and 9). Trials of the protocol ``"as_released"`` use it, nothing else.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import cv2

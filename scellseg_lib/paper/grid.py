@@ -3,8 +3,6 @@
 A random state's shots are the same for all models, as the paper has them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from itertools import product
 from typing import Any

@@ -4,8 +4,6 @@ The run keeps its checkpoint under the repository's ``runs/`` and goes on from i
 images whose source states its terms and from synthetic ones, never from an evaluation set.
 """
 
-from __future__ import annotations
-
 import argparse
 import csv
 import io

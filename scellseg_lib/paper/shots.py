@@ -3,8 +3,6 @@
 Both are committed tables, the same for all models.
 """
 
-from __future__ import annotations
-
 from functools import cache
 
 import numpy as np

@@ -5,8 +5,6 @@ is measured in the embedding's own space. scikit-learn is imported where it is u
 second.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 

@@ -5,8 +5,6 @@
 the form that is committed: without the runner's durations, paths and versions.
 """
 
-from __future__ import annotations
-
 import argparse
 import ast
 import getpass

@@ -1,7 +1,5 @@
 """The notebooks keep the contract, and the checker sees each way of breaking it."""
 
-from __future__ import annotations
-
 import socket
 from pathlib import Path
 

@@ -5,8 +5,6 @@ notebooks that tune in any case are executed here alone, on as little as still s
 their stored tables are compared.
 """
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Iterator
 from functools import partial

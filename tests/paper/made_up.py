@@ -1,7 +1,5 @@
 """Trials and scores that nobody has computed."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The decoders of the released code, and what is wrong with them."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """The paper's claims judged on made-up evidence whose verdict is known by construction."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict

@@ -1,7 +1,5 @@
 """Tables and panels of the figures: what they count, measure and draw, by arithmetic."""
 
-from __future__ import annotations
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd

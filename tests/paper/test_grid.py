@@ -1,7 +1,5 @@
 """Which trials the experiments consist of, at which profile and by which shots."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

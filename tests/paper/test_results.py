@@ -1,7 +1,5 @@
 """The committed results are those of this code, these images and these weights."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import replace
 from functools import cache

@@ -1,7 +1,5 @@
 """Trials and their runs: what names them, tuned by the right images, never computed twice."""
 
-from __future__ import annotations
-
 import ast
 import hashlib
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Results that are kept: whole, named when damaged, never mixed up; tables made once."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import multiprocessing

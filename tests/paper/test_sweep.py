@@ -1,7 +1,5 @@
 """Sweeps: what they lack and how long it takes, here and on a cluster, killed and resumed."""
 
-from __future__ import annotations
-
 import hashlib
 import multiprocessing
 import os

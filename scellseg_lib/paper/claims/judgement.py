@@ -1,7 +1,5 @@
 """What the paper claims, how a rule that judges a claim is registered, and what becomes of each."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from enum import StrEnum

@@ -1,7 +1,5 @@
 """The rules by which claims are judged; the docstring of each says what counts."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations, product
 

@@ -1,7 +1,5 @@
 """The networks, drawn from the modules themselves (Extended Data Fig. 1)."""
 
-from __future__ import annotations
-
 import matplotlib.pyplot as plt
 import pandas as pd
 import torch

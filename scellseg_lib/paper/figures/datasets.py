@@ -3,8 +3,6 @@
 Fig. 2a and b, Extended Data Fig. 2 and 3, Extended Data Table 1.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 

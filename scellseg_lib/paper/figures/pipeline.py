@@ -1,7 +1,5 @@
 """The pipeline and what contrastive fine-tuning does to styles, drawn from its objects (Fig. 1)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt

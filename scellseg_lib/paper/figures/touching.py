@@ -1,7 +1,5 @@
 """Touching cells, and whether a segmentation tells them apart (Fig. 3)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 
