@@ -208,6 +208,7 @@ def by_threads(n: int, masks: np.ndarray, noisy: np.ndarray) -> tuple[np.ndarray
     return found
 
 
+@pytest.mark.slow
 def test_the_number_of_threads_changes_nothing(monkeypatch):
     rng = np.random.default_rng(0)
     masks = np.zeros((300, 320), np.int32)

@@ -242,6 +242,7 @@ def test_the_search_weighs_all_images_alike():
 LEAST = {"flow": (0.99, 0.99), "hover": (0.96, 0.92), "unet3": (0.93, 0.91), "unet2": (0.44, 0.33)}
 
 
+@pytest.mark.slow
 @pytest.mark.real_data
 def test_perfect_outputs_of_the_contrast_images_come_back(real_data):
     scores = {name: [] for name in LEAST}

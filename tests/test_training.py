@@ -98,6 +98,7 @@ def test_checkpoints_are_written_by_time_and_what_came_since_is_done_again(tmp_p
     assert_same(resumed, uninterrupted("contrastive"))
 
 
+@pytest.mark.slow
 def test_a_process_killed_at_some_moment_can_be_resumed(tmp_path):
     file = tmp_path / "run.safetensors"
     command = [sys.executable, "-m", "tests.tiny", "contrastive", str(file)]

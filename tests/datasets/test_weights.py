@@ -24,6 +24,8 @@ from scellseg_lib.network import ARCHITECTURES, Network, build_network
 from scellseg_lib.pretraining import log_of
 from tests import functional_network
 
+pytestmark = pytest.mark.slow
+
 TINY = (4, 8, 16, 32)
 HALF, FULL = (16, 32, 64, 128), (32, 64, 128, 256)
 

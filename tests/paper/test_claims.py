@@ -42,6 +42,8 @@ from scellseg_lib.paper.profile import load_profile
 from scellseg_lib.paper.styles import Purity
 from scellseg_lib.paper.trial import Trial
 
+pytestmark = pytest.mark.slow
+
 DISAGREES, UNTESTED, AMBIGUOUS, AGREES = Verdict
 TABLES = {"datasets", "fig2.tsne", "fig3.adjacent"}
 """Claims that no trial tests."""

@@ -19,6 +19,8 @@ from scellseg_lib.paper.profile import load_profile
 from scellseg_lib.paper.store import Store, parse_trial
 from scellseg_lib.paper.trial import hash_identity
 
+pytestmark = pytest.mark.slow
+
 STORES = {file.parent.name: Store(file) for file in paths.results("any").parent.glob("*/trials")}
 ORIGINS = {
     f"{profile}/{key}": store.read_origin(key)

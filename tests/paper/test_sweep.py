@@ -31,6 +31,8 @@ from scellseg_lib.paper.trial import Trial
 from tests import tiny
 from tests.paper.made_up import make_origin, make_scores
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_plan_counts_what_is_missing_and_learns_how_long_it_takes(tmp_path, monkeypatch):
     step = 8.0
