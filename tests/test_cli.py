@@ -31,6 +31,8 @@ from scellseg_lib.representation import Decoding
 from scellseg_lib.samples import Dataset, Sample
 from tests import tiny
 
+pytestmark = pytest.mark.slow
+
 SIDE = 120
 THRESHOLDS = {"cell_threshold": -1.0, "flow_threshold": 0.0, "diameter": 60.0}
 """With these an untrained network finds cells of a kind."""

@@ -22,6 +22,8 @@ from scellseg_lib.samples import Dataset, Sample
 from tests import tiny
 from tests.paper.made_up import make_trial
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def data(monkeypatch) -> Dataset:

@@ -28,6 +28,7 @@ from tests import tiny
 from tests.workbench.waiting import LONG, is_shown, problem, until
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.usefixtures("tiny_world"),
     pytest.mark.filterwarnings("ignore::UserWarning"),
 ]
