@@ -108,10 +108,8 @@ def fetch(name: str) -> Path:
     except OSError as error:
         is_full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         what = "the disk is full" if is_full else f"the files cannot be stored ({error.strerror})"
-        remedy = (
-            "Free some space, or set SCELLSEG_DATA and SCELLSEG_CACHE to other folders that you "
-        )
-        remedy += "may write to. Nothing half-written was kept."
+        remedy = "Free some space, or set SCELLSEG_DATA and SCELLSEG_CACHE to other folders. "
+        remedy += "Nothing half-written was kept."
         raise FetchError(what, where=error.filename or card.folder, remedy=remedy) from error
     return card.folder
 

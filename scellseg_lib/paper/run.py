@@ -26,7 +26,7 @@ from scellseg_lib.errors import ScellsegError
 from scellseg_lib.finetuning import finetune
 from scellseg_lib.metrics import evaluate
 from scellseg_lib.model import Model, library_versions, new_model
-from scellseg_lib.network import build_network, weights_hash
+from scellseg_lib.network import weights_hash
 from scellseg_lib.paper import as_released
 from scellseg_lib.paper.grid import EXPERIMENTS, order_by_state
 from scellseg_lib.paper.profile import Profile
@@ -36,7 +36,7 @@ from scellseg_lib.pretraining import PretrainRecipe, log_of, pretrain
 from scellseg_lib.progress import progress_bar
 from scellseg_lib.samples import Dataset
 from scellseg_lib.segmentation import FLIPS, Cells, Prediction, decode, predict
-from scellseg_lib.training import read_run
+from scellseg_lib.training import read_run, segmentation_loss
 
 CELL_THRESHOLDS = (0.5, 0.0)
 """Of the released scripts, and of Cellpose."""
@@ -339,15 +339,13 @@ def estimate_seconds(trial: Trial, taken: Mapping[Trial, float]) -> float:
 @cache
 def measure_step(levels: tuple[int, ...]) -> float:
     """Seconds of a training step of eight patches, from one of a sixteenth of their pixels."""
-    device = default_device()
+    model, device = new_model("scellseg", levels), default_device()
     precision = choose_precision(device)
-    network = precision.place(build_network("scellseg", levels), device)
-    seconds = []
+    precision.place(model.network, device)
+    images, targets, seconds = torch.zeros(2, 2, 112, 112), torch.zeros(2, 3, 112, 112), []
     for _ in range(3):
         began = time.monotonic()
-        with precision.autocast(device):
-            maps = network(torch.zeros(2, 2, 112, 112, device=device)).maps
-        loss = maps.float().square().mean()
+        loss, _ = segmentation_loss(model, images, targets, precision)
         loss.backward()
         float(loss.detach())  # waits for a graphics card
         seconds.append(time.monotonic() - began)
@@ -363,23 +361,16 @@ def compute_on_cluster(trials: Sequence[Trial], workspace: Workspace, address: s
     """Compute the trials that a store lacks on a Dask cluster, one at a time a worker.
 
     A trial whose worker is lost runs again elsewhere, from its checkpoint where the workers share a
-    disk; one that loses four workers, or fails, is reported and stops no other.
-
-    Parameters
-    ----------
-    trials, workspace
-        As for `compute_missing`; the folders must be those of all workers too.
-    address : str
-        ``"local:N"`` for N processes on this machine, else that of a scheduler, such as
-        ``"tcp://host:8786"``. ScellsegError without Dask, or when nothing answers there.
+    disk; one that loses four workers, also when it is alone, or fails, is reported and stops no
+    other. The folders must be those of all workers too. The address is ``"local:N"`` for N
+    processes on this machine, else that of a scheduler, such as ``"tcp://host:8786"``;
+    ScellsegError without Dask, or when nothing answers there.
     """
     try:
-        from distributed import as_completed
+        from distributed import KilledWorker, as_completed
     except ImportError as error:
-        raise ScellsegError(
-            "the package distributed is missing",
-            remedy="Install it: pip install 'scellseg-notebooks[cluster]'.",
-        ) from error
+        remedy = "Install it: pip install 'scellseg-notebooks[cluster]'."
+        raise ScellsegError("the package distributed is missing", remedy=remedy) from error
     outcome = SweepOutcome()
     with _connect(address) as client:
         futures = {
@@ -387,8 +378,15 @@ def compute_on_cluster(trials: Sequence[Trial], workspace: Workspace, address: s
             for trial in dict.fromkeys(trials)
         }
         done = as_completed(futures)
+        suspects = []
         for future in progress_bar(done, len(futures), "trials", unit="trial"):
-            outcome.add(futures[future], future.result)
+            if future.status == "error" and isinstance(future.exception(), KilledWorker):
+                suspects.append(futures[future])
+            else:
+                outcome.add(futures[future], future.result)
+        # One that waited for a worker which another killed is suspected too: each is tried alone.
+        for trial in suspects:
+            outcome.add(trial, client.submit(compute, trial, workspace, pure=False).result)
     return outcome
 
 
