@@ -6,7 +6,7 @@ What is in the store is not computed again.
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache, partial
 from operator import attrgetter
@@ -403,6 +403,9 @@ def _connect(address: str) -> Iterator[Any]:
         options = {"threads_per_worker": 1, "dashboard_address": None}
         with LocalCluster(int(n), **options) as cluster, Client(cluster) as client:
             yield client
+            # Dask raises when it closes a worker that is just being started in a dead one's place.
+            with suppress(TimeoutError):
+                client.wait_for_workers(int(n), timeout=PATIENCE)
         return
     try:
         client = Client(address, timeout=PATIENCE)

@@ -1,5 +1,6 @@
 """Sweeps: what they lack and how long it takes, here and on a cluster, killed and resumed."""
 
+import asyncio
 import hashlib
 import multiprocessing
 import os
@@ -15,8 +16,10 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import dask
 import pytest
 from distributed import LocalCluster
+from distributed.process import AsyncProcess
 
 from scellseg_lib import augment, paths, training
 from scellseg_lib.cli import app
@@ -70,9 +73,16 @@ def test_workers_that_die_lose_no_trial_and_a_poisoned_one_is_named(tmp_path, mo
             os.kill(os.getpid(), signal.SIGKILL)
         return trial.upper(), True
 
+    async def start_late(process: AsyncProcess) -> None:
+        await asyncio.sleep(2.0)  # long enough that the last worker is being started at the end
+        await start(process)
+
+    start = AsyncProcess.start
+    monkeypatch.setattr(AsyncProcess, "start", start_late)
     monkeypatch.setattr(run, "compute", compute_or_die)
     trials: Any = ["sound", "wrong", "dies once", "deadly"]
-    outcome = run.compute_on_cluster(trials, tmp_path, "local:2")  # type: ignore[arg-type]
+    with dask.config.set({"distributed.scheduler.allowed-failures": 1}):  # three by itself
+        outcome = run.compute_on_cluster(trials, tmp_path, "local:2")  # type: ignore[arg-type]
     assert {*outcome.failed} == {"deadly", "wrong"}
     assert "worker" in outcome.failed["deadly"]
     assert outcome.failed["wrong"] == "no such image"
