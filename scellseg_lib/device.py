@@ -79,16 +79,7 @@ def _read_processor() -> tuple[str, list[str]]:
 
 # Memory
 
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -2, -3, -4
-KEEPING = {M_TRIM_THRESHOLD: -1, M_TOP_PAD: 256 << 20, M_MMAP_MAX: 0}
-USUAL = {
-    M_TRIM_THRESHOLD: 64 << 20,
-    M_TOP_PAD: 128 << 10,
-    M_MMAP_THRESHOLD: 32 << 20,
-    M_MMAP_MAX: 1 << 16,
-}
-"""Options of glibc's ``mallopt`` within `keep_memory`, and after it: what glibc would come to."""
-
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # of glibc's malloc.h
 _runs, _lock = 0, Lock()
 
 
@@ -104,14 +95,15 @@ def keep_memory() -> Iterator[None]:
     with _lock:
         _runs += 1
         if glibc:
-            for option, value in KEEPING.items():
-                glibc.mallopt(option, value)
+            glibc.mallopt(M_MMAP_MAX, 0)
+            glibc.mallopt(M_TRIM_THRESHOLD, -1)
     try:
         yield
     finally:
         with _lock:
             _runs -= 1
             if glibc and not _runs:
-                for option, value in USUAL.items():
-                    glibc.mallopt(option, value)
+                glibc.mallopt(M_MMAP_MAX, 1 << 16)  # its default
+                glibc.mallopt(M_MMAP_THRESHOLD, 32 << 20)  # what it comes to by itself
+                glibc.mallopt(M_TRIM_THRESHOLD, 64 << 20)
                 glibc.malloc_trim(0)

@@ -5,16 +5,15 @@ It is **not** the COCO average precision: nothing is ranked by confidence. Thres
 compared with ``>=`` in whole numbers of pixels: an IoU of exactly one half passes 0.5.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from numba import njit
-from scipy.optimize import linear_sum_assignment
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
+from scipy.sparse import coo_array, eye_array, hstack
+from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 
 from scellseg_lib.errors import MetricError, ScellsegError
 from scellseg_lib.samples import INT64_MAX, Sample, as_labels
@@ -246,44 +245,24 @@ def _find_objects(
     labels: np.ndarray, length: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Labels present, their areas, and each run's object (-1: background)."""
-    highest = int(labels.max(initial=0))
-    if highest > 4 * len(labels):  # a table by label would not be linear in the pixels
-        present, labels = np.unique(np.append(labels, 0), return_inverse=True)
-        labels = labels[:-1]
-    else:
-        present = np.arange(highest + 1)
-    areas = np.bincount(labels, length, minlength=len(present)).astype(np.int64)
-    areas[0] = 0
-    position = np.where(areas > 0, np.cumsum(areas > 0), 0) - 1
-    return present[areas > 0], areas[areas > 0], position[labels]
+    present, position = np.unique(np.append(0, labels), return_inverse=True)
+    areas = np.bincount(position[1:], length, len(present)).astype(np.int64)
+    return present[1:], areas[1:], position[1:] - 1  # without the background
 
 
 def _match_pairs(found: Overlap, threshold: int) -> np.ndarray:
     """Positions of the pairs that are matched one to one at a threshold in millionths."""
     pairs = np.flatnonzero(found.intersection * _DECIMALS >= threshold * found.union)
     t, p = found.index[0][pairs], found.index[1][pairs]
-    alone = (np.bincount(t)[t] == 1) & (np.bincount(p)[p] == 1)
-    if 2 * threshold > _DECIMALS or alone.all():  # above 0.5 no two pairs share an object
+    if len(np.unique(t)) == len(np.unique(p)) == len(pairs):  # as always above 0.5
         return pairs
-    return np.sort(np.concatenate([pairs[alone], *_assign_pairs(found, pairs[~alone])]))
-
-
-def _assign_pairs(found: Overlap, pairs: np.ndarray) -> Iterator[np.ndarray]:
-    """Most pairs without a common object, then the largest summed IoU, group by group."""
-    t, p = found.index[0][pairs], found.index[1][pairs]
-    n_true, n_all = len(found.labels[0]), len(found.labels[0]) + len(found.labels[1])
-    graph = coo_array((np.ones(len(pairs)), (t, n_true + p)), shape=(n_all, n_all))
-    group = connected_components(graph, directed=False)[1][t]
-    order = np.argsort(group, kind="stable")
-    for members in np.split(order, np.flatnonzero(np.diff(group[order])) + 1):
-        row, column = (np.unique(side[members], return_inverse=True)[1] for side in (t, p))
-        gain = np.zeros((row.max() + 1, column.max() + 1))
-        pair = np.zeros(gain.shape, np.int64)
-        # The summed IoU of a matching never outweighs one more pair.
-        gain[row, column] = 1 + found.iou[pairs[members]] / (2 * min(gain.shape))
-        pair[row, column] = pairs[members]
-        chosen = linear_sum_assignment(gain, maximize=True)
-        yield pair[chosen][gain[chosen] > 0]
+    # Each true object may stay alone, in a column of its own, but the summed IoU of a matching
+    # never outweighs one more pair.
+    n_true, n_predicted = len(found.labels[0]), len(found.labels[1])
+    gain = coo_array((2 + found.iou[pairs] / len(pairs), (t, p)), shape=(n_true, n_predicted))
+    graph = hstack([gain, eye_array(n_true)], format="csr")
+    partner = min_weight_full_bipartite_matching(graph, maximize=True)[1]
+    return pairs[partner[t] == p]
 
 
 def _standard_aji(found: Overlap) -> float:

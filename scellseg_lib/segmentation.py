@@ -266,24 +266,12 @@ def style_distance(style: np.ndarray, card: Card) -> float:
 
 
 class FarFromModel(ScellsegWarning):
-    """An image's scale or style is far from what the model has seen; ``where`` is its name.
+    """An image's scale or style is far from what the model has seen; ``where`` is its name."""
 
-    ``diameter`` is the masks' median where the scale is far, else None; ``style_distance`` is
-    `style_distance`'s where the style is.
-    """
-
-    def __init__(
-        self,
-        what: str,
-        remedy: str,
-        *,
-        where: str | None = None,
-        diameter: float | None = None,
-        style_distance: float | None = None,
-    ) -> None:
-        self.diameter, self.style_distance = diameter, style_distance
-        given = None if diameter is None else round(diameter)
-        super().__init__(what, where=where, remedy=remedy, options={"diameter": given})
+    diameter: float | None = None
+    """The masks' median, in pixels, where the scale is far."""
+    style_distance: float | None = None
+    """That of `style_distance`, where the style is far."""
 
 
 def far_from_model(prediction: Prediction, masks: np.ndarray, card: Card) -> FarFromModel | None:
@@ -293,20 +281,18 @@ def far_from_model(prediction: Prediction, masks: np.ndarray, card: Card) -> Far
     given, areas = prediction.diameter, np.bincount(masks.ravel())[1:]
     found = diameter_of(areas) if np.count_nonzero(areas) >= 5 else given
     distance = style_distance(prediction.style, card)
-    whats, remedies, fields = [], [], {}
+    doubts: list[tuple[str, str]] = []
+    facts: dict[str, Any] = {}
     if not 0.5 <= found / given <= 2:
-        fields["diameter"] = found
-        whats.append(
-            f"the masks' median diameter is {found:.0f} px, the image was scaled for {given:.0f} px"
-        )
-        remedies.append("Give {diameter}.")
+        what = f"the masks' median diameter is {found:.0f} px, the image was scaled for"
+        doubts.append((f"{what} {given:.0f} px", "Give {diameter}."))
+        facts |= {"diameter": found, "options": {"diameter": round(found)}}
     if distance > 1:
-        fields["style_distance"] = distance
-        whats.append(
-            f"its style is {distance:.1f} times as far from those of the training images as is "
-            "usual among them"
-        )
-        remedies.append("Fine-tune on a few images like it.")
-    if not fields:
+        what = f"its style is {distance:.1f} times as far from those of the training images as is"
+        doubts.append((f"{what} usual among them", "Fine-tune on a few images like it."))
+        facts["style_distance"] = distance
+    if not doubts:
         return None
-    return FarFromModel(", and ".join(whats), " ".join(remedies), where=prediction.name, **fields)
+    whats, remedies = zip(*doubts, strict=True)
+    what, remedy = ", and ".join(whats), " ".join(remedies)
+    return FarFromModel(what, remedy=remedy, where=prediction.name, **facts)

@@ -149,13 +149,10 @@ UNREADABLE = (SafetensorError, OSError, KeyError, TypeError, ValueError)
 
 
 class CheckpointOfAnotherRun(TrainingError):
-    """A checkpoint is of another run: ``differing`` says in what, how there, and how asked for."""
+    """A checkpoint is of another run."""
 
-    def __init__(self, path: Path, differing: dict[str, tuple[Any, Any]]) -> None:
-        self.differing = differing
-        words = (f"{name}: {a} there, {b} asked for" for name, (a, b) in differing.items())
-        what = f"the checkpoint is of another run: {'; '.join(words)}"
-        super().__init__(what, where=path, remedy="Give another file, or delete it to start anew.")
+    differing: dict[str, tuple[Any, Any]]
+    """In what: how there, and how asked for."""
 
 
 class SavedRun(NamedTuple):
@@ -234,7 +231,10 @@ class Checkpoint:
         names = sorted({*run.identity, *self.identity})
         pairs = {name: (run.identity.get(name), self.identity.get(name)) for name in names}
         if differing := {name: (a, b) for name, (a, b) in pairs.items() if a != b}:
-            raise CheckpointOfAnotherRun(self.path, differing)
+            words = (f"{name}: {a} there, {b} asked for" for name, (a, b) in differing.items())
+            what = f"the checkpoint is of another run: {'; '.join(words)}"
+            remedy = "Give another file, or delete it to start anew."
+            raise CheckpointOfAnotherRun(what, where=self.path, remedy=remedy, differing=differing)
 
         states: dict[str, dict[str, Tensor]] = {}
         for key, value in tensors.items():

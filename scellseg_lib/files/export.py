@@ -138,8 +138,12 @@ def single_cells(
     boxes = {k: box for k, box in enumerate(find_objects(masks.astype(np.int32)), 1) if box}
     extents = {k: max(part.stop - part.start for part in box) for k, box in boxes.items()}
     if larger := [k for k, extent in extents.items() if side and extent > side]:
-        what = f"{len(larger)} of {len(boxes)} cells do not fit into {side} x {side} px"
-        raise SideTooSmall(f"{what}, the first: {larger[0]}", max(extents.values()))
+        raise SideTooSmall(
+            f"{len(larger)} of {len(boxes)} cells do not fit into {side} x {side} px, the first: "
+            f"{larger[0]}",
+            remedy="Give {side} or more, or no side: each image is as large as its cell then.",
+            options={"side": max(extents.values())},
+        )
     margin = side or 0  # so that no square ends at the edge of the image
     labels = np.pad(masks, margin)
     pixels = np.pad(image, [(margin, margin)] * 2 + [(0, 0)] * (image.ndim - 2))

@@ -72,12 +72,12 @@ class FolderOutcome:
         others = [one for one in self.doubts if one.diameter is None]
         if len(others) > 1:
             what = f"{len(others)} images in all are unlike the training images"
-            others = [FarFromModel(what, "Fine-tune on a few of them.")]
+            others = [FarFromModel(what, remedy="Fine-tune on a few of them.")]
         if len(sizes) > 1:
             what = f"{len(sizes)} images in all hold cells of another size"
             remedy = "Give {diameter}, the median of what was found."
             median = float(np.median([one.diameter for one in sizes if one.diameter]))
-            sizes = [FarFromModel(what, remedy, diameter=median)]
+            sizes = [FarFromModel(what, remedy=remedy, options={"diameter": round(median)})]
         return others + sizes
 
 
@@ -210,7 +210,18 @@ def _claim(output: Path, jobs: list[ImageJob], made_with: dict[str, Any], overwr
     differing = {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
     if there and differing:
         if not overwrite or there - ours:
-            raise MasksMadeOtherwise(differing, not there - ours, where=output)
+            words = [
+                f"{name} {was} there, {now} asked for" for name, (was, now) in differing.items()
+            ]
+            may = ": there are masks of other images, too." if there - ours else ", or {overwrite}."
+            raise MasksMadeOtherwise(
+                f"the folder holds masks made otherwise: {'; '.join(words)}",
+                where=output,
+                remedy=f"Give another folder as the output{may}",
+                options={"overwrite": True},
+                differing=differing,
+                replaceable=not there - ours,
+            )
         for job in jobs:  # now: what is left when this run is stopped would pass for its own
             job.masks.unlink(missing_ok=True)
             job.overlay.unlink(missing_ok=True)

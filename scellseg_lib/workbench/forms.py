@@ -29,7 +29,7 @@ REMEDIES: dict[type[ScellsegError], str] = {
     SideTooSmall: "Make the image of a cell {side} px or more a side, or 0.",
 }
 """What to do about an error with the controls that there are."""
-CONTROLS = {"diameter": "a diameter of the cells of {} px"}
+CONTROLS = {"diameter": "a diameter of the cells of {} px", "side": "{}"}
 """Options that other remedies name, in the words of the panels."""
 Channels = tuple[str, str]
 
@@ -38,9 +38,9 @@ def plain(error: BaseException) -> str:
     """Say what is wrong and what to do; what nobody foresaw goes to the log in full."""
     if isinstance(error, ScellsegError):
         where = f"{Path(error.where).name}: " if error.where is not None else ""
-        remedy = error.remedy_told(lambda name, value: CONTROLS.get(name, name).format(value))
-        remedy = REMEDIES.get(type(error), remedy).format(**error.options)
-        return f"{where}{error.what}. {remedy}".strip()
+        remedy = REMEDIES.get(type(error), error.remedy)
+        remedy = error.say(remedy, lambda name, value: CONTROLS.get(name, name).format(value))
+        return f"{where}{error.say(error.what)}. {remedy}".strip()
     if isinstance(error, Timeout):
         return (
             "The model is being learnt in another window. Wait until it is done or stop it there; "

@@ -190,7 +190,7 @@ def test_single_cells_of_a_side_and_cut_out():
         SideTooSmall, match="1 of 3 cells do not fit into 6 x 6 px, the first: 4"
     ) as caught:
         list(export.single_cells(CELLS, image, side=6))
-    assert caught.value.least == 10
+    assert caught.value.options == {"side": 10}
 
 
 # --- whole folders -----------------------------------------------------------------------------

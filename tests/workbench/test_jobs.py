@@ -195,5 +195,5 @@ def test_a_thread_draws_no_bars(monkeypatch):
     monkeypatch.delenv("TQDM_DISABLE", raising=False)
     monkeypatch.delenv("PYTEST_CURRENT_TEST")
     monkeypatch.setattr(progress, "run_by_machine", lambda: False)
-    assert not progress._silent()
-    assert Job(lambda job: progress._silent()).start().join(LONG).result is True
+    assert not progress.silent()
+    assert Job(lambda job: progress.silent()).start().join(LONG).result is True
