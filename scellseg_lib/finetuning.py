@@ -16,7 +16,7 @@ from scellseg_lib.contrast import ALPHA_RATE, AlphaMode, ContrastiveTerm, Statis
 from scellseg_lib.datasets.load import DatasetNotHere, load_dataset
 from scellseg_lib.device import Precision, choose_precision, keep_memory
 from scellseg_lib.errors import TrainingError
-from scellseg_lib.model import Model, TrainingData
+from scellseg_lib.model import Model
 from scellseg_lib.network import weights_hash
 from scellseg_lib.options import Options
 from scellseg_lib.progress import progress_bar
@@ -27,15 +27,13 @@ from scellseg_lib.training import (
     Callback,
     Checkpoint,
     complete_card,
-    read_run,
+    resume_precision,
     segmentation_loss,
     train,
 )
 
 Layers = Literal["all", "downsampling_fixed", "extractor_fixed"]
 Schedule = Literal["halvings", "cosine"]
-CONTRAST_SETS = ("cellpose_contrast35", "synthetic_contrast")
-"""Contrast images by default: the paper's where they are at hand, else synthetic ones."""
 
 
 class FinetuneOptions(Options):
@@ -168,8 +166,8 @@ def finetune(
     chosen = FinetuneOptions(strategy=strategy, **options)
     if not len(shots):
         raise TrainingError("there are no shots", remedy="Annotate at least one image.")
-    device, saved = device or model.device, read_run(checkpoint)
-    precision = precision or (saved.precision if saved else choose_precision(device))
+    device = device or model.device
+    precision = precision or resume_precision(checkpoint, choose_precision(device))
     way, tuned = STRATEGIES[chosen.strategy], model.copy()
     sources = prepare(shots)
     diameter = float(np.nanmean([sample.diameter for sample in shots]))
@@ -181,9 +179,8 @@ def finetune(
     )
     precision.place(tuned.network, device)
     extractor = tuned.network.extractor
-    fixed: list[nn.Module] = []
-    if chosen.layers != "all":
-        fixed.append(extractor if chosen.layers == "extractor_fixed" else extractor.down)
+    parts: dict[str, list[nn.Module]] = {"all": [], "downsampling_fixed": [extractor.down]}
+    fixed = parts.get(chosen.layers, [extractor])
     for part in fixed:
         part.requires_grad_(False)
     groups = [{"params": list(tuned.network.parameters()), "lr": chosen.learning_rate}]
@@ -218,29 +215,23 @@ def finetune(
         label="fine-tune",
         term=term,
         fixed=fixed,
-        checkpoint=Checkpoint(checkpoint, identity) if checkpoint else None,
+        checkpoint=Checkpoint(checkpoint, identity),
         callback=callback,
     )
     tuned.network.requires_grad_(True)
     tuned.card.diameter = round(diameter, 2)
-    name, licence = getattr(shots, "name", "images"), getattr(shots, "licence", "")
-    learnt = [TrainingData(name=name, images=len(shots), licence=licence)]
-    recipe = identity | {"initial": model.card.recipe}
-    channels = getattr(shots, "channels", model.card.channels)
-    complete_card(tuned, "fine-tuned", shots, learnt, recipe, channels)
+    complete_card(tuned, "fine-tuned", [shots], identity | {"initial": model.card.recipe})
     if tuned.representation.tunes:
         tuned.card.decoding = _tune_thresholds(tuned, shots, precision)
     return tuned
 
 
 def default_contrast() -> Dataset:
-    """Load the first of `CONTRAST_SETS` that is at hand; the tuned model's card says which."""
-    for name in CONTRAST_SETS[:-1]:
-        try:
-            return load_dataset(name)
-        except DatasetNotHere:  # the synthetic styles stand in
-            continue
-    return load_dataset(CONTRAST_SETS[-1])
+    """Load the paper's contrast images where they are at hand, else synthetic ones."""
+    try:
+        return load_dataset("cellpose_contrast35")
+    except DatasetNotHere:
+        return load_dataset("synthetic_contrast")
 
 
 def _styles(contrasts: Dataset) -> list[Sequence[Source]]:

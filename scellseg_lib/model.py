@@ -85,33 +85,29 @@ class Model:
         """Write ``NAME.safetensors``, whole or not at all, and its card beside as ``NAME.json``.
 
         ``half`` stores weights as float16; running statistics stay float32. ModelError for another
-        suffix, for a ``NAME.json`` that is no model's card, and for files that cannot be written.
+        suffix, for a ``NAME.json`` beside no model, and for files that cannot be written.
         """
         path, card = Path(path), self.card.model_dump_json(indent=2)
         beside = path.with_suffix(".json")
         if path.suffix != ".safetensors":
             what = "a model is saved as .safetensors"
             raise ModelError(what, where=path, remedy="Change the suffix.")
-        if beside.exists() and not path.exists() and not _is_card(beside):
-            what = "this file is no model's card, and would be replaced by one"
+        if beside.exists() and not path.exists():
+            what = "this file is of no model, and would be replaced by the card of one"
             remedy = "Give the model another name, or move the file."
             raise ModelError(what, where=beside, remedy=remedy)
-        tensors = {}
-        for name, value in self.network.state_dict().items():
-            shrinks = half and value.is_floating_point() and "running" not in name
-            kept = value.detach().cpu().to(torch.float16 if shrinks else value.dtype)
-            tensors[name] = kept.contiguous()
+        tensors = {name: v.cpu().contiguous() for name, v in self.network.state_dict().items()}
+        for name, value in tensors.items():
+            if half and value.is_floating_point() and "running" not in name:
+                tensors[name] = value.half()
         try:
             with whole(path) as scratch:
                 save_file(tensors, scratch, metadata={"card": card})
             with whole(beside) as scratch:
                 scratch.write_text(card + "\n", encoding="utf-8")
         except (OSError, SafetensorError) as error:
-            raise ModelError(
-                f"the model cannot be written ({error})",
-                where=path,
-                remedy="Give a folder that can be written to and has room.",
-            ) from error
+            what, remedy = f"the model cannot be written ({error})", "Give a folder with room."
+            raise ModelError(what, where=path, remedy=remedy) from error
         return path
 
 
@@ -183,20 +179,6 @@ def read_model(path: Path) -> Model:
 
 def _build_model(card: Card) -> Model:
     chosen = representation.get(card.representation)
-    network = build_network(
-        card.architecture,
-        card.levels,
-        attention=card.attention,
-        dense=card.dense,
-        hierarchical_style=card.hierarchical_style,
-        outputs=chosen.n_outputs,
-    )
+    additions = card.model_dump(include={"attention", "dense", "hierarchical_style"})
+    network = build_network(card.architecture, card.levels, outputs=chosen.n_outputs, **additions)
     return Model(network, chosen, card)
-
-
-def _is_card(file: Path) -> bool:
-    try:
-        Card.model_validate_json(file.read_bytes())
-    except (OSError, ValidationError, ScellsegError):
-        return False
-    return True

@@ -15,7 +15,7 @@ from torch import Tensor
 from scellseg_lib.augment import Source, labelled_batch, prepare, sources_hash
 from scellseg_lib.device import Precision, choose_precision, default_device, keep_memory
 from scellseg_lib.errors import TrainingError
-from scellseg_lib.model import Model, TrainingData, new_model
+from scellseg_lib.model import Model, new_model
 from scellseg_lib.network import NetworkName, find_architecture, weights_hash
 from scellseg_lib.options import Options
 from scellseg_lib.progress import progress_bar
@@ -24,7 +24,7 @@ from scellseg_lib.training import (
     Callback,
     Checkpoint,
     complete_card,
-    read_run,
+    resume_precision,
     segmentation_loss,
     train,
 )
@@ -121,8 +121,8 @@ def pretrain(
         With fewer than 8 images or initial weights of other levels, and as by `finetune`.
     """
     chosen = recipe or paper_recipe(name)
-    device, saved = device or default_device(), read_run(checkpoint)
-    precision = precision or (saved.precision if saved else choose_precision(device))
+    device = device or default_device()
+    precision = precision or resume_precision(checkpoint, choose_precision(device))
     model = _start(name, levels, seed, initial)
     samples = [sample for data in datasets for sample in data]
     for sample in progress_bar(samples, len(samples), "read"):
@@ -130,11 +130,10 @@ def pretrain(
     training, validation = _split([source for data in datasets for source in prepare(data)])
     n_steps = chosen.n_steps(len(training))
     precision.place(model.network, device)
-    kind = (
-        torch.optim.Adam if chosen.optimiser == "adam" else partial(torch.optim.SGD, momentum=0.9)
+    sgd = partial(torch.optim.SGD, momentum=0.9)
+    optimiser = (sgd if chosen.optimiser == "sgd" else torch.optim.Adam)(
+        model.network.parameters(), lr=chosen.learning_rate, weight_decay=chosen.weight_decay
     )
-    parameters = model.network.parameters()
-    optimiser = kind(parameters, lr=chosen.learning_rate, weight_decay=chosen.weight_decay)
 
     def losses_at(step: int) -> dict[str, Tensor]:
         indices = epoch_batch(len(training), chosen.batch_size, step, seed)
@@ -161,13 +160,11 @@ def pretrain(
         label=f"pre-train {name}",
         validate=lambda: validation_loss(model, validation, seed, precision),
         validate_every=validate_every,
-        checkpoint=Checkpoint(checkpoint, identity) if checkpoint else None,
+        checkpoint=Checkpoint(checkpoint, identity),
         callback=callback,
     )
-    learnt = [TrainingData(name=d.name, images=len(d), licence=d.licence) for d in datasets]
     earlier = {"weights": identity["initial"], "recipe": initial.card.recipe} if initial else None
-    recipe_there = identity | {"initial": earlier}
-    complete_card(model, "pre-trained", samples, learnt, recipe_there, datasets[0].channels)
+    complete_card(model, "pre-trained", datasets, identity | {"initial": earlier})
     return model
 
 

@@ -59,7 +59,7 @@ def train(
     fixed: Sequence[nn.Module] = (),
     validate: Callable[[], float] | None = None,
     validate_every: int = 100,
-    checkpoint: Checkpoint | None = None,
+    checkpoint: Checkpoint,
     callback: Callback | None = None,
 ) -> list[dict[str, float]]:
     """Train a network in place; returns its log: ``step``, the losses, ``validation_loss``.
@@ -70,7 +70,7 @@ def train(
     """
     rates = [group["lr"] for group in optimiser.param_groups]
     modules = {"network": network} if term is None else {"network": network, "term": term}
-    log = checkpoint.resume(modules, optimiser) if checkpoint else []
+    log = checkpoint.resume(modules, optimiser)
     saved_at, enough = monotonic(), False
 
     with bar(n_steps, label, initial=len(log), delay=0) as shown:
@@ -95,7 +95,7 @@ def train(
             validation_loss = None
             if validate and (done % validate_every == 0 or done == n_steps):
                 log[-1]["validation_loss"] = validation_loss = validate()
-            if checkpoint and (done == n_steps or monotonic() - saved_at >= SAVE_EVERY):
+            if done == n_steps or monotonic() - saved_at >= SAVE_EVERY:
                 checkpoint.save(modules, optimiser, log)
                 saved_at = monotonic()
             shown.update()
@@ -104,7 +104,7 @@ def train(
                     callback(Progress(done, n_steps, values, validation_loss))
                 except Enough:
                     enough = True
-    if checkpoint and enough:
+    if enough:
         checkpoint.save(modules, optimiser, log)
     optimiser.zero_grad(set_to_none=True)  # gradients are as large as the network
     network.eval()
@@ -121,26 +121,29 @@ def segmentation_loss(
 
 
 def complete_card(
-    model: Model,
-    how: str,
-    samples: Sequence[Sample],
-    data: Sequence[TrainingData],
-    recipe: dict[str, Any],
-    channels: tuple[str, str],
+    model: Model, how: str, data: Sequence[Sequence[Sample]], recipe: dict[str, Any]
 ) -> None:
     """Write how and on what a model was trained into its card, which is still that of its start."""
+    learnt = [
+        TrainingData(
+            name=getattr(one, "name", "images"),
+            images=len(one),
+            licence=getattr(one, "licence", ""),
+        )
+        for one in data
+    ]
     validated = [entry for entry in model.log if "validation_loss" in entry]
     before = f"; started from: {model.card.origin}" if model.card.origin else ""
     update = {
         "origin": f"{how} by the Scellseg notebooks, {len(model.log)} steps{before}",
-        "channels": channels,
-        "training_data": list(dict.fromkeys([*model.card.training_data, *data])),
+        "channels": getattr(data[0], "channels", model.card.channels),
+        "training_data": list(dict.fromkeys([*model.card.training_data, *learnt])),
         "recipe": recipe,
         "scores": {"validation_loss": validated[-1]["validation_loss"]} if validated else {},
         "versions": library_versions(),
     }
     model.card = model.card.model_copy(update=update)
-    remember_styles(model, samples)
+    remember_styles(model, [sample for one in data for sample in one])
 
 
 # Checkpoints: one safetensors file, written whole and read without pickle
@@ -161,11 +164,6 @@ class SavedRun(NamedTuple):
     identity: dict[str, Any]
     log: list[dict[str, float]]
 
-    @property
-    def precision(self) -> Precision:
-        """In which the run began, and goes on."""
-        return Precision(**self.identity["precision"])
-
 
 def read_run(path: str | Path | None) -> SavedRun | None:
     """Run that a checkpoint is of; None where there is none that can be read."""
@@ -176,15 +174,21 @@ def read_run(path: str | Path | None) -> SavedRun | None:
         return None  # `Checkpoint.resume` says what is wrong with the file
 
 
+def resume_precision(path: str | Path | None, otherwise: Precision) -> Precision:
+    """Precision in which a run began that has a checkpoint, since it goes on as it began."""
+    run = read_run(path)
+    return Precision(**run.identity["precision"]) if run else otherwise
+
+
 class Checkpoint:
-    """The resumable state of a run, in a file.
+    """The resumable state of a run, in a file; without a path none is kept.
 
     ``identity`` is what makes the run what it is (recipe, data, precision); a file of another run
     is refused.
     """
 
-    def __init__(self, path: str | Path, identity: dict[str, Any]) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | Path | None, identity: dict[str, Any]) -> None:
+        self.path = Path(path) if path else None
         self.identity = json.loads(json.dumps(identity, sort_keys=True, default=str))
 
     def save(
@@ -194,6 +198,8 @@ class Checkpoint:
         log: list[dict[str, float]],
     ) -> None:
         """Write all state; the earlier file stays until this is whole. TrainingError otherwise."""
+        if self.path is None:
+            return
         states: dict[str, dict[str, Any]] = {k: m.state_dict() for k, m in modules.items()}
         for index, state in optimiser.state_dict()["state"].items():
             states[f"optimiser/{index}"] = state
@@ -219,7 +225,7 @@ class Checkpoint:
 
         Raises TrainingError for a damaged file, CheckpointOfAnotherRun for that of another run.
         """
-        if not self.path.is_file():
+        if self.path is None or not self.path.is_file():
             return []
         try:
             with safe_open(self.path, framework="pt") as file:

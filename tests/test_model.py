@@ -145,18 +145,15 @@ def test_another_suffix_and_a_folder_that_cannot_be_are_refused(model, tmp_path)
 
 def test_a_strangers_json_is_not_written_over(model, tmp_path):
     beside = tmp_path / "m.json"
-    for content in (b"{}", b'{"my": "settings"}', b"\xff not JSON"):
-        beside.write_bytes(content)
-        with pytest.raises(ModelError, match=r"m\.json: .*no model's card.*another name"):
-            model.save(tmp_path / "m.safetensors")
-        assert [file.name for file in tmp_path.iterdir()] == ["m.json"]
-        assert beside.read_bytes() == content
+    beside.write_text('{"my": "settings"}')
+    with pytest.raises(ModelError, match=r"m\.json: .*of no model.*another name"):
+        model.save(tmp_path / "m.safetensors")
+    assert [file.name for file in tmp_path.iterdir()] == ["m.json"]
+    assert beside.read_text() == '{"my": "settings"}'
 
 
 def test_a_model_of_ours_is_written_over(model, path):
     model.card.diameter = 17.0
-    model.save(path)
-    path.unlink()  # its card alone is left
     model.save(path)
     assert json.loads(path.with_suffix(".json").read_text())["diameter"] == 17
     assert read_model(path).card.diameter == 17

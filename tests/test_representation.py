@@ -77,8 +77,7 @@ class Blobs(representation.Representation):
 
 def test_a_new_representation_needs_no_change_of_any_file(small_patches, monkeypatch, tmp_path):
     """From its name to the masks of a tuned model that was saved and loaded."""
-    monkeypatch.setattr(representation, "_REGISTERED", {**representation._REGISTERED})
-    representation.register(Blobs())
+    monkeypatch.setitem(representation.REPRESENTATIONS, "blobs", Blobs())
     model = new_model("scellseg", tiny.LEVELS, representation_name="blobs")
     tuned = tiny.tune("classic", model, steps=1)
     loaded = load_model(tuned.save(tmp_path / "toy.safetensors"), device=torch.device("cpu"))

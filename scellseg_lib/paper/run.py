@@ -36,7 +36,7 @@ from scellseg_lib.pretraining import PretrainRecipe, log_of, pretrain
 from scellseg_lib.progress import progress_bar
 from scellseg_lib.samples import Dataset
 from scellseg_lib.segmentation import FLIPS, Cells, Prediction, decode, predict
-from scellseg_lib.training import read_run, segmentation_loss
+from scellseg_lib.training import resume_precision, segmentation_loss
 
 CELL_THRESHOLDS = (0.5, 0.0)
 """Of the released scripts, and of Cellpose."""
@@ -148,7 +148,6 @@ def tune(trial: Trial, model: Model, images: Mapping[str, Dataset], scratch: Pat
     if file.is_file():
         checkpoint.unlink(missing_ok=True)  # of a run that was killed when it had saved the model
         return load_model(file)
-    begun = read_run(checkpoint)
     tuned = finetune(
         model,
         shots,
@@ -157,8 +156,7 @@ def tune(trial: Trial, model: Model, images: Mapping[str, Dataset], scratch: Pat
         contrast=images.get(trial.contrast),
         steps=trial.steps,
         seed=trial.seed,
-        # A run that was killed goes on as it began, whatever layout is fast here and now.
-        precision=begun.precision if begun else _choose_precision(trial),
+        precision=resume_precision(checkpoint, _choose_precision(trial)),
         checkpoint=checkpoint,
         **dict(trial.options),
     )

@@ -34,11 +34,10 @@ class Decoding(Options):
 class Representation(Protocol):
     """One way to write instances as maps: targets, loss and decoding.
 
-    A new one inherits from this class, names itself and its number of maps, and is registered.
+    A new one inherits from this class, and names itself and its number of maps.
     """
 
     name: str
-    """Under which it is registered."""
     n_outputs: int
     """Maps that the network gives."""
     vector: bool = False
@@ -71,8 +70,5 @@ class Representation(Protocol):
     def tune(
         self, decoding: Decoding, outputs: Sequence[np.ndarray], truths: Sequence[np.ndarray]
     ) -> Decoding:
-        """Fit thresholds to labelled shots; by default they stay.
-
-        The maps float32[n_outputs, H, W] are the network's, the masks int32[H, W] of their scale.
-        """
+        """Fit thresholds to the maps and masks of labelled shots; by default they stay."""
         return decoding

@@ -12,18 +12,6 @@ FLOW_SCALE = 5.0
 """The network learns 5 times the unit flow (Eq. 1)."""
 
 
-def field_loss(output: Tensor, targets: Tensor) -> Tensor:
-    """Eq. 1: ``BCE(logit, foreground) + 0.5 * MSE(field, 5 * target field)``, means over pixels.
-
-    Parameters
-    ----------
-    output, targets : (B, 3, H, W)
-        y and x of the field, then the logit or the foreground.
-    """
-    field = F.mse_loss(output[:, :2], FLOW_SCALE * targets[:, :2])
-    return F.binary_cross_entropy_with_logits(output[:, 2], targets[:, 2]) + 0.5 * field
-
-
 class Flow(Representation):
     """Unit flow of simulated diffusion from the centre, and the foreground."""
 
@@ -31,26 +19,22 @@ class Flow(Representation):
     n_outputs = 3
     vector = True
     has_flows = True
-    thresholds = ("cell_threshold", "flow_threshold", "min_size")
+    thresholds: tuple[str, ...] = ("cell_threshold", "flow_threshold", "min_size")
 
     def targets(self, masks: np.ndarray) -> np.ndarray:
         """int32[H, W] -> float32[3, H, W]: dy, dx, foreground."""
         return np.concatenate((masks_to_flows(masks), (masks > 0)[None].astype(np.float32)))
 
     def loss(self, output: Tensor, targets: Tensor) -> Tensor:
-        """Eq. 1."""
-        return field_loss(output, targets)
+        """Eq. 1: ``BCE(logit, foreground) + 0.5 * MSE(field, 5 * field)``, means over pixels."""
+        field = F.mse_loss(output[:, :2], FLOW_SCALE * targets[:, :2])
+        return F.binary_cross_entropy_with_logits(output[:, 2], targets[:, 2]) + 0.5 * field
 
     def masks(self, output: np.ndarray, decoding: Decoding) -> np.ndarray:
         """float32[3, H, W] -> int32[H, W] by gradient tracking."""
-        return flows_to_masks(
-            np.asarray(output[:2] / FLOW_SCALE, np.float32),
-            output[2],
-            cell_threshold=decoding.cell_threshold,
-            flow_threshold=decoding.flow_threshold,
-            n_steps=decoding.n_steps,
-            min_size=decoding.min_size,
-        )
+        flows = np.asarray(output[:2] / FLOW_SCALE, np.float32)
+        settings = {name: getattr(decoding, name) for name in ("n_steps", *self.thresholds)}
+        return flows_to_masks(flows, output[2], **settings)
 
     def probability(self, output: np.ndarray) -> np.ndarray:
         """Sigmoid of the foreground's logit."""

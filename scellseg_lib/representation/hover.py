@@ -12,13 +12,11 @@ import numpy as np
 from scipy import ndimage
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
-from scipy.special import expit
 from skimage.segmentation import watershed
-from torch import Tensor
 
 from scellseg_lib.flows import tidy
-from scellseg_lib.representation.base import Decoding, Representation
-from scellseg_lib.representation.flow import FLOW_SCALE, field_loss
+from scellseg_lib.representation.base import Decoding
+from scellseg_lib.representation.flow import FLOW_SCALE, Flow
 
 SOBEL_SIZE = 21
 EDGE_THRESHOLD = 0.37
@@ -104,22 +102,20 @@ def _join(pieces: np.ndarray, jumps: np.ndarray) -> np.ndarray:
     return np.where(pieces > 0, joined[pieces] + 1, 0).astype(np.int32)
 
 
-class HoVer(Representation):
-    """Distance maps and foreground; decoded by a marker-controlled watershed."""
+class HoVer(Flow):
+    """Distance maps in the place of the flow; decoded by a marker-controlled watershed.
+
+    The loss is the flow's (the paper: "same as Cellpose"; HoVer-Net's own has a gradient term too).
+    """
 
     name = "hover"
-    n_outputs = 3
-    vector = True
+    has_flows = False
     resamples = False  # the Sobel filters are made for 30-px cells
     thresholds = ("cell_threshold", "min_size")
 
     def targets(self, masks: np.ndarray) -> np.ndarray:
         """int32[H, W] -> float32[3, H, W]: vertical, horizontal, foreground."""
         return np.concatenate((distance_maps(masks), (masks > 0)[None].astype(np.float32)))
-
-    def loss(self, output: Tensor, targets: Tensor) -> Tensor:
-        """Eq. 1 (the paper: "same as Cellpose"; HoVer-Net's own has a gradient term besides)."""
-        return field_loss(output, targets)
 
     def masks(self, output: np.ndarray, decoding: Decoding) -> np.ndarray:
         """float32[3, H, W] -> int32[H, W]."""
@@ -135,7 +131,3 @@ class HoVer(Representation):
         pieces = watershed(energy, _markers(inside, foreground), mask=foreground)
         jumps = _jumps(vertical, horizontal, foreground)
         return tidy(_join(pieces.astype(np.int32), jumps), decoding.min_size)
-
-    def probability(self, output: np.ndarray) -> np.ndarray:
-        """Sigmoid of the foreground's logit."""
-        return expit(output[2])

@@ -32,10 +32,13 @@ def _log_odds(output: np.ndarray, index: int) -> np.ndarray:
     return output[index] - logsumexp(others, axis=0)
 
 
-class _PixelClasses(Representation):
-    """What U-Net2 and U-Net3 share: background is the class 0."""
+class UNet2(Representation):
+    """Background and foreground."""
 
+    name = "unet2"
+    n_outputs = 2
     tunes = True
+    thresholds: tuple[str, ...] = ("interior_threshold", "min_size")
     borders: Sequence[float] | None = None
     """Thresholds of the border that are tried; None: there is no such class."""
 
@@ -64,14 +67,6 @@ class _PixelClasses(Representation):
                 best, best_score = tried, float(np.mean(scores))
         return best
 
-
-class UNet2(_PixelClasses):
-    """Background and foreground."""
-
-    name = "unet2"
-    n_outputs = 2
-    thresholds = ("interior_threshold", "min_size")
-
     def targets(self, masks: np.ndarray) -> np.ndarray:
         """int32[H, W] -> float32[1, H, W]: 0 background, 1 foreground."""
         return (masks > 0)[None].astype(np.float32)
@@ -82,7 +77,7 @@ class UNet2(_PixelClasses):
         return tidy(labels, decoding.min_size)
 
 
-class UNet3(_PixelClasses):
+class UNet3(UNet2):
     """Background, interior and border."""
 
     name = "unet3"
