@@ -95,36 +95,16 @@ def test_a_folder_goes_to_all_panels(folder: Path):
 
 
 def test_what_is_drawn_is_kept_when_another_tab_is_turned_to(folder: Path):
-    workbench = Workbench(folder)
-    assert workbench.annotate.current.name == "b"
-    workbench.annotate.editor.outline(SQUARE)
-    workbench.tabs.selected_index = FINETUNE
-    assert read_masks(folder / "b_masks.tif").max() == 1
-    until(lambda: workbench.finetune.found and len(workbench.finetune.found.usable) == 2)
-
-
-def test_masks_that_cannot_be_written_are_said_above_all_tabs(folder: Path):
     workbench, masks = Workbench(folder), folder / "b_masks.tif"
     workbench.annotate.editor.outline(SQUARE)
     masks.mkdir()  # in their way
     workbench.tabs.selected_index = EXPORT
-    assert "b_masks.tif" in problem(workbench)
+    assert "b_masks.tif" in problem(workbench)  # said above all tabs
     masks.rmdir()
     workbench.tabs.selected_index = FINETUNE
     assert read_masks(masks).max() == 1
     assert workbench.message.text == ""
-
-
-def test_a_model_just_tuned_is_chosen_to_segment_with(folder: Path):
-    workbench = Workbench(folder)
-    panel = workbench.finetune
-    until(lambda: panel.found)  # the form is filled
-    panel.steps.value, panel.batch.value, panel.name.value = 1, 1, "mine"
-    panel.strategy.value = "classic"
-    panel.start.click()
-    assert panel.job.join(LONG).state == "done"
-    assert workbench.segment.form.model.value.name == folder / "mine.safetensors"
-    assert workbench.segment.form.loaded is not None
+    until(lambda: workbench.finetune.found and len(workbench.finetune.found.usable) == 2)
 
 
 def inspect(workbench: Workbench, name: str) -> None:
@@ -137,26 +117,19 @@ def inspect(workbench: Workbench, name: str) -> None:
 
 def test_a_result_is_inspected_against_what_was_drawn(segmented: Workbench, folder: Path):
     inspect(segmented, "a")
-    assert (segmented.tabs.selected_index, segmented.message.text) == (INSPECT, "")
     inspector = segmented.inspector
-    assert inspector.entry.name == "a"
+    assert (segmented.tabs.selected_index, inspector.entry.name) == (INSPECT, "a")
     np.testing.assert_array_equal(inspector.entry.true, read_masks(folder / "a_masks.tif"))
     assert inspector.entry.prediction is not None
     assert sorted(inspector.names) == list(NAMES)
-    inspect(segmented, "b")
-    assert (inspector.entry.name, inspector.entry.true) == ("b", None)
     inspector.go_to("c")  # the network is asked about an image when it is looked at
     until(lambda: inspector.entry.name == "c" and inspector.entry.prediction is not None)
-
-
-def test_a_result_that_is_gone_is_said(segmented: Workbench, folder: Path):
     (folder / "segmented" / "b_masks.tif").write_bytes(b"II*\0")
     inspect(segmented, "b")
-    message = segmented.inspector._message
-    assert "b_masks.tif" in message.text
+    assert "b_masks.tif" in inspector._message.text
     inspect(segmented, "c")  # which is whole
-    assert (segmented.inspector.entry.name, message.is_error) == ("c", False)
-    assert sorted(segmented.inspector.names) == list(NAMES)
+    assert (inspector.entry.name, inspector.entry.true) == ("c", None)
+    assert not inspector._message.is_error
 
 
 def test_thresholds_found_in_the_inspector_are_those_to_segment_with(
@@ -198,19 +171,15 @@ def test_cells_are_corrected_from_the_inspector_as_they_are_seen(
 
 
 def test_a_result_is_corrected_from_the_list(segmented: Workbench, folder: Path):
-    def correct() -> None:
-        """Press Correct it, and wait until what was asked of the network is shown."""
-        segmented.segment.results.list.index = 2
-        segmented.segment.results.buttons["edit"].click()
-        assert segmented._asking.join(LONG).ended
-
-    correct()
+    results, masks = segmented.segment.results, read_masks(folder / "segmented" / "c_masks.tif")
+    results.list.index = 2
+    results.buttons["edit"].click()
+    assert segmented._asking.join(LONG).ended
     assert segmented.tabs.selected_index == ANNOTATE
-    np.testing.assert_array_equal(
-        segmented.annotate.editor.labels, read_masks(folder / "segmented" / "c_masks.tif")
-    )
+    np.testing.assert_array_equal(segmented.annotate.editor.labels, masks)
     (folder / "c.tif").write_bytes(b"II*\0")
-    correct()
+    results.buttons["edit"].click()
+    assert segmented._asking.join(LONG).ended
     assert "c.tif" in problem(segmented)
 
 
@@ -224,26 +193,22 @@ def test_a_machine_that_runs_the_notebook_gets_a_picture(folder: Path, monkeypat
     assert "image/jpeg" not in empty._repr_mimebundle_()[0]
 
 
-def test_the_example_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_example_is_made_once_where_no_folder_is_named(tmp_path: Path, monkeypatch):
     def make_small_dataset(name: str, *, n_shot: int, n_query: int) -> list[Sample]:
         splits = ["shot"] * n_shot + ["query"] * n_query
         worms = zip(tiny.worms(len(splits)), splits, strict=True)
         return [replace(worm, split=split) for worm, split in worms]
 
     monkeypatch.setattr(synthetic, "make_dataset", make_small_dataset)
-    folder = app.make_example(tmp_path / "example")
+    monkeypatch.setattr(paths, "runs", lambda: tmp_path)
+    monkeypatch.delenv(app.FOLDER, raising=False)
+    folder = app.start_folder()
     assert len(list(folder.glob("worms_?.tif"))) == 8
     assert len(list(folder.glob("*_masks.tif"))) == 3
     drawn = folder / "worms_1_masks.tif"
     drawn.write_bytes(b"mine")
-    app.make_example(folder)
+    assert app.start_folder() == folder == tmp_path / "example"
     assert drawn.read_bytes() == b"mine"
-
-
-def test_the_folder_to_begin_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(app, "make_example", lambda folder: folder)
-    monkeypatch.delenv(app.FOLDER, raising=False)
-    assert app.start_folder() == paths.runs() / "example"
     monkeypatch.setenv(app.FOLDER, str(tmp_path))
     assert app.start_folder() == tmp_path
     assert app.start_folder(str(tmp_path / "other")) == tmp_path / "other"

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from scellseg_lib import cli
 from scellseg_lib.datasets.weights import load_model
 from scellseg_lib.files import folder as folder_module
-from scellseg_lib.files.images import read_image, read_masks, read_pixels, write_labels
+from scellseg_lib.files.images import read_masks, read_pixels, write_labels
 from scellseg_lib.model import new_model
 from scellseg_lib.network import weights_hash
 from scellseg_lib.segmentation import decode
@@ -27,7 +27,7 @@ from scellseg_lib.workbench.jobs import Job
 from scellseg_lib.workbench.segment import SegmentPanel, SegmentResults
 from scellseg_lib.workbench.session import SegmentationSettings
 from tests.workbench.conftest import DECODING, LEVELS, NAMES, SIDE
-from tests.workbench.waiting import LONG, files, is_shown, problem, rests, until
+from tests.workbench.waiting import LONG, files, is_shown, problem, rests, squares, until
 
 pytestmark = [
     pytest.mark.usefixtures("tiny_world"),
@@ -67,26 +67,17 @@ def slider(panel: SegmentPanel, name: str) -> Any:
     return panel.form.thresholds._sliders[name]
 
 
-class Gate:
-    """Lets the reading of images pass one at a time, so that a test can act in between."""
+def act_after(monkeypatch: pytest.MonkeyPatch, n: int, act: Callable[[], object]) -> None:
+    """Do something in the thread of a run as soon as it has written this many masks."""
+    written = []
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.open, self.read, self._wait = threading.Semaphore(0), 0, True
-        monkeypatch.setattr(folder_module, "read_image", self._gated(read_image))
+    def write(path: Path, masks: np.ndarray) -> None:
+        write_labels(path, masks)
+        written.append(path)
+        if len(written) == n:  # between the images of a group
+            act()
 
-    def _gated(self, original: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
-        def read_image(*arguments: Any, **options: Any) -> np.ndarray:
-            if self._wait:
-                assert self.open.acquire(timeout=LONG)
-            self.read += 1
-            return original(*arguments, **options)
-
-        return read_image
-
-    def release(self) -> None:
-        """All may pass from now on."""
-        self._wait = False
-        self.open.release(100)
+    monkeypatch.setattr(folder_module, "write_labels", write)
 
 
 def test_the_chosen_model_says_what_it_is_and_brings_its_diameter(experiment: Path):
@@ -293,18 +284,14 @@ def test_a_folder_survives_a_damaged_file_and_says_what_to_do(experiment: Path):
 
 def test_paused_it_waits_and_then_goes_on(experiment: Path, monkeypatch: pytest.MonkeyPatch):
     panel = SegmentPanel(experiment)
-    gate = Gate(monkeypatch)
+    act_after(monkeypatch, 1, panel.pause.click)
     panel.start.click()
+    until(lambda: rests(panel.job))
     assert panel.start.disabled
     assert is_shown(panel.pause)
-    gate.open.release(1)
-    until(lambda: gate.read == 1)
-    panel.pause.click()
     assert panel.pause.description == "Go on"
-    gate.release()
-    until(lambda: rests(panel.job))
-    assert gate.read <= 2  # it may have waited for the second already, and does not read the third
     assert "Paused" in panel.message.text
+    assert list(files(experiment / "segmented")) == ["A_masks.tif", "segmented.json"]
     panel.pause.click()
     assert panel.job.join(LONG).state == "done"
     assert len(files(experiment / "segmented")) == 7
@@ -313,15 +300,8 @@ def test_paused_it_waits_and_then_goes_on(experiment: Path, monkeypatch: pytest.
 def test_stopped_it_keeps_what_is_done_and_goes_on_from_there(
     experiment: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    panel, written = SegmentPanel(experiment), []
-
-    def write(path: Path, masks: np.ndarray) -> None:
-        write_labels(path, masks)
-        written.append(path.name)
-        if len(written) == 2:  # between the images of a group
-            panel.cancel.click()
-
-    monkeypatch.setattr(folder_module, "write_labels", write)
+    panel = SegmentPanel(experiment)
+    act_after(monkeypatch, 2, panel.cancel.click)
     assert run(panel).state == "cancelled"
     assert panel.message.text.startswith("Stopped: 2 of 6 images done")
     assert "could not be segmented" not in panel.failures.value  # nothing was at fault
@@ -370,9 +350,7 @@ def test_a_foreign_record_is_no_question(experiment: Path):
 
 
 def test_doubts_about_the_diameter_are_told(experiment: Path, monkeypatch: pytest.MonkeyPatch):
-    masks = np.zeros((SIDE, SIDE), np.int32)
-    for k in range(6):
-        masks[15 * k : 15 * k + 10, 5:15] = k + 1
+    masks = squares(*((15 * k, 5) for k in range(6)), side=10, shape=(SIDE, SIDE))
     monkeypatch.setattr("scellseg_lib.segmentation.decode", lambda *_, **__: masks)
     panel = SegmentPanel(experiment)
     run(panel)
@@ -380,26 +358,19 @@ def test_doubts_about_the_diameter_are_told(experiment: Path, monkeypatch: pytes
     assert "6 images in all" in panel.failures.value
 
 
-def test_two_runs_at_once_do_not_disturb_each_other(
-    experiment: Path, monkeypatch: pytest.MonkeyPatch
-):
-    gate = Gate(monkeypatch)
+def test_two_runs_at_once_do_not_disturb_each_other(experiment: Path):
     first, second = SegmentPanel(experiment), SegmentPanel(experiment)
     second.output.value = str(experiment / "other")
     for panel in (first, second):
         panel.start.click()
-    gate.release()
     assert [panel.job.join(LONG).state for panel in (first, second)] == ["done", "done"]
-    written = [files(experiment / name) for name in ("segmented", "other")]
-    assert written[0] == written[1]
+    assert files(experiment / "segmented") == files(experiment / "other")
 
 
 def test_images_chosen_while_a_run_ends_are_those_whose_results_are_listed(
     experiment: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    original, listing, go_on = (
-        *(experiment_module.list_results, threading.Event(), threading.Event()),
-    )
+    original, listing, go_on = experiment_module.list_results, threading.Event(), threading.Event()
 
     def slow(*arguments: Any) -> list[SegmentedImage]:
         found = original(*arguments)
@@ -444,9 +415,8 @@ def test_results_are_looked_at_and_corrected(experiment: Path):
     labels = read_masks(entry.masks)
     again = decode(prediction, known, entry.settings.decoding, resample=False)
     np.testing.assert_array_equal(again, labels)
-    inspector = Inspector([entry.to_inspect(lambda: labels)])
+    inspector = Inspector([entry.to_inspect()])
     inspector.join(LONG)
-    np.testing.assert_array_equal(inspector.entry.predicted, labels)
     inspector.thresholds._sliders["cell_threshold"].value = 0.34
     moved = DECODING.model_copy(update={"cell_threshold": 0.34})
     wanted = decode(prediction, known, moved, resample=False)
@@ -455,10 +425,16 @@ def test_results_are_looked_at_and_corrected(experiment: Path):
 
 
 def test_former_results_are_listed_and_belong_to_their_model(segmented: Path):
-    panel = SegmentPanel(segmented)
-    assert panel.found.text == "6 images found, 6 of them segmented already."
-    assert panel.results.entries[0].model is panel.form.loaded[1]
+    panel, said = SegmentPanel(segmented), "6 images found, 6 of them segmented already."
+    entry = panel.results.entries[0]
+    assert (panel.found.text, panel.results.rounds.value) == (said, "")
+    assert entry.model is panel.form.loaded[1]
+    labels = read_masks(entry.masks)
+    Experiment(segmented).keep_correction(entry, labels, np.where(labels == 1, 0, labels))
     panel.go_to(segmented, add_model(segmented, "second"))
+    assert panel.found.text == said
+    assert "tuned.safetensors" in panel.results.rounds.value
+    assert "the area that both share, divided by the area of either" in panel.results.rounds.value
     entry = panel.results.entries[0]
     assert (entry.model, entry.predict()) == (None, None)
     assert Inspector([entry.to_inspect()]).entry.prediction is None
@@ -515,19 +491,3 @@ def test_what_is_chosen_is_opened_while_the_numbers_are_filled_in(monkeypatch: p
         assert job.join(LONG).ended
     assert [line for line, _ in results.list.options] == [f"{name}: 7 cells" for name in "abc"]
     assert results.message.text == "3 images with 21 cells."
-
-
-def test_a_round_of_correction_is_kept_and_shown(segmented: Path):
-    panel = SegmentPanel(segmented)
-    assert panel.results.rounds.value == ""
-    entry = panel.results.entries[0]
-    labels = read_masks(entry.masks)
-    corrected = np.where(labels == 1, 0, labels)
-    found = Experiment(segmented).keep_correction(entry, labels, corrected)
-    assert (found["removed"], found["added"]) == (1, 0)
-    panel.list_results()
-    assert "tuned.safetensors" in panel.results.rounds.value
-    assert "the area that both share, divided by the area of either" in panel.results.rounds.value
-    assert (segmented / "shot" / "A_masks.tif").is_file()
-    panel.check()
-    assert panel.found.text == "6 images found, 6 of them segmented already."
