@@ -20,17 +20,9 @@ from scellseg_lib.model import Model
 from scellseg_lib.network import weights_hash
 from scellseg_lib.options import Options
 from scellseg_lib.progress import progress_bar
-from scellseg_lib.representation import Decoding
 from scellseg_lib.samples import Dataset, Sample, resize_masks
 from scellseg_lib.segmentation import predict
-from scellseg_lib.training import (
-    Callback,
-    Checkpoint,
-    complete_card,
-    resume_precision,
-    segmentation_loss,
-    train,
-)
+from scellseg_lib.training import Callback, resume_precision, segmentation_loss, train
 
 Layers = Literal["all", "downsampling_fixed", "extractor_fixed"]
 Schedule = Literal["halvings", "cosine"]
@@ -206,23 +198,28 @@ def finetune(
         "queries": [sample.name for sample in queries or []],
         "contrast": contrasts.name if contrasts else None,
     }
-    tuned.log = train(
-        tuned.network,
+    train(
+        tuned,
+        [shots],
         torch.optim.Adam(groups),
         losses_at,
         chosen.steps,
+        how="fine-tuned",
         rate=chosen.rate,
-        label="fine-tune",
+        identity=identity,
+        initial=model.card.recipe,
+        checkpoint=checkpoint,
         term=term,
         fixed=fixed,
-        checkpoint=Checkpoint(checkpoint, identity),
         callback=callback,
     )
-    tuned.network.requires_grad_(True)
     tuned.card.diameter = round(diameter, 2)
-    complete_card(tuned, "fine-tuned", [shots], identity | {"initial": model.card.recipe})
-    if tuned.representation.tunes:
-        tuned.card.decoding = _tune_thresholds(tuned, shots, precision)
+    if tuned.representation.tunes:  # at the 30-px scale
+        predictions = predict(tuned, shots, precision=precision)
+        outputs = [one.maps for one in progress_bar(predictions, len(shots), "thresholds")]
+        pairs = zip(shots, outputs, strict=True)
+        truths = [resize_masks(sample.masks, maps.shape[1:]) for sample, maps in pairs]
+        tuned.card.decoding = tuned.representation.tune(tuned.card.decoding, outputs, truths)
     return tuned
 
 
@@ -241,12 +238,3 @@ def _styles(contrasts: Dataset) -> list[Sequence[Source]]:
         remedy = "Give samples a style each, or leave the contrast images to their default."
         raise TrainingError(f"the images {contrasts.name!r} have no styles", remedy=remedy)
     return [prepare(style, style.diameter) for style in styles]
-
-
-def _tune_thresholds(model: Model, shots: Sequence[Sample], precision: Precision) -> Decoding:
-    """Fit the thresholds to the shots, at the 30-px scale."""
-    predictions = predict(model, shots, precision=precision)
-    outputs = [one.maps for one in progress_bar(predictions, len(shots), "thresholds")]
-    pairs = zip(shots, outputs, strict=True)
-    truths = [resize_masks(sample.masks, maps.shape[1:]) for sample, maps in pairs]
-    return model.representation.tune(model.card.decoding, outputs, truths)

@@ -204,14 +204,13 @@ def summary(frame: pd.DataFrame) -> dict[str, float]:
 
     MetricError if one of the ten thresholds is missing.
     """
-    ten = [f"{threshold:.6f}" for threshold in THRESHOLDS]
-    means = frame.groupby(frame["threshold"].map("{:.6f}".format))[["ap", "aji"]].mean()
-    if missing := [threshold for threshold in ten if threshold not in means.index]:
+    means = frame.groupby(frame["threshold"].round(6))[["ap", "aji"]].mean()
+    if missing := [str(threshold) for threshold in THRESHOLDS if threshold not in means.index]:
         what = f"the scores lack the thresholds {', '.join(missing)}"
         raise MetricError(what, remedy="Call evaluate with its default thresholds.")
-    ap, maji = means.loc[ten, "ap"].to_numpy(), float(means.loc[ten, "aji"].to_numpy().mean())
-    ap50, ap75 = (float(ap[THRESHOLDS.index(threshold)]) for threshold in (0.5, 0.75))
-    return {"ap50": ap50, "ap75": ap75, "map": float(ap.mean()), "maji": maji}
+    ap, aji = (means.loc[[*THRESHOLDS], name] for name in ("ap", "aji"))
+    means_of = {"ap50": ap[0.5], "ap75": ap[0.75], "map": ap.mean(), "maji": aji.mean()}
+    return {name: float(value) for name, value in means_of.items()}
 
 
 def _as_millionths(thresholds: Sequence[float] | np.ndarray) -> np.ndarray:

@@ -20,14 +20,7 @@ from scellseg_lib.network import NetworkName, find_architecture, weights_hash
 from scellseg_lib.options import Options
 from scellseg_lib.progress import progress_bar
 from scellseg_lib.samples import Dataset
-from scellseg_lib.training import (
-    Callback,
-    Checkpoint,
-    complete_card,
-    resume_precision,
-    segmentation_loss,
-    train,
-)
+from scellseg_lib.training import Callback, resume_precision, segmentation_loss, train
 
 VALIDATE_EVERY = 8
 """The last of every 8 images validates."""
@@ -141,6 +134,7 @@ def pretrain(
         batch = labelled_batch(training, model.representation, rng, indices=indices)
         return {"loss": segmentation_loss(model, *batch, precision)[0]}
 
+    start = weights_hash(initial.network) if initial else None
     identity = {
         "model": name,
         "levels": levels,
@@ -149,22 +143,23 @@ def pretrain(
         "data": [(data.name, len(data)) for data in datasets],
         "pixels": sources_hash([*training, *validation]),
         "precision": asdict(precision),
-        "initial": weights_hash(initial.network) if initial else None,
+        "initial": start,
     }
-    model.log = train(
-        model.network,
+    train(
+        model,
+        datasets,
         optimiser,
         losses_at,
         n_steps,
+        how="pre-trained",
         rate=lambda step: chosen.rate(step, n_steps),
-        label=f"pre-train {name}",
+        identity=identity,
+        initial={"weights": start, "recipe": initial.card.recipe} if initial else None,
+        checkpoint=checkpoint,
         validate=lambda: validation_loss(model, validation, seed, precision),
         validate_every=validate_every,
-        checkpoint=Checkpoint(checkpoint, identity),
         callback=callback,
     )
-    earlier = {"weights": identity["initial"], "recipe": initial.card.recipe} if initial else None
-    complete_card(model, "pre-trained", datasets, identity | {"initial": earlier})
     return model
 
 

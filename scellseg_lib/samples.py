@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from os import PathLike
-from typing import overload
+from typing import Any
 
 import cv2
 import numpy as np
@@ -86,13 +86,7 @@ class Dataset(Sequence[Sample]):
     def __len__(self) -> int:
         return len(self.samples)
 
-    @overload
-    def __getitem__(self, index: int) -> Sample: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> Dataset: ...
-
-    def __getitem__(self, index: int | slice) -> Sample | Dataset:
+    def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return replace(self, samples=self.samples[index])
         return self.samples[index]

@@ -48,35 +48,40 @@ class Enough(Exception):
 
 
 def train(
-    network: nn.Module,
+    model: Model,
+    data: Sequence[Sequence[Sample]],
     optimiser: torch.optim.Optimizer,
     losses_at: Callable[[int], dict[str, Tensor]],
     n_steps: int,
     *,
+    how: str,
     rate: Callable[[int], float],
-    label: str,
+    identity: dict[str, Any],
+    initial: dict[str, Any] | None,
+    checkpoint: str | Path | None,
     term: nn.Module | None = None,
     fixed: Sequence[nn.Module] = (),
     validate: Callable[[], float] | None = None,
     validate_every: int = 100,
-    checkpoint: Checkpoint,
     callback: Callback | None = None,
-) -> list[dict[str, float]]:
-    """Train a network in place; returns its log: ``step``, the losses, ``validation_loss``.
+) -> None:
+    """Train a model in place and complete its log and card.
 
     ``losses_at`` gives the ``loss`` of a step, counted from 0, and its parts; ``rate`` the step's
     share of the learning rates. ``term`` is learnt with the network; its ``fixed`` parts keep their
-    statistics. The checkpoint is left to who saves the model.
+    statistics. ``identity`` is what makes the run what it is, ``initial`` where it began. The
+    checkpoint is left to who saves the model.
     """
     rates = [group["lr"] for group in optimiser.param_groups]
-    modules = {"network": network} if term is None else {"network": network, "term": term}
-    log = checkpoint.resume(modules, optimiser)
+    modules = {"network": model.network} | ({"term": term} if term else {})
+    saved = Checkpoint(checkpoint, identity, modules, optimiser)
+    log = model.log = saved.resume()
     saved_at, enough = monotonic(), False
 
-    with bar(n_steps, label, initial=len(log), delay=0) as shown:
+    with bar(n_steps, how, initial=len(log), delay=0) as shown:
         while len(log) < n_steps and not enough:
             step, done = len(log), len(log) + 1
-            network.train()
+            model.network.train()
             for part in fixed:
                 part.eval()
             for group, usual in zip(optimiser.param_groups, rates, strict=True):
@@ -96,7 +101,7 @@ def train(
             if validate and (done % validate_every == 0 or done == n_steps):
                 log[-1]["validation_loss"] = validation_loss = validate()
             if done == n_steps or monotonic() - saved_at >= SAVE_EVERY:
-                checkpoint.save(modules, optimiser, log)
+                saved.save(log)
                 saved_at = monotonic()
             shown.update()
             if callback:
@@ -105,10 +110,10 @@ def train(
                 except Enough:
                     enough = True
     if enough:
-        checkpoint.save(modules, optimiser, log)
+        saved.save(log)
     optimiser.zero_grad(set_to_none=True)  # gradients are as large as the network
-    network.eval()
-    return log
+    model.network.requires_grad_(True).eval()
+    _complete_card(model, how, data, identity | {"initial": initial})
 
 
 def segmentation_loss(
@@ -120,7 +125,7 @@ def segmentation_loss(
     return model.representation.loss(output.maps.float(), targets.to(model.device)), output
 
 
-def complete_card(
+def _complete_card(
     model: Model, how: str, data: Sequence[Sequence[Sample]], recipe: dict[str, Any]
 ) -> None:
     """Write how and on what a model was trained into its card, which is still that of its start."""
@@ -184,24 +189,26 @@ class Checkpoint:
     """The resumable state of a run, in a file; without a path none is kept.
 
     ``identity`` is what makes the run what it is (recipe, data, precision); a file of another run
-    is refused.
+    is refused. The state is that of the modules and the optimiser, which are restored in place.
     """
 
-    def __init__(self, path: str | Path | None, identity: dict[str, Any]) -> None:
-        self.path = Path(path) if path else None
-        self.identity = json.loads(json.dumps(identity, sort_keys=True, default=str))
-
-    def save(
+    def __init__(
         self,
+        path: str | Path | None,
+        identity: dict[str, Any],
         modules: dict[str, nn.Module],
         optimiser: torch.optim.Optimizer,
-        log: list[dict[str, float]],
     ) -> None:
+        self.path = Path(path) if path else None
+        self.modules, self.optimiser = modules, optimiser
+        self.identity = json.loads(json.dumps(identity, sort_keys=True, default=str))
+
+    def save(self, log: list[dict[str, float]]) -> None:
         """Write all state; the earlier file stays until this is whole. TrainingError otherwise."""
         if self.path is None:
             return
-        states: dict[str, dict[str, Any]] = {k: m.state_dict() for k, m in modules.items()}
-        for index, state in optimiser.state_dict()["state"].items():
+        states: dict[str, dict[str, Any]] = {k: m.state_dict() for k, m in self.modules.items()}
+        for index, state in self.optimiser.state_dict()["state"].items():
             states[f"optimiser/{index}"] = state
         tensors = {
             f"{prefix}/{name}": value.detach().cpu().contiguous()
@@ -218,9 +225,7 @@ class Checkpoint:
             remedy = "Make room, or give another folder; the same call goes on from the last."
             raise TrainingError(what, where=self.path, remedy=remedy) from error
 
-    def resume(
-        self, modules: dict[str, nn.Module], optimiser: torch.optim.Optimizer
-    ) -> list[dict[str, float]]:
+    def resume(self) -> list[dict[str, float]]:
         """Restore all state; returns the log of the steps done, none where there is no file.
 
         Raises TrainingError for a damaged file, CheckpointOfAnotherRun for that of another run.
@@ -246,9 +251,9 @@ class Checkpoint:
         for key, value in tensors.items():
             prefix, name = key.rsplit("/", 1)
             states.setdefault(prefix, {})[name] = value
-        for prefix, module in modules.items():
+        for prefix, module in self.modules.items():
             module.load_state_dict(states.pop(prefix, {}))
         state = {int(prefix.split("/")[1]): values for prefix, values in states.items()}
-        groups = optimiser.state_dict()["param_groups"]
-        optimiser.load_state_dict({"state": state, "param_groups": groups})
+        groups = self.optimiser.state_dict()["param_groups"]
+        self.optimiser.load_state_dict({"state": state, "param_groups": groups})
         return run.log

@@ -96,7 +96,7 @@ def test_a_notebook_that_a_machine_executes_is_silent(output, monkeypatch, comma
 # Who shows it
 
 
-@pytest.mark.parametrize("train", ["fine-tune", "pre-train scellseg"])
+@pytest.mark.parametrize("train", ["fine-tuned", "pre-trained"])
 def test_trainings_show_all_that_takes_long(
     output, small_patches, monkeypatch, tmp_path: Path, train: str
 ):
@@ -109,7 +109,7 @@ def test_trainings_show_all_that_takes_long(
             "checkpoint": tmp_path / "c.safetensors",
             "callback": lambda _: before.append(stream.getvalue()),
         }
-        if train == "fine-tune":
+        if train == "fine-tuned":
             tiny.tune("classic", tiny.new_model("unet2", tiny.LEVELS), **options)
         else:
             tiny.train(**options)
@@ -119,7 +119,7 @@ def test_trainings_show_all_that_takes_long(
     labels = re.findall(r"(?:^|\r|\n)([^\r\n:]+): ", stream.getvalue())
     assert labels.count(train) >= tiny.STEPS
     assert "styles" in labels
-    assert ("thresholds" in labels) == (train == "fine-tune")
+    assert ("thresholds" in labels) == (train == "fine-tuned")
     stream.truncate(0)
     run()  # finished: none of its steps is shown as if it were done now
     assert f"{tiny.STEPS}/{tiny.STEPS}" in stream.getvalue()

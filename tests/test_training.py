@@ -187,21 +187,21 @@ def learning() -> tuple[dict[str, nn.Module], torch.optim.Optimizer]:
 
 def test_a_damaged_file_and_one_of_weights_are_refused(tmp_path):
     path, ours = tmp_path / "c.safetensors", learning()
-    Checkpoint(path, {}).save(*ours, [])
+    Checkpoint(path, {}, *ours).save([])
     whole = path.read_bytes()
     assert read_run(path).log == []
     weights = new_model("scellseg", tiny.LEVELS).save(tmp_path / "m.safetensors").read_bytes()
     for content in (*(whole[:keep] for keep in (0, 7, 200, -1)), weights):
         path.write_bytes(content)
         with pytest.raises(TrainingError, match=r"cannot be read.*Delete it to start") as caught:
-            Checkpoint(path, {}).resume(*ours)
+            Checkpoint(path, {}, *ours).resume()
         assert caught.value.where == path
         assert read_run(path) is None
 
 
 def test_the_earlier_file_stays_until_the_new_one_is_whole(tmp_path, monkeypatch):
-    file, ours = Checkpoint(tmp_path / "c.safetensors", {}), learning()
-    file.save(*ours, [])
+    file = Checkpoint(tmp_path / "c.safetensors", {}, *learning())
+    file.save([])
     before = file.path.read_bytes()
 
     def cut_short(tensors: dict[str, torch.Tensor], scratch: Path, metadata: dict) -> None:
@@ -210,6 +210,6 @@ def test_the_earlier_file_stays_until_the_new_one_is_whole(tmp_path, monkeypatch
 
     monkeypatch.setattr(training, "save_file", cut_short)
     with pytest.raises(TrainingError, match=r"c\.safetensors: .*\(no space.*Make room"):
-        file.save(*ours, [])
+        file.save([])
     assert file.path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [file.path]
