@@ -54,8 +54,8 @@ BUDGETS = {
 # These numbers only fall; who brings a part within its budget takes it out.
 STILL_OVER = {
     "core": 3764,
-    "files": 1282,
-    "datasets": 1964,
+    "files": 1243,
+    "datasets": 1962,
     "statistics and plots": 1005,
     "paper": 3425,
     "cli": 484,

@@ -43,8 +43,7 @@ class Exported:
 
     written: int = 0
     already: int = 0
-    failed: dict[str, ScellsegError] = field(default_factory=dict)
-    """Why others could not be read or written, by the name of their image."""
+    failed: dict[str, ScellsegError] = field(default_factory=dict)  # by the name of their image
 
 
 def export(

@@ -53,10 +53,8 @@ class FolderOutcome:
     segmented: int = 0
     already: int = 0
     cells: int = 0
-    failed: dict[str, ScellsegError] = field(default_factory=dict)
-    """Why images could not be read, segmented or written, by the file that is concerned."""
+    failed: dict[str, ScellsegError] = field(default_factory=dict)  # by the file concerned
     doubts: list[FarFromModel] = field(default_factory=list)
-    """About images whose scale or style is far from what the model has seen."""
 
     @contextmanager
     def survive(self, job: ImageJob) -> Iterator[None]:

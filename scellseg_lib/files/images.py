@@ -21,7 +21,6 @@ from scellseg_lib.errors import AxesNeeded, ChannelsNeeded, ImageError, Scellseg
 from scellseg_lib.files.seg_npy import read_seg
 from scellseg_lib.samples import INT64_MAX, as_labels
 
-_COLOURS = ("red", "green", "blue")
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two are BigTIFF
 _PNG, _JPEG, _NUMPY = b"\x89PNG", b"\xff\xd8\xff", b"\x93NUM"
 _ALPHA = (1, 2)  # of a TIFF's ExtraSamples: associated and unassociated alpha
@@ -78,44 +77,31 @@ def read_image(
     axes: str | None = None,
     page: int | None = None,
 ) -> np.ndarray:
-    """Plane to segment and nucleus plane of a file: float32[2, H, W]; see `select_planes`."""
-    return select_planes(read_pixels(path, axes=axes, page=page), channels, where=path)
-
-
-def select_planes(
-    pixels: np.ndarray,
-    channels: tuple[str, str] | None = None,
-    *,
-    where: str | PathLike[str] | None = None,
-) -> np.ndarray:
-    """Plane to segment and nucleus plane of an image, [H, W] or [H, W, C]: float32[2, H, W].
+    """Plane to segment and nucleus plane of a file: float32[2, H, W]; see `read_pixels`.
 
     Each of ``channels`` is "red", "green", "blue" (the first, second, third channel), an index "0"
     to "N-1", or "gray" (the mean of all channels); the second may be "none": zeros. None: the only
     channel, or that which all are equal to, and no nuclei. ChannelsNeeded where they differ, or one
-    is not there. ImageError, for the file ``where``, if values are not finite as float32.
+    is not there. ImageError if values are not finite as float32.
     """
-    if pixels.ndim not in (2, 3) or pixels.size == 0:
-        what, remedy = f"{pixels.shape} is no shape of an image", "Give (H, W) or (H, W, C)."
-        raise ImageError(what, where=where, remedy=remedy)
-    stack = np.atleast_3d(pixels)
+    stack = np.atleast_3d(read_pixels(path, axes=axes, page=page))
     count = stack.shape[2]
-    names = [*_COLOURS, *map(str, range(len(_COLOURS), count))][:count]
+    names = ["red", "green", "blue", *map(str, range(3, count))][:count]
     if channels is None:
         if not np.array_equal(stack[..., 1:], stack[..., :-1], equal_nan=True):
             what = f"the image has {count} channels that differ, and none is named"
-            raise ChannelsNeeded(what, names, where=where)
+            raise ChannelsNeeded(what, names, where=path)
         channels = ("0", "none")
     if len(channels) != 2 or channels[0] == "none":
         what = f"channels {channels!r} do not name a plane to segment and a nucleus plane"
         remedy = 'Give two names, such as ("gray", "none") or ("green", "red").'
-        raise ImageError(what, where=where, remedy=remedy)
+        raise ImageError(what, where=path, remedy=remedy)
     known = {name: k for k, name in enumerate(names)} | {str(k): k for k in range(count)}
     image = np.zeros((2, *stack.shape[:2]), np.float32)
     for name, plane in zip(channels, image, strict=True):
         if name not in (*known, "gray", "none"):
             what = f"channel {name!r} was asked for, the image has {count}"
-            raise ChannelsNeeded(what, names, where=where)
+            raise ChannelsNeeded(what, names, where=path)
         with np.errstate(over="ignore"):  # what overflows is counted below
             if name == "gray":
                 plane[:] = stack.mean(axis=2, dtype=np.float64)
@@ -124,7 +110,7 @@ def select_planes(
     if bad := int(np.count_nonzero(~np.isfinite(image))):
         what = f"{bad} pixels are NaN, infinite or beyond the range of float32"
         remedy = "Replace them, for example by the background's value."
-        raise ImageError(what, where=where, remedy=remedy)
+        raise ImageError(what, where=path, remedy=remedy)
     return image
 
 
@@ -133,9 +119,8 @@ def read_masks(path: str | PathLike[str]) -> np.ndarray:
     signature = _read_signature(Path(path))
     if signature.startswith(_JPEG):
         raise ImageError("JPEG does not keep labels", where=path, remedy="Save them as PNG.")
-    if signature == _NUMPY:
-        return relabel(read_seg(Path(path))["masks"], where=path)
-    return relabel(read_pixels(path), where=path)
+    is_seg = signature == _NUMPY
+    return relabel(read_seg(Path(path))["masks"] if is_seg else read_pixels(path), where=path)
 
 
 def relabel(masks: np.ndarray, *, where: str | PathLike[str] | None = None) -> np.ndarray:

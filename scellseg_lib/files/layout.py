@@ -19,14 +19,12 @@ Nothing is read here, and nothing is written.
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
 from natsort import natsorted
 
 from scellseg_lib.errors import DatasetError
 
-SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg")
-"""Endings of the files that are taken for images."""
+SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg")  # of what is taken for an image
 SHOT, QUERY, SEGMENTED, CORRECTED, EXPORTED = "shot", "query", "segmented", "corrected", "exported"
 CLASSES, ROUNDS, RECORD = "classes.csv", "rounds.csv", "segmented.json"
 CELLS, OVERLAY, EDITS = "_cells.csv", "_overlay.png", ".edits"
@@ -37,13 +35,10 @@ MODEL, CHECKPOINT, RUN = ".safetensors", ".checkpoint", ".checkpoint.json"
 class ImageFiles:
     """An image with the files that belong to it."""
 
-    name: str
-    """Without ``_img`` and ending."""
+    name: str  # without ``_img`` and ending
     image: Path
-    masks: Path | None
-    """Those that are there: ours, or those that Cellpose has saved."""
-    split: str
-    """What it serves for: "shot" with masks to learn from, "query" to be segmented."""
+    masks: Path | None  # those that are there: ours, or those that Cellpose has saved
+    split: str  # "shot" with masks to learn from, "query" to be segmented
 
     @property
     def is_query(self) -> bool:
@@ -94,13 +89,12 @@ def find_samples(folder: Path) -> list[ImageFiles]:
         remedy = "Annotate them (NAME_masks.png), or move them to query/."
         what = f"images without masks: {', '.join(bare)}"
         raise DatasetError(what, where=folder / SHOT, remedy=remedy)
-    return found or _refuse_empty(folder)
+    return found
 
 
 def find_images(folder: Path) -> list[tuple[str, list[Path]]]:
     """Images by name, as of `find_samples`; several files if only their endings differ."""
-    found = [item for _, files in _read_parts(folder) for item in files.images.items()]
-    return found or _refuse_empty(folder)
+    return [item for _, files in _read_parts(folder) for item in files.images.items()]
 
 
 def list_images(folder: Path) -> list[ImageFiles]:
@@ -110,7 +104,7 @@ def list_images(folder: Path) -> list[ImageFiles]:
         kinds = files.images, files.seg | files.saved | files.ours
         images, masks = ({name: some[0] for name, some in kind.items()} for kind in kinds)
         found += _pair(part, images, masks)
-    return found or _refuse_empty(folder)
+    return found
 
 
 def place_shot(folder: Path, image: Path) -> tuple[Path, Path]:
@@ -261,11 +255,15 @@ def _parts(folder: Path) -> list[str]:
 
 
 def _read_parts(folder: Path) -> list[tuple[str, _Files]]:
-    """Files of ``shot/`` and ``query/``, or of the folder itself as the part ""."""
+    """Files of ``shot/`` and ``query/``, or of the folder itself as the part ""; some images."""
     if not folder.is_dir():
         remedy = "Check how it is written; on a server it is a folder of the server."
         raise DatasetError("there is no such folder", where=folder, remedy=remedy)
-    return [(part, _Files(folder / part)) for part in _parts(folder)]
+    parts = [(part, _Files(folder / part)) for part in _parts(folder)]
+    if not any(files.images for _, files in parts):
+        remedy = "Name them NAME_img.png (or .tif, .jpg), in it or in its shot/ and query/."
+        raise DatasetError("there are no images", where=folder, remedy=remedy)
+    return parts
 
 
 def _pair(part: str, images: dict[str, Path], masks: dict[str, Path]) -> list[ImageFiles]:
@@ -294,8 +292,3 @@ def _name_as_beside(folder: Path, file: Path, usual: str) -> Path:
     beside = [image for files in _Files(folder).images.values() for image in files]
     mark = usual if not beside else "_img" if _plain(beside[0].name).endswith("_img") else ""
     return folder / f"{image_name(file)}{mark}{file.name.removeprefix(_plain(file.name))}"
-
-
-def _refuse_empty(folder: Path) -> NoReturn:
-    remedy = "Name them NAME_img.png (or .tif, .jpg), in it or in its shot/ and query/."
-    raise DatasetError("there are no images", where=folder, remedy=remedy)

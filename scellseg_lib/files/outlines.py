@@ -5,7 +5,6 @@ A vertex (x, y) is a corner between pixels: pixel (row 0, column 0) is the squar
 and its area is their number.
 """
 
-import colorsys
 import json
 import warnings
 import zipfile
@@ -15,13 +14,12 @@ from pathlib import Path
 import imagecodecs
 import numpy as np
 import roifile
-from scipy.ndimage import binary_erosion, find_objects, label
-from skimage.segmentation import find_boundaries
+from scipy.ndimage import find_objects, label
+from skimage.measure import find_contours
+from skimage.segmentation import mark_boundaries
 
 from scellseg_lib.atomic import whole
 from scellseg_lib.samples import normalise
-
-_DATE = (1980, 1, 1, 0, 0, 0)  # the same cells give the same bytes
 
 
 def outlines(masks: np.ndarray) -> Iterator[tuple[int, list[list[np.ndarray]]]]:
@@ -40,37 +38,13 @@ def outlines(masks: np.ndarray) -> Iterator[tuple[int, list[list[np.ndarray]]]]:
 
 def rings(piece: np.ndarray) -> list[np.ndarray]:
     """Rings of one 4-connected piece, the outer one first; bool[H, W] -> int64[n, 2] each."""
-    inside = np.pad(piece, 1)
-    edges: dict[tuple[int, int], list[tuple[int, int]]] = {}
-    for y, x in np.argwhere(piece & ~binary_erosion(piece)).tolist():
-        corners = [(x, y), (x + 1, y), (x + 1, y + 1), (x, y + 1)]
-        beside = inside[y, x + 1], inside[y + 1, x + 2], inside[y + 2, x + 1], inside[y + 1, x]
-        for k in range(4):  # clockwise: the piece lies on the right of an edge
-            if not beside[k]:
-                edges.setdefault(corners[k], []).append(corners[(k + 1) % 4])
     found = []
-    while edges:
-        here = before = next(vertex for vertex, ways in edges.items() if len(ways) == 1)
-        passed = []
-        while here in edges:
-            # Where two pixels touch at a corner alone, the ring stays at its own and turns right.
-            right = here[0] - here[1] + before[1], here[1] + here[0] - before[0]
-            ways = edges.pop(here)
-            there = right if right in ways else ways[0]
-            if len(ways) > 1:
-                edges[here] = [way for way in ways if way != there]
-            passed.append(here)
-            before, here = here, there
-        ring = np.array(passed)
+    for contour in find_contours(np.pad(piece, 1), 0.5):  # in the order of their first pixels
+        # They go through the middles of edges; between two of these lies a corner of pixels.
+        ring = ((contour[:-1] + contour[1:]) // 2).astype(np.int64)[:, ::-1]
         steps = np.roll(ring, -1, axis=0) - ring
         found.append(ring[(steps != np.roll(steps, 1, axis=0)).any(axis=1)])
-    return sorted(found, key=area, reverse=True)
-
-
-def area(ring: np.ndarray) -> float:
-    """Area within a ring, px^2; negative for that of a hole."""
-    x, y = ring.T
-    return float((x * np.roll(y, -1) - np.roll(x, -1) * y).sum() / 2)
+    return found
 
 
 def write_imagej(path: Path, masks: np.ndarray) -> None:
@@ -79,21 +53,19 @@ def write_imagej(path: Path, masks: np.ndarray) -> None:
         for number, pieces in outlines(masks):
             roi = _roi([ring for piece in pieces for ring in piece])
             roi.name = f"{number:05d}"
-            archive.writestr(zipfile.ZipInfo(f"{roi.name}.roi", _DATE), roi.tobytes())
+            # With a date of its own: the same cells give the same bytes.
+            archive.writestr(zipfile.ZipInfo(f"{roi.name}.roi"), roi.tobytes())
 
 
 def write_geojson(path: Path, masks: np.ndarray, classes: Mapping[int, str] | None = None) -> None:
     """Write outlines as GeoJSON, which QuPath imports as detections; ``classes`` by label."""
-    classes = classes or {}
-    hues = {name: k * 0.381966 % 1 for k, name in enumerate(dict.fromkeys(classes.values()))}
     features = []
     for number, pieces in outlines(masks):
         # Every ring ends with its first vertex.
         polygons = [[[*r.tolist(), r[0].tolist()] for r in piece] for piece in pieces]
         properties: dict[str, object] = {"objectType": "detection", "name": str(number)}
-        if name := classes.get(number):
-            colour = [round(255 * part) for part in colorsys.hsv_to_rgb(hues[name], 0.7, 0.9)]
-            properties["classification"] = {"name": name, "color": colour}
+        if name := (classes or {}).get(number):
+            properties["classification"] = {"name": name}  # QuPath has a colour for each
         kind, shape = ("MultiPolygon", polygons) if polygons[1:] else ("Polygon", polygons[0])
         geometry = {"type": kind, "coordinates": shape}
         features.append({"type": "Feature", "geometry": geometry, "properties": properties})
@@ -117,11 +89,10 @@ def write_outlines(path: Path, masks: np.ndarray) -> None:
 
 def write_overlay(path: Path, image: np.ndarray, masks: np.ndarray) -> None:
     """Write a PNG of an image, float32[2, H, W]: its first plane in grey, edges of cells in red."""
-    grey = (255 * np.clip(normalise(image[:1])[0], 0, 1)).astype(np.uint8)
-    picture = np.stack([grey] * 3, axis=-1)
-    picture[find_boundaries(masks, mode="inner")] = (255, 0, 0)
+    grey = np.clip(normalise(image[:1])[0], 0, 1)
+    picture = 255 * mark_boundaries(grey, masks, color=(1, 0, 0), mode="inner")
     with whole(path) as scratch:
-        scratch.write_bytes(imagecodecs.png_encode(picture))
+        scratch.write_bytes(imagecodecs.png_encode(picture.astype(np.uint8)))
 
 
 def _roi(rings: list[np.ndarray]) -> roifile.ImagejRoi:

