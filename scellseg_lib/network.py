@@ -49,16 +49,10 @@ def find_architecture(name: str) -> Architecture:
     return ARCHITECTURES[name]
 
 
-def _norm_relu_conv(inputs: int, outputs: int) -> nn.Sequential:
-    """BatchNorm, ReLU, 3 x 3 convolution: the paper's `brc`."""
-    return nn.Sequential(
-        nn.BatchNorm2d(inputs), nn.ReLU(inplace=True), nn.Conv2d(inputs, outputs, 3, padding=1)
-    )
-
-
-def _norm_conv(inputs: int, outputs: int) -> nn.Sequential:
-    """BatchNorm, 1 x 1 convolution: the projection around a residual unit."""
-    return nn.Sequential(nn.BatchNorm2d(inputs), nn.Conv2d(inputs, outputs, 1))
+def _norm_relu_conv(inputs: int, outputs: int, side: int = 3) -> nn.Sequential:
+    """BatchNorm, ReLU, convolution: the paper's `brc`."""
+    convolution = nn.Conv2d(inputs, outputs, side, padding=side // 2)
+    return nn.Sequential(nn.BatchNorm2d(inputs), nn.ReLU(inplace=True), convolution)
 
 
 def _conv_norm(inputs: int, outputs: int, *after: nn.Module) -> nn.Sequential:
@@ -71,7 +65,7 @@ class ResidualUnit(nn.Module):
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
-        self.projection = _norm_conv(inputs, outputs)
+        self.projection = nn.Sequential(nn.BatchNorm2d(inputs), nn.Conv2d(inputs, outputs, 1))
         self.convolutions = nn.ModuleList(
             _norm_relu_conv(inputs if i == 0 else outputs, outputs) for i in range(4)
         )
@@ -101,7 +95,7 @@ class UpsamplingUnit(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, style_channels: int) -> None:
         super().__init__()
-        self.projection = _norm_conv(inputs, outputs)
+        self.projection = nn.Sequential(nn.BatchNorm2d(inputs), nn.Conv2d(inputs, outputs, 1))
         self.entry = _norm_relu_conv(inputs, outputs)
         self.styled = nn.ModuleList(StyledConvolution(outputs, style_channels) for _ in range(3))
 
@@ -146,10 +140,9 @@ class DownsamplingPass(nn.Module):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """(B, 2, H, W) -> features of each level, shallow first; level k is H/2^k x W/2^k."""
-        features: list[Tensor] = []
-        for level, unit in enumerate(self.units):
-            x = unit(F.max_pool2d(x, 2) if level else x)
-            features.append(x)
+        features = [self.units[0](x)]
+        for unit in self.units[1:]:
+            features.append(unit(F.max_pool2d(features[-1], 2)))
         return features
 
 
@@ -212,9 +205,7 @@ class Tasker(nn.Sequential):
     """BatchNorm, ReLU, 1 x 1 convolution to the representation's outputs."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__(
-            nn.BatchNorm2d(inputs), nn.ReLU(inplace=True), nn.Conv2d(inputs, outputs, 1)
-        )
+        super().__init__(*_norm_relu_conv(inputs, outputs, 1))
 
 
 class NetworkOutput(NamedTuple):
