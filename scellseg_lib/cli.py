@@ -2,12 +2,10 @@
 
 import inspect
 import platform
-import re
 import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
@@ -33,7 +31,6 @@ from scellseg_lib.options import Options
 from scellseg_lib.representation import Decoding
 from scellseg_lib.segmentation import SegmentOptions
 
-NAMED_CHANNELS = re.compile(r"(red|green|blue|gray|\d+)(,(red|green|blue|gray|none|\d+))?")
 PACKAGES = ("scellseg-notebooks", "torch", "numpy", "numba", "opencv-python-headless")
 
 
@@ -102,10 +99,10 @@ def with_options(options: type[Options], *names: str, of_model: bool = False) ->
 
 
 LOOK: dict[str, Any] = {"no_args_is_help": True, "rich_markup_mode": None, "add_completion": False}
-Group = partial(typer.Typer, cls=_Commands, pretty_exceptions_enable=False, **LOOK)
-app = Group()
-data_app = Group(help="Data sets: which there are, get and check them.")
-models_app = Group(help="Models: which there are, get the authors' weights.")
+LOOK |= {"cls": _Commands, "pretty_exceptions_enable": False}
+app = typer.Typer(**LOOK)
+data_app = typer.Typer(help="Data sets: which there are, get and check them.", **LOOK)
+models_app = typer.Typer(help="Models: which there are, get the authors' weights.", **LOOK)
 app.add_typer(data_app, name="data")
 app.add_typer(models_app, name="models")
 
@@ -136,8 +133,7 @@ def main(
 ) -> None:
     """Segment cells, fine-tune on a few annotated images, score the result.
 
-    A data set's name (`scellseg data list`) serves wherever a folder does; a folder of such a name
-    is ./NAME.
+    A data set's name (`scellseg data list`) serves wherever a folder does; ./NAME is a folder.
     """
 
 
@@ -160,8 +156,7 @@ def segment(
     """Segment an image, all images of a folder, or the query images of a data set.
 
     NAME_masks.tif holds 0 for background and cells 1 to n. Images whose masks exist are left alone:
-    the same command goes on with a run that was stopped. segmented.json says how masks were made;
-    where some were made otherwise, none are added. Failures are listed at the end.
+    the same command goes on with a run that was stopped. segmented.json says how masks were made.
 
     \b
     Examples:
@@ -210,14 +205,12 @@ def finetune(
 
     Annotated images are NAME_img.* with NAME_masks.*, in FOLDER/shot or in FOLDER. Those in
     FOLDER/query, or without masks, are the images to be segmented later: contrastive fine-tuning
-    learns their look, never their masks. A checkpoint is kept beside the output: the same command
-    goes on with a run that was stopped. Unlabelled images that cannot be read are listed.
+    learns their look, never their masks. The same command goes on with a run that was stopped.
 
     \b
     Examples:
       scellseg finetune bbbc010_elegans --shots 8 --output worms.safetensors
       scellseg finetune worms/ --strategy classic --steps 200 --seed 1
-      scellseg segment worms/query --model worms.safetensors
     """
     is_named, base, reading = _prepare(source, model, weights, channels, axes=axes, page=page)
     output = output or Path(source if is_named else f"{source}/model").with_suffix(layout.MODEL)
@@ -227,27 +220,23 @@ def finetune(
     images = scellseg.load_dataset(source, **reading)
     chosen = images.shots(shots, options["seed"]) if shots else images.shot
     queried = not inductive and any("query" in sample.split.split("+") for sample in images)
-    queries = images.query.without_masks() if queried else None
-    unread: list[Any] = []
-    if queries is not None and STRATEGIES[options["strategy"]].needs_queries:
-        queries, unread = find_readable(queries)
-        if not len(queries):
-            what = f"none of the unlabelled images can be read, the first: {tell(unread[0])}"
-            raise DatasetError(what, remedy="Mend them, or give --inductive to do without.")
+    queried = queried and STRATEGIES[options["strategy"]].needs_queries
+    queries, unread = find_readable(images.query.without_masks()) if queried else (None, [])
+    if queried and not queries:
+        what = f"none of the unlabelled images can be read, the first: {tell(unread[0])}"
+        raise DatasetError(what, remedy="Mend them, or give --inductive to do without.")
     checkpoint = output.with_suffix(layout.CHECKPOINT)
     tuned = scellseg.finetune(base, chosen, queries, checkpoint=checkpoint, **options)
     tuned.save(output)
     checkpoint.unlink(missing_ok=True)
     learnt = f"tuned on {len(chosen)} annotated and {len(queries or ())} unlabelled images"
     typer.echo(f"{output}: {learnt}; cells are {tuned.card.diameter:.1f} px wide.")
-    typer.echo(
-        f"Segment with: scellseg segment {source if is_named else 'FOLDER'} --model {output}"
-    )
+    typer.echo(f"Next: scellseg segment {source if is_named else 'FOLDER'} --model {output}")
     if unread:
         fail(f"{len(unread)} unlabelled images could not be read and were left out:", unread)
 
 
-@app.command()
+@app.command(epilog="Example: scellseg evaluate worms/segmented worms/query --csv scores.csv")
 def evaluate(
     predicted: Path = Argument(metavar="PRED", exists=True),
     true: str = Argument(metavar="TRUTH"),
@@ -256,15 +245,8 @@ def evaluate(
 ) -> None:
     """Score masks against true ones: two files, or two folders matched by name.
 
-    NAME_masks.* goes with NAME_masks.* or NAME.*, or with the query image of that name in a data
-    set. AP is TP / (TP + FP + FN); mAP and mAJI are means over the IoU thresholds 0.50, 0.55 ..
-    0.95; AJI is the standard index.
-
-    \b
-    Examples:
-      scellseg evaluate worms/query/segmented worms/query
-      scellseg evaluate A_masks.tif A_truth.png --csv scores.csv
-      scellseg evaluate masks bbbc010_elegans
+    NAME_masks.* goes with NAME_masks.* or NAME.*, or with a query image of a data set. AP is
+    TP / (TP + FP + FN); mAP and mAJI are means over the IoU thresholds 0.50, 0.55 .. 0.95.
     """
     if csv:
         _refuse_to_replace(csv, "table", overwrite)
@@ -276,7 +258,7 @@ def evaluate(
             frame.to_csv(scratch, index=False)
 
 
-@app.command("export")
+@app.command("export", epilog="Example: scellseg export masks/ --to table --images plate1/")
 def export_masks(
     masks: Path = Argument(metavar="MASKS", exists=True),
     to: list[str] = FORMATS,
@@ -292,13 +274,7 @@ def export_masks(
     imagej gives a zip of ROIs for ImageJ's ROI Manager, geojson detections for QuPath, outlines
     text as Cellpose's, cellpose a NAME_seg.npy for its interface, table the measurements of every
     cell, cells an image of each, tiff and png label images. Cellpose's NAME_seg.npy are masks too.
-    Classes and notes of a list NAME_cells.csv beside the masks go into geojson and table. What
-    exists is left alone. Failures are listed at the end.
-
-    \b
-    Examples:
-      scellseg export masks/ --to imagej --to table --images plate1/
-      scellseg export A_masks.tif --to cells --images A.tif --side 96 --cut-out
+    Classes and notes of a list NAME_cells.csv beside the masks go into geojson and table.
     """
     output = output or (masks if masks.is_dir() else masks.parent) / layout.EXPORTED
     names = [name.strip() for name in channels.split(",") if name.strip()]
@@ -309,7 +285,7 @@ def export_masks(
         fail(f"{len(done.failed)} label files failed:", done.failed.values())
 
 
-@app.command()
+@app.command(epilog="Example: scellseg sweep shot_scale --data mito --state 0 --limit-time 120")
 def sweep(
     experiments: list[str] = Argument(
         help="all, or some of: transferability, shot_scale, pretraining_scale, generalization, "
@@ -326,12 +302,6 @@ def sweep(
 
     Results go to figures/data/PROFILE/trials, one at a time and whole; the same command goes on
     with a sweep that was stopped. Needs the repository, and the data sets of the profile.
-
-    \b
-    Examples:
-      scellseg sweep all --dry-run
-      scellseg sweep shot_scale --data bbbc010_elegans --state 0 --limit-time 120
-      scellseg sweep transferability --profile paper --cluster tcp://host:8786
     """
     from scellseg_lib.paper import run
     from scellseg_lib.paper.profile import load_profile
@@ -342,16 +312,15 @@ def sweep(
     scale = load_profile(profile).narrow(data=data or (), states=states or ())
     workspace = run.open_workspace(scale)
     planned = run.plan_sweep(experiments, scale, workspace.store)
-    typer.echo(
-        f"{planned.n_trials} trials, {planned.n_trials - len(planned.missing)} of them are there. "
-        f"The others take about {planned.seconds / 3600:.1f} h here, one after the other."
-    )
+    there, hours = planned.n_trials - len(planned.missing), planned.seconds / 3600
+    typer.echo(f"{planned.n_trials} trials, {there} of them are there.", nl=False)
+    typer.echo(f" The others take about {hours:.1f} h here, one after the other.")
     if dry_run:
         return
     if cluster:
         outcome = run.compute_on_cluster(planned.missing, workspace, cluster)
     else:
-        seconds = None if limit_time is None else 60 * limit_time
+        seconds = limit_time and 60 * limit_time
         outcome = run.compute_missing(planned.missing, workspace, limit_seconds=seconds)
     typer.echo(f"{outcome.computed} trials computed; results are in {workspace.store.folder}.")
     if outcome.failed:
@@ -368,13 +337,12 @@ def doctor() -> None:
     here = device.default_device()
     chosen = device.choose_precision(here)
     kind = torch.cuda.get_device_name(here) if here.type == "cuda" else platform.machine()
-    order = "channels last" if chosen.channels_last else "channels first"
     facts = {
         "python": f"{platform.python_version()} on {platform.platform()}",
         "packages": ", ".join(f"{name} {version(name)}" for name in PACKAGES),
         "device": f"{here.type} ({kind})",
         "threads": f"{torch.get_num_threads()} of torch, {numba.get_num_threads()} of numba",
-        "precision": f"{chosen.dtype}, {order}",
+        "precision": f"{chosen.dtype}, channels {'last' if chosen.channels_last else 'first'}",
         "data": paths.data(),
         "cache": f"{paths.cache()}{', offline' if paths.offline() else ''}",
     }
@@ -400,8 +368,8 @@ def list_data() -> None:
         card = manifest.load_manifest(name)
         entries = card.entries()
         here = sum((card.folder / entry.image).is_file() for entry in entries)
-        count = f"{here:5} of {len(entries) or '?':>5} here"
-        typer.echo(f"{name:22}{count}  {card.access:7}{card.licence}")
+        count = len(entries) or "?"
+        typer.echo(f"{name:22}{here:5} of {count:>5} here  {card.access:7}{card.licence}")
     for name in synthetic.NAMES:
         typer.echo(f"{name:22}{'made as they are read':21}open   BSD-3-Clause")
 
@@ -452,8 +420,6 @@ def _prepare(
 ) -> tuple[bool, Model, dict[str, Any]]:
     """Whether a data set is named, the model, and how images are read: as a tuned model's were."""
     is_named, is_tuned = _is_named(source), model.endswith(layout.MODEL)
-    if channels and not NAMED_CHANNELS.fullmatch(channels):
-        raise typer.BadParameter(f"{channels!r} is not like green,red", param_hint="--channels")
     loaded, planes = scellseg.load_model(model, weights or "packaged"), None
     if channels:
         first, _, second = channels.partition(",")
@@ -466,11 +432,10 @@ def _prepare(
 
 def _is_named(place: str) -> bool:
     """Whether this is the name of a data set; else it is a file or folder that is there."""
-    if place in list_datasets():
-        return True
-    if Path(place).exists():
-        return False
-    raise typer.BadParameter(f"{place!r} does not exist, and is no data set (scellseg data list)")
+    is_named = place in list_datasets()
+    if not is_named and not Path(place).exists():
+        raise typer.BadParameter(f"{place!r} does not exist, nor as a data set (data list)")
+    return is_named
 
 
 def _refuse_to_replace(file: Path, what: str, overwrite: bool) -> None:

@@ -371,7 +371,6 @@ WRONG = [
     ("finetune synthetic --shots 11", 1, "Ask for 1 to 10"),
     ("segment {plate} --model {model} --cell-threshold nan", 1, "--cell-threshold nan is not a"),
     ("segment . --diameter 0", 2, "diameter"),
-    ("segment {plate} --model {model} --channels mauve", 2, "green,red"),
     ("segment {plate} --model {model} --weights released", 1, "--weights released"),
     ("segment {plate} --format jpg", 2, "jpg"),
     ("segment {plate} --model cellposer", 1, "there is no model 'cellposer'"),

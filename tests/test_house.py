@@ -54,11 +54,10 @@ BUDGETS = {
 # These numbers only fall; who brings a part within its budget takes it out.
 STILL_OVER = {
     "core": 3764,
-    "files": 1243,
-    "datasets": 1962,
+    "files": 1228,
+    "datasets": 1948,
     "statistics and plots": 1005,
     "paper": 3425,
-    "cli": 484,
 }
 PARTS = {name: "core" for group in CORE for name in group} | {
     "__init__": "core",

@@ -35,12 +35,9 @@ _CHANGED = "The publisher may have changed the files; please report it."
 
 
 class ArchiveDamaged(FetchError):
-    """An archive cannot be read to its end."""
+    """The ``archive`` cannot be read to its end."""
 
-    def __init__(self, archive: Path, why: object) -> None:
-        self.archive = archive
-        what = f"the archive is damaged ({why})"
-        super().__init__(what, where=archive, remedy="Download it again.")
+    archive: Path
 
 
 class CheckedFile(NamedTuple):
@@ -184,13 +181,14 @@ def unpack(archive: Path, folder: Path, members: str = "*") -> None:
                 safe = [tarfile.data_filter(info, str(folder)) for info in found]
                 tarred.extractall(folder, safe, filter="data")
         elif archive.suffix in (".zip", ".gz", ".tar", ".tgz"):
-            raise ArchiveDamaged(archive, "it is not an archive at all")
+            raise zipfile.BadZipFile("it is not an archive at all")
         else:
             shutil.copyfile(archive, folder / archive.name)
     except tarfile.FilterError as error:
         raise _refuse(archive, error) from error
     except _DAMAGE as error:
-        raise ArchiveDamaged(archive, error) from error
+        what, remedy = f"the archive is damaged ({error})", "Download it again."
+        raise ArchiveDamaged(what, where=archive, remedy=remedy, archive=archive) from error
 
 
 def _refuse(archive: Path, why: object) -> FetchError:

@@ -16,19 +16,13 @@ from scellseg_lib.files.layout import find_samples
 from scellseg_lib.progress import progress_bar
 from scellseg_lib.samples import Dataset, Sample, check_size
 
-SUBSET = 80
-"""Synthetic images that subsets are taken from, eight of each kind: no fewer can pre-train."""
+SUBSET = 80  # synthetic images that subsets are taken from: with fewer one cannot pre-train
 
 
 class DatasetNotHere(DatasetError):
-    """Files of a data set that has a manifest are not on this machine; `dataset` is its name."""
+    """Files of a ``dataset`` that has a manifest are not on this machine."""
 
-    def __init__(self, dataset: str, folder: Path, missing: Sequence[str]) -> None:
-        self.dataset = dataset
-        some = f"{len(missing)} of its files ({missing[0]}, ...)" if missing else "all its files"
-        remedy = f"Get it with `scellseg data fetch {dataset}`, or set SCELLSEG_DATA to the folder "
-        remedy += f"that holds {dataset}/."
-        super().__init__(f"data set {dataset!r} lacks {some}", where=folder, remedy=remedy)
+    dataset: str
 
 
 def list_datasets() -> list[str]:
@@ -137,7 +131,11 @@ def _load_named(name: str, parts: Sequence[SubsetPart] = ()) -> Dataset:
     files = (file for entry in entries for file in (entry.image, entry.masks))
     missing = [file for file in files if not (card.folder / file).is_file()]
     if missing or not entries:
-        raise DatasetNotHere(name, card.folder, missing)
+        some = f"{len(missing)} of its files ({missing[0]}, ...)" if missing else "all its files"
+        remedy = f"Get it with `scellseg data fetch {name}`, or set SCELLSEG_DATA to the folder "
+        remedy += f"that holds {name}/."
+        what = f"data set {name!r} lacks {some}"
+        raise DatasetNotHere(what, where=card.folder, remedy=remedy, dataset=name)
 
     def read(file: str, shape: tuple[int, ...] | None) -> np.ndarray:
         image = read_image(card.folder / file, channels=card.channels)

@@ -11,12 +11,12 @@ from typing import Annotated, Literal, TypeVar
 
 import yaml
 from natsort import natsorted
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from scellseg_lib import paths
 from scellseg_lib.errors import DatasetError, ManifestError
 
-_Schema = TypeVar("_Schema", bound=BaseModel)
+_Schema = TypeVar("_Schema")
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
@@ -25,13 +25,7 @@ Split = Annotated[str, Field(pattern=SPLITS)]
 Plane = Annotated[str, Field(pattern=r"^(red|green|blue|gray|none|\d+)$")]
 
 
-class _Strict(BaseModel):
-    """Unknown fields are errors, and nothing changes once it is read."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Archive(_Strict):
+class Archive(BaseModel, extra="forbid", frozen=True):
     """One file to download, or for the user to put in place where access is manual."""
 
     url: str = Field(pattern=r"^(https?://|pip:)\S+$")
@@ -40,7 +34,7 @@ class Archive(_Strict):
     members: str = "*"  # which are unpacked (shell pattern)
 
 
-class Entry(_Strict):
+class Entry(BaseModel, extra="forbid", frozen=True):
     """One image, and its instance masks as uint16[H, W]; null is what is not known to us."""
 
     image: FileName
@@ -67,7 +61,7 @@ class Entry(_Strict):
         return styles[0] if styles else None
 
 
-class Group(_Strict):
+class Group(BaseModel, extra="forbid", frozen=True):
     """Files of which it is known where they come from; they are stored as ``prefix`` + their name.
 
     ``ranges`` (first to last) and ``picks`` give further splits to files whose name is a number.
@@ -95,7 +89,7 @@ class Group(_Strict):
         return (*self.splits, *ranged, *picked)
 
 
-class Manifest(_Strict):
+class Manifest(BaseModel, extra="forbid", frozen=True):
     """A data set: origin, licence, archives, converter, and either files or groups of them."""
 
     name: str = Field(pattern=r"^[a-z0-9_]+$")
@@ -124,7 +118,7 @@ class Manifest(_Strict):
         return self.files or tuple(found)
 
 
-class SubsetPart(_Strict):
+class SubsetPart(BaseModel, extra="forbid", frozen=True):
     """A data set, or those of its images that are of one kind, contrast style or further split."""
 
     dataset: str
@@ -138,10 +132,8 @@ class SubsetPart(_Strict):
         return is_alike and {"pretrain", self.split} <= {*entry.splits}
 
 
-class _Subsets(_Strict):
-    """Series of nested pre-training subsets, each as what it adds to the one before."""
-
-    series: dict[str, dict[str, tuple[SubsetPart, ...]]]
+# Nested pre-training subsets of each series, each as what it adds to the one before.
+_Series = dict[Literal["series"], dict[str, dict[str, tuple[SubsetPart, ...]]]]
 
 
 def list_manifests() -> list[str]:
@@ -161,7 +153,8 @@ def load_manifest(name: str) -> Manifest:
 def load_subsets() -> dict[str, tuple[SubsetPart, ...]]:
     """Read the nested pre-training subsets: the paper's, of the data at hand, synthetic ones."""
     nested: dict[str, tuple[SubsetPart, ...]] = {}
-    for added in _parse(paths.manifests() / "pretraining_subsets.yaml", _Subsets).series.values():
+    series = _parse(paths.manifests() / "pretraining_subsets.yaml", _Series)["series"]
+    for added in series.values():
         so_far: tuple[SubsetPart, ...] = ()
         for subset, parts in added.items():
             so_far = nested[subset] = so_far + parts
@@ -173,7 +166,8 @@ def _parse(path: Path, schema: type[_Schema]) -> _Schema:
     # The C loader reads the large manifests ten times faster; it is not in every build.
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        return schema.model_validate(yaml.load(path.read_text(encoding="utf-8"), Loader=loader))
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=loader)
+        return TypeAdapter(schema).validate_python(content)
     except (OSError, yaml.YAMLError, ValidationError) as error:
         remedy = "Mend what is named; scellseg_lib/datasets/manifest.py says what fields hold."
         what = f"the manifest cannot be read ({error})"

@@ -39,8 +39,7 @@ from scellseg_lib.representation import Decoding
 ARCHIVE = "scellseg-0.1.8.tar.gz"
 ARCHIVE_SHA256 = "084c5f1b12d0d97f0c3d0880ae579c1b7c4f7dea2203486bd11ba4c640a92d3c"
 WEIGHTS_FOLDER = "scellseg-0.1.8/scellseg/assets/pretrained_models"
-RELEASED = ("scellseg", "cellpose")
-"""The released state dicts that our networks can hold."""
+RELEASED = ("scellseg", "cellpose")  # state dicts that our networks can hold
 
 _DOWN = r"downsample\.down\.res_down_(\d)\."
 _UP = r"upsample\.up\.res_up_(\d)\."

@@ -18,7 +18,7 @@ from skimage.measure import regionprops_table
 
 from scellseg_lib.atomic import whole
 from scellseg_lib.errors import DatasetError, ImageError, ScellsegError, SideTooSmall
-from scellseg_lib.files.images import as_image_error, read_masks, read_pixels, write_labels
+from scellseg_lib.files.images import read_masks, read_pixels, survive, write_labels
 from scellseg_lib.files.layout import cells_path, find_images, find_labels
 from scellseg_lib.files.outlines import write_geojson, write_imagej, write_outlines
 from scellseg_lib.files.seg_npy import write_seg
@@ -79,7 +79,7 @@ def export(
         done.already += len(wanted) - len(missing)
         if not missing:
             continue
-        try:
+        with survive(done.failed, name, name):
             labels = read_masks(files[name])
             facts = _read_facts(files[name], labels.max())
             image = read_pixels(pictures[name]) if pictures else None
@@ -99,8 +99,6 @@ def export(
                     plain = {"imagej": write_imagej, "outlines": write_outlines}
                     plain.get(kind, write_labels)(file, labels)
                 done.written += 1
-        except (ScellsegError, OSError, ValueError) as error:
-            done.failed[name] = as_image_error(error, name)
     return done
 
 

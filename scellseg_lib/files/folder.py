@@ -7,7 +7,7 @@ One bad file does not end a run, and a run that was stopped goes on: the masks a
 import json
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from scellseg_lib.atomic import whole
 from scellseg_lib.device import keep_memory
 from scellseg_lib.errors import DatasetError, MasksMadeOtherwise, ScellsegError
 from scellseg_lib.files import layout
-from scellseg_lib.files.images import as_image_error, read_image, read_masks, write_labels
+from scellseg_lib.files.images import read_image, read_masks, survive, write_labels
 from scellseg_lib.files.outlines import write_overlay
 from scellseg_lib.metrics import evaluate, summary
 from scellseg_lib.model import Model
@@ -55,14 +55,6 @@ class FolderOutcome:
     cells: int = 0
     failed: dict[str, ScellsegError] = field(default_factory=dict)  # by the file concerned
     doubts: list[FarFromModel] = field(default_factory=list)
-
-    @contextmanager
-    def survive(self, job: ImageJob) -> Iterator[None]:
-        """Note an error as the failure of one image: the others are not to suffer."""
-        try:
-            yield
-        except Exception as error:
-            self.failed[str(job.masks)] = as_image_error(error, job.sample.name)
 
     def sum_up_doubts(self) -> list[FarFromModel]:
         """Doubts of each kind in one: the only one, or how many there are."""
@@ -138,7 +130,7 @@ def segment_jobs(
     def read(some: list[ImageJob]) -> Iterator[tuple[ImageJob, Sample]]:
         for job in some:
             sample = job.sample.without_masks()  # a copy, forgotten with its pixels
-            with outcome.survive(job):
+            with survive(outcome.failed, str(job.masks), sample.name):
                 _ = sample.image
             callback()
             if str(job.masks) not in outcome.failed:
@@ -161,7 +153,7 @@ def segment_jobs(
         predictions = segmentation.predict(model, samples, diameter=diameter, flips=flips)
         for done, (job, sample) in enumerate(group):
             prediction = None
-            with outcome.survive(job):
+            with survive(outcome.failed, str(job.masks), sample.name):
                 prediction = next(predictions)
                 write(job, sample, prediction)
             if prediction is None and len(group) > 1:  # one of them is at fault
@@ -178,7 +170,7 @@ def segment_jobs(
             segment(list(read(undone[start : start + GROUP])))
             progress.update(min(start + GROUP, len(undone)) - progress.n)  # those that failed
         for job, sample in read(drawn):
-            with outcome.survive(job):
+            with survive(outcome.failed, str(job.masks), sample.name):
                 write_overlay(job.overlay, sample.image, read_masks(job.masks))
             progress.update()
 
@@ -208,9 +200,7 @@ def _claim(output: Path, jobs: list[ImageJob], made_with: dict[str, Any], overwr
     differing = {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
     if there and differing:
         if not overwrite or there - ours:
-            words = [
-                f"{name} {was} there, {now} asked for" for name, (was, now) in differing.items()
-            ]
+            words = [f"{k} {was} there, {now} asked for" for k, (was, now) in differing.items()]
             may = ": there are masks of other images, too." if there - ours else ", or {overwrite}."
             raise MasksMadeOtherwise(
                 f"the folder holds masks made otherwise: {'; '.join(words)}",

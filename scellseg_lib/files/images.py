@@ -6,6 +6,8 @@ leaves open, such as the meaning of the pages of a plain TIFF, is asked for and 
 
 import hashlib
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -150,26 +152,24 @@ def write_labels(path: str | PathLike[str], masks: np.ndarray) -> None:
         what = "labels are written as PNG, up to 65535, or as TIFF"
         raise ImageError(what, where=path, remedy="Name the file .tif.")
     labels = np.ascontiguousarray(masks, depth)
+    with whole(path) as scratch:
+        if suffix == ".png":
+            scratch.write_bytes(imagecodecs.png_encode(labels))
+        else:
+            look: Any = {"compression": "zlib", "photometric": "minisblack", "ome": False}
+            tifffile.imwrite(scratch, labels, **look)
+
+
+@contextmanager
+def survive(failed: dict[str, ScellsegError], key: str, name: str) -> Iterator[None]:
+    """Note an error as the failure of the image `name`: the others are not to suffer."""
     try:
-        with whole(path) as scratch:
-            if suffix == ".png":
-                scratch.write_bytes(imagecodecs.png_encode(labels))
-            else:
-                look: Any = {"compression": "zlib", "photometric": "minisblack", "ome": False}
-                tifffile.imwrite(scratch, labels, **look)
-    except OSError as error:
-        what = f"the file cannot be written ({error.strerror})"
-        remedy = "Check the folder and the space on its disk."
-        raise ImageError(what, where=path, remedy=remedy) from error
-
-
-def as_image_error(error: Exception, name: str) -> ScellsegError:
-    """An error of one image among many, which says of which."""
-    if not isinstance(error, ScellsegError):
-        remedy = "The other images are not concerned."
-        return ImageError(str(error) or type(error).__name__, where=name, remedy=remedy)
-    error.where = name if error.where is None else error.where
-    return error
+        yield
+    except Exception as error:
+        remedy, what = "The other images are not concerned.", str(error) or type(error).__name__
+        told = error if isinstance(error, ScellsegError) else ImageError(what, remedy=remedy)
+        told.where = name if told.where is None else told.where
+        failed[key] = told
 
 
 def pixel_hash(pixels: np.ndarray) -> str:

@@ -12,8 +12,6 @@ Scellseg has them, or all in one folder as Cellpose has them::
     classes.csv, rounds.csv       the classes of cells, and the rounds of correction
     segmented/                    masks that a model gave, and segmented.json, which says how
     corrected/, exported/         the same masks corrected by hand, and files for other programs
-
-Nothing is read here, and nothing is written.
 """
 
 import re

@@ -23,8 +23,7 @@ from scellseg_lib.atomic import whole
 from scellseg_lib.errors import ImageError
 from scellseg_lib.samples import diameter
 
-STEPS = 2_000_000
-"""Steps of a file, at most: some hundred times what Cellpose takes for thousands of cells."""
+STEPS = 2_000_000  # of a file, at most: some hundred times those of thousands of cells
 ALLOWED = re.compile(
     "PROTO|FRAME|MARK|STOP|MEMOIZE|(LONG_)?BIN(PUT|GET)|(STACK_)?GLOBAL|REDUCE|BUILD|NONE|NEWTRUE|"
     "NEWFALSE|BININT[12]?|LONG[14]|BINFLOAT|(SHORT_)?BIN(UNICODE|BYTES)8?|EMPTY_(TUPLE|LIST|DICT)|"

@@ -119,8 +119,7 @@ def seeds(monkeypatch):
         made.append((kind, *seed))
         return np.full((2, 1, 1), len(made), np.float32), np.ones((1, 1), np.int32)
 
-    monkeypatch.setattr(synthetic, "make_image", make_image)
-    synthetic._cached.cache_clear()
+    monkeypatch.setattr(synthetic, "_cached", cache(make_image))
     return made
 
 
@@ -138,7 +137,6 @@ def test_sets_have_their_splits_and_make_images_on_reading(seeds):
     assert np.array_equal(more.query[1].image, read)  # a larger set begins with the smaller one
     read[:] = 0
     assert few.query[1].read_image().any()  # nobody changes what others get
-    synthetic._cached.cache_clear()
 
 
 def test_no_image_is_in_two_splits_or_sets(seeds):
@@ -148,7 +146,6 @@ def test_no_image_is_in_two_splits_or_sets(seeds):
         sample.read_image()
     assert len(seeds) == len(set(seeds)) == len(samples)
     assert len({sample.name for sample in samples}) == len(samples)
-    synthetic._cached.cache_clear()
 
 
 def test_wrong_names_and_sizes_say_what_to_do():

@@ -350,7 +350,7 @@ def test_labels_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "replace", fail)
-    with pytest.raises(ImageError, match="No space left"):
+    with pytest.raises(OSError, match="No space left"):
         images.write_labels(path, np.array([[3, 4]]))
     assert images.read_pixels(path).tolist() == [[1, 2]]
     assert [p.name for p in tmp_path.iterdir()] == ["a.png"]

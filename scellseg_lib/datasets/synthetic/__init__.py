@@ -27,8 +27,7 @@ _MAKERS: dict[str, tuple[Maker, Shape]] = {
     "style3": (cells.draw_style3, (384, 512)),
 }
 KINDS = tuple(_MAKERS)
-STYLES = KINDS[3:]
-"""Those after the paper's contrast images."""
+STYLES = KINDS[3:]  # after the paper's contrast images
 
 _FEW_SHOT = {"synthetic": "worms"} | {f"synthetic_{kind}": kind for kind in KINDS[:3]}
 NAMES = (*_FEW_SHOT, "synthetic_contrast", "synthetic_pretrain")
@@ -60,14 +59,12 @@ def make_image(
     if min(shape) < 200:
         what = f"a synthetic image of {shape[0]} x {shape[1]} px is too small"
         raise ImageError(what, remedy="Ask for at least 200 px each way.")
-    words = seed if isinstance(seed, tuple) else (seed,)
-    planes, masks = make(Scene(np.random.default_rng([KINDS.index(kind), *words]), shape))
+    rng = np.random.default_rng([KINDS.index(kind), *np.atleast_1d(seed)])
+    planes, masks = make(Scene(rng, shape))
     return planes if planes.ndim == 3 else np.stack([planes, np.zeros_like(planes)]), masks
 
 
-@lru_cache(maxsize=8)
-def _cached(kind: str, seed: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    return make_image(kind, seed)  # for a sample's image and for its masks
+_cached = lru_cache(maxsize=8)(make_image)  # for a sample's image and for its masks
 
 
 def _make_sample(kind: str, role: str, seed: tuple[int, int]) -> Sample:
