@@ -18,16 +18,11 @@ from scellseg_lib.errors import TrainingError
 from scellseg_lib.representation import Representation
 from scellseg_lib.samples import Sample, normalise, resize, resize_masks
 
-PATCH = 224
-"""Side of a training patch, pixels."""
-MEAN_DIAMETER = 30.0
-"""To which diameter cells are scaled, pixels."""
-MARGIN = 32
-"""Targets are computed with this margin, so that a cell cut by the edge keeps its centre."""
-KEPT = 64
-"""Unlabelled images kept in memory: 2 GB of 2048 x 2048 pixels."""
-CROP_SIDES = (156, 290)
-"""Crop side of query and contrast patches at the 30-px scale, both ends included."""
+PATCH = 224  # side of a training patch, pixels
+MEAN_DIAMETER = 30.0  # to which diameter cells are scaled, pixels
+MARGIN = 32  # around the targets, so that a cell cut by the edge keeps its centre
+KEPT = 64  # unlabelled images kept in memory: 2 GB of 2048 x 2048 pixels
+CROP_SIDES = (156, 290)  # of query and contrast patches at the 30-px scale, both included
 
 
 @dataclass(frozen=True)

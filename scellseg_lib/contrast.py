@@ -21,8 +21,7 @@ from scellseg_lib.device import Precision
 from scellseg_lib.network import Network
 
 INITIAL_ALPHA = 0.2
-ALPHA_RATE = 0.1
-"""Learning rate of a learnt alpha, scheduled with the others."""
+ALPHA_RATE = 0.1  # learning rate of a learnt alpha, scheduled with the others
 
 AlphaMode = Literal["learnt", "fixed", "scheduled"]
 StatisticsMode = Literal["mixed", "shot"]

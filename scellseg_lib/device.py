@@ -25,8 +25,7 @@ def default_device() -> torch.device:
 class Precision:
     """Numeric type of the convolutions and layout of the tensors; part of a trial's identity."""
 
-    dtype: str = "fp32"
-    """"fp32" or "bf16" (autocast; weights stay float32)."""
+    dtype: str = "fp32"  # "fp32" or "bf16" (autocast; weights stay float32)
     channels_last: bool = False
 
     def autocast(self, device: torch.device) -> AbstractContextManager[None]:

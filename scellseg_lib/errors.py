@@ -118,5 +118,4 @@ class MasksMadeOtherwise(DatasetError):
 
     differing: dict[str, tuple[Any, Any]]
     """Settings: how they were there ("unknown" if nobody says), and are now."""
-    replaceable: bool
-    """Whether all the masks are of the images to be segmented."""
+    replaceable: bool  # whether all the masks are of the images to be segmented

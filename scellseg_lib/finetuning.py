@@ -77,17 +77,14 @@ class FinetuneOptions(Options):
 class Strategy:
     """A way of learning from the shots, and from what else it says that it needs."""
 
-    help: str
-    """What it learns from, for people."""
+    help: str  # what it learns from, for people
     make_term: Callable[
         [Sequence[Source], list[Sequence[Source]], FinetuneOptions], nn.Module | None
     ]
     """From queries, contrast images of each style and options to a term of the loss that is called
     as `ContrastiveTerm`, and whose parameters are learnt too. None: no such term."""
-    needs_queries: bool = False
-    """Whether it learns from the images to be segmented, without their masks."""
-    needs_contrast: bool = False
-    """Whether it learns from contrast images of several styles."""
+    needs_queries: bool = False  # whether it learns from the images to be segmented, unlabelled
+    needs_contrast: bool = False  # whether it learns from contrast images of several styles
 
 
 STRATEGIES: dict[str, Strategy] = {

@@ -20,12 +20,9 @@ from scellseg_lib.errors import ScellsegError
 Labels = NDArray[np.int32]
 Field = NDArray[np.float32]
 
-MAX_FRACTION = 0.4
-"""A mask over this fraction of the image is the background, and dropped."""
-_SEED_COUNT = 10
-"""A sink must gather more pixels than this (Cellpose's value)."""
-_SPREAD_COUNT = 2
-"""A pixel of the histogram joins its sink when more pixels than this end there."""
+MAX_FRACTION = 0.4  # a mask over this fraction of the image is the background, and dropped
+_SEED_COUNT = 10  # a sink must gather more pixels than this (Cellpose's value)
+_SPREAD_COUNT = 2  # a pixel of the histogram joins its sink when more pixels than this end there
 _PAD = 20
 _BLOCK = 64
 

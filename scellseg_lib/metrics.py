@@ -58,8 +58,7 @@ class ObjectMatches(NamedTuple):
     """One row per object: ``side`` ("true" or "predicted"), ``label``, ``area`` (pixels),
     ``outcome`` ("TP", "FN" or "FP"), ``partner`` (the label it is matched to, 0 if none) and
     ``iou`` (with its partner; without one, the best with any object of the other image)."""
-    tp: int
-    """A true positive has a row on both sides and counts once."""
+    tp: int  # a true positive has a row on both sides and counts once
     fp: int
     fn: int
 

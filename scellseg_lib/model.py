@@ -41,17 +41,14 @@ class Card(BaseModel, extra="forbid"):
     representation: str
     diameter: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 30.0
     """Default diameter of the cells in an image, pixels."""
-    channels: tuple[str, str] = ("gray", "none")
-    """Planes that training images had (to segment, nucleus); not binding."""
+    channels: tuple[str, str] = ("gray", "none")  # of the training images; not binding
     origin: str = ""
     licence: str = ""
     training_data: list[TrainingData] = []
     recipe: dict[str, Any] = {}
     decoding: Decoding = Decoding()
-    styles: list[list[float]] = []
-    """Centres of the style embeddings of the training images."""
-    style_radius: float = 0.0
-    """Largest distance of a training image's style to the nearest centre."""
+    styles: list[list[float]] = []  # centres of the style embeddings of the training images
+    style_radius: float = 0.0  # largest distance of a training image's style to the nearest centre
     scores: dict[str, float] = {}
     versions: dict[str, str] = {}
 
@@ -65,12 +62,10 @@ def library_versions() -> dict[str, str]:
 class Model:
     """A network that knows its representation and its origin."""
 
-    network: Network
-    """In float32, on any device."""
+    network: Network  # in float32, on any device
     representation: Representation
     card: Card
-    log: list[dict[str, float]] = field(default_factory=list)
-    """Losses of the run that made it, where that was just now: step, loss, validation_loss."""
+    log: list[dict[str, float]] = field(default_factory=list)  # of the run that has just made it
 
     @property
     def device(self) -> torch.device:

@@ -22,8 +22,7 @@ from scellseg_lib.progress import progress_bar
 from scellseg_lib.samples import Dataset
 from scellseg_lib.training import Callback, resume_precision, segmentation_loss, train
 
-VALIDATE_EVERY = 8
-"""The last of every 8 images validates."""
+VALIDATE_EVERY = 8  # the last of every 8 images validates
 
 
 class PretrainRecipe(Options):

@@ -11,8 +11,7 @@ from typing import Any, TypeVar
 from tqdm.auto import tqdm
 
 T = TypeVar("T")
-LOG_EVERY = 60.0
-"""Seconds between the states of a bar where the output goes to a file."""
+LOG_EVERY = 60.0  # seconds between the states of a bar where the output goes to a file
 
 
 def silent() -> bool:

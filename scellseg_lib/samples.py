@@ -16,8 +16,7 @@ from natsort import natsorted
 from scellseg_lib.errors import DatasetError, ImageError
 
 INT32_MAX, INT64_MAX = 2**31 - 1, 2**63 - 1
-MINIMAL_RANGE = 1e-3
-"""A plane whose 1st and 99th percentiles are closer than this holds nothing to normalise."""
+MINIMAL_RANGE = 1e-3  # from the 1st to the 99th percentile of a plane that is no empty one
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,15 +24,10 @@ class Sample:
     """One image, read when first needed and kept, and its instance masks where they are known."""
 
     name: str
-    read_image: Callable[[], np.ndarray]
-    """Gives float32[2, H, W]: raw intensities of the plane to segment, and of the nuclei or 0."""
-    read_masks: Callable[[], np.ndarray] | None = None
-    """Gives int32[H, W]: 0 background, cells 1 to n without gaps. None: unlabelled."""
-    split: str = ""
-    """What it serves for: "shot", "query", "pretrain", "general_test", "contrast:STYLE"; several
-    are joined by "+"."""
-    style: str | None = None
-    """Contrast style."""
+    read_image: Callable[[], np.ndarray]  # float32[2, H, W], raw: plane to segment, nuclei or 0
+    read_masks: Callable[[], np.ndarray] | None = None  # int32[H, W]; None: unlabelled
+    split: str = ""  # "shot", "query", "pretrain", "general_test", "contrast:STYLE", joined by "+"
+    style: str | None = None  # contrast style
 
     @cached_property
     def image(self) -> np.ndarray:
@@ -80,8 +74,7 @@ class Dataset(Sequence[Sample]):
     title: str
     licence: str
     samples: tuple[Sample, ...]
-    channels: tuple[str, str] = ("gray", "none")
-    """Which planes of the files the two planes of an image are, such as ("green", "red")."""
+    channels: tuple[str, str] = ("gray", "none")  # planes of the files that an image's two are
 
     def __len__(self) -> int:
         return len(self.samples)

@@ -21,8 +21,7 @@ from scellseg_lib.samples import Sample, normalise, resize, resize_masks
 from scellseg_lib.samples import diameter as diameter_of
 from scellseg_lib.tiles import TiledImage
 
-FLIPS: tuple[tuple[int, ...], ...] = ((), (0,), (1,), (0, 1))
-"""Axes (y 0, x 1) along which test-time flips turn an image."""
+FLIPS: tuple[tuple[int, ...], ...] = ((), (0,), (1,), (0, 1))  # axes (y, x) that are turned
 
 
 class SegmentOptions(Options):
@@ -53,8 +52,7 @@ class Prediction:
     style: np.ndarray
     shape: tuple[int, int]
     diameter: float
-    has_flows: bool = True
-    """Whether the first two maps are flows, as Cellpose's and Scellseg's are."""
+    has_flows: bool = True  # whether the first two maps are flows, as Cellpose's and Scellseg's are
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,10 +60,8 @@ class Cells:
     """A segmented image."""
 
     name: str
-    masks: np.ndarray
-    """int32[H, W]: labels 1 to n, 0 is background."""
-    prediction: Prediction
-    """Kept, so that `decode` with other thresholds needs no network."""
+    masks: np.ndarray  # int32[H, W]: labels 1 to n, 0 is background
+    prediction: Prediction  # kept, so that `decode` with other thresholds needs no network
 
     @property
     def style(self) -> np.ndarray:
@@ -268,10 +264,8 @@ def style_distance(style: np.ndarray, card: Card) -> float:
 class FarFromModel(ScellsegWarning):
     """An image's scale or style is far from what the model has seen; ``where`` is its name."""
 
-    diameter: float | None = None
-    """The masks' median, in pixels, where the scale is far."""
-    style_distance: float | None = None
-    """That of `style_distance`, where the style is far."""
+    diameter: float | None = None  # the masks' median, in pixels, where the scale is far
+    style_distance: float | None = None  # that of `style_distance`, where the style is far
 
 
 def far_from_model(prediction: Prediction, masks: np.ndarray, card: Card) -> FarFromModel | None:

@@ -6,10 +6,8 @@ from functools import cache
 
 import numpy as np
 
-TILE = 224
-"""Side of a tile, pixels of the 30-px scale (docs/method.md, section 5)."""
-OVERLAP = 0.1
-"""Least overlap of neighbouring tiles, as a share of the side."""
+TILE = 224  # side of a tile, pixels of the 30-px scale (docs/method.md, section 5)
+OVERLAP = 0.1  # least overlap of neighbouring tiles, as a share of the side
 EDGE = 8
 """Least width of the black border around an image (Cellpose's). Without it the network takes the
 image's edge for that of a patch, beyond which cells go on, and loses the cells there."""

@@ -27,8 +27,7 @@ from scellseg_lib.progress import bar
 from scellseg_lib.samples import Sample
 from scellseg_lib.style import remember_styles
 
-SAVE_EVERY = 30.0
-"""Seconds between checkpoints: what a kill can cost."""
+SAVE_EVERY = 30.0  # seconds between checkpoints: what a kill can cost
 
 
 class Progress(NamedTuple):
@@ -159,8 +158,7 @@ UNREADABLE = (SafetensorError, OSError, KeyError, TypeError, ValueError)
 class CheckpointOfAnotherRun(TrainingError):
     """A checkpoint is of another run."""
 
-    differing: dict[str, tuple[Any, Any]]
-    """In what: how there, and how asked for."""
+    differing: dict[str, tuple[Any, Any]]  # in what: how there, and how asked for
 
 
 class SavedRun(NamedTuple):

@@ -38,16 +38,11 @@ class Representation(Protocol):
     """
 
     name: str
-    n_outputs: int
-    """Maps that the network gives."""
-    vector: bool = False
-    """Whether the first two maps are a (y, x) field, whose sign turns when an image is flipped."""
-    has_flows: bool = False
-    """Whether that field is Cellpose's flow."""
-    resamples: bool = True
-    """Whether maps may be decoded at another scale than 30 px a cell."""
-    tunes: bool = False
-    """Whether its thresholds are fitted to the shots of a fine-tuning, see `tune`."""
+    n_outputs: int  # maps that the network gives
+    vector: bool = False  # whether the first two maps are a (y, x) field: flips turn its sign
+    has_flows: bool = False  # whether that field is Cellpose's flow
+    resamples: bool = True  # whether maps may be decoded at another scale than 30 px a cell
+    tunes: bool = False  # whether `tune` fits its thresholds to the shots of a fine-tuning
     thresholds: tuple[str, ...] = tuple(name for name in Decoding.model_fields if name != "n_steps")
     """Fields of `Decoding` that `masks` reads, beside the number of steps."""
 

@@ -8,8 +8,7 @@ from torch.nn import functional as F
 from scellseg_lib.flows import flows_to_masks, masks_to_flows
 from scellseg_lib.representation.base import Decoding, Representation
 
-FLOW_SCALE = 5.0
-"""The network learns 5 times the unit flow (Eq. 1)."""
+FLOW_SCALE = 5.0  # the network learns 5 times the unit flow (Eq. 1)
 
 
 class Flow(Representation):

@@ -19,10 +19,8 @@ from scellseg_lib.representation.base import Decoding
 from scellseg_lib.representation.flow import FLOW_SCALE, Flow
 
 SOBEL_SIZE = 21
-EDGE_THRESHOLD = 0.37
-"""Markers are where the edges are weaker."""
-MARKER_SIZE = 20
-"""Pixels that a marker needs."""
+EDGE_THRESHOLD = 0.37  # markers are where the edges are weaker
+MARKER_SIZE = 20  # pixels that a marker needs
 JUMP = 0.12
 """Pieces are joined when the maps differ by less, from pixel to pixel, along their border. Within a
 cell of 30 px it is about 0.07; 0.12 also keeps neighbours apart in maps blurred by 2 px."""

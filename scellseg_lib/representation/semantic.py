@@ -19,8 +19,7 @@ from scellseg_lib.flows import tidy
 from scellseg_lib.metrics import average_precision
 from scellseg_lib.representation.base import Decoding, Representation
 
-BORDER_WIDTH = 2
-"""Pixels of the 30-px scale that count as border on a cell's inside."""
+BORDER_WIDTH = 2  # pixels of the 30-px scale that count as border on a cell's inside
 INTERIOR_THRESHOLDS = [step / 2 for step in range(-8, 9)]
 BORDER_THRESHOLDS = [-2.0, -1.0, 0.0, 1.0, 2.0]
 SEARCH_IOUS = (0.5, 0.75, 0.9)
@@ -39,8 +38,7 @@ class UNet2(Representation):
     n_outputs = 2
     tunes = True
     thresholds: tuple[str, ...] = ("interior_threshold", "min_size")
-    borders: Sequence[float] | None = None
-    """Thresholds of the border that are tried; None: there is no such class."""
+    borders: Sequence[float] | None = None  # thresholds of the border that `tune` tries
 
     def loss(self, output: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy times 8 / (number of classes)."""
