@@ -122,6 +122,90 @@ def test_a_window_never_overwrites_the_classes_of_another_and_says_so(folder):
     assert raised.value.where == folder / "classes.csv"
 
 
+def test_classes_are_shared_at_once_and_those_of_cells_with_the_masks(folder):
+    editor, shared = edit(folder), class_file(folder)
+    editor.add_class("dead", "#123456")
+    editor.add_class("odd")
+    editor.rename_class("odd", "even")
+    assert shared.read() == {"dead": "#123456", "even": ORANGE}
+    editor.undo()
+    assert list(shared.read()) == ["dead", "odd"]
+    assert not editor.is_changed  # no masks have to be saved for it
+    editor.set_class([1], "dead")
+    editor.rename_class("dead", "gone")
+    assert list(shared.read()) == ["dead", "odd"]  # as the saved cells have it
+    editor.save()
+    assert shared.read() == edit(folder, "c").classes == {"gone": "#123456", "odd": ORANGE}
+
+
+def test_a_list_that_cannot_be_read_is_said_and_what_is_added_kept_until_it_can(folder):
+    (folder / "classes.csv").write_text("name\n")
+    editor, path = edit(folder), folder / "b_masks.tif"
+    (page,) = connect(editor)
+    trouble = page.told("open")["trouble"]
+    assert "this is no list of classes" in trouble
+    page.command("add_class", name="dead")
+    told = page.told("say")
+    assert (told["text"], told["error"]) == (trouble, True)
+    assert page.told("edit")["classes"] == {"dead": ORANGE}
+    page.command("save")
+    assert page.told("say")["text"] == f"Saved 3 cells: a_masks.tif and a_cells.csv. {trouble}"
+    (folder / "classes.csv").write_text(f"class,colour\nold,{GREEN}\n")
+    editor.load(IMAGE, LABELS, path=path, classes=ClassFile(path))
+    assert editor.classes == {"old": GREEN, "dead": ORANGE}
+    editor.add_class("odd")
+    assert list(class_file(folder).read()) == ["old", "dead", "odd"]
+
+
+def test_classes_made_before_the_first_image_go_to_its_list_and_to_no_other(folder, tmp_path):
+    class_file(folder).write({"alive": GREEN})
+    editor = MaskEditor()
+    editor.add_class("dead")
+    editor.add_class("alive", "red")
+    expected = [("alive", GREEN), ("dead", ORANGE)]
+    for path in (folder / "a_masks.tif", tmp_path / "other" / "a_masks.tif"):
+        editor.load(IMAGE, LABELS, path=path, classes=ClassFile(path))
+        assert list(editor.classes.items()) == expected
+        expected = []
+
+
+@pytest.mark.parametrize(
+    ("args", "text", "images"),
+    [
+        (("alive", "x"), '"alive" is called "x" now, with 1 cell.', ["b", "c"]),
+        (("odd", "even"), '"odd" is called "even" now, with 0 cells.', []),
+        (("alive", "odd"), '"alive" is part of "odd" now, with 1 cell. Undo parts', ["b", "c"]),
+        (("dead",), 'The class "dead" is removed; 2 cells had it. Undo brings', ["b", "c"]),
+        (("odd",), 'The class "odd" is removed; 0 cells had it. Undo brings', []),
+    ],
+)
+def test_a_page_is_told_what_became_of_a_class_and_who_else_has_it(folder, args, text, images):
+    edit(folder, "c").delete([3])
+    editor = edit(folder)
+    (page,) = connect(editor)
+    editor.set_class([1, 2], "dead")
+    editor.set_class([3], "alive")
+    editor.add_class("odd")
+    names, command = (("name",), "remove_class")
+    if len(args) == 2:
+        names, command = (("old", "new"), "rename_class")
+    given = dict(zip(names, args, strict=True))
+    answers = page.command(command, **given)
+    assert page.told("say")["text"].startswith(text)
+    if images and len(args) == 2:
+        assert page.told("others") == {"type": "others", "images": images} | given
+        page.post(type="rename_elsewhere", **given)
+        told = page.told("say")["text"]
+        assert told.startswith(f'"{args[0]}" is called "{args[1]}" in b too. Not in c, which')
+    else:
+        assert "others" not in page.types()
+        assert ("Other images still have it (b, c)" in page.told("say")["text"]) == bool(images)
+    (done,) = [answer for answer in answers if answer["type"] == "edit"]
+    page.turn("undo", done["id"])
+    assert editor.classes == {"dead": ORANGE, "alive": BLUE, "odd": GREEN}
+    assert editor.cells["class"].tolist() == ["dead", "dead", "alive"]
+
+
 @pytest.mark.parametrize(
     ("content", "expected"),
     [

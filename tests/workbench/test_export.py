@@ -111,22 +111,17 @@ def test_annotated_images_are_exported_too(folder: Path):
 
 def test_images_of_cells_have_the_size_asked_for_and_can_be_cut_out(folder: Path):
     panel = ExportPanel(folder)
-    ticked(panel, "cells")
-    panel.side.value, panel.cut_out.value = 12, True
-    exported(panel)
-    crop = tifffile.imread(folder / "exported" / "c_cells" / "c_cells_00002.tif")
-    assert crop.shape == (12, 12, 2)
-    assert np.count_nonzero(crop[..., 0]) == 64
-
-
-def test_a_cell_that_is_too_large_is_said_in_words_of_the_panel(folder: Path):
-    panel = ExportPanel(folder)
     ticked(panel, "cells", "png")
-    panel.side.value = 4
+    panel.side.value, panel.cut_out.value = 4, True
     exported(panel)
     assert "c: 2 of 2 cells do not fit into 4 x 4 px" in problem(panel)
     assert "Make the image of a cell 8 px or more a side, or 0." in problem(panel)
     assert written(folder) == ["b_masks.png", "c_masks.png"]
+    panel.side.value = 12
+    exported(panel)
+    crop = tifffile.imread(folder / "exported" / "c_cells" / "c_cells_00002.tif")
+    assert crop.shape == (12, 12, 2)
+    assert np.count_nonzero(crop[..., 0]) == 64
 
 
 def test_what_was_exported_before_stays_unless_that_is_asked_for(folder: Path):

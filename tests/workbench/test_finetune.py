@@ -2,8 +2,6 @@
 
 import re
 import shutil
-import subprocess
-import sys
 from math import inf
 from pathlib import Path
 from threading import Condition, Event, Thread
@@ -22,8 +20,8 @@ from scellseg_lib.finetuning import finetune
 from scellseg_lib.model import new_model
 from scellseg_lib.network import weights_hash
 from scellseg_lib.workbench.experiment import offer_models
-from scellseg_lib.workbench.finetune import FinetunePanel, draw_losses
-from scellseg_lib.workbench.jobs import Job, lock_for
+from scellseg_lib.workbench.finetune import FinetunePanel
+from scellseg_lib.workbench.jobs import Job
 from tests import tiny
 from tests.workbench.waiting import LONG, is_shown, problem, until
 
@@ -184,6 +182,12 @@ def test_without_anything_to_learn_from_the_panel_says_what_to_do(tmp_path):
     panel = opened(None)
     panel.start.click()
     assert "Name the folder" in problem(panel)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("notes")
+    for name in ("absent", "empty", "file"):
+        panel.folder.value = str(tmp_path / name)
+        assert f"{name}: there" in problem(end(panel))
+        assert panel.found is None
     (tmp_path / "query").mkdir()
     tifffile.imwrite(tmp_path / "query" / "C_img.tif", disks(4)[0])
     panel.folder.value = str(tmp_path)
@@ -194,15 +198,6 @@ def test_without_anything_to_learn_from_the_panel_says_what_to_do(tmp_path):
     panel.check.click()
     assert end(panel).message.text == "Ready: press Start."
     assert "&lt;b&gt;A" in panel.shots.value  # names are text and not markup
-
-
-def test_what_is_no_folder_of_images_is_said_in_words(tmp_path):
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "file").write_text("notes")
-    for name in ("absent", "empty", "file"):
-        panel = opened(tmp_path / name)
-        assert f"{name}: there" in problem(panel)
-        assert panel.found is None
 
 
 def test_channels_are_offered_from_the_files_and_asked_for(folder, tmp_path):
@@ -285,7 +280,7 @@ def test_a_run_saves_a_model_with_its_diameter_and_card(folder, strategy):
     assert not list(folder.glob("*.checkpoint*"))
     assert not panel.steps.disabled
     assert [start.key for _, start in panel.model.options][-1] == "my worms.safetensors"
-    assert "now" in panel.curve.value
+    assert "Loss over 4 of 4 steps, now" in panel.curve.value
 
 
 def test_the_saved_model_is_the_one_that_the_library_tunes(folder, monkeypatch):
@@ -301,9 +296,7 @@ def test_the_saved_model_is_the_one_that_the_library_tunes(folder, monkeypatch):
     assert drawn == [0, 4]  # the curve, and not at every step
 
 
-def test_the_page_stays_alive_and_the_time_is_told_from_the_third_step_on(
-    folder, pace, monkeypatch
-):
+def test_the_page_stays_alive_and_the_time_is_told_from_the_third_step(folder, pace, monkeypatch):
     """No step ends before this thread, the kernel's, lets it, and the curve grows meanwhile."""
     monkeypatch.setattr("scellseg_lib.workbench.jobs.TELL_EVERY", 0)
     monkeypatch.setattr(f"{FINETUNE}.DRAWN_EVERY", 0)
@@ -321,15 +314,6 @@ def test_the_page_stays_alive_and_the_time_is_told_from_the_third_step_on(
     assert not panel.job.ended
     pace.let(inf)
     assert end(panel).job.state == "done"
-
-
-def test_the_curve_shows_every_loss():
-    log = [{"step": i + 1, "segmentation": 4.0 - i, "loss": 4.0 - i} for i in range(4)]
-    alone = draw_losses(log, 8)
-    assert "Loss over 4 of 8 steps, now 1" in alone
-    both = draw_losses([entry | {"loss": entry["loss"] + 1} for entry in log], 8)
-    assert len(both) > len(alone)  # a second curve, with its words
-    assert draw_losses([], 8) == ""
 
 
 def test_a_stopped_run_goes_on_to_the_model_that_was_never_stopped(folder, pace):
@@ -402,13 +386,6 @@ def test_a_killed_run_is_found_again_and_goes_on(folder, pace, tmp_path, monkeyp
     shutil.copytree(folder, left, ignore=shutil.ignore_patterns(".*"))
     pace.let(inf)
     whole = weights(end(first).job.result)
-    lock = lock_for(left / "worm.checkpoint.json").lock_file
-    program = f"from filelock import FileLock\nwith FileLock({lock!r}): print(flush=True); input()"
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen([sys.executable, "-c", program], **pipes) as other:
-        other.stdout.readline()  # it has the lock
-        assert "in another window" in opened(left).message.text
-        other.kill()
     second = end(FinetunePanel(left))
     assert len(second.run.log) == 2
     assert "An unfinished run, worm, lies here" in second.message.text

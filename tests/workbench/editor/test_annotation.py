@@ -316,16 +316,6 @@ def test_a_list_of_cells_is_taken_with_its_masks():
             three(cells=pd.DataFrame({"label": [2, label], "class": "dead"}))
 
 
-@pytest.mark.parametrize(
-    "labels",
-    [np.zeros((2, 3, 3), np.int32), np.full((3, 3), 0.5), np.full((3, 3), LARGEST_LABEL + 1)],
-    ids=["stack", "fractions", "too large"],
-)
-def test_what_are_no_labels_is_refused(labels):
-    with pytest.raises(ImageError):
-        Annotation(labels)
-
-
 def test_colours_are_those_of_the_palette_as_long_as_one_is_free():
     classes: dict[str, str] = {}
     for number in range(len(COLOURS)):

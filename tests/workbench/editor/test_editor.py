@@ -16,14 +16,14 @@ from scellseg_lib import progress
 from scellseg_lib.errors import ImageError
 from scellseg_lib.files import images as readers
 from scellseg_lib.workbench.editor import MaskEditor, MasksChanged
-from scellseg_lib.workbench.editor.annotation import Annotation
+from scellseg_lib.workbench.editor.annotation import LARGEST_LABEL, Annotation
 from scellseg_lib.workbench.editor.classes import COLOURS
 from scellseg_lib.workbench.editor.editor import HISTORY
 from scellseg_lib.workbench.editor.patches import Patch, set_pixels
 from scellseg_lib.workbench.editor.view import MAPS
 from tests.workbench.editor.page import Page, connect
 
-ORANGE, BLUE, GREEN = list(COLOURS.values())[:3]
+ORANGE, *_ = COLOURS.values()
 IMAGE = np.arange(12 * 16, dtype=np.uint16).reshape(12, 16)
 UNFORESEEN = "Something unforeseen"
 
@@ -116,9 +116,11 @@ def test_an_editor_without_an_image_says_so_and_each_image_is_a_session():
         (IMAGE, cells()[:5]),
         (np.zeros(4), None),
         (IMAGE, np.full((12, 16), 0.5)),
+        (IMAGE, np.full((12, 16), LARGEST_LABEL + 1)),
+        (IMAGE, np.zeros((2, 12, 16), np.int32)),
         (np.dstack([IMAGE, IMAGE]), -cells()),
     ],
-    ids=["other size", "no image", "fractions", "negative"],
+    ids=["other size", "no image", "fractions", "too large", "stack", "negative"],
 )
 def test_what_cannot_be_opened_leaves_open_what_was(tmp_path, image, labels):
     editor, page = with_file(tmp_path)
@@ -468,115 +470,6 @@ def test_an_edit_before_the_answer_puts_what_a_crash_has_left_aside(tmp_path):
     annotation = Annotation(cells(), journal=tmp_path / ".a_masks.tif.edits")
     annotation.recover()
     np.testing.assert_array_equal(annotation.labels, wanted)
-
-
-class Shared:
-    """A list of classes that images share, and what other images have."""
-
-    def __init__(self, classes: dict[str, str] | None = None, images: list[str] | None = None):
-        self.classes, self.images, self.broken = dict(classes or {}), images or [], ""
-
-    def read(self) -> dict[str, str]:
-        if self.broken:
-            raise ImageError(self.broken, remedy="Mend it.")
-        return dict(self.classes)
-
-    def write(self, classes) -> None:
-        self.read()
-        self.classes = dict(classes)
-
-    def others(self, name: str, masks: Path) -> list[str]:
-        return self.images
-
-    def rename(self, old: str, new: str, masks: Path) -> tuple[list[str], list[str]]:
-        return self.images[:1], self.images[1:]
-
-
-def sharing(tmp_path: Path, shared: Shared, name: str = "a") -> tuple[MaskEditor, Page]:
-    path = tmp_path / f"{name}_masks.tif"
-    editor = MaskEditor(IMAGE, cells(), path=path, classes=shared)
-    return editor, connect(editor)[0]
-
-
-def test_classes_are_shared_at_once_and_those_of_cells_with_the_masks(tmp_path):
-    shared = Shared()
-    editor, _ = sharing(tmp_path, shared)
-    editor.add_class("dead", "#123456")
-    editor.add_class("odd")
-    editor.rename_class("odd", "even")
-    assert shared.classes == {"dead": "#123456", "even": ORANGE}
-    editor.undo()
-    assert list(shared.classes) == ["dead", "odd"]
-    assert not editor.is_changed  # no masks have to be saved for it
-    editor.set_class([1], "dead")
-    editor.rename_class("dead", "gone")
-    assert list(shared.classes) == ["dead", "odd"]  # as the saved cells have it
-    editor.save()
-    assert shared.classes == {"gone": "#123456", "odd": ORANGE}
-    again, _ = sharing(tmp_path, shared, "b")
-    assert again.classes == shared.classes
-
-
-def test_a_list_that_cannot_be_read_or_written_is_said_and_kept_until_it_can(tmp_path):
-    shared = Shared({"old": GREEN})
-    shared.broken = "this is no list"
-    editor, page = sharing(tmp_path, shared)
-    assert page.told("open")["trouble"] == "this is no list. Mend it."
-    page.command("add_class", name="dead")
-    told = page.told("say")
-    assert (told["text"], told["error"]) == ("this is no list. Mend it.", True)
-    assert page.told("edit")["classes"] == {"dead": ORANGE}
-    page.command("save")
-    assert page.told("say")["text"].startswith("Saved 3 cells: a_masks.tif and a_cells.csv. this")
-    shared.broken = ""
-    editor.load(IMAGE, cells(), path=tmp_path / "b_masks.tif", classes=shared)
-    assert editor.classes == {"old": GREEN, "dead": ORANGE}
-    editor.add_class("odd")
-    assert list(shared.classes) == ["old", "dead", "odd"]
-
-
-def test_classes_made_before_the_first_image_go_to_its_list_and_to_no_other(tmp_path):
-    editor, first, second = MaskEditor(), Shared({"alive": GREEN}), Shared()
-    editor.add_class("dead")
-    editor.add_class("alive", "red")
-    editor.load(IMAGE, cells(), path=tmp_path / "a_masks.tif", classes=first)
-    assert list(editor.classes.items()) == [("alive", GREEN), ("dead", ORANGE)]
-    editor.load(IMAGE, cells(), path=tmp_path / "b_masks.tif", classes=second)
-    assert editor.classes == {}
-
-
-@pytest.mark.parametrize(
-    ("args", "text"),
-    [
-        (("alive", "x"), '"alive" is called "x" now, with 1 cell.'),
-        (("odd", "even"), '"odd" is called "even" now, with 0 cells.'),
-        (("alive", "odd"), '"alive" is part of "odd" now, with 1 cell. Undo parts them again.'),
-        (("dead",), 'The class "dead" is removed; 2 cells had it. Undo brings it back.'),
-    ],
-)
-@pytest.mark.parametrize("images", [[], ["b", "c"]])
-def test_a_page_is_told_what_became_of_a_class_and_who_else_has_it(tmp_path, args, text, images):
-    editor, page = sharing(tmp_path, Shared(images=images))
-    editor.set_class([1, 2], "dead")
-    editor.set_class([5], "alive")
-    editor.add_class("odd")
-    names = ("old", "new") if len(args) == 2 else ("name",)
-    command = "rename_class" if len(args) == 2 else "remove_class"
-    answers = page.command(command, **dict(zip(names, args, strict=True)))
-    assert page.told("say")["text"].startswith(text)
-    if images and len(args) == 2:
-        offered = {"type": "others", "old": args[0], "new": args[1], "images": images}
-        assert page.told("others") == offered
-        page.post(type="rename_elsewhere", old=args[0], new=args[1])
-        told = page.told("say")["text"]
-        assert told.startswith(f'"{args[0]}" is called "{args[1]}" in b too. Not in c, which')
-    else:
-        assert "others" not in page.types()
-        assert ("Other images still have it (b, c)" in page.told("say")["text"]) == bool(images)
-    (edit,) = [answer for answer in answers if answer["type"] == "edit"]
-    page.turn("undo", edit["id"])
-    assert editor.classes == {"dead": ORANGE, "alive": BLUE, "odd": GREEN}
-    assert editor.cells["class"].tolist() == ["dead", "dead", "alive"]
 
 
 def test_where_a_machine_executes_the_notebook_it_is_a_picture(editor, monkeypatch):

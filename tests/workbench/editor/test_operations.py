@@ -59,15 +59,6 @@ def square(low: float, high: float) -> np.ndarray:
     return np.array([[low, low], [low, high], [high, high], [high, low]])
 
 
-def test_split_of_a_bar_gives_two_parts_whose_sizes_follow_from_the_line():
-    labels = bar(20)
-    # Down the eighth column: 7 columns to the left, 12 to the right, and itself to either side.
-    after = done(labels, operations.split(labels, [3], np.array([[-1, 8.5], [7, 8.5]])))
-    assert (after[2, 9:21] == 3).all()  # the larger keeps its label
-    assert (after[2, 1:8] == 4).all()
-    assert (after > 0).sum() == 80
-
-
 @pytest.mark.parametrize(
     ("line", "area", "within"),
     [
