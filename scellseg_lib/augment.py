@@ -39,14 +39,8 @@ class UnlabelledSources(Sequence[Source]):
 
     def __init__(self, samples: Sequence[Sample], diameter: float) -> None:
         self.samples, scale = samples, MEAN_DIAMETER / diameter
-
-        # No method: a cache that knew its owner would live, with gigabytes, until both are found.
-        @lru_cache(maxsize=KEPT)
-        def read(index: int) -> Source:
-            # A sample keeps what it has read: this one is forgotten with its pixels.
-            return _prepare_one(samples[index].without_masks(), scale)
-
-        self._read = read
+        # Copies are read, since a sample keeps its pixels; the cache must not know its owner.
+        self._read = lru_cache(KEPT)(lambda i: _prepare_one(samples[i].without_masks(), scale))
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -66,11 +60,8 @@ def prepare(samples: Sequence[Sample], diameter: float | None = None) -> Sequenc
     own = [sample.diameter for sample in samples]
     if np.isnan(own).all():
         raise TrainingError("no image has an annotated cell", remedy="Annotate at least one cell.")
-    diameters = np.where(np.isnan(own), np.nanmean(own), own)
-    return [
-        _prepare_one(sample, MEAN_DIAMETER / float(d))
-        for sample, d in zip(samples, diameters, strict=True)
-    ]
+    scales = (MEAN_DIAMETER / np.where(np.isnan(own), np.nanmean(own), own)).tolist()
+    return [_prepare_one(*pair) for pair in zip(samples, scales, strict=True)]
 
 
 def _prepare_one(sample: Sample, scale: float) -> Source:
