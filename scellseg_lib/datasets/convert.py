@@ -89,7 +89,6 @@ CONVERTERS: dict[str, Callable[[Path, str], Iterator[Picture]]] = {
     "livecell": convert_livecell,
     "cellpose": convert_cellpose,
 }
-"""By the names that manifests use."""
 
 
 def paint(cells: Sequence[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:

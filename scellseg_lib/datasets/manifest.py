@@ -57,8 +57,7 @@ class Entry(BaseModel, extra="forbid", frozen=True):
     @property
     def style(self) -> str | None:
         """Contrast style, where the entry is of one."""
-        styles = [s.partition(":")[2] for s in self.splits if s.startswith("contrast:")]
-        return styles[0] if styles else None
+        return next((s.partition(":")[2] for s in self.splits if s.startswith("contrast:")), None)
 
 
 class Group(BaseModel, extra="forbid", frozen=True):

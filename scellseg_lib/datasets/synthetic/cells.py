@@ -4,7 +4,7 @@ Each function makes an image, float32[H, W], or [2, H, W] where it shows nuclei 
 and its labels, int32[H, W].
 """
 
-from collections import namedtuple
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -97,39 +97,36 @@ def draw_mito(scene: Scene) -> Planes:
     return np.stack([first, second]), clean(assign(cells, shape), 80)
 
 
-Fluorescence = namedtuple(
-    "Fluorescence",
-    "radius spread density spacing filled elongation rough spikes spike_size nucleus "
-    "rim rim_width inner streaks glow light dark defocus bleed lens",
-)
-"""How the cells of a two-channel style look; lengths in px, light in counts.
-
-``density`` is the least and most cells per megapixel, ``filled`` the part of the image where they
-lie; ``rim``, ``inner``, ``streaks``, ``glow`` weigh edge, body, radial streaks, perinuclear light.
-"""
-FLUORESCENCE = {
-    "Kc167": Fluorescence(
-        16.6, 0.12, (500, 850), 0.74, 0.68, 1.2, 0.06, (0, 2), (0.4, 0.12), 9.0, 0.42, 2.0, 0.5,
-        0.4, 0.05, 17_000, (700, 500), 0.22, 0.08, 0.8,
-    ),
-    "macrophagocyte": Fluorescence(
-        27, 0.22, (160, 320), 0.82, 0.75, 1.5, 0.12, (0, 5), (0.6, 0.14), 11.0, 0.38, 1.7, 0.5,
-        0.6, 0.3, 19_500, (500, 300), 0.3, 0.08, 0.8,
-    ),
-    "neurocyte": Fluorescence(
-        17, 0.26, (100, 380), 0.9, 0.9, 1.5, 0.06, (1, 6), (1.5, 0.17), 8.8, 0.15, 0.9, 0.38,
-        0.7, 0.75, 13_000, (550, 2000), 0.03, 0.02, 0.5,
-    ),
-    "style2": Fluorescence(
-        7.3, 0.16, (560, 1050), 1.0, 0.95, 1.4, 0.07, (0, 2), (0.5, 0.25), 4.4, 0.25, 1.4, 1.0,
-        0.2, 0.0, 11_500, (1450, 2050), 0.2, 0.04, 0.7,
-    ),
-}  # fmt: skip
+FLUORESCENCE: dict[str, tuple] = {
+    "name": ("Kc167", "macrophagocyte", "neurocyte", "style2"),
+    "radius": (16.6, 27, 17, 7.3),
+    "spread": (0.12, 0.22, 0.26, 0.16),
+    "density": ((500, 850), (160, 320), (100, 380), (560, 1050)),  # cells per megapixel, a range
+    "spacing": (0.74, 0.82, 0.9, 1.0),
+    "filled": (0.68, 0.75, 0.9, 0.95),  # part of the image where they lie
+    "elongation": (1.2, 1.5, 1.5, 1.4),
+    "rough": (0.06, 0.12, 0.06, 0.07),
+    "spikes": ((0, 2), (0, 5), (1, 6), (0, 2)),
+    "spike_size": ((0.4, 0.12), (0.6, 0.14), (1.5, 0.17), (0.5, 0.25)),
+    "nucleus": (9.0, 11.0, 8.8, 4.4),
+    "rim": (0.42, 0.38, 0.15, 0.25),  # light of the edge
+    "rim_width": (2.0, 1.7, 0.9, 1.4),
+    "inner": (0.5, 0.5, 0.38, 1.0),  # of the body
+    "streaks": (0.4, 0.6, 0.7, 0.2),  # along its rays
+    "glow": (0.05, 0.3, 0.75, 0.0),  # around the nucleus
+    "light": (17_000, 19_500, 13_000, 11_500),
+    "dark": ((700, 500), (500, 300), (550, 2000), (1450, 2050)),
+    "defocus": (0.22, 0.3, 0.03, 0.2),
+    "bleed": (0.08, 0.08, 0.02, 0.04),
+    "lens": (0.8, 0.8, 0.5, 0.7),
+}
+"""How the cells of the two-channel styles look; lengths in px, light in counts."""
 
 
 def draw_fluorescence(scene: Scene, name: str) -> Planes:
     """Cytoplasm and nuclei of one of the styles in ``FLUORESCENCE``."""
-    rng, shape, style = scene.rng, scene.shape, FLUORESCENCE[name]
+    rng, shape, column = scene.rng, scene.shape, FLUORESCENCE["name"].index(name)
+    style = SimpleNamespace(**{key: values[column] for key, values in FLUORESCENCE.items()})
     number = max(2, int(rng.uniform(*style.density) * 1e-6 * shape[0] * shape[1]))
     radii = np.sort(style.radius * np.exp(style.spread * rng.standard_normal(number)))[::-1]
     ground = _draw_clusters(scene, 3.5 * style.radius, style.filled)
@@ -165,7 +162,7 @@ def draw_fluorescence(scene: Scene, name: str) -> Planes:
 
 def _shine(
     scene: Scene,
-    style: Fluorescence,
+    style: SimpleNamespace,
     cell: Outline,
     nucleus: Outline,
     layers: np.ndarray,

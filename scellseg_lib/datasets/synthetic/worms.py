@@ -1,7 +1,5 @@
 """*C. elegans* in bright field, after BBBC010: worms inside the octagonal field stop of a well."""
 
-from typing import NamedTuple
-
 import numpy as np
 from scipy import ndimage
 
@@ -11,12 +9,8 @@ POINTS = 72
 _S = np.linspace(0, 1, POINTS)  # along a worm, from head to tail
 
 
-class Worm(NamedTuple):
-    """Where a worm lies, its mask bool[h, w], and the light that it lets through, float[h, w]."""
-
-    window: tuple[slice, slice]
-    mask: np.ndarray
-    transmission: np.ndarray
+Window = tuple[slice, slice]
+Worm = tuple[Window, np.ndarray, np.ndarray]  # where it lies, its mask, the light let through
 
 
 def draw_worms(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
@@ -35,14 +29,15 @@ def draw_worms(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
         if len(areas) == wanted:
             break
         worm = _draw_worm(rng, stop, rng.uniform(0, 1, 2) * shape)
-        if worm is None or not _fits(labels, areas, worm):
+        if worm is None or not _fits(labels, areas, *worm[:2]):
             continue
-        number, area, there = len(areas) + 1, int(worm.mask.sum()), labels[worm.window]
+        window, mask, through = worm
+        number, area, there = len(areas) + 1, int(mask.sum()), labels[window]
         smaller = [other for other in areas if areas[other] < area]
-        there[worm.mask & ~np.isin(there, smaller)] = number
+        there[mask & ~np.isin(there, smaller)] = number
         areas[number] = area
-        through, below = worm.transmission, transmission[worm.window]
-        transmission[worm.window] = np.where(
+        below = transmission[window]
+        transmission[window] = np.where(
             through < below, through * (0.8 + 0.2 * below), below * (0.8 + 0.2 * through)
         )
     glow = 34 * np.exp(np.minimum(stop, 0) / 9) + 40 * np.exp(np.minimum(stop, 0) / 90)
@@ -133,19 +128,19 @@ def _draw_worm(rng: np.random.Generator, stop: np.ndarray, centre: np.ndarray) -
     halo = 0.05 * np.exp(-np.maximum(-depth, 0) / 1.6)
     halo = halo - 0.02 * np.exp(-0.5 * ((depth + 3.5) / 1.5) ** 2)
     transmission = 1 - body * np.clip(absorb - light_line, 0.05, 0.85) - (1 - body) * halo
-    return Worm((slice(low[0], high[0]), slice(low[1], high[1])), depth > 0, transmission)
+    return (slice(low[0], high[0]), slice(low[1], high[1])), depth > 0, transmission
 
 
-def _fits(labels: np.ndarray, areas: dict[int, int], worm: Worm) -> bool:
+def _fits(labels: np.ndarray, areas: dict[int, int], window: Window, mask: np.ndarray) -> bool:
     """Whether a worm leaves every worm in one piece and covers little of any."""
-    there, mask, area = labels[worm.window], worm.mask, int(worm.mask.sum())
+    there, area = labels[window], int(mask.sum())
     for other in np.unique(there[mask & (there > 0)]):
         if int((mask & (there == other)).sum()) > 0.06 * min(areas[other], area):
             return False
         rest = mask & (there != other)
         if area < areas[other]:
             rest = labels == other
-            rest[worm.window] &= ~mask
+            rest[window] &= ~mask
         if ndimage.label(rest)[1] != 1:
             return False
     return bool(ndimage.label(mask)[1] == 1)
