@@ -220,7 +220,7 @@ def finetune(
     images = scellseg.load_dataset(source, **reading)
     chosen = images.shots(shots, options["seed"]) if shots else images.shot
     queried = not inductive and any("query" in sample.split.split("+") for sample in images)
-    queried = queried and STRATEGIES[options["strategy"]].needs_queries
+    queried = queried and STRATEGIES[options["strategy"]].make_term is not None
     queries, unread = find_readable(images.query.without_masks()) if queried else (None, [])
     if queried and not queries:
         what = f"none of the unlabelled images can be read, the first: {tell(unread[0])}"

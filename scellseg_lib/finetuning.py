@@ -2,9 +2,9 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -73,34 +73,29 @@ class FinetuneOptions(Options):
         return 0.5 ** (step * 4 // self.steps)
 
 
-@dataclass(frozen=True)
-class Strategy:
-    """A way of learning from the shots, and from what else it says that it needs."""
+class Strategy(NamedTuple):
+    """A way of learning: from the shots alone, or from other images too by a term of the loss.
+
+    The term is made of queries (unlabelled), contrast images of each style, and options. It is
+    called as `ContrastiveTerm`, and its parameters are learnt too.
+    """
 
     help: str  # what it learns from, for people
-    make_term: Callable[
-        [Sequence[Source], list[Sequence[Source]], FinetuneOptions], nn.Module | None
-    ]
-    """From queries, contrast images of each style and options to a term of the loss that is called
-    as `ContrastiveTerm`, and whose parameters are learnt too. None: no such term."""
-    needs_queries: bool = False  # whether it learns from the images to be segmented, unlabelled
-    needs_contrast: bool = False  # whether it learns from contrast images of several styles
+    make_term: (
+        Callable[[Sequence[Source], list[Sequence[Source]], FinetuneOptions], nn.Module] | None
+    ) = None
 
 
+# All strategies, in the order in which they are offered; who adds one puts it here.
 STRATEGIES: dict[str, Strategy] = {
     "contrastive": Strategy(
         "learns from the annotated images, and the look of the images to be segmented",
         lambda queries, contrasts, options: ContrastiveTerm(
             queries, contrasts, alpha_mode=options.alpha, statistics=options.statistics
         ),
-        needs_queries=True,
-        needs_contrast=True,
     ),
-    "classic": Strategy(
-        "learns from the annotated images alone (quicker)", lambda queries, contrasts, options: None
-    ),
+    "classic": Strategy("learns from the annotated images alone (quicker)"),
 }
-"""All strategies by name, in the order in which they are offered; who adds one puts it here."""
 
 
 @keep_memory()
@@ -157,15 +152,13 @@ def finetune(
         raise TrainingError("there are no shots", remedy="Annotate at least one image.")
     device = device or model.device
     precision = precision or resume_precision(checkpoint, choose_precision(device))
-    way, tuned = STRATEGIES[chosen.strategy], model.copy()
+    make_term, tuned = STRATEGIES[chosen.strategy].make_term, model.copy()
     sources = prepare(shots)
     diameter = float(np.nanmean([sample.diameter for sample in shots]))
-    contrasts = (contrast or default_contrast()) if way.needs_contrast else None
-    term = way.make_term(
-        prepare(queries or shots, diameter) if way.needs_queries else [],
-        _styles(contrasts) if contrasts else [],
-        chosen,
-    )
+    contrasts, term = None, None
+    if make_term:
+        contrasts = contrast or default_contrast()
+        term = make_term(prepare(queries or shots, diameter), _styles(contrasts), chosen)
     precision.place(tuned.network, device)
     extractor = tuned.network.extractor
     parts: dict[str, list[nn.Module]] = {"all": [], "downsampling_fixed": [extractor.down]}

@@ -123,7 +123,7 @@ def cross_validate(
     folds = plan_folds(len(images), n_folds, seed)
     counts = [0, *choose_counts(min((len(pool) for pool, _ in folds), default=0))]
     precision = choose_precision(model.device)
-    seen = (queries or ()) if STRATEGIES[strategy].needs_queries else ()
+    seen = (queries or ()) if STRATEGIES[strategy].make_term else ()
     identity = {
         "version": VERSION,
         "strategy": strategy,

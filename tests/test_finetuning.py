@@ -208,8 +208,7 @@ def test_a_strategy_of_ones_own(monkeypatch):
         return Decay()
 
     given: list = []
-    monkeypatch.setattr(module, "STRATEGIES", {**module.STRATEGIES})
-    module.STRATEGIES["decay"] = Strategy("decays", make, needs_queries=True, needs_contrast=True)
+    monkeypatch.setitem(module.STRATEGIES, "decay", Strategy("decays", make))
     log = tune("decay", steps=2).log
     ((queries, contrast, options),) = given
     assert (len(queries), [len(style) for style in contrast]) == (2, [2, 2])

@@ -157,7 +157,7 @@ def _plan_trial(
         "seed": state,
         "steps": profile.steps,
         "levels": profile.levels,
-        "contrast": profile.contrast if tunes and tunes.needs_contrast else "",
+        "contrast": profile.contrast if tunes and tunes.make_term else "",
         "precision": profile.precision,
     }
     return Trial(data=data, model=model, strategy=strategy, **usual | fields)

@@ -175,7 +175,7 @@ class FinetuneRun(BaseModel):
         """Shots, and the images to be segmented that can be read, where the strategy needs them."""
         images = load_folder(self.folder, self.channels)
         shots = tuple(sample for sample in images.shot if sample.name in self.shots)
-        if not STRATEGIES[self.options.strategy].needs_queries:
+        if STRATEGIES[self.options.strategy].make_term is None:
             return replace(images, samples=shots), None
         self.left_out, queries = [], []
         for done, sample in enumerate(images.query.without_masks()):
