@@ -126,8 +126,8 @@ def test_classes_are_shared_at_once_and_those_of_cells_with_the_masks(folder):
     editor, shared = edit(folder), class_file(folder)
     editor.add_class("dead", "#123456")
     editor.add_class("odd")
-    editor.rename_class("odd", "even")
-    assert shared.read() == {"dead": "#123456", "even": ORANGE}
+    editor.rename_class("odd", "  very   odd ")
+    assert shared.read() == {"dead": "#123456", "very odd": ORANGE}
     editor.undo()
     assert list(shared.read()) == ["dead", "odd"]
     assert not editor.is_changed  # no masks have to be saved for it

@@ -192,8 +192,8 @@ def test_cells_are_coloured_told_and_counted():
     assert text(panel, "told") == "cell 1: matches true cell 1, IoU 1.00, true positive"
 
 
-@pytest.mark.parametrize(("true", "ap"), [(TRUE, "0.00"), (TRUE * 0, "1.00"), (None, "")])
-def test_no_cells_at_all(true: np.ndarray | None, ap: str):
+@pytest.mark.parametrize(("true", "ap"), [(TRUE, "0.00"), (TRUE * 0, "1.00")])
+def test_no_cells_at_all(true: np.ndarray, ap: str):
     panel = Inspector([entry(true=true, predicted=TRUE * 0)])
     assert "No cells were found" in text(panel, "message")
     assert ap in text(panel, "ap-curve")

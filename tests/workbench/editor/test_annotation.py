@@ -236,6 +236,7 @@ def test_cells_are_listed_with_what_is_said_of_them():
     annotation.set_class([2], "")
     annotation.merge([7, 3, 2])
     assert said(annotation) == {2: ("alive", "right half; at the border")}
+    assert annotation.rename_class("dead", " dead ") is annotation.add_class("dead") is None
     given = np.ones((3, 3), np.int32)
     empty = Annotation(given)
     assert (empty.undo(), empty.redo(), empty.edits) == (None, None, [])
@@ -256,29 +257,6 @@ def test_what_is_said_of_a_deleted_cell_goes_and_comes_back_with_it():
     annotation.redo()
     annotation.delete([2])  # a new edit ends what could be redone
     assert annotation.redo() is None
-
-
-def test_a_class_is_renamed_merged_removed_and_coloured_and_undo_takes_each_back():
-    annotation = classed()
-    before = state(annotation)
-    for name, args, classes, kinds in (
-        ("rename_class", ("dead", "  very   dead "), "very dead, alive, odd", "very dead"),
-        ("rename_class", ("dead", "alive"), "alive, odd", "alive"),
-        ("remove_class", ("dead",), "alive, odd", ""),
-        ("add_class", ("dead", "red"), "dead, alive, odd", "dead"),
-        ("set_class", ([2, 7], "new"), "dead, alive, odd, new", "new"),
-    ):
-        getattr(annotation, name)(*args)
-        assert ", ".join(annotation.classes) == classes
-        assert annotation.cells["class"].tolist() == [kinds, "alive", kinds]
-        assert annotation.cells["note"].tolist() == ["", "", "at the border"]
-        colours = {"very dead": ORANGE, "alive": BLUE, "odd": "#123456", "new": GREEN}
-        colours["dead"] = "#FF0000" if name == "add_class" else ORANGE
-        assert annotation.classes.items() <= colours.items()
-        annotation.undo()
-        assert state(annotation) == before
-    assert annotation.rename_class("dead", " dead ") is None
-    assert annotation.add_class("dead") is None
 
 
 @pytest.mark.parametrize(

@@ -345,8 +345,7 @@ def test_a_message_that_is_not_understood_is_answered_in_words(editor, page, con
 
 
 def test_next_image_and_dropped_files_are_passed_on_where_somebody_listens(editor):
-    asked: list[int] = []
-    dropped: list[tuple[str, bytes]] = []
+    asked, dropped = [], []
     editor.on_cycle(asked.append)
     editor.on_drop(lambda name, data: dropped.append((name, data)))
     one, two = connect(editor, "one", "two")
