@@ -5,7 +5,6 @@ network's output. Both filter masks by flow error and by size, as they do by def
 """
 
 from functools import partial
-from pathlib import Path
 
 import cv2
 import numba
@@ -28,11 +27,7 @@ def contrast_masks() -> list[np.ndarray]:
     files = sorted(folder.glob("*_masks.png"))
     if len(files) != 35:
         raise SystemExit(f"{folder} holds {len(files)} of 35 masks; set SCELLSEG_DATA.")
-    return [_read(file) for file in files]
-
-
-def _read(file: Path) -> np.ndarray:
-    return np.ascontiguousarray(cv2.imread(str(file), cv2.IMREAD_UNCHANGED), np.int32)
+    return [np.int32(cv2.imread(str(file), cv2.IMREAD_UNCHANGED)) for file in files]
 
 
 def network_like(
@@ -89,24 +84,18 @@ def decode(masks: list[np.ndarray], name: str, noise: float) -> None:
     print(f"  ours against truth at min_size {SMALL}: AP@0.5 {found['ap50']:.4f}")
 
 
-def large_cells(side: int, diameter: int) -> np.ndarray:
-    """Eight discs in two rows, int32[side, side]."""
-    masks = np.zeros((side, side), np.int32)
+def large() -> None:
+    """Time both directions on one image of eight discs in two rows; the peer is not asked."""
+    masks = np.zeros((SIDE, SIDE), np.int32)
     for k in range(8):
         row, column = divmod(k, 4)
-        centre = ((2 * column + 1) * side // 8, (2 * row + 1) * side // 4)
-        cv2.circle(masks, centre, diameter // 2, k + 1, cv2.FILLED)
-    return masks
-
-
-def large(side: int = SIDE, diameter: int = DIAMETER) -> None:
-    """Time both directions on one image of large cells; the peer is not asked."""
-    masks = large_cells(side, diameter)
+        centre = ((2 * column + 1) * SIDE // 8, (2 * row + 1) * SIDE // 4)
+        cv2.circle(masks, centre, DIAMETER // 2, k + 1, cv2.FILLED)
     flows, encoding = timed(lambda: masks_to_flows(masks), REPEATS)
     logit = np.where(masks > 0, 5, -5).astype(np.float32)
     decoded, decoding = timed(lambda: flows_to_masks(flows, logit), REPEATS)
     agreement = metrics.average_precision(masks, decoded, [0.5])[0]
-    print(f"one image of {side} x {side} with eight cells of diameter {diameter}")
+    print(f"one image of {SIDE} x {SIDE} with eight cells of diameter {DIAMETER}")
     print(f"  masks_to_flows {encoding[0]:.3f} s, flows_to_masks {decoding[0]:.3f} s wall clock")
     print(f"  ours against truth: AP@0.5 {agreement:.4f}")
 
