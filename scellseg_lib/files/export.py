@@ -1,7 +1,4 @@
-"""Cells for other programs: outlines, a table of measurements, images of single cells.
-
-Files are written whole or not at all. Coordinates and areas are in pixels.
-"""
+"""Cells for other programs: outlines, tables of measurements in pixels, images of single cells."""
 
 import shutil
 from collections.abc import Iterable, Iterator, Sequence

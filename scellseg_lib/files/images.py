@@ -16,6 +16,7 @@ import cv2
 import imagecodecs
 import numpy as np
 import tifffile
+from skimage.segmentation import relabel_sequential
 
 from scellseg_lib import errors
 from scellseg_lib.atomic import whole
@@ -56,7 +57,13 @@ def read_pixels(
             if pixels.shape[2:] in ((2,), (4,)):  # the last is alpha by PNG's definition
                 pixels = pixels[..., :-1]
         elif signature.startswith(_JPEG):
-            pixels = _decode_jpeg(path.read_bytes())
+            data = path.read_bytes()
+            # The decoder fills what is missing with grey: only the end marker shows a cut file.
+            if data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
+                raise ImageError("the file is cut off", remedy=_DAMAGED)
+            pixels = imagecodecs.jpeg8_decode(data)
+            if pixels.shape[2:] == (4,):
+                raise ImageError("CMYK colours are not intensities", remedy="Export as RGB.")
         else:
             raise ImageError("this is not a PNG, TIFF or JPEG file", remedy="Export it as TIFF.")
         if pixels.size == 0 or pixels.dtype.kind not in "buif":
@@ -131,8 +138,7 @@ def relabel(masks: np.ndarray, *, where: str | PathLike[str] | None = None) -> n
     A single label in several pieces draws a warning: it is mostly a binary mask.
     """
     masks = as_labels(masks, where, largest=INT64_MAX)
-    labels, places = np.unique(masks, return_inverse=True)
-    contiguous = (places + (labels[0] > 0)).reshape(masks.shape).astype(np.int32)
+    contiguous = relabel_sequential(masks)[0].astype(np.int32)
     if contiguous.max() == 1:
         pieces = cv2.connectedComponents(contiguous.astype(np.uint8))[0] - 1
         if pieces > 1:
@@ -189,16 +195,6 @@ def _read_signature(path: Path) -> bytes:
     if not signature:
         raise ImageError("the file is empty (0 bytes)", where=path, remedy=_DAMAGED)
     return signature
-
-
-def _decode_jpeg(data: bytes) -> np.ndarray:
-    # The decoder fills what is missing with grey: only the end marker shows a cut file.
-    if data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
-        raise ImageError("the file is cut off", remedy=_DAMAGED)
-    pixels: np.ndarray = imagecodecs.jpeg8_decode(data)
-    if pixels.shape[2:] == (4,):
-        raise ImageError("CMYK colours are not intensities", remedy="Export as RGB.")
-    return pixels
 
 
 def _read_tiff(path: Path, axes: str | None, page: int | None) -> np.ndarray:

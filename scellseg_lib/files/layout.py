@@ -71,9 +71,8 @@ def find_samples(folder: Path) -> list[ImageFiles]:
     Of a folder without ``shot/`` and ``query/``, images with masks are the split "shot", the others
     "query". Masks are ``NAME_masks.*``; where there are none, ``NAME_cp_masks.*``; where there are
     none either, ``NAME_seg.npy``. Where no file is called ``*_img.*``, every image counts.
-
-    DatasetError if there are no images, images in ``shot/`` lack masks, masks lack their image, or
-    two files have the same name but for their ending.
+    DatasetError without images, or where an image in ``shot/`` or masks lack their partner, or two
+    files differ in their ending alone.
     """
     found = []
     for part, files in _read_parts(folder):

@@ -97,13 +97,6 @@ def test_folders_that_leave_something_open(names, message, tmp_path):
         load_folder(tmp_path / "absent")
 
 
-def test_a_folder_without_annotations_says_how_to_annotate(tmp_path):
-    found = load_folder(write(tmp_path / "plate", "a.png", "b.png"))
-    needed = r"none of the 2 images of 'plate' is annotated.*NAME_masks\.png.*1, 2"
-    with pytest.raises(DatasetError, match=needed):
-        found.shots(1)
-
-
 def test_channels_axes_and_page_reach_the_reader(tmp_path):
     pages = np.arange(3 * 4 * 5, dtype=np.uint16).reshape(3, 4, 5)
     tifffile.imwrite(tmp_path / "a_img.tif", pages, metadata=None, photometric="minisblack")

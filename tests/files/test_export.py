@@ -71,21 +71,6 @@ def test_outlines_are_exact(masks):
     np.testing.assert_array_equal(back, masks)
 
 
-def test_a_square_with_a_hole_and_a_disc():
-    piece = np.ones((3, 3), bool)
-    piece[1, 1] = False
-    outer, hole = outlines.rings(piece)
-    assert {tuple(v) for v in outer.tolist()} == {(0, 0), (3, 0), (3, 3), (0, 3)}
-    assert {tuple(v) for v in hole.tolist()} == {(1, 1), (2, 1), (2, 2), (1, 2)}
-    assert (area(outer), area(hole)) == (9, -1)
-    y, x = np.mgrid[:60, :60]
-    masks = ((y - 30) ** 2 + (x - 25) ** 2 <= 17**2).astype(np.int32)
-    ((_, ((ring,),)),) = outlines.outlines(masks)
-    fine = np.zeros((600, 600), np.uint8)  # ten times as fine, where OpenCV's lines are thin
-    cv2.fillPoly(fine, [(ring * 10).astype(np.int32)], 1)
-    np.testing.assert_array_equal(fine[5::10, 5::10], masks)
-
-
 @many
 @given(small.filter(np.any))
 def test_imagej_fills_the_pixels_of_any_cells(tmp_path, masks):

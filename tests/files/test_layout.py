@@ -74,12 +74,6 @@ def test_what_lies_beside_masks(tmp_path):
     assert layout.cells_path(tmp_path / "A_cp_masks.ome.tif") == tmp_path / "A_cells.csv"
 
 
-def test_a_folder_without_images_is_refused(tmp_path):
-    for folder, said in ((tmp_path, "no images"), (tmp_path / "absent", "no such folder")):
-        with pytest.raises(DatasetError, match=said):
-            layout.list_images(folder)
-
-
 # Files of a folder, an image; where it goes, and its masks, as an annotated one.
 SHOTS = [
     (["shot/A_img.tif", "shot/A_masks.png"], "query/B.png", "shot/B_img.png", "shot/B_masks.tif"),
