@@ -45,19 +45,6 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     return clock
 
 
-def test_work_runs_beside_the_caller_and_gives_its_result():
-    work = Gated()
-    job = Job(work).start()
-    until(lambda: work.step == 1)
-    assert (job.state, job.done, job.total) == ("running", 0, 5)  # we are here, it has not ended
-    work.let(2)
-    until(lambda: work.step == 3)
-    assert (job.done, job.facts) == (2, {"latest": 2})
-    work.let(3)
-    job.join(LONG)
-    assert (job.state, job.result, job.error, job.done) == ("done", [1, 2, 3, 4, 5], None, 5)
-
-
 @pytest.mark.parametrize("is_paused", [False, True])
 def test_cancelled_work_stops_at_its_next_report(is_paused):
     work = Gated()
@@ -93,9 +80,10 @@ def test_a_pause_holds_the_work_and_does_not_count_in_the_time_left(clock):
     clock.now += 10
     work.let(1)
     until(lambda: work.step == 5)
-    assert job.seconds_left == 10
+    assert (job.state, job.seconds_left, job.facts) == ("running", 10, {"latest": 4})
     work.let(1)
-    assert job.join(LONG).state == "done"
+    assert job.join(LONG).result == [1, 2, 3, 4, 5]
+    assert (job.state, job.error, job.done, job.total) == ("done", None, 5, 5)
 
 
 def test_the_time_left_follows_the_speed_since_the_part_of_the_work_began(clock):
