@@ -1,7 +1,6 @@
 """What all tests share: the real images, a cache of their own, few threads, no windows."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -74,22 +73,10 @@ def small_patches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(augment, "PATCH", tiny.PATCH)
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
-    """Turn a skip into a failure where nothing may be skipped."""
-    report = yield
-    allowed = hasattr(report, "wasxfail") or item.get_closest_marker("accelerator")
-    if NO_SKIPPING and report.skipped and not allowed:
-        report.outcome = "failed"
-        report.longrepr = f"skipped in CI, with the real images at hand: {report.longrepr[-1]}"
-    return report
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_make_collect_report() -> Iterator[None]:
-    """The same for a whole module that is skipped while it is collected."""
-    report = yield
-    if NO_SKIPPING and report.outcome == "skipped":
-        report.outcome = "failed"
-        report.longrepr = f"skipped in CI, with the real images at hand: {report.longrepr[-1]}"
-    return report
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail where nothing may be skipped and some test, or a whole module, was."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")  # workers have none
+    skipped = reporter.stats.get("skipped", []) if reporter and NO_SKIPPING else []
+    for lost in (one for one in skipped if "accelerator" not in getattr(one, "keywords", {})):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        reporter.write_line(f"\nLOST {lost.nodeid}: skipped in CI, with the real images at hand")

@@ -18,15 +18,8 @@ KEYS = Path(__file__).parent / "data" / "released_keys.csv"
 
 
 def _bn(state: State, key: str, x: Tensor) -> Tensor:
-    return F.batch_norm(
-        x,
-        state[f"{key}.running_mean"],
-        state[f"{key}.running_var"],
-        state[f"{key}.weight"],
-        state[f"{key}.bias"],
-        training=False,
-        eps=1e-5,
-    )
+    parts = (state[f"{key}.{part}"] for part in ("running_mean", "running_var", "weight", "bias"))
+    return F.batch_norm(x, *parts, training=False, eps=1e-5)
 
 
 def _conv(state: State, key: str, x: Tensor) -> Tensor:

@@ -51,29 +51,21 @@ def test_the_term_is_that_of_equation_2():
 
 
 def test_a_contrast_like_the_shots_does_not_divide_by_zero():
-    class Constant(nn.Module):
-        def embed(self, images: torch.Tensor) -> torch.Tensor:
-            return torch.ones(len(images), 4) / 2
-
+    network = nn.Module()
+    network.embed = lambda images: torch.ones(len(images), 4) / 2
     for offset in (0, 0.1):
         shot, near = torch.ones(8, 4) / 2 + offset, 64 * offset**2
-        value = term()(Constant(), shot, np.random.default_rng(0), 0.0, Precision())
+        value = term()(network, shot, np.random.default_rng(0), 0.0, Precision())
         assert float(value.detach()) == pytest.approx(0.54983 * near / (near + 1e-5), rel=1e-4)
 
 
 def test_gradients_reach_all_three_styles_and_alpha():
-    seen: list[torch.Tensor] = []
-
-    class Recorded(nn.Module):
-        def embed(self, images: torch.Tensor) -> torch.Tensor:
-            seen.append(styles(len(images), len(seen) + 7).requires_grad_())
-            return seen[-1]
-
-    contrastive, shot = term(), styles(8, 0).requires_grad_()
-    contrastive(Recorded(), shot, np.random.default_rng(0), 0.0, Precision()).backward()
-    for each in (shot, *seen):
+    shot, *others = (styles(8, seed).requires_grad_() for seed in range(3))
+    network, given, contrastive = nn.Module(), iter(others), term()
+    network.embed = lambda _: next(given)
+    contrastive(network, shot, np.random.default_rng(0), 0.0, Precision()).backward()
+    for each in (shot, *others):
         assert each.grad.abs().sum() > 0
-    assert len(seen) == 2
     assert contrastive.alpha.grad > 0  # always: hence the collapse, docs/method.md, section 3
 
 
@@ -87,22 +79,13 @@ def test_alpha_is_learnt_fixed_or_scheduled():
 
 
 def test_one_style_and_one_crop_side_serve_a_step(monkeypatch):
-    drawn = []
-
-    def recorded(chosen, rng, side, size):
-        drawn.append((chosen, side, size))
-        return torch.zeros(0)
-
-    monkeypatch.setattr("scellseg_lib.contrast.unlabelled_batch", recorded)
+    monkeypatch.setattr("scellseg_lib.contrast.unlabelled_batch", lambda *drawn: drawn)
     contrastive = term()
-    for step in range(200):
-        contrastive.batches(np.random.default_rng((0, step)), 8)
-    queries, contrasts = drawn[::2], drawn[1::2]
-    assert all(chosen is contrastive.queries for chosen, _, _ in queries)
-    by_style = [sum(c is style for c, _, _ in contrasts) for style in contrastive.contrast]
+    pairs = [contrastive.batches(np.random.default_rng((0, step)), 8) for step in range(200)]
+    by_style = [sum(b[0] is style for _, b in pairs) for style in contrastive.contrast]
     assert sum(by_style) == 200
     assert min(by_style) > 60
-    sides = [side for _, side, _ in queries]
-    assert sides == [side for _, side, _ in contrasts]
+    assert all(a[0] is contrastive.queries and a[2:] == b[2:] for a, b in pairs)
+    sides = [side for (_, _, side, _), _ in pairs]
     assert CROP_SIDES[0] <= min(sides) < CROP_SIDES[0] + 8
     assert CROP_SIDES[1] - 8 < max(sides) <= CROP_SIDES[1]

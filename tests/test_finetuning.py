@@ -2,20 +2,27 @@
 
 import importlib
 import math
+import re
 from dataclasses import replace
 from functools import cache, partial
 from typing import Any
+from unittest.mock import Mock, create_autospec
 
 import numpy as np
 import pytest
 import torch
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from scellseg_lib import representation
 from scellseg_lib.device import Precision
 from scellseg_lib.errors import TrainingError
 from scellseg_lib.finetuning import FinetuneOptions, Strategy, finetune
-from scellseg_lib.model import Model, new_model
+from scellseg_lib.model import Model, TrainingData, new_model
+from scellseg_lib.options import Options
+from scellseg_lib.pretraining import PretrainRecipe
+from scellseg_lib.representation import Decoding
 from scellseg_lib.samples import Sample
+from scellseg_lib.segmentation import SegmentOptions
 from tests import tiny
 
 pytestmark = pytest.mark.usefixtures("small_patches")
@@ -36,10 +43,8 @@ def tune(strategy: str = "contrastive", model: Model | None = None, **options: A
     return tiny.tune(strategy, model or start(), **{"steps": 1} | options)
 
 
-@cache
-def tuned(strategy: str = "contrastive", **options: Any) -> Model:
-    """Such a run, once for all tests."""
-    return tune(strategy, **options)
+tuned = cache(tune)
+"""Such a run, once for all tests."""
 
 
 def changed(before: Model, after: Model) -> set[str]:
@@ -47,10 +52,6 @@ def changed(before: Model, after: Model) -> set[str]:
     old, new = before.network.state_dict(), after.network.state_dict()
     keys = {key for key, value in old.items() if not torch.equal(value, new[key])}
     return {part for part in PARTS if any(key.startswith(part) for key in keys)}
-
-
-def same(a: Model, b: Model) -> bool:
-    return not changed(a, b)
 
 
 # What a run does
@@ -69,7 +70,7 @@ def test_a_tuned_model_is_returned_and_the_given_one_left_alone(strategy, layers
     """Fixed parts keep their statistics, too."""
     model = start()
     after = tune(strategy, model, layers=layers)
-    assert same(model, start())
+    assert not changed(model, start())
     assert model.card == start().card
     assert changed(model, after) == learnt
     assert not after.network.training
@@ -81,7 +82,7 @@ def test_the_card_tells_the_run():
     assert card.diameter == pytest.approx(tiny.worms(2).diameter, abs=0.01)
     assert card.origin == "fine-tuned by the Scellseg notebooks, 1 steps; started from: a test"
     assert card.scores == {}  # those were of other weights
-    assert [(d.name, d.images, d.licence) for d in card.training_data] == [("worms", 2, "CC0-1.0")]
+    assert card.training_data == [TrainingData(name="worms", images=2, licence="CC0-1.0")]
     told = {
         "strategy": "contrastive",
         "steps": 1,
@@ -109,21 +110,20 @@ def test_seed_and_queries_decide_and_never_the_masks_of_queries():
         forbidden = partial(pytest.fail, "the masks of a query were read")
         return [Sample(s.name, s.read_image, forbidden) for s in tiny.worms(2, first)]
 
-    assert same(tuned("classic"), tune("classic", queries=queries(7)))
-    assert same(tuned(), again := tune(queries=queries(5)))
+    assert not changed(tuned("classic"), tune("classic", queries=queries(7)))
+    assert not changed(tuned(), again := tune(queries=queries(5)))
     assert again.log == tuned().log
-    assert not same(tuned(), tune(seed=1))
-    assert not same(tuned(), tune(queries=queries(7)))
-    inductive = tuned(queries=None)
-    assert same(inductive, tune(queries=tiny.worms(2)))  # the shots serve
+    assert changed(tuned(), tune(seed=1))
+    assert changed(tuned(), tune(queries=queries(7)))
+    inductive = tune(queries=None)
+    assert not changed(inductive, tune(queries=tiny.worms(2)))  # the shots serve
     assert inductive.card.recipe["queries"] == []
 
 
 @pytest.mark.accelerator
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 def test_a_gpu_repeats_itself():
-    device = torch.device("cuda")
-    assert same(*(tune(steps=5, device=device) for _ in range(2)))
+    assert not changed(*(tune(steps=5, device=torch.device("cuda")) for _ in range(2)))
 
 
 def test_strategies_see_the_same_patches_of_the_shots():
@@ -157,15 +157,13 @@ def test_the_rate_is_halved_after_every_quarter_or_falls_as_a_cosine():
     assert 0 < rates[-1] < 0.002
 
 
-def test_rates_reach_the_optimiser_and_each_step_is_told(monkeypatch):
-    rates, seen, original = [], [], torch.optim.Adam.step
-
-    def step(self, *arguments, **options):
-        rates.append([group["lr"] for group in self.param_groups])
-        return original(self, *arguments, **options)
-
-    monkeypatch.setattr(torch.optim.Adam, "step", step)
+def test_rates_reach_the_optimiser_and_each_step_is_told():
+    rates, seen = [], []
+    handle = register_optimizer_step_pre_hook(
+        lambda adam, *_: rates.append([group["lr"] for group in adam.param_groups])
+    )
     log = tune(steps=4, learning_rate=0.008, callback=seen.append).log
+    handle.remove()
     expected = [[0.008, 0.1], [0.004, 0.05], [0.002, 0.025], [0.001, 0.0125]]
     np.testing.assert_allclose(rates, expected)
     assert [(p.step, p.n_steps) for p in seen] == [(1, 4), (2, 4), (3, 4), (4, 4)]
@@ -203,14 +201,10 @@ def test_a_strategy_of_ones_own(monkeypatch):
             assert shot_style.shape == (2, tiny.LEVELS[-1])
             return self.scale * shot_style.square().sum()
 
-    def make(*arguments):
-        given.append(arguments)
-        return Decay()
-
-    given: list = []
+    make = Mock(side_effect=lambda *_: Decay())
     monkeypatch.setitem(module.STRATEGIES, "decay", Strategy("decays", make))
     log = tune("decay", steps=2).log
-    ((queries, contrast, options),) = given
+    queries, contrast, options = make.call_args.args
     assert (len(queries), [len(style) for style in contrast]) == (2, [2, 2])
     assert options.strategy == "decay"
     assert log[0]["contrast"] == pytest.approx(4, rel=1e-5)
@@ -221,22 +215,18 @@ def test_a_strategy_of_ones_own(monkeypatch):
 def test_thresholds_of_a_unet_are_searched_on_the_shots(monkeypatch):
     asked = "scellseg_lib.segmentation.choose_precision"
     monkeypatch.setattr(asked, lambda _: pytest.fail("a precision was given"))
-    searched, kind = [], representation.semantic.UNet3
-    original = kind.tune
-
-    def search(chosen, decoding, outputs, truths):
-        searched.extend(zip(outputs, truths, strict=True))
-        return original(chosen, decoding, outputs, truths)
-
+    kind = representation.semantic.UNet3
+    search = create_autospec(kind.tune, side_effect=kind.tune)
     monkeypatch.setattr(kind, "tune", search)
     monkeypatch.setattr(representation.semantic, "INTERIOR_THRESHOLDS", [-1.5])
     monkeypatch.setattr(kind, "borders", [-1.0])
     card = tune("classic", start("unet3")).card
     assert (card.decoding.interior_threshold, card.decoding.border_threshold) == (-1.5, -1.0)
     side = round(200 * 30 / card.diameter)
-    for output, truth in searched:
+    _, _, outputs, truths = search.call_args.args
+    assert len(outputs) == len(truths) == 2
+    for output, truth in zip(outputs, truths, strict=True):
         assert output.shape[1:] == truth.shape == pytest.approx((side, side), abs=1)
-    assert len(searched) == 2
 
 
 # What is refused, and what stands in
@@ -261,20 +251,23 @@ def test_images_that_teach_nothing():
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "words"),
+    ("options", "wrong"),
     [
-        ("strategy", "magic", "unknown.*Choose one of contrastive, classic"),
-        ("layers", "none", "unknown.*Choose one of"),
-        ("alpha", "free", "unknown.*Choose one of"),
-        ("statistics", "query", "unknown.*Choose one of"),
-        ("schedule", "steep", "unknown.*Choose one of"),
-        ("steps", 0, "not a whole number from 1"),
-        ("steps", 2.5, "not a whole number from 1"),
-        ("batch_size", 0, "not a whole number from 1"),
-        ("learning_rate", -1, "not a number from 0"),
-        ("learning_rate", math.nan, "not a number from 0"),
+        (FinetuneOptions, {"steps": 0, "batch_size": 2.5, "learning_rate": math.nan}),
+        (FinetuneOptions, {"strategy": "odd", "layers": "odd", "alpha": "odd"}),
+        (FinetuneOptions, {"statistics": "odd", "schedule": "odd", "seed": -1}),
+        (PretrainRecipe, {"steps": 0, "batch_size": 0, "epochs": 0}),
+        (PretrainRecipe, {"optimiser": "odd", "schedule": "odd", "learning_rate": -1}),
+        (SegmentOptions, {"diameter": 0, "batch_size": 0}),
+        (SegmentOptions, {"diameter": math.inf, "batch_size": 1.5}),
+        (Decoding, {"cell_threshold": [0.5], "flow_threshold": -0.1, "min_size": 2.5}),
     ],
 )
-def test_options_that_cannot_be(name: str, value: Any, words: str):
-    with pytest.raises(TrainingError, match=rf"{name}={value!r} is {words}"):
-        tune(**{name: value})
+def test_options_that_cannot_be(options: type[Options], wrong: dict[str, Any]):
+    """Of fine-tuning, and of all else that is asked for."""
+    for name, value in wrong.items():
+        words = "is (unknown.*Choose one of|not a (whole )?number.*Leave it out)"
+        with pytest.raises(options.refused, match=re.escape(f"{name}={value!r} ") + words):
+            options(**{name: value})
+    with pytest.raises(TrainingError, match=r"Choose one of contrastive, classic\."):
+        tune("odd")

@@ -122,16 +122,12 @@ def plain_standard_aji(true: np.ndarray, predicted: np.ndarray) -> float:
         {label: set(np.flatnonzero(side == label)) for label in np.unique(side) if label}
         for side in (true, predicted)
     )
-    intersection = union = 0
-    used = set()
+    intersection, union, used = 0, 0, {0}
     for cell in cells.values():
         touching = [(len(cell & g) / len(cell | g), -k) for k, g in guesses.items() if cell & g]
-        if not touching:
-            union += len(cell)
-            continue
-        best = -max(touching)[1]
-        intersection += len(cell & guesses[best])
-        union += len(cell | guesses[best])
+        best = -max(touching, default=(0, 0))[1]
+        intersection += len(cell & guesses.get(best, set()))
+        union += len(cell | guesses.get(best, set()))
         used.add(best)
     union += sum(len(guess) for label, guess in guesses.items() if label not in used)
     return intersection / union if union else 1.0
@@ -155,11 +151,7 @@ def test_counts_equal_those_of_cellpose() -> None:
 def most_matches(true: np.ndarray, predicted: np.ndarray, threshold: float) -> int:
     """Largest one-to-one matching by trying all of them; for few objects."""
     found = metrics.overlap(true, predicted)
-    allowed = {
-        (int(t), int(p))
-        for t, p, iou in zip(*found.index, found.iou, strict=True)
-        if iou >= threshold
-    }
+    allowed = set(zip(*(side[found.iou >= threshold] for side in found.index), strict=True))
     n_true, n_predicted = map(len, found.labels)
     columns = list(range(n_predicted)) + [-1] * n_true
     return max(

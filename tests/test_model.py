@@ -18,24 +18,22 @@ from scellseg_lib.representation import Decoding
 TINY = (4, 8)
 
 
-def full_card(**changes) -> Card:
-    facts = {
-        "architecture": "scellseg",
-        "levels": TINY,
-        "representation": "flow",
-        "diameter": 41.5,
-        "channels": ("green", "red"),
-        "origin": "a test",
-        "licence": "BSD-3-Clause",
-        "training_data": [TrainingData(name="worms", images=8, licence="CC0")],
-        "recipe": {"steps": 3, "precision": {"dtype": "fp32"}},
-        "decoding": Decoding(cell_threshold=0.25, min_size=20),
-        "styles": [[0.1] * 8],
-        "style_radius": 0.3,
-        "scores": {"ap50": 0.9},
-        "versions": {"torch": "2"},
-    }
-    return Card(**facts | changes)
+FULL = Card(
+    architecture="scellseg",
+    levels=TINY,
+    representation="flow",
+    diameter=41.5,
+    channels=("green", "red"),
+    origin="a test",
+    licence="BSD-3-Clause",
+    training_data=[TrainingData(name="worms", images=8, licence="CC0")],
+    recipe={"steps": 3, "precision": {"dtype": "fp32"}},
+    decoding=Decoding(cell_threshold=0.25, min_size=20),
+    styles=[[0.1] * 8],
+    style_radius=0.3,
+    scores={"ap50": 0.9},
+    versions={"torch": "2"},
+)
 
 
 @pytest.fixture
@@ -48,7 +46,7 @@ def model() -> Model:
             value.copy_(0.5 + torch.rand(value.shape, generator=generator))
         elif "tracked" in name:
             value.fill_(7)
-    return Model(plain.network, plain.representation, full_card())
+    return Model(plain.network, plain.representation, FULL.model_copy(deep=True))
 
 
 @pytest.fixture
@@ -76,9 +74,6 @@ def test_a_saved_model_comes_back_bit_for_bit(model, tmp_path):
     assert loaded.representation.name == "flow"
     assert json.loads(path.with_suffix(".json").read_text()) == model.card.model_dump(mode="json")
     assert {file.name for file in path.parent.iterdir()} == {"mine.safetensors", "mine.json"}
-    images = torch.rand(1, 2, 32, 32)
-    ours, theirs = model.network.eval()(images), loaded.network.eval()(images)
-    assert torch.equal(ours.maps, theirs.maps)
 
 
 def test_half_precision_rounds_weights_but_not_statistics(model, path, tmp_path):
@@ -127,7 +122,7 @@ def test_a_copy_is_independent_and_whole(model):
     next(copy.network.parameters()).data += 1
     copy.card.recipe["steps"] = 99
     copy.card.styles[0][0] = 9.0
-    assert model.card == full_card()
+    assert model.card == FULL
     assert not torch.equal(next(copy.network.parameters()), next(model.network.parameters()))
 
 
@@ -154,9 +149,8 @@ def test_a_strangers_json_is_not_written_over(model, tmp_path):
 
 def test_a_model_of_ours_is_written_over(model, path):
     model.card.diameter = 17.0
-    model.save(path)
+    assert read_model(model.save(path)).card == model.card
     assert json.loads(path.with_suffix(".json").read_text())["diameter"] == 17
-    assert read_model(path).card.diameter == 17
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".json"])
@@ -202,20 +196,15 @@ def test_a_file_that_is_damaged_or_has_no_card(path, model):
         read_model(path)
 
 
-INVALID = r"card is not valid.*{}.*Get the file again"
+INVALID = r"card is not valid.*Get the file again"
 
 
 @pytest.mark.parametrize(
     ("card", "words"),
     [
-        *(
-            (card, INVALID.format(*card))
-            for card in ({"levels": "wide"}, {"colour": "green"}, {"representation": None})
-        ),
-        *(
-            ({"diameter": value}, INVALID.format("diameter"))
-            for value in ("x", 0, -3.0, math.nan, math.inf)
-        ),
+        *(({"diameter": value}, INVALID) for value in ("x", 0, -3.0, math.nan, math.inf)),
+        *((card, INVALID) for card in ({"levels": "wide"}, {"colour": "green"})),
+        ({"representation": None}, INVALID),
         ({"levels": (8, 16)}, "have another shape, the first: .* is .* the network has"),
         ({"levels": (4, 8, 16)}, r"\d+ tensors are missing"),
         ({"attention": False}, "are unknown, the first: .*gates"),
@@ -228,8 +217,9 @@ INVALID = r"card is not valid.*{}.*Get the file again"
 def test_a_card_that_is_not_valid_or_not_of_these_weights(path, card, words: str):
     with pytest.raises(ModelError, match=f"(?s){words}") as caught:
         read_model(rewrite(path, **card))
-    if "valid" in words:
+    if words == INVALID:
         assert caught.value.where == path
+        assert next(iter(card)) in str(caught.value)
 
 
 def test_a_tensor_that_is_missing_or_no_number(path):

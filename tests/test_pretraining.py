@@ -2,16 +2,16 @@
 
 import importlib
 import re
-from functools import cache
 
 import numpy as np
 import pytest
 import torch
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from scellseg_lib.augment import prepare
 from scellseg_lib.device import Precision
 from scellseg_lib.errors import TrainingError
-from scellseg_lib.model import Model, new_model
+from scellseg_lib.model import TrainingData, new_model
 from scellseg_lib.network import weights_hash
 from scellseg_lib.pretraining import (
     PretrainRecipe,
@@ -25,12 +25,7 @@ from tests import tiny
 pytestmark = pytest.mark.usefixtures("small_patches")
 # By its full name: the package's attribute of that name is the function.
 module = importlib.import_module("scellseg_lib.pretraining")
-CPU = torch.device("cpu")
-
-
-@cache
-def short_run(seed: int = 0) -> Model:
-    return tiny.train(seed=seed, recipe=PretrainRecipe(steps=2, batch_size=1))
+TWO = PretrainRecipe(steps=2, batch_size=1)
 
 
 # Schedules
@@ -49,12 +44,8 @@ def test_the_papers_schedule(epoch: int, share: float):
 def test_onecycle_rises_and_ends_near_zero():
     recipe = PretrainRecipe(learning_rate=0.01, schedule="onecycle")
     rates = np.array([recipe.rate(step, 400) for step in range(400)])
-    assert rates[0] == pytest.approx(0.04)
-    assert rates.argmax() == 60
-    assert rates.max() == pytest.approx(1)
-    assert (np.diff(rates[:60]) > 0).all()
-    assert (np.diff(rates[60:]) < 0).all()
-    assert 0 < rates[-1] < 1e-4
+    np.testing.assert_allclose(rates[[0, 60, -1]], [0.04, 1, 0], atol=1e-4)
+    assert (np.sign(np.diff(rates)) == np.repeat([1, -1], [60, 339])).all()
     assert np.abs(np.diff(rates)).max() < 0.03  # no jump where the two halves meet
 
 
@@ -68,32 +59,16 @@ def test_the_papers_recipe():
     assert PretrainRecipe(steps=12).n_steps(473) == 12
 
 
-def test_rates_and_settings_reach_the_optimiser(monkeypatch):
-    seen, original = [], torch.optim.SGD.step
-
-    def step(self, *arguments, **options):
-        (group,) = self.param_groups
-        seen.append([group["lr"], group["momentum"], group["weight_decay"]])
-        return original(self, *arguments, **options)
-
-    monkeypatch.setattr(torch.optim.SGD, "step", step)
+def test_rates_and_settings_reach_the_optimiser():
+    seen, names = [], ("lr", "momentum", "weight_decay")
+    handle = register_optimizer_step_pre_hook(
+        lambda sgd, *_: seen.extend([group[name] for name in names] for group in sgd.param_groups)
+    )
     recipe = PretrainRecipe(steps=3, batch_size=1, schedule="onecycle", learning_rate=0.03)
     tiny.train(recipe=recipe)
+    handle.remove()
     expected = [[0.03 * recipe.rate(i, 3), 0.9, 1e-5] for i in range(3)]
     np.testing.assert_allclose(seen, expected)
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "words"),
-    [
-        ("optimiser", "lion", "unknown"),
-        ("schedule", "steep", "unknown"),
-        *((name, 0, "not a whole number from 1") for name in ("steps", "batch_size", "epochs")),
-    ],
-)
-def test_recipes_that_cannot_be(name: str, value: object, words: str):
-    with pytest.raises(TrainingError, match=f"{name}={value!r} is {words}"):
-        PretrainRecipe(**{name: value})
 
 
 # Data
@@ -138,14 +113,10 @@ def test_the_log_and_the_card_tell_the_run():
     assert [p.losses["loss"] for p in seen] == [e["loss"] for e in model.log]
     card = model.card
     assert card.scores == {"validation_loss": model.log[-1]["validation_loss"]}
-    assert [(d.name, d.images, d.licence) for d in card.training_data] == [("worms", 9, "CC0-1.0")]
+    assert card.training_data == [TrainingData(name="worms", images=9, licence="CC0-1.0")]
+    told = {"seed": 2, "precision": {"dtype": "fp32", "channels_last": False}}
+    assert told.items() <= card.recipe.items()
     assert card.recipe["recipe"]["steps"] == 4
-    assert card.recipe["seed"] == 2
-    assert card.recipe["precision"] == {"dtype": "fp32", "channels_last": False}
-    assert np.array(card.styles).shape[1:] == tiny.LEVELS[-1:]
-    assert card.style_radius > 0
-    assert not model.network.training
-    assert card.channels == ("gray", "none")
 
 
 def test_validation_repeats_itself_teaches_nothing_and_weighs_all_images_alike():
@@ -169,7 +140,7 @@ def test_validation_repeats_itself_teaches_nothing_and_weighs_all_images_alike()
 
 
 def test_a_run_can_start_from_a_model_that_it_leaves_alone_and_tells_of():
-    first = short_run()
+    first = tiny.train(recipe=TWO)
     before, alone = weights_hash(first.network), "pre-trained by the Scellseg notebooks, 2 steps"
     assert first.card.origin == alone
     assert first.card.recipe["initial"] is None
@@ -194,9 +165,8 @@ def test_a_run_can_start_from_a_model_that_it_leaves_alone_and_tells_of():
 
 
 def test_the_seed_decides():
-    again = tiny.train(recipe=PretrainRecipe(steps=2, batch_size=1))
-    assert short_run().log == again.log
-    assert short_run().log != short_run(seed=1).log
+    first, again, other = (tiny.train(seed=seed, recipe=TWO).log for seed in (0, 0, 1))
+    assert first == again != other
 
 
 @pytest.mark.parametrize("name", ["unet2", "unet3", "hover"])

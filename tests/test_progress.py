@@ -4,6 +4,7 @@ import io
 import re
 import sys
 import types
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -103,18 +104,9 @@ def test_trainings_show_all_that_takes_long(
     monkeypatch.setattr(training, "SAVE_EVERY", 0)
     monkeypatch.setattr(progress, "LOG_EVERY", 0)
     stream, before = output(io.StringIO()), []
-
-    def run() -> None:
-        options = {
-            "checkpoint": tmp_path / "c.safetensors",
-            "callback": lambda _: before.append(stream.getvalue()),
-        }
-        if train == "fine-tuned":
-            tiny.tune("classic", tiny.new_model("unet2", tiny.LEVELS), **options)
-        else:
-            tiny.train(**options)
-
-    run()
+    classic = partial(tiny.tune, "classic", tiny.new_model("unet2", tiny.LEVELS))
+    run = partial(classic if train == "fine-tuned" else tiny.train, checkpoint=tmp_path / "c")
+    run(callback=lambda _: before.append(stream.getvalue()))
     assert re.search(rf"{train}: +0%.* 0/{tiny.STEPS} ", before[0])  # before a step is done
     labels = re.findall(r"(?:^|\r|\n)([^\r\n:]+): ", stream.getvalue())
     assert labels.count(train) >= tiny.STEPS

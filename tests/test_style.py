@@ -38,6 +38,10 @@ def test_of_few_images_each_is_a_centre_and_the_radius_twice_their_distance(reme
     card = remembered(np.array([[0.0, 0.0], [3.0, 4.0], [0.0, 1.0]]))
     assert len(card.styles) == 3
     assert card.style_radius == pytest.approx(2 * np.hypot(3, 3))
+    # The distance to the nearest centre, in radii.
+    near = np.array([3.0, 5.0])
+    assert style_distance(near, card) == pytest.approx(1 / card.style_radius)
+    assert style_distance(near - [0, 1], card) == 0
 
 
 def test_a_single_image_tells_no_radius(remembered):

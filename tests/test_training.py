@@ -8,6 +8,7 @@ import sys
 import time
 from functools import cache
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -19,8 +20,6 @@ from scellseg_lib.errors import TrainingError
 from scellseg_lib.model import Model, new_model
 from scellseg_lib.training import Checkpoint, CheckpointOfAnotherRun, Enough, Progress, read_run
 from tests import tiny
-
-REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(autouse=True)
@@ -41,8 +40,7 @@ class Killed(Exception):
     """The plug is pulled."""
 
 
-def kill(*_: object) -> None:
-    raise Killed
+kill = Mock(side_effect=Killed)
 
 
 def end_at(step: int, how: type[Exception] = Killed):
@@ -102,8 +100,8 @@ def test_checkpoints_are_written_by_time_and_what_came_since_is_done_again(tmp_p
 def test_a_process_killed_at_some_moment_can_be_resumed(tmp_path):
     file = tmp_path / "run.safetensors"
     command = [sys.executable, "-m", "tests.tiny", "contrastive", str(file)]
-    one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, env=one_thread)
+    started = {"cwd": Path(__file__).parents[1], "env": os.environ | {"OMP_NUM_THREADS": "1"}}
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, **started)
     try:
         deadline = time.monotonic() + 300
         while not file.is_file() and process.poll() is None and time.monotonic() < deadline:
@@ -153,18 +151,11 @@ def test_a_resumed_run_keeps_its_precision_whatever_pays_now(run, tmp_path, monk
 
 def test_runs_do_not_go_on_from_another(tmp_path):
     other = new_model("scellseg", tiny.LEVELS, seed=9)
-    changes = {
-        tiny.tune: {
-            "seed": 1,
-            "steps": 5,
-            "learning_rate": 0.5,
-            "strategy": "contrastive",
-            "model": other,
-            "queries": None,
-        },
-        tiny.train: {"seed": 1, "levels": (4, 12), "initial": other},
-    }
-    for run, changed in changes.items():
+    changes = {"seed": 1, "steps": 5, "learning_rate": 0.5, "model": other, "queries": None}
+    for run, changed in (
+        (tiny.tune, changes | {"strategy": "contrastive"}),
+        (tiny.train, {"seed": 1, "levels": (4, 12), "initial": other}),
+    ):
         options = {"checkpoint": tmp_path / run.__name__}
         with pytest.raises(Killed):
             run(**options, callback=end_at(1))
@@ -204,7 +195,7 @@ def test_the_earlier_file_stays_until_the_new_one_is_whole(tmp_path, monkeypatch
     file.save([])
     before = file.path.read_bytes()
 
-    def cut_short(tensors: dict[str, torch.Tensor], scratch: Path, metadata: dict) -> None:
+    def cut_short(_, scratch: Path, **__) -> None:
         scratch.write_bytes(b"half")
         raise OSError("no space left on device")
 
