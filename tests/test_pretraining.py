@@ -12,7 +12,7 @@ from scellseg_lib.augment import prepare
 from scellseg_lib.device import Precision
 from scellseg_lib.errors import TrainingError
 from scellseg_lib.model import TrainingData, new_model
-from scellseg_lib.network import weights_hash
+from scellseg_lib.network import ARCHITECTURES, weights_hash
 from scellseg_lib.pretraining import (
     PretrainRecipe,
     epoch_batch,
@@ -50,12 +50,11 @@ def test_onecycle_rises_and_ends_near_zero():
 
 
 def test_the_papers_recipe():
-    recipe = paper_recipe("scellseg")
-    assert (recipe.optimiser, recipe.learning_rate, recipe.weight_decay) == ("sgd", 0.2, 1e-5)
-    assert (recipe.batch_size, recipe.epochs, recipe.schedule) == (8, 500, "paper")
-    assert paper_recipe("hover").learning_rate == paper_recipe("cellpose").learning_rate == 0.2
-    assert paper_recipe("unet2").learning_rate == paper_recipe("unet3").learning_rate == 0.002
-    assert recipe.n_steps(473) == 500 * 60
+    """Its numbers are compared with docs/method.md in tests/test_docs.py."""
+    for name in ARCHITECTURES:
+        rate = 0.002 if "unet" in name else 0.2
+        assert paper_recipe(name) == PretrainRecipe(learning_rate=rate)
+    assert PretrainRecipe().n_steps(473) == 500 * 60
     assert PretrainRecipe(steps=12).n_steps(473) == 12
 
 

@@ -68,8 +68,7 @@ def test_silence_where_it_is_asked_for_and_in_tests(output, monkeypatch, stream,
     if variable:
         monkeypatch.setenv(variable, "1")
     with progress.bar(3, "train", delay=0) as bar:
-        for _ in range(3):
-            bar.update()
+        bar.update(3)
     assert list(progress.progress_bar(range(3), 3, "look")) == [0, 1, 2]
     assert stream.getvalue() == ""
 
