@@ -52,8 +52,7 @@ BUDGETS = {
 # These numbers only fall; who brings a part within its budget takes it out.
 STILL_OVER = {
     "core": 3764,
-    "files": 1220,
-    "datasets": 1938,
+    "datasets": 1926,
     "statistics and plots": 1005,
     "paper": 3425,
 }

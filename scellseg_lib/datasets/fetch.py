@@ -3,7 +3,6 @@
 Archives stay in ``CACHE/downloads/NAME``; images and masks go to ``DATA/NAME``, or not at all.
 """
 
-import errno
 import gzip
 import lzma
 import shutil
@@ -103,8 +102,7 @@ def fetch(name: str) -> Path:
             damaged.archive.unlink(missing_ok=True)
         raise
     except OSError as error:
-        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        what = "the disk is full" if is_full else f"the files cannot be stored ({error.strerror})"
+        what = f"the files cannot be stored ({error.strerror})"
         remedy = "Free some space, or set SCELLSEG_DATA and SCELLSEG_CACHE to other folders. "
         remedy += "Nothing half-written was kept."
         raise FetchError(what, where=error.filename or card.folder, remedy=remedy) from error
@@ -165,19 +163,19 @@ def unpack(archive: Path, folder: Path, members: str = "*") -> None:
     """Unpack the members of a ZIP or TAR that match a shell pattern; copy any other file.
 
     Nothing is unpacked where a member's name leads elsewhere or tarfile's data filter refuses it (a
-    link out of the folder, a device), or the disk is too small. zipfile makes no links at all.
+    link out of the folder, a device). zipfile makes no links at all.
     """
     folder.mkdir(parents=True, exist_ok=True)
     try:
         if zipfile.is_zipfile(archive):
             with zipfile.ZipFile(archive) as zipped:
                 files = [i for i in zipped.infolist() if fnmatchcase(i.filename, members)]
-                _check_members(archive, folder, {i.filename: i.file_size for i in files})
+                _check_names(archive, [info.filename for info in files])
                 zipped.extractall(folder, files)
         elif tarfile.is_tarfile(archive):
             with tarfile.open(archive) as tarred:
                 found = [info for info in tarred if fnmatchcase(info.name, members)]
-                _check_members(archive, folder, {info.name: info.size for info in found})
+                _check_names(archive, [info.name for info in found])
                 safe = [tarfile.data_filter(info, str(folder)) for info in found]
                 tarred.extractall(folder, safe, filter="data")
         elif archive.suffix in (".zip", ".gz", ".tar", ".tgz"):
@@ -196,16 +194,11 @@ def _refuse(archive: Path, why: object) -> FetchError:
     return FetchError(f"the archive is refused: {why}", where=archive, remedy=remedy)
 
 
-def _check_members(archive: Path, folder: Path, sizes: dict[str, int]) -> None:
-    """Refuse names that lead elsewhere on any system, and more than the disk holds."""
-    for name, path in ((name, PureWindowsPath(name)) for name in sizes):
+def _check_names(archive: Path, names: list[str]) -> None:
+    """Refuse names that lead elsewhere on any system."""
+    for name, path in ((name, PureWindowsPath(name)) for name in names):
         if path.anchor or ".." in path.parts:
             raise _refuse(archive, f"{name!r} leads elsewhere")
-    needed, free = sum(sizes.values()), shutil.disk_usage(folder).free
-    if needed > free:
-        what = f"unpacking needs {needed / 1e9:.1f} GB, the disk has {free / 1e9:.1f} GB left"
-        remedy = "Free some space, or set SCELLSEG_DATA to a folder on another disk."
-        raise FetchError(what, where=folder, remedy=remedy)
 
 
 def _compare(card: Manifest, folder: Path) -> Report:

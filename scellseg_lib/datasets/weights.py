@@ -2,8 +2,7 @@
 
 The authors' weights are in the source archive of their package ``scellseg`` 0.1.8, which is asked
 of the index that pip is configured for, and has a pinned hash. Nothing in it is run: torch's safe
-loader reads the state dicts, which are kept under our names in the user's cache. The archive's code
-is BSD; the weights were trained on the Cellpose data, whose terms are non-commercial.
+loader reads the state dicts, which are kept under our names in the user's cache.
 """
 
 import ast

@@ -1,7 +1,7 @@
 """Runs over many images, and scores of many label files.
 
-One bad file does not end a run, and a run that was stopped goes on: the masks are the state.
-``segmented.json`` beside them says what they were made with, so that others do not pass for them.
+One bad file does not end a run, and a run that was stopped goes on: the masks are the state, and
+``segmented.json`` beside them says what they were made with.
 """
 
 import json
@@ -106,11 +106,10 @@ def segment_jobs(
     reading: dict[str, Any],
     overwrite: bool = False,
     overlays: bool = False,
-    diameter: float | None = None,
     resample: bool = True,
     flips: bool = False,
     callback: Callable[[], None] = lambda: None,
-    **thresholds: Any,
+    **chosen: Any,
 ) -> None:
     """Segment images and write their masks: those that are missing, or all with ``overwrite``.
 
@@ -119,7 +118,7 @@ def segment_jobs(
     once. ``overlays`` are drawn of masks that were there before, too. ``callback`` is called after
     each image that was read, and written; its errors end the run.
     """
-    diameter, decoding = segmentation.resolve(model.card, diameter=diameter, **thresholds)
+    diameter, decoding = segmentation.resolve(model.card, **chosen)
     made_with = {"weights": weights_hash(model.network), "diameter": diameter}
     made_with |= {**decoding.model_dump(), "resample": resample, "flips": flips, **reading}
     _claim(output, jobs, made_with, overwrite)
@@ -224,10 +223,7 @@ def pair_labels(predicted: Path, true: Path | Sequence[Sample]) -> list[tuple[Pa
         files = layout.find_labels(true)
         if predicted.is_file() and true.is_file():
             files = dict(zip(ours, files.values(), strict=True))
-        true = [
-            Sample(name, partial(read_image, file), partial(read_masks, file))
-            for name, file in files.items()
-        ]
+        true = [Sample(n, partial(read_image, f), partial(read_masks, f)) for n, f in files.items()]
     theirs = {sample.name: sample for sample in true}
     lost = [str((ours | files).get(name, name)) for name in sorted(ours.keys() ^ theirs.keys())]
     if lost or not ours:
@@ -239,20 +235,16 @@ def pair_labels(predicted: Path, true: Path | Sequence[Sample]) -> list[tuple[Pa
 
 def score_files(pairs: list[tuple[Path, Sample]]) -> pd.DataFrame:
     """Score label files, one pair in memory at a time; the frame of `evaluate`."""
+    each = progress_bar(pairs, len(pairs), "evaluate")
     # A sample keeps what it has read: the copy is forgotten with its masks.
-    frames = [
-        evaluate([read_masks(predicted)], [replace(truth)])
-        for predicted, truth in progress_bar(pairs, len(pairs), "evaluate")
-    ]
+    frames = [evaluate([read_masks(predicted)], [replace(truth)]) for predicted, truth in each]
     return pd.concat(frames, ignore_index=True)
 
 
 def score_table(frame: pd.DataFrame) -> pd.DataFrame:
     """One row for each image, and their mean: AP@0.5, AP@0.75, mAP, mAJI and the standard AJI."""
-    rows = {
-        name: [*summary(part).values(), part["aji_standard"].iloc[0]]
-        for name, part in frame.groupby("image", sort=False)
-    }
+    parts = frame.groupby("image", sort=False)
+    rows = {name: [*summary(p).values(), p["aji_standard"].iloc[0]] for name, p in parts}
     table = pd.DataFrame(rows, index=["AP@0.5", "AP@0.75", "mAP", "mAJI", "AJI"]).T
     table.loc[f"mean (n = {len(rows)})"] = table.mean()
     return table

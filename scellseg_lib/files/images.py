@@ -26,7 +26,6 @@ from scellseg_lib.samples import INT64_MAX, as_labels
 
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two are BigTIFF
 _PNG, _JPEG, _NUMPY = b"\x89PNG", b"\xff\xd8\xff", b"\x93NUM"
-_ALPHA = (1, 2)  # of a TIFF's ExtraSamples: associated and unassociated alpha
 _DAMAGED = "Fetch or export the file again."
 
 
@@ -80,20 +79,16 @@ def read_pixels(
 
 
 def read_image(
-    path: str | PathLike[str],
-    *,
-    channels: tuple[str, str] | None = None,
-    axes: str | None = None,
-    page: int | None = None,
+    path: str | PathLike[str], *, channels: tuple[str, str] | None = None, **reading: Any
 ) -> np.ndarray:
-    """Plane to segment and nucleus plane of a file: float32[2, H, W]; see `read_pixels`.
+    """Plane to segment and nucleus plane of a file: float32[2, H, W]; ``reading``: `read_pixels`.
 
     Each of ``channels`` is "red", "green", "blue" (the first, second, third channel), an index "0"
     to "N-1", or "gray" (the mean of all channels); the second may be "none": zeros. None: the only
     channel, or that which all are equal to, and no nuclei. ChannelsNeeded where they differ, or one
     is not there. ImageError if values are not finite as float32.
     """
-    stack = np.atleast_3d(read_pixels(path, axes=axes, page=page))
+    stack = np.atleast_3d(read_pixels(path, **reading))
     count = stack.shape[2]
     names = ["red", "green", "blue", *map(str, range(3, count))][:count]
     if channels is None:
@@ -133,10 +128,7 @@ def read_masks(path: str | PathLike[str]) -> np.ndarray:
 
 
 def relabel(masks: np.ndarray, *, where: str | PathLike[str] | None = None) -> np.ndarray:
-    """Check labels and number them 1 to n without gaps, in their old order: int32[H, W].
-
-    A single label in several pieces draws a warning: it is mostly a binary mask.
-    """
+    """Check labels and number them 1 to n without gaps, in their old order: int32[H, W]."""
     masks = as_labels(masks, where, largest=INT64_MAX)
     contiguous = relabel_sequential(masks)[0].astype(np.int32)
     if contiguous.max() == 1:
@@ -228,5 +220,6 @@ def _read_tiff(path: Path, axes: str | None, page: int | None) -> np.ndarray:
     order = [axes.index(axis) for axis in ("Y", "X", *several)]
     single = [k for k in range(len(axes)) if k not in order]  # of length 1
     pixels = pixels.transpose([*order, *single])[(..., *[0] * len(single))]
-    alpha = sum(sample in _ALPHA for sample in extra_samples) if several == ["S"] else 0
+    # Of ExtraSamples, 1 and 2 are associated and unassociated alpha.
+    alpha = sum(sample in (1, 2) for sample in extra_samples) if several == ["S"] else 0
     return pixels[..., :-alpha] if alpha else pixels

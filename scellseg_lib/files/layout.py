@@ -175,7 +175,7 @@ def find_unsaved_corrections(folder: Path) -> list[str]:
 
 def find_models(folder: Path, ending: str = MODEL) -> list[Path]:
     """Models of an experiment, the newest first; with the ending `RUN` records of their runs."""
-    files = [file for file in folder.glob(f"[!.]*{ending}") if file.is_file()]
+    files = folder.glob(f"[!.]*{ending}")
     return sorted(files, key=lambda file: (-file.stat().st_mtime, file.name))
 
 

@@ -75,16 +75,13 @@ def write_geojson(path: Path, masks: np.ndarray, classes: Mapping[int, str] | No
 
 def write_outlines(path: Path, masks: np.ndarray) -> None:
     """Write lines of x,y,x,y,.., as Cellpose does, one a piece; holes are lost, with a warning."""
-    lines, with_holes = [], []
-    for number, pieces in outlines(masks):
-        lines += [",".join(map(str, outer.ravel().tolist())) for outer, *_ in pieces]
-        if any(len(piece) > 1 for piece in pieces):
-            with_holes.append(str(number))
-    if with_holes:
+    found = dict(outlines(masks))
+    if with_holes := [str(k) for k, pieces in found.items() if any(piece[1:] for piece in pieces)]:
         lost = f"holes of cells {', '.join(with_holes)} are lost"
         warnings.warn(f"outlines as text: {lost}", stacklevel=2)
+    outer = [rings[0].ravel().tolist() for pieces in found.values() for rings in pieces]
     with whole(path) as scratch:
-        scratch.write_text("".join(f"{line}\n" for line in lines))
+        scratch.write_text("".join(f"{','.join(map(str, corners))}\n" for corners in outer))
 
 
 def write_overlay(path: Path, image: np.ndarray, masks: np.ndarray) -> None:
@@ -104,9 +101,7 @@ def _roi(rings: list[np.ndarray]) -> roifile.ImagejRoi:
     else:
         segments: list[float] = []
         for ring in rings:
-            kinds = np.ones(len(ring))
-            kinds[0] = 0
-            segments += [*np.column_stack([kinds, ring]).ravel(), 4]
+            segments += [*np.column_stack([np.arange(len(ring)) > 0, ring]).ravel(), 4]
         roi = roifile.ImagejRoi(roitype=roifile.ROI_TYPE.RECT, shape_roi_size=len(segments))
         roi.multi_coordinates = np.array(segments, np.float32)
     # As ImageJ has them: the right and lower ends are one less than roifile's own.

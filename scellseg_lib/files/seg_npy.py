@@ -29,7 +29,6 @@ ALLOWED = re.compile(
     "NEWFALSE|BININT[12]?|LONG[14]|BINFLOAT|(SHORT_)?BIN(UNICODE|BYTES)8?|EMPTY_(TUPLE|LIST|DICT)|"
     "TUPLE[123]?|APPENDS?|SETITEMS?"
 )
-"""Steps that plain values and arrays need."""
 
 
 def read_seg(path: Path) -> dict[str, Any]:

@@ -227,9 +227,6 @@ def test_code_in_a_file_is_refused_and_not_run(tmp_path):
         load_model("cellpose", weights=tmp_path / "cyto")
     assert not Armed.ran
     assert "weights_only" not in str(caught.value)  # torch's advice, the contrary of ours
-    call, arguments = Armed().__reduce__()  # what the file holds, and did not get to do
-    call(*arguments)
-    assert Armed.ran
 
 
 # The way through pip's index; what a connection may do to a download is tested with `download`

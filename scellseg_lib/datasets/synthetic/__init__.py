@@ -93,7 +93,7 @@ def make_dataset(
     The name is "synthetic_worms" (or "synthetic"), "synthetic_phase" or "synthetic_mito" (splits
     "shot" and "query"), "synthetic_contrast" (splits "contrast:STYLE", five images of each of the
     seven styles), or "synthetic_pretrain" (split "pretrain", all kinds in turn, of which `kinds`
-    are kept). No image of one split or set is ever in another of the same seed.
+    are kept).
     """
     if name not in NAMES:
         remedy = f"Use one of {', '.join(NAMES)}."

@@ -5,6 +5,7 @@ and its labels, int32[H, W].
 """
 
 from types import SimpleNamespace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -161,41 +162,36 @@ def draw_fluorescence(scene: Scene, name: str) -> Planes:
 
 
 def _shine(
-    scene: Scene,
-    style: SimpleNamespace,
-    cell: Outline,
-    nucleus: Outline,
-    layers: np.ndarray,
-    grains: np.ndarray,
+    scene: Scene, look: Any, cell: Outline, nucleus: Outline, layers: np.ndarray, grains: np.ndarray
 ) -> None:
     """Add the light of one cell to the cytoplasm and the nuclei of one of the layers."""
     rng = scene.rng
     fine, coarse = grains[:, *cell.window]
-    cytoplasm, nuclei = layers[int(rng.random() < style.defocus)]
-    bright = float(np.exp((0.65 if style.glow == 0 else 0.38) * rng.standard_normal()))
+    cytoplasm, nuclei = layers[int(rng.random() < look.defocus)]
+    bright = float(np.exp((0.65 if look.glow == 0 else 0.38) * rng.standard_normal()))
     patchy = np.clip(0.75 + 0.6 * scene.draw_ring(6), 0.05, 2.5)[cell.ray]
     streaks = 0.6 * scene.draw_ring(1 + 35 / cell.radius) + 0.4 * scene.draw_ring(6)
     streaks = streaks[cell.ray]
     body = cell.soften(1.5, 0.5)
     texture = np.clip(1 + 0.1 * fine + 0.26 * coarse, 0.15, None)
-    streaky = np.clip(1 + style.streaks * streaks * np.clip(cell.level, 0, 1.2) ** 2, 0.1, None)
-    light = style.inner * body * texture * streaky
-    light += style.rim * 1.6 * cell.draw_rim(style.rim_width, 1.5) * patchy * texture
-    light += 0.25 * style.rim * cell.draw_rim(1.2, -2.0) * np.clip(streaks, 0, None)
+    streaky = np.clip(1 + look.streaks * streaks * np.clip(cell.level, 0, 1.2) ** 2, 0.1, None)
+    light = look.inner * body * texture * streaky
+    light += look.rim * 1.6 * cell.draw_rim(look.rim_width, 1.5) * patchy * texture
+    light += 0.25 * look.rim * cell.draw_rim(1.2, -2.0) * np.clip(streaks, 0, None)
     y, x = np.ogrid[cell.window]
     near = np.hypot(y - nucleus.y, x - nucleus.x)
-    light += style.glow * 1.6 * body * np.exp(-near / (1.1 * nucleus.radius)) * texture
+    light += look.glow * 1.6 * body * np.exp(-near / (1.1 * nucleus.radius)) * texture
     cytoplasm[cell.window] += bright * light
     kernel = nucleus.soften(2.2)
-    cytoplasm[nucleus.window] *= 1 - (0.65 if style.glow == 0 else 0.3) * kernel
+    cytoplasm[nucleus.window] *= 1 - (0.65 if look.glow == 0 else 0.3) * kernel
     fine, coarse = grains[:, *nucleus.window]
     chromatin = np.clip(1 + 0.2 * fine + 0.22 * coarse, 0.1, 2)
     shine = float(np.clip(np.exp(0.3 * rng.standard_normal()), 0.4, 2)) * kernel * chromatin
-    if style.glow == 0:  # neurons of the brain: a pale nucleus with bright nucleoli
+    if look.glow == 0:  # neurons of the brain: a pale nucleus with bright nucleoli
         shine = 0.35 * shine + 0.9 * shine * (coarse > 1.1)
     nuclei[nucleus.window] += shine
-    cytoplasm[nucleus.window] += style.bleed * 0.8 * shine
-    nuclei[cell.window] += style.bleed * 0.25 * bright * light
+    cytoplasm[nucleus.window] += look.bleed * 0.8 * shine
+    nuclei[cell.window] += look.bleed * 0.25 * bright * light
 
 
 def _add_glia(scene: Scene, cytoplasm: np.ndarray, nuclei: np.ndarray) -> None:
