@@ -7,10 +7,8 @@ A test asks for `lab` or `voila` and opens notebooks::
         notebook.page.get_by_role("button", name="Undo").click()
         assert notebook.kernel.value("editor.labels").max() == 3
 
-`notebook.page` is Playwright's page, `notebook.kernel` a client of the same kernel (`run`, `value`,
-`wait_for`, `busy`), `notebook.reload()`, `notebook.offline()` and `server.line.cut()` disturb it,
-`notebook.screenshot(name)` keeps a picture in runs/browser/. A notebook is closed with the test,
-failed or not; of JupyterLab, the page and the kernel then serve the next one.
+`notebook.page` is Playwright's page, `notebook.kernel` a client of the same kernel. A notebook is
+closed with the test, failed or not; of JupyterLab, the page and the kernel then serve the next one.
 """
 
 from collections.abc import Generator, Iterator, Sequence
@@ -22,7 +20,7 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, sync_playwright
 
 from tests.browser.editing import SETUP, EditorInPage
-from tests.browser.servers import NotebookPage, Server, chromium, screenshot
+from tests.browser.servers import NotebookPage, Server, chromium
 
 
 @dataclass
@@ -32,7 +30,6 @@ class Opener:
     server: Server
     context: BrowserContext
     is_lab: bool = True
-    reuse: bool = True
     opened: list[NotebookPage] = field(default_factory=list)
     copies: list[NotebookPage] = field(default_factory=list)
 
@@ -52,8 +49,8 @@ class Opener:
         errors = [error for notebook in pages for error in notebook.errors]
         for index, notebook in enumerate(pages):
             if failed and not notebook.page.is_closed():
-                screenshot(notebook.page, f"failed_{name}_{index}")
-        reuse = self.reuse and not failed and not errors
+                notebook.screenshot(f"failed_{name}_{index}")
+        reuse = not failed and not errors
         while self.copies:  # the kernel is that of the notebook itself
             copy = self.copies.pop()
             copy.page.close()
@@ -101,8 +98,8 @@ def lab(server: Server, window: BrowserContext, request: pytest.FixtureRequest) 
 def lab_of_module(
     server: Server, window: BrowserContext, request: pytest.FixtureRequest
 ) -> Iterator[Opener]:
-    """JupyterLab, for all tests of a file, which may change modules in its kernel."""
-    yield from _close_after(Opener(server, window, reuse=False), request)
+    """JupyterLab, for all tests of a file."""
+    yield from _close_after(Opener(server, window), request)
 
 
 @pytest.fixture

@@ -65,12 +65,12 @@ class Kernel:
             self._call(lambda: _start(self._client, code))
             yield
 
-    def wait_for(self, expression: str, timeout: float = 180) -> Any:
+    def wait_for(self, expression: str, timeout: float = 300) -> Any:
         """Ask until the expression is true, and give its value; `timeout` in seconds."""
         end = time.monotonic() + timeout
         while not (value := self.value(expression)):
             assert time.monotonic() < end, f"after {timeout} s still {value!r}: {expression}"
-            time.sleep(0.02)
+            time.sleep(0.05)
         return value
 
     def close(self) -> None:

@@ -11,8 +11,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import nbformat
@@ -48,14 +48,6 @@ def chromium() -> str | None:
     return next((path for name in names if (path := shutil.which(name))), None)
 
 
-def screenshot(page: Page, name: str) -> Path:
-    """Keep a picture of the page in runs/browser/NAME.png, for a human look."""
-    path = SCREENSHOTS / f"{name}.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    page.screenshot(path=path)
-    return path
-
-
 class NotebookPage:
     """A notebook that is open in the browser.
 
@@ -86,6 +78,12 @@ class NotebookPage:
         """Save the notebook, and wait until it is saved (JupyterLab)."""
         self.execute("docmanager:save")
 
+    def reconnect(self) -> None:
+        """Let JupyterLab connect anew at once; by itself it waits longer after each failure."""
+        self.page.evaluate(
+            "jupyterapp.shell.currentWidget.sessionContext.session.kernel.reconnect()"
+        )
+
     def reload(self) -> None:
         """Load the page anew and wait until it is ready.
 
@@ -96,18 +94,9 @@ class NotebookPage:
         self.kernel.close()
         self.connect()
 
-    @contextmanager
-    def offline(self) -> Iterator[None]:
-        """Cut this page, and all others of the window, off from the server."""
-        self.page.context.set_offline(True)
-        try:
-            yield
-        finally:
-            self.page.context.set_offline(False)
-
-    def screenshot(self, name: str) -> Path:
-        """Keep a picture in runs/browser/NAME.png."""
-        return screenshot(self.page, name)
+    def screenshot(self, name: str) -> None:
+        """Keep a picture of the page in runs/browser/NAME.png, for a human look."""
+        self.page.screenshot(path=SCREENSHOTS / f"{name}.png")
 
     def _note_error(self, error: Error) -> None:
         # anywidget loads a widget's code from a blob; the rest is JupyterLab's own.
@@ -219,13 +208,12 @@ class Server:
         return requests.request(method, address, headers=headers, json=content, timeout=120)
 
     def stop(self) -> None:
-        """End the server and its kernels."""
+        """End the server and its kernels; nothing of theirs is kept."""
         with suppress(psutil.NoSuchProcess):
             family = [self.process, *self.process.children(recursive=True)]
-            self.process.terminate()  # it then ends its kernels itself
-            _, alive = psutil.wait_procs(family, timeout=10)
-            for each in alive:
+            for each in family:
                 each.kill()
+            psutil.wait_procs(family)
 
 
 def _find_port() -> int:

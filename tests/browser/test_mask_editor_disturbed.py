@@ -62,10 +62,13 @@ def test_lines_that_are_dead_or_cut(editor: EditorInPage) -> None:
         stroke(editor, 1)
     with line.cut():
         stroke(editor, 2)
+    editor.notebook.reconnect()
     stroke(editor, 3)
     np.testing.assert_array_equal(editor.labels, bars(0, 1, 2, 3))
-    with editor.notebook.offline():
-        editor.press("undo")
+    editor.page.context.set_offline(True)  # all pages of the window
+    editor.press("undo")
+    editor.page.context.set_offline(False)
+    editor.notebook.reconnect()
     np.testing.assert_array_equal(editor.labels, bars(0, 1, 2))
 
 

@@ -66,8 +66,8 @@ class Suggesting(EditorInPage):
 
 
 @pytest.fixture(scope="module")
-def panel(lab_of_module: Opener, tmp_path_factory: pytest.TempPathFactory) -> Suggesting:
-    """A workbench with five images of worms, and the quickest model."""
+def panel(lab_of_module: Opener, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Suggesting]:
+    """A workbench with three images of worms, and the quickest model."""
     folder = Truth(tmp_path_factory.mktemp("suggestions") / "worms").folder
     made = f"workbench = Workbench(Path({str(folder)!r}))"
     panel = Suggesting(lab_of_module.open([OPEN + made, "workbench"]), EDITOR)
@@ -76,7 +76,8 @@ def panel(lab_of_module: Opener, tmp_path_factory: pytest.TempPathFactory) -> Su
     models.select_option(label="Scellseg, smaller and quicker")
     panel.kernel.wait_for("workbench.segment.form.chosen[0].title.endswith('quicker')")
     panel.page.locator(TABS, has_text="Annotate").click()
-    return panel
+    yield panel
+    panel.kernel.run("session.predict_one = see")
 
 
 @pytest.fixture(autouse=True)
@@ -158,7 +159,7 @@ def test_a_stroke_under_way_keeps_its_cell_when_the_cells_are_numbered_anew(
     panel: Suggesting,
 ) -> None:
     """As where Python saves meanwhile: the part that is drawn already goes to the same cell."""
-    panel.go_to("worms_4")
+    panel.go_to("worms_2")
     shape = panel.labels.shape
     first, second = ways(np.zeros(shape), 2)
     panel.tool("brush", SIZE)
