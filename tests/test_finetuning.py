@@ -34,8 +34,7 @@ PARTS = {"extractor.down", "extractor.up", "tasker"}
 def start(name: str = "scellseg") -> Model:
     """A model that comes from somewhere."""
     model = new_model(name, tiny.LEVELS)
-    update = {"origin": "a test", "scores": {"ap50": 0.9}, "recipe": {"steps": 7}}
-    model.card = model.card.model_copy(update=update)
+    model.card.origin, model.card.scores, model.card.recipe = "a test", {"ap50": 0.9}, {"steps": 7}
     return model
 
 

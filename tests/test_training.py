@@ -1,10 +1,8 @@
 """A run killed at any step and resumed ends with the weights of one that never stopped."""
 
 import itertools
-import os
+import multiprocessing
 import signal
-import subprocess
-import sys
 import time
 from functools import cache
 from pathlib import Path
@@ -99,17 +97,15 @@ def test_checkpoints_are_written_by_time_and_what_came_since_is_done_again(tmp_p
 @pytest.mark.slow
 def test_a_process_killed_at_some_moment_can_be_resumed(tmp_path):
     file = tmp_path / "run.safetensors"
-    command = [sys.executable, "-m", "tests.tiny", "contrastive", str(file)]
-    started = {"cwd": Path(__file__).parents[1], "env": os.environ | {"OMP_NUM_THREADS": "1"}}
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, **started)
-    try:
-        deadline = time.monotonic() + 300
-        while not file.is_file() and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.05)
-    finally:
-        process.kill()
-        _, errors = process.communicate()
-    assert process.returncode == -signal.SIGKILL, errors.decode()
+    context = multiprocessing.get_context("spawn")
+    process = context.Process(target=tiny.run_slowly, args=("contrastive", file), daemon=True)
+    process.start()
+    deadline = time.monotonic() + 300
+    while not file.is_file() and process.is_alive() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     steps = []
     resumed = tiny.run("contrastive", file, lambda progress: steps.append(progress.step))
     assert 0 < len(steps) < tiny.STEPS

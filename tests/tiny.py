@@ -1,9 +1,5 @@
-"""Training runs of a second, for the tests of what training does; also a command to be killed.
+"""Training runs of a second, for the tests of what training does."""
 
-``python -m tests.tiny KIND CHECKPOINT`` runs slowly enough to be killed on the way.
-"""
-
-import sys
 import time
 from collections.abc import Callable
 from functools import cache
@@ -88,6 +84,7 @@ def run(kind: str, checkpoint: Path | None = None, callback: Callable | None = N
     return train(**options) if kind == "pretrain" else tune(kind, **options)
 
 
-if __name__ == "__main__":
+def run_slowly(kind: str, checkpoint: Path) -> None:
+    """Run in a process of its own, slowly enough to be killed on the way."""
     augment.PATCH, training.SAVE_EVERY = PATCH, 0
-    run(sys.argv[1], Path(sys.argv[2]), lambda _: time.sleep(1.5))
+    run(kind, checkpoint, lambda _: time.sleep(1.5))
