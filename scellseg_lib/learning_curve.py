@@ -1,9 +1,7 @@
 """One's own images: how a model gets better with every annotated one, and what more would add.
 
-Of the annotated images some are held out, the model is tuned on 1, 2, 4 .. of the others, and
-scored on those held out: on no image that it has learnt from, and on no query image. Around it
-stands what a notebook needs besides: an example folder, pictures, how far images are from what a
-model knows, and measurements to take away.
+Around it stands what a notebook needs besides: an example folder, pictures, how far images are from
+what a model knows, and measurements to take away.
 """
 
 import hashlib
@@ -24,11 +22,10 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 from matplotlib.patheffects import AbstractPathEffect, withStroke
-from scipy import stats as distributions
 
 from scellseg_lib.atomic import whole
 from scellseg_lib.datasets import synthetic
-from scellseg_lib.device import Precision, choose_precision
+from scellseg_lib.device import choose_precision
 from scellseg_lib.errors import DatasetError, ScellsegError, TrainingError
 from scellseg_lib.files import export
 from scellseg_lib.files.images import relabel, write_labels
@@ -47,8 +44,6 @@ PARAMETERS: dict[str, Any] = {"FOLDER": "", "CHANNELS": [], "MODEL": "scellseg",
 PARAMETERS |= {"STRATEGY": "classic", "STEPS": 20, "FOLDS": 3, "MORE": 2, "SEED": 0}
 PARAMETERS |= {"SHOWN": 3, "COMPUTE": False}
 """Parameters of the notebook, with values of their types."""
-
-# The cross-validation
 
 VERSION = 1
 """Of how a fold is computed: with another number, scores of before are not taken over."""
@@ -95,10 +90,10 @@ def cross_validate(
     n_folds: int = 5,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Tune on 1, 2, 4 .. of the annotated images, and score on others of them.
+    """Tune on 1, 2, 4 .. of the annotated images, and score on others of them, never on a query.
 
-    A score is in the file as soon as it is there, and is not computed again unless something has
-    changed that it depends on: the images, their masks, the model or a setting.
+    A score is in the file as soon as it is there, and is computed again only if an image, a mask,
+    the model or a setting has changed.
 
     Parameters
     ----------
@@ -108,10 +103,8 @@ def cross_validate(
         Annotated images; those without a cell are left out.
     file : path
         Table of the scores (CSV), made if need be; DatasetError if it is no such table.
-    queries, contrast, strategy, steps
-        See `finetune`. Queries are never scored.
-    n_folds, seed
-        See `plan_folds`; the seed is that of each tuning too.
+    queries, contrast, strategy, steps, n_folds, seed
+        See `finetune` and `plan_folds`; the seed is that of both.
 
     Returns
     -------
@@ -137,6 +130,8 @@ def cross_validate(
     }
     plan = [(fold, n) for fold in range(len(folds)) for n in counts]
     known, keys = _read_scores(file), []
+    options: dict[str, Any] = {"steps": steps, "seed": seed, "precision": precision}
+    options["contrast"] = contrast
     for fold, n in progress_bar(plan, len(plan), "learning curve", unit="score"):
         pool, held_out = ([images[i] for i in part] for part in folds[fold])
         learnt = pool[:n]
@@ -147,10 +142,10 @@ def cross_validate(
         keys.append(key)
         if key in set(known["key"]):
             continue
-        tuned = model
-        if learnt:
-            options: dict[str, Any] = {"steps": steps, "seed": seed, "precision": precision}
-            tuned = finetune(model, learnt, queries, strategy, contrast=contrast, **options)
+        tuned = finetune(model, learnt, queries, strategy, **options) if learnt else model
+        diameter = float(np.mean([sample.diameter for sample in sized]))
+        with warnings.catch_warnings(action="ignore", category=FarFromModel):  # one an image
+            found = segment(tuned, held_out, diameter=diameter, precision=precision, progress=False)
         row = {
             "key": key,
             "fold": fold,
@@ -159,19 +154,11 @@ def cross_validate(
             "held_out": "; ".join(sample.name for sample in held_out),
             "cells": sum(np.count_nonzero(np.unique(sample.masks)) for sample in held_out),
         }
-        known = _add_row(file, row | _score(tuned, sized, held_out, precision))
+        rows = [*_read_scores(file).to_dict("records"), row | summary(evaluate(found, held_out))]
+        with whole(file) as scratch:
+            pd.DataFrame(rows, columns=[*COLUMNS]).to_csv(scratch, index=False)
+        known = _read_scores(file)
     return known.drop_duplicates("key").set_index("key").loc[keys].reset_index()
-
-
-def _score(
-    model: Model, sized: Sequence[Sample], held: Sequence[Sample], precision: Precision
-) -> dict[str, float]:
-    """Scores of a model on images held out, at the mean diameter of others."""
-    diameter = float(np.mean([sample.diameter for sample in sized]))
-    with warnings.catch_warnings():  # one for each image and fold is too many
-        warnings.simplefilter("ignore", FarFromModel)
-        found = segment(model, held, diameter=diameter, precision=precision, progress=False)
-    return summary(evaluate(found, held))
 
 
 def _hash_images(samples: Sequence[Sample], *, masks: bool = False) -> str:
@@ -186,115 +173,77 @@ def _hash_images(samples: Sequence[Sample], *, masks: bool = False) -> str:
 def _read_scores(file: Path) -> pd.DataFrame:
     """The scores that are known; none where there is no file."""
     if not file.exists():
-        return pd.DataFrame(columns=list(COLUMNS))
-    remedy = "Restore it, or remove it: the scores are then computed anew."
+        return pd.DataFrame(columns=[*COLUMNS])
     try:
-        frame = pd.read_csv(file, dtype=COLUMNS, keep_default_na=False)
-    except (OSError, ValueError) as error:
+        return pd.read_csv(file, dtype=COLUMNS, keep_default_na=False)[[*COLUMNS]]
+    except (OSError, ValueError, KeyError) as error:
         what = f"the table of scores cannot be read ({error})"
+        remedy = "Restore it, or remove it: the scores are then computed anew."
         raise DatasetError(what, where=file, remedy=remedy) from error
-    if list(frame) != list(COLUMNS):
-        raise DatasetError("this is no table of scores", where=file, remedy=remedy)
-    return frame
 
-
-def _add_row(file: Path, row: dict[str, Any]) -> pd.DataFrame:
-    """Write a score to the file, behind those that are there by now; returns them all."""
-    rows = [*_read_scores(file).to_dict("records"), row]
-    with whole(file) as scratch:
-        pd.DataFrame(rows, columns=list(COLUMNS)).to_csv(scratch, index=False)
-    return _read_scores(file)
-
-
-# What more images would add
 
 BLUE, ORANGE, SKY = "#0072B2", "#D55E00", "#56B4E9"
-NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 NOTICEABLE = 0.005
 """A smaller gain in mAP is 0.00 to two decimals."""
 
 
 @dataclass(frozen=True)
 class Expectation:
-    """What more annotated images are expected to add: a sentence, and the curve where there is one.
-
-    The gain is the expected difference in mAP, with its 95 % interval.
+    """What more annotated images are expected to add: a sentence, and the curve where there is one,
+    with the gain in mAP and its 95 % interval.
     """
 
     sentence: str
     fit: HyperbolaFit | None = None
-    gain: float = float("nan")
-    low: float = float("nan")
-    high: float = float("nan")
-
-
-def estimate_gain(fit: HyperbolaFit, n: float, more: float) -> tuple[float, float, float]:
-    """Rise of a curve from n to n + more shots, with its 95 % interval, by the delta method.
-
-    ``D -+ t sqrt(g' C g)`` of the difference D itself: g its derivatives by (Bmax, Kd), C their
-    covariance, Student's t with n - 2 degrees of freedom. Scores of a fold count as independent:
-    how hard its images are is taken for scatter, which makes the interval wider.
-    """
-    end = n + more
-    by_bmax = end / (fit.kd + end) - n / (fit.kd + n)
-    by_kd = -fit.bmax * (end / (fit.kd + end) ** 2 - n / (fit.kd + n) ** 2)
-    slope = np.array([by_bmax, by_kd])
-    error = float(np.sqrt(slope @ fit.covariance @ slope))
-    margin = float(distributions.t.ppf(0.975, fit.n_points - 2)) * error
-    rise = fit.bmax * by_bmax
-    return rise, rise - margin, rise + margin
+    gain: float = np.nan
+    low: float = np.nan
+    high: float = np.nan
 
 
 def expect(frame: pd.DataFrame, n_shots: int, more: int = 2) -> Expectation:
     """Say what `more` annotated images are expected to add to the `n_shots` that there are.
 
-    The frame is that of `cross_validate`.
+    The frame is that of `cross_validate`. Scores of a fold count as independent: how hard its
+    images are is taken for scatter, which makes the interval wider.
     """
-    tuned = frame[frame["n_shots"] > 0]
+    tuned, end = frame[frame["n_shots"] > 0], n_shots + more
     noun, verb = ("image", "is") if more == 1 else ("images", "are")
-    count = NUMBERS[more] if more < len(NUMBERS) else str(more)
-    reason, fit = "", None
-    if tuned.empty:
-        reason = "it takes at least three annotated images, of which one is held out to test on."
-    elif tuned["n_shots"].nunique() < 2:
-        reason = "all scores are of models tuned on one image, and a curve needs several numbers "
-        reason += "of images. Annotate at least three images."
-    else:
-        try:
-            fit = fit_hyperbola(tuned["n_shots"].to_numpy(), tuned["map"].to_numpy())
-        except ScellsegError:
-            reason = _explain_shape(tuned)
-    if fit is not None:
-        rise, low, high = estimate_gain(fit, n_shots, more)
-        level = max(-low, high) < 2 * NOTICEABLE
-        if fit.kd < 0 and not level:  # it falls: no curve of something that learns
-            reason = _explain_shape(tuned)
-    if fit is None or reason:
-        return Expectation(f"What {count} more {noun} would add cannot be told: {reason}")
-    note = ""
+    none = Expectation(f"What {more} more {noun} would add cannot be told: {_explain_none(tuned)}")
+    try:
+        fit = fit_hyperbola(tuned["n_shots"].to_numpy(), tuned["map"].to_numpy())
+    except ScellsegError:
+        return none
+    now, then = fit.predict(np.array([n_shots, end])).tolist()
+    low, high = (float(limit) for limit in fit.confidence_band(np.array(end), n_shots))
+    level, note = max(-low, high) < 2 * NOTICEABLE, ""
     if level:
         note = ": the curve has levelled off"
+    elif fit.kd < 0:  # it falls: no curve of something that learns
+        return none
     elif low < NOTICEABLE:
         note = ": that may be nothing at all, the scores differ too much from image to image"
     sentence = (
-        f"{count.capitalize()} more {noun} {verb} expected to add {_sign(rise)} mAP "
+        f"{more} more {noun} {verb} expected to add {_sign(then - now)} mAP "
         f"({_sign(low)} to {_sign(high)}){note}. This is an extrapolation, with its 95 % interval: "
         f"scores were measured with 1 to {tuned['n_shots'].max()} images, and the curve through "
-        f"them is drawn on to {n_shots + more}."
+        f"them is drawn on to {end}."
     )
-    return Expectation(sentence, fit, rise, low, high)
+    return Expectation(sentence, fit, then - now, low, high)
 
 
-def _explain_shape(tuned: pd.DataFrame) -> str:
+def _explain_none(tuned: pd.DataFrame) -> str:
     """Why no rising hyperbola passes through these scores."""
+    if tuned.empty:
+        return "it takes at least three annotated images, of which one is held out to test on."
+    if tuned["n_shots"].nunique() < 2:
+        return "all scores are of models tuned on one image. Annotate at least three images."
     means = tuned.groupby("n_shots")["map"].mean()
     if np.ptp(tuned["map"]) == 0:
         why = "the score is the same with any number of images"
     elif means.iloc[-1] > means.iloc[0]:
         why = "the score still rises and does not level off, so that its limit cannot be seen"
     else:
-        why = "the score does not rise with the number of images; annotate them all alike, and try "
-        why += "more steps"
+        why = "the score does not rise with the number of images: annotate alike, try more steps"
     told = ", ".join(f"{score:.2f} with {n}" for n, score in means.items())
     return f"{why} (mean mAP: {told})."
 
@@ -335,9 +284,6 @@ def draw_curve(
     axes.set_xticks(range(end + 1) if end < 15 else range(0, end + 1, 5))
 
 
-# Images, styles, measurements
-
-
 def write_example(folder: Path, n_shot: int = 6, n_query: int = 3) -> Path:
     """Write a folder as one has it: annotated images in ``shot/``, others in ``query/``.
 
@@ -372,29 +318,26 @@ def select_queries(images: Dataset) -> Dataset:
 
 
 def draw_gallery(
-    samples: Sequence[Sample],
-    cells: Sequence[np.ndarray],
-    diameter: float | None = None,
-    columns: int = 3,
+    samples: Sequence[Sample], cells: Sequence[np.ndarray], diameter: float | None = None
 ) -> Figure:
-    """Draw images with the outlines of their cells, of labels int[H, W], `columns` in a row.
+    """Draw images with the outlines of their cells, of labels int[H, W], three in a row.
 
     A diameter of the cells, px, is shown as a disc in the corner of each image.
     """
-    rows = -(-len(samples) // columns)
+    rows = -(-len(samples) // 3)
     height, width = samples[0].image.shape[1:]
-    size = (8.4, (8.4 / columns * height / width + 0.3) * rows)
+    size = (8.4, (2.8 * height / width + 0.3) * rows)
     # A dark rim, so that a bright line is seen on a white image too.
     rim: list[AbstractPathEffect] = [withStroke(linewidth=2.2, foreground="black")]
     with plt.style.context(STYLE):
         figure = plt.figure(figsize=size, layout="constrained", dpi=70)
-        grid = figure.subplots(rows, columns, squeeze=False).ravel()
+        grid = figure.subplots(rows, 3, squeeze=False).ravel()
         for axes in grid:
             axes.set_axis_off()
         for axes, sample, labels in zip(grid, samples, cells, strict=False):
             # At the width of its picture and in few shades: noise makes files large.
             plane = np.clip(normalise(sample.image)[:1], 0, 1)
-            plane = resize(plane, min(1.0, figure.dpi * size[0] / columns / plane.shape[2]))[0]
+            plane = resize(plane, min(1.0, figure.dpi * 2.8 / plane.shape[2]))[0]
             shades = np.round(16 * cv2.GaussianBlur(plane, (0, 0), 0.6)) / 16
             extent = (-0.5, labels.shape[1] - 0.5, labels.shape[0] - 0.5, -0.5)
             axes.imshow(shades, vmin=0, vmax=1, extent=extent)
@@ -412,40 +355,32 @@ def draw_gallery(
 
 
 def check_styles(model: Model, samples: Sequence[Sample], diameter: float) -> pd.DataFrame:
-    """Measure how far images are from those that a model has learnt from; the diameter is in px.
+    """Measure how far images are from what a model has learnt from; the diameter is in px.
 
-    The distance is that of an image's style to the nearest that the model knows, 1 being the
-    largest among its own; NaN where the model does not say what it has seen.
+    See `style_distance`; NaN where the model does not say what it has seen.
     """
-    rows = []
-    for sample in samples:
-        distance, words = float("nan"), "the model does not say what it has seen"
-        if model.card.styles and model.card.style_radius > 0:
-            distance = style_distance(embed(model, sample, diameter), model.card)
-            far = distance > 1
-            words = "far from anything the model has seen" if far else "like what it has seen"
-        rows.append((sample.name, distance, words))
-    return pd.DataFrame(rows, columns=["image", "distance", "in words"])
+    table = pd.DataFrame({"image": [sample.name for sample in samples], "distance": np.nan})
+    table["in words"] = "the model does not say what it has seen"
+    if model.card.styles and model.card.style_radius > 0:
+        styles = [embed(model, sample, diameter) for sample in samples]
+        table["distance"] = [style_distance(style, model.card) for style in styles]
+        far, near = "far from anything the model has seen", "like what it has seen"
+        table["in words"] = np.where(table["distance"] > 1, far, near)
+    return table
 
 
 def tell_styles(table: pd.DataFrame) -> str:
     """Say what `check_styles` found, and what to do."""
-    n, known = len(table), table.dropna(subset="distance")
-    far = known[known["distance"] > 1]
-    if known.empty:
+    far = table[table["distance"] > 1]
+    if table["distance"].isna().all():
         return "The model does not say which images it has seen: look at its masks with care."
     if far.empty:
-        none = f"None of the {n} images is" if n > 1 else "This image is not"
-        return f"{none} far from what the model has seen."
-    largest = f"up to {far['distance'].max():.1f} times as far as is usual among its own images"
-    from_seen = f"far from anything the model has seen ({largest})"
-    if len(far) == n:
-        subject = "These images are" if n > 1 else "This image is"
-        advice = "do not trust it before it has been fine-tuned on some of them."
-        return f"{subject} {from_seen}: {advice}"
-    subject = f"{len(far)} of the {n} images {'is' if len(far) == 1 else 'are'}"
-    advice = "Annotate one like that, and fine-tune again."
-    return f"{subject} {from_seen}: {', '.join(far['image'])}. {advice}"
+        return "No image is far from what the model has seen."
+    told = f"Far from anything the model has seen: {len(far)} of {len(table)} images (up to "
+    told += f"{far['distance'].max():.1f} times as far as is usual among its own). "
+    if len(far) == len(table):
+        return f"{told}Do not trust it before it has been fine-tuned on some of them."
+    return f"{told}Annotate one like {', '.join(far['image'])}, and fine-tune again."
 
 
 def place_results(runs: Path, folder: str | Path, name: str) -> Path:
@@ -467,15 +402,13 @@ def save_results(found: Sequence[Cells], samples: Dataset, folder: Path) -> pd.D
         for file in folder.glob(pattern):
             file.unlink()
     names = [name for name in samples.channels if name != "none"]
-    tables = []
+    tables = {}
     for cells, sample in zip(found, samples, strict=True):
         write_labels(folder / "masks" / f"{sample.name}_masks.tif", cells.masks)
         planes = np.moveaxis(sample.image[: len(names)], 0, 2)
-        table = export.measurements(cells.masks, planes, names)
-        table.insert(0, "image", sample.name)
-        tables.append(table)
+        tables[sample.name] = export.measurements(cells.masks, planes, names)
     export.export(folder / "masks", folder / "imagej", ["imagej"], overwrite=True)
-    every = pd.concat(tables, ignore_index=True)
+    every = pd.concat(tables, names=["image"]).reset_index("image").reset_index(drop=True)
     with whole(folder / "measurements.csv") as scratch:
         every.to_csv(scratch, index=False)
     return every

@@ -5,7 +5,7 @@ from base64 import b64encode
 from html import escape
 from io import BytesIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -25,31 +25,11 @@ from scellseg_lib.samples import normalise
 
 STYLE = paths.PACKAGE / "scellseg.mplstyle"
 PREDICTED, TRUE = "red", "#F0E442"
-DOTS = 200  # per inch, as in the style file: an overlay keeps its image's pixels, up to 2000
-
-
-class Method(NamedTuple):
-    """How a tuned model is drawn, and called, in all figures."""
-
-    label: str
-    colour: str
-    marker: str
-
-
-SUFFIXES = {"contrastive": "CFT", "classic": "FT"}
-LOOKS = {
-    ("scellseg", "contrastive"): ("#0072B2", "o"),
-    ("scellseg", "classic"): ("#D55E00", "s"),
-    ("cellpose", "classic"): ("#009E73", "^"),
-    ("hover", "classic"): ("#CC79A7", "D"),
-    ("unet3", "classic"): ("#E69F00", "v"),
-    ("unet2", "classic"): ("#56B4E9", "P"),
+METHODS = {("scellseg", "contrastive"): "Scellseg-CFT"} | {
+    (model, "classic"): f"{ARCHITECTURES[model].title}-FT"
+    for model in ("scellseg", "cellpose", "hover", "unet3", "unet2")
 }
-METHODS = {
-    (model, strategy): Method(f"{ARCHITECTURES[model].title}-{SUFFIXES[strategy]}", *look)
-    for (model, strategy), look in LOOKS.items()
-}
-"""The tuned models of Fig. 2, by model and strategy, in the order of the paper."""
+"""What the tuned models of Fig. 2 are called, by model and strategy, in the order of the paper."""
 
 
 def overlay(
@@ -63,8 +43,7 @@ def overlay(
     plane = np.asarray(image if np.ndim(image) == 2 else image[0], np.float32)
     sides = [("truth", true, TRUE, "-"), ("prediction", masks, PREDICTED, ":")]
     with plt.style.context(STYLE):
-        if axes is None:
-            axes = _image_axes(plane.shape)
+        axes = axes or plt.figure().subplots()
         axes.imshow(normalise(plane[None])[0], vmin=0, vmax=1)
         for name, labels, colour, style in sides:
             if labels is None:
@@ -123,8 +102,7 @@ def ap_curve(frame: pd.DataFrame, axes: Axes | None = None, *, marked: float | N
             (line,) = axes.plot(mean.index, mean.to_numpy(), marker=marker, label=name)
             colour = line.get_color()
             if len(runs) > 1:
-                deviation = runs.std(ddof=1)
-                low, high = mean - deviation, mean + deviation
+                low, high = mean - runs.std(ddof=1), mean + runs.std(ddof=1)
                 axes.fill_between(mean.index, low, high, color=colour, alpha=0.25, linewidth=0)
                 title = "mean over images; band: SD over seeds"
             if marked is not None and position == 0:
@@ -148,8 +126,13 @@ def save(figure: Figure, path: str | Path, origin: dict[str, Any]) -> Path:
     path = Path(path)
     with whole(path.with_name(f"{path.name}.json")) as scratch:
         scratch.write_text(json.dumps(origin, indent=2, sort_keys=True, default=str) + "\n")
-    _write(figure, path.with_name(f"{path.name}.svg"), {"Date": None, "Creator": None})
-    return _write(figure, path.with_name(f"{path.name}.png"), {"Software": None})
+    undated = {"svg": {"Date": None, "Creator": None}, "png": {"Software": None}}
+    for suffix, metadata in undated.items():
+        options: dict[str, Any] = {"format": suffix, "metadata": metadata, "pad_inches": 0.05}
+        file = path.with_name(f"{path.name}.{suffix}")
+        with plt.style.context(STYLE), whole(file) as scratch:
+            figure.savefig(scratch, bbox_inches="tight", **options)
+    return file
 
 
 def show_saved(path: str | Path, width: float = 8) -> Axes:
@@ -176,19 +159,3 @@ def render_html(figure: Figure, words: str) -> str:
         figure.savefig(drawn, format="svg", metadata={"Date": None, "Creator": None})
     encoded = b64encode(drawn.getvalue()).decode()
     return f'<img src="data:image/svg+xml;base64,{encoded}" alt="{escape(words)}">'
-
-
-def _image_axes(shape: tuple[int, ...]) -> Axes:
-    """Axes of a new figure that an image of this height and width fills; the legend lies below."""
-    longer = np.clip(max(shape) / DOTS, 5, 10)
-    height, width = longer * np.array(shape) / max(shape)
-    return plt.figure(figsize=(width, height)).add_axes((0, 0, 1, 1))
-
-
-def _write(figure: Figure, path: Path, metadata: dict[str, Any]) -> Path:
-    """Write one file, whole or not at all."""
-    with plt.style.context(STYLE), whole(path) as scratch:
-        figure.savefig(
-            scratch, format=path.suffix[1:], metadata=metadata, bbox_inches="tight", pad_inches=0.05
-        )
-    return path

@@ -50,16 +50,18 @@ class HyperbolaFit:
         """Height of the curve at x, float64 of the shape of x."""
         return _hyperbola(np.asarray(x, np.float64), self.bmax, self.kd)
 
-    def confidence_band(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def confidence_band(self, x: np.ndarray, start: float = 0) -> tuple[np.ndarray, np.ndarray]:
         """Lower and upper 95 % limits of the curve itself (not of new data), by the delta method.
 
-        ``Y -+ t sqrt(g' C g)``: g the derivatives of Y by (Bmax, Kd), C the covariance, Student's t
-        with n - 2 degrees of freedom.
+        ``Y -+ t sqrt(g' C g)``: Y the height at x (above that at ``start``), g its derivatives by
+        (Bmax, Kd), C their covariance, Student's t with n - 2 degrees of freedom.
         """
-        slope = _derivatives(np.asarray(x, np.float64), self.bmax, self.kd)
+        ends = [np.asarray(end, np.float64) for end in (x, start)]
+        rise = self.predict(ends[0]) - self.predict(ends[1])
+        slope = np.subtract(*(_derivatives(end, self.bmax, self.kd) for end in ends))
         error = np.sqrt(np.einsum("...i,ij,...j", slope, self.covariance, slope))
         margin = stats.t.ppf(0.975, self.n_points - 2) * error
-        return self.predict(x) - margin, self.predict(x) + margin
+        return rise - margin, rise + margin
 
 
 def fit_hyperbola(x: np.ndarray, y: np.ndarray) -> HyperbolaFit:
@@ -72,7 +74,6 @@ def fit_hyperbola(x: np.ndarray, y: np.ndarray) -> HyperbolaFit:
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
     _require(x.shape == y.shape == (x.size,), f"x is {x.shape}, y {y.shape}", "Give one y per x.")
     _require(np.isfinite([x, y]).all(), "x or y holds missing values", "Leave them out.")
-    _require(not (x < 0).any(), "x holds negative numbers of shots", "Give counts.")
     n_positive = len(np.unique(x[x > 0]))
     what = f"{len(x)} points, {n_positive} positive x: too few for a hyperbola"
     _require(len(x) > 2 and n_positive > 1, what, "Give three points or more.")
@@ -80,8 +81,8 @@ def fit_hyperbola(x: np.ndarray, y: np.ndarray) -> HyperbolaFit:
     start, precise = (np.abs(y).max(), x.mean()), dict.fromkeys(("ftol", "xtol", "gtol"), 1e-12)
     remedy = "Look at the data; show the mean at each x instead of a curve."
     try:
-        with warnings.catch_warnings(), np.errstate(all="ignore"):
-            warnings.simplefilter("error", OptimizeWarning)
+        unsure = warnings.catch_warnings(action="error", category=OptimizeWarning)
+        with unsure, np.errstate(all="ignore"):
             found = curve_fit(_hyperbola, x, y, start, jac=_derivatives, method="lm", **precise)
     except (RuntimeError, OptimizeWarning) as error:
         raise ScellsegError("the hyperbola fit does not converge", remedy=remedy) from error
@@ -102,20 +103,16 @@ def fit_hyperbolas(
     fits that were found, by the group's levels, and a table of all groups: ``n``, the fit's numbers
     with their standard errors, and ``why_none``, empty where there is a fit.
     """
+    columns = ["n", "bmax", "bmax_error", "kd", "kd_error", "r", "shots_95", "shots_95_error"]
     fits, rows = {}, {}
     for levels, part in frame.groupby([*by], sort=False):
-        row: dict[str, float | str] = {"n": len(part), "why_none": ""}
         try:
-            fit = fit_hyperbola(part[x].to_numpy(), part[value].to_numpy())
+            fit = fits[levels] = fit_hyperbola(part[x].to_numpy(), part[value].to_numpy())
         except ScellsegError as error:
-            row["why_none"] = str(error)
+            rows[levels] = (len(part), *[np.nan] * 7, str(error))
         else:
-            fits[levels] = fit
-            row |= {"bmax": fit.bmax, "kd": fit.kd, "r": fit.r}
-            row |= zip(("bmax_error", "kd_error"), fit.standard_errors, strict=True)
-            row |= zip(("shots_95", "shots_95_error"), fit.shots_for_95_percent, strict=True)
-        rows[levels] = row
-    columns = ["n", "bmax", "bmax_error", "kd", "kd_error", "r", "shots_95", "shots_95_error"]
+            (bmax, kd), shots = fit.standard_errors, fit.shots_for_95_percent
+            rows[levels] = (len(part), fit.bmax, bmax, fit.kd, kd, fit.r, *shots, "")
     index = pd.MultiIndex.from_tuples(rows, names=[*by])
     return fits, pd.DataFrame([*rows.values()], index, [*columns, "why_none"])
 
@@ -143,8 +140,7 @@ def two_way_anova(frame: pd.DataFrame, value: str, factors: Sequence[str]) -> pd
     _require(sizes.min() > 0, what, "Compute it, or leave a level out: all cells are needed.")
     what = f"each cell of {crossed} was observed once: nothing tells the error"
     _require(len(data) > len(sizes), what, "Give the observations of all states, not their means.")
-    # It takes a second to import.
-    from statsmodels.formula.api import ols
+    from statsmodels.formula.api import ols  # takes a second
     from statsmodels.stats.anova import anova_lm
 
     data.columns = pd.Index(["value", "first", "second"])
@@ -168,8 +164,8 @@ def two_way_rm_anova(
       the a models, with ``n - a`` degrees of freedom; threshold (b levels) and interaction against
       threshold x subjects within models, with ``(b - 1) (n - a)``.
 
-    Orthonormal contrasts of each subject's values make each effect a one-way analysis of subjects.
-    It gives sums of squares, a between factor and epsilon, which statsmodels' ``AnovaRM`` lacks.
+    Orthonormal contrasts of each subject's values make each effect a one-way analysis of subjects;
+    statsmodels' ``AnovaRM`` has no sums of squares, between factor or epsilon.
 
     Parameters
     ----------
@@ -212,9 +208,8 @@ def sidak_comparisons(
     - not matched: ``MS = (SS(S within factor) + SS(residual)) / (sum of their df)``, the variance
       within cells, with ``b (n - a)`` degrees of freedom;
     - matched: ``MS = (SS(factor x S) + SS(factor x by x S)) / (sum of their df)``, with
-      ``b (a - 1) (n - 1)``. A difference at one level of ``by`` is part main effect, part
-      interaction, whose own errors these are; its variance, 2 / n of ``(MS(factor x S) + (b - 1)
-      MS(factor x by x S)) / b``, is 2 MS / n: for two models, that of paired differences, pooled.
+      ``b (a - 1) (n - 1)``: a difference at one level of ``by`` is part main effect, part
+      interaction. For two models 2 MS / n is the variance of paired differences, pooled.
 
     The pooled df take both mean squares for one variance. A random state that is good at one
     threshold is good at the next, so they are not: Satterthwaite's fewer df are sounder, and given.

@@ -5,6 +5,7 @@ import shutil
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from unittest.mock import Mock
 
 import matplotlib.pyplot as plt
 import nbformat
@@ -16,26 +17,11 @@ from scellseg_lib import augment, learning_curve, paths
 from scellseg_lib.datasets.load import load_dataset
 from scellseg_lib.errors import DatasetError, TrainingError
 from scellseg_lib.finetuning import finetune
-from scellseg_lib.learning_curve import (
-    COLUMNS,
-    Expectation,
-    check_styles,
-    choose_counts,
-    cross_validate,
-    draw_curve,
-    estimate_gain,
-    expect,
-    place_results,
-    plan_folds,
-    save_results,
-    select_queries,
-    tell_styles,
-    write_example,
-)
-from scellseg_lib.model import Model, new_model
+from scellseg_lib.learning_curve import COLUMNS, Expectation, expect, plan_folds, tell_styles
+from scellseg_lib.model import new_model
 from scellseg_lib.samples import Dataset, Sample
 from scellseg_lib.segmentation import Cells, Prediction
-from scellseg_lib.stats import HyperbolaFit, fit_hyperbola
+from scellseg_lib.stats import fit_hyperbola
 from scellseg_lib.style import embed
 from tests import tiny
 
@@ -68,33 +54,15 @@ def test_folds_hang_on_the_seed_and_their_draws_differ():
         plan_folds(5, 1)
 
 
-@pytest.mark.parametrize(
-    ("n_pool", "counts"),
-    [(0, []), (1, [1]), (3, [1, 2, 3]), (4, [1, 2, 4]), (10, [1, 2, 4, 8, 10])],
-)
-def test_numbers_of_shots(n_pool, counts):
-    assert choose_counts(n_pool) == counts
-
-
-class Tuning:
-    """Stands for `finetune`: notes what it was given, and may stop the run as a kill would."""
-
-    def __init__(self) -> None:
-        self.calls: list[dict] = []
-        self.stop_at: int | None = None
-
-    def __call__(self, model: Model, shots, queries, strategy, **options) -> Model:
-        if len(self.calls) == self.stop_at:
-            raise KeyboardInterrupt
-        names = [sample.name for sample in shots]
-        self.calls.append(options | {"shots": names, "queries": queries, "strategy": strategy})
-        return model
+def test_numbers_of_shots():
+    counts = {0: [], 1: [1], 3: [1, 2, 3], 4: [1, 2, 4], 10: [1, 2, 4, 8, 10]}
+    assert {n_pool: learning_curve.choose_counts(n_pool) for n_pool in counts} == counts
 
 
 @pytest.fixture
-def tuning(monkeypatch: pytest.MonkeyPatch) -> Tuning:
+def tuning(monkeypatch: pytest.MonkeyPatch) -> Mock:
     """Nothing is tuned, and nothing segmented: each image is found as it was annotated."""
-    stand_in = Tuning()
+    stand_in = Mock()
     monkeypatch.setattr(learning_curve, "finetune", stand_in)
     monkeypatch.setattr(learning_curve, "segment", lambda model, held, **_: [s.masks for s in held])
     return stand_in
@@ -103,12 +71,12 @@ def tuning(monkeypatch: pytest.MonkeyPatch) -> Tuning:
 def run(file: Path, images: int | list[Sample] = 5, seed_of_model: int = 0, **options):
     settings = {"strategy": "classic", "steps": 2, "n_folds": 3} | options
     model = new_model("scellseg", tiny.LEVELS, seed=seed_of_model)
-    return cross_validate(
+    return learning_curve.cross_validate(
         model, worms(images) if isinstance(images, int) else images, file, **settings
     )
 
 
-def test_a_table_of_folds_and_numbers_of_shots(tmp_path: Path, tuning: Tuning):
+def test_a_table_of_folds_and_numbers_of_shots(tmp_path: Path, tuning: Mock):
     frame = run(tmp_path / "curve.csv")
     # Five images in three folds: the smallest pool has three.
     assert frame.groupby("fold")["n_shots"].agg(list).tolist() == [[0, 1, 2, 3]] * 3
@@ -124,27 +92,27 @@ def test_a_table_of_folds_and_numbers_of_shots(tmp_path: Path, tuning: Tuning):
     for _, part in frame[frame["n_shots"] > 0].groupby("fold"):
         drawn = [names.split("; ") for names in part["shots"]]
         assert all(more[: len(few)] == few for few, more in pairwise(drawn))
-    assert [len(call["shots"]) for call in tuning.calls] == [1, 2, 3] * 3
+    assert [len(call.args[1]) for call in tuning.call_args_list] == [1, 2, 3] * 3
 
 
-def test_a_killed_run_goes_on_and_a_second_computes_nothing(tmp_path: Path, tuning: Tuning):
+def test_a_killed_run_goes_on_and_a_second_computes_nothing(tmp_path: Path, tuning: Mock):
     file = tmp_path / "curve.csv"
-    tuning.stop_at = 4
+    tuning.side_effect = [None] * 4 + [KeyboardInterrupt]
     with pytest.raises(KeyboardInterrupt):
         run(file)
     before = pd.read_csv(file)
     assert (before["n_shots"] > 0).sum() == 4  # all that were finished
-    tuning.stop_at = None
+    tuning.side_effect = None
     frame = run(file)
-    assert len(tuning.calls) == 9
+    assert tuning.call_count == 1 + 9
     assert frame["key"].tolist()[: len(before)] == before["key"].tolist()
     pd.testing.assert_frame_equal(run(file), frame)
-    assert len(tuning.calls) == 9
+    assert tuning.call_count == 1 + 9
     assert [path.name for path in tmp_path.iterdir()] == ["curve.csv"]  # no scratch file is left
 
 
 @pytest.mark.parametrize("change", ["masks", "steps", "seed", "seed_of_model"])
-def test_what_a_score_depends_on_is_not_taken_over(tmp_path: Path, tuning: Tuning, change: str):
+def test_what_a_score_depends_on_is_not_taken_over(tmp_path: Path, tuning: Mock, change: str):
     file, images = tmp_path / "curve.csv", list(worms(3))
     first = run(file, images)
     options = {} if change == "masks" else {change: 3}
@@ -158,17 +126,17 @@ def test_what_a_score_depends_on_is_not_taken_over(tmp_path: Path, tuning: Tunin
     assert set(kept) == set(first["key"]) | set(second["key"])  # nothing is lost
 
 
-def test_queries_belong_to_contrastive_tuning_alone(tmp_path: Path, tuning: Tuning):
+def test_queries_belong_to_contrastive_tuning_alone(tmp_path: Path, tuning: Mock):
     queries, file = tiny.worms(2, 5).without_masks(), tmp_path / "curve.csv"
     classic = run(file)
     assert run(file, queries=queries)["key"].tolist() == classic["key"].tolist()
     contrastive = run(file, queries=queries, strategy="contrastive")
     assert not set(contrastive["key"]) & set(classic["key"])
-    assert all(call["queries"] is queries for call in tuning.calls[9:])
+    assert all(call.args[2] is queries for call in tuning.call_args_list[9:])
     assert not set(contrastive["held_out"]) & {query.name for query in queries}
 
 
-def test_images_without_cells_are_left_out(tmp_path: Path, tuning: Tuning):
+def test_images_without_cells_are_left_out(tmp_path: Path, tuning: Mock):
     empty = Sample("empty", lambda: tiny.worm(9)[0], lambda: np.zeros((200, 200), np.int32))
     frame = run(tmp_path / "curve.csv", [*worms(3), empty])
     assert not frame["held_out"].str.contains("empty").any()
@@ -178,7 +146,7 @@ def test_images_without_cells_are_left_out(tmp_path: Path, tuning: Tuning):
     assert "at least three annotated images" in expect(one, 1).sentence
 
 
-def test_a_damaged_table_is_named_and_kept(tmp_path: Path, tuning: Tuning):
+def test_a_damaged_table_is_named_and_kept(tmp_path: Path, tuning: Mock):
     file = tmp_path / "curve.csv"
     run(file, 3)
     text = file.read_text()
@@ -211,19 +179,15 @@ def curve(x, bmax=TRUE[0], kd=TRUE[1]):
     return bmax * np.asarray(x, float) / (kd + np.asarray(x, float))
 
 
-def test_gain_of_a_known_curve():
-    fit = HyperbolaFit(*TRUE, 1.0, np.zeros((2, 2)), 20)
-    assert estimate_gain(fit, 10, 2) == pytest.approx([curve(12) - curve(10)] * 3)
-
-
 def test_interval_is_that_of_the_difference():
     """Against draws of (Bmax, Kd) from the fit's covariance, of which each gives a difference."""
     rng = np.random.default_rng(0)
     fit = fit_hyperbola(COUNTS, curve(COUNTS) + rng.normal(0, 0.02, COUNTS.size))
     draws = np.random.default_rng(1).multivariate_normal([fit.bmax, fit.kd], fit.covariance, 50_000)
     differences = curve(12, *draws.T) - curve(10, *draws.T)
-    rise, low, high = estimate_gain(fit, 10, 2)
-    assert rise == pytest.approx(curve(12, fit.bmax, fit.kd) - curve(10, fit.bmax, fit.kd))
+    low, high = fit.confidence_band(12, 10)
+    rise = curve(12, fit.bmax, fit.kd) - curve(10, fit.bmax, fit.kd)
+    assert (low + high) / 2 == pytest.approx(rise)
     student = 2.1009  # of 18 degrees of freedom
     assert (high - low) / 2 == pytest.approx(student * differences.std(), rel=0.03)
     # The edges of the band know nothing of what both heights have in common.
@@ -238,7 +202,7 @@ def test_interval_holds_the_truth_as_often_as_it_says(images_differ, least, most
     for _ in range(400):
         offset = np.repeat(rng.normal(0, images_differ, 5), 4)
         fit = fit_hyperbola(COUNTS, curve(COUNTS) + offset + rng.normal(0, 0.03, COUNTS.size))
-        _, low, high = estimate_gain(fit, 10, 2)
+        low, high = fit.confidence_band(12, 10)
         held += low <= curve(12) - curve(10) <= high
     assert least <= held / 400 <= most
 
@@ -259,11 +223,10 @@ def test_sentence_of_a_curve_that_rises():
     said = expect(frame, 10)
     numbers = [f"{value:.2f}" for value in (said.gain, said.low, said.high)]
     assert said.gain == pytest.approx(curve(12) - curve(10), abs=0.01)
-    start = "Two more images are expected to add {} mAP ({} to {}). This is an extrapolation"
+    start = "2 more images are expected to add {} mAP ({} to {}). This is an extrapolation"
     assert said.sentence.startswith(start.format(*numbers))
     assert "with 1 to 8 images" in said.sentence
-    assert expect(frame, 10, 1).sentence.startswith("One more image is expected to add")
-    assert expect(frame, 10, 25).sentence.startswith("25 more images are expected")
+    assert expect(frame, 10, 1).sentence.startswith("1 more image is expected to add")
 
 
 def test_sentences_of_scores_that_scatter_and_of_a_curve_that_has_levelled_off():
@@ -294,16 +257,16 @@ def test_where_there_is_no_curve_it_says_why(scores, why):
     said = expect(table(scores), 5)
     assert said.fit is None
     assert np.isnan([said.gain, said.low, said.high]).all()
-    assert said.sentence.startswith("What two more images would add cannot be told: ")
+    assert said.sentence.startswith("What 2 more images would add cannot be told: ")
     assert re.search(why, said.sentence)
 
 
 def test_the_curve_is_drawn_as_far_as_there_is_one():
     frame = pd.concat([of_curve(0.02), table({0: [0.1, 0.2]})])
     axes = plt.figure().subplots(1, 3)
-    draw_curve(axes[0], frame, expect(frame, 10), 10)
-    draw_curve(axes[1], frame, Expectation("no curve"), 10)
-    draw_curve(axes[2], frame[:0], Expectation("no curve"), 1)
+    learning_curve.draw_curve(axes[0], frame, expect(frame, 10), 10)
+    learning_curve.draw_curve(axes[1], frame, Expectation("no curve"), 10)
+    learning_curve.draw_curve(axes[2], frame[:0], Expectation("no curve"), 1)
     labels = [" ".join(panel.get_legend_handles_labels()[1]) for panel in axes]
     assert ["extrapolated" in one for one in labels] == [True, False, False]
     assert axes[0].get_xlim()[1] > 12
@@ -311,36 +274,38 @@ def test_the_curve_is_drawn_as_far_as_there_is_one():
 
 
 def test_example_folder_is_one_that_can_be_loaded(tmp_path: Path):
-    folder = write_example(tmp_path / "worms", n_shot=1, n_query=1)
+    folder = learning_curve.write_example(tmp_path / "worms", n_shot=1, n_query=1)
     data = load_dataset(folder)
     assert len(data.shot) == 1
     assert data.shot[0].masks.max() > 5
-    assert [(one.name, one.read_masks) for one in select_queries(data)] == [("worms_2", None)]
+    assert [(one.name, one.read_masks) for one in learning_curve.select_queries(data)] == [
+        ("worms_2", None)
+    ]
     # Bright on black: what the packaged models have not seen.
     image, masks = data.shot[0].image[0], data.shot[0].masks
     assert np.median(image[masks > 0]) > 2 * np.median(image[masks == 0])
     written = {path: path.stat().st_mtime_ns for path in folder.rglob("*.tif")}
-    write_example(folder, n_shot=1, n_query=1)
+    learning_curve.write_example(folder, n_shot=1, n_query=1)
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.tif")} == written
     shutil.rmtree(folder / "query")  # nothing to be segmented is no error
-    assert len(select_queries(load_dataset(folder))) == 0
+    assert len(learning_curve.select_queries(load_dataset(folder))) == 0
 
 
 def test_styles_say_which_images_are_far():
     model, images = new_model("scellseg", tiny.LEVELS), worms(3)
-    unknown = check_styles(model, images, 20.0)
+    unknown = learning_curve.check_styles(model, images, 20.0)
     assert unknown["distance"].isna().all()
     assert "does not say" in tell_styles(unknown)
     near = embed(model, images[0], 20.0).astype(float)
     card = {"styles": [near.tolist()], "style_radius": 1e-6}
     model.card = model.card.model_copy(update=card)
-    some = check_styles(model, images, 20.0)
+    some = learning_curve.check_styles(model, images, 20.0)
     assert some["in words"].str.startswith("far").tolist() == [False, True, True]
-    said = tell_styles(some)
-    assert said.startswith("2 of the 3 images are far from anything the model has seen")
-    assert "worm1, worm3" in said
-    assert tell_styles(some[:1]).startswith("This image is not far")
-    assert tell_styles(some[1:]).startswith("These images are far")
+    assert "seen: 2 of 3 images (up to" in tell_styles(some)
+    assert "Annotate one like worm1, worm3, and" in tell_styles(some)
+    assert tell_styles(some[:1]) == "No image is far from what the model has seen."
+    assert "2 of 2 images" in tell_styles(some[1:])
+    assert "Do not trust it" in tell_styles(some[1:])
 
 
 def test_gallery_counts_the_cells():
@@ -357,7 +322,7 @@ def test_results_are_written_for_every_cell(tmp_path: Path):
         Cells(one.name, one.masks, Prediction(one.name, one.image, one.image, (200, 200), 20.0))
         for one in images
     ]
-    cells = save_results(found, images, tmp_path)
+    cells = learning_curve.save_results(found, images, tmp_path)
     assert cells.groupby("image")["label"].size().tolist() == [one.masks.max() for one in images]
     areas = np.bincount(images[0].masks.ravel())[1:]
     assert cells.loc[cells["image"] == "worm0", "area"].tolist() == areas.tolist()
@@ -365,7 +330,7 @@ def test_results_are_written_for_every_cell(tmp_path: Path):
     assert len(pd.read_csv(tmp_path / "measurements.csv")) == len(cells)
     files = {path.name for path in tmp_path.rglob("*.*")}
     assert files >= {"worm0_masks.tif", "worm1_masks.tif", "worm0_rois.zip", "worm1_rois.zip"}
-    save_results(found[1:], replace(images, samples=images.samples[1:]), tmp_path)
+    learning_curve.save_results(found[1:], replace(images, samples=images.samples[1:]), tmp_path)
     left = {path.name for path in tmp_path.rglob("*.*")}
     assert left == {"measurements.csv", "worm1_masks.tif", "worm1_rois.zip"}
 
@@ -374,12 +339,14 @@ def test_folders_of_one_name_have_results_of_their_own(tmp_path: Path):
     runs, folders = tmp_path / "runs", [tmp_path / part / "worms" for part in "ab"]
     for folder in folders:
         folder.mkdir(parents=True)
-    places = [place_results(runs, folder, "worms") for folder in folders]
+    places = [learning_curve.place_results(runs, folder, "worms") for folder in folders]
     assert len(set(places)) == 2
     assert all(place.parent == runs and place.name.startswith("worms-") for place in places)
-    assert place_results(runs, str(folders[0] / ".." / "worms"), "worms") == places[0]
-    assert place_results(runs, "", "worms") == runs / "worms"
-    assert place_results(runs, "no_folder_but_a_set", "worms") == runs / "worms"
+    assert (
+        learning_curve.place_results(runs, str(folders[0] / ".." / "worms"), "worms") == places[0]
+    )
+    assert learning_curve.place_results(runs, "", "worms") == runs / "worms"
+    assert learning_curve.place_results(runs, "no_folder_but_a_set", "worms") == runs / "worms"
 
 
 def test_the_notebook_tells_the_scores_of_its_second_curve() -> None:

@@ -22,11 +22,9 @@ from scellseg_lib.representation.semantic import UNet2, UNet3
 from scellseg_lib.samples import Sample, resize, resize_masks
 from scellseg_lib.segmentation import predict
 
-FOREGROUND = 0.5
-"""Logit from which a pixel is a cell in HoVer, whatever threshold is asked for."""
+FOREGROUND = 0.5  # logit from which a pixel is a cell in HoVer, whatever threshold is asked for
 EDGE_THRESHOLD = 0.6
-REACH = 10
-"""Pixels within which a border pixel of U-Net3 finds its cell."""
+REACH = 10  # pixels within which a border pixel of U-Net3 finds its cell
 
 
 class HoVerAsReleased(HoVer):

@@ -13,14 +13,10 @@ from scellseg_lib.paper.shots import find_covering_shots, find_shots
 from scellseg_lib.paper.trial import Trial
 from scellseg_lib.plots import METHODS
 
-Method = tuple[str, str]
-"""Model and strategy."""
-CFT, FT, CELLPOSE = COMPARED = tuple(METHODS)[:3]
-"""Scellseg-CFT, Scellseg-FT and Cellpose-FT, the methods of Fig. 5."""
-BASELINES = tuple(METHODS)[3:]
-"""HoVer-FT, U-Net3-FT and U-Net2-FT."""
-LAYERS = ("downsampling_fixed", "extractor_fixed")
-"""What is fixed in Extended Data Fig. 8, beside nothing."""
+Method = tuple[str, str]  # model and strategy
+CFT, FT, CELLPOSE = COMPARED = tuple(METHODS)[:3]  # the methods of Fig. 5
+BASELINES = tuple(METHODS)[3:]  # HoVer-FT, U-Net3-FT and U-Net2-FT
+LAYERS = ("downsampling_fixed", "extractor_fixed")  # in Extended Data Fig. 8, beside nothing
 CONTRAST_VARIANTS: dict[str, dict[str, Any]] = {
     "fixed": {"options": (("alpha", "fixed"),)},
     "scheduled": {"options": (("alpha", "scheduled"),)},

@@ -20,10 +20,8 @@ class ShotPlan(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    shots: tuple[int, ...]
-    """Numbers of annotated images, rising; the largest is that of all but the shot scale."""
-    states: tuple[int, ...]
-    """Random states; untuned models take the first."""
+    shots: tuple[int, ...]  # numbers of images, rising; all but the shot scale use the largest
+    states: tuple[int, ...]  # random states; untuned models take the first
 
 
 class Profile(BaseModel):
@@ -36,16 +34,11 @@ class Profile(BaseModel):
     """Where models start, see `Trial.weights`."""
     levels: tuple[int, ...]
     models: tuple[NetworkName, ...]
-    data: dict[str, ShotPlan]
-    """Data sets, in the paper's order."""
-    contrast: str
-    """Contrast images."""
-    general_test: tuple[str, ...] = ()
-    """Data sets whose split of that name tests what remains of generality (Ext. Data Fig. 4)."""
-    subsets: tuple[str, ...] = ()
-    """Nested pre-training subsets, poorest first (Fig. 4)."""
-    pretraining: PretrainRecipe | None = None
-    """How models are pre-trained on subsets; None: by the paper's recipe."""
+    data: dict[str, ShotPlan]  # data sets, in the paper's order
+    contrast: str  # contrast images
+    general_test: tuple[str, ...] = ()  # data sets for what remains of generality (Ext. Fig. 4)
+    subsets: tuple[str, ...] = ()  # nested pre-training subsets, poorest first (Fig. 4)
+    pretraining: PretrainRecipe | None = None  # on subsets; None: by the paper's recipe
     steps: int = 100
     precision: Literal["fp32", "bf16"] = "fp32"
 
@@ -66,14 +59,11 @@ class Profile(BaseModel):
         if lacking := [name for name in data if name not in self.data]:
             has = f"It has: {', '.join(self.data)}."
             raise ScellsegError(f"the profile has no data set {lacking[0]!r}", remedy=has)
-        if data:
-            content["data"] = {name: content["data"][name] for name in data}
+        content["data"] = {name: content["data"][name] for name in data or self.data}
         for plan in content["data"].values():
             plan["states"] = tuple(states) or plan["states"]
             plan["shots"] = tuple(sorted(shots)) or plan["shots"]
-        if models:
-            content["models"] = tuple(models)
-        return _validate(content, self.name)
+        return _validate(content | {"models": tuple(models) or self.models}, self.name)
 
 
 def list_profiles() -> list[str]:
@@ -94,22 +84,15 @@ def _validate(content: Mapping[str, Any], where: str) -> Profile:
     try:
         return Profile.model_validate(content)
     except ValidationError as error:
-        places = [(".".join(map(str, one["loc"])), one["msg"]) for one in error.errors()]
-        wrong = "; ".join(f"{place}: {said}" for place, said in places)
+        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         remedy = "See `Profile` for its fields."
         raise ScellsegError(f"this is no profile: {wrong}", where=where, remedy=remedy) from error
 
 
 # --- parameters of notebooks -----------------------------------------------------------------
 
-PARAMETERS: dict[str, Any] = {
-    "PROFILE": "released",
-    "DATA": [],
-    "MODELS": [],
-    "STATES": [],
-    "SHOTS": [],
-    "COMPUTE": False,
-}
+PARAMETERS: dict[str, Any] = {"PROFILE": "released", "DATA": [], "MODELS": [], "STATES": []}
+PARAMETERS |= {"SHOTS": [], "COMPUTE": False}
 """Parameters of a figure's notebook, with values of their types; empty: as the profile has it."""
 
 
@@ -127,9 +110,8 @@ def check_parameters(namespace: Mapping[str, Any], known: Mapping[str, Any]) -> 
     the right type for each parameter. The error says the nearest known name.
     """
     for name, value in namespace.items():
-        if name.startswith("_") or name in ("In", "Out"):
-            continue  # what Python and IPython put in
-        if not isinstance(value, str | int | float | list | dict | tuple | None):
+        put_in = name.startswith("_") or name in ("In", "Out")  # by Python and IPython
+        if put_in or not isinstance(value, str | int | float | list | dict | tuple | None):
             continue
         if name not in known:
             near = get_close_matches(name.upper(), known, 1)

@@ -38,20 +38,16 @@ from scellseg_lib.samples import Dataset
 from scellseg_lib.segmentation import FLIPS, Cells, Prediction, decode, predict
 from scellseg_lib.training import resume_precision, segmentation_loss
 
-CELL_THRESHOLDS = (0.5, 0.0)
-"""Of the released scripts, and of Cellpose."""
+CELL_THRESHOLDS = (0.5, 0.0)  # of the released scripts, and of Cellpose
 
 
 @dataclass(frozen=True)
 class Workspace:
     """Where trials are computed and kept."""
 
-    store: Store
-    """Gets each result as soon as it is there."""
-    scratch: Path
-    """Folder of tuned and pre-trained models, and of checkpoints that a killed run goes on from."""
-    pretraining: PretrainRecipe | None = None
-    """How the models of ``"subset:NAME"`` are pre-trained; None: by the paper's recipe."""
+    store: Store  # gets each result as soon as it is there
+    scratch: Path  # of tuned and pre-trained models, and checkpoints of runs that were killed
+    pretraining: PretrainRecipe | None = None  # on subsets; None: by the paper's recipe
 
 
 def open_workspace(profile: Profile) -> Workspace:
@@ -227,12 +223,9 @@ def _choose_precision(trial: Trial) -> Precision:
 class SweepOutcome:
     """What became of trials; those not begun for want of time are not in it."""
 
-    keys: list[str] = field(default_factory=list)
-    """Of those whose results are in the store now."""
-    computed: int = 0
-    """How many of these were not there before."""
-    failed: dict[Trial, str] = field(default_factory=dict)
-    """Why the others have none."""
+    keys: list[str] = field(default_factory=list)  # of those whose results are in the store now
+    computed: int = 0  # how many of these were not there before
+    failed: dict[Trial, str] = field(default_factory=dict)  # why the others have none
 
     def add(self, trial: Trial, get_result: Callable[[], tuple[str, bool]]) -> None:
         """Take in what `compute` says of a trial, or why it failed."""
@@ -301,11 +294,9 @@ N_IMAGES = 30  # that a trial segments, about; one costs about a third of a step
 class SweepPlan:
     """Trials of a sweep."""
 
-    missing: list[Trial]
-    """In the order in which they are to be computed."""
+    missing: list[Trial]  # in the order in which they are to be computed
     n_trials: int
-    seconds: float
-    """About how long the missing ones take, one after the other, on this machine."""
+    seconds: float  # about how long the missing ones take, one after the other, on this machine
 
 
 def plan_sweep(experiments: Sequence[str], profile: Profile, store: Store) -> SweepPlan:

@@ -1,7 +1,4 @@
-"""Which images are the shots: drawn by a random state, or chosen to cover the styles.
-
-Both are committed tables, the same for all models.
-"""
+"""Committed tables of shots, the same for all models: drawn at random, or covering the styles."""
 
 from functools import cache
 
@@ -20,7 +17,7 @@ from scellseg_lib.style import embed
 def find_shots(data: str, n: int, state: int) -> tuple[str, ...]:
     """Names of `n` shots: from the table, or drawn from the data set's pool where it has none.
 
-    Those of a smaller number are among those of a larger one. Of a data set that is neither in the
+    The table holds whole pools as `Dataset.shots` draws them. Of a data set that is neither in the
     table nor here, the names are open ("shot 1 of state 0"): a sweep can be planned without it, and
     computing such a trial says that the data set is not here.
     """
@@ -42,13 +39,6 @@ def find_covering_shots(data: str, n: int) -> tuple[str, ...]:
     """
     pool = _read_table("covering_shots.csv", ("data",)).get((data,), ())
     return pool[:n] if n < len(pool) else ()
-
-
-def draw_table(data: Dataset, states: int) -> pd.DataFrame:
-    """Rows of ``shots.csv``: ``data``, ``state`` and the whole pool in the order drawn."""
-    orders = [data.shots(len(data.shot), state) for state in range(states)]
-    images = [" ".join(sample.name for sample in order) for order in orders]
-    return pd.DataFrame({"data": data.name, "state": range(states), "images": images})
 
 
 def cover_styles(data: Dataset, model: Model) -> tuple[str, ...]:

@@ -73,68 +73,41 @@ class Store:
         trials, versions, methods = {}, [], set()
         for key in dict.fromkeys(keys):
             origin = self.read_origin(key)
-            identity = origin["trial"]
-            trials[key] = {
-                "commit": origin["commit"],
-                "pixels": identity["pixels"][:16],
-                "weights_sha256": identity["weights_sha256"][:16],
-            }
-            methods.add(identity["method"])
+            hashes = {name: origin["trial"][name][:16] for name in ("pixels", "weights_sha256")}
+            trials[key] = {"commit": origin["commit"]} | hashes
+            methods.add(origin["trial"]["method"])
             if origin["versions"] not in versions:
                 versions.append(origin["versions"])
         return {"trials": trials, "versions": versions, "method": sorted(methods)}
 
     def read_scores(
-        self,
-        among: Collection[Trial] | None = None,
-        *,
-        keys: Iterable[str] | None = None,
-        **wanted: Any,
+        self, among: Collection[Trial] | None = None, *, keys: Iterable[str] | None = None
     ) -> pd.DataFrame:
-        """Read the scores of trials of this version of the method.
+        """Read the scores of trials of this version of the method: of all, or those asked for.
 
-        Parameters
-        ----------
-        among, keys
-            Trials and keys to look at; None: all.
-        **wanted
-            Values that fields of the trials must have; lists are tuples here.
-
-        Returns
-        -------
-        DataFrame
-            One row for each trial, cell threshold, image and IoU threshold: the columns of
-            `metrics.evaluate`, ``cell_threshold``, the trial's fields, and its ``key``. Sorted by
-            what is asked for in a trial, not by when it was computed.
-
-        Raises DatasetError if a file is damaged, a field unknown, no trial fits, or one has two
-        results.
+        One row for each trial, cell threshold, image and IoU threshold: the columns of
+        `metrics.evaluate`, ``cell_threshold``, the trial's fields, and its ``key``. Sorted by what
+        is asked for in a trial, not by when it was computed. DatasetError if a file is damaged, no
+        trial is there, or one has two results.
         """
         found: dict[Trial, dict[str, Any]] = {}
         hashes = {}
         for key in self.list_keys() if keys is None else dict.fromkeys(keys):
             origin = self.read_origin(key)
             trial = parse_trial(origin)
-            identity = {name: _freeze(value) for name, value in origin["trial"].items()}
-            known = ADDED | identity | {"n_shots": trial.n_shots, "key": key}
-            if unknown := wanted.keys() - known.keys():
-                remedy = f"They have {sorted(known)}."
-                raise DatasetError(f"trials have no {sorted(unknown)}", remedy=remedy)
+            known = ADDED | {name: _freeze(value) for name, value in origin["trial"].items()}
             if known["method"] != METHOD_VERSION or (among is not None and trial not in among):
-                continue
-            if any(known[name] != value for name, value in wanted.items()):
                 continue
             if trial in found:
                 what = f"a trial has two results, {found[trial]['key']} and {key}: of other images "
                 remedy = "Delete the two files of the one that is out of date."
                 raise DatasetError(f"{what}or weights", where=self.folder, remedy=remedy)
-            found[trial], hashes[key] = known, origin.get("scores_sha256")
+            found[trial] = known | {"n_shots": trial.n_shots, "key": key}
+            hashes[key] = origin.get("scores_sha256")
         if not found:
             what = f"the {len(among)} trials asked for" if among is not None else "any trial"
             remedy = "Run the trials first (COMPUTE = True in a notebook, or `scellseg sweep`)."
-            raise DatasetError(
-                f"there is no result of {wanted or what}", where=self.folder, remedy=remedy
-            )
+            raise DatasetError(f"there is no result of {what}", where=self.folder, remedy=remedy)
         order = ["data", "weights", "protocol", "model", "strategy", "n_shots", "seed"]
         trials = pd.DataFrame(found.values()).sort_values(order, kind="stable", ignore_index=True)
         # All tables are read as one, which is thirty times as fast as one after the other.
@@ -177,9 +150,7 @@ def load_or_compute(
     """
     file = paths.results(profile.name) / f"{name}.csv"
     said, asked = file.with_suffix(".json"), json.loads(json.dumps(origin))
-    known: dict[str, Any] = {}
-    if said.is_file():
-        known = _read_or_tell(said, _read_json, *TABLE)
+    known = _read_or_tell(said, _read_json, *TABLE) if said.is_file() else {}
     other = [field for field in asked if known.get(field) != asked[field]]
     if other or not known:
         if not compute:

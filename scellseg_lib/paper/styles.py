@@ -23,12 +23,9 @@ N_NEIGHBOURS = 5
 class Purity(NamedTuple):
     """How well styles tell data sets apart."""
 
-    silhouette: float
-    """Mean over the images, -1 to 1: how much nearer a set's own images are than the next set's."""
-    knn_accuracy: float
-    """Share of images whose data set is that of most of their 5 nearest neighbours."""
-    chance: float
-    """The same share if one always said the largest set."""
+    silhouette: float  # -1 to 1: how much nearer a set's own images are than the next set's
+    knn_accuracy: float  # share of images whose set is that of most of their 5 nearest neighbours
+    chance: float  # the same share if one always said the largest set
     n_images: int
 
 
@@ -55,16 +52,10 @@ def lay_out(frame: pd.DataFrame, *, perplexity: float = 30.0, seed: int = 0) -> 
     """Lay the images out in the plane by t-SNE; neighbours stay neighbours, distances mean nothing.
 
     The frame is that of `embed_styles`; its ``data`` and ``image`` are returned, with ``x`` and
-    ``y``. ScellsegError if there are no more images than ``perplexity``, about how many neighbours
-    count.
+    ``y``. There must be more images than ``perplexity``, about how many neighbours count.
     """
     from sklearn.manifold import TSNE
 
-    if len(frame) <= perplexity:
-        raise ScellsegError(
-            f"{len(frame)} images are too few for a perplexity of {perplexity:g}",
-            remedy="Give more images, or a smaller perplexity.",
-        )
     # Started from the principal components, so that far groups keep something of their places.
     tsne = TSNE(perplexity=perplexity, init="pca", random_state=seed)
     x, y = tsne.fit_transform(stack_styles(frame)).T

@@ -13,11 +13,9 @@ from scellseg_lib.samples import Dataset, Sample
 METHOD_VERSION = 1  # HoVer's decoding was mended under it, before it had any result
 """Raised when a change of the code changes scores: trials of another version are other trials."""
 METHOD_SOURCES = "20c2d97a4fa730bd"
-"""Hash of the code that decides scores; a test says when it is another and the version may have to
-be raised."""
+"""Hash of the code that decides scores: when a test finds another, the version may have to rise."""
 ADDED = {"queries": "query", "tested_on": ""}
-"""Fields that came after the first results, with the value that those had: where a trial has it,
-its identity leaves the field out, so that its key is the same as ever."""
+"""Later fields, with what was before: its identity leaves that out, so that keys stay the same."""
 
 
 class DecodingProtocol(NamedTuple):
@@ -41,37 +39,25 @@ PROTOCOLS = {
 class Trial:
     """One run: which model is tuned how, by which shots, and how its maps are decoded."""
 
-    data: str
-    """Name of the data set."""
-    model: str
-    """One of the five networks."""
-    weights: str
-    """What it starts from: "packaged", "released", "untrained", or pre-trained on "subset:NAME"."""
-    strategy: str
-    """"direct" (not tuned), or a strategy of `finetune`."""
-    shots: tuple[str, ...]
-    """Names of the annotated images; "direct" takes their diameter."""
-    seed: int = 0
-    """The random state: of the draw of shots and of the patches."""
+    data: str  # name of the data set
+    model: str  # one of the five networks
+    weights: str  # "packaged", "released", "untrained", or pre-trained on "subset:NAME"
+    strategy: str  # "direct" (not tuned), or a strategy of `finetune`
+    shots: tuple[str, ...]  # names of the annotated images; "direct" takes their diameter
+    seed: int = 0  # the random state: of the draw of shots and of the patches
     steps: int = 100
-    options: tuple[tuple[str, Any], ...] = ()
-    """Further options of `finetune`, as sorted pairs."""
+    options: tuple[tuple[str, Any], ...] = ()  # further options of `finetune`, as sorted pairs
     levels: tuple[int, ...] = (32, 64, 128, 256)
+    # What is scored: a split of the data set, or "held_out": the images of its pool but the shots.
     split: str = "query"
-    """Images that are segmented and scored: a split of the data set, or "held_out": the images of
-    its pool that are no shots."""
-    protocol: str = "paper"
-    """One of `PROTOCOLS`."""
-    contrast: str = ""
-    """Name of the contrast images; none for a strategy without."""
-    precision: str = "fp32"
-    """Numeric type of the network: "fp32" or "bf16"."""
+    protocol: str = "paper"  # one of `PROTOCOLS`
+    contrast: str = ""  # name of the contrast images; none for a strategy without
+    precision: str = "fp32"  # numeric type of the network: "fp32" or "bf16"
+    # Split that contrastive fine-tuning has as queries, without masks: "query", as in the paper
+    # (transductive), or "shot", the pool (inductive).
     queries: str = "query"
-    """Split whose images, without masks, are the queries of contrastive fine-tuning: "query", as in
-    the paper (transductive), or "shot", the pool (inductive)."""
+    # Another data set whose split is scored, each image scaled by its own true diameter, an oracle.
     tested_on: str = ""
-    """Name of another data set whose split is scored; each of its images is scaled by its own true
-    diameter, an oracle. None: ``data``."""
 
     @property
     def n_shots(self) -> int:

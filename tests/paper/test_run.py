@@ -168,39 +168,6 @@ def test_a_tuned_model_serves_both_protocols(data, start, tmp_path, monkeypatch)
     assert not list(tmp_path.glob("*.checkpoint"))
 
 
-def test_trials_that_are_there_are_not_run_again(data, tmp_path, monkeypatch):
-    done, score = [], run.score
-
-    def stop_at_the_third(trial, *arguments):
-        if len(done) == 2:
-            raise KeyboardInterrupt
-        done.append(trial)
-        return score(trial, *arguments)
-
-    monkeypatch.setattr(run, "score", stop_at_the_third)
-    store = Store(tmp_path / "deeper" / "trials")
-    workspace = Workspace(store, tmp_path)
-    wanted = [make_trial("direct", seed=s, protocol=p) for s in (0, 1) for p in ("paper", "best")]
-    with pytest.raises(KeyboardInterrupt):
-        run.compute_missing(wanted, workspace)
-    assert done == wanted[:2]  # both are kept, though the third was cut off
-    assert set(store.list_trials()) == set(done)
-    done.clear()
-    outcome = run.compute_missing(wanted, workspace)
-    assert done == wanted[2:]
-    assert (outcome.computed, outcome.failed) == (2, {})
-    frame = store.read_scores()
-    assert set(frame["key"]) == set(outcome.keys)
-    assert not frame.duplicated(["key", "cell_threshold", "image", "threshold"]).any()
-    before = {file.name: file.read_bytes() for file in store.folder.iterdir()}
-    assert len(before) == 2 * 4
-    again = run.compute_missing(wanted, workspace)
-    assert (again.keys, again.computed) == (outcome.keys, 0)
-    assert {file.name: file.read_bytes() for file in store.folder.iterdir()} == before
-    late = run.compute_missing([make_trial(seed=9)], workspace, limit_seconds=-1.0)
-    assert (late.keys, late.failed) == ([], {})
-
-
 def test_a_trial_that_fails_is_named_and_stops_no_other(data, tmp_path):
     poisoned, sound = make_trial("direct", shots=("no such image",)), make_trial("direct")
     workspace = Workspace(Store(tmp_path / "store"), tmp_path)
@@ -208,6 +175,10 @@ def test_a_trial_that_fails_is_named_and_stops_no_other(data, tmp_path):
     assert list(outcome.failed) == [poisoned]
     assert "no such image" in outcome.failed[poisoned]
     assert (len(outcome.keys), outcome.computed) == (1, 1)
+    again = run.compute_missing([sound], workspace)
+    assert (again.keys, again.computed) == (outcome.keys, 0)
+    late = run.compute_missing([make_trial(seed=9)], workspace, limit_seconds=-1.0)
+    assert (late.keys, late.failed) == ([], {})
 
 
 def test_images_of_another_set_are_scaled_by_their_own_cells(data, start, monkeypatch):

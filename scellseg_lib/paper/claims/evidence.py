@@ -22,8 +22,7 @@ from scellseg_lib.paper.store import Store, read_table
 from scellseg_lib.paper.styles import Purity, measure_purity
 from scellseg_lib.plots import METHODS
 
-PAIRS = {method.label: pair for pair, method in METHODS.items()}
-"""Model and strategy of each tuned method."""
+PAIRS = {label: pair for pair, label in METHODS.items()}  # model and strategy of each tuned method
 CFT, FT, CELLPOSE, HOVER, UNET3, UNET2 = PAIRS
 RIVALS = (CELLPOSE, HOVER, UNET3, UNET2)
 LABELS = {
@@ -40,10 +39,8 @@ STANDS_FOR = dict.fromkeys(LABELS.values(), "") | {"T98G": "LIVECell_bv2", "HeLa
 SUBSETS = ("Sneuro", "Sfluor", "Scell", "Smicro", "Sgeneral")
 ASKED = ["data", "model", "strategy", "n_shots", "weights", "options", "tested_on"]
 """What tells one method's trials from another's."""
-CURVE = [f"AP@{threshold:g}" for threshold in THRESHOLDS]
-"""Measures of a trial, beside mAP and mAJI."""
-TABLES = "released"
-"""Profile whose tables of styles, data sets and touching cells are evidence."""
+CURVE = [f"AP@{threshold:g}" for threshold in THRESHOLDS]  # measures, beside mAP and mAJI
+TABLES = "released"  # profile whose tables of styles, data sets and touching cells are evidence
 
 
 class Untested(ScellsegError):
@@ -57,17 +54,12 @@ class Untested(ScellsegError):
 class Evidence:
     """What claims are judged by; tables that are None are not there."""
 
-    trials: pd.DataFrame
-    """Rows of `Store.read_scores` with a column ``profile``; may be empty."""
-    purity: Purity | None = None
-    """How well styles of the untuned Scellseg tell data sets apart,"""
-    purity_of: Sequence[str] = ()
-    """and which these are."""
-    datasets: pd.DataFrame | None = None
-    """Of `sum_up_datasets`."""
+    trials: pd.DataFrame  # rows of `Store.read_scores` with a column ``profile``; may be empty
+    purity: Purity | None = None  # how well styles of the untuned Scellseg tell data sets apart,
+    purity_of: Sequence[str] = ()  # and which these are
+    datasets: pd.DataFrame | None = None  # of `sum_up_datasets`
+    # Touching cells by ``data``, ``strategy`` and ``seed``: ``pairs``, and those ``separated``.
     neighbours: pd.DataFrame | None = None
-    """Touching true cells: ``data``, ``strategy`` ("direct" or "contrastive"), ``seed``, ``pairs``,
-    and ``separated``, those of which no prediction covers most of both."""
 
 
 def load_evidence(profiles: Sequence[str]) -> Evidence:
@@ -99,27 +91,16 @@ def load_evidence(profiles: Sequence[str]) -> Evidence:
 def sum_up_datasets(census: pd.DataFrame) -> pd.DataFrame:
     """Sum a census up by data set; those without shots and queries are left out.
 
-    One row a data set: ``data`` (its name), ``train`` and ``test`` (images), ``instances_test``
-    (cells), ``height`` and ``width`` (pixels), ``mean_area_px`` (of its cells).
+    One row a data set by its name: ``train`` and ``test`` (images), ``instances_test`` (cells),
+    ``height`` and ``width`` (pixels), ``mean_area_px`` (of its cells).
     """
-    rows = []
-    for name, images in census.groupby("data", sort=False):
-        shot, query = (images[images["split"] == split] for split in ("shot", "query"))
-        if shot.empty or query.empty:
-            continue
-        area = (images["mean_area"] * images["cells"]).sum()
-        rows.append(
-            {
-                "data": name,
-                "train": len(shot),
-                "test": len(query),
-                "instances_test": int(query["cells"].sum()),
-                "height": int(images["height"].iloc[0]),
-                "width": int(images["width"].iloc[0]),
-                "mean_area_px": area / images["cells"].sum(),
-            }
-        )
-    return pd.DataFrame(rows)
+    train, test = census["split"] == "shot", census["split"] == "query"
+    counts = {"train": train, "test": test, "instances_test": test * census["cells"]}
+    images = census.assign(**counts, area=census["mean_area"] * census["cells"])
+    sets = images.groupby("data", sort=False)
+    table = sets[[*counts]].sum().join(sets[["height", "width"]].first())
+    table["mean_area_px"] = sets["area"].sum() / sets["cells"].sum()
+    return table[table["train"].gt(0) & table["test"].gt(0)]
 
 
 # --- scores of trials ------------------------------------------------------------------------
@@ -134,10 +115,9 @@ class Scale:
     """
 
     profile: Profile
+    # Values of `ASKED` -> trials, one row each: their fields, ``mAP``, ``mAJI`` and `CURVE`.
     table: Mapping[tuple[Any, ...], pd.DataFrame]
-    """Values of `ASKED` -> trials, one row each: their fields, ``mAP``, ``mAJI`` and `CURVE`."""
-    on: dict[str, str] = field(default_factory=dict)
-    """What has been asked for so far -> what it stands for, "" for the paper's own."""
+    on: dict[str, str] = field(default_factory=dict)  # data asked for -> what it stands for, or ""
 
     def sets(self, *roles: str) -> list[str]:
         """Data sets of the profile in the paper's roles (all three), stand-ins included."""
@@ -220,12 +200,9 @@ class Scale:
 
 
 def group_by_profile(trials: pd.DataFrame) -> dict[str, Scale]:
-    """Trials of each profile, as claims need them; ScellsegError for a frame that lacks columns."""
+    """Trials of each profile, as claims need them."""
     if trials.empty:
         return {}
-    if "profile" not in trials:
-        remedy = "Add it with .assign(profile=...)."
-        raise ScellsegError("the trials lack a column 'profile'", remedy=remedy)
     usual = (trials["cell_threshold"] == 0.5) & (trials["protocol"] == "paper")
     usual &= (trials["queries"] == "query") & (trials["split"] != "held_out")
     # Shots that were chosen to cover the styles are another experiment.

@@ -3,24 +3,20 @@
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from enum import StrEnum
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import pandas as pd
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from scellseg_lib import paths
 from scellseg_lib.errors import ManifestError, ScellsegError
 from scellseg_lib.paper.claims.evidence import Evidence, Scale, group_by_profile
 
-Triple = tuple[float, float, float]
-"""Numbers on BBBC010_elegans, LIVECell_bv2 and mito."""
-ANY = ("paper", "released", "cpu")
-"""Profiles in the order in which their trials are looked for; those of `smoke` are no evidence."""
-AS_PRETRAINED = ("paper", "released")
-"""Those whose models are pre-trained as the paper's."""
-FIVE = ("paper", "cpu")
-"""Those of all five models, and of pre-training subsets."""
+Triple = tuple[float, float, float]  # numbers on BBBC010_elegans, LIVECell_bv2 and mito
+ANY = ("paper", "released", "cpu")  # profiles in the order in which they are evidence; not `smoke`
+AS_PRETRAINED = ("paper", "released")  # those whose models are pre-trained as the paper's
+FIVE = ("paper", "cpu")  # those of all five models, and of pre-training subsets
 
 
 # --- what the paper says ---------------------------------------------------------------------
@@ -30,8 +26,7 @@ class _Entry(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     id: str
-    where: str
-    """Place in the paper."""
+    where: str  # place in the paper
 
 
 class Fact(_Entry):
@@ -64,8 +59,7 @@ class Claim(_Entry):
     value: float | None = Field(None, title="")
     values: dict[str, float] | None = Field(None, title="")
     shots: int | None = Field(None, title="shots ")
-    ambiguous: str | None = None
-    """What the paper leaves open."""
+    ambiguous: str | None = None  # what the paper leaves open
 
 
 class PaperClaims(BaseModel):
@@ -77,13 +71,6 @@ class PaperClaims(BaseModel):
     claims: tuple[Claim, ...]
     shot_levels: dict[str, tuple[int, ...]]
     repeats: int
-
-    @model_validator(mode="after")
-    def _check_ids(self) -> Self:
-        ids = [entry.id for entry in (*self.datasets, *self.claims)]
-        if twice := sorted({one for one in ids if ids.count(one) > 1}):
-            raise ValueError(f"{', '.join(twice)} twice")
-        return self
 
 
 def load_claims() -> PaperClaims:
@@ -113,20 +100,16 @@ class Judgement(NamedTuple):
     """What a rule says of a claim."""
 
     verdict: Verdict
-    ours: str
-    """Our numbers, with intervals."""
-    reason: str
-    """One sentence on these numbers, without capital and full stop."""
-    on: Mapping[str, str] = {}
-    """What a rule of a table used, where it is not the paper's: stand-in -> original."""
+    ours: str  # our numbers, with intervals
+    reason: str  # one sentence on these numbers, without capital and full stop
+    on: Mapping[str, str] = {}  # what a rule of a table used: stand-in -> the paper's
 
 
 class Rule(NamedTuple):
     """How one claim is judged."""
 
+    # Of a claim (for "datasets", facts) and a `Scale`; of `Evidence` where there are no profiles.
     judge: Callable[[Any, Any], Judgement]
-    """Of the claim (a tuple of facts for "datasets") and the trials of one profile, a `Scale`, or
-    the `Evidence` where there are no profiles."""
     notebook: str
     profiles: tuple[str, ...]
 
@@ -146,8 +129,6 @@ def rule(
         def judge_each_set(stated: Claim, at: Scale) -> Judgement:
             return join(judge(stated, at, name) for name in at.sets())
 
-        if claim in RULES:
-            raise ScellsegError(f"{claim} has two rules", remedy="Keep one.")
         RULES[claim] = Rule(judge_each_set if each_set else judge, notebook, profiles)
         return judge
 
@@ -229,8 +210,14 @@ def _describe(claim: Claim | tuple[Fact, ...]) -> dict[str, str]:
     """Where the paper says it, in which words, and by which numbers."""
     if isinstance(claim, Claim):
         return {"where": claim.where, "text": claim.text, "paper": _tell_numbers(claim)}
+    told = []
+    for fact in claim:
+        if fact.train:
+            cells = f", {fact.instances_test} cells" if fact.instances_test else ""
+            name = fact.id.removeprefix("dataset.")
+            told.append(f"{name} {fact.train} + {fact.test} images{cells}")
     text = "Numbers and sizes of the data sets"
-    return {"where": claim[0].where, "text": text, "paper": _tell_counts(claim)}
+    return {"where": claim[0].where, "text": text, "paper": "; ".join(told)}
 
 
 def _tell_numbers(claim: Claim) -> str:
@@ -246,14 +233,3 @@ def _tell_numbers(claim: Claim) -> str:
             value, suffix = ", ".join(f"{number:g}" for number in value), " (elegans, bv2, mito)"
         told.append(f"{field.title}{value}")
     return f"{'; '.join(told)}{suffix}" if told else "in words"
-
-
-def _tell_counts(facts: tuple[Fact, ...]) -> str:
-    """The paper's numbers of images and cells as text."""
-    told = []
-    for fact in facts:
-        if fact.train:
-            cells = f", {fact.instances_test} cells" if fact.instances_test else ""
-            name = fact.id.removeprefix("dataset.")
-            told.append(f"{name} {fact.train} + {fact.test} images{cells}")
-    return "; ".join(told)

@@ -1,4 +1,1 @@
-"""The panels of the figures, one function each; needs the extra ``[notebooks]``.
-
-A panel is drawn into the axes that it is given, in the style that the notebook has set.
-"""
+"""The panels of the figures, drawn into the axes given; needs the extra ``[notebooks]``."""

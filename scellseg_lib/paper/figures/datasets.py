@@ -1,7 +1,4 @@
-"""Data sets: counts and sizes of their cells, example images, style embeddings.
-
-Fig. 2a and b, Extended Data Fig. 2 and 3, Extended Data Table 1.
-"""
+"""Data sets: counts and sizes of cells, examples, styles (Fig. 2a-b, Ext. Data Fig. 2 and 3)."""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -13,8 +13,7 @@ from matplotlib.axes import Axes
 from scellseg_lib.network import ARCHITECTURES
 from scellseg_lib.stats import HyperbolaFit
 
-NEGLIGIBLE = 0.01
-"""Curves that stay under it are left out of Fig. 2, as in the paper."""
+NEGLIGIBLE = 0.01  # curves that stay under it are left out of Fig. 2, as in the paper
 SCORES = {"ap": "AP = TP / (TP + FP + FN)", "aji": "AJI(t) (Eq. 5)"}
 
 

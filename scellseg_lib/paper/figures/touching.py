@@ -23,14 +23,11 @@ def find_touching(masks: np.ndarray) -> Pairs:
 
     Masks are int[H, W]; returns int64[n, 2], the labels of each pair once, the lower first, sorted.
     """
-    labels = np.asarray(masks, np.int64)
-    height, width = labels.shape
-    found = [np.empty((0, 2), np.int64)]
-    for down, right in ((0, 1), (1, 0), (1, 1), (1, -1)):
-        here = labels[: height - down, max(-right, 0) : width - max(right, 0)]
-        there = labels[down:, max(right, 0) : width + min(right, 0)]
-        border = (here != there) & (here > 0) & (there > 0)
-        found.append(np.stack((here[border], there[border]), axis=1))
+    labels, found = np.pad(np.asarray(masks, np.int64), 1), []
+    for shift in ((0, 1), (1, 0), (1, 1), (1, -1)):  # round the edge, where there are no cells
+        other = np.roll(labels, shift, (0, 1))
+        border = (labels != other) & (labels > 0) & (other > 0)
+        found.append(np.stack((labels[border], other[border]), axis=1))
     return np.unique(np.sort(np.concatenate(found), axis=1), axis=0)
 
 
