@@ -71,9 +71,8 @@ def tuning(monkeypatch: pytest.MonkeyPatch) -> Mock:
 def run(file: Path, images: int | list[Sample] = 5, seed_of_model: int = 0, **options):
     settings = {"strategy": "classic", "steps": 2, "n_folds": 3} | options
     model = new_model("scellseg", tiny.LEVELS, seed=seed_of_model)
-    return learning_curve.cross_validate(
-        model, worms(images) if isinstance(images, int) else images, file, **settings
-    )
+    shots = worms(images) if isinstance(images, int) else images
+    return learning_curve.cross_validate(model, shots, file, **settings)
 
 
 def test_a_table_of_folds_and_numbers_of_shots(tmp_path: Path, tuning: Mock):
@@ -278,9 +277,8 @@ def test_example_folder_is_one_that_can_be_loaded(tmp_path: Path):
     data = load_dataset(folder)
     assert len(data.shot) == 1
     assert data.shot[0].masks.max() > 5
-    assert [(one.name, one.read_masks) for one in learning_curve.select_queries(data)] == [
-        ("worms_2", None)
-    ]
+    (query,) = learning_curve.select_queries(data)
+    assert (query.name, query.read_masks) == ("worms_2", None)
     # Bright on black: what the packaged models have not seen.
     image, masks = data.shot[0].image[0], data.shot[0].masks
     assert np.median(image[masks > 0]) > 2 * np.median(image[masks == 0])
@@ -339,14 +337,12 @@ def test_folders_of_one_name_have_results_of_their_own(tmp_path: Path):
     runs, folders = tmp_path / "runs", [tmp_path / part / "worms" for part in "ab"]
     for folder in folders:
         folder.mkdir(parents=True)
-    places = [learning_curve.place_results(runs, folder, "worms") for folder in folders]
+    find = learning_curve.place_results
+    places = [find(runs, folder, "worms") for folder in folders]
     assert len(set(places)) == 2
     assert all(place.parent == runs and place.name.startswith("worms-") for place in places)
-    assert (
-        learning_curve.place_results(runs, str(folders[0] / ".." / "worms"), "worms") == places[0]
-    )
-    assert learning_curve.place_results(runs, "", "worms") == runs / "worms"
-    assert learning_curve.place_results(runs, "no_folder_but_a_set", "worms") == runs / "worms"
+    assert find(runs, str(folders[0] / ".." / "worms"), "worms") == places[0]
+    assert find(runs, "", "worms") == find(runs, "no_folder_but_a_set", "worms") == runs / "worms"
 
 
 def test_the_notebook_tells_the_scores_of_its_second_curve() -> None:

@@ -4,7 +4,6 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from functools import cache
-from pathlib import Path
 from typing import Any
 from zlib import crc32
 
@@ -15,7 +14,7 @@ from scipy import stats
 
 from scellseg_lib import paths
 from scellseg_lib.datasets import manifest
-from scellseg_lib.errors import DatasetError, ManifestError, ScellsegError
+from scellseg_lib.errors import ManifestError, ScellsegError
 from scellseg_lib.metrics import THRESHOLDS
 from scellseg_lib.paper import grid
 from scellseg_lib.paper.claims import evidence as evidence_of
@@ -234,11 +233,11 @@ def same_limits(trial: Trial, score: float) -> float:
     return score
 
 
+FIXED = (("layers", "extractor_fixed"),)
 CHANGED = [
     ("fig2.ap50", shifted(0.05, of=CFT, data=ELEGANS), DISAGREES, r"\+0\.07\d .*beyond 0\.05"),
     ("fig2.ap50", shifted(-0.02, of=CFT, data=ELEGANS), AGREES, "within 0.05"),
     ("fig2.ap75", shifted(0.02, of=CELLPOSE), DISAGREES, "excludes the lead of 0.027"),
-    ("fig2.ap75", shifted(0.08, of=CELLPOSE, data=BV2), DISAGREES, "behind on LIVECell_bv2"),
     ("fig2.best", shifted(0.1, of=UNET2), DISAGREES, "U-Net2-FT"),
     ("fig2.best", shifted(0.08, of=UNET2, data=MITO), AGREES, "U-Net2-FT"),
     ("abstract.best", shifted(0.12, of=HOVER), DISAGREES, "mAJI"),
@@ -248,7 +247,6 @@ CHANGED = [
     ("fig2.gain50", shifted(-0.06, of=CFT, data=MITO), DISAGREES, "too little on mito"),
     ("fig2.significance", level, UNTESTED, "a star at 0"),
     ("fig2.significance", shifted(0.2, of=CELLPOSE), DISAGREES, "Cellpose-FT at 10 of 10"),
-    ("edfig4.general", shifted(0.1, of=FT), DISAGREES, "after mito"),
     ("edfig4.general", shifted(0.02, of=FT), DISAGREES, "excludes the lead of 0.010"),
     ("edfig4.decline", shifted(0.2, of=CELLPOSE), DISAGREES, "Cellpose-FT after .* keeps most"),
     ("fig4.richness", swapped_steps, DISAGREES, "does not rise to Smicro on BBBC010"),
@@ -268,16 +266,10 @@ CHANGED = [
     ("fig5.significant", level, UNTESTED, "4 states"),
     ("fig5.limits", same_limits, DISAGREES, "the same"),
     ("fig5.ablation", shifted(0.02, of=FT), DISAGREES, "excludes the lead of 0.010"),
-    ("fig5.ablation", shifted(0.06, of=FT, data=BV2), DISAGREES, "behind on LIVECell_bv2"),
     ("edfig5.aji", None, AGREES, "pairs of methods that differ"),
     ("edfig6.smicro", shifted(0.1, of=CELLPOSE), AMBIGUOUS, "how that Cellpose"),
     ("edfig6.smicro", shifted(0.1, of=FT), DISAGREES, "behind"),
-    (
-        "edfig8.layers",
-        shifted(0.05, of=CELLPOSE, options=(("layers", "extractor_fixed"),)),
-        DISAGREES,
-        "Cellpose-FT of all layers .* extractor fixed",
-    ),
+    ("edfig8.layers", shifted(0.05, of=CELLPOSE, options=FIXED), DISAGREES, "layers .* extractor"),
 ]
 
 
@@ -421,14 +413,6 @@ def test_tables_are_judged(name, tables, verdict):
         assert found.on == "BBBC010; T98G for LIVECell_bv2"
 
 
-@pytest.fixture
-def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of results of the profile ``released``, empty at first."""
-    monkeypatch.setattr(paths, "results", lambda profile: tmp_path / profile)
-    (tmp_path / "released").mkdir()
-    return tmp_path / "released"
-
-
 def test_data_sets_are_summed_up_by_hand():
     images = pd.DataFrame(
         {
@@ -454,23 +438,11 @@ def test_committed_tables_are_evidence():
     assert {"pairs", "separated"} <= set(found.neighbours)
 
 
-def test_without_results_nothing_is_there(results):
+def test_without_results_nothing_is_there(monkeypatch, tmp_path):
+    monkeypatch.setattr(paths, "results", lambda profile: tmp_path / profile)
     found = load_evidence(["released", "cpu"])
     assert found.trials.empty
     assert (found.purity, found.datasets, found.neighbours) == (None, None, None)
-
-
-def test_styles_are_measured_and_a_damaged_table_is_named(results):
-    far = pd.DataFrame(np.random.default_rng(0).normal(size=(20, 3)), columns=["s0", "s1", "s2"])
-    far.loc[10:, "s0"] += 50
-    names = [ELEGANS] * 10 + ["t98g_phase"] * 10
-    far.assign(data=names, image="x").to_csv(results / "fig2_styles.csv", index=False)
-    found = load_evidence([])
-    assert found.purity.knn_accuracy == 1
-    assert found.purity_of == (ELEGANS, "t98g_phase")
-    (results / "census.csv").write_text("")
-    with pytest.raises(DatasetError, match=r"census\.csv: a table cannot be read"):
-        load_evidence([])
 
 
 def test_an_interval_is_students():
@@ -510,9 +482,3 @@ def test_who_leads(gaps, least, verdict):
     theirs = {name: pd.Series(0.5, range(len(gap))) for name, gap in zip("ab", gaps, strict=True)}
     ours = {name: theirs[name] + pd.Series(gap) for name, gap in zip("ab", gaps, strict=True)}
     assert judge_lead(ours, theirs, "one", "two", "mAP", least).verdict == verdict
-
-
-def test_the_profile_of_the_paper_has_its_subsets_and_another_name_is_an_error():
-    assert load_profile("paper").subsets == evidence_of.SUBSETS
-    with pytest.raises(ScellsegError, match=r"no profile 'relesed'.*released"):
-        load_evidence(["relesed"])

@@ -190,13 +190,6 @@ TRUE = np.array(
 )
 
 
-def test_touching_cells_share_a_border_or_a_corner():
-    # 2 and 3 by an edge, 3 and 5 by the corner of row 2 and 3; 7 stands alone.
-    assert touching.find_touching(TRUE).tolist() == [[1, 2], [2, 3], [3, 5]]
-    for none in (np.zeros((3, 4), int), np.ones((3, 4), int), np.zeros((1, 1))):
-        assert touching.find_touching(none).shape == (0, 2)
-
-
 def test_touching_agrees_with_every_pair_of_pixels():
     rng = np.random.default_rng(0)
     for shape in ((1, 7), (7, 1), (9, 11)):

@@ -3,21 +3,18 @@
 from dataclasses import replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
 
-from scellseg_lib import augment, paths
+from scellseg_lib import paths
 from scellseg_lib.datasets.load import load_dataset
-from scellseg_lib.device import default_device, machine
 from scellseg_lib.errors import ScellsegError
 from scellseg_lib.model import new_model
-from scellseg_lib.paper import grid, profile, run, shots
+from scellseg_lib.paper import grid, profile, shots
+from scellseg_lib.paper.claims.evidence import SUBSETS
 from scellseg_lib.paper.profile import choose_profile, load_profile
-from scellseg_lib.paper.store import Store
-from scellseg_lib.pretraining import PretrainRecipe
 from scellseg_lib.samples import Dataset, Sample
 from tests import tiny
 
@@ -143,6 +140,7 @@ def test_the_profile_of_the_paper_is_the_papers():
     assert {len(plan.states) for plan in paper.data.values()} == {claims["repeats"]}
     assert (paper.levels, paper.steps) == ((32, 64, 128, 256), 100)
     assert paper.pretraining is None  # the paper's recipe
+    assert paper.subsets == SUBSETS
     assert len(paper.models) == 5
 
 
@@ -193,34 +191,3 @@ def test_a_notebook_gets_the_profile_that_its_parameters_ask_for():
 def test_a_wrong_parameter_is_refused_in_words(wrong: dict, message: str):
     with pytest.raises(ScellsegError, match=message):
         choose_profile(namespace(**wrong))
-
-
-def test_a_trial_of_the_papers_profile_runs(tmp_path: Path, monkeypatch):
-    """As planned but for its width, steps and images: from pre-training on what lies in the place
-    of Cellpose's set to scores.
-    """
-    folder = tmp_path / "data" / "cellpose"
-    folder.mkdir(parents=True)
-    for number in range(9):
-        image, masks = tiny.worm(number)
-        planes = np.zeros((*masks.shape, 3), np.uint8)  # blue, green, red
-        planes[..., 1] = image[0] / image[0].max() * 255
-        cv2.imwrite(f"{folder}/train_{number:03d}_img.png", planes)
-        cv2.imwrite(f"{folder}/train_{number:03d}_masks.png", masks.astype(np.uint16))
-    monkeypatch.setenv("SCELLSEG_DATA", str(folder.parent))
-    monkeypatch.setattr(augment, "PATCH", tiny.PATCH)
-    paper = load_profile("paper").narrow(data=["bbbc010_elegans"], shots=[9], states=[9])
-    (trial,) = [t for t in grid.shot_scale(paper) if t.strategy == "contrastive"]
-    assert (trial.weights, trial.levels, trial.steps) == ("subset:Sgeneral", paper.levels, 100)
-    *pool, query = tiny.worms(11)
-    worms = Dataset(trial.data, "", "", (*pool, replace(query, split="query")))
-    found = {worms.name: worms, trial.contrast: tiny.contrast()}
-    monkeypatch.setattr(run, "_load_once", found.__getitem__)
-    small = {"levels": tiny.LEVELS, "shots": tuple(s.name for s in pool[:9]), "steps": 1}
-    workspace = run.Workspace(Store(tmp_path / "store"), tmp_path, PretrainRecipe(steps=1))
-    key, new = run.compute(replace(trial, split="held_out", **small), workspace)
-    assert new
-    assert workspace.store.read_scores()["image"].unique().tolist() == ["worm9"]
-    origin = workspace.store.read_origin(key)
-    assert origin["trial"]["precision"] == "fp32"
-    assert origin["machine"] == machine(default_device())

@@ -3,6 +3,7 @@
 import ast
 import hashlib
 from dataclasses import replace
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -84,30 +85,17 @@ def test_images_of_a_trial(data):
     assert len({trial.drop_scoring() for trial in each}) == 1
 
 
-@pytest.mark.parametrize("strategy", ["direct", "classic", "contrastive"])
-def test_a_trial_scores_each_query_at_each_threshold(strategy: str, data, start, tmp_path):
-    frame = run.score(make_trial(strategy), start, images(data), tmp_path)
-    assert len(frame) == 2 * 2 * 10  # cell thresholds, images, IoU thresholds
-    assert set(frame["cell_threshold"]) == {0.5, 0.0}
-    assert set(frame["image"]) == {"worm5", "worm6"}
-    assert not frame[["ap", "aji"]].isna().any(axis=None)
-
-
 def test_fine_tuning_gets_the_shots_the_options_and_queries_without_masks(
     data, start, tmp_path, monkeypatch
 ):
-    given = {}
-
-    def finetune(model, shots, **options):
-        given.update(options, shots=[s.name for s in shots])
-        return model
-
+    finetune = Mock(return_value=start)
     monkeypatch.setattr(run, "finetune", finetune)
     options = {"shots": ("worm2", "worm0"), "seed": 4, "options": (("alpha", "fixed"),)}
     known = images(data)
     run.tune(make_trial("contrastive", **options), start, known, tmp_path)
+    given = finetune.call_args.kwargs
     assert given["contrast"] is known["two"]
-    assert given["shots"] == ["worm2", "worm0"]
+    assert [s.name for s in finetune.call_args.args[1]] == ["worm2", "worm0"]
     assert [(s.name, s.read_masks) for s in given["queries"]] == [("worm5", None), ("worm6", None)]
     assert (given["strategy"], given["steps"], given["seed"]) == ("contrastive", 1, 4)
     assert given["alpha"] == "fixed"
@@ -121,37 +109,26 @@ def test_a_direct_model_takes_the_diameter_of_the_shots(data, start, tmp_path):
 
 def test_protocols_decode_as_their_names_say(data, start, monkeypatch):
     """Each flips and resamples as it says; the released decoders serve their own alone."""
-    seen = []
-
-    def watch(module, name: str, option: str) -> None:
-        original = getattr(module, name)
-
-        def watched(*arguments, **options):
-            seen.append(options.get(option, name))
-            return original(*arguments, **options)
-
-        monkeypatch.setattr(module, name, watched)
-
-    watch(run, "predict", "flips")
-    watch(run, "decode", "resample")
-    watch(as_released, "choose_decoder", "")
+    predict, decode = Mock(wraps=run.predict), Mock(wraps=run.decode)
+    choose = Mock(wraps=as_released.choose_decoder)
+    monkeypatch.setattr(run, "predict", predict)
+    monkeypatch.setattr(run, "decode", decode)
+    monkeypatch.setattr(as_released, "choose_decoder", choose)
+    others = [new_model(name, tiny.LEVELS) for name in ("hover", "unet2")]
     for protocol, (resample, flips, released) in PROTOCOLS.items():
-        for model in (
-            [new_model(n, tiny.LEVELS) for n in ("hover", "unet2")] if released else [start]
-        ):
-            seen.clear()
+        for model in others if released else [start]:
             trial = make_trial("direct", protocol=protocol)
             _, decode_at = run._predict(trial, model, images(data))
             assert [masks.dtype for masks in decode_at(0.5)] == [np.int32] * 2
-            first = ["choose_decoder"] if released else []
-            assert seen == [*first, flips, resample, resample]
+            assert predict.call_args.kwargs["flips"] == flips
+            assert [c.kwargs["resample"] for c in decode.call_args_list[-2:]] == [resample] * 2
+            assert choose.called == released
     assert [*PROTOCOLS] == ["paper", "flips", "resample", "best", "as_released"]
 
 
 def test_a_tuned_model_serves_both_protocols(data, start, tmp_path, monkeypatch):
-    calls = []
-    finetune = run.finetune
-    monkeypatch.setattr(run, "finetune", lambda *a, **k: calls.append(1) or finetune(*a, **k))
+    finetune = Mock(wraps=run.finetune)
+    monkeypatch.setattr(run, "finetune", finetune)
     first, again, other, longer = (
         run.tune(trial, model, images(data), tmp_path)
         for trial, model in (
@@ -161,7 +138,7 @@ def test_a_tuned_model_serves_both_protocols(data, start, tmp_path, monkeypatch)
             (make_trial(steps=2), start),
         )
     )
-    assert len(calls) == 3  # but not another start, nor another recipe
+    assert finetune.call_count == 3  # but not another start, nor another recipe
     assert first.card == again.card
     assert first.card.recipe["weights"] != other.card.recipe["weights"]
     assert longer.card.recipe["steps"] == 2
@@ -184,16 +161,13 @@ def test_a_trial_that_fails_is_named_and_stops_no_other(data, tmp_path):
 def test_images_of_another_set_are_scaled_by_their_own_cells(data, start, monkeypatch):
     sizes = {"narrow": 30.0, "wide": 40.0, "empty": float("nan")}
     monkeypatch.setattr(Sample, "diameter", property(lambda sample: sizes[sample.name]))
-    seen = []
-
-    def predict(model, samples, *, diameter, **options):
-        seen.append((samples[0].name, samples[0].read_masks, diameter))
-        return iter(())
-
+    predict = Mock(return_value=())
     monkeypatch.setattr(run, "predict", predict)
     samples = tuple(Sample(name, data[0].read_image, split="query") for name in sizes)
     other, trial = replace(data, samples=samples), make_trial("direct", tested_on="other")
     run._predict(trial, start, {"worms": data, "other": other})
+    seen = [(*call.args[1], call.kwargs["diameter"]) for call in predict.call_args_list]
+    seen = [(sample.name, sample.read_masks, diameter) for sample, diameter in seen]
     # One without cells is taken at the mean of the others.
     assert seen == [("narrow", None, 30.0), ("wide", None, 40.0), ("empty", None, 35.0)]
 

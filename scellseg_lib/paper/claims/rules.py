@@ -435,7 +435,7 @@ def _variance(claim: Claim, at: Scale) -> Judgement:
         scores = [at.over_shots("mAP", data, method).dropna() for method in (CFT, FT, CELLPOSE)]
         rise = min(one.iloc[:, -1].mean() - one.iloc[:, 0].mean() for one in scores)
         few, most = (np.mean([one.iloc[:, k].var() for one in scores]) ** 0.5 for k in (0, -1))
-        low, *_, high = at.shots(data)
+        low, high = at.shots(data)[0], at.shots(data)[-1]
         ours = f"{data} SD {few:.3f} with {low}, {most:.3f} with {high} shots"
         reason = f"on {data} the SD of the mAP goes from {few:.3f} to {most:.3f}"
         if (states := min(map(len, scores))) < 3:
