@@ -158,7 +158,8 @@ def finetune(
     contrasts, term = None, None
     if make_term:
         contrasts = contrast or default_contrast()
-        term = make_term(prepare(queries or shots, diameter), _styles(contrasts), chosen)
+        styles = [prepare(style, style.diameter) for style in contrasts.styles().values()]
+        term = make_term(prepare(queries or shots, diameter), styles, chosen)
     precision.place(tuned.network, device)
     extractor = tuned.network.extractor
     parts: dict[str, list[nn.Module]] = {"all": [], "downsampling_fixed": [extractor.down]}
@@ -219,12 +220,3 @@ def default_contrast() -> Dataset:
         return load_dataset("cellpose_contrast35")
     except DatasetNotHere:
         return load_dataset("synthetic_contrast")
-
-
-def _styles(contrasts: Dataset) -> list[Sequence[Source]]:
-    """Contrast images of each style, scaled by its mean diameter."""
-    styles = contrasts.styles().values()
-    if not styles:
-        remedy = "Give samples a style each, or leave the contrast images to their default."
-        raise TrainingError(f"the images {contrasts.name!r} have no styles", remedy=remedy)
-    return [prepare(style, style.diameter) for style in styles]

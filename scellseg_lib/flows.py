@@ -51,8 +51,15 @@ def masks_to_flows(masks: Labels, *, centre: Literal["median", "mean"] = "median
         raise ScellsegError(f"centre={centre!r} is unknown", remedy="Use 'median' or 'mean'.")
     masks = _copy_labels(masks)
     flows = np.zeros((2, *masks.shape), np.float32)
-    boxes = _bounding_boxes(masks)
-    if len(boxes):
+    if masks.any():
+        boxes = np.array(
+            [
+                (label, box[0].start, box[0].stop, box[1].start, box[1].stop)
+                for label, box in enumerate(ndimage.find_objects(masks), start=1)
+                if box is not None
+            ],
+            np.int32,
+        )
         extra_steps = 8 if centre == "mean" else 0  # its box is wider by two pixels each way
         # Large cells first and dealt out evenly: threads end together.
         area = (boxes[:, 2] - boxes[:, 1]) * (boxes[:, 4] - boxes[:, 3])
@@ -182,16 +189,6 @@ def _relabel_in_place(labels, new):  # type: ignore[no-untyped-def]
                 n += 1
                 new[old] = n
             labels[i] = new[old]
-
-
-def _bounding_boxes(masks: Labels) -> NDArray[np.int32]:
-    """Rows of (label, first row, end row, first column, end column), labels ascending."""
-    boxes = [
-        (label, box[0].start, box[0].stop, box[1].start, box[1].stop)
-        for label, box in enumerate(ndimage.find_objects(masks), start=1)
-        if box is not None
-    ]
-    return np.array(boxes, np.int32).reshape(-1, 5)
 
 
 @numba.njit(cache=True)

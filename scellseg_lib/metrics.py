@@ -91,7 +91,7 @@ def match(true: np.ndarray, predicted: np.ndarray, threshold: float = 0.5) -> Ob
     """Match objects one to one at an IoU threshold and say what became of each.
 
     Above 0.5 a match is unique. Up to it as many objects as possible are matched, and of such
-    matchings that of the largest summed IoU is taken.
+    matchings that of the largest summed IoU is taken, of equal ones that of the largest overlap.
     """
     found = overlap(true, predicted)
     matched = _match_pairs(found, *_as_millionths([threshold]))
@@ -183,11 +183,10 @@ def evaluate(
         raise MetricError(what, remedy="Give one prediction per image, in the same order.")
     frames = []
     for position, (predicted, truth) in enumerate(zip(predictions, truths, strict=True)):
-        name, true = str(position), truth
-        if isinstance(truth, Sample):
-            name, true = truth.name, truth.masks
+        name = getattr(truth, "name", str(position))
+        true, found = (np.asarray(getattr(one, "masks", one)) for one in (truth, predicted))
         try:
-            result = scores(np.asarray(true), getattr(predicted, "masks", predicted), thresholds)
+            result = scores(true, found, thresholds)
         except ScellsegError as error:
             error.where = f"image {name}" + (f", {error.where}" if error.where else "")
             raise
@@ -252,15 +251,18 @@ def _match_pairs(found: Overlap, threshold: int) -> np.ndarray:
     """Positions of the pairs that are matched one to one at a threshold in millionths."""
     pairs = np.flatnonzero(found.intersection * _DECIMALS >= threshold * found.union)
     t, p = found.index[0][pairs], found.index[1][pairs]
-    if len(np.unique(t)) == len(np.unique(p)) == len(pairs):  # as always above 0.5
+    alone = (np.bincount(t)[t] == 1) & (np.bincount(p)[p] == 1)
+    if alone.all():  # as always above 0.5
         return pairs
-    # Each true object may stay alone, in a column of its own, but the summed IoU of a matching
-    # never outweighs one more pair.
+    rivals, t, p = pairs[~alone], t[~alone], p[~alone]
+    # Of equal IoUs the larger cells count more. Each true object may stay alone, in a column of
+    # its own, but what a matching sums up to never outweighs one more pair.
+    shared = found.intersection[rivals] / found.intersection[rivals].sum()
+    gain = 2 + (found.iou[rivals] + 1e-9 * shared) / (2 * len(rivals))
     n_true, n_predicted = len(found.labels[0]), len(found.labels[1])
-    gain = coo_array((2 + found.iou[pairs] / len(pairs), (t, p)), shape=(n_true, n_predicted))
-    graph = hstack([gain, eye_array(n_true)], format="csr")
-    partner = min_weight_full_bipartite_matching(graph, maximize=True)[1]
-    return pairs[partner[t] == p]
+    graph = hstack([coo_array((gain, (t, p)), shape=(n_true, n_predicted)), eye_array(n_true)])
+    partner = min_weight_full_bipartite_matching(graph.tocsr(), maximize=True)[1]
+    return np.sort(np.append(pairs[alone], rivals[partner[t] == p]))
 
 
 def _standard_aji(found: Overlap) -> float:

@@ -201,14 +201,13 @@ def validation_loss(
 ) -> float:
     """Mean loss on one patch, always the same, of each validation image."""
     model.network.eval()
-    losses, sizes = [], []
+    total = 0.0
     for start in range(0, len(validation), 8):
         part = range(start, min(start + 8, len(validation)))
         rng = np.random.default_rng((seed, 2, start))
         batch = labelled_batch(validation, model.representation, rng, indices=part)
-        losses.append(float(segmentation_loss(model, *batch, precision)[0]))
-        sizes.append(len(part))
-    return float(np.average(losses, weights=sizes))
+        total += len(part) * float(segmentation_loss(model, *batch, precision)[0])
+    return total / len(validation)
 
 
 def _split(sources: list[Source]) -> tuple[list[Source], list[Source]]:

@@ -110,8 +110,11 @@ class Dataset(Sequence[Sample]):
         return self.split("query")
 
     def styles(self) -> dict[str, Dataset]:
-        """Samples of each contrast style, in the order in which the styles appear."""
+        """Samples of each contrast style, in order of appearance; DatasetError without styles."""
         names = dict.fromkeys(sample.style for sample in self.samples if sample.style)
+        if not names:
+            remedy = "Give samples a style each, or leave the contrast images to their default."
+            raise DatasetError(f"the images {self.name!r} have no styles", remedy=remedy)
         return {
             name: replace(self, samples=tuple(s for s in self.samples if s.style == name))
             for name in names

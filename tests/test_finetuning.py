@@ -15,7 +15,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from scellseg_lib import representation
 from scellseg_lib.device import Precision
-from scellseg_lib.errors import TrainingError
+from scellseg_lib.errors import DatasetError, TrainingError
 from scellseg_lib.finetuning import FinetuneOptions, Strategy, finetune
 from scellseg_lib.model import Model, TrainingData, new_model
 from scellseg_lib.options import Options
@@ -245,7 +245,7 @@ def test_images_that_teach_nothing():
     for shots, words in (([], "there are no shots"), ([blank], "no image has an annotated cell")):
         with pytest.raises(TrainingError, match=words):
             finetune(start(), shots, strategy="classic", precision=Precision())
-    with pytest.raises(TrainingError, match="'worms' have no styles"):
+    with pytest.raises(DatasetError, match="'worms' have no styles"):
         tune(contrast=tiny.worms(2))
 
 

@@ -171,6 +171,13 @@ def test_matching_is_the_largest_and_symmetric(cells: list[int], seed: int) -> N
     assert np.all(np.diff(one.ap) <= 0)
 
 
+def test_of_equal_ious_the_larger_overlap_is_matched_either_way() -> None:
+    one, other = np.array([[0, 1, 1, 1, 0, 0, 0, 0, 0]]), np.array([[1, 1, 2, 2, 2, 2, 2, 2, 2]])
+    assert metrics.overlap(one, other).iou.tolist() == [1 / 4, 2 / 8]
+    for pair in ((one, other), (other, one)):
+        assert metrics.scores(*pair, [0.2]).aji.tolist() == [2 / 10]
+
+
 def test_records_say_what_became_of_each_object() -> None:
     true = strip((0, 10, 4), (12, 20, 2), (30, 34, 9))
     predicted = strip((1, 10, 6), (12, 15, 5), (36, 40, 8))

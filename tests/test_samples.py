@@ -112,7 +112,8 @@ def test_splits_and_styles() -> None:
     assert [s.name for s in mixed.query] == ["2"]
     styles = {style: [s.name for s in part] for style, part in mixed.styles().items()}
     assert list(styles.items()) == [("x", ["0", "4"]), ("a", ["1"])]
-    assert POOL.styles() == {}
+    with pytest.raises(DatasetError, match=r"have no styles\. Give samples"):
+        POOL.styles()
     with pytest.raises(DatasetError, match=r"no images for 'shot'.*contrast:a, .*query"):
         _ = mixed.shot
     with pytest.raises(DatasetError, match="no splits"):
