@@ -69,15 +69,6 @@ def test_gradients_reach_all_three_styles_and_alpha():
     assert contrastive.alpha.grad > 0  # always: hence the collapse, docs/method.md, section 3
 
 
-def test_alpha_is_learnt_fixed_or_scheduled():
-    shares = {"learnt": [1, 1, 1], "fixed": [1, 1, 1], "scheduled": [1, 0.5, 0]}
-    for mode, share in shares.items():
-        made = term(alpha_mode=mode)
-        weights = [float(made.weight(done).detach()) for done in (0, 0.5, 1)]
-        np.testing.assert_allclose(weights, np.array(share) / (1 + np.exp(-0.2)), atol=1e-7)
-        assert made.alpha.requires_grad == (mode == "learnt")
-
-
 def test_one_style_and_one_crop_side_serve_a_step(monkeypatch):
     monkeypatch.setattr("scellseg_lib.contrast.unlabelled_batch", lambda *drawn: drawn)
     contrastive = term()

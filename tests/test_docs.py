@@ -1,6 +1,5 @@
 """docs/method.md: the sections that the code cites, and the constants that it quotes."""
 
-import json
 import re
 from pathlib import Path
 
@@ -28,15 +27,11 @@ ADDITIONS = {"attention": "attention", "dense": "dense", "style": "hierarchical_
 
 
 def cited() -> dict[str, set[str]]:
-    """Sections that a module, a test or a notebook cites, by file."""
+    """Sections that a module or a test cites, by file."""
     files = [p for folder in ("scellseg_lib", "tests") for p in (ROOT / folder).rglob("*.py")]
-    files += (ROOT / "notebooks").glob("*.ipynb")
     found = {}
     for file in files:
-        text = file.read_text(encoding="utf-8")
-        if file.suffix == ".ipynb":
-            text = "".join("".join(cell["source"]) for cell in json.loads(text)["cells"])
-        plain = re.sub(r"\s+(?:# )?", " ", text)
+        plain = re.sub(r"\s+(?:# )?", " ", file.read_text(encoding="utf-8"))
         said = re.findall(r"docs/method\.md`?,? sections? ([\d, and]*\d)", plain)
         if said:
             found[file.name] = set(re.findall(r"\d", " ".join(said)))

@@ -53,9 +53,6 @@ def changed(before: Model, after: Model) -> set[str]:
     return {part for part in PARTS if any(key.startswith(part) for key in keys)}
 
 
-# What a run does
-
-
 @pytest.mark.parametrize("strategy", ["classic", "contrastive"])
 @pytest.mark.parametrize(
     ("layers", "learnt"),
@@ -72,7 +69,6 @@ def test_a_tuned_model_is_returned_and_the_given_one_left_alone(strategy, layers
     assert not changed(model, start())
     assert model.card == start().card
     assert changed(model, after) == learnt
-    assert not after.network.training
     assert all(p.requires_grad for p in after.network.parameters())
 
 
@@ -140,9 +136,6 @@ def test_the_loss_goes_down():
         for rate in ({"learning_rate": 0.0}, {"learning_rate": 0.03})
     )
     assert np.mean(learning) < 0.8 * np.mean(still)
-
-
-# Options
 
 
 def test_the_rate_is_halved_after_every_quarter_or_falls_as_a_cosine():
@@ -226,9 +219,6 @@ def test_thresholds_of_a_unet_are_searched_on_the_shots(monkeypatch):
     assert len(outputs) == len(truths) == 2
     for output, truth in zip(outputs, truths, strict=True):
         assert output.shape[1:] == truth.shape == pytest.approx((side, side), abs=1)
-
-
-# What is refused, and what stands in
 
 
 @pytest.mark.real_data

@@ -34,9 +34,6 @@ def two_discs() -> np.ndarray:
     return masks
 
 
-# Masks to flows
-
-
 def by_the_text(masks: np.ndarray, centre: str, extra: int = 0) -> np.ndarray:
     """Flows of one cell, written down plainly (docs/method.md, section 2)."""
     cell = np.pad(masks > 0, 1)
@@ -83,7 +80,12 @@ def test_flows_are_what_the_text_says_of_each_cell_alone(centre: str, extra: int
     np.testing.assert_allclose(flows[:, ~flat], expected[:, ~flat], atol=1e-4)
 
 
-def test_labels_may_be_as_large_as_they_like():
+def test_labels_may_be_as_large_as_they_like_and_follow_the_raster_order():
+    masks = np.zeros((10, 10), np.int32)
+    masks[6:9, 1:4], masks[1:4, 6:9], masks[2:5, 1:4] = 1, 5, 3
+    found = relabel(masks)
+    assert (found[1, 6], found[2, 1], found[6, 1]) == (1, 2, 3)
+    assert masks[1, 6] == 5  # the input is left alone
     masks = two_discs()
     for large in (70_000, 2_000_000_000, 3_000_000_000):
         sparse = np.where(masks == 2, np.int64(large), masks)
@@ -92,23 +94,12 @@ def test_labels_may_be_as_large_as_they_like():
         np.testing.assert_array_equal(relabel(sparse), relabel(masks))
 
 
-def test_labels_follow_the_raster_order():
-    masks = np.zeros((10, 10), np.int32)
-    masks[6:9, 1:4], masks[1:4, 6:9], masks[2:5, 1:4] = 1, 5, 3
-    found = relabel(masks)
-    assert (found[1, 6], found[2, 1], found[6, 1]) == (1, 2, 3)
-    assert masks[1, 6] == 5  # the input is left alone
-
-
 def test_what_cannot_be_is_an_error():
     with pytest.raises(ScellsegError, match=r"'middle' is unknown.*Use 'median' or 'mean'"):
         masks_to_flows(two_discs(), centre="middle")  # type: ignore[arg-type]
     for shape in ((2, 30, 21), (30, 20), (3, 30, 20)):
         with pytest.raises(ScellsegError, match=r"do not fit a map of shape \(30, 20\)"):
             flows_to_masks(np.zeros(shape, np.float32), np.zeros((30, 20), np.float32))
-
-
-# Flows to masks
 
 
 def test_empty_images_stay_empty():
@@ -140,14 +131,7 @@ def test_scattered_discs_come_back(seed: int):
         cell = disc(masks.shape, tuple(rng.uniform(0, 150, 2)), radius)
         if cell.sum() > 60 and not masks[cell].any():
             masks[cell] = number
-    found = round_trip(masks)
-    assert average_precision(masks, found, [0.9])[0] == 1
-
-
-def test_pixels_with_a_logit_above_the_threshold_are_cell():
-    masks = two_discs() // 2
-    for threshold, expected in ((0.0, 1), (5.9, 1), (6, 0)):
-        assert round_trip(masks, cell_threshold=threshold).max() == expected
+    assert average_precision(masks, round_trip(masks), [0.9])[0] == 1
 
 
 def test_a_mask_whose_flow_disagrees_in_the_mean_square_is_dropped():
@@ -165,12 +149,14 @@ def test_a_mask_whose_flow_disagrees_in_the_mean_square_is_dropped():
     np.testing.assert_array_equal(flows_to_masks(flows, logit(masks)), masks == 1)
 
 
-def test_masks_under_the_minimal_size_are_dropped():
+def test_pixels_under_the_cell_threshold_and_masks_under_the_minimal_size_are_dropped():
     masks = np.zeros((60, 60), np.int32)
     masks[5:10, 5:12] = 1  # 35 px
     masks[20:29, 20:31] = 2  # 99 px
     sizes = {minimum: round_trip(masks, min_size=minimum).max() for minimum in (1, 35, 36, 99, 100)}
     assert sizes == {1: 2, 35: 2, 36: 1, 99: 1, 100: 0}
+    for threshold, expected in ((0.0, 2), (5.9, 2), (6, 0)):
+        assert round_trip(masks, cell_threshold=threshold).max() == expected
 
 
 @pytest.mark.parametrize(("radius", "n"), [(32, 1), (40, 0)])

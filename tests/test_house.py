@@ -109,9 +109,6 @@ def said(path: Path, node: ast.AST) -> str:
     return f"{path.relative_to(LIBRARY)}: {ast.unparse(node)}"
 
 
-# --- wings and budgets -----------------------------------------------------------------------
-
-
 def test_every_module_has_its_place_in_the_house() -> None:
     known = {name for group in ORDER for name in group}
     assert {unit(path) for path in trees()} == known
@@ -153,9 +150,6 @@ def test_the_core_needs_no_pictures_and_its_metrics_alone_tables() -> None:
     }
 
 
-# --- names -----------------------------------------------------------------------------------
-
-
 def test_no_two_public_classes_have_one_name_and_no_verb_of_the_facade_hides_a_module() -> None:
     names = Counter(
         node.name
@@ -165,9 +159,6 @@ def test_no_two_public_classes_have_one_name_and_no_verb_of_the_facade_hides_a_m
     )
     assert [name for name, n in names.items() if n > 1] == []
     assert set(scellseg_lib.__all__) & {unit(path) for path in trees()} == set()
-
-
-# --- errors ----------------------------------------------------------------------------------
 
 
 def last_name(node: ast.AST) -> str:

@@ -126,9 +126,6 @@ def test_a_copy_is_independent_and_whole(model):
     assert not torch.equal(next(copy.network.parameters()), next(model.network.parameters()))
 
 
-# Writing
-
-
 def test_another_suffix_and_a_folder_that_cannot_be_are_refused(model, tmp_path):
     with pytest.raises(ModelError, match=r"saved as \.safetensors.*suffix"):
         model.save(tmp_path / "m.pt")
@@ -180,9 +177,6 @@ def test_a_kill_leaves_the_earlier_files_whole(model, path, tmp_path, monkeypatc
 def test_others_may_read_a_model_where_the_umask_allows_it(path, tmp_path):
     (tmp_path / "plain").touch()
     assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode
-
-
-# What does not fit
 
 
 def test_a_file_that_is_damaged_or_has_no_card(path, model):

@@ -28,9 +28,6 @@ module = importlib.import_module("scellseg_lib.pretraining")
 TWO = PretrainRecipe(steps=2, batch_size=1)
 
 
-# Schedules
-
-
 @pytest.mark.parametrize(
     ("epoch", "share"),
     [(0, 0), (5, 0.5), (10, 1), (399, 1), (409, 1), (410, 1 / 2), (420, 1 / 4), (499, 1 / 2**9)],
@@ -70,9 +67,6 @@ def test_rates_and_settings_reach_the_optimiser():
     np.testing.assert_allclose(seen, expected)
 
 
-# Data
-
-
 @pytest.mark.parametrize(("n", "batch"), [(7, 2), (16, 8), (3, 8)])
 def test_every_image_serves_once_an_epoch(n: int, batch: int):
     drawn = [i for step in range(n * 3) for i in epoch_batch(n, batch, step, seed=4)]
@@ -98,9 +92,6 @@ def test_the_last_of_every_eight_images_validates(monkeypatch):
     assert sorted([*training, *validation]) == list(range(17))
     with pytest.raises(TrainingError, match="needs 8 images or more, there are 7"):
         pretrain("cellpose", [tiny.worms(7)], levels=tiny.LEVELS, **options)
-
-
-# Runs
 
 
 def test_the_log_and_the_card_tell_the_run():

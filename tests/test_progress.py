@@ -93,9 +93,6 @@ def test_a_notebook_that_a_machine_executes_is_silent(output, monkeypatch, comma
     assert progress.silent() is not seen
 
 
-# Who shows it
-
-
 @pytest.mark.parametrize("train", ["fine-tuned", "pre-trained"])
 def test_trainings_show_all_that_takes_long(
     output, small_patches, monkeypatch, tmp_path: Path, train: str

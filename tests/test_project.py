@@ -1,6 +1,5 @@
 """Rules of the project that a machine can check: pins, hooks, what is never there."""
 
-import ast
 import getpass
 import os
 import re
@@ -47,9 +46,6 @@ def texts(*suffixes: str) -> dict[str, str]:
             text = re.sub(r'"image/png": "[A-Za-z0-9+/=\\n]*"', '"image/png": ""', content.decode())
             found[path.relative_to(ROOT).as_posix()] = text
     return found
-
-
-# --- the lock, the conda environment and pyproject.toml name the same set --------------------
 
 
 def pins() -> dict[str, Version]:
@@ -104,10 +100,8 @@ def test_conda_installs_the_lock():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     python, pip, from_pip = environment["dependencies"]
     assert pip == "pip"
-    assert (
-        Version(python.removeprefix("python="))
-        in Requirement("python" + PROJECT["requires-python"]).specifier
-    )
+    supported = Requirement("python" + PROJECT["requires-python"]).specifier
+    assert python.removeprefix("python=") in supported
     assert from_pip == {"pip": ["-r requirements.lock", "-e ."]}
 
 
@@ -122,12 +116,8 @@ def test_the_build_is_pinned_and_carries_what_the_library_reads():
 
 def test_version_is_one():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
-    newest = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), flags=re.MULTILINE)
-    assert newest is not None
-    assert {citation["version"], newest[1], PROJECT["version"]} == {PROJECT["version"]}
-
-
-# --- what is never there ---------------------------------------------------------------------
+    changes = re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), flags=re.MULTILINE)
+    assert citation["version"] == changes[0] == PROJECT["version"]
 
 
 def test_no_names_that_say_nothing():
@@ -169,12 +159,8 @@ READER = "scellseg_lib/files/seg_npy.py"
 
 
 def test_the_one_reader_of_pickles_asks_a_list_for_every_name():
-    """It is a class that inherits, finds what a file names in its own list, and is used once."""
+    """What it does with a name, its own tests say; here, that nothing goes around it."""
     text = texts(".py")[READER]
-    (reader,) = (n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.ClassDef) and n.bases)
-    assert ast.unparse(reader.bases[0]).removeprefix("_Un") == "pickler"
-    (finder,) = (n for n in reader.body if getattr(n, "name", "") == "find_class")
-    assert "if wanted not in self.known:" in ast.unparse(finder)
     assert not re.search(r"super\(\)|[p]ickle\.|\bloads?\b(?!\(\)\[\(\)\])", text)
 
 
@@ -182,9 +168,6 @@ def test_no_path_of_this_machine():
     private = {str(ROOT.parent) + os.sep, str(Path.home()) + os.sep, getpass.getuser() + "@"}
     private -= {"root@", os.sep * 2}
     assert {(name, p) for name, text in texts().items() for p in private if p in text} == set()
-
-
-# --- the ways in -----------------------------------------------------------------------------
 
 
 def test_hooks_download_nothing_and_ci_can_be_run():
@@ -196,9 +179,8 @@ def test_hooks_download_nothing_and_ci_can_be_run():
 
 def test_help_lists_every_target():
     text = (ROOT / "Makefile").read_text()
-    phony = re.search(r"^\.PHONY: (.*)$", text, flags=re.MULTILINE)
-    assert phony is not None
-    assert set(re.findall(r"^([a-z-]+):.*## ", text, flags=re.MULTILINE)) == set(phony[1].split())
+    (phony,) = re.findall(r"^\.PHONY: (.*)$", text, flags=re.MULTILINE)
+    assert set(re.findall(r"^([a-z-]+):.*## ", text, flags=re.MULTILINE)) == set(phony.split())
 
 
 LOST = """

@@ -27,9 +27,6 @@ def dataset(*samples: Sample) -> Dataset:
 POOL = dataset(*(sample(f"s{i}") for i in range(10)), sample("q", "query"))
 
 
-# --- one sample -------------------------------------------------------------------------------
-
-
 def test_files_are_read_once_and_when_needed() -> None:
     image, masks = Mock(return_value=np.zeros((2, 3, 4))), Mock(return_value=np.ones((3, 4), int))
     one = Sample("a", image, masks)
@@ -89,9 +86,6 @@ def test_an_unlabelled_sample_says_so() -> None:
         _ = one.without_masks().diameter
 
 
-# --- data sets --------------------------------------------------------------------------------
-
-
 def test_a_slice_is_a_dataset_with_the_same_card() -> None:
     part = POOL[2:4]
     assert isinstance(part, Dataset)
@@ -133,9 +127,6 @@ def test_diameter_of_a_set_leaves_images_without_cells_out() -> None:
     both = dataset(sample(side=2), sample(side=0), sample(side=4))
     assert both.diameter == pytest.approx((4 + 8) / 2 / np.sqrt(np.pi))
     assert np.isnan(dataset(sample(side=0)).diameter)
-
-
-# --- pixels -----------------------------------------------------------------------------------
 
 
 def test_normalise_maps_the_percentiles_to_0_and_1_without_clipping() -> None:

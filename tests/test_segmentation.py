@@ -94,9 +94,6 @@ class Field(Stub):
         return torch.stack((dy + self.bias, dx + self.bias, plane), dim=1)
 
 
-# Sizes, tiles and batches
-
-
 @pytest.mark.filterwarnings("ignore:.*next to no contrast")
 @pytest.mark.parametrize("shape", [(1, 1), (1, 1000), (7, 5), (224, 224), (225, 223)])
 def test_any_size_gives_maps_and_masks_of_it(model, shape):
@@ -151,9 +148,6 @@ def test_batches_are_as_large_as_asked_for_and_cells_given_out_as_soon_as_they_a
     assert [cells.name for cells in found] == ["0", "1", "2", "3"]
 
 
-# Flips
-
-
 @pytest.mark.parametrize("shape", [(64, 48), (300, 250)])
 def test_flips_turn_vectors_back(shape):
     image, exact, biased = noise(*shape), Field(0).model(), Field(0.7).model()
@@ -166,9 +160,6 @@ def test_flips_turn_vectors_back(shape):
     assert sum(biased.network.batches) == sum(exact.network.batches) * 4 / 5
     (classes,) = predict(Field(0.7).model("unet3"), [image], flips=True)
     np.testing.assert_allclose(classes.maps[:2], 0.7, atol=1e-5)  # no vectors: they keep their sign
-
-
-# Decoding
 
 
 @pytest.mark.parametrize("resample", [True, False])
@@ -229,8 +220,6 @@ def test_steps_and_sizes_follow_the_scale_where_it_resamples():
     assert seen == [((3, 100, 120), 400, 140), ((3, 50, 60), 200, 35), ((3, 50, 60), 200, 35)]
 
 
-# Warnings
-
 FAR, NEAR = [[-0.5] * 4, [0.5, -0.5, 0.5, -0.5]], [[-0.5] * 4, [0.5, 0.5, 0.5, 0.4]]
 SCALE = "0: the masks' median diameter is 30 px, the image was scaled for 70 px. Give diameter=30."
 STYLE = "0: its style is 14.1 times as far from those of the training images as is usual among them"
@@ -267,9 +256,6 @@ def test_a_packaged_model_knows_what_it_has_not_seen():
     with warnings.catch_warnings():
         warnings.simplefilter("error", FarFromModel)
         segment(model, [cells])
-
-
-# What comes in
 
 
 def test_arrays_and_samples_are_the_same_images_and_integers_are_normalised_as_floats(model):

@@ -164,32 +164,12 @@ def test_runs_do_not_go_on_from_another(tmp_path):
                 assert "of another run: seed: 0 there, 1 asked for." in str(caught.value)
 
 
-# The file itself
-
-
-def learning() -> tuple[dict[str, nn.Module], torch.optim.Optimizer]:
-    network = nn.Linear(3, 2)
-    return {"network": network}, torch.optim.SGD(network.parameters())
-
-
-def test_a_damaged_file_and_one_of_weights_are_refused(tmp_path):
-    path, ours = tmp_path / "c.safetensors", learning()
-    Checkpoint(path, {}, *ours).save([])
+def test_a_file_stays_until_the_next_is_whole_and_is_refused_if_damaged(tmp_path, monkeypatch):
+    path, network = tmp_path / "c.safetensors", nn.Linear(3, 2)
+    file = Checkpoint(path, {}, {"network": network}, torch.optim.SGD(network.parameters()))
+    file.save([])
     whole = path.read_bytes()
     assert read_run(path).log == []
-    weights = new_model("scellseg", tiny.LEVELS).save(tmp_path / "m.safetensors").read_bytes()
-    for content in (*(whole[:keep] for keep in (0, 7, 200, -1)), weights):
-        path.write_bytes(content)
-        with pytest.raises(TrainingError, match=r"cannot be read.*Delete it to start") as caught:
-            Checkpoint(path, {}, *ours).resume()
-        assert caught.value.where == path
-        assert read_run(path) is None
-
-
-def test_the_earlier_file_stays_until_the_new_one_is_whole(tmp_path, monkeypatch):
-    file = Checkpoint(tmp_path / "c.safetensors", {}, *learning())
-    file.save([])
-    before = file.path.read_bytes()
 
     def cut_short(_, scratch: Path, **__) -> None:
         scratch.write_bytes(b"half")
@@ -198,5 +178,12 @@ def test_the_earlier_file_stays_until_the_new_one_is_whole(tmp_path, monkeypatch
     monkeypatch.setattr(training, "save_file", cut_short)
     with pytest.raises(TrainingError, match=r"c\.safetensors: .*\(no space.*Make room"):
         file.save([])
-    assert file.path.read_bytes() == before
-    assert list(tmp_path.iterdir()) == [file.path]
+    assert path.read_bytes() == whole
+    assert list(tmp_path.iterdir()) == [path]
+    weights = new_model("scellseg", tiny.LEVELS).save(tmp_path / "m.safetensors").read_bytes()
+    for content in (*(whole[:keep] for keep in (0, 7, 200, -1)), weights):
+        path.write_bytes(content)
+        with pytest.raises(TrainingError, match=r"cannot be read.*Delete it to start") as caught:
+            file.resume()
+        assert caught.value.where == path
+        assert read_run(path) is None
