@@ -81,12 +81,6 @@ def test_a_new_representation_needs_no_change_of_any_file(small_patches, monkeyp
         _ = first.flows
 
 
-def test_four_are_registered_and_an_unknown_one_is_an_error_that_names_them():
-    assert [one.name for one in ALL] == ["flow", "hover", "unet2", "unet3"]
-    with pytest.raises(ModelError, match=r"'stars'.*flow, hover, unet2, unet3"):
-        representation.get("stars")
-
-
 @pytest.mark.parametrize("chosen", ALL, ids=lambda r: r.name)
 def test_empty_images_have_empty_targets_and_masks(chosen):
     nothing = np.zeros((40, 50), np.int32)

@@ -28,7 +28,10 @@ POOL = dataset(*(sample(f"s{i}") for i in range(10)), sample("q", "query"))
 
 
 def test_files_are_read_once_and_when_needed() -> None:
-    image, masks = Mock(return_value=np.zeros((2, 3, 4))), Mock(return_value=np.ones((3, 4), int))
+    image, masks = (
+        Mock(return_value=np.zeros((2, 3, 4))),
+        Mock(return_value=np.full((3, 4), 2.0, ">f4")),
+    )
     one = Sample("a", image, masks)
     assert not masks.called
     assert one.masks is one.masks
@@ -36,6 +39,7 @@ def test_files_are_read_once_and_when_needed() -> None:
     assert one.image is one.image
     assert image.call_count == masks.call_count == 1
     assert (one.image.dtype, one.masks.dtype) == (np.float32, np.int32)
+    assert (one.masks == 2).all()  # whole numbers, though they came as floats
 
 
 @pytest.mark.parametrize("first", ["image", "masks"])
@@ -64,18 +68,15 @@ def test_what_is_no_label_is_refused(masks: np.ndarray, times: float) -> None:
         _ = Sample("odd", lambda: np.zeros((2, *SHAPE)), lambda: masks * times).masks
 
 
-def test_masks_of_whole_floats_are_labels() -> None:
-    masks = Sample("a", lambda: np.zeros((2, *SHAPE)), lambda: np.full(SHAPE, 2.0, ">f4")).masks
-    assert masks.dtype == np.int32
-    assert (masks == 2).all()
-
-
 def test_diameter_is_the_median_over_cells() -> None:
     masks = np.zeros((20, 20), np.int32)
     masks[0, :4], masks[2:6, :4], masks[10:18, :8] = 1, 2, 4  # areas 4, 16, 64; there is no 3
     one = Sample("a", lambda: np.zeros((2, 20, 20)), lambda: masks)
     assert one.diameter == pytest.approx(2 * np.sqrt(16 / np.pi))
     assert np.isnan(sample(side=0).diameter)
+    both = dataset(sample(side=2), sample(side=0), sample(side=4))  # the second has no cells
+    assert both.diameter == pytest.approx((4 + 8) / 2 / np.sqrt(np.pi))
+    assert np.isnan(dataset(sample(side=0)).diameter)
 
 
 def test_an_unlabelled_sample_says_so() -> None:
@@ -121,12 +122,6 @@ def test_shots_are_drawn_without_replacement_and_nested() -> None:
     for n in (11, 0, -1):
         with pytest.raises(DatasetError, match=f"{n} shots were asked for, the pool .* holds 10"):
             POOL.shots(n)
-
-
-def test_diameter_of_a_set_leaves_images_without_cells_out() -> None:
-    both = dataset(sample(side=2), sample(side=0), sample(side=4))
-    assert both.diameter == pytest.approx((4 + 8) / 2 / np.sqrt(np.pi))
-    assert np.isnan(dataset(sample(side=0)).diameter)
 
 
 def test_normalise_maps_the_percentiles_to_0_and_1_without_clipping() -> None:

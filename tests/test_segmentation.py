@@ -1,6 +1,7 @@
 """Segmentation: pooled tiles, odd sizes, flips, thresholds without the network, and warnings."""
 
 import warnings
+from collections.abc import Callable
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -19,13 +20,14 @@ from scellseg_lib.errors import ImageError
 from scellseg_lib.metrics import average_precision
 from scellseg_lib.model import Model, new_model
 from scellseg_lib.network import NetworkOutput
-from scellseg_lib.representation import Decoding
+from scellseg_lib.representation import Decoding, get
 from scellseg_lib.samples import Sample
 from scellseg_lib.segmentation import FarFromModel, Prediction, decode
 from tests import tiny
 
 predict = partial(segmentation.predict, precision=Precision())
 segment = partial(segmentation.segment, precision=Precision())
+FLOW = get("flow")
 
 
 @pytest.fixture(scope="module")
@@ -46,11 +48,11 @@ def discs(scale: float = 1.0) -> np.ndarray:
 
 
 class Stub(nn.Module):
-    """In place of a network, with maps of its own; notes the sizes of its batches."""
+    """In place of a network: a function gives its maps; notes the sizes of its batches."""
 
-    def __init__(self) -> None:
+    def __init__(self, maps: Callable[[torch.Tensor], torch.Tensor]) -> None:
         super().__init__()
-        self.anchor = nn.Parameter(torch.zeros(1))
+        self.anchor, self.maps = nn.Parameter(torch.zeros(1)), maps
         self.stride, self.levels, self.batches = 8, tiny.LEVELS, []
 
     def forward(self, images: torch.Tensor) -> NetworkOutput:
@@ -62,46 +64,35 @@ class Stub(nn.Module):
         return Model(self, base.representation, base.card.model_copy(update=card))  # type: ignore[arg-type]
 
 
-class Oracle(Stub):
-    """Reads the labels from the image, and gives their perfect maps."""
-
-    def maps(self, images: torch.Tensor) -> torch.Tensor:
-        targets = new_model("cellpose", tiny.LEVELS).representation.targets
-        labels = np.round(images[:, 0].numpy() * 16).astype(np.int32)
-        maps = np.stack([targets(masks) for masks in labels])
-        maps[:, :2] *= 5
-        maps[:, 2] = maps[:, 2] * 12 - 6
-        return torch.from_numpy(maps)
+def perfect_maps(images: torch.Tensor) -> torch.Tensor:
+    """Those of the labels that the image shows."""
+    labels = np.round(images[:, 0].numpy() * 16).astype(np.int32)
+    maps = np.stack([FLOW.targets(masks) for masks in labels])
+    return torch.from_numpy(maps * [[[5]], [[5]], [[12]]] - [[[0]], [[0]], [[6]]]).float()
 
 
 def oracle(masks: np.ndarray, **card: Any) -> tuple[Model, np.ndarray]:
     """A model that segments an image of 16 cells without fault, and that image."""
-    return Oracle().model(**card), masks.astype(np.float32)
+    return Stub(perfect_maps).model(**card), masks.astype(np.float32)
 
 
-class Field(Stub):
+def field(bias: float, name: str = "cellpose") -> Model:
     """Gives a field that turns with the image, and a part that does not: the flips cancel it."""
 
-    def __init__(self, bias: float) -> None:
-        super().__init__()
-        self.bias = bias
+    def maps(images: torch.Tensor) -> torch.Tensor:
+        dy, dx = np.gradient(images[:, 0], axis=(1, 2))  # changes sign when it is flipped
+        gradient = torch.from_numpy(np.stack((dy, dx), axis=1))
+        return torch.cat((gradient + bias, images[:, :1]), dim=1)
 
-    def maps(self, images: torch.Tensor) -> torch.Tensor:
-        plane = images[:, 0]
-        dy, dx = torch.zeros_like(plane), torch.zeros_like(plane)
-        dy[:, 1:-1] = plane[:, 2:] - plane[:, :-2]  # a gradient changes sign when it is flipped
-        dx[:, :, 1:-1] = plane[:, :, 2:] - plane[:, :, :-2]
-        return torch.stack((dy + self.bias, dx + self.bias, plane), dim=1)
+    return Stub(maps).model(name)
 
 
 @pytest.mark.filterwarnings("ignore:.*next to no contrast")
 @pytest.mark.parametrize("shape", [(1, 1), (1, 1000), (7, 5), (224, 224), (225, 223)])
 def test_any_size_gives_maps_and_masks_of_it(model, shape):
     (cells,) = segment(model, [noise(*shape)], diameter=30)
-    assert cells.masks.shape == shape
-    assert cells.masks.dtype == np.int32
-    assert cells.prediction.maps.shape == (3, *shape)
-    assert cells.prediction.shape == shape
+    assert (cells.masks.shape, cells.masks.dtype) == (shape, np.int32)
+    assert (cells.prediction.maps.shape, cells.prediction.shape) == ((3, *shape), shape)
     assert np.isfinite(cells.prediction.maps).all()
     assert cells.flows.shape == (2, *shape)
     np.testing.assert_allclose(np.linalg.norm(cells.style), 1, rtol=1e-5)
@@ -111,10 +102,9 @@ def test_maps_are_of_the_30_px_scale_by_the_models_diameter_or_another(model):
     assert segment(model, []) == []
     masks = discs(2.0)
     made, image = oracle(masks, diameter=60.0)
-    found = segment(made, [image])[0].prediction
-    assert (found.diameter, found.maps.shape) == (60, (3, 176, 176))
-    (found,) = predict(made, [image], diameter=30)
-    assert (found.diameter, found.maps.shape) == (30, (3, *image.shape))
+    for given, shape in ({}, (3, 176, 176)), ({"diameter": 30}, (3, *image.shape)):
+        (found,) = predict(made, [image], **given)
+        assert (found.diameter, found.maps.shape) == (given.get("diameter", 60), shape)
 
 
 def test_pooled_tiles_give_the_maps_of_one_image_at_a_time(model):
@@ -150,7 +140,7 @@ def test_batches_are_as_large_as_asked_for_and_cells_given_out_as_soon_as_they_a
 
 @pytest.mark.parametrize("shape", [(64, 48), (300, 250)])
 def test_flips_turn_vectors_back(shape):
-    image, exact, biased = noise(*shape), Field(0).model(), Field(0.7).model()
+    image, exact, biased = noise(*shape), field(0), field(0.7)
     (plain,) = predict(exact, [image])
     assert np.abs(plain.maps[:2]).mean() > 0.1
     for turning in (exact, biased):
@@ -158,7 +148,7 @@ def test_flips_turn_vectors_back(shape):
         np.testing.assert_allclose(turned.maps, plain.maps, atol=1e-5)
         np.testing.assert_allclose(turned.style, plain.style, rtol=1e-6)
     assert sum(biased.network.batches) == sum(exact.network.batches) * 4 / 5
-    (classes,) = predict(Field(0.7).model("unet3"), [image], flips=True)
+    (classes,) = predict(field(0.7, "unet3"), [image], flips=True)
     np.testing.assert_allclose(classes.maps[:2], 0.7, atol=1e-5)  # no vectors: they keep their sign
 
 
@@ -189,18 +179,17 @@ def test_settings_of_the_call_go_before_the_models():
 @pytest.mark.parametrize("scale", [2.0, 0.5])
 def test_resampling_decodes_at_the_images_own_size(scale: float):
     masks, small = discs(scale), discs()
-    representation = new_model("cellpose", tiny.LEVELS).representation
-    maps = representation.targets(small)
+    maps = FLOW.targets(small)
     maps[:2] *= 5
     y, x = np.mgrid[: small.shape[0], : small.shape[1]]
     maps[2] = 15.5 - np.hypot((y + 0.5) % 44 - 22, (x + 0.5) % 44 - 22)  # slopes at the outline
     prediction = Prediction("p", maps, np.ones(1), masks.shape, 30 * scale)
-    made = {r: decode(prediction, representation, Decoding(), resample=r) for r in (True, False)}
+    made = {r: decode(prediction, FLOW, Decoding(), resample=r) for r in (True, False)}
     for found in made.values():
         assert found.shape == masks.shape
         assert average_precision(masks, found, [0.8])[0] == 1
     if scale > 1:
-        # Blocks of 2 x 2 px without it; with it outlines are as smooth as the image is fine.
+        # Blocks of 2 x 2 px without it, none with it.
         for resample, found in made.items():
             blocks = found.reshape(small.shape[0], 2, small.shape[1], 2)
             assert (blocks == blocks[:, :1, :, :1]).all() is np.bool_(not resample)
