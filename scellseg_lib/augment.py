@@ -117,10 +117,7 @@ def labelled_batch(
 def unlabelled_batch(
     sources: Sequence[Source], rng: np.random.Generator, side: int, size: int = 8
 ) -> Tensor:
-    """Draw query or contrast patches, float32 (size, 2, 224, 224).
-
-    They are rotated crops of `side` pixels of the 30-px scale.
-    """
+    """Draw rotated crops of `side` px of the 30-px scale as float32 (size, 2, 224, 224)."""
     patches = []
     for index in rng.integers(len(sources), size=size):
         source = sources[index]

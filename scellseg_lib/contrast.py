@@ -75,10 +75,7 @@ class ContrastiveTerm(nn.Module):
         done: float,
         precision: Precision,
     ) -> Tensor:
-        """Term of a step; ``shot_style`` (n, S) comes from the step's pass over the shots.
-
-        Queries and contrasts take the downsampling pass only, one after the other.
-        """
+        """Term of a step; ``shot_style`` (n, S) comes from the step's pass over the shots."""
         shot, device, styles = shot_style.float(), shot_style.device, []
         with _statistics(network, update=self.statistics == "mixed"):
             for images in self.batches(rng, len(shot_style)):

@@ -1,10 +1,8 @@
 """Masks to flows and flows to masks: compiled, parallel over cells and pixels.
 
-A cell is encoded as the direction in which heat that is fed at its centre would flow back to it
-(docs/method.md, section 2; Stringer et al. 2021). Following that field from every cell pixel
-gathers a cell's pixels at one sink, which tells touching cells apart.
-
-Flows are (dy, dx) in pixels per step, of unit length inside cells.
+A cell is encoded as the direction in which heat that is fed at its centre would flow back to it:
+(dy, dx) of unit length (docs/method.md, section 2; Stringer et al. 2021). Following that field from
+every cell pixel gathers a cell's pixels at one sink, which tells touching cells apart.
 """
 
 from typing import Literal
@@ -77,9 +75,7 @@ def flows_to_masks(
     n_steps: int = 200,
     min_size: int = 35,
 ) -> Labels:
-    """Decode instances by following flows from every cell pixel to its sink.
-
-    See docs/method.md, section 5.
+    """Decode instances by following flows from every cell pixel to its sink (docs/method.md, 5).
 
     Parameters
     ----------

@@ -64,10 +64,7 @@ class ObjectMatches(NamedTuple):
 
 
 def overlap(true: np.ndarray, predicted: np.ndarray) -> Overlap:
-    """Find all pairs of objects of two label images int[H, W] that share pixels.
-
-    MetricError for different shapes, ImageError for no labels.
-    """
+    """Find all pairs of objects of two label images int[H, W] that share pixels, or MetricError."""
     if np.shape(true) != np.shape(predicted):
         what = f"the true labels are {np.shape(true)} pixels, the predicted {np.shape(predicted)}"
         remedy = "Resize the prediction to the image (nearest neighbour) before scoring it."

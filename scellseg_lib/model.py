@@ -113,10 +113,7 @@ def new_model(
     representation_name: str | None = None,
     seed: int = 0,
 ) -> Model:
-    """Return one of the five models untrained, on the CPU; its weights depend on the seed alone.
-
-    It has the model's own representation, or the one named.
-    """
+    """Return one of the five models untrained, on the CPU; its weights depend on the seed alone."""
     chosen = representation_name or find_architecture(name).representation
     card = Card(architecture=name, levels=levels, representation=chosen)
     with torch.random.fork_rng(devices=[]):

@@ -1,8 +1,4 @@
-"""Options that tell themselves: name, kind, bounds, default and help stand once, in their class.
-
-The library refuses what is out of bounds, in a sentence; the command line and the workbench read
-the same bounds and the same help.
-"""
+"""Options tell themselves: library, command line and workbench read the same bounds and help."""
 
 from typing import Any, ClassVar, Self
 

@@ -119,7 +119,12 @@ def pretrain(
     samples = [sample for data in datasets for sample in data]
     for sample in progress_bar(samples, len(samples), "read"):
         _ = sample.image, sample.diameter  # kept by the sample
-    training, validation = _split([source for data in datasets for source in prepare(data)])
+    sources = [source for data in datasets for source in prepare(data)]
+    if len(sources) < VALIDATE_EVERY:
+        what = f"pre-training needs {VALIDATE_EVERY} images or more, there are {len(sources)}"
+        raise TrainingError(what, remedy="Add images, or fine-tune a trained model instead.")
+    validation = sources[VALIDATE_EVERY - 1 :: VALIDATE_EVERY]
+    training = [source for i, source in enumerate(sources, 1) if i % VALIDATE_EVERY]
     n_steps = chosen.n_steps(len(training))
     precision.place(model.network, device)
     sgd = partial(torch.optim.SGD, momentum=0.9)
@@ -208,15 +213,3 @@ def validation_loss(
         batch = labelled_batch(validation, model.representation, rng, indices=part)
         total += len(part) * float(segmentation_loss(model, *batch, precision)[0])
     return total / len(validation)
-
-
-def _split(sources: list[Source]) -> tuple[list[Source], list[Source]]:
-    """Images to learn from, and those that validate."""
-    if len(sources) < VALIDATE_EVERY:
-        raise TrainingError(
-            f"pre-training needs {VALIDATE_EVERY} images or more, there are {len(sources)}",
-            remedy="Add images, or fine-tune a trained model instead.",
-        )
-    validation = sources[VALIDATE_EVERY - 1 :: VALIDATE_EVERY]
-    training = [s for i, s in enumerate(sources, 1) if i % VALIDATE_EVERY]
-    return training, validation

@@ -216,10 +216,7 @@ def normalise(image: np.ndarray, where: str | None = None) -> np.ndarray:
 
 
 def resize(image: np.ndarray, scale: float | tuple[int, int]) -> np.ndarray:
-    """Resize float32[C, H, W] by a factor, or to the height and width wanted.
-
-    Bilinear, or by area averages under half the size.
-    """
+    """Resize float32[C, H, W] by a factor or to a (height, width); to under half by averages."""
     height, width = _size(image.shape[1:], scale)
     shrunk = height < 0.5 * image.shape[1]
     method = cv2.INTER_AREA if shrunk else cv2.INTER_LINEAR

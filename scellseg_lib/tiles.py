@@ -39,10 +39,7 @@ def taper(height: int, width: int) -> np.ndarray:
 
 
 class TiledImage:
-    """Tiles of a normalised image float32[2, h, w] going out, and its maps coming in.
-
-    The tiles' sides are multiples of the network's stride.
-    """
+    """Tiles of a normalised image float32[2, h, w] going out, and its maps coming in."""
 
     def __init__(self, image: np.ndarray, stride: int) -> None:
         self._pads = [padding(length, stride) for length in image.shape[1:]]

@@ -128,14 +128,8 @@ def _complete_card(
     model: Model, how: str, data: Sequence[Sequence[Sample]], recipe: dict[str, Any]
 ) -> None:
     """Write how and on what a model was trained into its card, which is still that of its start."""
-    learnt = [
-        TrainingData(
-            name=getattr(one, "name", "images"),
-            images=len(one),
-            licence=getattr(one, "licence", ""),
-        )
-        for one in data
-    ]
+    sets = [(getattr(s, "name", "images"), len(s), getattr(s, "licence", "")) for s in data]
+    learnt = [TrainingData(name=name, images=n, licence=terms) for name, n, terms in sets]
     validated = [entry for entry in model.log if "validation_loss" in entry]
     before = f"; started from: {model.card.origin}" if model.card.origin else ""
     update = {

@@ -20,6 +20,7 @@ from scellseg_lib.pretraining import (
     pretrain,
     validation_loss,
 )
+from scellseg_lib.samples import normalise
 from tests import tiny
 
 pytestmark = pytest.mark.usefixtures("small_patches")
@@ -78,18 +79,17 @@ def test_every_image_serves_once_an_epoch(n: int, batch: int):
 
 def test_the_last_of_every_eight_images_validates(monkeypatch):
     """Counted through all data sets."""
-    split, parts = module._split, []
-
-    def watched(sources):
-        parts.append(split(range(len(sources))))
-        return split(sources)
-
-    monkeypatch.setattr(module, "_split", watched)
+    parts = []
+    monkeypatch.setattr(module, "validation_loss", lambda _, part, *__: parts.append(part) or 0.0)
+    monkeypatch.setattr(
+        module, "epoch_batch", lambda n, *rest: parts.append(n) or epoch_batch(n, *rest)
+    )
     options = {"recipe": PretrainRecipe(steps=1, batch_size=1), "precision": Precision()}
     pretrain("cellpose", [tiny.worms(9), tiny.worms(8, 4)], levels=tiny.LEVELS, **options)
-    ((training, validation),) = parts
-    assert list(validation) == [7, 15]
-    assert sorted([*training, *validation]) == list(range(17))
+    n_training, validation = parts
+    assert (n_training, len(validation)) == (15, 2)
+    for source, number in zip(validation, (7, 10), strict=True):
+        np.testing.assert_array_equal(source.image, normalise(tiny.worm(number)[0]))
     with pytest.raises(TrainingError, match="needs 8 images or more, there are 7"):
         pretrain("cellpose", [tiny.worms(7)], levels=tiny.LEVELS, **options)
 

@@ -1,8 +1,4 @@
-"""U-Net2 and U-Net3: classes of pixels; instances are connected components.
-
-The released code searches the thresholds on shots squashed to 224 x 224; here it is done on the
-shots at their true scale (docs/method.md, section 2).
-"""
+"""U-Net2 and U-Net3: classes of pixels; instances are connected components (docs/method.md, 2)."""
 
 from collections.abc import Sequence
 from itertools import product
