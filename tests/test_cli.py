@@ -119,9 +119,6 @@ def interrupt(*_: Any, **__: Any) -> None:
     raise KeyboardInterrupt
 
 
-# --- segment ---------------------------------------------------------------------------------
-
-
 def test_masks_are_those_of_the_library(first_run, model_file):
     home, said = first_run
     model = scellseg.load_model(model_file)
@@ -385,9 +382,6 @@ def test_what_goes_wrong_is_said_in_one_message(
     assert result.stdout == ""
 
 
-# --- finetune --------------------------------------------------------------------------------
-
-
 @pytest.fixture(autouse=True)
 def tuning(monkeypatch):
     """Options of each fine-tuning, of one patch a step, with a checkpoint after each."""
@@ -473,9 +467,6 @@ def test_options_reach_the_fine_tuning(annotated, model_file, options, expected)
     assert done(*command, "--overwrite")
 
 
-# --- a data set by its name ------------------------------------------------------------------
-
-
 @pytest.fixture
 def small_worms(monkeypatch):
     """Four shots and two queries under the name of the synthetic worms."""
@@ -520,9 +511,6 @@ def test_the_whole_job_on_a_data_set_by_name(small_worms, model_file, tmp_path, 
     assert "without a partner: query5." in run("evaluate", "masks", "synthetic_worms").stderr
     save(tmp_path / "synthetic_worms" / "A.png", picture(0)[0])  # a folder is meant by its path
     assert "1 images segmented" in done("segment", "./synthetic_worms", "--model", model_file)
-
-
-# --- evaluate --------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -591,9 +579,6 @@ def test_label_files_that_do_not_fit_are_named(scored):
     assert "A_masks" not in alone.stderr
 
 
-# --- export ----------------------------------------------------------------------------------
-
-
 def test_every_format_by_the_command(tmp_path):
     """Out of Cellpose's file, with an image of two channels; a damaged file is told of."""
     pixels = np.arange(12 * 14 * 2, dtype=np.uint16).reshape(12, 14, 2)
@@ -614,9 +599,6 @@ def test_every_format_by_the_command(tmp_path):
     assert "intensity_max_dye" in pd.read_csv(out / "A_measurements.csv")
     crop = read_pixels(out / "A_cells" / "A_cells_00001.tif")
     assert (crop.shape, crop[0].any()) == ((7, 7, 2), False)
-
-
-# --- data, models, doctor, help --------------------------------------------------------------
 
 
 def test_data_and_models(temporary_cache, monkeypatch):
@@ -664,9 +646,6 @@ def test_help_says_what_the_options_classes_say():
     told = re.escape(Decoding.describe("min_size")["description"])
     assert re.search(rf"--min-size <int range> {told} Default: the model's. \[x>=0\]", text)
     assert all(name in done("sweep", "--help") for name in grid.EXPERIMENTS)
-
-
-# --- sweep -----------------------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -125,9 +125,6 @@ def test_outlines_as_text_say_what_they_lose(tmp_path):
     np.testing.assert_array_equal(fill([rings[0]], CELLS.shape), CELLS == 1)
 
 
-# --- measurements and single cells ---------------------------------------------------------------
-
-
 def test_measurements_by_arithmetic():
     planes = np.arange(12 * 14).reshape(12, 14), np.full((12, 14), 7)
     image = np.stack(planes, axis=2).astype(np.uint16)
@@ -180,9 +177,6 @@ def test_single_cells_of_a_side_and_cut_out():
     ) as caught:
         list(export.single_cells(CELLS, image, side=6))
     assert caught.value.options == {"side": 10}
-
-
-# --- whole folders -----------------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -222,9 +222,6 @@ def test_planes_that_cannot_be(tmp_path, pixels, wanted, why):
         images.read_image(path, channels=wanted)
 
 
-# --- damage ----------------------------------------------------------------------------------
-
-
 def encode(ending: str, pixels: np.ndarray) -> bytes:
     if ending == "tif":
         file = io.BytesIO()

@@ -111,9 +111,6 @@ def test_masks_of_all_versions(tmp_path, masks, expected):
     np.testing.assert_array_equal(read_masks(path), expected)
 
 
-# --- what is not to be trusted -----------------------------------------------------------------
-
-
 class Evil:
     """Calls what it is told to as it is unpickled."""
 
