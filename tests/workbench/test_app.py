@@ -132,9 +132,7 @@ def test_a_result_is_inspected_against_what_was_drawn(segmented: Workbench, fold
     assert not inspector._message.is_error
 
 
-def test_thresholds_found_in_the_inspector_are_those_to_segment_with(
-    segmented: Workbench, folder: Path
-):
+def test_thresholds_found_in_the_inspector_are_those_to_segment_with(segmented, folder):
     inspect(segmented, "b")
     inspector, form = segmented.inspector, segmented.segment.form
     assert inspector._use.disabled
@@ -151,9 +149,7 @@ def test_thresholds_found_in_the_inspector_are_those_to_segment_with(
     np.testing.assert_array_equal(written > 0, seen > 0)
 
 
-def test_cells_are_corrected_from_the_inspector_as_they_are_seen(
-    segmented: Workbench, folder: Path
-):
+def test_cells_are_corrected_from_the_inspector_as_they_are_seen(segmented, folder):
     inspect(segmented, "b")
     segmented.inspector.thresholds._sliders["min_size"].value = 60
     seen = np.array(segmented.inspector.view.labels)

@@ -1,8 +1,7 @@
-"""Looking at one image: thresholds that are moved, what a model suggests, how that joins what is
-drawn.
-"""
+"""Looking at one image: thresholds that are moved, what a model suggests, where it doubts."""
 
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -18,7 +17,7 @@ from scellseg_lib.workbench.app import Workbench
 from scellseg_lib.workbench.session import Newest, SegmentationSettings, Thresholds, find_cells
 from tests import tiny
 from tests.workbench.test_inspect import KINDS, SIZE, said
-from tests.workbench.waiting import until
+from tests.workbench.waiting import squares, until
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -42,20 +41,12 @@ def test_a_threshold_is_shown_if_and_only_if_it_makes_a_difference(kind: str):
 
 
 def test_newest_goes_on_after_an_error():
-    calls: list[int] = []
-
-    def work() -> None:
-        calls.append(len(calls))
-        if len(calls) == 1:
-            raise ValueError("the moon")
-        if len(calls) == 2:
-            newest()  # asked for while it is at work
-
+    work = Mock(side_effect=[ValueError("the moon"), None])
     newest = Newest(work)
     with pytest.raises(ValueError, match="the moon"):
         newest()
     newest()
-    assert calls == [0, 1, 2]
+    assert work.call_count == 2
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -91,13 +82,9 @@ STYLE = "It has not learnt from images like this one: draw or correct some, then
         (30.0, 0.9, 6.0, NOTHING),
     ],
 )
-def test_it_doubts_where_segmenting_warns_and_where_nothing_is_found(
-    monkeypatch: pytest.MonkeyPatch, diameter: float, distance: float, threshold: float, doubt: str
-):
-    masks = np.zeros((90, 120), np.int32)
-    for number in range(12):  # squares of 21 px, in diameter 24 px
-        y, x = 30 * (number // 4) + 4, 30 * (number % 4) + 4
-        masks[y : y + 21, x : x + 21] = number + 1
+def test_it_doubts_where_segmenting_warns(monkeypatch, diameter, distance, threshold, doubt):
+    corners = [(30 * y + 4, 30 * x + 4) for y, x in np.ndindex(3, 4)]
+    masks = squares(*corners, side=21, shape=(90, 120))  # 24 px in diameter
     maps = said(np.minimum(masks, 1) * masks).maps
     maps[2] = np.where(masks > 0, 5, -6)
     model = new_model("scellseg", tiny.LEVELS)

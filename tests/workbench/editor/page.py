@@ -27,6 +27,7 @@ class Page:
         self.heard: list[dict[str, Any]] = []
         self.buffers: list[list[bytes]] = []
         self.labels, self.session, self.number = np.zeros((0, 0), np.int32), "", 0
+        self.facts: dict[str, list[str]] = {}
         self.is_deaf = False
         self.last: tuple[dict[str, Any], list[bytes]] = ({}, [])
 
@@ -38,9 +39,10 @@ class Page:
         self.buffers.append(parts)
         if content["type"] == "open":
             self.labels = decode_labels(parts[0], content["shape"])
-            self.session = content.get("session", "")
+            self.session, self.facts = content.get("session", ""), content.get("facts", {})
         elif content["type"] == "edit":
             apply(self.labels, Patch.from_bytes(parts[0], self.labels.size))
+            self.facts |= content["facts"]
         self.number = content.get("number", self.number)
 
     def types(self) -> list[str]:

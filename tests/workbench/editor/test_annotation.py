@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from scellseg_lib.errors import ImageError
 from scellseg_lib.workbench.editor.annotation import LARGEST_LABEL, Annotation
 from scellseg_lib.workbench.editor.classes import COLOURS, choose_colour, parse_colour
-from scellseg_lib.workbench.editor.journal import NOTHING, Facts
+from scellseg_lib.workbench.editor.journal import NOTHING
 from scellseg_lib.workbench.editor.patches import Patch, set_pixels
 
 ORANGE, BLUE, GREEN = list(COLOURS.values())[:3]
@@ -243,20 +243,6 @@ def test_cells_are_listed_with_what_is_said_of_them():
     empty.delete([1])
     assert (given == 1).all()  # the labels are copied
     assert (empty.cells.empty, empty.free) == (True, 1)
-
-
-def test_what_is_said_of_a_deleted_cell_goes_and_comes_back_with_it():
-    annotation = three()
-    annotation.change("said", facts={3: Facts("dead", "blurred")})
-    annotation.delete([3])
-    annotation.outline(np.array([[2, 0], [2, 5], [3, 5], [3, 0]]), 3)
-    assert said(annotation)[3] == ("", "")  # a new cell of that number is another
-    annotation.undo()
-    annotation.undo()
-    assert said(annotation)[3] == ("dead", "blurred")
-    annotation.redo()
-    annotation.delete([2])  # a new edit ends what could be redone
-    assert annotation.redo() is None
 
 
 @pytest.mark.parametrize(
