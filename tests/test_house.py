@@ -52,7 +52,6 @@ BUDGETS = {
 # These numbers only fall; who brings a part within its budget takes it out.
 STILL_OVER = {
     "core": 3764,
-    "datasets": 1926,
 }
 PARTS = {name: "core" for group in CORE for name in group} | {
     "__init__": "core",

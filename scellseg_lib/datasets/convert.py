@@ -141,8 +141,7 @@ def _list_files(raw: Path) -> list[str]:
 
 def _read_layer(path: Path, image: np.ndarray) -> np.ndarray:
     """The pixels of one cell's mask file, bool[H, W]."""
-    pixels = read_pixels(path)
-    layer: np.ndarray = pixels.reshape(*pixels.shape[:2], -1).max(axis=2) > 0
+    layer: np.ndarray = np.atleast_3d(read_pixels(path)).max(axis=2) > 0
     if layer.shape != image.shape[:2]:
         what = f"the mask is {layer.shape}, its image {image.shape[:2]}"
         raise ImageError(what, where=path, remedy=_AGAIN)

@@ -12,7 +12,6 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path, PureWindowsPath
 from typing import Literal, NamedTuple
@@ -47,8 +46,7 @@ class CheckedFile(NamedTuple):
     detail: str = ""
 
 
-@dataclass(frozen=True)
-class Report:
+class Report(NamedTuple):
     """What `verify` found of a data set's files; ``str`` is what a user should see."""
 
     title: str
@@ -103,8 +101,7 @@ def fetch(name: str) -> Path:
         raise
     except OSError as error:
         what = f"the files cannot be stored ({error.strerror})"
-        remedy = "Free some space, or set SCELLSEG_DATA and SCELLSEG_CACHE to other folders. "
-        remedy += "Nothing half-written was kept."
+        remedy = "Free some space, or set SCELLSEG_DATA and SCELLSEG_CACHE to other folders."
         raise FetchError(what, where=error.filename or card.folder, remedy=remedy) from error
     return card.folder
 
@@ -170,12 +167,12 @@ def unpack(archive: Path, folder: Path, members: str = "*") -> None:
         if zipfile.is_zipfile(archive):
             with zipfile.ZipFile(archive) as zipped:
                 files = [i for i in zipped.infolist() if fnmatchcase(i.filename, members)]
-                _check_names(archive, [info.filename for info in files])
+                _check_names([info.filename for info in files])
                 zipped.extractall(folder, files)
         elif tarfile.is_tarfile(archive):
             with tarfile.open(archive) as tarred:
                 found = [info for info in tarred if fnmatchcase(info.name, members)]
-                _check_names(archive, [info.name for info in found])
+                _check_names([info.name for info in found])
                 safe = [tarfile.data_filter(info, str(folder)) for info in found]
                 tarred.extractall(folder, safe, filter="data")
         elif archive.suffix in (".zip", ".gz", ".tar", ".tgz"):
@@ -183,22 +180,19 @@ def unpack(archive: Path, folder: Path, members: str = "*") -> None:
         else:
             shutil.copyfile(archive, folder / archive.name)
     except tarfile.FilterError as error:
-        raise _refuse(archive, error) from error
+        what = f"the archive is refused: {error}"
+        remedy = "It is not safe to unpack; nothing was. Get it from its publisher."
+        raise FetchError(what, where=archive, remedy=remedy) from error
     except _DAMAGE as error:
         what, remedy = f"the archive is damaged ({error})", "Download it again."
         raise ArchiveDamaged(what, where=archive, remedy=remedy, archive=archive) from error
 
 
-def _refuse(archive: Path, why: object) -> FetchError:
-    remedy = "It is not safe to unpack; nothing was. Get it from its publisher."
-    return FetchError(f"the archive is refused: {why}", where=archive, remedy=remedy)
-
-
-def _check_names(archive: Path, names: list[str]) -> None:
-    """Refuse names that lead elsewhere on any system."""
+def _check_names(names: list[str]) -> None:
+    """Refuse names that lead elsewhere on any system; tarfile's filter knows only this one's."""
     for name, path in ((name, PureWindowsPath(name)) for name in names):
         if path.anchor or ".." in path.parts:
-            raise _refuse(archive, f"{name!r} leads elsewhere")
+            raise tarfile.FilterError(f"{name!r} leads elsewhere")
 
 
 def _compare(card: Manifest, folder: Path) -> Report:

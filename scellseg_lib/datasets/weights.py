@@ -272,20 +272,16 @@ def _places(settings: dict[str, str]) -> list[str]:
 
 
 def _find(place: str, session: requests.Session) -> str:
-    """Address of the archive on a page of an index, on a page of links or in a folder."""
+    """Address of the archive on a page of an index, on a page of links or in a local folder."""
     parts = urlsplit(place)
-    path = Path(url2pathname(parts.path) if parts.scheme == "file" else place).expanduser()
-    page = path / "index.html" if path.is_dir() else path
     if parts.scheme in ("http", "https"):
         answer = session.get(place, headers={"Accept": ACCEPT_ANY}, timeout=TIMEOUT)
         answer.raise_for_status()
         urls = [one.url for one in ProjectPage.from_response(answer, "scellseg").packages]
-    elif page.is_file():
-        text, base = page.read_text("utf-8"), page.resolve().as_uri()
-        urls = [one.url for one in ProjectPage.from_html("scellseg", text, base).packages]
     else:
-        urls = [file.resolve().as_uri() for file in path.iterdir()]
+        folder = Path(url2pathname(parts.path) if parts.scheme == "file" else place).expanduser()
+        urls = [file.resolve().as_uri() for file in folder.iterdir()]
     for url in urls:
         if unquote(urlsplit(url).path).rpartition("/")[2] == ARCHIVE:
-            return url.partition("#")[0]
+            return url
     raise ModelError(f"lists no {ARCHIVE}", remedy="Ask another index.")

@@ -308,15 +308,9 @@ def test_an_index_may_answer_in_json_and_broken_places_are_passed_over(
     assert_fetched()
 
 
-@pytest.mark.parametrize("as_page", [True, False])
-def test_local_folder_of_links(index, as_page, monkeypatch, tmp_path):
-    folder = tmp_path / "links"
-    (folder / "files").mkdir(parents=True)
-    place = folder / "files" / weights.ARCHIVE if as_page else folder / weights.ARCHIVE
-    place.write_bytes(index.files[FILE])
-    if as_page:
-        (folder / "index.html").write_text(f'<a href="files/{weights.ARCHIVE}">it</a>')
-    configure(monkeypatch, find_links=str(folder), no_index="1")
+def test_a_folder_of_archives_will_do(index, monkeypatch, tmp_path):
+    (tmp_path / weights.ARCHIVE).write_bytes(index.files[FILE])
+    configure(monkeypatch, find_links=str(tmp_path), no_index="1")
     assert_fetched()
     assert index.asked(FILE) == []
 

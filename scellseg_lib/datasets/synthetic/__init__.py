@@ -11,10 +11,8 @@ from scellseg_lib.datasets.synthetic.worms import draw_worms
 from scellseg_lib.errors import DatasetError, ImageError
 from scellseg_lib.samples import Dataset, Sample
 
-Maker = Callable[[Scene], tuple[np.ndarray, np.ndarray]]
-
 # Each kind with the size of its real images.
-_MAKERS: dict[str, tuple[Maker, Shape]] = {
+_MAKERS: dict[str, tuple[Callable[[Scene], cells.Planes], Shape]] = {
     "worms": (draw_worms, (520, 696)),
     "phase": (cells.draw_phase, (520, 704)),
     "mito": (cells.draw_mito, (512, 512)),

@@ -83,10 +83,8 @@ def draw_mito(scene: Scene) -> Planes:
         chance[cell.window] = np.clip(1.25 - 1.2 * cell.level, 0, 1) * (cell.level < 0.97)
         chance[nucleus.window][nucleus.depth > 0] = 0
         draws = rng.random((int(0.16 * np.pi * radius**2), 3))
-        row = cell.window[0].start + (draws[:, 0] * cell.level.shape[0]).astype(int)
-        col = cell.window[1].start + (draws[:, 1] * cell.level.shape[1]).astype(int)
-        taken = draws[:, 2] < chance[row, col]
-        where = np.stack([row, col], axis=1)[taken]
+        where = (draws[:, :2] * cell.level.shape).astype(int) + [s.start for s in cell.window]
+        where = where[draws[:, 2] < chance[*where.T]]
         shine = 0.28 * bright * np.exp(0.4 * rng.standard_normal(len(where)))
         starts.append(np.column_stack([where, shine]))
         grain = 1 + 0.16 * chromatin[nucleus.window]
@@ -148,10 +146,8 @@ def draw_fluorescence(scene: Scene, name: str) -> Planes:
             _shine(scene, style, cell, nucleus, layers, grains)
     if name == "style2":
         _add_glia(scene, *layers[0])
-    planes = [
-        sharp + 0.8 * blur(soft, 0.14 * style.radius + 0.8)
-        for sharp, soft in zip(*layers, strict=True)
-    ]
+    soft = [blur(plane, 0.14 * style.radius + 0.8) for plane in layers[1]]
+    planes = layers[0] + 0.8 * np.stack(soft)
     labels = clean(assign(cells, shape), 0.15 * style.radius**2 * np.pi)
     haze = 0.10 * blur(planes[0], 12) + 0.06 * blur(planes[0], 4)
     uneven = 1 + 0.12 * scene.draw_field(90)
@@ -170,8 +166,7 @@ def _shine(
     cytoplasm, nuclei = layers[int(rng.random() < look.defocus)]
     bright = float(np.exp((0.65 if look.glow == 0 else 0.38) * rng.standard_normal()))
     patchy = np.clip(0.75 + 0.6 * scene.draw_ring(6), 0.05, 2.5)[cell.ray]
-    streaks = 0.6 * scene.draw_ring(1 + 35 / cell.radius) + 0.4 * scene.draw_ring(6)
-    streaks = streaks[cell.ray]
+    streaks = (0.6 * scene.draw_ring(1 + 35 / cell.radius) + 0.4 * scene.draw_ring(6))[cell.ray]
     body = cell.soften(1.5, 0.5)
     texture = np.clip(1 + 0.1 * fine + 0.26 * coarse, 0.15, None)
     streaky = np.clip(1 + look.streaks * streaks * np.clip(cell.level, 0, 1.2) ** 2, 0.1, None)
@@ -275,8 +270,7 @@ def draw_style1(scene: Scene) -> Planes:
         holes[hole.window] += hole.soften(3.5)
     light *= 1 - 0.8 * np.clip(holes, 0, 1)
     light *= np.clip(1 + 0.33 * scene.draw_field(130), 0.25, None)
-    level = rng.uniform(4200, 13_000)
-    plane = scene.expose(500 + level * light, gain=3.0, read=40, sigma=1.2)
+    plane = scene.expose(500 + rng.uniform(4200, 13_000) * light, gain=3.0, read=40, sigma=1.2)
     return plane, clean(assign(cells, shape), 80)
 
 
@@ -316,8 +310,7 @@ def draw_style3(scene: Scene) -> Planes:
         labels[window][ball.depth > 0.6] = number
     stems = np.column_stack([rng.random((14, 2)) * shape, rng.uniform(0.3, 0.9, 14)])
     light = np.maximum(light, scene.draw_strokes(stems, 1.1 * size, 3, 0.2) * 0.8)
-    counts = 62_000 * (1 - np.exp(-1.55 * light))
-    plane = scene.expose(counts, gain=18.0, read=200, sigma=0.65)
+    plane = scene.expose(62_000 * (1 - np.exp(-1.55 * light)), gain=18.0, read=200, sigma=0.65)
     return plane, clean(labels, 0.10 * np.pi * size**2)
 
 

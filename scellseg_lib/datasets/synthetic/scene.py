@@ -48,11 +48,8 @@ class Scene:
         """Smooth Gaussian random field, float32[H, W], mean 0 and SD 1, blurred by `sigma` px."""
         step = max(1, int(sigma / 2))
         coarse = (self.shape[0] // step + 3, self.shape[1] // step + 3)
-        noise: np.ndarray = self.rng.standard_normal(coarse).astype(np.float32)
-        noise = cv2.GaussianBlur(noise, (0, 0), sigma / step, borderType=cv2.BORDER_REFLECT)
-        if step > 1:
-            size = (coarse[1] * step, coarse[0] * step)
-            noise = cv2.resize(noise, size, interpolation=cv2.INTER_CUBIC)
+        noise = blur(self.rng.standard_normal(coarse), sigma / step)
+        noise = cv2.resize(noise, None, fx=step, fy=step, interpolation=cv2.INTER_CUBIC)
         noise = noise[: self.shape[0], : self.shape[1]]
         return (noise - noise.mean()) / max(float(noise.std()), 1e-6)
 

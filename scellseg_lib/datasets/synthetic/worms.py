@@ -8,7 +8,6 @@ from scellseg_lib.datasets.synthetic.scene import Scene, blur
 POINTS = 72
 _S = np.linspace(0, 1, POINTS)  # along a worm, from head to tail
 
-
 Window = tuple[slice, slice]
 Worm = tuple[Window, np.ndarray, np.ndarray]  # where it lies, its mask, the light let through
 
@@ -100,10 +99,8 @@ def _draw_worm(rng: np.random.Generator, stop: np.ndarray, centre: np.ndarray) -
     half = _draw_half_width(rng)
     low, high = np.floor(line.min(0) - 14).astype(int), np.ceil(line.max(0) + 14).astype(int)
     grain, stretch = rng.standard_normal((POINTS + 8, 25)), rng.standard_normal(POINTS)
-    if (low < 0).any() or (high >= stop.shape).any():
-        return None
-    at = np.rint(line).astype(int)
-    if (stop[at[:, 0], at[:, 1]] < half + 3).any():
+    is_outside = (low < 0).any() or (high >= stop.shape).any()
+    if is_outside or (stop[*np.rint(line).astype(int).T] < half + 3).any():
         return None
     y, x = np.mgrid[low[0] : high[0], low[1] : high[1]]
     away = (y[..., None] - line[:, 0]) ** 2 + (x[..., None] - line[:, 1]) ** 2
