@@ -10,7 +10,8 @@ import cv2
 import numba
 import numpy as np
 
-from scellseg_lib import metrics, paths
+from scellseg_lib import metrics
+from scellseg_lib.datasets.load import load_dataset
 from scellseg_lib.flows import flows_to_masks, masks_to_flows
 from tests.benchmarks.clock import THREADS, report, timed
 from tests.benchmarks.peer import run_peer
@@ -19,15 +20,6 @@ CELL_THRESHOLD, MIN_SIZE, REPEATS = 0.5, 35, 2
 SMALL = 15  # keeps the true cells that the default size drops
 SIDE, DIAMETER = 2048, 350  # of the image with eight large cells; the aim is under a second
 NOISE = {"exact": 0.0, "noisy": 0.3}
-
-
-def contrast_masks() -> list[np.ndarray]:
-    """Label images int32[H, W] of the contrast images, or an error that says what is missing."""
-    folder = paths.data() / "cellpose_contrast35"
-    files = sorted(folder.glob("*_masks.png"))
-    if len(files) != 35:
-        raise SystemExit(f"{folder} holds {len(files)} of 35 masks; set SCELLSEG_DATA.")
-    return [np.int32(cv2.imread(str(file), cv2.IMREAD_UNCHANGED)) for file in files]
 
 
 def network_like(
@@ -104,7 +96,7 @@ def main() -> None:
     """Time both directions on two threads and print the agreement."""
     numba.set_num_threads(THREADS)
     large()
-    masks = contrast_masks()
+    masks = [sample.masks for sample in load_dataset("cellpose_contrast35")]
     encode(masks)
     for name, noise in NOISE.items():
         decode(masks, name, noise)

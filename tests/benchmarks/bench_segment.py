@@ -1,6 +1,5 @@
 """Segmentation against Cellpose's `eval`: the same network and images, both at full size."""
 
-from dataclasses import replace
 from functools import partial
 from unittest.mock import patch
 
@@ -70,9 +69,8 @@ def _least(diameter: float) -> int:
 
 def _checked_by_mean(model: Model, cells: Cells) -> np.ndarray:
     """Masks of the same maps whose flow check takes the mean centre (Cellpose), not the median."""
-    decoding = replace(
-        model.card.decoding, cell_threshold=0.0, min_size=_least(cells.prediction.diameter)
-    )
+    least = _least(cells.prediction.diameter)
+    decoding = model.card.decoding.changed(cell_threshold=0.0, min_size=least)
     by_mean = partial(flows.masks_to_flows, centre="mean")
     with patch.object(flows, "masks_to_flows", by_mean):
         return decode(cells.prediction, model.representation, decoding)

@@ -9,7 +9,7 @@ import json
 import subprocess
 import sys
 import time
-from contextlib import ExitStack
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from scellseg_lib.contrast import ContrastiveTerm, pair_distance
 from scellseg_lib.datasets.load import load_dataset
 from scellseg_lib.device import Precision, choose_precision, keep_memory
 from scellseg_lib.model import new_model
+from scellseg_lib.training import segmentation_loss
 from tests.benchmarks.clock import THREADS
 
 LEVELS = (32, 64, 128, 256)
@@ -31,10 +32,7 @@ def side(name: str, strategy: str) -> dict[str, float]:
     torch.set_num_threads(THREADS)
     device = torch.device("cpu")
     ours = name == "ours"
-    precision = choose_precision(device, LEVELS) if ours else Precision()
-    kept = ExitStack()
-    if ours:
-        kept.enter_context(keep_memory())
+    precision = choose_precision(device) if ours else Precision()
     model = new_model("scellseg", LEVELS)
     precision.place(model.network, device).train()
     worms = load_dataset("synthetic_worms")
@@ -50,28 +48,27 @@ def side(name: str, strategy: str) -> dict[str, float]:
         drawn.append(time.perf_counter() - start)
         return found
 
-    term.batches = timed_batches  # type: ignore[method-assign]
+    term.batches = timed_batches  # type: ignore[assignment, method-assign]
     whole, data = [], []
-    for step in range(STEPS + 1):
-        start = time.perf_counter()
-        rng = np.random.default_rng(step)
-        images, targets = labelled_batch(shots, model.representation, rng)
-        data.append(time.perf_counter() - start)
-        with precision.autocast(device):
-            output = model.network(images.to(device))
-        loss = model.representation.loss(output.maps.float(), targets)
-        if strategy == "contrastive" and ours:
-            loss = loss + term(model.network, output.style, rng, 0.0, precision)
-        elif strategy == "contrastive":
-            query, contrast = (model.network(batch).style for batch in term.batches(rng, 8))
-            ratio = pair_distance(output.style, query)
-            loss = loss + term.weight(0.0) * ratio / (pair_distance(output.style, contrast) + 1e-5)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        whole.append(time.perf_counter() - start)
-        data[-1] += sum(drawn)
-        drawn.clear()
+    with keep_memory() if ours else nullcontext():
+        for step in range(STEPS + 1):
+            start = time.perf_counter()
+            rng = np.random.default_rng(step)
+            batch = labelled_batch(shots, model.representation, rng)
+            data.append(time.perf_counter() - start)
+            loss, output = segmentation_loss(model, *batch, precision)
+            if strategy == "contrastive" and ours:
+                loss = loss + term(model.network, output.style, rng, 0.0, precision)
+            elif strategy == "contrastive":
+                query, other = (model.network(images).style for images in term.batches(rng, 8))
+                distances = [pair_distance(output.style, style) for style in (query, other)]
+                loss = loss + term.weight(0.0) * distances[0] / (distances[1] + 1e-5)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            whole.append(time.perf_counter() - start)
+            data[-1] += sum(drawn)
+            drawn.clear()
     return {"step": min(whole[1:]), "data": min(data[1:])}
 
 
