@@ -36,11 +36,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def jobs_end(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Wait for the jobs that a test has left, while all is as the test has made it.
-
-    A job that goes on would find the real models and folders again, or those of the next test, in
-    place of what its own has put there. One job may begin another.
-    """
+    """Wait for the jobs that a test has left: they would disturb the next one."""
     yield
     until(lambda: not any(thread.name == "scellseg-job" for thread in threads()))
 
@@ -49,10 +45,7 @@ def jobs_end(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def tiny_world(
     weights: Path, temporary_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[None]:
-    """Small models and patches, float32, two styles to contrast with, one thread.
-
-    The same sums in the same order each time, and no wait for a second core.
-    """
+    """Small models and patches, float32, two styles to contrast with, the same sums each time."""
     shrink_world(weights, monkeypatch)
     before = torch.get_num_threads(), numba.get_num_threads()
     torch.set_num_threads(1)
@@ -111,5 +104,4 @@ def segment_all(folder: Path, weights: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         shrink_world(weights, patch)
         job = SegmentPanel(folder).segment()
-        assert job is not None
         assert job.join(LONG).state == "done"

@@ -9,8 +9,8 @@ import pytest
 import tifffile
 
 from scellseg_lib.errors import ImageError
-from scellseg_lib.files import export, layout
 from scellseg_lib.files import images as readers
+from scellseg_lib.files import layout
 from scellseg_lib.workbench.annotate import AnnotatePanel
 from scellseg_lib.workbench.editor import MaskEditor
 from scellseg_lib.workbench.editor.annotation import Annotation
@@ -69,9 +69,8 @@ def test_all_images_of_an_experiment_share_one_list(folder, tmp_path):
     for part in ("shot", "corrected"):  # in several parts, an image counts once
         (folder / part).mkdir()
         shutil.copy(folder / "b_cells.csv", folder / part)
-    assert ClassFile(folder / "query" / "a_masks.tif").others("dead", folder / "a_masks.tif") == [
-        *("b", "c")
-    ]
+    file = ClassFile(folder / "query" / "a_masks.tif")
+    assert file.others("dead", folder / "a_masks.tif") == ["b", "c"]
 
 
 def test_an_image_without_cells_stays_without_masks_when_classes_are_made_at_it(folder):
@@ -81,24 +80,6 @@ def test_an_image_without_cells_stays_without_masks_when_classes_are_made_at_it(
     assert not (folder / "a_masks.tif").exists()
     assert list(panel.editor.classes) == ["dead", "alive"]
     assert list(AnnotatePanel(folder).editor.classes) == ["dead"]
-
-
-def test_what_a_crash_has_left_comes_back_with_its_classes(folder):
-    editor = edit(folder)
-    editor.set_class([1], "dead")
-    editor.save()
-    editor.rename_class("dead", "gone")
-    editor.add_class("odd")
-    editor.add_class("gone", "#123456")
-    path = folder / "a_masks.tif"
-    listed = pd.read_csv(folder / "a_cells.csv", keep_default_na=False)
-    again = MaskEditor(
-        IMAGE, readers.read_masks(path), cells=listed, path=path, classes=ClassFile(path)
-    )
-    assert again.cells["class"].tolist() == ["dead", "", ""]
-    assert again.recover() == 3
-    assert again.cells["class"].tolist() == ["gone", "", ""]
-    assert again.classes == editor.classes == {"gone": "#123456", "odd": BLUE}
 
 
 def test_a_window_never_overwrites_the_classes_of_another_and_says_so(folder):
@@ -282,14 +263,9 @@ def test_other_images_are_found_and_renamed_but_for_those_with_unsaved_edits(fol
     assert file.rename("dead", "gone", folder / "c_masks.tif") == (["d"], [])
 
 
-def test_the_list_of_classes_is_no_image_no_masks_and_no_list_of_cells(folder, tmp_path):
+def test_the_list_of_classes_is_no_image_no_masks_and_no_list_of_cells(folder):
     finders = (layout.find_images, layout.find_samples, layout.find_labels, layout.find_cell_lists)
     before = [find(folder) for find in finders]
     edit(folder).add_class("dead")
     assert (folder / "classes.csv").is_file()
     assert [find(folder) for find in finders] == before
-    done = export.export(folder, tmp_path / "out", ("table", "geojson"))
-    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == [
-        *("b.geojson", "b_measurements.csv", "c.geojson", "c_measurements.csv")
-    ]
-    assert not done.failed

@@ -6,6 +6,7 @@ from math import inf
 from pathlib import Path
 from threading import Condition, Event, Thread
 from typing import Any
+from unittest.mock import Mock
 
 import cv2
 import numpy as np
@@ -124,11 +125,16 @@ def pace(monkeypatch: pytest.MonkeyPatch) -> Pace:
     return pace
 
 
-def stopped(panel: FinetunePanel, pace: Pace, after: int = 2) -> FinetunePanel:
-    """Start a run and stop it on the way: after these steps, or one more."""
-    pace.let(after)
-    (panel.go_on if is_shown(panel.go_on) else panel.start).click()
-    until(lambda: len(panel.run.log) >= after)
+def start(panel: FinetunePanel, pace: Pace, steps: int = 1) -> None:
+    """Start a run, and wait until these steps are done."""
+    pace.let(steps)
+    panel.start.click()
+    until(lambda: len(panel.run.log) == steps)
+
+
+def stopped(panel: FinetunePanel, pace: Pace) -> FinetunePanel:
+    """Start a run and stop it on the way: after two steps, or one more."""
+    start(panel, pace, 2)
     panel.stop.click()
     pace.let(inf)
     assert end(panel).job.state == "cancelled"
@@ -166,12 +172,8 @@ def test_a_damaged_shot_is_named_and_left_out(folder):
     panel = opened(folder)
     problems = {shot.name: shot.problem for shot in panel.found.shots}
     assert problems.pop("B") == ""
-    for found, words in zip(
-        problems.values(),
-        # The last one in place of an argument.
-        ("A_img.tif: the file is damaged", "80 x 160 px", "No cell is drawn", "Save it as one"),
-        strict=True,
-    ):
+    expected = ("A_img.tif: the file is damaged", "80 x 160", "No cell is drawn", "Save it as one")
+    for found, words in zip(problems.values(), expected, strict=True):
         assert words in found
     assert panel.shots.value.count("left out") == 4
     assert "4 annotated images are left out" in panel.message.text
@@ -288,9 +290,9 @@ def test_the_saved_model_is_the_one_that_the_library_tunes(folder, monkeypatch):
     monkeypatch.setattr(f"{FINETUNE}.draw_losses", lambda log, n: drawn.append(len(log)) or "")
     monkeypatch.setattr(f"{FINETUNE}.DRAWN_EVERY", LONG)
     panel = opened(folder)
-    start = panel.model.value.load()
+    model = panel.model.value.load()
     options = {"strategy": "classic", "steps": 4, "batch_size": 2}
-    same = finetune(start, load_folder(folder).shot, precision=Precision(), **options)
+    same = finetune(model, load_folder(folder).shot, precision=Precision(), **options)
     assert weights(tuned(panel)) == weights_hash(same.network)
     assert panel.name.value == "worms-scellseg-2"  # for the next one
     assert drawn == [0, 4]  # the curve, and not at every step
@@ -333,11 +335,11 @@ def test_a_stopped_run_goes_on_to_the_model_that_was_never_stopped(folder, pace)
     assert not list(folder.glob("*.checkpoint*"))
 
 
-@pytest.mark.parametrize("start", ["scellseg_4", "unet2_4"])
-def test_a_stopped_run_can_be_kept_as_it_is_also_after_another_look(folder, pace, start):
+@pytest.mark.parametrize("key", ["scellseg_4", "unet2_4"])
+def test_a_stopped_run_can_be_kept_as_it_is_also_after_another_look(folder, pace, key):
     passed_on = []
     panel = opened(folder, on_tuned=passed_on.append)
-    panel.model.value = next(value for _, value in panel.model.options if value.key == start)
+    panel.model.value = next(value for _, value in panel.model.options if value.key == key)
     stopped(panel, pace)
     done, kept = len(panel.run.log), weights_hash(panel.run.stopped.network)
     panel.check.click()
@@ -379,9 +381,7 @@ def test_a_killed_run_is_found_again_and_goes_on(folder, pace, tmp_path, monkeyp
     monkeypatch.setattr(training, "SAVE_EVERY", 0.0)
     first = opened(folder)
     first.name.value, first.strategy.value = "worm", "contrastive"
-    pace.let(2)
-    first.start.click()
-    until(lambda: len(first.run.log) == 2)
+    start(first, pace, 2)
     left = tmp_path / "left"  # what lies on the disk at this moment is all that a kill would leave
     shutil.copytree(folder, left, ignore=shutil.ignore_patterns(".*"))
     pace.let(inf)
@@ -449,9 +449,7 @@ def test_a_model_is_passed_on_though_the_folder_is_looked_into_as_its_run_ends(f
 
 def test_the_last_word_of_a_run_that_stops_at_once_is_that_it_has(folder, pace):
     panel = opened(folder)
-    pace.let(1)
-    panel.start.click()
-    until(lambda: len(panel.run.log) == 1)
+    start(panel, pace)
     cancel = panel.job.cancel
 
     def at_once() -> None:
@@ -484,9 +482,7 @@ def test_no_model_is_overwritten_in_silence(folder, pace):
     assert taken.read_bytes() != before
     assert not panel.overwrite.value  # the wish is for once
     panel.name.value = "worm"
-    pace.let(1)
-    panel.start.click()
-    until(lambda: len(panel.run.log) == 1)
+    start(panel, pace)
     (folder / "worm.safetensors").write_bytes(b"it came meanwhile")
     pace.let(inf)
     assert end(panel).job.result == folder / "worm-2.safetensors"
@@ -501,11 +497,8 @@ def test_no_model_is_overwritten_in_silence(folder, pace):
     ],
 )
 def test_errors_are_said_in_words_and_the_panel_lives_on(folder, monkeypatch, place, error, words):
-    def fails(*_, **__):
-        raise error
-
     panel = opened(folder)
-    monkeypatch.setattr(f"{FINETUNE}.{place}", fails)
+    monkeypatch.setattr(f"{FINETUNE}.{place}", Mock(side_effect=error))
     panel.start.click()
     assert words in problem(end(panel))
     assert is_shown(panel.start)
@@ -513,10 +506,7 @@ def test_errors_are_said_in_words_and_the_panel_lives_on(folder, monkeypatch, pl
 
 
 def test_what_fails_after_the_model_is_saved_does_not_hide_that_it_is(folder):
-    def fails(path: Path) -> None:
-        raise RuntimeError("no list")
-
-    panel = opened(folder, on_tuned=fails)
+    panel = opened(folder, on_tuned=Mock(side_effect=RuntimeError("no list")))
     assert tuned(panel).is_file()
     assert "Saved as worms-scellseg.safetensors" in panel.message.text
     assert "no list" in panel.message.text

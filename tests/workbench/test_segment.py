@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -45,14 +46,12 @@ def add_model(folder: Path, name: str, architecture: str = "scellseg", **card: A
 def run(panel: SegmentPanel) -> Job:
     """Press Segment and wait, for its cells to be counted too."""
     panel.start.click()
-    assert panel.job is not None
     assert panel.job.join(LONG).ended
     counted(panel)
     return panel.job
 
 
 def counted(panel: SegmentPanel) -> SegmentResults:
-    assert panel.results.job is not None
     assert panel.results.job.join(LONG).ended
     return panel.results
 
@@ -176,9 +175,7 @@ def test_channels_are_asked_for_once_an_image_needs_them(tmp_path: Path, is_trie
     assert (tmp_path / "segmented" / "B_masks.tif").is_file()
 
 
-def test_the_network_runs_once_and_cells_follow_the_thresholds(
-    experiment: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_the_network_runs_once_and_cells_follow_the_thresholds(experiment, monkeypatch):
     calls, original = [], session.predict_one
     monkeypatch.setattr(session, "predict_one", lambda *a: calls.append(a[1].name) or original(*a))
     panel = SegmentPanel(experiment)
@@ -268,14 +265,16 @@ def test_a_folder_survives_a_damaged_file_and_says_what_to_do(experiment: Path):
     assert run(panel).state == "done"
     assert [entry.name for entry in panel.results.entries] == list("ACDEF")
     assert panel.message.text.startswith("5 images segmented")
-    assert "1 image could not be segmented" in panel.failures.value
-    assert "<li>B_img.tif: the file is damaged" in panel.failures.value
-    assert "Fetch or export the file again" in panel.failures.value
+    for words in (
+        "1 image could not",
+        "<li>B_img.tif: the file is damaged",
+        "export the file again",
+    ):
+        assert words in panel.failures.value
     (experiment / "query" / "B_img.tif").write_bytes(whole)
     before = files(experiment / "segmented")
     run(panel)
-    assert panel.message.text.startswith("1 image segmented")
-    assert "5 images done before" in panel.message.text
+    assert re.match(r"1 image segmented.*5 images done before", panel.message.text)
     assert "could not be segmented" not in panel.failures.value
     after = files(experiment / "segmented")
     assert after.items() >= before.items()
@@ -287,9 +286,8 @@ def test_paused_it_waits_and_then_goes_on(experiment: Path, monkeypatch: pytest.
     act_after(monkeypatch, 1, panel.pause.click)
     panel.start.click()
     until(lambda: rests(panel.job))
-    assert panel.start.disabled
-    assert is_shown(panel.pause)
-    assert panel.pause.description == "Go on"
+    state = panel.start.disabled, is_shown(panel.pause), panel.pause.description
+    assert state == (True, True, "Go on")
     assert "Paused" in panel.message.text
     assert list(files(experiment / "segmented")) == ["A_masks.tif", "segmented.json"]
     panel.pause.click()
@@ -297,9 +295,7 @@ def test_paused_it_waits_and_then_goes_on(experiment: Path, monkeypatch: pytest.
     assert len(files(experiment / "segmented")) == 7
 
 
-def test_stopped_it_keeps_what_is_done_and_goes_on_from_there(
-    experiment: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_stopped_it_keeps_what_is_done_and_goes_on_from_there(experiment, monkeypatch):
     panel = SegmentPanel(experiment)
     act_after(monkeypatch, 2, panel.cancel.click)
     assert run(panel).state == "cancelled"
@@ -311,8 +307,7 @@ def test_stopped_it_keeps_what_is_done_and_goes_on_from_there(
     after = files(experiment / "segmented")
     assert len(after) == 7
     assert after.items() >= before.items()
-    assert "4 images segmented" in panel.message.text
-    assert "2 images done before" in panel.message.text
+    assert re.match(r"4 images segmented.*2 images done before", panel.message.text)
 
 
 def test_masks_of_other_settings_are_kept_until_made_anew(segmented: Path):
@@ -367,9 +362,7 @@ def test_two_runs_at_once_do_not_disturb_each_other(experiment: Path):
     assert files(experiment / "segmented") == files(experiment / "other")
 
 
-def test_images_chosen_while_a_run_ends_are_those_whose_results_are_listed(
-    experiment: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_images_chosen_while_a_run_ends_are_those_whose_results_are_listed(experiment, monkeypatch):
     original, listing, go_on = experiment_module.list_results, threading.Event(), threading.Event()
 
     def slow(*arguments: Any) -> list[SegmentedImage]:
@@ -391,13 +384,11 @@ def test_images_chosen_while_a_run_ends_are_those_whose_results_are_listed(
     go_on.set()
     page.join(LONG)
     panel.job.join(LONG)
-    assert panel.found.text == "1 image found."
-    assert panel.results.entries == []
+    assert (panel.found.text, panel.results.entries) == ("1 image found.", [])
 
 
 def test_results_are_looked_at_and_corrected(experiment: Path):
-    looked: list[SegmentedImage] = []
-    edited: list[SegmentedImage] = []
+    looked, edited = list[SegmentedImage](), list[SegmentedImage]()
     panel = SegmentPanel(experiment, looked.append, edited.append)
     assert panel.results.buttons["inspect"].disabled
     panel.form.full_size.value = False
@@ -444,11 +435,8 @@ def test_former_results_are_listed_and_belong_to_their_model(segmented: Path):
 
 def test_damaged_masks_are_listed_as_such(segmented: Path):
     (segmented / "segmented" / "B_masks.tif").write_bytes(b"II*\0")
-    panel = SegmentPanel(segmented, lambda entry: read_masks(entry.masks))
-    assert "B: the masks are damaged; delete" in counted(panel).list.options[1][0]
-    panel.results.list.index = 1
-    panel.results.buttons["inspect"].click()
-    assert "B_masks.tif" in problem(panel.results)
+    results = counted(SegmentPanel(segmented))
+    assert "B: the masks are damaged; delete" in results.list.options[1][0]
 
 
 def test_what_is_chosen_is_opened_while_the_numbers_are_filled_in(monkeypatch: pytest.MonkeyPatch):

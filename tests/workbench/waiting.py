@@ -10,8 +10,7 @@ import numpy as np
 from scellseg_lib.workbench.jobs import Job
 
 LONG = 180
-"""Seconds after which a test gives up on what does not come about. Many times what the slowest
-takes beside three other busy workers on two cores: only what hangs waits that long."""
+"""Seconds after which a test gives up: many times what the slowest takes on a busy machine."""
 
 
 def until(condition: Callable[[], Any], seconds: float = LONG) -> None:

@@ -26,10 +26,7 @@ coordinates = st.floats(-20, 30, allow_nan=False, width=32)
 
 
 def done(labels: np.ndarray, patch: Patch) -> np.ndarray:
-    """Labels after a patch; that it can be taken back, and comes from these, is tested on the way.
-
-    The operation itself must have left the labels as they were: `apply` refuses a patch otherwise.
-    """
+    """Labels after a patch, which comes from these (`apply` tests it) and can be taken back."""
     after = labels.copy()
     apply(after, patch)
     back = after.copy()
@@ -42,17 +39,13 @@ def present(labels: np.ndarray) -> set[int]:
     return set(np.unique(labels[labels > 0]).tolist())
 
 
-def bar(width: int = 20) -> np.ndarray:
-    """A bar of 4 x `width` px with a pixel of background around it."""
-    labels = np.zeros((6, width + 2), np.int32)
-    labels[1:5, 1 : width + 1] = 3
-    return labels
+def bar() -> np.ndarray:
+    """A bar of 4 x 20 px with a pixel of background around it."""
+    return np.pad(np.full((4, 20), 3, np.int32), 1)
 
 
 def ring(side: int) -> np.ndarray:
-    inside = np.ones((side, side), bool)
-    inside[1:-1, 1:-1] = False
-    return inside
+    return ~np.pad(np.ones((side - 2, side - 2), bool), 1)
 
 
 def square(low: float, high: float) -> np.ndarray:
@@ -101,7 +94,7 @@ def test_pieces_and_cells_that_the_line_does_not_concern_stay_what_they_are():
     under = np.zeros((9, 11), np.int32)
     under[3:, 1:10] = under[0, 5] = 1  # a piece of one pixel under the line hides no cut
     assert present(done(under, operations.split(under, [1], line))) == {1, 2}
-    beside = bar(20)
+    beside = bar()
     beside[0, 21] = 3
     after = done(beside, operations.split(beside, [3], line))
     assert (present(after), after[0, 21]) == ({3, 4}, 3)

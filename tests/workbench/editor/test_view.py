@@ -70,16 +70,9 @@ def test_channels_have_names_and_further_pictures_follow_them(n_channels, names)
 @pytest.mark.parametrize(
     ("image", "others", "text"),
     [
-        *(
-            (image, {}, "cannot be shown")
-            for image in (
-                np.zeros(5),
-                np.zeros((2, 3, 4, 1)),
-                np.zeros((0, 4)),
-                np.array([["a"]]),
-                np.zeros((2, 2)) * 1j,
-            )
-        ),
+        *((np.zeros(shape), {}, "cannot be shown") for shape in (5, (2, 3, 4, 1), (0, 4))),
+        (np.array([["a"]]), {}, "cannot be shown"),
+        (np.zeros((2, 2)) * 1j, {}, "cannot be shown"),
         (PLANE, {"flow": np.zeros((4, 3))}, "'flow' of"),
         (PLANE, {"flow": np.zeros((3, 4, 3), np.float32)}, "float32"),
         (PLANE, {"flow": np.zeros((3, 4, 4), np.uint8)}, "shape"),
