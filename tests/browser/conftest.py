@@ -1,14 +1,7 @@
 """A browser and JupyterLab, with Voila, for the tests that need them: one of each for a whole run.
 
-A test asks for `lab` or `voila` and opens notebooks::
-
-    def test_it(lab):
-        notebook = lab.open(["from ... import MaskEditor", "editor = ...", "editor"])
-        notebook.page.get_by_role("button", name="Undo").click()
-        assert notebook.kernel.value("editor.labels").max() == 3
-
-`notebook.page` is Playwright's page, `notebook.kernel` a client of the same kernel. A notebook is
-closed with the test, failed or not; of JupyterLab, the page and the kernel then serve the next one.
+A test asks for `lab` or `voila` and opens notebooks, which are closed with it, failed or not; of
+JupyterLab, the page and the kernel then serve the next one.
 """
 
 from collections.abc import Generator, Iterator, Sequence
@@ -94,18 +87,8 @@ def lab(server: Server, window: BrowserContext, request: pytest.FixtureRequest) 
     yield from _close_after(Opener(server, window), request)
 
 
-@pytest.fixture(scope="module")
-def lab_of_module(
-    server: Server, window: BrowserContext, request: pytest.FixtureRequest
-) -> Iterator[Opener]:
-    """JupyterLab, for all tests of a file."""
-    yield from _close_after(Opener(server, window), request)
-
-
 @pytest.fixture
-def voila(
-    server: Server, window: BrowserContext, request: pytest.FixtureRequest
-) -> Iterator[Opener]:
+def voila(server, window: BrowserContext, request: pytest.FixtureRequest) -> Iterator[Opener]:
     """Voila."""
     yield from _close_after(Opener(server, window, is_lab=False), request)
 
@@ -127,9 +110,7 @@ def _close_after(opener: Opener, request: pytest.FixtureRequest) -> Iterator[Ope
 
 
 @pytest.fixture(scope="session")
-def editor_of_all(
-    server: Server, window: BrowserContext, request: pytest.FixtureRequest
-) -> Iterator[EditorInPage]:
+def editor_of_all(server: Server, window: BrowserContext) -> Iterator[EditorInPage]:
     """A mask editor in JupyterLab that is loaded once for all tests."""
     opener = Opener(server, window)
     yield EditorInPage(opener.open([f"{SETUP}\neditor = MaskEditor(np.zeros((8, 8)))", "editor"]))

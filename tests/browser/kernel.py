@@ -37,10 +37,9 @@ class CodeFailed(AssertionError):
 
 
 class Kernel:
-    """A client of a running kernel, beside the page that is connected to it too.
+    """A client of a kernel, beside the page; what is run here waits until a running cell has ended.
 
-    The client works in a thread of its own, since Playwright keeps an event loop running in the
-    tests' thread. What is run here waits, as a cell does, until a running cell has ended.
+    It works in a thread of its own: Playwright keeps an event loop running in the tests' thread.
     """
 
     def __init__(self, connection_file: Path) -> None:
@@ -114,13 +113,10 @@ def _run(client: BlockingKernelClient, code: str, expression: str = "None") -> t
 
 def _start(client: BlockingKernelClient, code: str) -> None:
     """Run code without waiting for its end; the kernel repeats the code when it begins with it."""
-    request, message = client.execute(code, store_history=False, allow_stdin=False), None
-    while (
-        message is None
-        or message["parent_header"].get("msg_id") != request
-        or (message["msg_type"] != "execute_input")
-    ):
+    request, begun = client.execute(code, store_history=False, allow_stdin=False), None
+    while begun != (request, "execute_input"):
         message = client.get_iopub_msg(timeout=180)
+        begun = message["parent_header"].get("msg_id"), message["msg_type"]
 
 
 def _decode(text: str | None) -> Any:

@@ -30,11 +30,7 @@ class Line:
 
     @contextmanager
     def dead(self) -> Iterator[None]:
-        """Lose all that is sent without telling either side, then end the connections.
-
-        So it is for a computer that sleeps or changes its network: what was sent into the old
-        connection never arrives, and only later does its sender learn of it.
-        """
+        """Lose what is sent, then end the connections, as where a computer sleeps."""
         self._is_dead = True
         try:
             yield

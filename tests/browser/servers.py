@@ -49,11 +49,7 @@ def chromium() -> str | None:
 
 
 class NotebookPage:
-    """A notebook that is open in the browser.
-
-    `kernel` is the one that the page talks to, reached on a way of its own, and `errors` is what
-    has failed in the JavaScript of widgets, which a user would not see.
-    """
+    """A notebook in the browser, its kernel, and the errors in the JavaScript of its widgets."""
 
     def __init__(self, server: Server, page: Page, path: Path, is_lab: bool) -> None:
         self.server, self.page, self.path, self.is_lab = server, page, path, is_lab
@@ -80,16 +76,10 @@ class NotebookPage:
 
     def reconnect(self) -> None:
         """Let JupyterLab connect anew at once; by itself it waits longer after each failure."""
-        self.page.evaluate(
-            "jupyterapp.shell.currentWidget.sessionContext.session.kernel.reconnect()"
-        )
+        self.page.evaluate(LAB_KERNEL.replace(".id", ".reconnect()"))
 
     def reload(self) -> None:
-        """Load the page anew and wait until it is ready.
-
-        In JupyterLab the kernel goes on and no cell runs again; Voila starts a new kernel, in
-        which the notebook runs anew.
-        """
+        """Load the page anew and wait: JupyterLab's kernel goes on, Voila starts another."""
         self.page.reload()
         self.kernel.close()
         self.connect()
@@ -105,11 +95,10 @@ class NotebookPage:
 
 
 class Server:
-    """JupyterLab with its extension Voila, in a process of its own that lives in an empty folder.
+    """JupyterLab with Voila, as a process in an empty folder; `jupyterapp` in the page is its own.
 
-    JupyterLab's application is in reach of the page's JavaScript as `jupyterapp`. To load it, and
-    to start a kernel that imports the library, takes most of a test's time: a page and a kernel
-    that are done with wait for the next notebook.
+    To load it, and to start a kernel, takes most of a test's time: a page and a kernel that are
+    done with wait for the next notebook.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -149,9 +149,7 @@ def test_a_class_is_merged_with_keys_alone(editor: EditorInPage) -> None:
     assert classes(editor) == {"dead": ORANGE, "dividing": SKY_BLUE}
 
 
-def test_keys_in_the_form_are_for_the_form_and_changes_of_others_reach_it(
-    editor: EditorInPage, folder: Path
-) -> None:
+def test_keys_in_the_form_are_for_the_form_and_changes_reach_it(editor: EditorInPage) -> None:
     """Delete would delete the selected cell, and letters choose tools."""
     add(editor, "dead", "dividing")
     editor.click(DISK)
@@ -168,6 +166,3 @@ def test_keys_in_the_form_are_for_the_form_and_changes_of_others_reach_it(
     change(editor, "dividing")
     editor.kernel.run("edit = editor.add_class('dividing', '#112233')")
     editor.wait("root => root.querySelector('.se-other-colour').value === '#112233'")
-    (folder / "classes.csv").write_text("name\ndead\n")
-    add(editor, "odd")
-    editor.message("this is no list of classes")

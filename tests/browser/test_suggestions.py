@@ -4,9 +4,11 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from playwright.sync_api import BrowserContext
 
 from tests.browser.conftest import Opener
 from tests.browser.editing import EditorInPage, Point, sweep
+from tests.browser.servers import Server
 from tests.browser.test_workbench import Truth
 
 OPEN = """
@@ -66,11 +68,14 @@ class Suggesting(EditorInPage):
 
 
 @pytest.fixture(scope="module")
-def panel(lab_of_module: Opener, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Suggesting]:
+def panel(
+    server: Server, window: BrowserContext, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Suggesting]:
     """A workbench with three images of worms, and the quickest model."""
     folder = Truth(tmp_path_factory.mktemp("suggestions") / "worms").folder
     made = f"workbench = Workbench(Path({str(folder)!r}))"
-    panel = Suggesting(lab_of_module.open([OPEN + made, "workbench"]), EDITOR)
+    opener = Opener(server, window)
+    panel = Suggesting(opener.open([OPEN + made, "workbench"]), EDITOR)
     panel.page.locator(TABS, has_text="Segment").click()
     models = panel.page.locator(".scellseg-segment-model select")
     models.select_option(label="Scellseg, smaller and quicker")
@@ -78,12 +83,7 @@ def panel(lab_of_module: Opener, tmp_path_factory: pytest.TempPathFactory) -> It
     panel.page.locator(TABS, has_text="Annotate").click()
     yield panel
     panel.kernel.run("session.predict_one = see")
-
-
-@pytest.fixture(autouse=True)
-def no_errors(panel: Suggesting) -> Iterator[None]:
-    yield
-    assert panel.notebook.errors == []
+    opener.close()
 
 
 def ways(masks: np.ndarray, n: int) -> list[list[Point]]:

@@ -21,8 +21,6 @@ SHAPE = (40, 50)
 SQUARE = np.array([[5, 5], [5, 15], [15, 15], [15, 5]], float)
 """Outline of a cell, (y, x)."""
 BROKEN = b"II*\0"
-
-
 TWO = squares((2, 2), (20, 20))
 
 
@@ -71,7 +69,6 @@ def names(panel: AnnotatePanel) -> list[str]:
 
 
 def opened(panel: AnnotatePanel) -> str:
-    assert panel.current is not None
     assert panel.list.value == str(panel.current.image)
     return panel.current.name
 

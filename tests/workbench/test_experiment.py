@@ -11,7 +11,6 @@ import tifffile
 
 from scellseg_lib.datasets.load import load_dataset
 from scellseg_lib.errors import DatasetError, ImageError
-from scellseg_lib.files import layout
 from scellseg_lib.files.images import read_masks, write_labels
 from scellseg_lib.workbench.experiment import (
     COLUMNS,
@@ -22,13 +21,11 @@ from scellseg_lib.workbench.experiment import (
     count_cells,
 )
 from scellseg_lib.workbench.session import SegmentationSettings
+from tests.workbench import waiting
 from tests.workbench.waiting import files
-from tests.workbench.waiting import squares as any_squares
 
 SIDE = 40
-squares = partial(any_squares, shape=(SIDE, SIDE))
-
-
+squares = partial(waiting.squares, shape=(SIDE, SIDE))
 PREDICTED = squares((2, 2), (2, 20), (20, 2))
 CORRECTED = squares((2, 2), (2, 21), (28, 28))
 """The first as it was, the second a pixel to the right, one removed, one added."""
@@ -122,12 +119,6 @@ def test_what_cannot_become_a_shot_is_refused_and_leaves_no_trace(experiment: Pa
     assert {name for name in after if after[name] != before.get(name)} == {"shot/a_masks.tif"}
 
 
-def test_an_experiment_without_rounds_has_an_empty_table(tmp_path: Path):
-    one = Experiment(tmp_path)
-    assert (list(one.rounds()), len(one.rounds()), len(one.sum_up_rounds())) == ([*COLUMNS], 0, 0)
-    assert not (tmp_path / layout.ROUNDS).exists()
-
-
 def test_other_weights_begin_the_next_round(experiment: Path):
     (experiment / "shot" / "a_masks.tif").write_bytes(b"II*\0 cut off")  # costs no correction
     correct(experiment, "c")
@@ -184,9 +175,7 @@ def test_a_file_that_is_not_ours_is_refused_and_left_alone(experiment: Path, con
 
 
 @pytest.mark.parametrize("dies_in", ["to_csv", "add_to_shots"])
-def test_a_kill_leaves_a_whole_table_and_the_correction_can_be_done_again(
-    experiment: Path, monkeypatch: pytest.MonkeyPatch, dies_in: str
-):
+def test_a_kill_leaves_a_whole_table_and_all_can_be_done_again(experiment, monkeypatch, dies_in):
     correct(experiment, "c")
 
     def die(_: object, file: Path, *rest: object, **options: object) -> None:

@@ -86,7 +86,6 @@ def text(panel: Inspector, name: str) -> str:
 def colour(panel: Inspector, label: int, side: int = 0) -> str:
     """What became of a cell by its colour; side 1: true cells."""
     table = panel.view._colours[side]
-    assert table is not None
     of = {tuple(bytes.fromhex(value[1:])): name for name, value in COLOURS.items()}
     return of[tuple(table[label, :3].tolist())]
 
@@ -405,7 +404,6 @@ def test_images_are_compared_one_by_one_and_their_memory_freed():
     assert panel.view.labels.max() == 1
     panel.go_to("a")
     panel.join(LONG)
-    assert panel.entry is not None
     assert (panel.entry.name, panel.entry.predicted.max()) == ("a", 1)
     assert text(panel, "thresholds-note") == ""
     assert "cell probability" in {layer.name for layer in panel.view._layers}
@@ -437,7 +435,6 @@ def test_a_network_that_does_not_answer(fails: bool):
     panel.join(LONG)
     assert "choose the image under 3 Segment" in text(panel, "thresholds-note")
     assert ("Get it again" in text(panel, "message")) is fails
-    assert panel.entry is not None
     assert panel.entry.prediction is None
 
 
