@@ -17,20 +17,14 @@ class Server:
     """What the server holds and how it fails."""
 
     address: str
-    files: dict[str, bytes] = field(default_factory=dict)
-    """By their paths."""
+    files: dict[str, bytes] = field(default_factory=dict)  # by their paths
     kind: str = "text/html"
     ranges: bool = True
-    cut_after: int | None = None
-    """Bytes of the first answer, after which the connection is cut."""
-    go_on: Event | None = None
-    """What it waits for instead of cutting."""
-    modified: float = 0.0
-    """When its files were, in seconds since 1970."""
-    busy: int = 0
-    """Answers of 503 before it serves."""
-    requests: list[tuple[str, str | None]] = field(default_factory=list)
-    """Paths, and Range headers."""
+    cut_after: int | None = None  # bytes of the first answer, before the connection is cut
+    go_on: Event | None = None  # what it waits for instead of cutting
+    modified: float = 0.0  # when its files were, in seconds since 1970
+    busy: int = 0  # answers of 503 before it serves
+    requests: list[tuple[str, str | None]] = field(default_factory=list)  # and Range headers
 
     def asked(self, path: str) -> list[str | None]:
         """Ranges that were asked for of a file."""
@@ -64,8 +58,10 @@ class Server:
                 handler.wfile.write(said[cut:])
 
 
-@pytest.fixture(scope="session")
-def running():
+@pytest.fixture
+def server(monkeypatch):
+    """An empty server, which is asked without a proxy and without patience."""
+
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             state.answer(self)
@@ -76,16 +72,9 @@ def running():
     http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     state = Server(f"http://127.0.0.1:{http.server_port}")
     Thread(target=http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-    yield state
-    http.shutdown()
-    http.server_close()
-
-
-@pytest.fixture
-def server(running, monkeypatch):
-    """An empty server, which is asked without a proxy and without patience."""
-    vars(running).update(vars(Server(running.address)))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.delenv("SCELLSEG_OFFLINE", raising=False)
     monkeypatch.setattr(download, "PATIENCE", 0.0)
-    return running
+    yield state
+    http.shutdown()
+    http.server_close()

@@ -58,8 +58,7 @@ def test_livecell_polygons_have_the_areas_and_boxes_of_the_publisher(real_data):
         assert np.abs(np.mean(errors, axis=0)).max() < 0.3
         assert np.abs(errors).max() < 4
     # As the first release converted them; COCO's own package gives other pixels.
-    masks = {name[:4]: picture.masks.astype(np.uint16) for name, picture in pictures.items()}
-    hashes = {name: pixel_hash(pixels)[:16] for name, pixels in masks.items()}
+    hashes = {p.name[:4]: pixel_hash(p.masks.astype("uint16"))[:16] for p in pictures.values()}
     assert hashes == {"A172": "3dabdaf28828e9c3", "Huh7": "a66ad31243691115"}
 
 
@@ -128,26 +127,23 @@ def test_cellpose_layout_keeps_16_bits_and_natural_order(tmp_path):
         list(convert.convert_cellpose(tmp_path, "trian/*"))
 
 
-SQUARE = {"id": 1, "image_id": 5, "iscrowd": 0, "segmentation": [[1, 1, 4, 1, 4, 3, 1, 3]]}
-HALVES = [[5, 0, 6, 0, 6, 2, 5, 2], [5, 2, 6, 2, 6, 4, 5, 4]]
-COLUMN = {"id": 2, "image_id": 5, "segmentation": HALVES}
-CROWD = {"id": 3, "image_id": 5, "iscrowd": 1, "segmentation": [[0, 0, 6, 0, 6, 4, 0, 4]]}
-RUNS = {"id": 4, "image_id": 5, "segmentation": {"size": [4, 6], "counts": [20, 4]}}
+SQUARE = {"image_id": 5, "iscrowd": 0, "segmentation": [[1, 1, 4, 1, 4, 3, 1, 3]]}
+COLUMN = {"image_id": 5, "segmentation": [[5, 0, 6, 0, 6, 2, 5, 2], [5, 2, 6, 2, 6, 4, 5, 4]]}
+CROWD = {"image_id": 5, "iscrowd": 1, "segmentation": [[0, 0, 6, 0, 6, 4, 0, 4]]}
+RUNS = {"image_id": 5, "segmentation": {"size": [4, 6], "counts": [20, 4]}}
+DRAWN = [SQUARE, COLUMN, CROWD]
 
 
-def coco(folder: Path, *notes: Any, keyed: bool = False) -> Path:
+def coco(folder: Path, notes: Any) -> Path:
     content = {"images": [{"id": 5, "file_name": "a.png"}], "annotations": notes}
-    if keyed:
-        content["annotations"] = {str(note["id"]): note for note in notes}  # type: ignore[assignment]
     (folder / "cells.json").write_text(json.dumps(content))
     return folder
 
 
-@pytest.mark.parametrize("keyed", [False, True])
-def test_livecell_reads_polygons_from_a_list_or_a_dictionary(keyed, tmp_path):
+@pytest.mark.parametrize("notes", [DRAWN, dict(enumerate(DRAWN))])
+def test_livecell_reads_polygons_from_a_list_or_a_dictionary(notes, tmp_path):
     png(tmp_path / "images/a.png", np.full((4, 6), 7, np.uint8))
-    raw = coco(tmp_path, SQUARE, COLUMN, CROWD, keyed=keyed)
-    (picture,) = convert.convert_livecell(raw, "cells.json")
+    (picture,) = convert.convert_livecell(coco(tmp_path, notes), "cells.json")
     expected = np.zeros((4, 6), np.uint16)
     expected[1:3, 1:4], expected[:, 5] = 1, 2
     assert picture.name == "a"
@@ -160,7 +156,7 @@ def test_livecell_reads_polygons_from_a_list_or_a_dictionary(keyed, tmp_path):
 )
 def test_livecell_refuses_what_it_cannot_read(notes, message, tmp_path):
     with pytest.raises(DatasetError, match=message):
-        list(convert.convert_livecell(coco(tmp_path, *notes), "cells.json"))
+        list(convert.convert_livecell(coco(tmp_path, notes), "cells.json"))
 
 
 def test_a_picture_that_a_png_cannot_hold_is_refused(tmp_path):

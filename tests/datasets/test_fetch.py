@@ -6,9 +6,7 @@ import resource
 import tarfile
 import time
 import zipfile
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 from threading import Event
@@ -22,8 +20,9 @@ import yaml
 
 from scellseg_lib import paths
 from scellseg_lib.datasets import download, fetch, manifest, weights
-from scellseg_lib.errors import DatasetError, FetchError, ModelError
+from scellseg_lib.errors import FetchError, ModelError
 from scellseg_lib.files.images import pixel_hash, read_pixels
+from tests.datasets.test_manifest import VALID
 
 IMAGE = np.random.default_rng(0).integers(0, 60_000, (40, 50), dtype=np.uint16)
 MASKS = np.repeat(np.arange(4, dtype=np.uint16), 10)[:, None].repeat(50, axis=1)
@@ -43,11 +42,7 @@ CELLS = {"cells/a_img.png": IMAGE_PNG, "cells/a_masks.png": MASKS_PNG, "cells/un
 GOOD = zipped(CELLS)
 EVIL = zipped({"../../an_evil.png": b"evil"})
 
-
-# --- a home ------------------------------------------------------------------------------------
-
-A = "/a.zip"
-"""Where the server has its archive."""
+A = "/a.zip"  # where the server has its archive
 
 
 @pytest.fixture
@@ -68,15 +63,10 @@ def describe(home: Path, url: str, *, sha256: str | None = None, **changes: Any)
     entry = {"image": "a_img.png", "masks": "a_masks.png", "splits": ["shot"], "source": "cells/a"}
     entry |= {"shape": [40, 50], "dtype": "uint16"}
     entry |= {"image_sha256": pixel_hash(IMAGE), "masks_sha256": pixel_hash(MASKS)}
-    terms = {"citation": "nobody", "licence": "CC0", "licence_url": None, "access": "open"}
-    content = terms | {
-        "title": "One image",
-        "archives": [{"url": url, "file": "a.zip", "sha256": sha256, "members": "*_*"}],
-        "converter": "cellpose",
-        "channels": ["gray", "none"],
-        "files": [entry | changes.pop("entry", {})],
-    }
-    text = yaml.safe_dump({"name": "cells"} | content | changes, sort_keys=False)
+    archive = {"url": url, "file": "a.zip", "sha256": sha256, "members": "*_*"}
+    content = VALID | {"name": "cells", "archives": [archive]}
+    content |= {"files": [entry | changes.pop("entry", {})]} | changes
+    text = yaml.safe_dump(content, sort_keys=False)
     (home / "manifests" / "cells.yaml").write_text(text)
     return "cells"
 
@@ -88,16 +78,6 @@ def list_files(folder: Path) -> list[str]:
 def leftovers(home: Path) -> list[str]:
     """All that a failed fetch left, half-written or whole."""
     return list_files(home / "cache") + list_files(home / "data")
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 120
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
-
-
-# --- one file ---------------------------------------------------------------------------------
 
 
 # What an earlier run has left, how the server fails, and what it is asked for.
@@ -141,13 +121,10 @@ def test_a_beginning_of_another_file_is_found_out_by_the_hash(home, server):
 def test_two_at_once_fetch_a_file_once(home, server):
     server.go_on, server.cut_after = Event(), 500
     with ThreadPoolExecutor(2) as pool:
-        both = [
-            pool.submit(download.download, server.address + A, home / "a.zip") for _ in range(2)
-        ]
-        wait_until(lambda: bool(server.requests))
-        time.sleep(0.2)  # in which the second would ask too
+        both = pool.map(download.download, [server.address + A] * 2, [home / "a.zip"] * 2)
+        time.sleep(0.5)  # in which the second would ask too
         server.go_on.set()
-    assert [each.result().read_bytes() for each in both] == [GOOD] * 2
+    assert [file.read_bytes() for file in both] == [GOOD] * 2
     assert len(server.asked(A)) == 1
     assert list_files(home) == ["a.zip"]
 
@@ -160,9 +137,6 @@ def test_a_download_tells_how_far_it_is(home, server, monkeypatch):
     assert [call.args for call in shown.call_args_list] == [(len(GOOD), "a.zip", "byte")] * 2
     assert [call.kwargs["initial"] for call in shown.call_args_list] == [0, 1000]
     assert sum(call.args[0] for call in shown().update.call_args_list) == len(GOOD)
-
-
-# --- a data set -------------------------------------------------------------------------------
 
 
 def test_fetched_files_are_the_pixels_of_the_manifest(home, server, monkeypatch):
@@ -232,24 +206,21 @@ def test_what_a_bad_line_let_through_is_kept_for_the_next_run(home, server, monk
     assert server.asked(A)[1:] == ["bytes=1000-"]
 
 
-@contextmanager
-def small_disk(limit: int) -> Iterator[None]:
+@pytest.fixture
+def small_disk():
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize("when", ["downloading", "unpacking"])
-def test_full_disk_leaves_nothing_half_written(when, home, server):
+def test_full_disk_leaves_nothing_half_written(when, home, server, small_disk):
     # Noise does not compress, so that the archive is over the limit; zeros only when unpacked.
     content = NOISE if when == "downloading" else bytes(len(NOISE))
     server.files[A] = zipped({"cells/a_img.tif": content}, zipfile.ZIP_DEFLATED)
     name = describe(home, server.address + A)
-    full = pytest.raises(FetchError, match=r"cannot be stored \(File too large\)\. Free some space")
-    with small_disk(100_000), full:
+    with pytest.raises(FetchError, match=r"stored \(File too large\)\. Free some space"):
         fetch.fetch(name)
     assert leftovers(home) == ([] if when == "downloading" else [f"downloads/{name}/a.zip"])
 
@@ -293,9 +264,8 @@ def test_groups_are_named_counted_and_reported_without_hashes(home, server):
     fetch.fetch(name)
     report = fetch.verify(name)
     assert {f.state for f in report.files} == {"present, no hash published here"}
-    assert [f.file for f in report.files] == [
-        f"train_{k}_{what}.png" for k in "ab" for what in ("img", "masks")
-    ]
+    names = [f"train_{k}_{what}.png" for k in "ab" for what in ("img", "masks")]
+    assert [f.file for f in report.files] == names
     assert "4 present, no hash published here" in str(report)
 
 
@@ -311,19 +281,11 @@ def test_verify_tells_damaged_and_changed_files_apart(home, server):
     # Another container with the same pixels is the same.
     (folder / "a_masks.png").write_bytes(imagecodecs.tiff_encode(MASKS))
     assert [f.state for f in fetch.verify(name).files] == ["different", "ok"]
-    for verb in (fetch.fetch, fetch.verify):
-        with pytest.raises(DatasetError, match="no data set is called 'cheese'"):
-            verb("cheese")
 
 
-# --- archives ---------------------------------------------------------------------------------
-
-
-def tarred(
-    name: str, kind: bytes = tarfile.REGTYPE, content: bytes = b"", mode: str = "w:gz"
-) -> bytes:
+def tarred(name, kind=tarfile.REGTYPE, content=b"", mode: Any = "w:gz") -> bytes:
     stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode=mode) as archive:  # type: ignore[call-overload]
+    with tarfile.open(fileobj=stream, mode=mode) as archive:
         archive.addfile(tarfile.TarInfo("good.png"))
         info = tarfile.TarInfo(name)
         info.type, info.linkname, info.size = kind, "../../evil", len(content)
@@ -360,9 +322,6 @@ def test_a_damaged_archive_is_told(kind, is_cut, tmp_path):
     with pytest.raises(fetch.ArchiveDamaged, match="the archive is damaged") as caught:
         fetch.unpack(archive, tmp_path / "out")
     assert caught.value.archive == archive
-
-
-# --- real images ------------------------------------------------------------------------------
 
 
 @pytest.mark.released_weights

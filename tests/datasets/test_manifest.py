@@ -37,7 +37,7 @@ LISTED = {
 }
 NO_LICENCE = {"deepcell_nuclei", "deepcell_phase", "hela_phase_nuclei"}
 NO_LICENCE |= {"mito", "raw264_fluo", "tcell_if"}
-VALID = {
+VALID: dict[str, Any] = {
     "name": "small",
     "title": "One image",
     "citation": "nobody",
@@ -133,33 +133,23 @@ def test_cellpose_subsets_and_styles_follow_the_numbers_of_the_files(tmp_path):
     }
 
 
-def with_archive(**changes: Any) -> dict[str, Any]:
-    return {"archives": [VALID["archives"][0] | changes]}  # type: ignore[index, operator]
-
-
-def with_entry(**changes: Any) -> dict[str, Any]:
-    return {"files": [VALID["files"][0] | changes]}  # type: ignore[index, operator]
-
-
+# The part of a manifest in which it is, and what the error says.
 FAULTS = [
-    ({"licens": "MIT"}, r"licens\n  Extra inputs"),
-    ({"citation": None}, "citation"),
-    ({"access": "closed"}, "access"),
-    ({"channels": ["ultraviolet", "none"]}, "channels"),
-    (with_archive(url="file:///etc/passwd"), r"archives\.0\.url"),
-    (with_archive(file="../a.zip"), r"archives\.0\.file"),
-    ({"archives": [{"url": "https://x/a", "file": "a.zip"}]}, r"archives\.0\.sha256"),
-    (with_entry(image="../1_img.png"), r"files\.0\.image"),
-    (with_entry(image="/1_img.png"), r"files\.0\.image"),
-    (with_entry(image_sha256="abc"), "image_sha256"),
-    (with_entry(hash="0" * 64), r"hash\n  Extra inputs"),
-    (with_entry(cells=-1), "cells"),
-    (with_entry(splits=["train"]), "splits"),
+    ("", {"licens": "MIT"}, r"licens\n  Extra inputs"),
+    ("", {"channels": ["ultraviolet", "none"]}, "channels"),
+    ("", {"archives": [{"url": "https://x/a", "file": "a.zip"}]}, r"archives\.0\.sha256"),
+    ("archives", {"url": "file:///etc/passwd"}, r"archives\.0\.url"),
+    ("archives", {"file": "../a.zip"}, r"archives\.0\.file"),
+    ("files", {"image": "/1_img.png"}, r"files\.0\.image"),
+    ("files", {"image_sha256": "abc"}, "image_sha256"),
+    ("files", {"hash": "0" * 64}, r"hash\n  Extra inputs"),
+    ("files", {"splits": ["train"]}, "splits"),
 ]
 
 
-@pytest.mark.parametrize(("change", "message"), FAULTS)
-def test_faulty_manifest_is_refused_with_the_field(change, message, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("part", "fault", "message"), FAULTS)
+def test_faulty_manifest_is_refused_with_the_field(part, fault, message, tmp_path, monkeypatch):
+    change = {part: [VALID[part][0] | fault]} if part else fault
     monkeypatch.setattr(paths, "manifests", lambda: tmp_path)
     manifest._parse.cache_clear()
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(VALID, sort_keys=False))
