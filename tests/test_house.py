@@ -51,7 +51,7 @@ BUDGETS = {
 # Parts that are not within their budget yet, with the lines that they may have until they are.
 # These numbers only fall; who brings a part within its budget takes it out.
 STILL_OVER = {
-    "core": 3764,
+    "core": 3451,
 }
 PARTS = {name: "core" for group in CORE for name in group} | {
     "__init__": "core",
