@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from playwright.sync_api import Locator, Page
+from playwright.sync_api import Locator
 
 from tests.browser.servers import NotebookPage
 
@@ -43,11 +43,8 @@ class EditorInPage:
 
     def __init__(self, notebook: NotebookPage, name: str = "editor", index: int = 0) -> None:
         self.notebook, self.name, self.index = notebook, name, index
+        self.page = notebook.page
         self.opened()
-
-    @property
-    def page(self) -> Page:
-        return self.notebook.page
 
     @property
     def kernel(self):
@@ -132,12 +129,10 @@ class EditorInPage:
 
     def click(self, *points: Point) -> None:
         """Click on a point; on further ones with Shift held."""
-        for index, (x, y) in enumerate(self.places(points)):
-            if index:
-                self.page.keyboard.down("Shift")
+        for x, y in self.places(points):
             self.page.mouse.click(x, y)
-            if index:
-                self.page.keyboard.up("Shift")
+            self.page.keyboard.down("Shift")
+        self.page.keyboard.up("Shift")
 
     def drag(self, points: Sequence[Point], release: bool = True, steps: int = 1) -> None:
         """Draw from point to point with the button held, each way in some steps."""
