@@ -14,6 +14,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import psutil
@@ -190,7 +191,7 @@ class Server:
             self.ask("DELETE", f"api/kernels/{kernel.key}")
         kernel.close()
 
-    def ask(self, method: str, address: str, content: object = None) -> requests.Response:
+    def ask(self, method: str, address: str, content: Any = None) -> requests.Response:
         """Ask the server itself, past the browser and the line."""
         address = f"http://127.0.0.1:{self.port}/{address}"
         headers = {"Authorization": f"token {self.token}"}
