@@ -1,6 +1,6 @@
 """What the library raises: an error says what was wrong, where, and what to do."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from typing import Any
 
@@ -92,8 +92,8 @@ class ScellsegWarning(ScellsegError, UserWarning):
 class ChannelsNeeded(ImageError):
     """Which of an image's ``channels`` ("red", "green", "blue", "3", ..) to read is not said."""
 
-    def __init__(self, what: str, channels: list[str], **said: Any) -> None:
-        self.channels = channels
+    def __init__(self, what: str, channels: Sequence[str] = (), **said: Any) -> None:
+        self.channels = [*channels]
         numbered = [f"{i} ({name})".removesuffix(f" ({i})") for i, name in enumerate(channels)]
         remedy = "Name the one to segment and that of the nuclei, such as {channels}; gray is the "
         remedy += f"mean of all, none is no nuclei. There are: {', '.join(numbered)}."
@@ -103,7 +103,7 @@ class ChannelsNeeded(ImageError):
 class AxesNeeded(ImageError):
     """Which of a file's pages to read, or what they are, is not said."""
 
-    def __init__(self, what: str, pages: int) -> None:
+    def __init__(self, what: str, pages: int = 1) -> None:
         remedy = f"Give {{page}}, 0 to {pages - 1}, for one plane, or save it as a file of its own."
         remedy += " If its pages are channels, say so by {axes}, a letter for each axis."
         super().__init__(what, remedy=remedy, options={"page": None, "axes": "CYX"})

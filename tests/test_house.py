@@ -1,6 +1,7 @@
 """The house: a thin core and three wings, imports one way, errors with fields."""
 
 import ast
+import copy
 import re
 from collections import Counter
 from functools import cache
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import scellseg_lib
+from scellseg_lib import errors
 
 LIBRARY = Path(__file__).resolve().parents[1] / "scellseg_lib"
 
@@ -205,6 +207,19 @@ def test_every_error_says_what_to_do() -> None:
         calls = [call for call in calls if ast.unparse(call.func) == "super().__init__"]
         silent |= {name for call in calls if not says_remedy(call)}
     assert silent == set()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        errors.ChannelsNeeded("which?", ["red", "3"], where="a.tif"),
+        errors.AxesNeeded("which?", 3),
+        errors.MasksMadeOtherwise("made otherwise", remedy="Wait.", differing={}, replaceable=True),
+    ],
+)
+def test_an_error_comes_whole_out_of_another_process(error: errors.ScellsegError) -> None:
+    back = copy.copy(error)  # by the same steps
+    assert (type(back), str(back), vars(back)) == (type(error), str(error), vars(error))
 
 
 READING = "replace|startswith|endswith|r?partition|r?split|splitlines|find|index|count|lower"
