@@ -1,6 +1,7 @@
 """Fetching, against a server on this machine that misbehaves on demand."""
 
 import io
+import multiprocessing
 import os
 import resource
 import tarfile
@@ -115,6 +116,29 @@ def test_a_beginning_of_another_file_is_found_out_by_the_hash(home, server):
     with pytest.raises(FetchError, match="does not have the SHA-256 0000"):
         download.download(server.address + A, home / "b.zip", "0" * 64)
     assert server.asked(A) == ["bytes=300-", None] * 2  # anew, once
+    assert list_files(home) == ["a.zip"]
+
+
+def test_a_killed_download_goes_on_where_it_was(home, server):
+    server.files[A], server.go_on, server.cut_after = NOISE, Event(), 100_000
+    file, part = home / "a.zip", home / "a.zip.part"
+    # A process of its own, a copy of this one: no time goes into importing.
+    fork = multiprocessing.get_context("fork")
+    child = fork.Process(target=download.download, args=(server.address + A, file))
+    child.start()
+    try:
+        while not part.is_file() or part.stat().st_size <= 90_000:
+            assert child.is_alive()
+            time.sleep(0.01)
+    finally:
+        child.kill()
+        child.join()
+        server.go_on.set()
+    have = part.stat().st_size
+    assert not file.exists()
+    download.download(server.address + A, file)
+    assert server.asked(A) == [None, f"bytes={have}-"]
+    assert file.read_bytes() == NOISE
     assert list_files(home) == ["a.zip"]
 
 
