@@ -15,14 +15,13 @@ from scellseg_lib.errors import ScellsegError
 from scellseg_lib.finetuning import finetune
 from scellseg_lib.metrics import evaluate
 from scellseg_lib.model import Model
-from scellseg_lib.pretraining import PretrainRecipe, pretrain
+from scellseg_lib.pretraining import pretrain
 from scellseg_lib.samples import Dataset, Sample
 from scellseg_lib.segmentation import segment
 
 __all__ = [
     "Dataset",
     "Model",
-    "PretrainRecipe",
     "Sample",
     "ScellsegError",
     "evaluate",

@@ -11,8 +11,7 @@ from threading import get_ident
 def whole(path: Path) -> Iterator[Path]:
     """Give a scratch file that takes the place of `path` when the block ends well.
 
-    What lay there stays until then; the folder is made where there is none. The scratch file's name
-    is hidden, and ends as that of `path` does.
+    Its name is hidden, and ends as that of `path` does.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f".{os.getpid()}-{get_ident()}.{path.name}")

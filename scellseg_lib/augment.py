@@ -1,8 +1,4 @@
-"""Random patches: image and masks are warped together, targets are computed afterwards.
-
-The released code rotates flow maps (and in pre-training leaves the vectors as they were); with fast
-flows there is no reason to (docs/method.md, section 2).
-"""
+"""Random patches: images and masks are warped, then encoded (docs/method.md, section 2)."""
 
 import hashlib
 from collections.abc import Sequence
@@ -50,10 +46,9 @@ class UnlabelledSources(Sequence[Source]):
 
 
 def prepare(samples: Sequence[Sample], diameter: float | None = None) -> Sequence[Source]:
-    """Normalise images and find their scale: by the diameter given, which leaves out their masks.
+    """Normalise images and scale them by the diameter given, which leaves out their masks.
 
-    Else by each image's own cells, or the mean of the others' where it has none; TrainingError if
-    no image has any.
+    Else by each image's own cells, or the mean of the others'; TrainingError if there are none.
     """
     if diameter is not None:
         return UnlabelledSources(samples, diameter)
@@ -130,11 +125,7 @@ def unlabelled_batch(
 def _draw_affine(
     rng: np.random.Generator, shape: tuple[int, int], scale: float, *, flip: bool
 ) -> np.ndarray:
-    """Draw a matrix float64[2, 3] from image to patch: rotation, `scale` and translation.
-
-    The patch's middle lies on the image whatever the angle (the released code shifts after
-    rotating, and off long images).
-    """
+    """Draw a matrix float64[2, 3] to a patch whose middle lies on the image whatever the angle."""
     angle = rng.uniform(0, 2 * np.pi)
     size = np.array(shape[::-1])
     room = np.maximum(size - PATCH / scale, 0)

@@ -2,15 +2,10 @@
 
 ``L = L_seg + sigmoid(alpha) * S(shot, query) / (S(shot, contrast) + 1e-5)``, with S the sum of the
 mean squared differences of all pairs of style embeddings.
-
-*Measured*: the gradient of a learnt alpha is always positive, so it falls whatever the data: a
-schedule, not a balance. Hence the options "fixed" and "scheduled".
 """
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Literal
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -22,9 +17,6 @@ from scellseg_lib.network import Network
 
 INITIAL_ALPHA = 0.2
 ALPHA_RATE = 0.1  # learning rate of a learnt alpha, scheduled with the others
-
-AlphaMode = Literal["learnt", "fixed", "scheduled"]
-StatisticsMode = Literal["mixed", "shot"]
 
 
 def pair_distance(a: Tensor, b: Tensor) -> Tensor:
@@ -45,8 +37,8 @@ class ContrastiveTerm(nn.Module):
         queries: Sequence[Source],
         contrast: Sequence[Sequence[Source]],
         *,
-        alpha_mode: AlphaMode = "learnt",
-        statistics: StatisticsMode = "mixed",
+        alpha_mode: str = "learnt",
+        statistics: str = "mixed",
     ) -> None:
         super().__init__()
         self.queries, self.contrast = queries, contrast
@@ -77,23 +69,15 @@ class ContrastiveTerm(nn.Module):
     ) -> Tensor:
         """Term of a step; ``shot_style`` (n, S) comes from the step's pass over the shots."""
         shot, device, styles = shot_style.float(), shot_style.device, []
-        with _statistics(network, update=self.statistics == "mixed"):
-            for images in self.batches(rng, len(shot_style)):
-                # A context each: within one, gradients would be summed up in bfloat16.
-                with precision.autocast(device):
-                    styles.append(network.embed(images.to(device)).float())
+        layers = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)]
+        for layer in layers if self.statistics == "shot" else []:
+            layer.momentum = 0.0  # the running statistics stay
+        for images in self.batches(rng, len(shot_style)):
+            # A context each: within one, gradients would be summed up in bfloat16.
+            with precision.autocast(device):
+                styles.append(network.embed(images.to(device)).float())
+        for layer in layers:
+            layer.momentum = 0.1  # PyTorch's
         query, contrast = styles
         ratio = pair_distance(shot, query) / (pair_distance(shot, contrast) + 1e-5)
         return self.weight(done) * ratio
-
-
-@contextmanager
-def _statistics(network: nn.Module, *, update: bool) -> Iterator[None]:
-    """Within, BatchNorm leaves its running statistics alone unless ``update``."""
-    layers = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
-    momenta = [layer.momentum for layer in layers]
-    for layer in [] if update else layers:
-        layer.momentum = 0.0
-    yield
-    for layer, momentum in zip(layers, momenta, strict=True):
-        layer.momentum = momentum

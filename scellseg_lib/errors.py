@@ -15,16 +15,13 @@ class ScellsegError(Exception):
 
     Parameters
     ----------
-    what : str
-        What was wrong, as a sentence without its full stop.
+    what, remedy : str
+        What was wrong, as a sentence without its full stop, and what the user can do about it.
     where : path, optional
         The file, folder or URL concerned.
-    remedy : str
-        What the user can do about it. ``{page}`` in it, and in `what`, stands for the option of
-        that name.
     options : mapping, optional
-        The options that are spoken of, with their value, or None for any. The command line and the
-        workbench say them in their own words, see `told`.
+        The options that ``{page}`` and the like in the texts stand for, with their value, or None
+        for any. The command line and the workbench say them in their own words, see `told`.
     **facts
         What a program may act on: they become attributes of the error.
     """
@@ -75,6 +72,10 @@ class FetchError(ScellsegError):
 
 class ModelError(ScellsegError):
     """Weights, a card and an architecture do not fit together, or cannot be had."""
+
+
+class OptionError(ScellsegError):
+    """An option is unknown, or has a value that is not allowed."""
 
 
 class TrainingError(ScellsegError):

@@ -4,18 +4,18 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from pydantic import Field, field_validator
+from pydantic_core import PydanticCustomError
 from torch import Tensor, nn
 
-from scellseg_lib.augment import Source, labelled_batch, prepare, sources_hash
-from scellseg_lib.contrast import ALPHA_RATE, AlphaMode, ContrastiveTerm, StatisticsMode
+from scellseg_lib.augment import labelled_batch, prepare, sources_hash
+from scellseg_lib.contrast import ALPHA_RATE, ContrastiveTerm
 from scellseg_lib.datasets.load import DatasetNotHere, load_dataset
-from scellseg_lib.device import Precision, choose_precision, keep_memory
-from scellseg_lib.errors import TrainingError
+from scellseg_lib.device import Precision, choose_precision
 from scellseg_lib.model import Model
 from scellseg_lib.network import weights_hash
 from scellseg_lib.options import Options
@@ -24,14 +24,9 @@ from scellseg_lib.samples import Dataset, Sample, resize_masks
 from scellseg_lib.segmentation import predict
 from scellseg_lib.training import Callback, resume_precision, segmentation_loss, train
 
-Layers = Literal["all", "downsampling_fixed", "extractor_fixed"]
-Schedule = Literal["halvings", "cosine"]
-
 
 class FinetuneOptions(Options):
     """What identifies a fine-tuning beside its images."""
-
-    refused: ClassVar = TrainingError
 
     strategy: str = "contrastive"
     """Way of learning; contrastive is the paper's."""
@@ -39,16 +34,16 @@ class FinetuneOptions(Options):
     """Optimiser steps; 100 are the paper's "100 epochs"."""
     learning_rate: float = Field(default=1e-3, ge=0)
     """Of Adam."""
-    schedule: Schedule = "halvings"
+    schedule: Literal["halvings", "cosine"] = "halvings"
     """Of the learning rate: halved after every quarter of the steps (the paper), or down to 0 as a
     cosine."""
     batch_size: int = Field(default=8, ge=1)
     """Patches a step, drawn with replacement."""
-    layers: Layers = "all"
+    layers: Literal["all", "downsampling_fixed", "extractor_fixed"] = "all"
     """What is learnt (Extended Data Fig. 8); fixed parts keep weights and BatchNorm statistics."""
-    alpha: AlphaMode = "learnt"
+    alpha: Literal["learnt", "fixed", "scheduled"] = "learnt"
     """Weight of the contrastive term: learnt (the paper), fixed, or scheduled down to 0."""
-    statistics: StatisticsMode = "mixed"
+    statistics: Literal["mixed", "shot"] = "mixed"
     """What BatchNorm's running statistics see: all patches (mixed), or those of the shots alone."""
     seed: int = Field(default=0, ge=0)
     """Random state of the patches."""
@@ -57,7 +52,8 @@ class FinetuneOptions(Options):
     @classmethod
     def _is_registered(cls, name: str) -> str:
         if name not in STRATEGIES:
-            raise ValueError(name)
+            words = f"Input should be one of {', '.join(STRATEGIES)}"
+            raise PydanticCustomError("strategy", words)
         return name
 
     @classmethod
@@ -81,9 +77,7 @@ class Strategy(NamedTuple):
     """
 
     help: str  # what it learns from, for people
-    make_term: (
-        Callable[[Sequence[Source], list[Sequence[Source]], FinetuneOptions], nn.Module] | None
-    ) = None
+    make_term: Callable[..., nn.Module] | None = None
 
 
 # All strategies, in the order in which they are offered; who adds one puts it here.
@@ -98,7 +92,6 @@ STRATEGIES: dict[str, Strategy] = {
 }
 
 
-@keep_memory()
 def finetune(
     model: Model,
     shots: Sequence[Sample],
@@ -142,14 +135,12 @@ def finetune(
     Raises
     ------
     TrainingError
-        Without an annotated cell, for an option that cannot be, for a loss that is no longer a
-        number, with a checkpoint of another run, or one that cannot be written.
-    ImageError
-        For a query image that cannot be read, at the step that draws it.
+        Without an annotated cell, for a loss that is no longer a number, with a checkpoint of
+        another run, or one that cannot be written.
+    ImageError, OptionError
+        For an image that cannot be read, at the step that draws it; for an option not allowed.
     """
     chosen = FinetuneOptions(strategy=strategy, **options)
-    if not len(shots):
-        raise TrainingError("there are no shots", remedy="Annotate at least one image.")
     device = device or model.device
     precision = precision or resume_precision(checkpoint, choose_precision(device))
     make_term, tuned = STRATEGIES[chosen.strategy].make_term, model.copy()

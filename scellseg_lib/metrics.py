@@ -31,8 +31,8 @@ class Overlap:
     positions in them of the objects that share pixels, in order.
     """
 
-    labels: tuple[np.ndarray, np.ndarray]
-    areas: tuple[np.ndarray, np.ndarray]
+    labels: Sequence[np.ndarray]
+    areas: Sequence[np.ndarray]
     index: tuple[np.ndarray, np.ndarray]
     intersection: np.ndarray
     union: np.ndarray
@@ -51,18 +51,6 @@ class Scores(NamedTuple):
     aji_standard: float
 
 
-class ObjectMatches(NamedTuple):
-    """What became of each object at one threshold."""
-
-    objects: pd.DataFrame
-    """One row per object: ``side`` ("true" or "predicted"), ``label``, ``area`` (pixels),
-    ``outcome`` ("TP", "FN" or "FP"), ``partner`` (the label it is matched to, 0 if none) and
-    ``iou`` (with its partner; without one, the best with any object of the other image)."""
-    tp: int  # a true positive has a row on both sides and counts once
-    fp: int
-    fn: int
-
-
 def overlap(true: np.ndarray, predicted: np.ndarray) -> Overlap:
     """Find all pairs of objects of two label images int[H, W] that share pixels, or MetricError."""
     if np.shape(true) != np.shape(predicted):
@@ -73,8 +61,12 @@ def overlap(true: np.ndarray, predicted: np.ndarray) -> Overlap:
     predicted = as_labels(predicted, "predicted labels", largest=INT64_MAX).ravel()
     starts = _run_starts(true, predicted)
     length = np.diff(starts, append=true.size)
-    sides = [_find_objects(side[starts].astype(np.int64), length) for side in (true, predicted)]
-    labels, areas, position = zip(*sides, strict=True)
+    labels, areas, position = [], [], []  # the last of each run; -1 is background
+    for side in (true, predicted):
+        where, present = pd.factorize(np.append(0, side[starts]), sort=True)  # no sort of all runs
+        labels.append(present[1:].astype(np.int64))
+        areas.append(np.bincount(where[1:], length, len(present))[1:].astype(np.int64))
+        position.append(where[1:] - 1)
     both = (position[0] >= 0) & (position[1] >= 0)
     key = position[0][both] * len(labels[1]) + position[1][both]
     pairs, which = np.unique(key, return_inverse=True)
@@ -84,11 +76,15 @@ def overlap(true: np.ndarray, predicted: np.ndarray) -> Overlap:
     return Overlap(labels, areas, (t, p), shared, union, shared / union)
 
 
-def match(true: np.ndarray, predicted: np.ndarray, threshold: float = 0.5) -> ObjectMatches:
+def match(true: np.ndarray, predicted: np.ndarray, threshold: float = 0.5) -> pd.DataFrame:
     """Match objects one to one at an IoU threshold and say what became of each.
 
     Above 0.5 a match is unique. Up to it as many objects as possible are matched, and of such
     matchings that of the largest summed IoU is taken, of equal ones that of the largest overlap.
+
+    A row per object: ``side`` ("true" or "predicted"), ``label``, ``area`` (pixels), ``outcome``
+    ("TP", which stands on both sides, "FN" or "FP"), ``partner`` (the label it is matched to, 0 if
+    none) and ``iou`` (with its partner; without one, the best with any object of the other side).
     """
     found = overlap(true, predicted)
     matched = _match_pairs(found, *_as_millionths([threshold]))
@@ -102,8 +98,7 @@ def match(true: np.ndarray, predicted: np.ndarray, threshold: float = 0.5) -> Ob
         outcome = np.where(partner > 0, "TP", missed)
         columns = {"label": found.labels[own], "area": found.areas[own], "outcome": outcome}
         frames.append(pd.DataFrame({"side": name, **columns, "partner": partner, "iou": iou}))
-    tp, (n_true, n_predicted) = len(matched), map(len, found.labels)
-    return ObjectMatches(pd.concat(frames, ignore_index=True), tp, n_predicted - tp, n_true - tp)
+    return pd.concat(frames, ignore_index=True)
 
 
 def scores(
@@ -195,10 +190,7 @@ def evaluate(
 
 
 def summary(frame: pd.DataFrame) -> dict[str, float]:
-    """Means over images of the frame of `evaluate`: ``ap50``, ``ap75``, ``map`` and ``maji``.
-
-    MetricError if one of the ten thresholds is missing.
-    """
+    """``ap50``, ``ap75``, ``map`` and ``maji``: means over images of the frame of `evaluate`."""
     means = frame.groupby(frame["threshold"].round(6))[["ap", "aji"]].mean()
     if missing := [str(threshold) for threshold in THRESHOLDS if threshold not in means.index]:
         what = f"the scores lack the thresholds {', '.join(missing)}"
@@ -233,15 +225,6 @@ def _run_starts(true: np.ndarray, predicted: np.ndarray) -> np.ndarray:
             starts[n] = last = i
             n += 1
     return starts[:n].copy()
-
-
-def _find_objects(
-    labels: np.ndarray, length: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Labels present, their areas, and each run's object (-1: background)."""
-    position, present = pd.factorize(np.append(0, labels), sort=True)  # no sort of all runs
-    areas = np.bincount(position[1:], length, len(present)).astype(np.int64)
-    return present[1:], areas[1:], position[1:] - 1  # without the background
 
 
 def _match_pairs(found: Overlap, threshold: int) -> np.ndarray:

@@ -122,27 +122,19 @@ def new_model(
 
 
 def fill_model(card: Card, tensors: Mapping[str, Tensor], *, where: Path | str) -> Model:
-    """Build the model of a card and copy weights into it, or say in words what does not fit."""
+    """Build the model of a card and copy weights into it; ModelError for what does not fit."""
     model = _build_model(card)
-    own = model.network.state_dict()
-    both = [key for key in own if key in tensors]
-    wrong = {
-        "tensors are missing": [key for key in own if key not in tensors],
-        "are unknown": [key for key in tensors if key not in own],
-        "have another shape": [
-            f"{key} is {tuple(tensors[key].shape)}, the network has {tuple(own[key].shape)}"
-            for key in both
-            if tensors[key].shape != own[key].shape
-        ],
-        "hold NaN or infinity": [key for key in both if not tensors[key].isfinite().all()],
-    }
-    problems = [f"{len(keys)} {what}, the first: {keys[0]}" for what, keys in wrong.items() if keys]
-    if problems:
-        raise ModelError(
-            "the weights do not fit the network: " + "; ".join(problems),
-            where=where,
-            remedy="Check the model's name, its levels and its additions, or get the file again.",
-        )
+    own, given = (
+        {key: tuple(value.shape) for key, value in state.items()}
+        for state in (model.network.state_dict(), tensors)
+    )
+    wrong = [key for key in own | given if own.get(key) != given.get(key)]
+    if wrong := wrong or [key for key in own if not tensors[key].isfinite().all()]:
+        there, here = given.get(wrong[0], "missing"), own.get(wrong[0], "unknown")
+        what = f"{len(wrong)} of the tensors do not fit the network or are not finite, the first: "
+        what += f"{wrong[0]} is {there} in the file, {here} in the network"
+        remedy = "Check the model's name, its levels and its additions, or get the file again."
+        raise ModelError(what, where=where, remedy=remedy)
     model.network.load_state_dict(dict(tensors))  # in the network's own numeric type
     return model
 
@@ -153,12 +145,12 @@ def read_card(path: Path) -> Card:
         with safe_open(path, framework="pt") as file:
             return Card.model_validate_json((file.metadata() or {})["card"])
     except KeyError:
-        what, remedy = "the file has no model card", "Load files that Model.save has written."
+        what = "the file has no model card"
     except (ValidationError, ScellsegError) as error:
-        what, remedy = f"the model card is not valid: {error}", "Get the file again."
+        what = f"the model card is not valid: {error}"
     except (SafetensorError, OSError) as error:
-        what, remedy = f"the file is damaged or not safetensors ({error})", "Get it again."
-    raise ModelError(what, where=path, remedy=remedy)
+        what = f"the file is damaged or not safetensors ({error})"
+    raise ModelError(what, where=path, remedy="Load a file that Model.save has written whole.")
 
 
 def read_model(path: Path) -> Model:

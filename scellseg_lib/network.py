@@ -108,10 +108,7 @@ class UpsamplingUnit(nn.Module):
 
 
 class AttentionGate(nn.Module):
-    """Weighs a skip by the decoder's features, and concatenates the two.
-
-    `psi = sigmoid(bn(conv(relu(cb(x) + cb(skip)))))`, one map for all channels of the skip.
-    """
+    """Weighs all channels of a skip by one map, which the decoder's features decide with it."""
 
     def __init__(self, decoder_channels: int, skip_channels: int) -> None:
         super().__init__()

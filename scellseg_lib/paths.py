@@ -8,6 +8,11 @@ import platformdirs
 PACKAGE = Path(__file__).resolve().parent
 REPOSITORY = PACKAGE.parent
 PACKAGED_WEIGHTS = PACKAGE / "weights"
+# The data manifests and the profiles of experiments, which an installed package carries within.
+_is_installed = (PACKAGE / "data_manifests").is_dir()
+MANIFESTS = (PACKAGE if _is_installed else REPOSITORY) / "data_manifests"
+PROFILES = (PACKAGE if _is_installed else REPOSITORY / "notebooks") / "profiles"
+RUNS = REPOSITORY / "runs"  # what long runs keep to go on from; never committed
 
 
 def cache() -> Path:
@@ -20,18 +25,6 @@ def data() -> Path:
     return Path(os.environ.get("SCELLSEG_DATA") or cache() / "data")
 
 
-def manifests() -> Path:
-    """Folder of the data manifests: inside an installed package, else the repository's."""
-    installed = PACKAGE / "data_manifests"
-    return installed if installed.is_dir() else REPOSITORY / "data_manifests"
-
-
-def profiles() -> Path:
-    """Folder of the experiments' profiles, likewise."""
-    installed = PACKAGE / "profiles"
-    return installed if installed.is_dir() else REPOSITORY / "notebooks" / "profiles"
-
-
 def results(profile: str) -> Path:
     """Folder of the committed results of a profile."""
     return REPOSITORY / "figures" / "data" / profile
@@ -40,11 +33,6 @@ def results(profile: str) -> Path:
 def figure(profile: str, name: str) -> Path:
     """Where a figure is saved, without a suffix: those of other profiles than released apart."""
     return REPOSITORY / "figures" / ("" if profile == "released" else profile) / name
-
-
-def runs() -> Path:
-    """Folder of what long runs keep to go on from: checkpoints, tuned models; never committed."""
-    return REPOSITORY / "runs"
 
 
 def offline() -> bool:

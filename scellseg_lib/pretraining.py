@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from scellseg_lib.augment import Source, labelled_batch, prepare, sources_hash
-from scellseg_lib.device import Precision, choose_precision, default_device, keep_memory
+from scellseg_lib.device import Precision, choose_precision, default_device
 from scellseg_lib.errors import TrainingError
 from scellseg_lib.model import Model, new_model
 from scellseg_lib.network import NetworkName, find_architecture, weights_hash
@@ -27,8 +27,6 @@ VALIDATE_EVERY = 8  # the last of every 8 images validates
 
 class PretrainRecipe(Options):
     """How to pre-train; the defaults are the paper's, for all models but the U-Nets."""
-
-    refused: ClassVar = TrainingError
 
     optimiser: Literal["sgd", "adam"] = "sgd"
     """SGD with momentum 0.9 (the paper), or Adam."""
@@ -60,17 +58,11 @@ class PretrainRecipe(Options):
         return min(epoch / 10, 1.0) * 0.5**halvings
 
 
-def paper_recipe(name: str) -> PretrainRecipe:
-    """Return the paper's recipe for a model."""
-    return PretrainRecipe(learning_rate=find_architecture(name).learning_rate)
-
-
 def log_of(weights: Path) -> Path:
     """Table of the losses of a pre-training beside its weights: step, loss, validation_loss."""
     return weights.with_name(f"{weights.stem}_log.csv")
 
 
-@keep_memory()
 def pretrain(
     name: NetworkName,
     datasets: Sequence[Dataset],
@@ -112,7 +104,7 @@ def pretrain(
     TrainingError
         With fewer than 8 images or initial weights of other levels, and as by `finetune`.
     """
-    chosen = recipe or paper_recipe(name)
+    chosen = recipe or PretrainRecipe(learning_rate=find_architecture(name).learning_rate)
     device = device or default_device()
     precision = precision or resume_precision(checkpoint, choose_precision(device))
     model = _start(name, levels, seed, initial)

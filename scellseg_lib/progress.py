@@ -15,11 +15,9 @@ LOG_EVERY = 60.0  # seconds between the states of a bar where the output goes to
 
 
 def silent() -> bool:
-    """Whether nothing is to be said: ``TQDM_DISABLE``, under pytest, papermill and nbval.
-
-    Nor from a thread: in a notebook its bars would be drawn below whatever cell is run.
-    """
+    """Whether nothing is to be said: ``TQDM_DISABLE``, under pytest, papermill and nbval."""
     disabled = os.environ.get("TQDM_DISABLE", "") not in ("", "0")
+    # Nor from a thread: in a notebook its bars would be drawn below whatever cell is run.
     if disabled or "PYTEST_CURRENT_TEST" in os.environ or current_thread() is not main_thread():
         return True
     return "ipykernel" in sys.modules and run_by_machine()

@@ -149,10 +149,7 @@ def diameters(areas: np.ndarray) -> np.ndarray:
 
 
 def diameter(masks: np.ndarray) -> float:
-    """Median of the cells' diameters in pixels, nan without cells.
-
-    From their labels int[H, W], or their areas int[n], among which a 0 is no cell.
-    """
+    """Median of the diameters, px, of the cells of labels int[H, W] or areas int[n]; else nan."""
     areas = masks if masks.ndim == 1 else np.bincount(masks.ravel())[1:]
     areas = areas[areas > 0]
     return float(np.median(diameters(areas))) if areas.size else float("nan")
@@ -161,10 +158,7 @@ def diameter(masks: np.ndarray) -> float:
 def as_labels(
     masks: np.ndarray, where: str | PathLike[str] | None = None, *, largest: int = INT32_MAX
 ) -> np.ndarray:
-    """Labels as int32[H, W], or as int64 where one needs it and is not over the `largest` allowed.
-
-    They are whole numbers from 0 in an array of any type; ImageError for anything else.
-    """
+    """Whole numbers from 0 to `largest` as int32[H, W], or int64 if need be; else ImageError."""
     masks = np.asarray(masks)
     is_whole = masks.dtype.kind in "bui"
     if masks.dtype.kind == "f":
@@ -172,12 +166,10 @@ def as_labels(
     low, high = masks.min(initial=0), masks.max(initial=0)
     if masks.ndim != 2 or not masks.size or not is_whole or low < 0 or high > largest:
         limit = f" to {largest}" if largest < INT64_MAX else ""
-        raise ImageError(
-            f"masks are whole numbers from 0{limit} of the shape (H, W), these are {masks.dtype} "
-            f"from {low} to {high} of the shape {masks.shape}",
-            where=where,
-            remedy="Label the cells 1, 2, .. on background 0: one plane, not colours or a stack.",
-        )
+        what = f"masks are whole numbers from 0{limit} of the shape (H, W), these are {masks.dtype}"
+        what += f" from {low} to {high} of the shape {masks.shape}"
+        remedy = "Label the cells 1, 2, .. on background 0: one plane, not colours or a stack."
+        raise ImageError(what, where=where, remedy=remedy)
     return np.ascontiguousarray(masks, np.int32 if high <= INT32_MAX else np.int64)
 
 
@@ -186,11 +178,9 @@ def check_size(
 ) -> None:
     """Raise ImageError unless the height and width of an image are those wanted."""
     if size != wanted:
-        raise ImageError(
-            f"the image is of {size[0]} x {size[1]} px, {whose} of {wanted[0]} x {wanted[1]} px",
-            where=where,
-            remedy="Get or export the files again: the sizes must agree.",
-        )
+        what = f"the image is of {size[0]} x {size[1]} px, {whose} of {wanted[0]} x {wanted[1]} px"
+        remedy = "Get or export the files again: the sizes must agree."
+        raise ImageError(what, where=where, remedy=remedy)
 
 
 def normalise(image: np.ndarray, where: str | None = None) -> np.ndarray:
@@ -207,11 +197,9 @@ def normalise(image: np.ndarray, where: str | None = None) -> np.ndarray:
     if normalised[0].any():
         return normalised
     if where is not None:
-        warnings.warn(
-            f"{where}: next to no contrast, treated as empty. If it shows cells, save it with "
-            "its intensities multiplied, for example to 0 .. 65535.",
-            stacklevel=2,
-        )
+        text = f"{where}: next to no contrast, treated as empty. If it shows cells, save it with "
+        text += "its intensities multiplied, for example to 0 .. 65535."
+        warnings.warn(text, stacklevel=2)
     return np.zeros_like(normalised)  # nuclei alone are not to be segmented
 
 

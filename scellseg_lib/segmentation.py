@@ -3,14 +3,16 @@
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from itertools import groupby, islice
+from operator import length_hint
+from typing import Any
 
 import numpy as np
 import torch
 from pydantic import Field
 
 from scellseg_lib.augment import MEAN_DIAMETER
-from scellseg_lib.device import Precision, choose_precision, keep_memory
+from scellseg_lib.device import Precision, choose_precision, release_memory
 from scellseg_lib.errors import ImageError, ModelError, ScellsegWarning
 from scellseg_lib.model import Card, Model
 from scellseg_lib.options import Options
@@ -26,8 +28,6 @@ FLIPS: tuple[tuple[int, ...], ...] = ((), (0,), (1,), (0, 1))  # axes (y, x) tha
 
 class SegmentOptions(Options):
     """How images are segmented, beside the model's `Decoding`."""
-
-    refused: ClassVar = ImageError
 
     diameter: float | None = Field(default=None, ge=1)
     """Of the cells, in pixels of the images. Default: the model's."""
@@ -82,15 +82,13 @@ def segment(
     images: Sequence[Sample | np.ndarray],
     *,
     diameter: float | None = None,
-    cell_threshold: float | None = None,
-    flow_threshold: float | None = None,
-    min_size: int | None = None,
     resample: bool = True,
     flips: bool = False,
     batch_size: int = 8,
     precision: Precision | None = None,
     progress: bool = True,
     callback: Callable[[Cells], None] | None = None,
+    **thresholds: float | None,
 ) -> list[Cells]:
     """Segment images.
 
@@ -101,14 +99,15 @@ def segment(
         Arrays are float or integer [H, W] or [2, H, W] (to segment, nucleus).
     diameter, resample, flips, batch_size
         See `SegmentOptions`. The paper's protocol is ``resample=False``.
-    cell_threshold, flow_threshold, min_size : optional
-        See `Decoding`; None: the model's. ``min_size`` counts pixels of the 30-px scale.
     precision : Precision, optional
         None: what pays on this machine.
     progress : bool
         Show a bar where somebody looks.
     callback : callable, optional
         Gets the cells of each image, in order, as soon as they are found.
+    **thresholds
+        ``cell_threshold``, ``flow_threshold``, ``min_size`` and the others of `Decoding`; None: the
+        model's.
 
     Returns
     -------
@@ -116,24 +115,18 @@ def segment(
 
     Raises
     ------
-    ImageError
-        For an option that cannot be, or an image that cannot be read or is none.
+    ImageError, OptionError
+        For an image that cannot be read or is none; for an option that is not allowed.
 
     Warns
     -----
-    FarFromModel
-        When `far_from_model` doubts the masks.
-    UserWarning
-        When an image has next to no contrast.
+    FarFromModel, UserWarning
+        When `far_from_model` doubts the masks; when an image has next to no contrast.
     """
-    _check_several(images)
-    chosen = {"cell_threshold": cell_threshold, "flow_threshold": flow_threshold}
-    diameter, decoding = resolve(model.card, diameter=diameter, min_size=min_size, **chosen)
-    predictions = predict(
-        model, images, diameter=diameter, flips=flips, batch_size=batch_size, precision=precision
-    )
-    cells = []
-    for prediction in progress_bar(predictions, len(images), "segment", shown=progress):
+    diameter, decoding = resolve(model.card, diameter=diameter, **thresholds)
+    options: dict[str, Any] = {"diameter": diameter, "flips": flips, "batch_size": batch_size}
+    predictions, cells = predict(model, images, precision=precision, **options), []
+    for prediction in progress_bar(predictions, length_hint(images), "segment", shown=progress):
         masks = decode(prediction, model.representation, decoding, resample=resample)
         if doubt := far_from_model(prediction, masks, model.card):
             warnings.warn(doubt, stacklevel=2)
@@ -150,11 +143,6 @@ def resolve(card: Card, *, diameter: float | None, **chosen: Any) -> tuple[float
     return asked or card.diameter, card.decoding.changed(**given)
 
 
-def _check_several(images: Sequence[Sample | np.ndarray]) -> None:
-    if isinstance(images, np.ndarray | Sample):
-        raise ImageError("one image was given", remedy="Give a list of images: [image].")
-
-
 def predict(
     model: Model,
     images: Sequence[Sample | np.ndarray],
@@ -168,39 +156,35 @@ def predict(
 
     Takes and raises what `segment` does, and yields as soon as an image's last tile is done.
     """
-    _check_several(images)
+    if isinstance(images, np.ndarray | Sample):
+        raise ImageError("one image was given", remedy="Give a list of images: [image].")
     options = SegmentOptions(diameter=diameter, batch_size=batch_size, flips=flips)
     scaled_by = options.diameter or model.card.diameter
     turns = FLIPS if options.flips else FLIPS[:1]
     precision = precision or choose_precision(model.device)
     precision.place(model.network, model.device).eval()
     waiting: list[tuple[Sample, TiledImage]] = []
-    pool: list[tuple[TiledImage, int, np.ndarray]] = []
 
-    def run(part: list[tuple[TiledImage, int, np.ndarray]]) -> None:
-        batch = torch.from_numpy(np.stack([tile for _, _, tile in part]))
-        maps, styles = _forward(model, batch, turns, precision)
-        for (owner, index, _), tile_maps, style in zip(part, maps, styles, strict=True):
-            owner.add(index, tile_maps, style)
-
-    with keep_memory():
+    def cut() -> Iterator[tuple[TiledImage, int, np.ndarray]]:
         for number, image in enumerate(images):
             sample = as_sample(image, number)
             scaled = resize(normalise(sample.image, sample.name), MEAN_DIAMETER / scaled_by)
             tiled = TiledImage(scaled, model.network.stride)
-            if pool and pool[0][0].sides != tiled.sides:
-                run(pool)
-                pool = []
             waiting.append((sample, tiled))
-            pool.extend((tiled, index, tile) for index, tile in enumerate(tiled.tiles()))
-            while len(pool) >= options.batch_size or (pool and number == len(images) - 1):
-                run(pool[: options.batch_size])
-                pool = pool[options.batch_size :]
+            yield from ((tiled, index, tile) for index, tile in enumerate(tiled.tiles()))
+
+    for _, alike in groupby(cut(), lambda tile: tile[0].sides):
+        while part := list(islice(alike, options.batch_size)):
+            batch = torch.from_numpy(np.stack([tile for *_, tile in part]))
+            maps, styles = _forward(model, batch, turns, precision)
+            for (owner, index, _), tile_maps, style in zip(part, maps, styles, strict=True):
+                owner.add(index, tile_maps, style)
             while waiting and not waiting[0][1].missing:
                 done, its_tiles = waiting.pop(0)
-                maps, style, (_, *shape) = its_tiles.maps(), its_tiles.style(), done.image.shape
+                its_maps, style, (_, *shape) = its_tiles.maps(), its_tiles.style(), done.image.shape
                 flows = model.representation.has_flows
-                yield Prediction(done.name, maps, style, tuple(shape), scaled_by, flows)
+                yield Prediction(done.name, its_maps, style, tuple(shape), scaled_by, flows)
+    release_memory()
 
 
 def decode(

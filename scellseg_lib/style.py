@@ -37,7 +37,7 @@ def remember_styles(model: Model, samples: Sequence[Sample]) -> None:
     labelled = [sample for sample in samples if not np.isnan(sample.diameter)]
     shown = progress_bar(labelled, len(labelled), "styles")
     styles = np.stack([embed(model, sample, sample.diameter) for sample in shown])
-    centres = styles.astype(np.float64)
+    centres, radius = styles.astype(np.float64), 0.0
     if len(styles) > MAX_CENTRES:
         n_centres = min(MAX_CENTRES, len(styles) // 4)
         centres, _ = kmeans2(centres, n_centres, seed=0, minit="++")
@@ -45,7 +45,5 @@ def remember_styles(model: Model, samples: Sequence[Sample]) -> None:
     elif len(styles) > 1:
         others = cdist(styles, styles) + np.diag(np.full(len(styles), np.inf))
         radius = 2 * others.min(axis=1).max()
-    else:
-        radius = 0.0
     update = {"styles": np.round(centres, 4).tolist(), "style_radius": float(radius)}
     model.card = model.card.model_copy(update=update)

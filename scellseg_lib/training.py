@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from scellseg_lib.atomic import whole
-from scellseg_lib.device import Precision
+from scellseg_lib.device import Precision, release_memory
 from scellseg_lib.errors import TrainingError
 from scellseg_lib.model import Model, TrainingData, library_versions
 from scellseg_lib.network import NetworkOutput
@@ -75,10 +75,10 @@ def train(
     modules = {"network": model.network} | ({"term": term} if term else {})
     saved = Checkpoint(checkpoint, identity, modules, optimiser)
     log = model.log = saved.resume()
-    saved_at, enough = monotonic(), False
+    saved_at = monotonic()
 
     with bar(n_steps, how, initial=len(log), delay=0) as shown:
-        while len(log) < n_steps and not enough:
+        while len(log) < n_steps:
             step, done = len(log), len(log) + 1
             model.network.train()
             for part in fixed:
@@ -103,16 +103,16 @@ def train(
                 saved.save(log)
                 saved_at = monotonic()
             shown.update()
-            if callback:
-                try:
+            try:
+                if callback:
                     callback(Progress(done, n_steps, values, validation_loss))
-                except Enough:
-                    enough = True
-    if enough:
-        saved.save(log)
+            except Enough:
+                saved.save(log)
+                break
     optimiser.zero_grad(set_to_none=True)  # gradients are as large as the network
     model.network.requires_grad_(True).eval()
     _complete_card(model, how, data, identity | {"initial": initial})
+    release_memory()
 
 
 def segmentation_loss(
@@ -155,26 +155,19 @@ class CheckpointOfAnotherRun(TrainingError):
     differing: dict[str, tuple[Any, Any]]  # in what: how there, and how asked for
 
 
-class SavedRun(NamedTuple):
-    """What a checkpoint says of its run, and the log of the steps done."""
-
-    identity: dict[str, Any]
-    log: list[dict[str, float]]
-
-
-def read_run(path: str | Path | None) -> SavedRun | None:
-    """Run that a checkpoint is of; None where there is none that can be read."""
+def read_run(path: str | Path | None) -> dict[str, Any]:
+    """``identity`` of a checkpoint's run, and ``log`` of its steps; empty if it cannot be read."""
     try:
         with safe_open(path, framework="pt") as file:
-            return SavedRun(**json.loads(file.metadata()["run"]))
+            return dict(json.loads(file.metadata()["run"]))
     except UNREADABLE:
-        return None  # `Checkpoint.resume` says what is wrong with the file
+        return {}  # `Checkpoint.resume` says what is wrong with the file
 
 
 def resume_precision(path: str | Path | None, otherwise: Precision) -> Precision:
     """Precision in which a run began that has a checkpoint, since it goes on as it began."""
     run = read_run(path)
-    return Precision(**run.identity["precision"]) if run else otherwise
+    return Precision(**run["identity"]["precision"]) if run else otherwise
 
 
 class Checkpoint:
@@ -218,21 +211,18 @@ class Checkpoint:
             raise TrainingError(what, where=self.path, remedy=remedy) from error
 
     def resume(self) -> list[dict[str, float]]:
-        """Restore all state; returns the log of the steps done, none where there is no file.
-
-        Raises TrainingError for a damaged file, CheckpointOfAnotherRun for that of another run.
-        """
+        """Restore all state; returns the log of the steps done. TrainingError where it cannot."""
         if self.path is None or not self.path.is_file():
             return []
         try:
             with safe_open(self.path, framework="pt") as file:
-                run = SavedRun(**json.loads(file.metadata()["run"]))
+                run = json.loads(file.metadata()["run"])
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         except UNREADABLE as error:
             what, remedy = f"the checkpoint cannot be read ({error})", "Delete it to start anew."
             raise TrainingError(what, where=self.path, remedy=remedy) from error
-        names = sorted({*run.identity, *self.identity})
-        pairs = {name: (run.identity.get(name), self.identity.get(name)) for name in names}
+        names = sorted({*run["identity"], *self.identity})
+        pairs = {name: (run["identity"].get(name), self.identity.get(name)) for name in names}
         if differing := {name: (a, b) for name, (a, b) in pairs.items() if a != b}:
             words = (f"{name}: {a} there, {b} asked for" for name, (a, b) in differing.items())
             what = f"the checkpoint is of another run: {'; '.join(words)}"
@@ -248,4 +238,4 @@ class Checkpoint:
         state = {int(prefix.split("/")[1]): values for prefix, values in states.items()}
         groups = self.optimiser.state_dict()["param_groups"]
         self.optimiser.load_state_dict({"state": state, "param_groups": groups})
-        return run.log
+        return list(run["log"])

@@ -45,7 +45,7 @@ def quick():
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("scellseg_lib.device.CPU_INFO", Path("none"))
+        patch.setattr("torch.cpu.get_capabilities", dict)
         patch.setattr("scellseg_lib.datasets.weights.default_device", lambda: torch.device("cpu"))
         patch.setattr(augment, "PATCH", tiny.PATCH)
         yield
@@ -654,7 +654,7 @@ def sweeping(tmp_path, monkeypatch):
     whole = grid.EXPERIMENTS["transferability"]
     monkeypatch.setitem(grid.EXPERIMENTS, "transferability", lambda scale: list(whole(scale))[-2:])
     monkeypatch.setattr(paths, "results", lambda profile: tmp_path / profile)
-    monkeypatch.setattr(paths, "runs", lambda: tmp_path / "runs")
+    monkeypatch.setattr(paths, "RUNS", tmp_path / "runs")
     monkeypatch.setattr("scellseg_lib.paper.run.measure_step", lambda _: 1.0)
     return ["sweep", "transferability", "--state", "0"]
 

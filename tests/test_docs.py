@@ -9,8 +9,8 @@ from scellseg_lib import augment, contrast, flows, metrics, samples, tiles
 from scellseg_lib.datasets import weights
 from scellseg_lib.datasets.manifest import load_manifest
 from scellseg_lib.finetuning import FinetuneOptions
-from scellseg_lib.network import build_network, count_parameters
-from scellseg_lib.pretraining import PretrainRecipe, paper_recipe
+from scellseg_lib.network import ARCHITECTURES, build_network, count_parameters
+from scellseg_lib.pretraining import PretrainRecipe
 from scellseg_lib.representation import Decoding, hover, semantic
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -22,7 +22,7 @@ SECTIONS = {
     )
 }
 TUNED, PRETRAINED, DECODED = FinetuneOptions(), PretrainRecipe(), Decoding()
-UNET = paper_recipe("unet2")
+UNET_RATE = ARCHITECTURES["unet2"].learning_rate
 ADDITIONS = {"attention": "attention", "dense": "dense", "style": "hierarchical_style"}
 
 
@@ -66,7 +66,7 @@ def test_every_section_that_the_code_cites_is_there():
         ("3", f"learnt with the rate {contrast.ALPHA_RATE}"),
         ("3", "common side U{{{}..{}}}".format(*augment.CROP_SIDES)),
         ("4", f"batches of {PRETRAINED.batch_size}, {PRETRAINED.epochs} epochs"),
-        ("4", f"learning rate {PRETRAINED.learning_rate} (U-Nets {UNET.learning_rate})"),
+        ("4", f"learning rate {PRETRAINED.learning_rate} (U-Nets {UNET_RATE})"),
         ("4", f"range is under {samples.MINIMAL_RANGE:.0e}".replace("e-03", "e-3")),
         ("4", f"SHA-256 `{weights.ARCHIVE_SHA256}`"),
         ("5", f"tiles of {tiles.TILE} x {tiles.TILE} with an overlap of at least {tiles.OVERLAP},"),

@@ -15,7 +15,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from scellseg_lib import representation
 from scellseg_lib.device import Precision
-from scellseg_lib.errors import DatasetError, TrainingError
+from scellseg_lib.errors import DatasetError, OptionError, TrainingError
 from scellseg_lib.finetuning import FinetuneOptions, Strategy, finetune
 from scellseg_lib.model import Model, TrainingData, new_model
 from scellseg_lib.options import Options
@@ -232,8 +232,8 @@ def test_synthetic_styles_stand_in_for_the_papers_contrast_images(real_data, tmp
 
 def test_images_that_teach_nothing():
     blank = Sample("b", lambda: tiny.worm(0)[0], lambda: np.zeros((200, 200), np.int32))
-    for shots, words in (([], "there are no shots"), ([blank], "no image has an annotated cell")):
-        with pytest.raises(TrainingError, match=words):
+    for shots in ([], [blank]):
+        with pytest.raises(TrainingError, match="no image has an annotated cell"):
             finetune(start(), shots, strategy="classic", precision=Precision())
     with pytest.raises(DatasetError, match="'worms' have no styles"):
         tune(contrast=tiny.worms(2))
@@ -255,8 +255,8 @@ def test_images_that_teach_nothing():
 def test_options_that_cannot_be(options: type[Options], wrong: dict[str, Any]):
     """Of fine-tuning, and of all else that is asked for."""
     for name, value in wrong.items():
-        words = "is (unknown.*Choose one of|not a (whole )?number.*Leave it out)"
-        with pytest.raises(options.refused, match=re.escape(f"{name}={value!r} ") + words):
+        words = re.escape(f"{name}={value!r} is not allowed. Input should be ")
+        with pytest.raises(OptionError, match=words):
             options(**{name: value})
-    with pytest.raises(TrainingError, match=r"Choose one of contrastive, classic\."):
+    with pytest.raises(OptionError, match=r"should be one of contrastive, classic\."):
         tune("odd")

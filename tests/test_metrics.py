@@ -71,9 +71,9 @@ def test_below_one_half_as_many_as_possible_are_matched() -> None:
     true = strip((0, 10, 1), (10, 20, 2))
     predicted = strip((0, 4, 1), (4, 14, 2))  # IoUs: 1-1 0.4, 1-2 6/14, 2-2 0.25
     assert metrics.scores(true, predicted, [0.25, 0.4, 0.42]).tp.tolist() == [2, 1, 1]
-    objects = metrics.match(true, predicted, 0.25).objects
+    objects = metrics.match(true, predicted, 0.25)
     assert objects["partner"].tolist() == [1, 2, 1, 2]
-    assert metrics.match(true, predicted, 0.4).objects["partner"].tolist() == [2, 0, 0, 1]
+    assert metrics.match(true, predicted, 0.4)["partner"].tolist() == [2, 0, 0, 1]
 
 
 def test_empty_against_empty_is_perfect_and_one_sided_emptiness_is_nothing() -> None:
@@ -175,9 +175,7 @@ def test_of_equal_ious_the_larger_overlap_is_matched_either_way() -> None:
 def test_records_say_what_became_of_each_object() -> None:
     true = strip((0, 10, 4), (12, 20, 2), (30, 34, 9))
     predicted = strip((1, 10, 6), (12, 15, 5), (36, 40, 8))
-    result = metrics.match(true, predicted, 0.5)
-    assert (result.tp, result.fp, result.fn) == (1, 2, 2)
-    assert result.objects.to_dict("list") == {
+    assert metrics.match(true, predicted, 0.5).to_dict("list") == {
         "side": ["true"] * 3 + ["predicted"] * 3,
         "label": [2, 4, 9, 5, 6, 8],
         "area": [8, 10, 4, 3, 9, 4],

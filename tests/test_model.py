@@ -179,14 +179,14 @@ def test_a_file_that_is_damaged_or_has_no_card(path, model):
     whole = path.read_bytes()
     for keep in (0, 5, 300, -1):
         path.write_bytes(whole[:keep])
-        with pytest.raises(ModelError, match=r"damaged or not safetensors.*Get it again"):
+        with pytest.raises(ModelError, match=r"damaged or not safetensors.*Load a file that"):
             read_model(path)
     save_file(model.network.state_dict(), path)
     with pytest.raises(ModelError, match="no model card"):
         read_model(path)
 
 
-INVALID = r"card is not valid.*Get the file again"
+INVALID = r"card is not valid.*Load a file that"
 
 
 @pytest.mark.parametrize(
@@ -195,12 +195,15 @@ INVALID = r"card is not valid.*Get the file again"
         *(({"diameter": value}, INVALID) for value in ("x", 0, -3.0, math.nan, math.inf)),
         *((card, INVALID) for card in ({"levels": "wide"}, {"colour": "green"})),
         ({"representation": None}, INVALID),
-        ({"levels": (8, 16)}, "have another shape, the first: .* is .* the network has"),
-        ({"levels": (4, 8, 16)}, r"\d+ tensors are missing"),
-        ({"attention": False}, "are unknown, the first: .*gates"),
-        ({"architecture": "cellpose"}, "are unknown.*another shape"),
+        (
+            {"levels": (8, 16)},
+            r"do not fit.*, the first: .* is \(\d+,.* in the file, \(\d+,.* in the net",
+        ),
+        ({"levels": (4, 8, 16)}, r"is missing in the file, \(\d+,"),
+        ({"attention": False}, r"gates.* in the file, unknown in the network"),
+        ({"architecture": "cellpose"}, r"do not fit"),
         ({"architecture": "stardist"}, "no model 'stardist'"),
-        ({"representation": "unet2"}, "have another shape, the first: tasker"),
+        ({"representation": "unet2"}, "the first: tasker"),
         ({"representation": "stars"}, "no representation 'stars'.*flow, hover, unet2, unet3"),
     ],
 )
@@ -215,9 +218,9 @@ def test_a_card_that_is_not_valid_or_not_of_these_weights(path, card, words: str
 def test_a_tensor_that_is_missing_or_no_number(path):
     tensors = load_file(path)
     bias = tensors.pop("tasker.2.bias")
-    with pytest.raises(ModelError, match=r"1 tensors are missing, the first: tasker\.2\.bias"):
+    with pytest.raises(ModelError, match=r"1 of the tensors .*: tasker\.2\.bias is missing in"):
         read_model(rewrite(path, tensors))
     for value in (math.nan, math.inf, -math.inf):
         bias[1] = value
-        with pytest.raises(ModelError, match=r"1 hold NaN or infinity, the first: tasker\.2\.bias"):
+        with pytest.raises(ModelError, match=r"^.*1 .* are not finite, the first: tasker\.2\.bias"):
             read_model(rewrite(path, tensors | {"tasker.2.bias": bias}))

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from scellseg_lib import device, training
+from scellseg_lib import training
 from scellseg_lib.device import Precision
 from scellseg_lib.errors import TrainingError
 from scellseg_lib.model import Model, new_model
@@ -69,7 +69,7 @@ def test_a_run_killed_again_and_again_ends_as_one_that_was_not(kind: str, tmp_pa
     for step in (1, tiny.STEPS - 1):
         with pytest.raises(Killed):
             tiny.run(kind, file, end_at(step))
-        assert len(read_run(file).log) == step
+        assert len(read_run(file)["log"]) == step
     monkeypatch.setattr(training, "SAVE_EVERY", 1e9)  # the last step is saved whatever the time
     with monkeypatch.context() as patch:
         patch.setattr(training, "remember_styles", kill)
@@ -118,7 +118,7 @@ def test_a_run_that_is_told_enough_ends_with_what_it_has_learnt(tmp_path, monkey
     monkeypatch.setattr(training, "SAVE_EVERY", 1e9)
     file = tmp_path / "run.safetensors"
     part = tiny.run("classic", file, end_at(2, Enough))
-    assert part.log == uninterrupted("classic").log[:2] == read_run(file).log
+    assert part.log == uninterrupted("classic").log[:2] == read_run(file)["log"]
     assert "2 steps" in part.card.origin
     assert_same(tiny.run("classic", file), uninterrupted("classic"))
 
@@ -135,11 +135,10 @@ def test_a_loss_that_is_no_number_is_an_error_before_it_reaches_the_weights():
 def test_a_resumed_run_keeps_its_precision_whatever_pays_now(run, tmp_path, monkeypatch):
     """The library's own choice: none is given."""
     options = {"precision": None, "checkpoint": tmp_path / "run"}
-    information = tmp_path / "cpuinfo"
-    monkeypatch.setattr(device, "CPU_INFO", information)
+    monkeypatch.setattr("torch.cpu.get_capabilities", dict)
     with pytest.raises(Killed):
         run(**options, callback=end_at(3))
-    information.write_text("flags: avx512_bf16")
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {"avx512_bf16": True})
     assert not run(**options).card.recipe["precision"]["channels_last"]
     with pytest.raises(CheckpointOfAnotherRun, match="channels_last"):
         run(**options | {"precision": Precision(channels_last=True)})
@@ -169,7 +168,7 @@ def test_a_file_stays_until_the_next_is_whole_and_is_refused_if_damaged(tmp_path
     file = Checkpoint(path, {}, {"network": network}, torch.optim.SGD(network.parameters()))
     file.save([])
     whole = path.read_bytes()
-    assert read_run(path).log == []
+    assert read_run(path)["log"] == []
 
     def cut_short(_, scratch: Path, **__) -> None:
         scratch.write_bytes(b"half")
@@ -186,4 +185,4 @@ def test_a_file_stays_until_the_next_is_whole_and_is_refused_if_damaged(tmp_path
         with pytest.raises(TrainingError, match=r"cannot be read.*Delete it to start") as caught:
             file.resume()
         assert caught.value.where == path
-        assert read_run(path) is None
+        assert read_run(path) == {}

@@ -137,7 +137,7 @@ _Series = dict[Literal["series"], dict[str, dict[str, tuple[SubsetPart, ...]]]]
 
 def list_manifests() -> list[str]:
     """List the data sets with a manifest (files of another kind have no ``name:`` on top)."""
-    files = sorted(paths.manifests().glob("*.yaml"))
+    files = sorted(paths.MANIFESTS.glob("*.yaml"))
     return [f.stem for f in files if f.read_text(encoding="utf-8").startswith("name:")]
 
 
@@ -146,13 +146,13 @@ def load_manifest(name: str) -> Manifest:
     if name not in list_manifests():
         remedy = f"There are: {', '.join(list_manifests())}."
         raise DatasetError(f"no data set is called {name!r}", remedy=remedy)
-    return _parse(paths.manifests() / f"{name}.yaml", Manifest)
+    return _parse(paths.MANIFESTS / f"{name}.yaml", Manifest)
 
 
 def load_subsets() -> dict[str, tuple[SubsetPart, ...]]:
     """Read the nested pre-training subsets: the paper's, of the data at hand, synthetic ones."""
     nested: dict[str, tuple[SubsetPart, ...]] = {}
-    series = _parse(paths.manifests() / "pretraining_subsets.yaml", _Series)["series"]
+    series = _parse(paths.MANIFESTS / "pretraining_subsets.yaml", _Series)["series"]
     for added in series.values():
         so_far: tuple[SubsetPart, ...] = ()
         for subset, parts in added.items():

@@ -18,7 +18,6 @@ import pandas as pd
 
 from scellseg_lib import segmentation
 from scellseg_lib.atomic import whole
-from scellseg_lib.device import keep_memory
 from scellseg_lib.errors import DatasetError, MasksMadeOtherwise, ScellsegError
 from scellseg_lib.files import layout
 from scellseg_lib.files.images import read_image, read_masks, survive, write_labels
@@ -163,7 +162,7 @@ def segment_jobs(
             callback()
             progress.update()
 
-    with keep_memory(), bar(len(undone) + len(drawn), "segment", "image") as progress:
+    with bar(len(undone) + len(drawn), "segment", "image") as progress:
         progress.refresh()  # shown at once: the first image may take long
         for start in range(0, len(undone), GROUP):
             segment(list(read(undone[start : start + GROUP])))

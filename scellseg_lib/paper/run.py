@@ -53,7 +53,7 @@ class Workspace:
 def open_workspace(profile: Profile) -> Workspace:
     """Where the trials of a profile are kept: committed results, and ``runs/`` beside them."""
     store = Store(paths.results(profile.name) / "trials")
-    return Workspace(store, paths.runs() / "trials", profile.pretraining)
+    return Workspace(store, paths.RUNS / "trials", profile.pretraining)
 
 
 def compute(trial: Trial, workspace: Workspace) -> tuple[str, bool]:

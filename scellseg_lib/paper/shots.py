@@ -75,6 +75,6 @@ def order_to_cover(candidates: np.ndarray, images: np.ndarray) -> list[int]:
 @cache
 def _read_table(file: str, by: tuple[str, ...]) -> dict[tuple[str | int, ...], tuple[str, ...]]:
     """Names of images, by the columns that say whose they are."""
-    rows = pd.read_csv(paths.manifests() / file, dtype={"images": str})
+    rows = pd.read_csv(paths.MANIFESTS / file, dtype={"images": str})
     keys = rows[[*by]].itertuples(index=False, name=None)
     return {key: tuple(names.split(" ")) for key, names in zip(keys, rows["images"], strict=True)}

@@ -2,20 +2,17 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 import numpy as np
 from pydantic import Field
 from torch import Tensor
 
-from scellseg_lib.errors import ImageError
 from scellseg_lib.options import Options
 
 
 class Decoding(Options):
     """Settings of the step from maps to masks; a representation reads those that it needs."""
-
-    refused: ClassVar = ImageError
 
     cell_threshold: float = Field(default=0.5, title="Cell probability")
     """Logit above which a pixel is cell. Higher: fewer, smaller cells."""
@@ -32,10 +29,7 @@ class Decoding(Options):
 
 
 class Representation(Protocol):
-    """One way to write instances as maps: targets, loss and decoding.
-
-    A new one inherits from this class, and names itself and its number of maps.
-    """
+    """One way to write instances as maps. A new one inherits, and says its name and `n_outputs`."""
 
     name: str
     n_outputs: int  # maps that the network gives

@@ -1,8 +1,4 @@
-"""HoVer-Net's representation: vertical and horizontal distance to the centre of mass.
-
-This is the fair baseline. What the released code does otherwise, and what this decoding gains, is
-in docs/method.md, section 2.
-"""
+"""HoVer-Net's representation: distances to the centre of mass (docs/method.md, section 2)."""
 
 import cv2
 import numpy as np
@@ -24,10 +20,7 @@ cell of 30 px it is about 0.07; 0.12 also keeps neighbours apart in maps blurred
 
 
 def distance_maps(masks: np.ndarray) -> np.ndarray:
-    """Signed distances to each instance's centre of mass, -1 to 1 within it, 0 outside.
-
-    int32[H, W] -> float32[2, H, W]: vertical, horizontal.
-    """
+    """int32[H, W] -> float32[2, H, W]: distances (y, x) to each cell's centre, -1 to 1 within."""
     maps = np.zeros((2, *masks.shape), np.float32)
     for label, box in enumerate(ndimage.find_objects(masks), start=1):
         if box is None:
@@ -98,10 +91,7 @@ def _join(pieces: np.ndarray, jumps: np.ndarray) -> np.ndarray:
 
 
 class HoVer(Flow):
-    """Distance maps in the place of the flow; decoded by a marker-controlled watershed.
-
-    The loss is the flow's (the paper: "same as Cellpose"; HoVer-Net's own has a gradient term too).
-    """
+    """Distance maps in the place of the flow, with its loss; decoded by a watershed."""
 
     name = "hover"
     has_flows = False

@@ -187,7 +187,7 @@ class Workbench(ipywidgets.VBox):
 def start_folder(named: str = "") -> Path:
     """Folder to begin with: one named here or by ``SCELLSEG_FOLDER``, else the example."""
     named = named or os.environ.get(FOLDER, "")
-    return Path(named).expanduser().resolve() if named else make_example(paths.runs() / "example")
+    return Path(named).expanduser().resolve() if named else make_example(paths.RUNS / "example")
 
 
 def make_example(folder: Path) -> Path:

@@ -149,15 +149,15 @@ class Survey:
 
 def compare(predicted: np.ndarray, corrected: np.ndarray) -> dict[str, float]:
     """Score predicted labels, int[H, W], against their correction: "ap50" .. of `COLUMNS`."""
-    ap, matched = scores(corrected, predicted).ap, match(corrected, predicted, 0.5)
-    mine = matched.objects[matched.objects["side"] == "true"]
+    ap, objects = scores(corrected, predicted).ap, match(corrected, predicted, 0.5)
+    mine = objects[objects["side"] == "true"]
     return {
         "ap50": float(ap[0]),
         "map": float(ap.mean()),
-        "predicted": matched.tp + matched.fp,
-        "corrected": matched.tp + matched.fn,
-        "added": matched.fn,
-        "removed": matched.fp,
+        "predicted": len(objects) - len(mine),
+        "corrected": len(mine),
+        "added": int((objects["outcome"] == "FN").sum()),
+        "removed": int((objects["outcome"] == "FP").sum()),
         "changed": int(((mine["outcome"] == "TP") & (mine["iou"] < 1)).sum()),
     }
 

@@ -87,8 +87,7 @@ class FinetuneRun(BaseModel):
 
     def model_post_init(self, context: object) -> None:
         """Look what is done already."""
-        saved = read_run(self.file(layout.CHECKPOINT))
-        self.log = saved.log if saved else []
+        self.log = read_run(self.file(layout.CHECKPOINT)).get("log", [])
 
     def file(self, ending: str) -> Path:
         """File of the model, of the checkpoint, or of what is chosen, by its ending."""

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from scellseg_lib import metrics, progress
 from scellseg_lib.errors import ScellsegError
-from scellseg_lib.metrics import ObjectMatches, Scores
+from scellseg_lib.metrics import Scores
 from scellseg_lib.plots import STYLE, ap_curve, render_html
 from scellseg_lib.segmentation import Prediction
 from scellseg_lib.workbench import forms
@@ -264,7 +264,7 @@ class Inspector(ipywidgets.VBox):
             self._message.tell(text)
 
     def _draw_cells(
-        self, image: InspectedImage, found: FoundCells, matched: ObjectMatches | None
+        self, image: InspectedImage, found: FoundCells, matched: pd.DataFrame | None
     ) -> str:
         """Bring the picture up to date; return what is wrong with the image, or nothing."""
         problem, shown = "", self._shown
@@ -358,14 +358,14 @@ def sum_up(every: Sequence[FoundCells], iou: float, *, n_stale: int = 0) -> str:
     return f'<div style="line-height:1.4">{text}</div>'
 
 
-def tell_outcomes(matched: ObjectMatches, side: str) -> tuple[np.ndarray, list[str]]:
+def tell_outcomes(matched: pd.DataFrame, side: str) -> tuple[np.ndarray, list[str]]:
     """Colour each cell of one side by what became of it, and say it; both by label.
 
     Found cells are to be filled, green (true positive) or orange (false positive); true cells to be
     outlined, green where they were found and blue where they were missed. Colours are red, green,
     blue and opacity, uint8[n + 1, 4]; labels that no cell has are not seen.
     """
-    objects = matched.objects[matched.objects["side"] == side]
+    objects = matched[matched["side"] == side]
     size = int(objects["label"].max()) + 1 if len(objects) else 1
     colours, words = np.zeros((size, 4), np.uint8), [""] * size
     columns = (objects[name] for name in ("label", "outcome", "partner", "iou"))
@@ -377,7 +377,7 @@ def tell_outcomes(matched: ObjectMatches, side: str) -> tuple[np.ndarray, list[s
     return colours, words
 
 
-def explain_colours(matched: ObjectMatches | None, masks: np.ndarray, iou: float) -> str:
+def explain_colours(matched: pd.DataFrame | None, masks: np.ndarray, iou: float) -> str:
     """Say what the colours mean and how many cells there are of each, as HTML."""
     if matched is None:
         n_cells = int(np.count_nonzero(np.bincount(masks.ravel())[1:]))
@@ -385,10 +385,11 @@ def explain_colours(matched: ObjectMatches | None, masks: np.ndarray, iou: float
             f'<div style="line-height:1.4"><b>{count(n_cells, "cell")}</b> found. No true '
             "cells are known of this image: annotate it to see which are right.</div>"
         )
+    n = matched["outcome"].value_counts()
     rows = (
-        ("TP", "&#9632;", matched.tp, "true positive: found, and right"),
-        ("FP", "&#9632;", matched.fp, "false positive: found, but no true cell fits"),
-        ("FN", "&#9633;", matched.fn, "false negative: a true cell that was missed"),
+        ("TP", "&#9632;", n.get("TP", 0) // 2, "true positive: found, and right"),
+        ("FP", "&#9632;", n.get("FP", 0), "false positive: found, but no true cell fits"),
+        ("FN", "&#9633;", n.get("FN", 0), "false negative: a true cell that was missed"),
     )
     table = "".join(
         f'<tr><td style="color:{COLOURS[outcome]};font-size:18px">{square}</td>'

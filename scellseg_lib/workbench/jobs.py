@@ -14,6 +14,8 @@ from typing import Any, Literal
 
 from filelock import FileLock
 
+from scellseg_lib.device import release_memory
+
 State = Literal["running", "paused", "done", "cancelled", "failed"]
 TELL_EVERY = 0.1
 """Least seconds between two calls of `on_change`: what an eye follows and a page can draw."""
@@ -134,6 +136,7 @@ class Job:
             error.__cause__ = error.__context__ = None
             self.error, state = error.with_traceback(None), "failed"
         del work
+        release_memory()
         with self._telling:
             with self._changed:
                 self.state = state

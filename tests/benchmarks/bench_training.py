@@ -9,7 +9,6 @@ import json
 import subprocess
 import sys
 import time
-from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ import torch
 from scellseg_lib.augment import labelled_batch, prepare
 from scellseg_lib.contrast import ContrastiveTerm, pair_distance
 from scellseg_lib.datasets.load import load_dataset
-from scellseg_lib.device import Precision, choose_precision, keep_memory
+from scellseg_lib.device import Precision, choose_precision
 from scellseg_lib.model import new_model
 from scellseg_lib.training import segmentation_loss
 from tests.benchmarks.clock import THREADS
@@ -50,25 +49,24 @@ def side(name: str, strategy: str) -> dict[str, float]:
 
     term.batches = timed_batches  # type: ignore[assignment, method-assign]
     whole, data = [], []
-    with keep_memory() if ours else nullcontext():
-        for step in range(STEPS + 1):
-            start = time.perf_counter()
-            rng = np.random.default_rng(step)
-            batch = labelled_batch(shots, model.representation, rng)
-            data.append(time.perf_counter() - start)
-            loss, output = segmentation_loss(model, *batch, precision)
-            if strategy == "contrastive" and ours:
-                loss = loss + term(model.network, output.style, rng, 0.0, precision)
-            elif strategy == "contrastive":
-                query, other = (model.network(images).style for images in term.batches(rng, 8))
-                distances = [pair_distance(output.style, style) for style in (query, other)]
-                loss = loss + term.weight(0.0) * distances[0] / (distances[1] + 1e-5)
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-            whole.append(time.perf_counter() - start)
-            data[-1] += sum(drawn)
-            drawn.clear()
+    for step in range(STEPS + 1):
+        start = time.perf_counter()
+        rng = np.random.default_rng(step)
+        batch = labelled_batch(shots, model.representation, rng)
+        data.append(time.perf_counter() - start)
+        loss, output = segmentation_loss(model, *batch, precision)
+        if strategy == "contrastive" and ours:
+            loss = loss + term(model.network, output.style, rng, 0.0, precision)
+        elif strategy == "contrastive":
+            query, other = (model.network(images).style for images in term.batches(rng, 8))
+            distances = [pair_distance(output.style, style) for style in (query, other)]
+            loss = loss + term.weight(0.0) * distances[0] / (distances[1] + 1e-5)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        whole.append(time.perf_counter() - start)
+        data[-1] += sum(drawn)
+        drawn.clear()
     return {"step": min(whole[1:]), "data": min(data[1:])}
 
 

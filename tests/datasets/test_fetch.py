@@ -52,7 +52,7 @@ def home(tmp_path, server, monkeypatch):
     (tmp_path / "manifests").mkdir()
     monkeypatch.setenv("SCELLSEG_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("SCELLSEG_DATA", str(tmp_path / "data"))
-    monkeypatch.setattr(paths, "manifests", lambda: tmp_path / "manifests")
+    monkeypatch.setattr(paths, "MANIFESTS", tmp_path / "manifests")
     monkeypatch.setattr(download, "CHUNK", 250)
     manifest._parse.cache_clear()
     server.files[A] = GOOD

@@ -150,7 +150,7 @@ FAULTS = [
 @pytest.mark.parametrize(("part", "fault", "message"), FAULTS)
 def test_faulty_manifest_is_refused_with_the_field(part, fault, message, tmp_path, monkeypatch):
     change = {part: [VALID[part][0] | fault]} if part else fault
-    monkeypatch.setattr(paths, "manifests", lambda: tmp_path)
+    monkeypatch.setattr(paths, "MANIFESTS", tmp_path)
     manifest._parse.cache_clear()
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(VALID, sort_keys=False))
     assert len(manifest.load_manifest("small").entries()) == 1
@@ -161,7 +161,7 @@ def test_faulty_manifest_is_refused_with_the_field(part, fault, message, tmp_pat
 
 
 def test_what_is_no_manifest(tmp_path, monkeypatch):
-    monkeypatch.setattr(paths, "manifests", lambda: tmp_path)
+    monkeypatch.setattr(paths, "MANIFESTS", tmp_path)
     (tmp_path / "claims.yaml").write_text("claims: []\n")
     (tmp_path / "broken.yaml").write_text("name: [")
     assert manifest.list_manifests() == ["broken"]

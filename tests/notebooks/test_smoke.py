@@ -55,7 +55,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.chdir(folder / "notebooks")
         patch.setattr(paths, "results", lambda name: folder / "figures" / "data" / name)
         patch.setattr(paths, "figure", lambda _, name: folder / "figures" / name)
-        patch.setattr(paths, "runs", lambda: folder / "runs")
+        patch.setattr(paths, "RUNS", folder / "runs")
         patch.setattr(synthetic, "make_image", partial(synthetic.make_image, shape=(256, 256)))
         patch.setattr(synthetic, "_cached", cache(synthetic.make_image))  # each made once
         patch.setattr(synthetic, "make_dataset", partial(synthetic.make_dataset, n_query=2))

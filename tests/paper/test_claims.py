@@ -145,10 +145,10 @@ def test_claims_are_thirty_and_no_data_set():
     ],
 )
 def test_a_mistyped_claim_is_an_error(monkeypatch, tmp_path, old, new, message):
-    text = (paths.manifests() / "paper_claims.yaml").read_text()
+    text = (paths.MANIFESTS / "paper_claims.yaml").read_text()
     assert old in text
     (tmp_path / "paper_claims.yaml").write_text(text.replace(old, new, 1))
-    monkeypatch.setattr(paths, "manifests", lambda: tmp_path)
+    monkeypatch.setattr(paths, "MANIFESTS", tmp_path)
     with pytest.raises(ManifestError, match=message):
         load_claims()
 

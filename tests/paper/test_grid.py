@@ -113,7 +113,7 @@ def test_coverage_takes_what_leaves_the_least_distance():
 
 @pytest.mark.real_data
 def test_the_tables_of_shots_are_what_data_sets_draw_and_of_their_pools(real_data: Path):
-    table = pd.read_csv(paths.manifests() / "shots.csv", dtype={"images": str})
+    table = pd.read_csv(paths.MANIFESTS / "shots.csv", dtype={"images": str})
     assert list(table["data"].unique()) == list(RELEASED.data)
     sets: list[Dataset] = [load_dataset(name) for name in RELEASED.data]
     drawn = [(one.name, k, one.shots(len(one.shot), k)) for one in sets for k in range(10)]
@@ -135,7 +135,7 @@ def test_shots_of_a_set_that_is_not_here_are_open(monkeypatch, tmp_path):
 
 def test_the_profile_of_the_paper_is_the_papers():
     paper = load_profile("paper")
-    claims = yaml.safe_load((paths.manifests() / "paper_claims.yaml").read_text())
+    claims = yaml.safe_load((paths.MANIFESTS / "paper_claims.yaml").read_text())
     assert {name: list(plan.shots) for name, plan in paper.data.items()} == claims["shot_levels"]
     assert {len(plan.states) for plan in paper.data.values()} == {claims["repeats"]}
     assert (paper.levels, paper.steps) == ((32, 64, 128, 256), 100)
@@ -156,8 +156,8 @@ def test_a_profile_is_narrowed_to_what_is_asked_for():
 
 
 def test_a_mistyped_profile_is_refused(tmp_path, monkeypatch):
-    text = (paths.profiles() / "smoke.yaml").read_text()
-    monkeypatch.setattr(paths, "profiles", lambda: tmp_path)
+    text = (paths.PROFILES / "smoke.yaml").read_text()
+    monkeypatch.setattr(paths, "PROFILES", tmp_path)
     (tmp_path / "mine.yaml").write_text(text.replace("\nsteps:", "\nstepz:"))
     with pytest.raises(ScellsegError, match=r"mine\.yaml: this is no profile: stepz"):
         load_profile("mine")

@@ -28,7 +28,7 @@ ORIGINS = {
     for key in store.list_keys()
 }
 TRIALS = {name: parse_trial(origin) for name, origin in ORIGINS.items()}
-POOLS = pd.read_csv(paths.manifests() / "shots.csv").groupby("data")["images"].first()
+POOLS = pd.read_csv(paths.MANIFESTS / "shots.csv").groupby("data")["images"].first()
 POOLS = POOLS.str.split(" ").map(len)
 """Images of each set that shots are drawn from."""
 QUERIES = {"bbbc010_elegans": 39, "t98g_phase": 13, "hela_phase_nuclei": 20}

@@ -137,7 +137,7 @@ def sweep(folder: Path, *options: str) -> None:
     """
     # Locks are unlinked when they are made, so that a killed process leaves none.
     multiprocessing.set_start_method("fork", force=True)
-    paths.profiles, paths.runs = lambda: folder, lambda: folder / "runs"
+    paths.PROFILES, paths.RUNS = folder, folder / "runs"
     paths.results = lambda profile: folder / profile
     synthetic.make_image = partial(synthetic.make_image, shape=(200, 200))
     synthetic.make_dataset = partial(synthetic.make_dataset, n_query=1)

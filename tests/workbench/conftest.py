@@ -59,7 +59,7 @@ def shrink_world(weights: Path, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(paths, "PACKAGED_WEIGHTS", weights)
     patch.setattr(augment, "PATCH", tiny.PATCH)
     patch.setattr("scellseg_lib.finetuning.default_contrast", tiny.contrast)
-    patch.setattr("scellseg_lib.device.CPU_INFO", Path("none"))
+    patch.setattr("torch.cpu.get_capabilities", dict)
     patch.setattr("scellseg_lib.datasets.weights.default_device", lambda: torch.device("cpu"))
 
 

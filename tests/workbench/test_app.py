@@ -196,7 +196,7 @@ def test_the_example_is_made_once_where_no_folder_is_named(tmp_path: Path, monke
         return [replace(worm, split=split) for worm, split in worms]
 
     monkeypatch.setattr(synthetic, "make_dataset", make_small_dataset)
-    monkeypatch.setattr(paths, "runs", lambda: tmp_path)
+    monkeypatch.setattr(paths, "RUNS", tmp_path)
     monkeypatch.delenv(app.FOLDER, raising=False)
     folder = app.start_folder()
     assert len(list(folder.glob("worms_?.tif"))) == 8

@@ -75,7 +75,7 @@ class PaperClaims(BaseModel):
 
 def load_claims() -> PaperClaims:
     """Read what the paper claims; ManifestError if the file does not follow the schema."""
-    file = paths.manifests() / "paper_claims.yaml"
+    file = paths.MANIFESTS / "paper_claims.yaml"
     try:
         return PaperClaims.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))
     except (OSError, yaml.YAMLError, ValidationError) as error:

@@ -47,7 +47,7 @@ def are_separated(true: np.ndarray, predicted: np.ndarray, pairs: Pairs) -> NDAr
 
 def are_found(true: np.ndarray, predicted: np.ndarray, pairs: Pairs) -> NDArray[np.bool_]:
     """Say of each pair of true cells whether both are found, at an IoU of 0.5."""
-    objects = match(true, predicted).objects
+    objects = match(true, predicted)
     hits = objects[(objects["side"] == "true") & (objects["outcome"] == "TP")]["label"]
     found = np.isin(pairs, hits.to_numpy())
     return found[:, 0] & found[:, 1]
