@@ -46,9 +46,9 @@ class UnlabelledSources(Sequence[Source]):
 
 
 def prepare(samples: Sequence[Sample], diameter: float | None = None) -> Sequence[Source]:
-    """Normalise images and scale them by the diameter given, which leaves out their masks.
+    """Normalise images and scale them by the diameter, where given, and then without their masks.
 
-    Else by each image's own cells, or the mean of the others'; TrainingError if there are none.
+    Else each by its own cells, or by the others' mean where it has none; TrainingError without any.
     """
     if diameter is not None:
         return UnlabelledSources(samples, diameter)

@@ -42,7 +42,7 @@ def as_option(name: str, value: Any) -> str:
 
 def tell(what: object) -> str:
     """What an error or a warning says, with its options as they are typed here."""
-    return what.told(as_option) if isinstance(what, ScellsegError) else str(what)
+    return what.tell(as_option) if isinstance(what, ScellsegError) else str(what)
 
 
 def fail(message: str, each: Iterable[object] = ()) -> NoReturn:
@@ -129,7 +129,7 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def main(
-    asked: bool = Option(False, "--version", callback=_version, is_eager=True, help="Say it."),
+    asked: bool = Option(False, "--version", callback=_version, is_eager=True, help="Print it."),
 ) -> None:
     """Segment cells, fine-tune on a few annotated images, score the result.
 
@@ -263,7 +263,7 @@ def export_masks(
     masks: Path = Argument(metavar="MASKS", exists=True),
     to: list[str] = FORMATS,
     output: Path | None = Option(None, help="Folder. Default: exported/ beside the masks."),
-    images: Path | None = Option(None, exists=True, help="Theirs: for cells, cellpose, table."),
+    images: Path | None = Option(None, exists=True, help="Their images, for cells and tables."),
     channels: str = Option("", help="Names of the channels, such as worm,dye."),
     side: int | None = Option(None, min=1, help="Of images of cells, px. Default: their boxes."),
     cut_out: bool = Option(False, "--cut-out", help="Black out what is not the cell."),
@@ -434,7 +434,7 @@ def _is_named(place: str) -> bool:
     """Whether this is the name of a data set; else it is a file or folder that is there."""
     is_named = place in list_datasets()
     if not is_named and not Path(place).exists():
-        raise typer.BadParameter(f"{place!r} does not exist, nor as a data set (data list)")
+        raise typer.BadParameter(f"{place!r} is no file, folder or data set (scellseg data list)")
     return is_named
 
 

@@ -26,10 +26,10 @@ class Precision:
         return torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.dtype == "bf16")
 
     def place(self, network: nn.Module, device: torch.device) -> nn.Module:
-        """Move a network to the device in this layout; GPUs too are to repeat themselves.
+        """Move a network to the device in this layout; a GPU computes the same every time.
 
-        Batches stay as they are: their two planes take the layout of the weights in the first
-        convolution. Channels-last before, BatchNorm of so few is slow.
+        Batches keep their layout until the first convolution, which gives them that of its weights:
+        BatchNorm of two planes is slow channels-last.
         """
         torch.backends.cudnn.deterministic = True
         layout = torch.channels_last if self.channels_last else torch.contiguous_format

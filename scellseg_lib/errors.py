@@ -21,7 +21,7 @@ class ScellsegError(Exception):
         The file, folder or URL concerned.
     options : mapping, optional
         The options that ``{page}`` and the like in the texts stand for, with their value, or None
-        for any. The command line and the workbench say them in their own words, see `told`.
+        for any. The command line and the workbench say them in their own words, see `tell`.
     **facts
         What a program may act on: they become attributes of the error.
     """
@@ -39,7 +39,7 @@ class ScellsegError(Exception):
         self.what, self.where, self.remedy, self.options = what, where, remedy, options or {}
         vars(self).update(facts)
 
-    def told(self, option: Callable[[str, Any], str] = as_argument) -> str:
+    def tell(self, option: Callable[[str, Any], str] = as_argument) -> str:
         """Whole message: where, what and remedy, with the options in somebody's words."""
         where = "" if self.where is None else f"{self.where}: "
         return f"{where}{self.say(self.what, option)}. {self.say(self.remedy, option)}".rstrip()
@@ -51,7 +51,7 @@ class ScellsegError(Exception):
         return text
 
     def __str__(self) -> str:
-        return self.told()
+        return self.tell()
 
 
 class ImageError(ScellsegError):
@@ -118,5 +118,5 @@ class MasksMadeOtherwise(DatasetError):
     """A folder holds masks that were made with another model or other settings."""
 
     differing: dict[str, tuple[Any, Any]]
-    """Settings: how they were there ("unknown" if nobody says), and are now."""
+    """By setting: its value there ("unknown" if it is not recorded), and now."""
     replaceable: bool  # whether all the masks are of the images to be segmented

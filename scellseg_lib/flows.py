@@ -71,7 +71,7 @@ def flows_to_masks(
     n_steps: int = 200,
     min_size: int = 35,
 ) -> Labels:
-    """Decode instances by following flows from every cell pixel to its sink (docs/method.md, 5).
+    """Decode instances: follow flows from each pixel to its sink (docs/method.md, section 5).
 
     Parameters
     ----------

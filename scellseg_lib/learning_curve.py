@@ -243,7 +243,7 @@ def _explain_none(tuned: pd.DataFrame) -> str:
     elif means.iloc[-1] > means.iloc[0]:
         why = "the score still rises and does not level off, so that its limit cannot be seen"
     else:
-        why = "the score does not rise with the number of images: annotate alike, try more steps"
+        why = "the score does not rise with the number of images: annotate all alike, or learn more"
     told = ", ".join(f"{score:.2f} with {n}" for n, score in means.items())
     return f"{why} (mean mAP: {told})."
 

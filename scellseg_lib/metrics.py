@@ -27,8 +27,8 @@ _DECIMALS = 10**6  # thresholds are exact decimals of at most six places
 class Overlap:
     """Which objects of two label images, true and predicted, share pixels.
 
-    ``labels`` ascend, without background, and ``areas`` are their pixels; ``index`` are the
-    positions in them of the objects that share pixels, in order.
+    ``labels`` ascend, without background, and ``areas`` are their pixels; ``index`` says where in
+    them the two objects of each pair stand that shares pixels.
     """
 
     labels: Sequence[np.ndarray]
@@ -52,7 +52,7 @@ class Scores(NamedTuple):
 
 
 def overlap(true: np.ndarray, predicted: np.ndarray) -> Overlap:
-    """Find all pairs of objects of two label images int[H, W] that share pixels, or MetricError."""
+    """Find all pairs of objects of two label images int[H, W], of one size, that share pixels."""
     if np.shape(true) != np.shape(predicted):
         what = f"the true labels are {np.shape(true)} pixels, the predicted {np.shape(predicted)}"
         remedy = "Resize the prediction to the image (nearest neighbour) before scoring it."
@@ -61,7 +61,7 @@ def overlap(true: np.ndarray, predicted: np.ndarray) -> Overlap:
     predicted = as_labels(predicted, "predicted labels", largest=INT64_MAX).ravel()
     starts = _run_starts(true, predicted)
     length = np.diff(starts, append=true.size)
-    labels, areas, position = [], [], []  # the last of each run; -1 is background
+    labels, areas, position = [], [], []  # of each run; -1: background
     for side in (true, predicted):
         where, present = pd.factorize(np.append(0, side[starts]), sort=True)  # no sort of all runs
         labels.append(present[1:].astype(np.int64))

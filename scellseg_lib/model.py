@@ -88,7 +88,7 @@ class Model:
             what = "a model is saved as .safetensors"
             raise ModelError(what, where=path, remedy="Change the suffix.")
         if beside.exists() and not path.exists():
-            what = "this file is of no model, and would be replaced by the card of one"
+            what = "this file is not the card of a model, which would overwrite it"
             remedy = "Give the model another name, or move the file."
             raise ModelError(what, where=beside, remedy=remedy)
         tensors = {name: v.cpu().contiguous() for name, v in self.network.state_dict().items()}

@@ -29,7 +29,7 @@ class Options(BaseModel):
             given = {name: first["input"]}
             raise OptionError(f"{{{name}}} is not allowed", remedy=remedy, options=given) from None
 
-    def changed(self, **values: Any) -> Self:
+    def change(self, **values: Any) -> Self:
         """Return a copy with other values, which are checked."""
         return type(self)(**self.model_dump() | values)
 

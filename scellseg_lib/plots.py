@@ -26,8 +26,7 @@ from scellseg_lib.samples import normalise
 STYLE = paths.PACKAGE / "scellseg.mplstyle"
 PREDICTED, TRUE = "red", "#F0E442"
 METHODS = {("scellseg", "contrastive"): "Scellseg-CFT"} | {
-    (model, "classic"): f"{ARCHITECTURES[model].title}-FT"
-    for model in ("scellseg", "cellpose", "hover", "unet3", "unet2")
+    (model, "classic"): f"{ARCHITECTURES[model].title}-FT" for model in ARCHITECTURES
 }
 """What the tuned models of Fig. 2 are called, by model and strategy, in the order of the paper."""
 

@@ -186,8 +186,8 @@ def check_size(
 def normalise(image: np.ndarray, where: str | None = None) -> np.ndarray:
     """Map the 1st to 99th percentile of each plane of float32[2, H, W] to 0..1, without clipping.
 
-    A plane without a range becomes zeros (the released code divides by it); both do where it is the
-    plane to segment, with a warning if the image's name is given, `where`.
+    A plane without a range becomes zeros (the released code divides by it). If it is the plane to
+    segment, both do, with a warning if the image is named (`where`).
     """
     normalised = np.zeros(image.shape, np.float32)
     for plane, out in zip(image, normalised, strict=True):

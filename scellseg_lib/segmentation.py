@@ -124,8 +124,9 @@ def segment(
         When `far_from_model` doubts the masks; when an image has next to no contrast.
     """
     diameter, decoding = resolve(model.card, diameter=diameter, **thresholds)
-    options: dict[str, Any] = {"diameter": diameter, "flips": flips, "batch_size": batch_size}
-    predictions, cells = predict(model, images, precision=precision, **options), []
+    sizes: dict[str, Any] = {"diameter": diameter, "flips": flips, "batch_size": batch_size}
+    resample = SegmentOptions(**sizes, resample=resample).resample
+    predictions, cells = predict(model, images, precision=precision, **sizes), []
     for prediction in progress_bar(predictions, length_hint(images), "segment", shown=progress):
         masks = decode(prediction, model.representation, decoding, resample=resample)
         if doubt := far_from_model(prediction, masks, model.card):
@@ -140,7 +141,7 @@ def resolve(card: Card, *, diameter: float | None, **chosen: Any) -> tuple[float
     """Diameter and fields of `Decoding` that are asked for, the model's where None."""
     given = {name: value for name, value in chosen.items() if value is not None}
     asked = SegmentOptions(diameter=diameter).diameter
-    return asked or card.diameter, card.decoding.changed(**given)
+    return asked or card.diameter, card.decoding.change(**given)
 
 
 def predict(
@@ -266,8 +267,8 @@ def far_from_model(prediction: Prediction, masks: np.ndarray, card: Card) -> Far
         doubts.append((f"{what} {given:.0f} px", "Give {diameter}."))
         facts |= {"diameter": found, "options": {"diameter": round(found)}}
     if distance > 1:
-        what = f"its style is {distance:.1f} times as far from those of the training images as is"
-        doubts.append((f"{what} usual among them", "Fine-tune on a few images like it."))
+        what = f"its style is {distance:.1f} times as far from the training images as these usually"
+        doubts.append((f"{what} are from each other", "Fine-tune on a few images like it."))
         facts["style_distance"] = distance
     if not doubts:
         return None

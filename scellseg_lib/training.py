@@ -152,7 +152,7 @@ UNREADABLE = (SafetensorError, OSError, KeyError, TypeError, ValueError)
 class CheckpointOfAnotherRun(TrainingError):
     """A checkpoint is of another run."""
 
-    differing: dict[str, tuple[Any, Any]]  # in what: how there, and how asked for
+    differing: dict[str, tuple[Any, Any]]  # by name: the value there, and that asked for
 
 
 def read_run(path: str | Path | None) -> dict[str, Any]:

@@ -352,8 +352,8 @@ def test_one_page_of_a_stack(tmp_path, model_file):
 
 # What is typed, the exit code, and what is said.
 WRONG = [
-    ("segment nowhere", 2, "does not exist"),
-    ("evaluate {plate} nowhere", 2, "does not exist"),
+    ("segment nowhere", 2, "is no file, folder or data set"),
+    ("evaluate {plate} nowhere", 2, "is no file, folder or data set"),
     ("segment bbbc010_elegans", 1, "scellseg data fetch bbbc010_elegans"),
     ("segment synthetic --channels red", 1, "says itself which planes"),
     ("segment {plate} --model {model} --cell-threshold nan", 1, "--cell-threshold nan is not a"),

@@ -132,7 +132,7 @@ def test_another_suffix_a_file_as_folder_and_a_strangers_json_are_refused(model,
     for name, words in (
         ("m.pt", r"saved as \.safetensors.*suffix"),
         ("m.json/m.safetensors", "cannot be written.*Give a folder"),
-        ("m.safetensors", r"m\.json: .*of no model.*another name"),
+        ("m.safetensors", r"m\.json: .*not the card of a model.*another name"),
     ):
         with pytest.raises(ModelError, match=words):
             model.save(tmp_path / name)

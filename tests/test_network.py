@@ -1,11 +1,13 @@
 """The five networks: what docs/method.md says of their size, shapes and styles."""
 
+from typing import get_args
+
 import pytest
 import torch
 from torch import nn
 
 from scellseg_lib.errors import ModelError
-from scellseg_lib.network import ARCHITECTURES, build_network, style_embedding
+from scellseg_lib.network import ARCHITECTURES, NetworkName, build_network, style_embedding
 
 TINY = (4, 8)
 
@@ -13,6 +15,10 @@ TINY = (4, 8)
 @pytest.fixture
 def images() -> torch.Tensor:
     return torch.rand(2, 2, 48, 32, generator=torch.Generator().manual_seed(0))
+
+
+def test_the_names_for_who_checks_types_are_those_of_the_table():
+    assert set(get_args(NetworkName)) == set(ARCHITECTURES)
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)

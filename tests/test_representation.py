@@ -61,7 +61,7 @@ class Blobs(representation.Representation):
 
     def tune(self, decoding, outputs, truths):
         assert [o.shape[1:] for o in outputs] == [t.shape for t in truths]
-        return decoding.changed(cell_threshold=float(np.median(outputs[0])))
+        return decoding.change(cell_threshold=float(np.median(outputs[0])))
 
 
 def test_a_new_representation_needs_no_change_of_any_file(small_patches, monkeypatch, tmp_path):

@@ -17,6 +17,7 @@ from scellseg_lib.datasets import synthetic
 from scellseg_lib.datasets.weights import load_model
 from scellseg_lib.device import Precision
 from scellseg_lib.errors import ImageError, OptionError
+from scellseg_lib.files.folder import FolderOutcome
 from scellseg_lib.metrics import average_precision
 from scellseg_lib.model import Model, new_model
 from scellseg_lib.network import NetworkOutput
@@ -211,7 +212,8 @@ def test_steps_and_sizes_follow_the_scale_where_it_resamples():
 
 FAR, NEAR = [[-0.5] * 4, [0.5, -0.5, 0.5, -0.5]], [[-0.5] * 4, [0.5, 0.5, 0.5, 0.4]]
 SCALE = "0: the masks' median diameter is 30 px, the image was scaled for 70 px. Give diameter=30."
-STYLE = "0: its style is 14.1 times as far from those of the training images as is usual among them"
+STYLE = "0: its style is 14.1 times as far from the training images as these usually "
+STYLE += "are from each other"
 
 
 @pytest.mark.parametrize(
@@ -239,7 +241,7 @@ def test_another_scale_or_style_is_warned_of(card, words: str | None):
 def test_a_packaged_model_knows_what_it_has_not_seen():
     model = load_model("scellseg", levels=(16, 32, 64, 128))
     stripes = np.tile(np.sin(np.arange(200) / 2), (200, 1)).astype(np.float32)
-    with pytest.warns(FarFromModel, match=r"times as far from those of the training images"):
+    with pytest.warns(FarFromModel, match="times as far from the training images"):
         segment(model, [stripes])
     cells = synthetic.make_image("phase", 3, (200, 200))[0]
     with warnings.catch_warnings():
@@ -277,6 +279,15 @@ def test_what_is_no_image_is_an_error(model):
     for single in (noise(30, 30), tiny.worms(1)[0]):
         with pytest.raises(ImageError, match=r"one image was given.*\[image\]"):
             segment(model, single)  # type: ignore[arg-type]
-    for setting in ("diameter", "cell_threshold", "flow_threshold", "min_size", "batch_size"):
+    numbers = ("diameter", "cell_threshold", "flow_threshold", "min_size", "batch_size")
+    for setting in (*numbers, "resample", "flips"):
         with pytest.raises(OptionError, match=rf"{setting}='odd' is not allowed\. Input should"):
             segment(model, [noise(30, 30)], **{setting: "odd"})
+
+
+def test_an_image_that_is_far_in_size_and_style_counts_as_both():
+    both = FarFromModel("both", diameter=60.0, style_distance=3.0)
+    style = FarFromModel("style", style_distance=2.0)
+    told = [one.what for one in FolderOutcome(doubts=[both, style]).sum_up_doubts()]
+    assert told == ["2 images in all are unlike the training images", "both"]
+    assert FolderOutcome(doubts=[both]).sum_up_doubts() == [both]

@@ -58,7 +58,7 @@ class FolderOutcome:
     def sum_up_doubts(self) -> list[FarFromModel]:
         """Doubts of each kind in one: the only one, or how many there are."""
         sizes = [one for one in self.doubts if one.diameter is not None]
-        others = [one for one in self.doubts if one.diameter is None]
+        others = [one for one in self.doubts if one.style_distance is not None]
         if len(others) > 1:
             what = f"{len(others)} images in all are unlike the training images"
             others = [FarFromModel(what, remedy="Fine-tune on a few of them.")]
@@ -67,7 +67,7 @@ class FolderOutcome:
             remedy = "Give {diameter}, the median of what was found."
             median = float(np.median([one.diameter for one in sizes if one.diameter]))
             sizes = [FarFromModel(what, remedy=remedy, options={"diameter": round(median)})]
-        return others + sizes
+        return list(dict.fromkeys(others + sizes))
 
 
 def plan_jobs(

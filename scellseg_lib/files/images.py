@@ -160,11 +160,11 @@ def write_labels(path: str | PathLike[str], masks: np.ndarray) -> None:
 
 @contextmanager
 def survive(failed: dict[str, ScellsegError], key: str, name: str) -> Iterator[None]:
-    """Note an error as the failure of the image `name`: the others are not to suffer."""
+    """Note an error as the failure of the image `name`: the others go on."""
     try:
         yield
     except Exception as error:
-        remedy, what = "The other images are not concerned.", str(error) or type(error).__name__
+        remedy, what = "The other images are not affected.", str(error) or type(error).__name__
         told = error if isinstance(error, ScellsegError) else ImageError(what, remedy=remedy)
         told.where = name if told.where is None else told.where
         failed[key] = told

@@ -1,8 +1,8 @@
 """Cellpose's ``NAME_seg.npy``: written for its interface, and read without calling what it names.
 
-The format is a pickled dictionary, and a pickle is a programme that may call anything. Here it may
-take the steps alone that plain values and arrays need, and name only what NumPy's arrays need,
-which functions of this module make from bytes in the file. Nothing else here unpickles.
+The format is a pickled dictionary, and a pickle is a programme that may call anything. Here only
+the steps of plain values and arrays are allowed, and only the names that NumPy's arrays need; this
+module makes these from the file's bytes. Nothing else in the library unpickles.
 """
 
 import io

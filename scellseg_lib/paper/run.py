@@ -350,7 +350,7 @@ def compute_on_cluster(trials: Sequence[Trial], workspace: Workspace, address: s
     """Compute the trials that a store lacks on a Dask cluster, one at a time a worker.
 
     A trial whose worker is lost runs again elsewhere, from its checkpoint where the workers share a
-    disk; one that loses four workers, also when it is alone, or fails, is reported and stops no
+    disk; one that fails, or loses four workers even when run alone, is reported and stops no
     other. The folders must be those of all workers too. The address is ``"local:N"`` for N
     processes on this machine, else that of a scheduler, such as ``"tcp://host:8786"``;
     ScellsegError without Dask, or when nothing answers there.

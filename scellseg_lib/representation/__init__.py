@@ -1,7 +1,7 @@
 """Instance representations: how masks become what a network learns, and come back.
 
-Each has the same verbs, ``targets(masks)``, ``loss(output, targets)`` and
-``masks(output, decoding)``; a new one is put into `REPRESENTATIONS`, and no other file changes.
+Each has the same verbs: ``targets(masks)``, ``loss(output, targets)``, ``masks(output, decoding)``
+and ``probability(output)``; a new one is put into `REPRESENTATIONS`, and no other file changes.
 """
 
 from scellseg_lib.errors import ModelError

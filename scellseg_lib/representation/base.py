@@ -17,7 +17,7 @@ class Decoding(Options):
     cell_threshold: float = Field(default=0.5, title="Cell probability")
     """Logit above which a pixel is cell. Higher: fewer, smaller cells."""
     flow_threshold: float = Field(default=0.4, ge=0, title="Flow error")
-    """Largest flow error of a cell. Lower: only cells of clear shape stay; but 0: all stay."""
+    """Largest flow error of a cell. Lower: fewer cells of odd shape. 0 keeps all."""
     n_steps: int = Field(default=200, ge=1, title="Steps")
     """Euler steps along the flows."""
     min_size: int = Field(default=35, ge=0, title="Smallest cell")

@@ -1,4 +1,4 @@
-"""U-Net2 and U-Net3: classes of pixels; instances are connected components (docs/method.md, 2)."""
+"""U-Net2, U-Net3: classes of pixels, whose components are cells (docs/method.md, section 2)."""
 
 from collections.abc import Sequence
 from itertools import product

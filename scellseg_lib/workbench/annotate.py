@@ -74,11 +74,11 @@ class AnnotatePanel(ipywidgets.VBox):
         self.editor = MaskEditor(height=HEIGHT, layout={"flex": "1 1 0", "width": "auto"})
         super().__init__(self._make())
         self.add_class("scellseg-annotate-panel")
-        self.folder.observe(lambda change: self._typed(change["new"]), "value")
-        self.list.observe(lambda change: self._chosen(change["new"]), "value")
+        self.folder.observe(lambda change: self._on_typed(change["new"]), "value")
+        self.list.observe(lambda change: self._on_chosen(change["new"]), "value")
         self.editor.on_cycle(lambda by: self.in_words(partial(self.step, by)))
         self.editor.on_drop(lambda name, content: self.in_words(partial(self.take, name, content)))
-        self.editor.on_save(lambda _: self._saved())
+        self.editor.on_save(lambda _: self._on_saved())
         self._show_state()
         self.message.tell(EMPTY)
         self.folder.value = "" if folder is None else str(folder)
@@ -305,11 +305,11 @@ class AnnotatePanel(ipywidgets.VBox):
         beside = f" beside the {there} that are there" if there and found.masks.any() else ""
         return f"The model {found.model} finds no cells in {name}{beside}. {found.doubt}".strip()
 
-    def _typed(self, text: str) -> None:
-        if path := forms.typed_path(text):
+    def _on_typed(self, text: str) -> None:
+        if path := forms.read_path(text):
             self.in_words(partial(self.go_to, path))
 
-    def _chosen(self, file: str | None) -> None:
+    def _on_chosen(self, file: str | None) -> None:
         if self._filling or file is None:
             return
         self.in_words(lambda: self.show(next(one for one in self.images if str(one.image) == file)))
@@ -331,7 +331,7 @@ class AnnotatePanel(ipywidgets.VBox):
             others = f"\nAnd {count(more, 'other file')}." if more > 0 else ""
             self.message.fail("\n".join(problems[:NAMED]) + others)
 
-    def _saved(self) -> None:
+    def _on_saved(self) -> None:
         if self.path is not None:
             Experiment(self.path).adopt_masks()
         self._refresh()

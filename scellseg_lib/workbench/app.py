@@ -57,7 +57,7 @@ class Workbench(ipywidgets.VBox):
     """All steps from images to measurements, side by side; without a folder it is asked for."""
 
     def __init__(self, folder: Path | None = None) -> None:
-        self.annotate = AnnotatePanel(None, self._go_to, self._learnt, self._finder)
+        self.annotate = AnnotatePanel(None, self._go_to, self._on_learnt, self._finder)
         self.finetune = FinetunePanel(
             on_tuned=lambda model: self.segment.go_to(model.parent, model)
         )
@@ -69,9 +69,9 @@ class Workbench(ipywidgets.VBox):
         self.message = Message()
         panels = [self.annotate, self.finetune, self.segment, self.inspector, self.export]
         self.tabs = ipywidgets.Tab(panels, titles=TABS).add_class("scellseg-tabs")
-        self.tabs.observe(lambda change: self._turned(change["new"]), "selected_index")
+        self.tabs.observe(lambda change: self._on_turned(change["new"]), "selected_index")
         self.tabs.selected_index = ANNOTATE
-        self.annotate.editor.observe(self._sized, "diameter")
+        self.annotate.editor.observe(self._on_sized, "diameter")
         self._top = _Top()
         super().__init__([self._top, self.message, self.tabs])
         self.add_class("scellseg-workbench")
@@ -125,7 +125,7 @@ class Workbench(ipywidgets.VBox):
         self.segment.go_to(folder)
         self.export.go_to(folder)
 
-    def _learnt(self, folder: Path) -> None:
+    def _on_learnt(self, folder: Path) -> None:
         self.finetune.folder.value = str(folder)
         self.finetune.look()
         self.segment.list_results()
@@ -146,7 +146,7 @@ class Workbench(ipywidgets.VBox):
 
         return find
 
-    def _sized(self, change: dict[str, Any]) -> None:
+    def _on_sized(self, change: dict[str, Any]) -> None:
         """The disk that was set beside the cells is the size that images are segmented at."""
         if change["new"] > 0:
             self.segment.form.diameter.value = change["new"]
@@ -156,7 +156,7 @@ class Workbench(ipywidgets.VBox):
         self.tabs.selected_index = tab
         self._top.send("show")
 
-    def _turned(self, tab: int) -> None:
+    def _on_turned(self, tab: int) -> None:
         """Bring what other panels may have changed up to date."""
         self.annotate.in_words(self.annotate.keep)
         if self.annotate.editor.is_changed:

@@ -362,7 +362,7 @@ def read_cells(table: Path) -> pd.DataFrame | None:
         return None
     except (ValueError, KeyError) as error:  # pandas' own errors are ValueErrors
         what = "this is no list of cells, or it is damaged"
-        remedy = "Move it away; the masks themselves are not concerned."
+        remedy = "Move it away; the masks themselves are not affected."
         raise ImageError(what, where=table, remedy=remedy) from error
 
 
@@ -489,9 +489,10 @@ def load_start(key: str, folder: Path) -> Model:
 def describe_model(card: Card) -> str:
     """Where a model comes from, in a sentence or two."""
     learnt = ", ".join(f"{one.name} ({one.images})" for one in card.training_data)
-    origin = card.origin.split("; started from")[0] or "of unknown origin"
     title = ARCHITECTURES[card.architecture].title
-    text = f"{title}, {origin}. Made for cells {card.diameter:g} px wide. "
+    text = (
+        f"{title}, {card.origin or 'of unknown origin'}. Made for cells {card.diameter:g} px wide. "
+    )
     text += f"Has learnt from these sets (images): {learnt}. " if learnt else ""
     return text + (f"Terms of use: {card.licence}." if card.licence else "")
 

@@ -142,10 +142,10 @@ class ExportPanel(ipywidgets.VBox):
             return every
 
         self.start.disabled = True
-        self.job = Job(work, on_change=self._followed)
+        self.job = Job(work, on_change=self._on_followed)
         return self.job.start()
 
-    def _followed(self, job: Job) -> None:
+    def _on_followed(self, job: Job) -> None:
         if not job.ended:
             left = f", {forms.duration(job.seconds_left)} left" if job.seconds_left else ""
             self.message.tell(f"Exporting: {job.done} of {job.total}{left}.")
@@ -158,8 +158,8 @@ class ExportPanel(ipywidgets.VBox):
         text = f"{count(done.written, 'file')} written to {self.output}."
         if done.already:
             text += (
-                f" {count(done.already, 'file was', 'files were')} there already and stayed: tick "
-                "that they be replaced, if they are to be."
+                f" {count(done.already, 'file was', 'files were')} there already and kept. To "
+                "replace them, tick that they be replaced."
             )
         if done.failed:
             problems = [f"{name}: {plain(error)}" for name, error in done.failed.items()]

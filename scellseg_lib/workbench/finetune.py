@@ -238,7 +238,7 @@ class FinetunePanel(ipywidgets.VBox):
         self.add_class("scellseg-finetune-panel")
         self.folder.observe(lambda _: self.look(), "value")
         self.name.observe(lambda _: self._show_state(), "value")
-        self.model.observe(lambda _: self._model_chosen(), "value")
+        self.model.observe(lambda _: self._on_model_chosen(), "value")
         self._show_found()
         self.message.tell(EMPTY)
         if folder is not None:
@@ -304,7 +304,7 @@ class FinetunePanel(ipywidgets.VBox):
         with self._lock:
             if runs(self.job):
                 return
-            folder = forms.typed_path(self.folder.value)
+            folder = forms.read_path(self.folder.value)
             self._stopped_here = self.run or self._stopped_here
             self.found = self.run = None
             if self._looking is not None:
@@ -315,10 +315,10 @@ class FinetunePanel(ipywidgets.VBox):
                 return
             self.message.tell("Looking into the folder ...")
             survey = experiment.Experiment(folder).survey
-            self._looking = Job(lambda job: survey(job.report), on_change=self._looked)
+            self._looking = Job(lambda job: survey(job.report), on_change=self._on_looked)
             self._looking.start()
 
-    def _looked(self, job: Job) -> None:
+    def _on_looked(self, job: Job) -> None:
         if job is not self._looking:
             return  # another folder was named meanwhile
         if job.state == "running" and job.total:
@@ -383,7 +383,7 @@ class FinetunePanel(ipywidgets.VBox):
             (one for one in known if before and one.key == before.key), known[0]
         )
 
-    def _model_chosen(self) -> None:
+    def _on_model_chosen(self) -> None:
         with self._lock:  # a choice by hand while a thread fills the form comes after that
             start: OfferedModel = self.model.value
             if not self._is_filling:
@@ -467,7 +467,7 @@ class FinetunePanel(ipywidgets.VBox):
             self.message.fail(problem)
             return
         self.run, self._drawn = run, 0.0
-        self.job = Job(run, on_change=partial(self._followed, run))
+        self.job = Job(run, on_change=partial(self._on_followed, run))
         self.message.tell("")
         self.job.start()
 
@@ -482,7 +482,7 @@ class FinetunePanel(ipywidgets.VBox):
         """Save the model as it was when the run was stopped."""
         if self.run and self.run.stopped and not runs(self.job):
             with self.message.tell_errors():
-                self._saved(self.run.keep(), self.run)
+                self._on_saved(self.run.keep(), self.run)
 
     def forget(self) -> None:
         """Discard the run that was stopped; what it had learnt is lost."""
@@ -491,12 +491,12 @@ class FinetunePanel(ipywidgets.VBox):
                 self.run.discard()
                 self.look()
 
-    def _followed(self, run: FinetuneRun, job: Job) -> None:
+    def _on_followed(self, run: FinetuneRun, job: Job) -> None:
         if job is not self.job:
             return
         if job.ended:
             with self._lock:
-                self._ended(job, run)
+                self._on_ended(job, run)
             return
         self.progress.max, self.progress.value = max(job.total, 1), job.done
         self.time.value = tell_progress(job)
@@ -505,10 +505,10 @@ class FinetunePanel(ipywidgets.VBox):
             self._show_curve(run)
             self._show_state()
 
-    def _ended(self, job: Job, run: FinetuneRun) -> None:
+    def _on_ended(self, job: Job, run: FinetuneRun) -> None:
         self._show_curve(run)
         if job.state == "done":
-            self._saved(job.result, run)
+            self._on_saved(job.result, run)
             return
         if not run.file(layout.CHECKPOINT).exists():
             self.run = None
@@ -522,7 +522,7 @@ class FinetunePanel(ipywidgets.VBox):
                 f"Stopped: {run.how_far}. Go on, keep the model as it is now, or discard it."
             )
 
-    def _saved(self, path: Path, run: FinetuneRun) -> None:
+    def _on_saved(self, path: Path, run: FinetuneRun) -> None:
         """Say what was saved, and offer it as a model to start from."""
         self.run = None
         text = (

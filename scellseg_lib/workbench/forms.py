@@ -79,7 +79,7 @@ def count(number: int, one: str, many: str | None = None) -> str:
     return f"{number} {one if number == 1 else many or f'{one}s'}"
 
 
-def typed_path(text: str) -> Path | None:
+def read_path(text: str) -> Path | None:
     """Path as it was typed or pasted, with quotes perhaps, made absolute; None for nothing."""
     bare = text.strip().strip("\"'").strip()
     return Path(bare).expanduser().resolve() if bare else None
@@ -174,7 +174,7 @@ class ChannelFields(ipywidgets.HBox):
         super().__init__([row("Channels", words[0], self.cells, words[1], self.nuclei)])
         self.offer([])
         for field in (self.cells, self.nuclei):
-            field.observe(lambda _: self._changed(), "value")
+            field.observe(lambda _: self._on_changed(), "value")
 
     def offer(self, names: Sequence[str], usual: Channels | None = None) -> None:
         """Offer channels by the library's names; what was chosen stays, else `usual` is."""
@@ -209,7 +209,7 @@ class ChannelFields(ipywidgets.HBox):
         """Whether there are channels of which none is chosen."""
         return self.layout.display != "none" and self.cells.value is None
 
-    def _changed(self) -> None:
+    def _on_changed(self) -> None:
         if not self._is_offering:
             self.is_by_hand = True
             self._on_change()

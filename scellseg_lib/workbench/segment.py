@@ -64,8 +64,8 @@ class SegmentForm(ipywidgets.VBox):
         self.diameter = ipywidgets.BoundedFloatText(min=1, max=5000, layout={"width": "110px"})
         self.diameter.add_class("scellseg-segment-diameter")
         self.usual = ipywidgets.HTML()
-        self.channels = forms.ChannelFields("segment", self._changed)
-        self.thresholds = session.Thresholds(self._changed)
+        self.channels = forms.ChannelFields("segment", self._on_changed)
+        self.thresholds = session.Thresholds(self._on_changed)
         self.full_size = forms.tick(
             "Smooth outlines: find the cells at the image's full size",
             "segment-full-size",
@@ -86,9 +86,9 @@ class SegmentForm(ipywidgets.VBox):
                 forms.row("For the best cells", ipywidgets.VBox([self.full_size, self.flips])),
             ]
         )
-        self.model.observe(self._model_chosen, "value")
+        self.model.observe(self._on_model_chosen, "value")
         for widget in (self.diameter, self.full_size, self.flips):
-            widget.observe(lambda _: self._changed(), "value")
+            widget.observe(lambda _: self._on_changed(), "value")
 
     def refresh(self, folder: Path | None, choose: Path | None = None) -> None:
         """List the models of an experiment anew, and choose one.
@@ -128,7 +128,7 @@ class SegmentForm(ipywidgets.VBox):
             wanted = {name: getattr(decoding, name) for name in used}
             self.thresholds.chosen = {k: v for k, v in wanted.items() if v != getattr(own, k)}
             self.thresholds.load(own, model.representation)
-            self._changed()
+            self._on_changed()
 
     def offer_channels(self, names: Sequence[str]) -> None:
         """Offer channels, at first those that the model was made for; none: nothing to choose."""
@@ -138,7 +138,7 @@ class SegmentForm(ipywidgets.VBox):
             cells, nuclei = self.loaded[1].card.channels
             self.channels.choose((colours.get(cells, cells), colours.get(nuclei, nuclei)))
 
-    def _model_chosen(self, change: dict) -> None:
+    def _on_model_chosen(self, change: dict) -> None:
         if not self._is_filling:
             self._chosen = change["new"]
             self._load()
@@ -164,7 +164,7 @@ class SegmentForm(ipywidgets.VBox):
             self.offer_channels([name for _, name in self.channels.cells.options[1:-1]])
         self._on_change()
 
-    def _changed(self) -> None:
+    def _on_changed(self) -> None:
         if not self._is_filling:
             self._on_change()
 
@@ -212,7 +212,7 @@ class SegmentPreview(ipywidgets.VBox):
             prediction = session.predict_one(model, image, settings)
             return (image, model, settings.seen), prediction, read_pixels(image)
 
-        self.job = Job(work, on_change=partial(self._followed, image))
+        self.job = Job(work, on_change=partial(self._on_followed, image))
         return self.job.start()
 
     def follow(self) -> None:
@@ -220,7 +220,7 @@ class SegmentPreview(ipywidgets.VBox):
         if self._tried is not None and not runs(self.job):
             self._redraw()
 
-    def _followed(self, image: Path, job: Job) -> None:
+    def _on_followed(self, image: Path, job: Job) -> None:
         if job is not self.job:
             return  # another was begun meanwhile
         self.button.disabled = not job.ended
@@ -294,7 +294,7 @@ class SegmentResults(ipywidgets.VBox):
             for one in self.buttons.values():
                 one.disabled = not there
             self._show_rounds(folder)
-            self.job = Job(partial(self._count, self.entries), on_change=self._followed)
+            self.job = Job(partial(self._count, self.entries), on_change=self._on_followed)
             self.job.start()
 
     def _count(self, entries: list[SegmentedImage], job: Job) -> list[int | None]:
@@ -304,7 +304,7 @@ class SegmentResults(ipywidgets.VBox):
             cells.append(experiment.count_cells(entry.masks))
         return cells
 
-    def _followed(self, job: Job) -> None:
+    def _on_followed(self, job: Job) -> None:
         """Add the numbers of cells to the list; what is chosen in it stays."""
         with self._lock:
             if job is not self.job:
@@ -393,7 +393,7 @@ class SegmentPanel(ipywidgets.VBox):
             ]
         )
         self.add_class("scellseg-segment-panel")
-        self.source.observe(lambda _: self._source_typed(), "value")
+        self.source.observe(lambda _: self._on_source_typed(), "value")
         self.output.observe(lambda _: self.check(), "value")
         self.form.model.observe(lambda _: self.list_results(), "value")
         self.go_to(folder)
@@ -425,7 +425,7 @@ class SegmentPanel(ipywidgets.VBox):
                 return
         self.check()
 
-    def _source_typed(self) -> None:
+    def _on_source_typed(self) -> None:
         self.output.value = ""  # that of other images is not meant
         self.check()
 
@@ -433,13 +433,13 @@ class SegmentPanel(ipywidgets.VBox):
         """Look for the images, and for masks that are there already."""
         with self._lock:
             outcome, self._jobs = FolderOutcome(), []
-            source = forms.typed_path(self.source.value)
+            source = forms.read_path(self.source.value)
             if source is None:
                 self.found.tell(EMPTY)
             else:
                 usual = layout.results_path(source, self.folder)
                 self.output.placeholder = str(usual)
-                self._source, self._output = source, forms.typed_path(self.output.value) or usual
+                self._source, self._output = source, forms.read_path(self.output.value) or usual
                 with self.found.tell_errors():
                     source.stat()  # or it is said that there is no such file
                     self._jobs, outcome = plan_jobs(source, self._output, ".tif")
@@ -479,7 +479,7 @@ class SegmentPanel(ipywidgets.VBox):
             self.anew.value = False
             forms.show(self.anew, False)
             self._list_failures(outcome)
-            self.job = Job(work, on_change=partial(self._followed, outcome, self._output))
+            self.job = Job(work, on_change=partial(self._on_followed, outcome, self._output))
             return self.job.start()
 
     def _segment(
@@ -509,7 +509,7 @@ class SegmentPanel(ipywidgets.VBox):
             callback=tell,
         )
 
-    def _followed(self, outcome: FolderOutcome, output: Path, job: Job) -> None:
+    def _on_followed(self, outcome: FolderOutcome, output: Path, job: Job) -> None:
         with self._lock:
             if job is not self.job:
                 return
@@ -519,7 +519,7 @@ class SegmentPanel(ipywidgets.VBox):
             self.pause.description = "Go on" if job.state == "paused" else "Pause"
             self.bar.value = job.done / job.total if job.total else 0
             if job.ended:
-                self._ended(job, outcome, output)
+                self._on_ended(job, outcome, output)
                 return
             text = f"{job.done} of {count(job.total, 'image')}"
             if job.facts.get("cells"):
@@ -530,7 +530,7 @@ class SegmentPanel(ipywidgets.VBox):
                 text += f", about {forms.duration(job.seconds_left)} left"
             self.message.tell(f"{text}.")
 
-    def _ended(self, job: Job, outcome: FolderOutcome, output: Path) -> None:
+    def _on_ended(self, job: Job, outcome: FolderOutcome, output: Path) -> None:
         if isinstance(job.error, MasksMadeOtherwise) and job.error.replaceable:
             forms.show(self.anew, True)
             self.message.fail(tell_differing(job.error))
@@ -602,8 +602,8 @@ def tell_differing(error: MasksMadeOtherwise) -> str:
     )
     return (
         f"There are masks of other settings: {differing}. They are kept. Choose another folder for "
-        "the new masks, or the former settings; or tick that they be made anew, and press Segment: "
-        "then they are deleted."
+        "the new masks, or the former settings; or tick that they be made anew and press Segment, "
+        "which deletes them."
     )
 
 

@@ -70,7 +70,7 @@ def _least(diameter: float) -> int:
 def _checked_by_mean(model: Model, cells: Cells) -> np.ndarray:
     """Masks of the same maps whose flow check takes the mean centre (Cellpose), not the median."""
     least = _least(cells.prediction.diameter)
-    decoding = model.card.decoding.changed(cell_threshold=0.0, min_size=least)
+    decoding = model.card.decoding.change(cell_threshold=0.0, min_size=least)
     by_mean = partial(flows.masks_to_flows, centre="mean")
     with patch.object(flows, "masks_to_flows", by_mean):
         return decode(cells.prediction, model.representation, decoding)

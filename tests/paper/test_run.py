@@ -232,7 +232,7 @@ def test_a_killed_tuning_goes_on_in_the_layout_that_it_began_with(
 
 
 METHOD = ("samples", "augment", "tiles", "flows", "network", "finetuning", "contrast")
-METHOD += ("segmentation", "metrics", "representation/base", "representation/flow")
+METHOD += ("training", "segmentation", "metrics", "representation/base", "representation/flow")
 METHOD += ("representation/hover", "representation/semantic", "datasets/load", "model")
 METHOD += ("paper/run", "paper/as_released")
 

@@ -18,7 +18,7 @@ from scellseg_lib.model import new_model
 from scellseg_lib.samples import Sample
 from scellseg_lib.workbench import app
 from scellseg_lib.workbench.app import ANNOTATE, EXPORT, FINETUNE, INSPECT, SEGMENT, Workbench
-from scellseg_lib.workbench.forms import duration, plain, typed_path
+from scellseg_lib.workbench.forms import duration, plain, read_path
 from tests import tiny
 from tests.workbench.conftest import DECODING, segment_all
 from tests.workbench.waiting import LONG, is_shown, problem, until
@@ -241,6 +241,6 @@ def test_errors_of_the_system_are_told_plainly_and_unforeseen_ones_logged_in_ful
 
 @pytest.mark.parametrize("typed", ["{}", " {} ", "'{}'", ' "{}"', "{}/sub/.."])
 def test_paths_are_understood_as_they_are_pasted(tmp_path, typed):
-    assert typed_path(typed.format(tmp_path)) == tmp_path
-    assert typed_path("~") == Path.home().resolve()
-    assert typed_path(" ''") is None
+    assert read_path(typed.format(tmp_path)) == tmp_path
+    assert read_path("~") == Path.home().resolve()
+    assert read_path(" ''") is None

@@ -126,7 +126,7 @@ def test_what_was_exported_before_stays_unless_that_is_asked_for(folder: Path):
     file.write_text("mine")
     exported(panel)
     assert file.read_text() == "mine"
-    assert "2 files were there already and stayed" in panel.message.text
+    assert "2 files were there already and kept" in panel.message.text
     panel.overwrite.value = True
     exported(panel)
     assert file.read_text().startswith("label,area")

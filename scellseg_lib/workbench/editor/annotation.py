@@ -31,7 +31,7 @@ COLUMNS = ("label", "area", "class", "note")
 """Of the list of cells; areas are in pixels."""
 LARGEST_LABEL = 2_000_000
 """Larger ones would take too much memory in the page."""
-PUT_ASIDE = "What was not saved before is put aside, in a hidden file that ends in .other."
+PUT_ASIDE = "What was not saved before is kept in a hidden file that ends in .other."
 
 
 class Annotation:
@@ -57,7 +57,7 @@ class Annotation:
         self.undoable: list[Edit] = []  # the last edit is last
         self.redoable: list[Edit] = []  # the next edit is last
         self.journal = Journal(journal, self.labels) if journal else None
-        # When the edits were begun that a crash has left, and they.
+        # The edits that a crash has left, and when they were begun.
         self.begun, self.recoverable = self.journal.read() if self.journal else ("", [])
         self.trouble = ""  # why the last edits are not in the journal yet, but wait for the next
 

@@ -174,7 +174,7 @@ class MaskEditor(ImageView):
     remove_class = as_editor_method(Annotation.remove_class)
 
     @with_lock
-    def show_labels(self, labels: np.ndarray, reference: np.ndarray | None = None) -> None:
+    def show_labels(self, labels: np.ndarray) -> None:
         """Put other cells in the place of all, as one edit that can be undone."""
         check_size(self.labels.shape, labels.shape, "its masks", self.title or "image")
         self._tell_edit(self.annotation.change("replace", diff(self.labels, labels)))
@@ -472,6 +472,6 @@ def _read_stamp(path: Path | None) -> tuple[int, int] | None:
     return state.st_mtime_ns, state.st_size
 
 
-def _shorten(names: Sequence[str], most: int = 5) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+def _shorten(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(names[:5]) + more

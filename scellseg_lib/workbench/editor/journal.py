@@ -116,7 +116,7 @@ class Journal:
                     del self._waiting[0]
 
     def read(self) -> tuple[str, list[Edit]]:
-        """Read when the edits were begun that a crash has left (UTC, ISO 8601), and they.
+        """Read when the edits that a crash has left were begun (UTC, ISO 8601), and the edits.
 
         A line that is damaged is passed over: it was cut off, and its edit never answered. There
         are none where they start from other labels: the file is then put aside, not lost.

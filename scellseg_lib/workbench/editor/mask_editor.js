@@ -1333,7 +1333,8 @@ class Editor {
 
   // --- words and the list --------------------------------------------------------------------------
 
-  say(text, error = false) {
+  say(text, error = false, busy = false) {
+    this.busy = busy;
     this.message.textContent = (error ? "\u26a0 " : "") + text;
     this.message.classList.toggle("se-error", Boolean(error));
   }
@@ -1362,8 +1363,8 @@ class Editor {
     const waiting = this.outbox.waiting.size;
     this.root.dataset.waiting = waiting;
     clearTimeout(this.slow);
-    if (waiting) this.slow = setTimeout(() => this.say(`The computer is busy: ${waiting > 1 ? `${waiting} edits wait` : "one edit waits"}, none is lost.`), 1500);
-    else if (this.message.textContent.startsWith("The computer is busy")) this.say("All edits have arrived.");
+    if (waiting) this.slow = setTimeout(() => this.say(`The computer is busy: ${waiting > 1 ? `${waiting} edits wait` : "one edit waits"}, none is lost.`, false, true), 1500);
+    else if (this.busy) this.say("All edits have arrived.");
   }
 
   relist() {

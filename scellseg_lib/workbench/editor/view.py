@@ -135,12 +135,10 @@ class ImageView(anywidget.AnyWidget):
         self._send_picture()
 
     @with_lock
-    def show_labels(self, labels: np.ndarray, reference: np.ndarray | None = None) -> None:
+    def show_labels(self, labels: np.ndarray) -> None:
         """Show other cells, int[H, W], on the same image; colours and tips are as they were."""
         check_size(self._labels.shape, labels.shape, "its masks", self.title or "image")
         self._labels = labels.astype(np.int32)
-        if reference is not None:
-            self._reference = reference.astype(np.int32)
         self.send({"type": "labels", "reference": self._reference is not None}, self._cells())
 
     @with_lock

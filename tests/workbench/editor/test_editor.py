@@ -445,7 +445,7 @@ def test_an_edit_before_the_answer_puts_what_a_crash_has_left_aside(tmp_path):
     page.command("save")  # which numbers the cells, and so is an edit
     assert page.told("edit")["recoverable"] == 0
     page.post(type="recover", yes=True)
-    assert "is put aside" in page.told("say")["text"]
+    assert "is kept in a hidden file" in page.told("say")["text"]
     (tmp_path / ".a_masks.tif.edits.other").replace(tmp_path / ".a_masks.tif.edits")
     annotation = Annotation(cells(), journal=tmp_path / ".a_masks.tif.edits")
     annotation.recover()
