@@ -169,7 +169,9 @@ def segment(
     if is_named:
         images = scellseg.load_dataset(source, **reading).query
         output, outcome = output or Path(layout.SEGMENTED, source), folder.FolderOutcome()
-        jobs = [folder.ImageJob(one, output / f"{one.name}_masks{suffix}") for one in images]
+        jobs = [
+            folder.ImageJob(one, output / f"{one.name}{layout.MASKS}{suffix}") for one in images
+        ]
     else:
         output = output or layout.results_path(Path(source))
         jobs, outcome = folder.plan_jobs(Path(source), output, suffix, **reading)

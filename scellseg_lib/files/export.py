@@ -16,7 +16,7 @@ from skimage.measure import regionprops_table
 from scellseg_lib.atomic import whole
 from scellseg_lib.errors import DatasetError, ImageError, ScellsegError, SideTooSmall
 from scellseg_lib.files.images import read_masks, read_pixels, survive, write_labels
-from scellseg_lib.files.layout import cells_path, find_images, find_labels
+from scellseg_lib.files.layout import MASKS, cells_path, find_images, find_labels
 from scellseg_lib.files.outlines import write_geojson, write_imagej, write_outlines
 from scellseg_lib.files.seg_npy import write_seg
 from scellseg_lib.progress import progress_bar
@@ -28,8 +28,8 @@ SHAPE += ("perimeter",)
 """Measured of every cell, px and radians; see `skimage.measure.regionprops`."""
 INTENSITY = ("intensity_mean", "intensity_min", "intensity_max", "intensity_std")
 """Measured of every cell in every channel."""
-FORMATS = {"tiff": "_masks.tif", "png": "_masks.png", "imagej": "_rois.zip", "geojson": ".geojson"}
-FORMATS |= {"outlines": "_outlines.txt", "cellpose": "_seg.npy"}
+FORMATS = {"tiff": f"{MASKS}.tif", "png": f"{MASKS}.png", "imagej": "_rois.zip"}
+FORMATS |= {"geojson": ".geojson", "outlines": "_outlines.txt", "cellpose": "_seg.npy"}
 FORMATS |= {"table": "_measurements.csv", "cells": "_cells"}
 """What there is, with the ending of its files; that of "cells" is a folder of images."""
 

@@ -92,7 +92,7 @@ def plan_jobs(
             outcome.failed[str(file)] = DatasetError(what, where=file, remedy="Keep one of them.")
         if len(files) == 1:
             sample = Sample(files[0].name, partial(read_image, files[0], **reading))
-            jobs.append(ImageJob(sample, place / f"{name}_masks{suffix}", files[0]))
+            jobs.append(ImageJob(sample, place / f"{name}{layout.MASKS}{suffix}", files[0]))
     return jobs, outcome
 
 
@@ -193,7 +193,7 @@ def _claim(output: Path, jobs: list[ImageJob], made_with: dict[str, Any], overwr
     there = {file for file in ours if file.exists()}
     if before:
         places = {file.parent for file in ours}
-        there |= {file for place in places for file in place.glob("[!.]*_masks.*")}
+        there |= {file for place in places for file in place.glob(f"[!.]*{layout.MASKS}.*")}
     pairs = {name: (before.get(name, "unknown"), now) for name, now in made_with.items()}
     differing = {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
     if there and differing:

@@ -25,7 +25,7 @@ from scellseg_lib.errors import DatasetError
 SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg")  # of what is taken for an image
 SHOT, QUERY, SEGMENTED, CORRECTED, EXPORTED = "shot", "query", "segmented", "corrected", "exported"
 CLASSES, ROUNDS, RECORD = "classes.csv", "rounds.csv", "segmented.json"
-CELLS, OVERLAY, EDITS = "_cells.csv", "_overlay.png", ".edits"
+MASKS, CELLS, OVERLAY, EDITS = "_masks", "_cells.csv", "_overlay.png", ".edits"
 MODEL, CHECKPOINT, RUN = ".safetensors", ".checkpoint", ".checkpoint.json"
 
 
@@ -51,7 +51,7 @@ class ImageFiles:
     @property
     def own_masks(self) -> Path:
         """Where masks are saved: what is there if it is ours, else ``NAME_masks.tif``."""
-        usual = self.image.with_name(f"{self.name}_masks.tif")
+        usual = self.image.with_name(f"{self.name}{MASKS}.tif")
         return self.masks if self.masks and self.is_ours else usual
 
     @property
@@ -116,7 +116,7 @@ def place_shot(folder: Path, image: Path) -> tuple[Path, Path]:
         what = "the cells are annotated in _seg.npy files, which masks of ours would hide"
         remedy = "Export them as label images (TIFF) into this folder first, then try again."
         raise DatasetError(what, where=home, remedy=remedy)
-    kind = "_cp_masks" if files.saved and not files.ours else "_masks"
+    kind = "_cp_masks" if files.saved and not files.ours else MASKS
     there, masks = _single(files.images), _single(files.ours or files.saved)
     copy = there.get(name) or _name_as_beside(home, image, "_img")
     return copy, masks.get(name, home / f"{name}{kind}.tif")
@@ -157,7 +157,7 @@ def find_annotated_masks(folder: Path) -> dict[str, Path]:
 def find_results(folder: Path) -> dict[str, Path]:
     """Masks of an experiment's results, by name: a correction comes before what a model gave."""
     places = [folder / SEGMENTED, folder / CORRECTED]
-    files = [file for place in places for file in natsorted(place.rglob("*_masks.tif"), str)]
+    files = [file for place in places for file in natsorted(place.rglob(f"*{MASKS}.tif"), str)]
     return {label_name(file): file for file in files}
 
 
@@ -169,7 +169,7 @@ def find_cell_lists(folder: Path) -> list[Path]:
 
 def find_unsaved_corrections(folder: Path) -> list[str]:
     """Names of images with edits of their corrections that were never saved."""
-    files = natsorted((folder / CORRECTED).glob(f".*_masks.tif{EDITS}"), str)
+    files = natsorted((folder / CORRECTED).glob(f".*{MASKS}.tif{EDITS}"), str)
     return [label_name(Path(file.name[1:].removesuffix(EDITS))) for file in files]
 
 

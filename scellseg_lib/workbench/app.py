@@ -198,7 +198,7 @@ def make_example(folder: Path) -> Path:
         if image.exists():
             continue
         if sample.split == "shot":
-            write_labels(folder / f"worms_{number}_masks.tif", sample.masks)
+            write_labels(folder / f"worms_{number}{layout.MASKS}.tif", sample.masks)
         with whole(image) as scratch:
             tifffile.imwrite(scratch, np.round(sample.image[0]).astype(np.uint16))
     return folder

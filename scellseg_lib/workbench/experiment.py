@@ -600,7 +600,7 @@ class ClassFile:
         renamed, left = [], []
         for table in self._find(old, masks):
             image = table.name.removesuffix(layout.CELLS)
-            if any(table.parent.glob(f".{escape(image)}_masks.*{layout.EDITS}")):
+            if any(table.parent.glob(f".{escape(image)}{layout.MASKS}.*{layout.EDITS}")):
                 left.append(image)
                 continue
             try:
