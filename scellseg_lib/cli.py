@@ -338,11 +338,10 @@ def doctor() -> None:
     """Say what this machine offers, and test in some seconds whether it computes rightly."""
     here = device.default_device()
     chosen = device.choose_precision(here)
-    kind = torch.cuda.get_device_name(here) if here.type == "cuda" else platform.machine()
     facts = {
         "python": f"{platform.python_version()} on {platform.platform()}",
         "packages": ", ".join(f"{name} {version(name)}" for name in PACKAGES),
-        "device": f"{here.type} ({kind})",
+        "device": f"{here.type} ({device.machine(here)})",
         "threads": f"{torch.get_num_threads()} of torch, {numba.get_num_threads()} of numba",
         "precision": f"{chosen.dtype}, channels {'last' if chosen.channels_last else 'first'}",
         "data": paths.data(),
