@@ -50,8 +50,8 @@ app: $(STAMP) ## open the workbench in the browser: annotate, fine-tune, segment
 	@echo "On a server without a browser: open the address below through an SSH tunnel (ssh -L 8866:localhost:8866)."
 	$(RUN) -m scellseg_lib.workbench $(FOLDER)
 
-test: $(STAMP) ## re-execute the notebooks and compare, run the tests (about nine minutes)
-	@echo "Testing the notebooks, the library and the workbench in a browser: about nine minutes on two cores."
+test: $(STAMP) ## re-execute the notebooks and compare, run the tests (about eleven minutes)
+	@echo "Testing the notebooks, the library and the workbench in a browser: about eleven minutes on two cores."
 	$(RUN) -m pytest --numprocesses $(WORKERS) --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
 	  --nbval --nbval-current-env --nbval-sanitize-with tests/notebooks/sanitize.cfg \
 	  $(LIVE:%=--ignore notebooks/%.ipynb) notebooks tests
