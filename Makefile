@@ -12,9 +12,6 @@ FIGURES = $(shell grep -l 'PROFILE = ' $(NOTEBOOKS))
 LIVE := 00_quickstart your_own_images
 
 .DEFAULT_GOAL := help
-# One more than there are cores: a test that waits for a kernel or a page leaves its core to another.
-WORKERS = $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
-
 .PHONY: help environment figures app test test-fast lint bench lock clean
 
 help: ## list the targets
@@ -52,13 +49,13 @@ app: $(STAMP) ## open the workbench in the browser: annotate, fine-tune, segment
 
 test: $(STAMP) ## re-execute the notebooks and compare, run the tests (about eleven minutes)
 	@echo "Testing the notebooks, the library and the workbench in a browser: about eleven minutes on two cores."
-	$(RUN) -m pytest --numprocesses $(WORKERS) --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
+	$(RUN) -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
 	  --nbval --nbval-current-env --nbval-sanitize-with tests/notebooks/sanitize.cfg \
 	  $(LIVE:%=--ignore notebooks/%.ipynb) notebooks tests
 
 test-fast: $(STAMP) ## the tests of the library alone, for the working day (under two minutes)
 	@echo "Testing the library without a browser and without live notebooks: under two minutes on two cores."
-	$(RUN) -m pytest --numprocesses $(WORKERS) --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
+	$(RUN) -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
 	  -m "not slow" --ignore tests/browser --ignore tests/notebooks tests
 
 lint: $(STAMP) ## ruff, mypy and the notebook contract (half a minute)

@@ -70,14 +70,15 @@ class ContrastiveTerm(nn.Module):
         """Term of a step; ``shot_style`` (n, S) comes from the step's pass over the shots."""
         shot, device, styles = shot_style.float(), shot_style.device, []
         layers = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)]
-        for layer in layers if self.statistics == "shot" else []:
+        frozen = {layer: layer.momentum for layer in layers if self.statistics == "shot"}
+        for layer in frozen:
             layer.momentum = 0.0  # the running statistics stay
         for images in self.batches(rng, len(shot_style)):
             # A context each: within one, gradients would be summed up in bfloat16.
             with precision.autocast(device):
                 styles.append(network.embed(images.to(device)).float())
-        for layer in layers:
-            layer.momentum = 0.1  # PyTorch's
+        for layer, momentum in frozen.items():
+            layer.momentum = momentum
         query, contrast = styles
         ratio = pair_distance(shot, query) / (pair_distance(shot, contrast) + 1e-5)
         return self.weight(done) * ratio

@@ -2,25 +2,26 @@
 
 from typing import Any, Self
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from scellseg_lib.errors import OptionError
 
 
 class Options(BaseModel):
-    """Base of all options; they do not change once they are made.
+    """Base of all options, which do not change; OptionError for what is not allowed.
 
     A field says its bounds with ``Field(ge=..., le=...)`` and its help in the docstring below it.
-    What is not allowed raises OptionError.
     """
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
 
     def __init__(self, **values: Any) -> None:
+        plain = {k: v.item() if isinstance(v, np.generic) else v for k, v in values.items()}
         try:
-            super().__init__(**values)
+            super().__init__(**plain)
         except ValidationError as error:
             first = error.errors()[0]
             name, remedy = str(first["loc"][0]), f"{first['msg']}."

@@ -106,8 +106,7 @@ def segment(
     callback : callable, optional
         Gets the cells of each image, in order, as soon as they are found.
     **thresholds
-        ``cell_threshold``, ``flow_threshold``, ``min_size`` and the others of `Decoding`; None: the
-        model's.
+        ``cell_threshold``, ``min_size`` and the others of `Decoding`; None: the model's.
 
     Returns
     -------
@@ -153,10 +152,7 @@ def predict(
     batch_size: int = 8,
     precision: Precision | None = None,
 ) -> Iterator[Prediction]:
-    """Run the network over images, without turning its maps into masks.
-
-    Takes and raises what `segment` does, and yields as soon as an image's last tile is done.
-    """
+    """Yield what the network says of each image once it is known; takes and raises as `segment`."""
     if isinstance(images, np.ndarray | Sample):
         raise ImageError("one image was given", remedy="Give a list of images: [image].")
     options = SegmentOptions(diameter=diameter, batch_size=batch_size, flips=flips)

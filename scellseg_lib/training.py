@@ -159,7 +159,8 @@ def read_run(path: str | Path | None) -> dict[str, Any]:
     """``identity`` of a checkpoint's run, and ``log`` of its steps; empty if it cannot be read."""
     try:
         with safe_open(path, framework="pt") as file:
-            return dict(json.loads(file.metadata()["run"]))
+            run = json.loads(file.metadata()["run"])
+            return {"identity": dict(run["identity"]), "log": list(run["log"])}
     except UNREADABLE:
         return {}  # `Checkpoint.resume` says what is wrong with the file
 
@@ -217,12 +218,13 @@ class Checkpoint:
         try:
             with safe_open(self.path, framework="pt") as file:
                 run = json.loads(file.metadata()["run"])
+                identity, log = dict(run["identity"]), list(run["log"])
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         except UNREADABLE as error:
             what, remedy = f"the checkpoint cannot be read ({error})", "Delete it to start anew."
             raise TrainingError(what, where=self.path, remedy=remedy) from error
-        names = sorted({*run["identity"], *self.identity})
-        pairs = {name: (run["identity"].get(name), self.identity.get(name)) for name in names}
+        names = sorted({*identity, *self.identity})
+        pairs = {name: (identity.get(name), self.identity.get(name)) for name in names}
         if differing := {name: (a, b) for name, (a, b) in pairs.items() if a != b}:
             words = (f"{name}: {a} there, {b} asked for" for name, (a, b) in differing.items())
             what = f"the checkpoint is of another run: {'; '.join(words)}"
@@ -238,4 +240,4 @@ class Checkpoint:
         state = {int(prefix.split("/")[1]): values for prefix, values in states.items()}
         groups = self.optimiser.state_dict()["param_groups"]
         self.optimiser.load_state_dict({"state": state, "param_groups": groups})
-        return list(run["log"])
+        return log

@@ -245,6 +245,7 @@ def test_images_that_teach_nothing():
         (FinetuneOptions, {"steps": 0, "batch_size": 2.5, "learning_rate": math.nan}),
         (FinetuneOptions, {"strategy": "odd", "layers": "odd", "alpha": "odd"}),
         (FinetuneOptions, {"statistics": "odd", "schedule": "odd", "seed": -1}),
+        (FinetuneOptions, {"steps": "5", "batch_size": True, "learning_rate": "0.1", "seed": 5.0}),
         (PretrainRecipe, {"steps": 0, "batch_size": 0, "epochs": 0}),
         (PretrainRecipe, {"optimiser": "odd", "schedule": "odd", "learning_rate": -1}),
         (SegmentOptions, {"diameter": 0, "batch_size": 0}),
@@ -258,5 +259,6 @@ def test_options_that_cannot_be(options: type[Options], wrong: dict[str, Any]):
         words = re.escape(f"{name}={value!r} is not allowed. Input should be ")
         with pytest.raises(OptionError, match=words):
             options(**{name: value})
+    assert FinetuneOptions(steps=np.int64(5), learning_rate=np.float32(0.5)).steps == 5
     with pytest.raises(OptionError, match=r"should be one of contrastive, classic\."):
         tune("odd")

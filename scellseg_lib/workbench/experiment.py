@@ -490,9 +490,8 @@ def describe_model(card: Card) -> str:
     """Where a model comes from, in a sentence or two."""
     learnt = ", ".join(f"{one.name} ({one.images})" for one in card.training_data)
     title = ARCHITECTURES[card.architecture].title
-    text = (
-        f"{title}, {card.origin or 'of unknown origin'}. Made for cells {card.diameter:g} px wide. "
-    )
+    origin = card.origin or "of unknown origin"
+    text = f"{title}, {origin}. Made for cells {card.diameter:g} px wide. "
     text += f"Has learnt from these sets (images): {learnt}. " if learnt else ""
     return text + (f"Terms of use: {card.licence}." if card.licence else "")
 
