@@ -47,10 +47,10 @@ app: $(STAMP) ## open the workbench in the browser: annotate, fine-tune, segment
 	@echo "On a server without a browser: open the address below through an SSH tunnel (ssh -L 8866:localhost:8866)."
 	$(RUN) -m scellseg_lib.workbench $(FOLDER)
 
-test: $(STAMP) ## re-execute the notebooks and compare, run the tests (about eleven minutes)
-	@echo "Testing the notebooks, the library and the workbench in a browser: about eleven minutes on two cores."
+test: $(STAMP) ## re-execute the notebooks and compare, run the tests (about ten minutes)
+	@echo "Testing the notebooks, the library and the workbench in a browser: about ten minutes on two cores."
 	$(RUN) -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
-	  --nbval --nbval-current-env --nbval-sanitize-with tests/notebooks/sanitize.cfg \
+	  -p tests.notebooks.kernel --nbval --nbval-current-env --nbval-sanitize-with tests/notebooks/sanitize.cfg \
 	  $(LIVE:%=--ignore notebooks/%.ipynb) notebooks tests
 
 test-fast: $(STAMP) ## the tests of the library alone, for the working day (under two minutes)
