@@ -46,9 +46,11 @@ class OneForAll(RunningKernel):
             RunningKernel.stop(cls._last)
 
     def run(self, code: str) -> None:
-        """Run this before the next cell."""
-        request = self.execute_cell_input(code, allow_stdin=False)
-        self.await_reply(request, timeout=300)
+        """Run this before the next cell; what fails here would let notebooks pass unseen."""
+        request, reply = self.execute_cell_input(code, allow_stdin=False), None
+        while reply is None or reply["parent_header"].get("msg_id") != request:
+            reply = self.get_message("shell", timeout=300)
+        assert reply["content"]["status"] == "ok", reply["content"]
         self.await_idle(request, timeout=300)
 
     def stop(self) -> None:
