@@ -28,7 +28,7 @@ from scellseg_lib.files import export, folder, layout
 from scellseg_lib.finetuning import STRATEGIES, FinetuneOptions
 from scellseg_lib.model import Model
 from scellseg_lib.options import Options
-from scellseg_lib.representation import Decoding
+from scellseg_lib.representation import REPRESENTATIONS, Decoding
 from scellseg_lib.segmentation import SegmentOptions
 
 PACKAGES = ("scellseg-notebooks", "torch", "numpy", "numba", "opencv-python-headless")
@@ -139,7 +139,7 @@ def main(
 
 @app.command()
 @with_options(SegmentOptions, "diameter", "resample", "flips")
-@with_options(Decoding, "cell_threshold", "flow_threshold", "min_size", of_model=True)
+@with_options(Decoding, *REPRESENTATIONS["flow"].thresholds, of_model=True)
 def segment(
     source: str = SOURCE,
     model: str = MODEL,

@@ -4,21 +4,23 @@ In a cell, the flow (dy, dx) of unit length leads back to where heat would be fe
 follows it from every pixel gathers a cell's pixels at one sink (docs/method.md, sections 2 and 5).
 """
 
-from typing import Literal
+from contextlib import suppress
+from functools import partial
+from typing import Any, Literal
 
-import cv2
 import numba
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+from skimage import measure
+from skimage.segmentation import clear_border
 
 from scellseg_lib.errors import ScellsegError
 
 Labels = NDArray[np.int32]
 Field = NDArray[np.float32]
 
-MAX_FRACTION = 0.4  # a mask over this fraction of the image is the background, and dropped
-_SEED_COUNT = 10  # a sink must gather more pixels than this (Cellpose's value)
+_SEED_COUNT = 10  # a sink must gather more pixels than this (Cellpose's value), or all of a cell
 _SPREAD_COUNT = 2  # a pixel of the histogram joins its sink when more pixels than this end there
 _PAD = 20
 _BLOCK = 64
@@ -70,6 +72,7 @@ def flows_to_masks(
     flow_threshold: float = 0.4,
     n_steps: int = 200,
     min_size: int = 35,
+    max_size_fraction: float = 0.4,
 ) -> Labels:
     """Decode instances: follow flows from each pixel to its sink (docs/method.md, section 5).
 
@@ -87,6 +90,8 @@ def flows_to_masks(
         Euler steps of at most one pixel.
     min_size : int
         Masks of fewer pixels are dropped, and so are true cells that small.
+    max_size_fraction : float
+        A mask over this fraction of the image is the background, and dropped.
 
     Returns
     -------
@@ -105,8 +110,8 @@ def flows_to_masks(
     moving = np.where(foreground & np.isfinite(flows), flows, 0)
     field[:-1, :-1] = np.moveaxis(moving, 0, -1)
     ends = _follow(field, ys, xs, n_steps)
-    masks[ys, xs] = _label_sinks(ends, foreground.shape)
-    masks *= (np.bincount(masks.ravel()) <= MAX_FRACTION * masks.size)[masks]
+    masks[ys, xs] = _label_sinks(ends, foreground.shape, min(_SEED_COUNT, max(min_size, 1) - 1))
+    masks *= (np.bincount(masks.ravel()) <= max_size_fraction * masks.size)[masks]
     if flow_threshold > 0:
         masks *= (flow_errors(masks, flows) <= flow_threshold)[masks]
     return tidy(masks, min_size)
@@ -121,19 +126,12 @@ def flow_errors(masks: Labels, flows: Field) -> NDArray[np.float64]:
 def tidy(masks: Labels, min_size: int) -> Labels:
     """Fill holes, drop masks under ``min_size`` pixels, relabel 1..n in raster order."""
     masks = np.array(masks, np.int32)
-    holes = _find_enclosed(masks > 0)
+    holes = clear_border(measure.label(masks == 0, connectivity=1)) > 0
     for label, box in enumerate(ndimage.find_objects(masks), start=1):
         if box is not None and holes[box].any():
             crop = masks[box]
-            crop[_find_enclosed(crop == label) & (crop == 0)] = label
+            crop[ndimage.binary_fill_holes(crop == label) & (crop == 0)] = label
     return relabel(masks * (np.bincount(masks.ravel()) >= max(min_size, 1))[masks])
-
-
-def _find_enclosed(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Pixels from which no 4-connected way leads round the mask and out of the image."""
-    reached = np.pad(mask.astype(np.uint8), 1)
-    cv2.floodFill(reached, None, (0, 0), 1)
-    return reached[1:-1, 1:-1] == 0
 
 
 def relabel(masks: Labels) -> Labels:
@@ -146,13 +144,13 @@ def relabel(masks: Labels) -> Labels:
     return rank[masks].astype(np.int32)
 
 
-def _label_sinks(ends: NDArray[np.int32], shape: tuple[int, int]) -> Labels:
+def _label_sinks(ends: NDArray[np.int32], shape: tuple[int, int], seed_count: int) -> Labels:
     """Label the end points int32[n, 2] by the peak of their histogram that they fell to."""
     height, width = shape[0] + 2 * _PAD, shape[1] + 2 * _PAD
     flat = (ends[:, 0] + _PAD) * width + ends[:, 1] + _PAD
     counts = np.bincount(flat, minlength=height * width).reshape(height, width)
     highest = ndimage.maximum_filter(counts, 5)
-    peaks = np.argwhere((counts == highest) & (counts > _SEED_COUNT))
+    peaks = np.argwhere((counts == highest) & (counts > seed_count))
     # The largest first; a later, smaller sink takes the pixels that both claim.
     peaks = peaks[np.argsort(-counts[peaks[:, 0], peaks[:, 1]], kind="stable")]
     # Each grows five times by a pixel, within its 11 x 11 window, where points end.
@@ -168,7 +166,13 @@ def _label_sinks(ends: NDArray[np.int32], shape: tuple[int, int]) -> Labels:
     return sinks.reshape(-1)[flat]
 
 
-@numba.njit(cache=True)
+_compile: Any = numba.njit
+with suppress(RuntimeError):  # compiled functions are kept, unless all places are read-only
+    numba.njit(cache=True)(relabel)
+    _compile = partial(numba.njit, cache=True)
+
+
+@_compile()
 def _centre(cell, use_mean):  # type: ignore[no-untyped-def]
     """Pixel of a cell (bool[h, w]) nearest to its median or mean position."""
     ys, xs = np.nonzero(cell)
@@ -177,7 +181,7 @@ def _centre(cell, use_mean):  # type: ignore[no-untyped-def]
     return ys[nearest], xs[nearest]
 
 
-@numba.njit(cache=True, fastmath=True)
+@_compile(fastmath=True)
 def _diffuse(cell, cy, cx, n_steps):  # type: ignore[no-untyped-def]
     """Heat float64[h + 2, w + 1] of a cell after ``n_steps``, with zeros above, below and right of
     it. Its rows lie end to end: loops over one slice are vector instructions, 2.4 times faster.
@@ -207,7 +211,7 @@ def _diffuse(cell, cy, cx, n_steps):  # type: ignore[no-untyped-def]
     return heat[1:-1].reshape(height + 2, stride)
 
 
-@numba.njit(cache=True, parallel=True)
+@_compile(parallel=True)
 def _diffuse_cells(masks, boxes, use_mean, extra_steps, n_threads, flows):  # type: ignore[no-untyped-def]
     for thread in numba.prange(n_threads):
         for i in range(thread, len(boxes), n_threads):
@@ -228,7 +232,7 @@ def _diffuse_cells(masks, boxes, use_mean, extra_steps, n_threads, flows):  # ty
                             flows[1, top + y, left + x] = dx / length
 
 
-@numba.njit(cache=True, parallel=True, error_model="numpy")
+@_compile(parallel=True, error_model="numpy")
 def _follow(field, ys, xs, n_steps):  # type: ignore[no-untyped-def]
     """End pixels int32[n, 2] of points moved along field[H + 1, W + 1, 2], looked up bilinearly.
 

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from numba import njit
 from scipy.sparse import coo_array, eye_array, hstack
 from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 
@@ -59,7 +58,8 @@ def overlap(true: np.ndarray, predicted: np.ndarray) -> Overlap:
         raise MetricError(what, remedy=remedy)
     true = as_labels(true, "true labels", largest=INT64_MAX).ravel()
     predicted = as_labels(predicted, "predicted labels", largest=INT64_MAX).ravel()
-    starts = _run_starts(true, predicted)
+    same = (true[1:] == true[:-1]) & (predicted[1:] == predicted[:-1])
+    starts = np.flatnonzero(np.append(True, ~same))  # of runs that are alike in both; they are few
     length = np.diff(starts, append=true.size)
     labels, areas, position = [], [], []  # of each run; -1: background
     for side in (true, predicted):
@@ -213,18 +213,6 @@ def _as_millionths(thresholds: Sequence[float] | np.ndarray) -> np.ndarray:
 def _divide(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     """Part of the whole; nothing of nothing is all of it, so that empty images score 1."""
     return np.where(whole == 0, 1.0, part / np.maximum(whole, 1))
-
-
-@njit(cache=True)
-def _run_starts(true: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    """First pixel of each run of pixels that are alike in both images; runs are few."""
-    starts = np.empty(true.size, np.int64)  # memory that is never written costs nothing
-    n = last = 0
-    for i in range(true.size):
-        if n == 0 or true[i] != true[last] or predicted[i] != predicted[last]:
-            starts[n] = last = i
-            n += 1
-    return starts[:n].copy()
 
 
 def _match_pairs(found: Overlap, threshold: int) -> np.ndarray:

@@ -16,8 +16,7 @@ from torch.nn import functional as F
 from scellseg_lib import representation
 from scellseg_lib.errors import ModelError
 
-NetworkName = Literal["unet2", "unet3", "hover", "cellpose", "scellseg"]
-"""Keys of `ARCHITECTURES`, for those who check types."""
+NetworkName = Literal["unet2", "unet3", "hover", "cellpose", "scellseg"]  # of `ARCHITECTURES`
 
 
 class Architecture(NamedTuple):

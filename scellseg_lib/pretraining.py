@@ -184,12 +184,10 @@ def _start(name: str, levels: tuple[int, ...], seed: int, initial: Model | None)
 
 def epoch_batch(n_images: int, batch_size: int, step: int, seed: int) -> list[int]:
     """Images of a step: consecutive parts of one permutation of all images after the other."""
-    wanted = range(step * batch_size, (step + 1) * batch_size)
-    order = {
-        epoch: np.random.default_rng((seed, 1, epoch)).permutation(n_images)
-        for epoch in {i // n_images for i in wanted}
-    }
-    return [int(order[i // n_images][i % n_images]) for i in wanted]
+    first = step * batch_size
+    epochs = range(first // n_images, (first + batch_size - 1) // n_images + 1)
+    orders = [np.random.default_rng((seed, 1, epoch)).permutation(n_images) for epoch in epochs]
+    return np.concatenate(orders)[first % n_images :][:batch_size].tolist()
 
 
 @torch.inference_mode()

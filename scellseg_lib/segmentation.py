@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 from pydantic import Field
+from skimage import measure
 
 from scellseg_lib.augment import MEAN_DIAMETER
 from scellseg_lib.device import Precision, choose_precision, release_memory
 from scellseg_lib.errors import ImageError, ModelError, ScellsegWarning
+from scellseg_lib.flows import tidy
 from scellseg_lib.model import Card, Model
 from scellseg_lib.options import Options
 from scellseg_lib.progress import progress_bar
@@ -180,6 +182,9 @@ def predict(
                 done, its_tiles = waiting.pop(0)
                 its_maps, style, (_, *shape) = its_tiles.maps(), its_tiles.style(), done.image.shape
                 flows = model.representation.has_flows
+                if not np.isfinite(its_maps).all():
+                    what = f"the network's answer to the image {done.name} is no number"
+                    raise ModelError(what, remedy="Load another model: this one is damaged.")
                 yield Prediction(done.name, its_maps, style, tuple(shape), scaled_by, flows)
     release_memory()
 
@@ -190,19 +195,24 @@ def decode(
     decoding: Decoding,
     *,
     resample: bool = True,
+    one_piece: bool = True,
 ) -> np.ndarray:
     """Turn maps into masks of the image's size, int32[H, W]; needs no network.
 
     Sizes and steps of ``decoding`` are of the 30-px scale. ``resample`` resizes the maps first,
-    where the representation allows, and decodes them with steps and sizes to match.
+    where the representation allows, and decodes them with steps and sizes to match. Pieces of a
+    mask that lie apart become cells of their own, or go if they are too small for one; unless
+    ``one_piece`` is False, as in the paper's code.
     """
+    enlarged = prediction.diameter / MEAN_DIAMETER
+    n_steps, min_size = round(decoding.n_steps * enlarged), round(decoding.min_size * enlarged**2)
     if resample and representation.resamples:
-        enlarged = prediction.diameter / MEAN_DIAMETER
-        n_steps = max(round(decoding.n_steps * enlarged), 1)
-        min_size = max(round(decoding.min_size * enlarged**2), 1)
-        decoding = decoding.model_copy(update={"n_steps": n_steps, "min_size": min_size})
-        return representation.masks(resize(prediction.maps, prediction.shape), decoding)
-    return resize_masks(representation.masks(prediction.maps, decoding), prediction.shape)
+        scaled = decoding.model_copy(update={"n_steps": n_steps, "min_size": min_size})
+        masks = representation.masks(resize(prediction.maps, prediction.shape), scaled)
+    else:
+        masks = resize_masks(representation.masks(prediction.maps, decoding), prediction.shape)
+    pieces = measure.label(masks, connectivity=2)
+    return tidy(pieces, min_size) if one_piece and pieces.max() > masks.max() else masks
 
 
 def as_sample(image: Sample | np.ndarray, number: int) -> Sample:
@@ -220,7 +230,7 @@ def _forward(
     model: Model, tiles: torch.Tensor, turns: Sequence[tuple[int, ...]], precision: Precision
 ) -> tuple[np.ndarray, np.ndarray]:
     """Maps (B, K, h, w) and styles (B, S), means over the flips; flipped vectors turn back."""
-    all_maps, all_styles = [], []
+    sums: tuple[Any, Any] = (0, 0)
     for axes in turns:
         image_axes = [axis + 2 for axis in axes]
         with precision.autocast(model.device):
@@ -228,10 +238,9 @@ def _forward(
         maps = torch.flip(output.maps.float(), image_axes)
         for axis in axes if model.representation.vector else ():
             maps[:, axis] = -maps[:, axis]
-        all_maps.append(maps)
-        all_styles.append(output.style.float())
-    mean_maps, mean_styles = sum(all_maps) / len(turns), sum(all_styles) / len(turns)
-    return mean_maps.cpu().numpy(), mean_styles.cpu().numpy()  # type: ignore[union-attr]
+        sums = sums[0] + maps, sums[1] + output.style.float()
+    maps, styles = ((total / len(turns)).cpu().numpy() for total in sums)
+    return maps, styles
 
 
 def style_distance(style: np.ndarray, card: Card) -> float:
@@ -256,18 +265,16 @@ def far_from_model(prediction: Prediction, masks: np.ndarray, card: Card) -> Far
     given, areas = prediction.diameter, np.bincount(masks.ravel())[1:]
     found = diameter_of(areas) if np.count_nonzero(areas) >= 5 else given
     distance = style_distance(prediction.style, card)
-    doubts: list[tuple[str, str]] = []
-    facts: dict[str, Any] = {}
+    whats, remedies, facts = list[str](), list[str](), dict[str, Any]()
     if not 0.5 <= found / given <= 2:
         what = f"the masks' median diameter is {found:.0f} px, the image was scaled for"
-        doubts.append((f"{what} {given:.0f} px", "Give {diameter}."))
+        whats.append(f"{what} {given:.0f} px")
+        remedies.append("Give {diameter}.")
         facts |= {"diameter": found, "options": {"diameter": round(found)}}
     if distance > 1:
         what = f"its style is {distance:.1f} times as far from the training images as these usually"
-        doubts.append((f"{what} are from each other", "Fine-tune on a few images like it."))
+        whats.append(f"{what} are from each other")
+        remedies.append("Fine-tune on a few images like it.")
         facts["style_distance"] = distance
-    if not doubts:
-        return None
-    whats, remedies = zip(*doubts, strict=True)
     what, remedy = ", and ".join(whats), " ".join(remedies)
-    return FarFromModel(what, remedy=remedy, where=prediction.name, **facts)
+    return FarFromModel(what, remedy=remedy, where=prediction.name, **facts) if what else None

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from scellseg_lib import augment, contrast, flows, metrics, samples, tiles
+from scellseg_lib import augment, contrast, metrics, samples, tiles
 from scellseg_lib.datasets import weights
 from scellseg_lib.datasets.manifest import load_manifest
 from scellseg_lib.finetuning import FinetuneOptions
@@ -73,7 +73,7 @@ def test_every_section_that_the_code_cites_is_there():
         ("5", f"at least {tiles.EDGE} px of zeros"),
         ("5", f"here {DECODED.cell_threshold} by default"),
         ("5", f"{DECODED.n_steps} at the 30-px scale"),
-        ("5", f"over {flows.MAX_FRACTION:.0%} of the image".replace("%", " %")),
+        ("5", f"may fill {DECODED.max_size_fraction:.0%} of the image".replace("%", " %")),
         ("5", f"flow error above {DECODED.flow_threshold}"),
         ("5", f"under {DECODED.min_size} px of the 30-px scale"),
         ("6", f"{len(metrics.THRESHOLDS)} thresholds"),

@@ -1,6 +1,8 @@
 """Flows against geometry, and back to the masks that they came from."""
 
 import multiprocessing
+import subprocess
+import sys
 from concurrent.futures import ProcessPoolExecutor
 
 import numba
@@ -162,6 +164,16 @@ def test_a_mask_over_two_fifths_of_the_image_is_dropped(radius: int, n: int):
     masks = disc((100, 100), (50, 50), radius).astype(np.int32)
     assert (masks.mean() > 0.4) == (n == 0)
     assert round_trip(masks).max() == n
+    np.testing.assert_array_equal(round_trip(masks, max_size_fraction=0.51), masks)
+
+
+@pytest.mark.parametrize(("side", "gap"), [(3, 1), (3, 4), (2, 3)])
+def test_cells_of_a_few_pixels_come_back_if_they_are_asked_for(side: int, gap: int):
+    y, x = np.indices((12 * (side + gap),) * 2)
+    inside = (y % (side + gap) < side) & (x % (side + gap) < side)
+    masks = (inside * (1 + y // (side + gap) * 12 + x // (side + gap))).astype(np.int32)
+    np.testing.assert_array_equal(round_trip(masks, min_size=side * side), masks)
+    assert not round_trip(masks, min_size=side * side + 1).any()
 
 
 def test_holes_are_filled_but_neighbours_in_them_stay():
@@ -184,6 +196,13 @@ def by_threads(n: int, masks: np.ndarray, noisy: np.ndarray) -> tuple[np.ndarray
     found = masks_to_flows(masks), flows_to_masks(noisy, logit(masks))
     numba.set_num_threads(before)
     return found
+
+
+def test_flows_work_where_nothing_can_be_kept():
+    """As where both the installation and the user's home are read-only."""
+    code = "from numba.core import caching; caching.CodeLibraryCacheImpl._locator_classes = []\n"
+    code += "import scellseg_lib.flows as f, numpy as np; print(f.masks_to_flows(np.eye(3)).shape)"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "(2, 3, 3)\n"
 
 
 @pytest.mark.slow

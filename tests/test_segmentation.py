@@ -16,7 +16,7 @@ from scellseg_lib import segmentation
 from scellseg_lib.datasets import synthetic
 from scellseg_lib.datasets.weights import load_model
 from scellseg_lib.device import Precision
-from scellseg_lib.errors import ImageError, OptionError
+from scellseg_lib.errors import ImageError, ModelError, OptionError
 from scellseg_lib.files.folder import FolderOutcome
 from scellseg_lib.metrics import average_precision
 from scellseg_lib.model import Model, new_model
@@ -208,6 +208,29 @@ def test_steps_and_sizes_follow_the_scale_where_it_resamples():
         chosen = SimpleNamespace(resamples=suited, masks=masks)
         assert decode(prediction, chosen, Decoding(), resample=resample).shape == (100, 120)
     assert seen == [((3, 100, 120), 400, 140), ((3, 50, 60), 200, 35), ((3, 50, 60), 200, 35)]
+
+
+@pytest.mark.parametrize("resample", [True, False])
+def test_a_cell_is_one_piece_and_a_stray_pixel_none(resample: bool):
+    """Unless they are wanted as the paper's code has them."""
+    found = np.zeros((40, 40), np.int32)
+    found[5:15, 5:15] = found[30, 30] = 1
+    found[5:15, 15:25] = found[25:35, 5:15] = 2
+    expected = found.copy()
+    expected[30, 30], expected[25:35, 5:15] = 0, 3
+    prediction = Prediction("p", np.zeros((3, 40, 40), np.float32), np.ones(1), (40, 40), 30)
+    chosen = SimpleNamespace(resamples=True, masks=lambda *_: found)
+    cut, whole = (
+        decode(prediction, chosen, Decoding(), resample=resample, one_piece=one)
+        for one in (False, True)
+    )
+    np.testing.assert_array_equal(cut, found)
+    np.testing.assert_array_equal(whole, expected)
+
+
+def test_an_answer_that_is_no_number_is_an_error():
+    with pytest.raises(ModelError, match="the image 0 is no number"):
+        segment(field(np.nan), [noise(40, 40)], progress=False)
 
 
 FAR, NEAR = [[-0.5] * 4, [0.5, -0.5, 0.5, -0.5]], [[-0.5] * 4, [0.5, 0.5, 0.5, 0.4]]

@@ -205,8 +205,9 @@ def _predict(
         predictions = list(run_network(tested.without_masks(), diameter=diameter))
 
     def decode_at(threshold: float) -> list[np.ndarray]:
-        chosen = decoding.model_copy(update={"cell_threshold": threshold})
-        return [decode(p, representation, chosen, resample=protocol.resample) for p in predictions]
+        chosen = decoding.model_copy(update={"cell_threshold": threshold, "max_size_fraction": 0.4})
+        how: dict[str, bool] = {"resample": protocol.resample, "one_piece": False}
+        return [decode(one, representation, chosen, **how) for one in predictions]
 
     return predictions, decode_at
 

@@ -22,6 +22,8 @@ class Decoding(Options):
     """Euler steps along the flows."""
     min_size: int = Field(default=35, ge=0, title="Smallest cell")
     """Pixels, in an image whose cells are 30 pixels wide."""
+    max_size_fraction: float = Field(default=0.9, gt=0, le=1, title="Largest cell")
+    """Share of the image above which a mask is the background. The paper's code has 0.4."""
     interior_threshold: float = Field(default=2.0, title="Inside of cells")
     """Log-odds above which a pixel is inside a cell. Higher: fewer, smaller cells."""
     border_threshold: float = Field(default=0.5, title="Border of cells")

@@ -18,7 +18,9 @@ class Flow(Representation):
     n_outputs = 3
     vector = True
     has_flows = True
-    thresholds: tuple[str, ...] = ("cell_threshold", "flow_threshold", "min_size")
+    thresholds: tuple[str, ...] = (
+        *("cell_threshold", "flow_threshold", "min_size", "max_size_fraction"),
+    )
 
     def targets(self, masks: np.ndarray) -> np.ndarray:
         """int32[H, W] -> float32[3, H, W]: dy, dx, foreground."""
