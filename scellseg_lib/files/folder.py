@@ -42,7 +42,7 @@ class ImageJob(NamedTuple):
     @property
     def overlay(self) -> Path:
         """Where its overlay goes."""
-        return self.masks.with_name(layout.label_name(self.masks) + layout.OVERLAY)
+        return self.masks.with_name(layout.image_name(self.masks) + layout.OVERLAY)
 
 
 @dataclass

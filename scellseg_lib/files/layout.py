@@ -15,14 +15,19 @@ Scellseg has them, or all in one folder as Cellpose has them::
 """
 
 import re
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 from natsort import natsorted
 
-from scellseg_lib.errors import DatasetError
+from scellseg_lib.errors import DatasetError, ScellsegWarning
 
 SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg")  # of what is taken for an image
+UNREAD = "czi zvi nd2 lif lof lsm oib oif oir vsi ims svs ndpi scn mrxs dv r3d stk zarr n5 h5 hdf5 "
+UNREAD += "ilp mrc ics nrrd dcm jp2 bmp gif webp heic"  # in what other programs save images
+CONVERT = "Save it as OME-TIFF, for example by Fiji, whose Bio-Formats reads most formats."
+PICTURES = "cp_output|cp_outlines|outlines|cp_flows|flows|dP|cp_cellprob|overlay"  # of an image
 SHOT, QUERY, SEGMENTED, CORRECTED, EXPORTED = "shot", "query", "segmented", "corrected", "exported"
 CLASSES, ROUNDS, RECORD = "classes.csv", "rounds.csv", "segmented.json"
 MASKS, CELLS, OVERLAY, EDITS = "_masks", "_cells.csv", "_overlay.png", ".edits"
@@ -39,20 +44,11 @@ class ImageFiles:
     split: str  # "shot" with masks to learn from, "query" to be segmented
 
     @property
-    def is_query(self) -> bool:
-        """Whether it lies among the images to be segmented, from which nothing is learnt."""
-        return self.image.parent.name == QUERY
-
-    @property
-    def is_ours(self) -> bool:
-        """Whether its masks are in a file of ours."""
-        return self.masks is not None and parse_name(self.masks.name)[0] == "masks"
-
-    @property
     def own_masks(self) -> Path:
         """Where masks are saved: what is there if it is ours, else ``NAME_masks.tif``."""
-        usual = self.image.with_name(f"{self.name}{MASKS}.tif")
-        return self.masks if self.masks and self.is_ours else usual
+        if self.masks and parse_name(self.masks.name)[0] == "masks":
+            return self.masks
+        return self.image.with_name(f"{self.name}{MASKS}.tif")
 
     @property
     def cells(self) -> Path | None:
@@ -68,20 +64,17 @@ class ImageFiles:
 def find_samples(folder: Path) -> list[ImageFiles]:
     """Images and masks to learn from and to segment, in natural order of their names.
 
-    Of a folder without ``shot/`` and ``query/``, images with masks are the split "shot", the others
-    "query". Masks are ``NAME_masks.*``; where there are none, ``NAME_cp_masks.*``; where there are
-    none either, ``NAME_seg.npy``. Where no file is called ``*_img.*``, every image counts.
-    DatasetError without images, or where an image in ``shot/`` or masks lack their partner, or two
-    files differ in their ending alone.
+    They are those of `list_images`, and nothing is left open: DatasetError without images, or where
+    an image in ``shot/`` or masks lack their partner, or two files of one kind have the same name.
     """
-    found = []
-    for part, files in _read_parts(folder):
-        images, masks = _single(files.images), _single(files.ours or files.saved or files.seg)
+    found = list_images(folder)
+    for part in _parts(folder):
+        files = _Files(folder / part)
+        images, masks = _single(files.images), _single(files.masks)
         if orphans := [path.name for name, path in masks.items() if name not in images]:
             what = f"masks without an image: {', '.join(orphans)}"
             remedy = "The masks of NAME_img.png are NAME_masks.png."
             raise DatasetError(what, where=folder / part, remedy=remedy)
-        found += _pair(part, images, masks)
     if bare := [one.image.name for one in found if one.split == SHOT and not one.masks]:
         remedy = "Annotate them (NAME_masks.png), or move them to query/."
         what = f"images without masks: {', '.join(bare)}"
@@ -89,44 +82,38 @@ def find_samples(folder: Path) -> list[ImageFiles]:
     return found
 
 
+def list_images(folder: Path) -> list[ImageFiles]:
+    """Every image with the best masks it has; nothing need be complete.
+
+    Masks are ``NAME_masks.*``; where an image has none, ``NAME_cp_masks.*``; where it has none
+    either, ``NAME_seg.npy``. Of a folder without ``shot/`` and ``query/``, images with masks are
+    the split "shot", the others "query". DatasetError without images.
+    """
+    return [
+        ImageFiles(name, image, masks, part or (SHOT if masks else QUERY))
+        for part, files in _read_parts(folder)
+        for name, (image, *_) in files.images.items()
+        for masks in files.masks.get(name, [None])[:1]
+    ]
+
+
 def find_images(folder: Path) -> list[tuple[str, list[Path]]]:
-    """Images by name, as of `find_samples`; several files if only their endings differ."""
+    """Images by name, as of `list_images`; several files where their names say the same."""
     return [item for _, files in _read_parts(folder) for item in files.images.items()]
 
 
-def list_images(folder: Path) -> list[ImageFiles]:
-    """Images with whatever masks each has, ours before Cellpose's; nothing need be complete."""
-    found = []
-    for part, files in _read_parts(folder):
-        kinds = files.images, files.seg | files.saved | files.ours
-        images, masks = ({name: some[0] for name, some in kind.items()} for kind in kinds)
-        found += _pair(part, images, masks)
-    return found
-
-
 def place_shot(folder: Path, image: Path) -> tuple[Path, Path]:
-    """Where an image and its masks are, or would be, among the annotated ones of an experiment.
-
-    One file called ``*_img``, or masks of one kind, hide all of other kinds: the way of the folder
-    is kept. DatasetError where its masks are Cellpose's ``_seg.npy``.
-    """
-    home, name = _shots(folder), image_name(image)
-    files = _Files(home)
-    if not files.ours and not files.saved and files.seg.keys() - {name}:
-        what = "the cells are annotated in _seg.npy files, which masks of ours would hide"
-        remedy = "Export them as label images (TIFF) into this folder first, then try again."
-        raise DatasetError(what, where=home, remedy=remedy)
-    kind = "_cp_masks" if files.saved and not files.ours else MASKS
-    there, masks = _single(files.images), _single(files.ours or files.saved)
-    copy = there.get(name) or _name_as_beside(home, image, "_img")
-    return copy, masks.get(name, home / f"{name}{kind}.tif")
+    """Where an image and its masks are, or would be, among the annotated ones of an experiment."""
+    # A new shot/ would hide images that lie beside it.
+    home = folder if _parts(folder) == [""] and _Files(folder).images else folder / SHOT
+    files, name = _Files(home), image_name(image)
+    copy = _single(files.images).get(name, home / image.name)
+    return copy, ImageFiles(name, copy, _single(files.masks).get(name), SHOT).own_masks
 
 
 def place_image(folder: Path, file_name: str) -> Path:
-    """Where a new image is put: among those to be segmented, called as those beside it are."""
-    own = "_img" if parse_name(file_name)[0] == "img" else ""
-    home = folder if _parts(folder) == [""] else folder / QUERY
-    return _name_as_beside(home, Path(file_name), own)
+    """Where a new image is put: among those to be segmented."""
+    return (folder if _parts(folder) == [""] else folder / QUERY) / file_name
 
 
 def experiment_of(file: Path) -> Path:
@@ -137,28 +124,18 @@ def experiment_of(file: Path) -> Path:
 
 
 def find_labels(place: Path) -> dict[str, Path]:
-    """Label files by name, or the one that `place` is; any images where none is called masks.
-
-    Of one name, ``NAME_masks.*`` comes before ``NAME_cp_masks.*``, and this before ``_seg.npy``.
-    """
+    """Best label file of each name, or the one that `place` is; images if none is called masks."""
     if not place.is_dir():
-        return {label_name(place): place}
+        return {image_name(place): place}
     files = _Files(place)
-    masks = _single(files.seg) | _single(files.saved) | _single(files.ours)
-    return masks or _single(files.images)
-
-
-def find_annotated_masks(folder: Path) -> dict[str, Path]:
-    """Masks of an experiment's annotated images, by name: ours, or those of Cellpose."""
-    files = _Files(_shots(folder))
-    return _single(files.ours or files.saved)
+    return _single(files.masks or files.images)
 
 
 def find_results(folder: Path) -> dict[str, Path]:
     """Masks of an experiment's results, by name: a correction comes before what a model gave."""
     places = [folder / SEGMENTED, folder / CORRECTED]
     files = [file for place in places for file in natsorted(place.rglob(f"*{MASKS}.tif"), str)]
-    return {label_name(file): file for file in files}
+    return {image_name(file): file for file in files}
 
 
 def find_cell_lists(folder: Path) -> list[Path]:
@@ -170,21 +147,12 @@ def find_cell_lists(folder: Path) -> list[Path]:
 def find_unsaved_corrections(folder: Path) -> list[str]:
     """Names of images with edits of their corrections that were never saved."""
     files = natsorted((folder / CORRECTED).glob(f".*{MASKS}.tif{EDITS}"), str)
-    return [label_name(Path(file.name[1:].removesuffix(EDITS))) for file in files]
+    return [image_name(Path(file.name[1:].removesuffix(EDITS))) for file in files]
 
 
 def find_models(folder: Path, ending: str = MODEL) -> list[Path]:
     """Models of an experiment, the newest first; with the ending `RUN` records of their runs."""
-    files = folder.glob(f"[!.]*{ending}")
-    return sorted(files, key=lambda file: (-file.stat().st_mtime, file.name))
-
-
-def find_free_name(folder: Path, wanted: str) -> str:
-    """Name for a model that no model, card or unfinished run of the folder has."""
-    name, number, endings = wanted, 2, (MODEL, ".json", CHECKPOINT, RUN)
-    while any((folder / f"{name}{ending}").exists() for ending in endings):
-        name, number = f"{wanted}-{number}", number + 1
-    return name
+    return sorted(folder.glob(f"[!.]*{ending}"), key=lambda one: (-one.stat().st_mtime, one.name))
 
 
 def results_path(source: Path, experiment: Path | None = None) -> Path:
@@ -196,7 +164,7 @@ def results_path(source: Path, experiment: Path | None = None) -> Path:
 
 def cells_path(masks: Path) -> Path:
     """List of the cells of a label file, whether it is there or not."""
-    return masks.with_name(label_name(masks) + CELLS)
+    return masks.with_name(image_name(masks) + CELLS)
 
 
 def edits_path(masks: Path) -> Path:
@@ -209,28 +177,18 @@ def parse_name(file_name: str) -> tuple[str, str]:
 
     It is an "image", or "img" where it is called so; "masks", "cp_masks", "seg"; "cells"; or "".
     """
-    stem, ending = _plain(file_name), Path(file_name).suffix.lower()
-    kinds = {".npy": r"(?:_img|\.ome)?_(seg)", ".csv": "(?:_img)?_(cells)"}
-    kinds |= dict.fromkeys(SUFFIXES, "_(img|cp_masks|masks)")
-    if ending in kinds and (match := re.fullmatch(f"(.*?){kinds[ending]}", stem, re.DOTALL)):
-        return match[2], match[1]
+    stem, ending = Path(file_name).stem.removesuffix(".ome"), Path(file_name).suffix.lower()
+    kinds = {".npy": "seg", ".csv": "cells"}
+    kinds |= dict.fromkeys(SUFFIXES, f"img|cp_masks|masks|{PICTURES}")
+    pattern = f"(.+?)(?:_img|[.]ome)*_({kinds.get(ending)})"
+    if ending in kinds and (match := re.fullmatch(pattern, stem, re.DOTALL)):
+        return "" if match[2] in PICTURES.split("|") else match[2], match[1]
     return ("image" if ending in SUFFIXES else "", stem)
 
 
-def label_name(file: Path) -> str:
-    """Name of the image that a label file belongs to."""
-    kind, name = parse_name(file.name)
-    return _plain(file.name) if kind == "img" else name
-
-
 def image_name(file: Path) -> str:
-    """Name of an image: that of its file without ``_img`` and ending."""
-    return _plain(file.name).removesuffix("_img")
-
-
-def _plain(file_name: str) -> str:
-    """File name without its ending, of which .ome.tif is one."""
-    return Path(file_name).stem.removesuffix(".ome")
+    """Name of the image that a file is or belongs to."""
+    return parse_name(file.name)[1]
 
 
 class _Files:
@@ -241,10 +199,16 @@ class _Files:
         there = folder.iterdir() if folder.is_dir() else ()
         for path in natsorted(there, key=lambda path: path.name):
             kind, name = parse_name(path.name)
-            if not path.name.startswith(".") and not _plain(path.name).endswith("_flows"):
+            if not path.name.startswith("."):
                 found.setdefault(kind, {}).setdefault(name, []).append(path)
-        self.images = found.get("img") or found.get("image", {})
-        self.ours, self.saved, self.seg = (found.get(k, {}) for k in ("masks", "cp_masks", "seg"))
+        img, image = found.get("img", {}), found.get("image", {})
+        names = natsorted(img.keys() | image.keys())
+        self.images = {name: img.get(name, []) + image.get(name, []) for name in names}
+        self.masks = found.get("seg", {}) | found.get("cp_masks", {}) | found.get("masks", {})
+        others = [(name, path) for name, files in found.get("", {}).items() for path in files]
+        self.unread = [path.name for _, path in others if path.suffix.lower()[1:] in UNREAD.split()]
+        alone = [path for name, path in others if name not in names]  # no image's picture
+        self.unread += [path.name for path in alone if path.suffix.lower() in SUFFIXES]
 
 
 def _parts(folder: Path) -> list[str]:
@@ -257,23 +221,15 @@ def _read_parts(folder: Path) -> list[tuple[str, _Files]]:
         remedy = "Check how it is written; on a server it is a folder of the server."
         raise DatasetError("there is no such folder", where=folder, remedy=remedy)
     parts = [(part, _Files(folder / part)) for part in _parts(folder)]
+    unread = ", ".join(name for _, files in parts for name in files.unread)
+    what = f"files that are not read as images: {unread}"
     if not any(files.images for _, files in parts):
-        remedy = "Name them NAME_img.png (or .tif, .jpg), in it or in its shot/ and query/."
-        raise DatasetError("there are no images", where=folder, remedy=remedy)
+        usual = "Name them NAME_img.png (or .tif, .jpg), in it or in its shot/ and query/."
+        what = f"there are no images{f', but {what}' if unread else ''}"
+        raise DatasetError(what, where=folder, remedy=CONVERT if unread else usual)
+    if unread:
+        warnings.warn(ScellsegWarning(what, where=folder, remedy=CONVERT), stacklevel=3)
     return parts
-
-
-def _pair(part: str, images: dict[str, Path], masks: dict[str, Path]) -> list[ImageFiles]:
-    """Images of one part with their masks."""
-    return [
-        ImageFiles(name, image, masks.get(name), part or (SHOT if name in masks else QUERY))
-        for name, image in images.items()
-    ]
-
-
-def _shots(folder: Path) -> Path:
-    """Folder of the annotated images: a new ``shot/`` would hide images that lie beside it."""
-    return folder if _parts(folder) == [""] and _Files(folder).images else folder / SHOT
 
 
 def _single(found: dict[str, list[Path]]) -> dict[str, Path]:
@@ -282,10 +238,3 @@ def _single(found: dict[str, list[Path]]) -> dict[str, Path]:
         what = f"files of the same name: {', '.join(path.name for path in twice)}"
         raise DatasetError(what, where=twice[0].parent, remedy="Keep one of each.")
     return {name: path for name, (path,) in found.items()}
-
-
-def _name_as_beside(folder: Path, file: Path, usual: str) -> Path:
-    """File for an image in a folder: ``*_img`` as those beside it, or not; `usual` without any."""
-    beside = [image for files in _Files(folder).images.values() for image in files]
-    mark = usual if not beside else "_img" if _plain(beside[0].name).endswith("_img") else ""
-    return folder / f"{image_name(file)}{mark}{file.name.removeprefix(_plain(file.name))}"

@@ -332,8 +332,6 @@ class AnnotatePanel(ipywidgets.VBox):
             self.message.fail("\n".join(problems[:NAMED]) + others)
 
     def _on_saved(self) -> None:
-        if self.path is not None:
-            Experiment(self.path).adopt_masks()
         self._refresh()
         self._say_where()
 
@@ -361,7 +359,7 @@ class AnnotatePanel(ipywidgets.VBox):
 
     def _show_state(self) -> None:
         is_open = bool(self.correcting or self.current)
-        is_query = self.current is not None and self.current.is_query
+        is_query = self.current is not None and self.current.image.parent.name == layout.QUERY
         forms.show(self.suggest, is_open and self._on_suggest is not None)
         forms.show(self.learn, bool(self.correcting) or is_query)
         forms.show(self.replace, False)
@@ -382,7 +380,7 @@ class AnnotatePanel(ipywidgets.VBox):
         if corrections := ", ".join(layout.find_unsaved_corrections(self.path)):
             said.append(f"Corrections that were not saved: {corrections}.")
             said.append("Go there by Segment, Correct it.")
-        if self.current.is_query:
+        if self.current.image.parent.name == layout.QUERY:
             said.append("This one is to be segmented: its cells serve to check what a model finds.")
         self.message.tell(" ".join(said))
 

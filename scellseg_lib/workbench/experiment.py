@@ -168,18 +168,6 @@ class Experiment:
 
     folder: Path
 
-    def adopt_masks(self) -> None:
-        """Write masks of other programs as ours too, in each folder that has some of ours.
-
-        One of ours would hide theirs, see `layout.find_samples`. Damaged ones are left alone.
-        """
-        images = layout.list_images(self.folder)
-        homes = {one.image.parent for one in images if one.is_ours}
-        for one in images:
-            if one.masks is not None and not one.is_ours and one.image.parent in homes:
-                with suppress(ScellsegError, OSError):
-                    write_labels(one.own_masks, read_masks(one.masks))
-
     def take(self, name: str, content: bytes) -> Path:
         """Write a file that was dropped on the page into the folder; return its image.
 
@@ -346,9 +334,10 @@ class Experiment:
             names = ("round", "shots", "shot_cells")
             return {name: int(of_these[name].iloc[-1]) for name in names}
         counts = []
-        for file in layout.find_annotated_masks(self.folder).values():
+        for one in layout.list_images(self.folder):
             with suppress(ScellsegError):  # a damaged shot does not cost the correction
-                counts.append(int(np.count_nonzero(np.unique(read_pixels(file)))))
+                if one.masks and one.split == layout.SHOT:
+                    counts.append(int(read_masks(one.masks).max()))
         last = int(table["round"].max()) if len(table) else 0
         return {"round": last + 1, "shots": len(counts), "shot_cells": sum(counts)}
 
@@ -526,7 +515,7 @@ def list_results(
     )
     made = *((model, offered.key) if is_ours else (None, "")), record.get("weights", ""), settings
     return [
-        SegmentedImage(layout.label_name(masks), image, masks, *made)
+        SegmentedImage(layout.image_name(masks), image, masks, *made)
         for image, masks in files
         if masks.exists()
     ]

@@ -189,7 +189,7 @@ class FinetuneRun(BaseModel):
     def _save(self, tuned: Model) -> Path:
         file = self.file(layout.MODEL)
         if file.exists() and not self.overwrite:  # it came while this learnt
-            free = layout.find_free_name(self.folder, self.name)
+            free = find_free_name(self.folder, self.name)
             file = self.folder / f"{free}{layout.MODEL}"
         tuned.save(file)
         self._forget()
@@ -211,6 +211,14 @@ def find_runs(folder: Path) -> list[FinetuneRun]:
         except (ScellsegError, OSError, TypeError, ValueError):
             continue  # no record of ours
     return found
+
+
+def find_free_name(folder: Path, wanted: str) -> str:
+    """Name for a model that no model, card or unfinished run of the folder has."""
+    name, number, endings = wanted, 2, (layout.MODEL, ".json", layout.CHECKPOINT, layout.RUN)
+    while any((folder / f"{name}{ending}").exists() for ending in endings):
+        name, number = f"{wanted}-{number}", number + 1
+    return name
 
 
 class FinetunePanel(ipywidgets.VBox):
@@ -409,7 +417,7 @@ class FinetunePanel(ipywidgets.VBox):
         if self.found and not self.run and self.name.value in ("", self._proposed):
             kind = start.card.architecture if start.card and not start.is_own else "tuned"
             wanted = re.sub(r"[^\w.-]", "_", self.found.folder.name).strip("._-") or "my"
-            self._proposed = layout.find_free_name(self.found.folder, f"{wanted}-{kind}")
+            self._proposed = find_free_name(self.found.folder, f"{wanted}-{kind}")
             self.name.value = self._proposed
 
     def choose(self) -> FinetuneRun | None:

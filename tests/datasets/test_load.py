@@ -40,14 +40,14 @@ def write(folder: Path, *names: str) -> Path:
 LAYOUT = "shot/w10_img.png shot/w10_masks.png shot/w9_img.tif shot/w9_masks.png "
 LAYOUT += "query/w11_img.png query/w2_img.png query/w2_masks.tif query/notes_gfp.png"
 SPLITS = [
-    (LAYOUT, "w9:shot w10:shot w2:query w11:query"),
+    (LAYOUT, "w9:shot w10:shot notes_gfp:query w2:query w11:query"),
     ("a_img.png a_masks.png b_img.png c_img.TIF a_flows.tif", "a:shot b:query c:query"),
     ("w2.tif w10.ome.tif w2_masks.png w2_flows.tif .x.png", "w2:shot w10:query"),
-    # Masks that Cellpose has saved count where there are no others, then its own files.
+    # Of each image its masks; if it has none those that Cellpose has saved, then its own file.
     ("a.png b.png a_cp_masks.png", "a:shot b:query"),
-    ("a.png b.png a_cp_masks.png b_masks.png", "a:query b:shot"),
+    ("a.png b.png a_cp_masks.png b_masks.png", "a:shot b:shot"),
     ("a.png b.ome.tif c.png a_seg.npy b.ome_seg.npy .c_seg.npy", "a:shot b:shot c:query"),
-    ("a.png b.png c.png a_seg.npy a.ome_seg.npy c_cp_masks.png", "a:query b:query c:shot"),
+    ("a.png b.png c_img.png a_seg.npy a_masks.png c_cp_masks.png", "a:shot b:query c:shot"),
     ("query/a_img.png query/a_img_seg.npy", "a:query"),
 ]
 

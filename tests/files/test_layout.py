@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from scellseg_lib.errors import DatasetError
 from scellseg_lib.files import layout
+from scellseg_lib.workbench.finetune import find_free_name
 
 
 def make(folder: Path, *names: str) -> Path:
@@ -26,10 +26,10 @@ NAMES = [
     ("image", "A", "A.tif"),
     ("img", "A", "A_img.PNG A_img.ome.tif"),
     ("masks", "A", "A_masks.tif"),
-    ("cp_masks", "A", "A_cp_masks.png"),
+    ("cp_masks", "A", "A_cp_masks.png A_img_cp_masks.png A.ome_cp_masks.png"),
     ("seg", "A", "A_seg.npy A_img_seg.npy A.ome_seg.npy"),
     ("cells", "A", "A_cells.csv A_img_cells.csv"),
-    ("", "A", "A.csv A.npy"),
+    ("", "A", "A.csv A.npy A.czi A_flows.tif A.ome_cp_output.png"),
     ("", "A_masks", "A_masks.pdf"),
 ]
 
@@ -51,6 +51,13 @@ LISTED = [
      ["shot/B.png", None, "shot/B_masks.tif", "shot"],
      ["query/A.png", "query/A_masks.tif", "query/A_masks.tif", "query"]),
     (["A.png", "A.tif"], ["A.png", None, "A_masks.tif", "query"]),
+    (["A.tif", "A_masks.tif", "B.tif", "B_seg.npy", "C_img.tif", "C_img_cp_masks.png"],
+     ["A.tif", "A_masks.tif", "A_masks.tif", "shot"], ["B.tif", "B_seg.npy", "B_masks.tif", "shot"],
+     ["C_img.tif", "C_img_cp_masks.png", "C_masks.tif", "shot"]),
+    (["A.tif", "A_img.tif"], ["A_img.tif", None, "A_masks.tif", "query"]),
+    (["A.ome.tif", "A.ome_cp_masks.png", "A_cp_output.png", "A.ome_outlines.png", "A_flows.tif",
+      "A_cp_outlines.txt", "A_overlay.png", "A_dP.tif"],
+     ["A.ome.tif", "A.ome_cp_masks.png", "A_masks.tif", "shot"]),
 ]  # fmt: skip
 
 
@@ -60,10 +67,8 @@ def test_images_are_listed_with_their_masks(tmp_path, case):
     found = layout.list_images(make(tmp_path, *names))
     shown = [[*relative(tmp_path, o.image, o.masks, o.own_masks), o.split] for o in found]
     assert shown == images
-    assert [one.is_ours for one in found] == [masks == own for _, masks, own, _ in images]
     for one in found:
         assert layout.experiment_of(one.image) == tmp_path
-        assert one.is_query == (one.image.parent.name == "query")
 
 
 def test_what_lies_beside_masks(tmp_path):
@@ -76,52 +81,33 @@ def test_what_lies_beside_masks(tmp_path):
 
 # Files of a folder, an image; where it goes, and its masks, as an annotated one.
 SHOTS = [
-    (["shot/A_img.tif", "shot/A_masks.png"], "query/B.png", "shot/B_img.png", "shot/B_masks.tif"),
+    (["shot/A_img.tif", "shot/A_masks.png"], "query/B.png", "shot/B.png", "shot/B_masks.tif"),
     (["shot/A_img.tif", "shot/A_masks.png"], "query/A.tif", "shot/A_img.tif", "shot/A_masks.png"),
-    (["shot/A.tif", "shot/A_masks.tif"], "query/B_img.tif", "shot/B.tif", "shot/B_masks.tif"),
-    (["shot/A.tif", "shot/A_cp_masks.tif"], "query/B.tif", "shot/B.tif", "shot/B_cp_masks.tif"),
+    (["shot/B.tif", "shot/B_cp_masks.tif"], "query/B.tif", "shot/B.tif", "shot/B_masks.tif"),
+    (["shot/A_img.tif", "shot/A_seg.npy"], "B.tif", "shot/B.tif", "shot/B_masks.tif"),
     (["A.tif", "B.tif", "A_masks.tif"], "B.tif", "B.tif", "B_masks.tif"),
     (["B.tif", "B_seg.npy"], "B.tif", "B.tif", "B_masks.tif"),
-    (["query/B.ome.tif"], "query/B.ome.tif", "shot/B_img.ome.tif", "shot/B_masks.tif"),
-    ([], "B.tif", "shot/B_img.tif", "shot/B_masks.tif"),
+    (["query/B.ome.tif"], "query/B.ome.tif", "shot/B.ome.tif", "shot/B_masks.tif"),
+    ([], "B_img.tif", "shot/B_img.tif", "shot/B_masks.tif"),
 ]
 
 
 @pytest.mark.parametrize(("names", "image", "copy", "masks"), SHOTS)
-def test_an_image_is_put_among_the_annotated_ones_as_they_are_called(
-    tmp_path, names, image, copy, masks
-):
+def test_where_an_image_is_put_among_the_annotated_ones(tmp_path, names, image, copy, masks):
     found = layout.place_shot(make(tmp_path, *names), tmp_path / image)
     assert relative(tmp_path, *found) == [copy, masks]
 
 
-def test_masks_of_ours_would_hide_those_of_seg_files(tmp_path):
-    make(tmp_path, "shot/A_img.tif", "shot/A_seg.npy")
-    with pytest.raises(DatasetError, match=r"_seg\.npy files, which masks of ours would hide"):
-        layout.place_shot(tmp_path, tmp_path / "B.tif")
-
-
-# Files of a folder, a new image, where it goes.
-NEW = [
-    ([], "A.tif", "A.tif"),
-    ([], "A_img.tif", "A_img.tif"),
-    (["B.tif"], "A_img.png", "A.png"),
-    (["B_img.tif"], "A.ome.tif", "A_img.ome.tif"),
-    (["shot/B_img.tif"], "A.tif", "query/A.tif"),
-    (["query/B_img.tif"], "A.tif", "query/A_img.tif"),
-]
-
-
-@pytest.mark.parametrize(("names", "new", "place"), NEW)
-def test_no_new_image_hides_the_others(tmp_path, names, new, place):
-    assert layout.place_image(make(tmp_path, *names), new) == tmp_path / place
+@pytest.mark.parametrize("there", ["B.tif", "shot/B.tif", "query/B_img.tif"])
+def test_where_a_new_image_is_put(tmp_path, there):
+    place = layout.place_image(make(tmp_path, there), "A.ome.tif")
+    assert place == tmp_path / ("A.ome.tif" if there == "B.tif" else "query/A.ome.tif")
 
 
 def test_results_lists_and_corrections_of_an_experiment(tmp_path):
     make(tmp_path, *(f"segmented/{name}_masks.tif" for name in ("A", "B", "plate/C")))
     make(tmp_path, "corrected/B_masks.tif", "corrected/.D_masks.tif.edits", "corrected/B_cells.csv")
     make(tmp_path, "shot/A_cells.csv", "segmented/A_cells.csv", "A_cells.csv")
-    make(tmp_path, "shot/A_masks.tif", "shot/B_cp_masks.tif")
     assert relative(tmp_path, *layout.find_results(tmp_path).values()) == [
         "segmented/A_masks.tif", "corrected/B_masks.tif", "segmented/plate/C_masks.tif",
     ]  # fmt: skip
@@ -129,9 +115,6 @@ def test_results_lists_and_corrections_of_an_experiment(tmp_path):
         "A_cells.csv", "shot/A_cells.csv", "corrected/B_cells.csv",
     ]  # fmt: skip
     assert layout.find_unsaved_corrections(tmp_path) == ["D"]
-    assert relative(tmp_path, *layout.find_annotated_masks(tmp_path).values()) == [
-        "shot/A_masks.tif"
-    ]
 
 
 def test_the_experiment_of_a_file(tmp_path):
@@ -160,5 +143,5 @@ def test_models_and_their_runs(tmp_path):
     run.touch()
     assert layout.find_models(tmp_path, layout.RUN) == [run]
     assert run.name == "new.b.checkpoint.json"
-    names = {name: layout.find_free_name(tmp_path, name) for name in ("a", "c", "old", "new.b")}
+    names = {name: find_free_name(tmp_path, name) for name in ("a", "c", "old", "new.b")}
     assert names == {"a": "a", "c": "c-2", "old": "old-2", "new.b": "new.b-2"}

@@ -165,7 +165,7 @@ def test_masks_of_cellpose_are_opened_and_never_overwritten(tmp_path: Path):
     write_labels(home / "cell1_cp_masks.png", squares((2, 2)))
     write_seg(home / "cell2_seg.npy", TWO)
     before = files(home)
-    assert usable(home) == [("cell1", 1)]  # its _cp_masks hide its own _seg.npy
+    assert usable(home) == [("cell1", 1), ("cell2", 2)]
     panel = AnnotatePanel(home)
     assert marks(panel) == DONE + DONE + OPEN
     choose(panel, "cell2")
