@@ -88,12 +88,12 @@ class _Reader(_Unpickler):
         "numpy dtype": _Dtype,
         "multiarray _reconstruct": lambda *_: np.empty(0),
         "multiarray scalar": lambda kind, raw: _fill(np.empty(0), (), kind, False, raw),
-        "pathlib PosixPath": lambda *parts: parts,
-        "pathlib WindowsPath": lambda *parts: parts,
+        "path": lambda *parts: parts,
     }
 
     def find_class(self, module: str, name: str) -> Any:
-        wanted = f"{re.sub('^numpy[.]_?core[.]', '', module)} {name}"
+        wanted = re.sub("^numpy[.]_?core[.]", "", f"{module} {name}")
+        wanted = re.sub("^pathlib([.]_local)? (Pure)?(Posix|Windows)Path$", "path", wanted)
         if wanted not in self.known:
             raise ValueError(f"it asks for {f'{module} {name}'[:80]!r}")
         return self.known[wanted]
