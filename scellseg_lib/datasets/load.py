@@ -101,7 +101,7 @@ def load_folder(
         Sample(
             found.name,
             partial(read_image, found.image, channels=channels, **reading),
-            partial(read_masks, found.masks) if found.masks else None,
+            partial(read_masks, found.masks, page=reading.get("page")) if found.masks else None,
             found.split,
         )
         for found in find_samples(folder)

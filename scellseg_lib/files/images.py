@@ -5,28 +5,35 @@ leaves open, such as the meaning of the pages of a plain TIFF, is asked for and 
 """
 
 import hashlib
+import os
+import re
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
-import cv2
 import imagecodecs
 import numpy as np
 import tifffile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from skimage.measure import label
 from skimage.segmentation import relabel_sequential
 
 from scellseg_lib import errors
 from scellseg_lib.atomic import whole
 from scellseg_lib.errors import AxesNeeded, ChannelsNeeded, ImageError, ScellsegError
+from scellseg_lib.files.layout import CONVERT
 from scellseg_lib.files.seg_npy import read_seg
 from scellseg_lib.samples import INT64_MAX, as_labels
 
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two are BigTIFF
 _PNG, _JPEG, _NUMPY = b"\x89PNG", b"\xff\xd8\xff", b"\x93NUM"
 _DAMAGED = "Fetch or export the file again."
+# Where tifffile warns in its log that it leaves pages out, or makes them up.
+_GRAVE = re.compile(r"> (\w+ series|LSM file|MMStack (series|is missing)|<asarray>)")
 
 
 def read_pixels(
@@ -52,19 +59,18 @@ def read_pixels(
         if signature in _TIFF:
             pixels = _read_tiff(path, axes, page)
         elif signature == _PNG:
+            _check_count(PngImageFile(path).size)
             pixels = imagecodecs.png_decode(path.read_bytes())
             if pixels.shape[2:] in ((2,), (4,)):  # the last is alpha by PNG's definition
                 pixels = pixels[..., :-1]
         elif signature.startswith(_JPEG):
-            data = path.read_bytes()
-            # The decoder fills what is missing with grey: only the end marker shows a cut file.
-            if data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
-                raise ImageError("the file is cut off", remedy=_DAMAGED)
-            pixels = imagecodecs.jpeg8_decode(data)
-            if pixels.shape[2:] == (4,):
+            header = JpegImageFile(path)
+            _check_count(header.size)
+            pixels = np.asarray(header)  # an error if it is cut, where other decoders fill in grey
+            if header.mode == "CMYK":
                 raise ImageError("CMYK colours are not intensities", remedy="Export as RGB.")
         else:
-            raise ImageError("this is not a PNG, TIFF or JPEG file", remedy="Export it as TIFF.")
+            raise ImageError("this is not a PNG, TIFF or JPEG file", remedy=CONVERT)
         if pixels.size == 0 or pixels.dtype.kind not in "buif":
             what = f"pixels of type {pixels.dtype} and shape {pixels.shape} are not supported"
             raise ImageError(what, remedy="Export it as integers or real floats.")
@@ -89,56 +95,79 @@ def read_image(
     is not there. ImageError if values are not finite as float32.
     """
     stack = np.atleast_3d(read_pixels(path, **reading))
-    count = stack.shape[2]
-    names = ["red", "green", "blue", *map(str, range(3, count))][:count]
+    names = ["red", "green", "blue", *map(str, range(3, stack.shape[2]))][: stack.shape[2]]
     if channels is None:
         if not np.array_equal(stack[..., 1:], stack[..., :-1], equal_nan=True):
-            what = f"the image has {count} channels that differ, and none is named"
+            what = f"the image has {len(names)} channels that differ, and none is named"
             raise ChannelsNeeded(what, names, where=path)
         channels = ("0", "none")
     if len(channels) != 2 or channels[0] == "none":
         what = f"channels {channels!r} do not name a plane to segment and a nucleus plane"
-        remedy = 'Give two names, such as ("gray", "none") or ("green", "red").'
-        raise ImageError(what, where=path, remedy=remedy)
-    known = {name: k for k, name in enumerate(names)} | {str(k): k for k in range(count)}
+        raise ChannelsNeeded(what, names, where=path)
+    known = {called: k for k, name in enumerate(names) for called in (name, str(k))}
     image = np.zeros((2, *stack.shape[:2]), np.float32)
     for name, plane in zip(channels, image, strict=True):
-        if name not in (*known, "gray", "none"):
-            what = f"channel {name!r} was asked for, the image has {count}"
-            raise ChannelsNeeded(what, names, where=path)
         with np.errstate(over="ignore"):  # what overflows is counted below
             if name == "gray":
                 plane[:] = stack.mean(axis=2, dtype=np.float64)
-            elif name != "none":
+            elif name in known:
                 plane[:] = stack[..., known[name]]
+            elif name != "none":
+                what = f"channel {name!r} was asked for, the image has {len(names)}"
+                raise ChannelsNeeded(what, names, where=path)
     if bad := int(np.count_nonzero(~np.isfinite(image))):
         what = f"{bad} pixels are NaN, infinite or beyond the range of float32"
-        remedy = "Replace them, for example by the background's value."
-        raise ImageError(what, where=path, remedy=remedy)
+        raise ImageError(what, where=path, remedy="Replace them, by the background for example.")
     return image
 
 
-def read_masks(path: str | PathLike[str]) -> np.ndarray:
-    """Read a label image, or the masks of Cellpose's ``_seg.npy``: int32[H, W], see `relabel`."""
-    signature = _read_signature(Path(path))
+def read_masks(path: str | PathLike[str], *, page: int | None = None) -> np.ndarray:
+    """Read a label image, or the masks of Cellpose's ``_seg.npy``: int32[H, W], see `relabel`.
+
+    The labels of an indexed PNG are its indices. ``page``, that of the image, is read of several.
+    """
+    path = Path(path)
+    signature = _read_signature(path)
+    if signature == _NUMPY:
+        return relabel(read_seg(path)["masks"], where=path)
     if signature.startswith(_JPEG):
         raise ImageError("JPEG does not keep labels", where=path, remedy="Save them as PNG.")
-    is_seg = signature == _NUMPY
-    return relabel(read_seg(Path(path))["masks"] if is_seg else read_pixels(path), where=path)
+    try:
+        masks = read_pixels(path)
+    except AxesNeeded:
+        if page is None:
+            raise
+        masks = read_pixels(path, page=page)
+    if masks.ndim == 3 and signature == _PNG:
+        indices = np.asarray(PngImageFile(path))  # of what is no indexed PNG colours
+        masks = indices if indices.ndim == 2 else masks
+    return relabel(masks, where=path)
 
 
 def relabel(masks: np.ndarray, *, where: str | PathLike[str] | None = None) -> np.ndarray:
-    """Check labels and number them 1 to n without gaps, in their old order: int32[H, W]."""
+    """Check labels and number them 1 to n without gaps, in their old order: int32[H, W].
+
+    Warns of labels in pieces, as classes and binary masks have them, and of a labelled background.
+    """
     masks = as_labels(masks, where, largest=INT64_MAX)
-    contiguous = relabel_sequential(masks)[0].astype(np.int32)
-    if contiguous.max() == 1:
-        pieces = cv2.connectedComponents(contiguous.astype(np.uint8))[0] - 1
-        if pieces > 1:
-            what = f"one label in {pieces} pieces counts as one cell"
-            remedy = "Number the cells if this is a binary mask."
-            doubt = errors.ScellsegWarning(what, where=where or "masks", remedy=remedy)
-            warnings.warn(doubt, stacklevel=2)
-    return contiguous
+    contiguous, _, old = relabel_sequential(masks)
+    pieces = label(masks, connectivity=2)
+    owners, areas = np.zeros(pieces.max() + 1, np.int64), np.bincount(pieces.ravel())
+    owners[pieces] = contiguous
+    largest = np.zeros(contiguous.max() + 1)
+    np.maximum.at(largest, owners, areas)
+    counts = np.bincount(owners[areas >= largest[owners] / 10])[1:]  # stray pixels are no cells
+    split = [f"label {old[k]} in {n}" for k, n in enumerate(counts, 1) if n > 1]
+    around, what = {*masks[0]} & {*masks[-1]} & {*masks[:, 0]} & {*masks[:, -1]} - {0}, ""
+    if split:
+        what = f"{len(split)} of {len(counts)} labels lie in pieces: {', '.join(split[:3])}"
+    elif around and (len(counts) > 1 or masks.all()):
+        what = f"label {min(around)} reaches all edges of the image"
+    if what:
+        remedy = "Each label counts as one cell: number the cells, on 0, if it stands for a class."
+        doubt = errors.ScellsegWarning(what, where=where or "masks", remedy=remedy)
+        warnings.warn(doubt, stacklevel=2)
+    return contiguous.astype(np.int32)
 
 
 def write_labels(path: str | PathLike[str], masks: np.ndarray) -> None:
@@ -154,8 +183,9 @@ def write_labels(path: str | PathLike[str], masks: np.ndarray) -> None:
         if suffix == ".png":
             scratch.write_bytes(imagecodecs.png_encode(labels))
         else:
-            look: Any = {"compression": "zlib", "photometric": "minisblack", "ome": False}
-            tifffile.imwrite(scratch, labels, **look)
+            tifffile.imwrite(
+                scratch, labels, compression="zlib", photometric="minisblack", ome=False
+            )
 
 
 @contextmanager
@@ -179,47 +209,70 @@ def pixel_hash(pixels: np.ndarray) -> str:
 def _read_signature(path: Path) -> bytes:
     """First four bytes of a file, by which its format is known."""
     try:
+        if path.exists() and not path.is_file():
+            raise ImageError("a folder, pipe or device is no file", where=path, remedy="Give one.")
         with path.open("rb") as file:
             signature = file.read(4)
-    except OSError as error:
-        what = f"the file cannot be read ({error.strerror})"
+    except (OSError, ValueError) as error:
+        what = f"the file cannot be read ({getattr(error, 'strerror', error)})"
         raise ImageError(what, where=path, remedy="Check the path.") from error
     if not signature:
         raise ImageError("the file is empty (0 bytes)", where=path, remedy=_DAMAGED)
     return signature
 
 
+def _check_count(shape: tuple[int, ...]) -> None:
+    """Refuse an image before it asks for more memory than there may be."""
+    limit, asked = float(os.environ.get("SCELLSEG_MEGAPIXELS") or 400), np.prod(shape) / 1e6
+    if asked > limit:
+        remedy = "Crop it, or set the environment variable SCELLSEG_MEGAPIXELS if memory allows it."
+        raise ImageError(
+            f"{asked:.0f} megapixels are more than the limit, {limit:g}", remedy=remedy
+        )
+
+
 def _read_tiff(path: Path, axes: str | None, page: int | None) -> np.ndarray:
     """Decode the one image of a TIFF to [H, W] or [H, W, C], without alpha."""
-    with tifffile.TiffFile(path) as tiff:
+
+    def heed(record: Any) -> Any:
+        if record.levelname == "ERROR" or _GRAVE.search(record.getMessage()):
+            raise ValueError(record.getMessage())
+
+    with ExitStack() as closing:
+        tifffile.logger().addFilter(heed)
+        closing.callback(tifffile.logger().removeFilter, heed)
+        tiff = closing.enter_context(tifffile.TiffFile(path))
         count, series = len(tiff.pages), tiff.series
-        if not count:
-            raise ValueError("there is no image in it")
-        if page is None and len(series) != 1:
+        if page is None and len(series) > 1:
             shapes = ", ".join(str(one.shape) for one in series)
             raise AxesNeeded(f"the file holds {len(series)} images ({shapes})", count)
         if page is not None and not 0 <= page < count:
             raise AxesNeeded(f"there is no page {page}, the file has {count}", count)
         chosen: Any = series[0] if page is None else tiff.pages[page]
-        if page is None and any(part is None for part in chosen.pages):
-            remedy = "Put the files that belong to it into the same folder."
-            raise ImageError("parts of the image are missing", remedy=remedy)
-        pixels, extra_samples = chosen.asarray(), chosen.keyframe.extrasamples
-        axes = chosen.axes if axes is None else axes.upper()
+        planes, known = [*chosen.pages] if page is None else [chosen], chosen.keyframe
+        _check_count(chosen.shape)
+        if page is None and 1 < count != chosen.size / known.size:
+            raise ValueError(f"it has {count} pages, but tells of an image of {chosen.shape}")
+        for one in planes:
+            starts, lengths = np.array(one.dataoffsets), np.array(one.databytecounts)
+            if min(*starts, *lengths) < 1 or max(starts + lengths) > one.parent.filehandle.size:
+                raise ValueError("pixels are missing, the file may be cut off")
+        pixels, axes = chosen.asarray(), chosen.axes if axes is None else axes.upper()
     if not set("YX") <= set(axes) or len(axes) != pixels.ndim or len(set(axes)) != len(axes):
         what = f"axes {axes!r} do not name the axes of an image of shape {pixels.shape}"
         raise AxesNeeded(what, count)
-    lengths = dict(zip(axes, pixels.shape, strict=True))
-    several = [axis for axis, length in lengths.items() if length > 1 and axis not in "YX"]
+    kept = [k for k, axis in enumerate(axes) if axis in "YX" or pixels.shape[k] > 1]
+    axes, pixels = "".join(axes[k] for k in kept), pixels.reshape([pixels.shape[k] for k in kept])
+    several = [axis for axis in axes if axis not in "YX"]
     if several not in ([], ["C"], ["S"]):
         what = "the file does not say what its pages are"
         for axis, kind in (("T", "time series"), ("Z", "z-stack")):
             what = f"a 2D image is needed, this is a {kind}" if axis in several else what
-        size = " x ".join(f"{axis} {length}" for axis, length in lengths.items())
+        size = " x ".join(
+            f"{axis} {length}" for axis, length in zip(axes, pixels.shape, strict=True)
+        )
         raise AxesNeeded(f"{what} ({size})", count)
-    order = [axes.index(axis) for axis in ("Y", "X", *several)]
-    single = [k for k in range(len(axes)) if k not in order]  # of length 1
-    pixels = pixels.transpose([*order, *single])[(..., *[0] * len(single))]
+    pixels = tifffile.transpose_axes(pixels, axes, "".join(["YX", *several]))
     # Of ExtraSamples, 1 and 2 are associated and unassociated alpha.
-    alpha = sum(sample in (1, 2) for sample in extra_samples) if several == ["S"] else 0
+    alpha = sum(sample in (1, 2) for sample in known.extrasamples) if several == ["S"] else 0
     return pixels[..., :-alpha] if alpha else pixels
