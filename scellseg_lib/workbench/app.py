@@ -35,6 +35,7 @@ USED = "The thresholds are those that you have found under 4 Inspect. Press Segm
 NOTEBOOK = paths.REPOSITORY / "notebooks" / "fig6_workbench.ipynb"
 FOLDER = "SCELLSEG_FOLDER"
 """Variable that names the folder which the workbench opens with."""
+POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; frame-ancestors 'self'"
 IDLE_HOURS = 12
 """After which the kernel of a page that was closed is ended: a reload begins a new one."""
 
@@ -207,12 +208,36 @@ def make_example(folder: Path) -> Path:
 def serve(arguments: list[str]) -> None:
     """Serve the workbench by Voila, for this machine alone and by a token, until it is stopped.
 
-    The arguments are a folder to open, if any, then options of Voila, such as ``--no-browser``.
+    It answers under this machine's names alone (but where an option gives another address), gives
+    its files too only to who has logged in, and its pages load nothing from elsewhere. The
+    arguments are a folder to open, if any, then options of Voila, such as ``--no-browser``.
     """
+    from tornado.routing import HostMatches
+    from tornado.web import HTTPError, StaticFileHandler
     from voila.app import Voila
+
+    def guard(files: type[StaticFileHandler]) -> type[StaticFileHandler]:
+        class Guarded(files):  # type: ignore[misc, valid-type]
+            def prepare(self) -> None:
+                if self.settings["identity_provider"].get_user_cookie(self) is None:
+                    raise HTTPError(403)
+
+        return Guarded
+
+    class Served(Voila):  # type: ignore[misc]
+        def init_settings(self) -> dict[str, Any]:
+            return super().init_settings() | {"headers": {"Content-Security-Policy": POLICY}}
+
+        def init_handlers(self) -> list[Any]:
+            rules = [
+                (path, guard(one) if issubclass(one, StaticFileHandler) else one, *options)
+                for path, one, *options in super().init_handlers()
+            ]
+            own = r"127\.0\.0\.1|localhost|\[::1\]" if self.ip == "127.0.0.1" else ".*"
+            return [(HostMatches(own), rules)]
 
     if arguments and not arguments[0].startswith("-"):
         os.environ[FOLDER] = str(Path(arguments.pop(0)).expanduser().resolve())
     own = ["--Voila.ip=127.0.0.1", "--Voila.auto_token=True"]
     own += [f"--MappingKernelManager.cull_idle_timeout={IDLE_HOURS * 3600}"]
-    Voila.launch_instance([str(NOTEBOOK), *own, *arguments])
+    Served.launch_instance([str(NOTEBOOK), *own, *arguments])

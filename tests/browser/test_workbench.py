@@ -299,9 +299,13 @@ def test_a_page_that_is_reloaded_offers_the_edits_that_were_not_saved(
             assert address.startswith("http://127.0.0.1:")
             page = browser.new_page(viewport={"width": 1440, "height": 1000})
             page.set_default_timeout(PAGE_MILLISECONDS)
-            page.goto(address.split("?")[0])
+            own = address.split("?")[0]
+            page.goto(own)
             assert "login" in page.url
-            page.goto(address)
+            assert page.request.get(f"{own}voila/files/any.png").status == 403
+            assert page.request.get(own, headers={"Host": "evil.example"}).status == 404
+            policy = page.goto(address).headers["content-security-policy"]
+            assert policy.startswith("default-src 'self'")  # nothing comes from elsewhere
             reload_what_is_drawn(NotebookPage(server, page, truth.folder, is_lab=False), truth)
             page.context.close()
         finally:
