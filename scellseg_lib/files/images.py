@@ -32,8 +32,7 @@ from scellseg_lib.samples import INT64_MAX, as_labels
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two are BigTIFF
 _PNG, _JPEG, _NUMPY = b"\x89PNG", b"\xff\xd8\xff", b"\x93NUM"
 _DAMAGED = "Fetch or export the file again."
-# Where tifffile warns in its log that it leaves pages out, or makes them up.
-_GRAVE = re.compile(r"> (\w+ series|LSM file|MMStack (series|is missing)|<asarray>)")
+_MADE_UP = re.compile(r"> (\w+ series|LSM file|MMStack (series|is missing)|<asarray>)")
 
 
 def read_pixels(
@@ -232,10 +231,10 @@ def _check_count(shape: tuple[int, ...]) -> None:
 
 
 def _read_tiff(path: Path, axes: str | None, page: int | None) -> np.ndarray:
-    """Decode the one image of a TIFF to [H, W] or [H, W, C], without alpha."""
+    """Decode the one image of a TIFF to [H, W] or [H, W, C], without alpha; heed tifffile's log."""
 
     def heed(record: Any) -> Any:
-        if record.levelname == "ERROR" or _GRAVE.search(record.getMessage()):
+        if record.levelname == "ERROR" or _MADE_UP.search(record.getMessage()):
             raise ValueError(record.getMessage())
 
     with ExitStack() as closing:
@@ -251,7 +250,8 @@ def _read_tiff(path: Path, axes: str | None, page: int | None) -> np.ndarray:
         chosen: Any = series[0] if page is None else tiff.pages[page]
         planes, known = [*chosen.pages] if page is None else [chosen], chosen.keyframe
         _check_count(chosen.shape)
-        if page is None and 1 < count != chosen.size / known.size:
+        smaller = 0 if page is not None else sum(len(one.pages) for one in chosen.levels[1:])
+        if page is None and 1 < count - smaller != chosen.size / known.size:
             raise ValueError(f"it has {count} pages, but tells of an image of {chosen.shape}")
         for one in planes:
             starts, lengths = np.array(one.dataoffsets), np.array(one.databytecounts)

@@ -7,6 +7,7 @@ import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import imagecodecs
@@ -34,7 +35,7 @@ PLAIN: dict[str, Any] = {"photometric": "minisblack", "metadata": None}
 def tiff(pixels: np.ndarray, axes: str = "", **options: Any) -> bytes:
     file = io.BytesIO()
     how = PLAIN | ({"metadata": {"axes": axes}} if axes else {})
-    how |= {"photometric": "rgb"} if pixels.shape[-1] == 3 else {}
+    how |= {"photometric": "rgb"} if pixels.shape[2:] == (3,) else {}
     tifffile.imwrite(file, pixels, **how | options)
     return file.getvalue()
 
@@ -77,11 +78,17 @@ def png(width: int, height: int) -> bytes:
 
 
 def seg() -> bytes:
-    path = Path(os.environ.get("TMPDIR", "/tmp")) / f"{os.getpid()}_seg.npy"
-    write_seg(path, CELLS.astype(np.int32))
-    content = path.read_bytes()
-    path.unlink()
-    return content
+    with TemporaryDirectory() as folder:
+        write_seg(Path(folder, "a_seg.npy"), CELLS.astype(np.int32))
+        return Path(folder, "a_seg.npy").read_bytes()
+
+
+def pyramid() -> bytes:
+    file = io.BytesIO()
+    with tifffile.TiffWriter(file) as writer:
+        for step in (1, 2, 4):
+            writer.write(GREY[::step, ::step], tile=(16, 16), **PLAIN)
+    return file.getvalue()
 
 
 TILES = {"tile": (16, 16)}
@@ -90,6 +97,7 @@ WHOLE = {
     "strips": tiff(GREY, rowsperstrip=8),
     "tiles": tiff(GREY, **TILES),
     "BigTIFF": tiff(GREY, bigtiff=True, compression="lzw", **TILES),
+    "pyramid": pyramid(),
     "planes apart": tiff(np.moveaxis(COLOUR, 2, 0).copy(), photometric="rgb", rowsperstrip=8),
     "by Pillow": other(COLOUR, "TIFF", compression="tiff_lzw"),
     "ImageJ": tiff(PAIR, "CYX", imagej=True),
@@ -156,10 +164,6 @@ def test_a_damaged_file_gives_pixels_or_an_error_in_words(tmp_path, kind):
             np.testing.assert_array_equal(found, right)
 
 
-def pages(n: int, description: str, **options: Any) -> bytes:
-    return tiff(STACK[:n], description=description, **options)
-
-
 def ome(channels: int) -> str:
     return (
         '<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"><Image'
@@ -183,12 +187,13 @@ PIXELS: list[tuple[bytes, Any]] = [
     *((without(WHOLE["zlib tiles"], f"Tile{n}"), MISSING) for n in ("Offsets", "ByteCounts")),
     *((without(WHOLE["lzw strips"], f"Strip{n}"), MISSING) for n in ("Offsets", "ByteCounts")),
     (without(WHOLE["tiles"], "TileOffsets", 10**6), MISSING),
-    *((pages(3, IMAGEJ.format(n), **how), "damaged.*(3 pages|ImageJ|out of range)")
+    *((tiff(STACK[:3], description=IMAGEJ.format(n), **how), "3 pages|ImageJ|out of range")
       for n in (2, 5) for how in ({}, {"compression": "zlib"})),
-    *((pages(n, ome(c)), "damaged.*OME series (is missing 1 frame|expected)")
+    *((tiff(STACK[:n], description=ome(c)), "damaged.*OME series (is missing 1 frame|expected)")
       for n, c in ((1, 2), (3, 2), (2, 1), (2, 3))),
-    (pages(1, ome(2).replace("<TiffData/></Pixels>", OTHER_FILE)), "failed to read 'absent.ome"),
-    (pages(2, ome(2)), np.moveaxis(STACK[:2], 0, 2)),
+    (tiff(GREY, description=ome(2).replace("<TiffData/></Pixels>", OTHER_FILE)),
+     "failed to read 'absent.ome"),
+    (tiff(STACK[:2], description=ome(2)), np.moveaxis(STACK[:2], 0, 2)),
     (tiff(GREY, description='{"shape": ' + "[" * 99_999), "damaged"),
     (tiff(GREY, description=BOMB + "]><OME>&j;</OME>"), "damaged"),
     (tiff(GREY, description=b"\x81 of no alphabet"), GREY),
@@ -205,6 +210,10 @@ LABELS: list[tuple[bytes, Any]] = [
     *((tiff(CELLS.astype(kind) * by), CELLS) for kind, by in (
         ("u1", 9), ("u4", 10**9), ("i4", 5 * 10**8), ("u8", 2**60), ("i8", 2**60), ("f8", 2.0**60),
         ("f4", 2.0**30), ("f2", 2))),
+    (tiff(np.array([[0, 900, 900], [7, 0, 40_000]], "u2")), [[0, 2, 2], [1, 0, 3]]),
+    (tiff(np.array([[3, 3], [5, 9]], "u2")), [[1, 1], [2, 3]]),
+    (tiff(np.zeros((2, 2), "u1")), [[0, 0], [0, 0]]),
+    (WHOLE["_seg.npy"], CELLS),
     (tiff(CELLS.astype("u8") * 2**62), NO_LABELS),
     (tiff(CELLS.astype("f8") * 2.0**62), NO_LABELS),
     (tiff(CELLS - 1.0), NO_LABELS),

@@ -1,7 +1,6 @@
 """Files in every format and depth, and what is refused and why."""
 
 import csv
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from hypothesis.extra.numpy import arrays
 
 from scellseg_lib.errors import AxesNeeded, ChannelsNeeded, ImageError
 from scellseg_lib.files import images
-from scellseg_lib.files.seg_npy import write_seg
 
 RANDOM = np.random.default_rng(0)
 GREY, COLOUR, PAGES = (20, 30), (20, 30, 3), (3, 20, 30)
@@ -205,23 +203,6 @@ def test_planes_that_cannot_be(tmp_path, pixels, wanted, why):
 
 
 # --- masks -----------------------------------------------------------------------------------
-
-SPARSE = np.array([[0, 900, 900], [7, 0, 40000]], np.uint16)
-NUMBERED = [[0, 2, 2], [1, 0, 3]]
-READ: list[tuple[str, Callable[[Path], Any], Any]] = [
-    ("a.png", lambda path: write(path, SPARSE), NUMBERED),
-    ("a.tif", lambda path: write(path, SPARSE.astype(np.float32)), NUMBERED),
-    ("named_otherwise.png", lambda path: write_seg(path, SPARSE.astype(int)), NUMBERED),
-    ("no_background.tif", lambda path: write(path, np.array([[3, 3], [5, 9]])), [[1, 1], [2, 3]]),
-    ("no_cells.png", lambda path: write(path, np.zeros((2, 2), np.uint8)), [[0, 0], [0, 0]]),
-]
-
-
-@pytest.mark.parametrize(("name", "save", "expected"), READ)
-def test_labels_are_renumbered_in_their_order(tmp_path, name, save, expected):
-    save(tmp_path / name)
-    read = images.read_masks(tmp_path / name)
-    assert (read.dtype, read.tolist()) == (np.int32, expected)
 
 
 @pytest.mark.filterwarnings("ignore")
