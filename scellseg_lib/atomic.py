@@ -1,25 +1,25 @@
 """Files are written whole or not at all."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from threading import get_ident
+from uuid import uuid4
 
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """Give a scratch file that takes the place of `path` when the block ends well.
-
-    Its name is hidden, and ends as that of `path` does.
-    """
+    """Give a hidden scratch file of that ending that takes the place of `path` if all goes well."""
+    scratch = path.with_name(f".{uuid4().hex[:12]}{path.suffix}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{os.getpid()}-{get_ident()}.{path.name}")
-    scratch.touch()
-    mode = scratch.stat().st_mode  # what the umask allows; safetensors lets nobody else read
     try:
+        scratch.touch(exist_ok=False)  # never what somebody has put there, such as a link
+        mode = scratch.stat().st_mode  # what the umask allows; safetensors lets nobody else read
         yield scratch
         scratch.chmod(mode)
         scratch.replace(path)
+    except OSError as error:
+        if error.errno and error.filename in (None, str(scratch)):  # such as a full disk
+            error.filename = str(path)
+        raise
     finally:
         scratch.unlink(missing_ok=True)

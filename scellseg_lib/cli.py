@@ -181,7 +181,7 @@ def segment(
     for doubt in outcome.sum_up_doubts():
         if doubt not in outcome.doubts[:1]:  # which was told at once
             warn(doubt)
-    done = f"{outcome.segmented} images segmented, {outcome.cells} cells"
+    done = f"{outcome.written} images segmented, {outcome.cells} cells"
     typer.echo(f"{done}; {outcome.already} already done. Masks are in {output}.")
     if outcome.failed:
         fail(f"{len(outcome.failed)} of {total} images failed:", outcome.failed.values())
@@ -227,10 +227,10 @@ def finetune(
     if queried and not queries:
         what = f"none of the unlabelled images can be read, the first: {tell(unread[0])}"
         raise DatasetError(what, remedy="Mend them, or give --inductive to do without.")
-    checkpoint = output.with_suffix(layout.CHECKPOINT)
-    tuned = scellseg.finetune(base, chosen, queries, checkpoint=checkpoint, **options)
-    tuned.save(output)
-    checkpoint.unlink(missing_ok=True)
+    with folder.alone(output.with_suffix(layout.CHECKPOINT)) as checkpoint:
+        tuned = scellseg.finetune(base, chosen, queries, checkpoint=checkpoint, **options)
+        tuned.save(output)
+        checkpoint.unlink(missing_ok=True)
     learnt = f"tuned on {len(chosen)} annotated and {len(queries or ())} unlabelled images"
     typer.echo(f"{output}: {learnt}; cells are {tuned.card.diameter:.1f} px wide.")
     typer.echo(f"Next: scellseg segment {source if is_named else 'FOLDER'} --model {output}")

@@ -157,6 +157,7 @@ def test_one_bad_file_is_reported_and_the_rest_segmented(plate, model_file):
     assert str(plate / "B.png") in first.stderr
     kept = files(plate / "out")
     assert list(kept) == ["A_masks.tif", "C_masks.tif", "segmented.json"]
+    del kept["segmented.json"]  # it comes to speak of the other, too
     (plate / "B.png").write_bytes(whole)
     assert re.search("1 images segmented, .*; 2 already done", done(*command))
     assert kept.items() < files(plate / "out").items()
@@ -254,7 +255,7 @@ def test_masks_are_not_needed_to_segment(tmp_path, model_file):
 
 
 STEPS = [(segmentation, "normalise"), (segmentation, "decode")]
-STEPS += [(folder, "write_labels"), (folder, "write_overlay")]
+STEPS += [(folder.images, "write_labels"), (folder, "write_overlay")]
 
 
 @pytest.mark.parametrize(("module", "name"), STEPS)

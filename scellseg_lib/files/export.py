@@ -1,8 +1,7 @@
 """Cells for other programs: outlines, tables of measurements in pixels, images of single cells."""
 
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,11 +13,12 @@ from scipy.ndimage import find_objects
 from skimage.measure import regionprops_table
 
 from scellseg_lib.atomic import whole
-from scellseg_lib.errors import DatasetError, ImageError, ScellsegError, SideTooSmall
+from scellseg_lib.errors import DatasetError, ImageError, SideTooSmall
+from scellseg_lib.files.folder import FolderOutcome
 from scellseg_lib.files.images import read_masks, read_pixels, survive, write_labels
-from scellseg_lib.files.layout import MASKS, cells_path, find_images, find_labels
+from scellseg_lib.files.layout import MASKS, cells_path, find_images, find_labels, image_name
 from scellseg_lib.files.outlines import write_geojson, write_imagej, write_outlines
-from scellseg_lib.files.seg_npy import write_seg
+from scellseg_lib.files.seg_npy import read_seg, write_seg
 from scellseg_lib.progress import progress_bar
 from scellseg_lib.samples import check_size
 
@@ -34,15 +34,6 @@ FORMATS |= {"table": "_measurements.csv", "cells": "_cells"}
 """What there is, with the ending of its files; that of "cells" is a folder of images."""
 
 
-@dataclass
-class Exported:
-    """What an export of many label files came to."""
-
-    written: int = 0
-    already: int = 0
-    failed: dict[str, ScellsegError] = field(default_factory=dict)  # by the name of their image
-
-
 def export(
     masks: Path,
     output: Path,
@@ -53,7 +44,7 @@ def export(
     side: int | None = None,
     keep_background: bool = True,
     overwrite: bool = False,
-) -> Exported:
+) -> FolderOutcome:
     """Export a label file, or all of a folder, in some of `FORMATS`; a damaged one stops no other.
 
     Masks are ``NAME_masks.*`` or Cellpose's ``NAME_seg.npy``; classes and notes of a list of cells
@@ -68,8 +59,8 @@ def export(
         what, remedy = "cells are cut out of images", "Say where they are: {images}."
         raise ImageError(what, remedy=remedy, options={"images": None})
     files = find_labels(masks)
-    pictures = _find_pictures(images, files) if images else {}
-    done = Exported()
+    pictures = _find_pictures(images, masks, files) if images else {}
+    done = FolderOutcome()
     for name in progress_bar(files, len(files), "export"):
         wanted = {kind: output / f"{name}{FORMATS[kind]}" for kind in formats}
         missing = {kind: file for kind, file in wanted.items() if overwrite or not file.exists()}
@@ -78,8 +69,11 @@ def export(
             continue
         with survive(done.failed, name, name):
             labels = read_masks(files[name])
-            facts = _read_facts(files[name], labels.max())
-            image = read_pixels(pictures[name]) if pictures else None
+            facts = _read_facts(files[name])
+            if len(same := pictures.get(name, [])) > 1:
+                what = f"images of the same name: {', '.join(file.name for file in same)}"
+                raise DatasetError(what, where=same[0], remedy="Keep one of them.")
+            image = read_pixels(same[0]) if same else None
             for kind, file in missing.items():
                 if kind == "table":
                     with whole(file) as scratch:
@@ -88,7 +82,7 @@ def export(
                 elif kind == "cells" and image is not None:
                     _write_cells(file, single_cells(labels, image, side, keep_background))
                 elif kind == "cellpose":
-                    found = {"img": image, "filename": pictures[name].name} if pictures else {}
+                    found = {"img": image, "filename": same[0].name} if same else {}
                     write_seg(file, labels, **found)
                 elif kind == "geojson":
                     write_geojson(file, labels, dict(facts.get("class", {})))
@@ -163,27 +157,34 @@ def _write_cells(folder: Path, crops: Iterable[tuple[int, np.ndarray]]) -> None:
             layout: Any = {"planarconfig": "contig"} if crop.shape[2:] > (1,) else {}  # no pages
             file = made / f"{folder.name}_{label:05d}.tif"
             tifffile.imwrite(file, crop, compression="zlib", photometric=colours, **layout)
-        shutil.rmtree(folder, ignore_errors=True)
+        if folder.exists():
+            folder.rename(Path(scratch, "before"))  # in one step, and then removed
         made.rename(folder)
 
 
-def _read_facts(masks: Path, count: int) -> pd.DataFrame:
-    """Class and note of the cells 1 to `count`, if there is a list of them beside their masks."""
-    path, kinds = cells_path(masks), {"label": int, "class": str, "note": str}
-    if not path.exists():
-        return pd.DataFrame(index=range(1, count + 1))
-    cells = pd.read_csv(path, usecols=list(kinds), dtype=kinds, keep_default_na=False)
-    if len(cells) != count:
-        what = f"the list has {len(cells)} cells, their masks {count}"
-        raise ImageError(what, where=path, remedy="Save the masks and their list anew.")
-    return cells.sort_values("label").set_axis(range(1, count + 1)).drop(columns="label")
+def _read_facts(masks: Path) -> pd.DataFrame:
+    """Labels in the file of the cells 1 to n; and class and note, if there is a list of them."""
+    stored = read_seg(masks)["masks"] if masks.suffix == ".npy" else read_pixels(masks)
+    there, areas = np.unique(stored[stored > 0], return_counts=True)
+    facts = pd.DataFrame({"label_in_file": there}, range(1, len(there) + 1))
+    if not (path := cells_path(masks)).exists():
+        return facts
+    with suppress(ValueError, LookupError):  # pandas' own errors are ValueErrors
+        cells = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+        cells.index = pd.Index(pd.to_numeric(cells["label"]))
+        if sorted(cells.index) == there.tolist():
+            cells = cells.loc[there]
+            if "area" not in cells or (pd.to_numeric(cells["area"]) == areas).all():
+                return facts.join(cells[["class", "note"]], on="label_in_file")
+    what = "this is no list of all the cells in these masks, or it was saved with others"
+    remedy = "Open the image in the workbench and save it, or move the list away."
+    raise ImageError(what, where=path, remedy=remedy)
 
 
-def _find_pictures(images: Path, names: Iterable[str]) -> dict[str, Path]:
-    """Images of label files, by name."""
-    if images.is_file():
-        return dict.fromkeys(names, images)
-    found = {name: first for name, (first, *_) in find_images(images)}
+def _find_pictures(images: Path, masks: Path, names: Iterable[str]) -> dict[str, list[Path]]:
+    """Images of label files, by name; one image and one label file may be of any names."""
+    found = {image_name(images) if masks.is_dir() else name: [images] for name in names}
+    found = dict(find_images(images)) if images.is_dir() else found
     if missing := [name for name in names if name not in found]:
         what = f"masks without an image: {', '.join(missing)}"
         remedy = "The image of NAME_masks.* or NAME_seg.npy is NAME.* or NAME_img.*."

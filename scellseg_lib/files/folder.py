@@ -1,26 +1,30 @@
 """Runs over many images, and scores of many label files.
 
 One bad file does not end a run, and a run that was stopped goes on: the masks are the state, and
-``segmented.json`` beside them says what they were made with.
+``segmented.json`` beside them says what they were made with, and each of which image.
 """
 
+import hashlib
 import json
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from filelock import FileLock, Timeout
 
 from scellseg_lib import segmentation
 from scellseg_lib.atomic import whole
-from scellseg_lib.errors import DatasetError, MasksMadeOtherwise, ScellsegError
-from scellseg_lib.files import layout
-from scellseg_lib.files.images import read_image, read_masks, survive, write_labels
+from scellseg_lib.device import choose_precision
+from scellseg_lib.errors import DatasetError, ImageError, MasksMadeOtherwise, ScellsegError
+from scellseg_lib.files import images, layout
+from scellseg_lib.files.images import pixel_hash, read_image, read_masks, read_pixels, survive
 from scellseg_lib.files.outlines import write_overlay
 from scellseg_lib.metrics import evaluate, summary
 from scellseg_lib.model import Model
@@ -30,6 +34,22 @@ from scellseg_lib.samples import Sample
 from scellseg_lib.segmentation import FarFromModel, Prediction
 
 GROUP = 4  # images segmented together: tiles are pooled, and no more is lost when a run is stopped
+
+
+class InUse(DatasetError):
+    """Another run or window is at work on the same files."""
+
+
+@contextmanager
+def alone(file: Path, seconds: float = 0) -> Iterator[Path]:
+    """Keep others on this computer from what a file stands for, or `InUse` after some seconds."""
+    mark = hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:16]
+    try:
+        with FileLock(Path(gettempdir(), f"scellseg-{mark}.lock"), seconds, mode=0o666):
+            yield file
+    except Timeout:
+        what, remedy = "another run or window is at work here", "Wait for it, or stop it there."
+        raise InUse(what, where=file, remedy=remedy) from None
 
 
 class ImageJob(NamedTuple):
@@ -44,12 +64,18 @@ class ImageJob(NamedTuple):
         """Where its overlay goes."""
         return self.masks.with_name(layout.image_name(self.masks) + layout.OVERLAY)
 
+    def hash(self) -> str:
+        """Hash of its file; of its pixels if there is none."""
+        if self.image is None:
+            return pixel_hash(self.sample.without_masks().image)
+        return hashlib.sha256(self.image.read_bytes()).hexdigest()
+
 
 @dataclass
 class FolderOutcome:
-    """What a run over many images came to, or has come to so far."""
+    """What a run over many images, or an export, came to, or has come to so far."""
 
-    segmented: int = 0
+    written: int = 0
     already: int = 0
     cells: int = 0
     failed: dict[str, ScellsegError] = field(default_factory=dict)  # by the file concerned
@@ -118,17 +144,17 @@ def segment_jobs(
     each image that was read, and written; its errors end the run.
     """
     diameter, decoding = segmentation.resolve(model.card, **chosen)
-    made_with = {"weights": weights_hash(model.network), "diameter": diameter}
-    made_with |= {**decoding.model_dump(), "resample": resample, "flips": flips, **reading}
-    _claim(output, jobs, made_with, overwrite)
-    undone = [job for job in jobs if overwrite or not job.masks.exists()]
-    drawn = [job for job in jobs if overlays and job not in undone and not job.overlay.exists()]
-    outcome.already = len(jobs) - len(undone)
+    how: dict[str, Any] = {"diameter": diameter, "flips": flips}
+    made_with = how | {"weights": weights_hash(model.network), **decoding.model_dump(), **reading}
+    how["precision"] = choose_precision(model.device)
+    made_with |= {"resample": resample, "dtype": how["precision"].dtype}
+    hashes: dict[Path, str] = {}  # of the images, as they were read
 
     def read(some: list[ImageJob]) -> Iterator[tuple[ImageJob, Sample]]:
         for job in some:
             sample = job.sample.without_masks()  # a copy, forgotten with its pixels
             with survive(outcome.failed, str(job.masks), sample.name):
+                hashes[job.masks] = job.hash()
                 _ = sample.image
             callback()
             if str(job.masks) not in outcome.failed:
@@ -140,15 +166,20 @@ def segment_jobs(
             if not outcome.doubts:
                 warnings.warn(doubt, stacklevel=2)
             outcome.doubts.append(doubt)
-        write_labels(job.masks, masks)
-        outcome.segmented += 1
+        replaced = job.masks.exists()
+        job.masks.unlink(missing_ok=True)  # until the record speaks of the new ones
+        entry = hashes[job.masks], pixel_hash(masks.astype(np.int64))
+        record["masks"][str(job.masks.relative_to(output))] = entry
+        with whole(output / layout.RECORD) as scratch:
+            scratch.write_text(json.dumps(record, indent=1) + "\n")
+        images.write_labels(job.masks, masks)
+        outcome.written += 1
         outcome.cells += int(masks.max())
-        if overwrite if job.overlay.exists() else overlays:
+        if replaced if job.overlay.exists() else overlays:
             write_overlay(job.overlay, sample.image, masks)
 
     def segment(group: list[tuple[ImageJob, Sample]]) -> None:
-        samples = [sample for _, sample in group]
-        predictions = segmentation.predict(model, samples, diameter=diameter, flips=flips)
+        predictions = segmentation.predict(model, [sample for _, sample in group], **how)
         for done, (job, sample) in enumerate(group):
             prediction = None
             with survive(outcome.failed, str(job.masks), sample.name):
@@ -162,15 +193,25 @@ def segment_jobs(
             callback()
             progress.update()
 
-    with bar(len(undone) + len(drawn), "segment", "image") as progress:
-        progress.refresh()  # shown at once: the first image may take long
-        for start in range(0, len(undone), GROUP):
-            segment(list(read(undone[start : start + GROUP])))
-            progress.update(min(start + GROUP, len(undone)) - progress.n)  # those that failed
-        for job, sample in read(drawn):
-            with survive(outcome.failed, str(job.masks), sample.name):
-                write_overlay(job.overlay, sample.image, read_masks(job.masks))
-            progress.update()
+    with alone(output / layout.RECORD):
+        record, done = _claim(output, jobs, made_with, overwrite), list[ImageJob]()
+        for job in () if overwrite else jobs:
+            with survive(outcome.failed, str(job.masks), job.sample.name):
+                known = record["masks"].get(str(job.masks.relative_to(output)))
+                done += [job] if _is_done(job, known) else []
+        over = {*outcome.failed, *(str(job.masks) for job in done)}
+        undone = [job for job in jobs if str(job.masks) not in over]
+        drawn = [job for job in done if overlays and not job.overlay.exists()]
+        outcome.already = len(done)
+        with bar(len(undone) + len(drawn), "segment", "image") as progress:
+            progress.refresh()  # shown at once: the first image may take long
+            for start in range(0, len(undone), GROUP):
+                segment(list(read(undone[start : start + GROUP])))
+                progress.update(min(start + GROUP, len(undone)) - progress.n)  # those that failed
+            for job, sample in read(drawn):
+                with survive(outcome.failed, str(job.masks), sample.name):
+                    write_overlay(job.overlay, sample.image, read_masks(job.masks))
+                progress.update()
 
 
 def read_record(output: Path) -> dict[str, Any]:
@@ -178,41 +219,46 @@ def read_record(output: Path) -> dict[str, Any]:
     file = output / layout.RECORD
     if not file.exists():
         return {}
-    with suppress(ValueError):  # ours are written whole
-        record = json.loads(file.read_text())
-        if isinstance(record, dict) and "weights" in record:
-            return record
+    with suppress(ValueError, TypeError, RecursionError):  # ours are written whole
+        record = dict(json.loads(file.read_bytes()))
+        if "weights" in record:
+            return record | {"masks": dict(record.get("masks", {}))}
     remedy = "Move it away, or give another folder as the output."
     raise DatasetError("this file is not ours", where=file, remedy=remedy)
 
 
-def _claim(output: Path, jobs: list[ImageJob], made_with: dict[str, Any], overwrite: bool) -> None:
-    """Write down how the masks of a folder are made, unless some there were made otherwise."""
+def _claim(output: Path, jobs: list[ImageJob], made_with: dict, overwrite: bool) -> dict[str, Any]:
+    """Record of the masks of a folder from here on, unless some there were made otherwise."""
     before, made_with = read_record(output), json.loads(json.dumps(made_with))
     ours = {job.masks for job in jobs}
-    there = {file for file in ours if file.exists()}
-    if before:
-        places = {file.parent for file in ours}
-        there |= {file for place in places for file in place.glob(f"[!.]*{layout.MASKS}.*")}
+    known = {output / name for name in before.get("masks", ())}
+    there = {file for file in ours | known if file.exists()}
     pairs = {name: (before.get(name, "unknown"), now) for name, now in made_with.items()}
     differing = {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
     if there and differing:
         if not overwrite or there - ours:
             words = [f"{k} {was} there, {now} asked for" for k, (was, now) in differing.items()]
             may = ": there are masks of other images, too." if there - ours else ", or {overwrite}."
-            raise MasksMadeOtherwise(
-                f"the folder holds masks made otherwise: {'; '.join(words)}",
-                where=output,
-                remedy=f"Give another folder as the output{may}",
-                options={"overwrite": True},
-                differing=differing,
-                replaceable=not there - ours,
-            )
+            what = f"the folder holds masks made otherwise: {'; '.join(words)}"
+            remedy, options = f"Give another folder as the output{may}", {"overwrite": True}
+            facts = {"differing": differing, "replaceable": not there - ours}
+            raise MasksMadeOtherwise(what, where=output, remedy=remedy, options=options, **facts)
         for job in jobs:  # now: what is left when this run is stopped would pass for its own
             job.masks.unlink(missing_ok=True)
             job.overlay.unlink(missing_ok=True)
-    with whole(output / layout.RECORD) as scratch:
-        scratch.write_text(json.dumps(made_with, indent=1) + "\n")
+    return made_with | {"masks": {} if differing else before["masks"]}
+
+
+def _is_done(job: ImageJob, known: list[str] | None) -> bool:
+    """Whether whole masks of this very image are there; DatasetError if they are another's."""
+    with suppress(ImageError):  # there are none, or they are damaged
+        masks = pixel_hash(read_pixels(job.masks).astype(np.int64))
+        if known and known[1] == masks:
+            return known[0] == job.hash()
+        what = "these masks are not of a run into this folder, or were changed since"
+        remedy = "Move them away, or {overwrite}."
+        raise DatasetError(what, where=job.masks, remedy=remedy, options={"overwrite": True})
+    return False
 
 
 def pair_labels(predicted: Path, true: Path | Sequence[Sample]) -> list[tuple[Path, Sample]]:

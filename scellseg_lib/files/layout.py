@@ -50,16 +50,6 @@ class ImageFiles:
             return self.masks
         return self.image.with_name(f"{self.name}{MASKS}.tif")
 
-    @property
-    def cells(self) -> Path | None:
-        """Its list of cells, whether it is there or not; None without masks."""
-        return cells_path(self.masks) if self.masks else None
-
-    @property
-    def is_unsaved(self) -> bool:
-        """Whether edits lie beside the masks that were never saved."""
-        return edits_path(self.own_masks).is_file()
-
 
 def find_samples(folder: Path) -> list[ImageFiles]:
     """Images and masks to learn from and to segment, in natural order of their names.
@@ -116,43 +106,12 @@ def place_image(folder: Path, file_name: str) -> Path:
     return (folder if _parts(folder) == [""] else folder / QUERY) / file_name
 
 
-def experiment_of(file: Path) -> Path:
-    """Experiment of an image or of masks: above ``shot/`` or ``query/``, or corrected masks."""
-    is_image = parse_name(file.name)[0] in ("img", "image")
-    parts = (SHOT, QUERY) if is_image else (SHOT, QUERY, CORRECTED)
-    return file.parent.parent if file.parent.name in parts else file.parent
-
-
 def find_labels(place: Path) -> dict[str, Path]:
     """Best label file of each name, or the one that `place` is; images if none is called masks."""
     if not place.is_dir():
         return {image_name(place): place}
     files = _Files(place)
     return _single(files.masks or files.images)
-
-
-def find_results(folder: Path) -> dict[str, Path]:
-    """Masks of an experiment's results, by name: a correction comes before what a model gave."""
-    places = [folder / SEGMENTED, folder / CORRECTED]
-    files = [file for place in places for file in natsorted(place.rglob(f"*{MASKS}.tif"), str)]
-    return {image_name(file): file for file in files}
-
-
-def find_cell_lists(folder: Path) -> list[Path]:
-    """All lists of cells of an experiment but those of its results."""
-    places = [folder, folder / SHOT, folder / QUERY, folder / CORRECTED]
-    return [file for place in places for file in natsorted(place.glob(f"[!.]*{CELLS}"), str)]
-
-
-def find_unsaved_corrections(folder: Path) -> list[str]:
-    """Names of images with edits of their corrections that were never saved."""
-    files = natsorted((folder / CORRECTED).glob(f".*{MASKS}.tif{EDITS}"), str)
-    return [image_name(Path(file.name[1:].removesuffix(EDITS))) for file in files]
-
-
-def find_models(folder: Path, ending: str = MODEL) -> list[Path]:
-    """Models of an experiment, the newest first; with the ending `RUN` records of their runs."""
-    return sorted(folder.glob(f"[!.]*{ending}"), key=lambda one: (-one.stat().st_mtime, one.name))
 
 
 def results_path(source: Path, experiment: Path | None = None) -> Path:
@@ -165,11 +124,6 @@ def results_path(source: Path, experiment: Path | None = None) -> Path:
 def cells_path(masks: Path) -> Path:
     """List of the cells of a label file, whether it is there or not."""
     return masks.with_name(image_name(masks) + CELLS)
-
-
-def edits_path(masks: Path) -> Path:
-    """File of the edits of a label file that were not saved."""
-    return masks.with_name(f".{masks.name}{EDITS}")
 
 
 def parse_name(file_name: str) -> tuple[str, str]:

@@ -15,13 +15,14 @@ from scellseg_lib.files.layout import ImageFiles
 from scellseg_lib.segmentation import Prediction
 from scellseg_lib.workbench import forms
 from scellseg_lib.workbench.editor import MaskEditor, MasksChanged, operations
-from scellseg_lib.workbench.editor.journal import Edit
+from scellseg_lib.workbench.editor.journal import Edit, edits_path
 from scellseg_lib.workbench.editor.patches import apply
 from scellseg_lib.workbench.experiment import (
     ClassFile,
     Experiment,
     OtherMasks,
     SegmentedImage,
+    experiment_of,
     read_cells,
 )
 from scellseg_lib.workbench.forms import count, plain
@@ -119,7 +120,7 @@ class AnnotatePanel(ipywidgets.VBox):
         self._show_state()  # the list takes room from the picture, which then fits itself in
         if self._on_folder:
             self._on_folder(folder)
-        self._open_first(sorted(images, key=lambda one: (not one.is_unsaved, bool(one.masks))))
+        self._open_first(sorted(images, key=lambda at: (self._mark(at) != UNSAVED, bool(at.masks))))
 
     def show(self, image: ImageFiles, *, save: bool = True) -> None:
         """Open an image, after the one before is saved; where one of both fails, that stays."""
@@ -129,7 +130,7 @@ class AnnotatePanel(ipywidgets.VBox):
         self.editor.load(
             read_pixels(image.image),
             None if image.masks is None else read_masks(image.masks),
-            cells=None if image.cells is None else read_cells(image.cells),
+            cells=None if image.masks is None else read_cells(image.masks),
             title=image.name,
             path=image.own_masks,
             classes=ClassFile(image.own_masks),
@@ -195,14 +196,14 @@ class AnnotatePanel(ipywidgets.VBox):
         predicted = read_masks(result.masks) if labels is None else labels
         if save:
             self.keep()
-        target = layout.experiment_of(result.image) / layout.CORRECTED / result.masks.name
+        target = experiment_of(result.image) / layout.CORRECTED / result.masks.name
         is_begun, layers = target.exists(), {}
         if prediction is not None and result.model is not None:
             layers = network_pictures(prediction, result.model.representation)
         self.editor.load(
             read_pixels(result.image),
             read_masks(target) if is_begun else predicted,
-            cells=read_cells(layout.cells_path(target)) if is_begun else None,
+            cells=read_cells(target) if is_begun else None,
             layers=layers,
             title=result.name,
             path=target,
@@ -223,7 +224,7 @@ class AnnotatePanel(ipywidgets.VBox):
         _, table, *_ = self.editor.save()
         labels = np.array(self.editor.labels)
         if self.correcting is not None and self._predicted is not None:
-            result, folder = self.correcting, layout.experiment_of(self.correcting.image)
+            result, folder = self.correcting, experiment_of(self.correcting.image)
             found = Experiment(folder).keep_correction(
                 result, self._predicted, labels, replace=replace, cells=table
             )
@@ -353,7 +354,8 @@ class AnnotatePanel(ipywidgets.VBox):
         self._filling = False
 
     def _mark(self, image: ImageFiles) -> str:
-        if image.is_unsaved and (self.current is None or image.image != self.current.image):
+        is_open = self.current is not None and image.image == self.current.image
+        if not is_open and edits_path(image.own_masks).is_file():
             return UNSAVED
         return DONE if image.masks else OPEN
 
@@ -377,7 +379,7 @@ class AnnotatePanel(ipywidgets.VBox):
             said.append(NEXT)
         if unsaved := [one.name for one in self.images if self._mark(one) == UNSAVED]:
             said.append(f"With edits that were not saved ({UNSAVED}): {', '.join(unsaved)}.")
-        if corrections := ", ".join(layout.find_unsaved_corrections(self.path)):
+        if corrections := ", ".join(Experiment(self.path).find_unsaved_corrections()):
             said.append(f"Corrections that were not saved: {corrections}.")
             said.append("Go there by Segment, Correct it.")
         if self.current.image.parent.name == layout.QUERY:

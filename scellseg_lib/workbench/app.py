@@ -20,7 +20,7 @@ from scellseg_lib.errors import ImageError, ModelError
 from scellseg_lib.files import layout
 from scellseg_lib.files.images import read_masks, write_labels
 from scellseg_lib.workbench.annotate import AnnotatePanel
-from scellseg_lib.workbench.experiment import SegmentedImage
+from scellseg_lib.workbench.experiment import SegmentedImage, experiment_of
 from scellseg_lib.workbench.export import ExportPanel
 from scellseg_lib.workbench.finetune import FinetunePanel
 from scellseg_lib.workbench.forms import Message, plain
@@ -83,7 +83,7 @@ class Workbench(ipywidgets.VBox):
         """Look at a result among all others, against the cells that were drawn."""
         results = self.segment.results.entries
         self._results = {one.name: one for one in results}
-        images = layout.list_images(layout.experiment_of(result.image))
+        images = layout.list_images(experiment_of(result.image))
         drawn = {one.name: partial(read_masks, one.masks) for one in images if one.masks}
         self.inspector.show([one.to_inspect(drawn.get(one.name)) for one in results], result.name)
         self._turn_to(INSPECT)

@@ -6,6 +6,7 @@ is kept too, marked as ``seen``, and left out of the means.
 """
 
 import io
+import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -25,18 +26,19 @@ from scellseg_lib.atomic import whole
 from scellseg_lib.datasets.weights import RELEASED, load_model, packaged_files, released_file
 from scellseg_lib.errors import DatasetError, ImageError, ModelError, ScellsegError
 from scellseg_lib.files import layout
+from scellseg_lib.files.folder import alone
 from scellseg_lib.files.images import pixel_hash, read_image, read_masks, read_pixels, write_labels
 from scellseg_lib.files.layout import ImageFiles
+from scellseg_lib.files.seg_npy import read_seg
 from scellseg_lib.metrics import match, scores
 from scellseg_lib.model import Card, Model, read_card
 from scellseg_lib.network import ARCHITECTURES
 from scellseg_lib.representation import Decoding
 from scellseg_lib.samples import check_size, diameters
 from scellseg_lib.segmentation import Prediction
-from scellseg_lib.workbench.editor.annotation import Annotation
+from scellseg_lib.workbench.editor.annotation import match_cells, waiting_list
 from scellseg_lib.workbench.editor.classes import Classes, choose_colour, parse_colour
 from scellseg_lib.workbench.forms import Channels, plain
-from scellseg_lib.workbench.jobs import lock_for
 from scellseg_lib.workbench.session import InspectedImage, SegmentationSettings, predict_one
 
 COLUMNS = {
@@ -168,12 +170,37 @@ class Experiment:
 
     folder: Path
 
+    def find_results(self) -> dict[str, Path]:
+        """Masks of the results, by name: a correction comes before what a model gave."""
+        places = [self.folder / layout.SEGMENTED, self.folder / layout.CORRECTED]
+        ending = f"[!.]*{layout.MASKS}.tif"
+        files = [file for place in places for file in natsorted(place.rglob(ending), str)]
+        return {layout.image_name(file): file for file in files}
+
+    def find_cell_lists(self) -> list[Path]:
+        """All lists of cells but those of the results."""
+        places = [self.folder / part for part in ("", layout.SHOT, layout.QUERY, layout.CORRECTED)]
+        return [f for place in places for f in natsorted(place.glob(f"[!.]*{layout.CELLS}"), str)]
+
+    def find_unsaved_corrections(self) -> list[str]:
+        """Names of images with edits of their corrections that were never saved."""
+        ending = f"{layout.MASKS}.tif{layout.EDITS}"
+        files = natsorted((self.folder / layout.CORRECTED).glob(f".*{ending}"), str)
+        return [file.name[1:].removesuffix(ending) for file in files]
+
+    def find_models(self, ending: str = layout.MODEL) -> list[Path]:
+        """Models, the newest first; with the ending `layout.RUN` records of their runs."""
+        files = self.folder.glob(f"[!.]*{ending}")
+        return sorted(files, key=lambda file: (-file.stat().st_mtime, file.name))
+
     def take(self, name: str, content: bytes) -> Path:
         """Write a file that was dropped on the page into the folder; return its image.
 
         It is an image, or the masks or the list of cells of one that is there, by its name. Another
         kind of file, a damaged one, or one in whose place there is another, is an error.
         """
+        if re.search(r"[/\\\0]", name):
+            raise ImageError("this is no file's name", where=repr(name), remedy="Rename the file.")
         role, owner_name = layout.parse_name(name)
         try:
             owner = {one.name: one for one in layout.list_images(self.folder)}.get(owner_name)
@@ -188,9 +215,8 @@ class Experiment:
         if role in ("img", "image"):
             file = layout.place_image(self.folder, name)
             if owner is not None and owner.image != file:
-                raise DatasetError(
-                    "another image of this name is here", where=owner.image, remedy="Rename yours."
-                )
+                what = "another image of this name is here"
+                raise DatasetError(what, where=owner.image, remedy="Rename yours.")
             _write_new(file, content, read_pixels)
             return file
         if owner is None:
@@ -342,30 +368,56 @@ class Experiment:
         return {"round": last + 1, "shots": len(counts), "shot_cells": sum(counts)}
 
 
-def read_cells(table: Path) -> pd.DataFrame | None:
-    """Read a list of cells: ``label``, and perhaps ``class`` and ``note``; None if absent."""
+def experiment_of(file: Path) -> Path:
+    """Experiment of an image or of masks: above ``shot/`` or ``query/``, or corrected masks."""
+    is_image = layout.parse_name(file.name)[0] in ("img", "image")
+    parts = (
+        (layout.SHOT, layout.QUERY) if is_image else (layout.SHOT, layout.QUERY, layout.CORRECTED)
+    )
+    return file.parent.parent if file.parent.name in parts else file.parent
+
+
+def read_cells(masks: Path, table: Path | None = None) -> pd.DataFrame | None:
+    """List of the cells of a file of masks, by the numbers of `read_masks`; None without one."""
+    table = table or layout.cells_path(masks)
+    stored = read_seg(masks)["masks"] if masks.suffix == ".npy" else read_pixels(masks)
+    if (waiting := waiting_list(table, read_masks(masks))).is_file():
+        waiting.replace(table)  # the save was stopped after that of the masks
     try:
-        cells = pd.read_csv(table, dtype={"class": str, "note": str}, keep_default_na=False)
-        return cells.astype({"label": int})
+        cells = match_cells(read_table(table.read_bytes())[0], stored)
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError) as error:  # pandas' own errors are ValueErrors
-        what = "this is no list of cells, or it is damaged"
-        remedy = "Move it away; the masks themselves are not affected."
+    except (ImageError, ValueError) as error:  # pandas' own errors are ValueErrors
+        what = error.what if isinstance(error, ImageError) else "this is no list of cells"
+        remedy = "Move it away, or put there that which was saved with these masks."
         raise ImageError(what, where=table, remedy=remedy) from error
+    numbers = np.searchsorted(np.unique(stored[stored > 0]), cells.index) + 1
+    return cells.assign(label=numbers)
+
+
+def read_table(data: bytes) -> tuple[pd.DataFrame, str]:
+    """Read a table of words, also one that a spreadsheet has saved; and its separator."""
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = data.decode("cp1252", errors="replace")
+    separator = max(",;\t", key=text.partition("\n")[0].count)
+    how: dict[str, Any] = {"sep": separator, "index_col": False, "engine": "python"}
+    how["on_bad_lines"] = lambda line: line[: text.partition("\n")[0].count(separator) + 1]
+    table = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False, **how).fillna("")
+    names = table.columns.str.strip().str.lower().str.replace("color", "colour")
+    return table.set_axis(names, axis=1), separator
 
 
 def _write_cells(owner: ImageFiles, name: str, content: bytes) -> None:
     """Write a list of cells that was dropped, unless one is there that says something."""
-    if owner.masks is None or owner.cells is None:
+    if owner.masks is None:
         what = f"{owner.name} has no masks yet that the list could belong to"
         remedy = "Drop the masks first, or draw the cells."
         raise DatasetError(what, where=name, remedy=remedy)
-    labels, before = read_masks(owner.masks), read_cells(owner.cells)
+    before, table = read_cells(owner.masks), layout.cells_path(owner.masks)
     says = before is not None and before.filter(["class", "note"]).any(axis=None)
-    _write_new(
-        owner.cells, content, lambda file: Annotation(labels, read_cells(file)), replace=not says
-    )
+    _write_new(table, content, partial(read_cells, owner.masks), replace=not says)
 
 
 def _write_new(
@@ -450,7 +502,7 @@ def offer_models(folder: Path | None = None, *, to_start: bool = False) -> list[
     The last are listed where they were fetched before: 102 MB are not asked for in silence. To
     start a fine-tuning from, the user's own come last, and without damaged ones.
     """
-    files = layout.find_models(folder) if folder else []
+    files = Experiment(folder).find_models() if folder else []
     own = [OfferedModel(f"Yours: {one.stem}", one, _card_of(one), is_own=True) for one in files]
     found = []
     for name, architecture in ARCHITECTURES.items():
@@ -470,9 +522,8 @@ def load_start(key: str, folder: Path) -> Model:
             return model.load()
     if key.startswith("released "):
         return load_model(key.removeprefix("released "), "released")
-    raise ModelError(
-        "the model to start from is there no more", where=key, remedy="Choose another one."
-    )
+    what = "the model to start from is there no more"
+    raise ModelError(what, where=key, remedy="Choose another one.")
 
 
 def describe_model(card: Card) -> str:
@@ -546,7 +597,7 @@ class ClassFile:
     """
 
     def __init__(self, masks: Path) -> None:
-        self.folder = layout.experiment_of(masks)
+        self.folder = experiment_of(masks)
         self.file = self.folder / layout.CLASSES
         self._seen: bytes | None = None  # as it was when it was last read or written here
 
@@ -564,7 +615,7 @@ class ClassFile:
 
     def write(self, classes: Classes) -> None:
         """Write the classes; `ClassesChanged` if somebody else has, since they were read."""
-        with self._in_words("written"), lock_for(self.file).acquire(timeout=-1):
+        with self._in_words("written"), alone(self.file, -1):
             content = self._content()
             table, separator = self._parse(content)
             if list(_colours(table).items()) != list(classes.items()):
@@ -604,7 +655,7 @@ class ClassFile:
     def _find(self, name: str, masks: Path) -> list[Path]:
         """Lists of cells of other images that name a class; a damaged one names none."""
         found = []
-        for table in layout.find_cell_lists(self.folder):
+        for table in Experiment(self.folder).find_cell_lists():
             with suppress(OSError, ValueError, KeyError):
                 kinds = pd.read_csv(table, dtype=str, keep_default_na=False)["class"]
                 if table != layout.cells_path(masks) and (kinds == name).any():
@@ -615,30 +666,11 @@ class ClassFile:
         return self.file.read_bytes() if self.file.exists() else None
 
     def _parse(self, content: bytes | None) -> tuple[pd.DataFrame, str]:
-        """Read a list, also one that a spreadsheet has saved: its rows, and its separator."""
-        data = b"class,colour" if content is None else content
+        """Rows of the list, and its separator."""
         try:
-            text = data.decode("utf-8-sig")
-        except UnicodeDecodeError:
-            text = data.decode("cp1252", errors="replace")
-        # Of a single column, csv.Sniffer, which pandas would ask, takes a letter for the separator.
-        first = text.partition("\n")[0]
-        separator = max(",;\t", key=first.count)
-        try:
-            table = pd.read_csv(
-                io.StringIO(text),
-                sep=separator,
-                header=None,
-                index_col=False,
-                dtype=str,
-                keep_default_na=False,
-                engine="python",
-                on_bad_lines=lambda line: line[: first.count(separator) + 1],
-            ).fillna("")
+            table, separator = read_table(b"class,colour" if content is None else content)
         except ValueError:  # pandas' own errors are ValueErrors
-            table = pd.DataFrame([[""]])
-        names = table.iloc[0].str.strip().str.lower().replace("color", "colour")
-        table = table.set_axis(names, axis=1).loc[1:, ~names.duplicated().to_numpy()]
+            table, separator = pd.DataFrame(), ","
         if "class" not in table:
             what = "this is no list of classes: it has no column 'class'"
             remedy = "Give it one, or move it away; it is not changed until then."

@@ -1,13 +1,16 @@
 """The export panel: cells of a folder for other programs, with measurements."""
 
 from pathlib import Path
+from typing import Any
 
 import ipywidgets
 
 from scellseg_lib.errors import DatasetError, ScellsegError
 from scellseg_lib.files import layout
-from scellseg_lib.files.export import FORMATS, Exported, export
+from scellseg_lib.files.export import FORMATS, export
+from scellseg_lib.files.folder import FolderOutcome
 from scellseg_lib.workbench import forms
+from scellseg_lib.workbench.experiment import Experiment
 from scellseg_lib.workbench.forms import count, plain
 from scellseg_lib.workbench.jobs import Job, runs
 
@@ -104,7 +107,7 @@ class ExportPanel(ipywidgets.VBox):
         images = layout.list_images(self.path)
         if self.what.value == ANNOTATED:
             return [(one.image, one.masks) for one in images if one.masks], []
-        masks = layout.find_results(self.path)
+        masks = Experiment(self.path).find_results()
         # Annotated images have copies in shot/, which serve to learn.
         shots = self.path / layout.SHOT
         segmented = {one.name: one.image for one in images if one.image.parent != shots}
@@ -121,18 +124,14 @@ class ExportPanel(ipywidgets.VBox):
             found, _ = self.find()
         if runs(self.job) or not found:
             return None
-        output, options = (
-            self.output,
-            {
-                "channels": [one.strip() for one in self.channels.value.split(",") if one.strip()],
-                "side": self.side.value or None,
-                "keep_background": not self.cut_out.value,
-                "overwrite": self.overwrite.value,
-            },
-        )
+        output, options = self.output, dict[str, Any]()
+        names = [one.strip() for one in self.channels.value.split(",")]
+        options |= {"channels": [name for name in names if name], "side": self.side.value or None}
+        options["keep_background"] = not self.cut_out.value
+        options["overwrite"] = self.overwrite.value
 
-        def work(job: Job) -> Exported:
-            every = Exported()
+        def work(job: Job) -> FolderOutcome:
+            every = FolderOutcome()
             for done, (image, masks) in enumerate(found):
                 job.report(done, len(found))
                 part = export(masks, output, wanted, images=image, **options)
@@ -154,7 +153,7 @@ class ExportPanel(ipywidgets.VBox):
         if job.error is not None:
             self.message.fail(plain(job.error))
             return
-        done: Exported = job.result
+        done: FolderOutcome = job.result
         text = f"{count(done.written, 'file')} written to {self.output}."
         if done.already:
             text += (

@@ -16,7 +16,6 @@ import ipywidgets
 import numpy as np
 import pandas as pd
 import torch
-from filelock import FileLock, Timeout
 from imagecodecs import png_encode
 from matplotlib.figure import Figure
 from pydantic import BaseModel, Field
@@ -28,6 +27,7 @@ from scellseg_lib.datasets.load import load_folder
 from scellseg_lib.device import default_device, machine
 from scellseg_lib.errors import ScellsegError
 from scellseg_lib.files import layout
+from scellseg_lib.files.folder import InUse, alone
 from scellseg_lib.finetuning import STRATEGIES, FinetuneOptions, finetune
 from scellseg_lib.model import Model
 from scellseg_lib.samples import Dataset
@@ -35,7 +35,7 @@ from scellseg_lib.training import Enough, Progress, read_run
 from scellseg_lib.workbench import experiment, forms
 from scellseg_lib.workbench.experiment import OfferedModel, Survey
 from scellseg_lib.workbench.forms import Channels, count, plain
-from scellseg_lib.workbench.jobs import Cancelled, Job, lock_for, runs
+from scellseg_lib.workbench.jobs import Cancelled, Job, runs
 
 EMPTY = (
     "Type the folder of your experiment. Draw the cells in one or two of its images first "
@@ -93,17 +93,13 @@ class FinetuneRun(BaseModel):
         """File of the model, of the checkpoint, or of what is chosen, by its ending."""
         return self.folder / f"{self.name}{ending}"
 
-    def lock(self) -> FileLock:
-        """Keep other windows from the run; Timeout where one learns it."""
-        return lock_for(self.file(layout.RUN))
-
     def __call__(self, job: Job) -> Path:
         """Learn to the end and save; a stop keeps the checkpoint and `stopped`, and is `Cancelled`.
 
         CheckpointOfAnotherRun if the images or the model have changed since a stop.
         """
         record = self.file(layout.RUN)
-        with self.lock():
+        with alone(self.file(layout.CHECKPOINT)):
             self.stopped = None
             self.model_post_init(None)  # another window may have gone on with it
             job.report(0, 0, doing="Reading the model and the images")
@@ -131,15 +127,15 @@ class FinetuneRun(BaseModel):
     def is_learnt(self) -> bool:
         """Whether a window on this computer learns it now."""
         try:
-            with self.lock():
+            with alone(self.file(layout.CHECKPOINT)):
                 return False
-        except Timeout:
+        except InUse:
             return True
 
     def keep(self) -> Path:
         """Save the model as it was when the run was stopped."""
         assert self.stopped is not None
-        with self.lock():
+        with alone(self.file(layout.CHECKPOINT)):
             card = self.stopped.card
             recipe = card.recipe | {"stopped_after": len(self.stopped.log)}
             self.stopped.card = card.model_copy(update={"recipe": recipe})
@@ -147,7 +143,7 @@ class FinetuneRun(BaseModel):
 
     def discard(self) -> None:
         """Forget the run, its checkpoint too."""
-        with self.lock():
+        with alone(self.file(layout.CHECKPOINT)):
             self._forget()
 
     def _learn(self, job: Job, shots: Dataset, queries: Dataset | None) -> Model:
@@ -204,11 +200,11 @@ class FinetuneRun(BaseModel):
 def find_runs(folder: Path) -> list[FinetuneRun]:
     """Unfinished runs of a folder, in whatever window, the latest first."""
     found = []
-    for record in layout.find_models(folder, layout.RUN):
+    for record in experiment.Experiment(folder).find_models(layout.RUN):
         try:
             said = json.loads(record.read_bytes()) | {"folder": record.parent}
             found.append(FinetuneRun.model_validate(said))
-        except (ScellsegError, OSError, TypeError, ValueError):
+        except (ScellsegError, OSError, TypeError, ValueError, RecursionError):
             continue  # no record of ours
     return found
 

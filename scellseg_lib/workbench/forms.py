@@ -13,7 +13,6 @@ from typing import Any
 import ipywidgets
 import pandas as pd
 import torch
-from filelock import Timeout
 
 from scellseg_lib.errors import AxesNeeded, ChannelsNeeded, ScellsegError, SideTooSmall
 from scellseg_lib.options import Options
@@ -41,11 +40,6 @@ def plain(error: BaseException) -> str:
         remedy = REMEDIES.get(type(error), error.remedy)
         remedy = error.say(remedy, lambda name, value: CONTROLS.get(name, name).format(value))
         return f"{where}{error.say(error.what)}. {remedy}".strip()
-    if isinstance(error, Timeout):
-        return (
-            "The model is being learnt in another window. Wait until it is done or stop it there; "
-            "then press Check."
-        )
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return "The memory does not suffice. Use fewer images per step, or close other programs."
     if isinstance(error, OSError):

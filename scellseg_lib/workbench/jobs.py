@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import traceback
 from collections.abc import Callable
-from pathlib import Path
-from tempfile import gettempdir
 from threading import Condition, RLock, Thread
 from time import monotonic
 from typing import Any, Literal
-
-from filelock import FileLock
 
 from scellseg_lib.device import release_memory
 
@@ -159,9 +154,3 @@ class Job:
 def runs(job: Job | None) -> bool:
     """Whether there is a job that has not ended."""
     return job is not None and not job.ended
-
-
-def lock_for(file: Path) -> FileLock:
-    """Lock of a file for all windows, free when its process ends; else `filelock.Timeout`."""
-    mark = hashlib.sha256(str(file.absolute()).encode()).hexdigest()[:16]
-    return FileLock(Path(gettempdir()) / f"scellseg-{mark}.lock", timeout=0)

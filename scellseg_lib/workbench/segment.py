@@ -492,7 +492,7 @@ class SegmentPanel(ipywidgets.VBox):
         outcome.already = 0 if anew else sum(one.masks.exists() for one in jobs)
 
         def tell() -> None:
-            done = outcome.already + outcome.segmented + len(outcome.failed) - len(planned.failed)
+            done = outcome.already + outcome.written + len(outcome.failed) - len(planned.failed)
             job.report(done, len(jobs), cells=outcome.cells)
 
         tell()
@@ -542,7 +542,7 @@ class SegmentPanel(ipywidgets.VBox):
                 "Press Segment to go on from there."
             )
         else:
-            text = f"{count(outcome.segmented, 'image')} segmented, {count(outcome.cells, 'cell')}"
+            text = f"{count(outcome.written, 'image')} segmented, {count(outcome.cells, 'cell')}"
             if outcome.already:
                 text += f"; {count(outcome.already, 'image')} done before"
             self.message.tell(f"{text}. The masks are in {output}.")

@@ -251,6 +251,7 @@ def test_classes_and_notes_go_with_their_cells(tmp_path, masks):
     assert table["area"].to_dict() == {1: 15, 2: 24, 3: 24}
     assert table["class"].to_dict() == {1: "NA", 2: "", 3: "debris"}  # NA is a name
     assert table["note"].to_dict() == {1: "it bends", 2: "", 3: ""}
+    assert table["label_in_file"].to_dict() == {1: 1, 2: 2, 3: 4}
     features = json.loads((tmp_path / "A.geojson").read_text())["features"]
     kinds = [f["properties"].get("classification", {}).get("name") for f in features]
     assert kinds == ["NA", None, "debris"]
@@ -258,20 +259,26 @@ def test_classes_and_notes_go_with_their_cells(tmp_path, masks):
 
 
 LISTS = [
-    ("label,class,note\n1,a,\n2,b,\n", "the list has 2 cells, their masks 3"),
-    ("label,class\n1,a\n2,b\n3,c\n", "note"),
-    ("label,class,note\none,a,\n2,b,\n3,c,\n", "one"),
-    ("", "No columns"),
+    "label,class,note\n1,a,\n2,b,\n",  # fewer cells, labels that are not there or twice
+    "label,class,note\n95,a,\n96,b,\n97,c,\n",
+    "label,class,note\n-1,a,\n2,b,\n4,c,\n",
+    "label,class,note\n1,a,\n2,b,\n2,c,\n",
+    "label,class,note\n1,a,\n2,b,\n99999999999999999999,c,\n",
+    "label,class,note\none,a,\n2,b,\n4,c,\n",
+    "label,area,class,note\n1,15,a,\n2,25,b,\n4,24,c,\n",  # as many cells, of other areas
+    "label,class\n1,a\n2,b\n3,c\n",
+    "",
 ]
 
 
-@pytest.mark.parametrize(("text", "said"), LISTS)
-def test_a_list_that_does_not_fit_is_told_of(tmp_path, text, said):
+@pytest.mark.parametrize("text", LISTS)
+def test_a_list_that_does_not_fit_is_told_of(tmp_path, text):
     write_labels(tmp_path / "A_masks.tif", CELLS)
     (tmp_path / "A_cells.csv").write_text(text)
     done = export.export(tmp_path, tmp_path / "out", ["geojson", "imagej"])
     assert (done.written, (tmp_path / "out").exists()) == (0, False)
-    assert said in str(done.failed["A"])
+    assert done.failed["A"].where == tmp_path / "A_cells.csv"
+    assert "no list of all the cells in these masks" in str(done.failed["A"])
 
 
 def test_what_cannot_be_exported(plate, tmp_path):

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from scellseg_lib.files import layout
+from scellseg_lib.workbench.editor.journal import edits_path
+from scellseg_lib.workbench.experiment import Experiment, experiment_of
 from scellseg_lib.workbench.finetune import find_free_name
 
 
@@ -68,14 +70,14 @@ def test_images_are_listed_with_their_masks(tmp_path, case):
     shown = [[*relative(tmp_path, o.image, o.masks, o.own_masks), o.split] for o in found]
     assert shown == images
     for one in found:
-        assert layout.experiment_of(one.image) == tmp_path
+        assert experiment_of(one.image) == tmp_path
 
 
 def test_what_lies_beside_masks(tmp_path):
     make(tmp_path, "A_img.tif", "A_img_seg.npy", ".A_masks.tif.edits", "B_img.tif")
     first, second = layout.list_images(tmp_path)
-    assert (first.is_unsaved, second.is_unsaved) == (True, False)
-    assert relative(tmp_path, first.cells, second.cells) == ["A_cells.csv", None]
+    edits = [edits_path(one.own_masks).is_file() for one in (first, second)]
+    assert edits == [True, False]
     assert layout.cells_path(tmp_path / "A_cp_masks.ome.tif") == tmp_path / "A_cells.csv"
 
 
@@ -108,20 +110,20 @@ def test_results_lists_and_corrections_of_an_experiment(tmp_path):
     make(tmp_path, *(f"segmented/{name}_masks.tif" for name in ("A", "B", "plate/C")))
     make(tmp_path, "corrected/B_masks.tif", "corrected/.D_masks.tif.edits", "corrected/B_cells.csv")
     make(tmp_path, "shot/A_cells.csv", "segmented/A_cells.csv", "A_cells.csv")
-    assert relative(tmp_path, *layout.find_results(tmp_path).values()) == [
+    assert relative(tmp_path, *Experiment(tmp_path).find_results().values()) == [
         "segmented/A_masks.tif", "corrected/B_masks.tif", "segmented/plate/C_masks.tif",
     ]  # fmt: skip
-    assert relative(tmp_path, *layout.find_cell_lists(tmp_path)) == [
+    assert relative(tmp_path, *Experiment(tmp_path).find_cell_lists()) == [
         "A_cells.csv", "shot/A_cells.csv", "corrected/B_cells.csv",
     ]  # fmt: skip
-    assert layout.find_unsaved_corrections(tmp_path) == ["D"]
+    assert Experiment(tmp_path).find_unsaved_corrections() == ["D"]
 
 
 def test_the_experiment_of_a_file(tmp_path):
     for name in ("shot/A_masks.tif", "corrected/A_masks.tif"):
-        assert layout.experiment_of(tmp_path / name) == tmp_path
+        assert experiment_of(tmp_path / name) == tmp_path
     own = tmp_path / "corrected" / "A.tif"  # by its microscope, perhaps: nobody knows
-    assert layout.experiment_of(own) == own.parent
+    assert experiment_of(own) == own.parent
 
 
 def test_where_results_go(tmp_path):
@@ -136,12 +138,12 @@ def test_where_results_go(tmp_path):
 def test_models_and_their_runs(tmp_path):
     make(tmp_path, "old.safetensors", "new.b.safetensors", ".hidden.safetensors", "c.json")
     os.utime(tmp_path / "old.safetensors", (0, 0))
-    assert relative(tmp_path, *layout.find_models(tmp_path)) == [
+    assert relative(tmp_path, *Experiment(tmp_path).find_models()) == [
         "new.b.safetensors", "old.safetensors",
     ]  # fmt: skip
     run = (tmp_path / "new.b.safetensors").with_suffix(layout.RUN)
     run.touch()
-    assert layout.find_models(tmp_path, layout.RUN) == [run]
+    assert Experiment(tmp_path).find_models(layout.RUN) == [run]
     assert run.name == "new.b.checkpoint.json"
     names = {name: find_free_name(tmp_path, name) for name in ("a", "c", "old", "new.b")}
     assert names == {"a": "a", "c": "c-2", "old": "old-2", "new.b": "new.b-2"}

@@ -264,7 +264,7 @@ def test_other_images_are_found_and_renamed_but_for_those_with_unsaved_edits(fol
 
 
 def test_the_list_of_classes_is_no_image_no_masks_and_no_list_of_cells(folder):
-    finders = (layout.find_images, layout.find_samples, layout.find_labels, layout.find_cell_lists)
+    finders = (layout.find_images, layout.find_samples, layout.find_labels)
     before = [find(folder) for find in finders]
     edit(folder).add_class("dead")
     assert (folder / "classes.csv").is_file()

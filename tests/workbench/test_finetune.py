@@ -367,7 +367,7 @@ def test_what_learns_in_another_window_is_left_alone(folder, pace):
     assert second.name.value == "worms-scellseg-2"
     for button in (stale.go_on, stale.keep, stale.discard):
         button.click()
-        assert "being learnt in another window" in end(stale).message.text
+        assert "another run or window is at work here" in end(stale).message.text
     pace.let(1)
     until(lambda: len(first.run.log) > n_steps)
     first.stop.click()

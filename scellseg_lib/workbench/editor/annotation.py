@@ -24,7 +24,7 @@ from scellseg_lib.workbench.editor.classes import (
     find_class,
     parse_colour,
 )
-from scellseg_lib.workbench.editor.journal import NOTHING, Edit, Facts, Journal
+from scellseg_lib.workbench.editor.journal import NOTHING, Edit, Facts, Journal, hash_labels
 from scellseg_lib.workbench.editor.patches import EMPTY, Patch, apply, rebase
 
 COLUMNS = ("label", "area", "class", "note")
@@ -50,7 +50,9 @@ class Annotation:
     ) -> None:
         self.labels = as_labels(labels, largest=LARGEST_LABEL).copy()
         self.areas = np.bincount(self.labels.ravel(), minlength=1)  # pixels, by label
-        self.facts = {} if cells is None else _read_facts(cells, self.areas)
+        said = None if cells is None else match_cells(cells, self.labels).itertuples(name=None)
+        facts = {cell: Facts(" ".join(kind.split()), note) for cell, kind, note in said or ()}
+        self.facts = {cell: one for cell, one in facts.items() if one != NOTHING}
         self.classes = _add_classes(classes or {}, self.facts.values())
         self.edits: list[Edit] = []
         self._by_id: dict[str, Edit] = {}
@@ -94,10 +96,8 @@ class Annotation:
         """
         written = patch.runs[:, 3]
         if len(written) and not 0 <= written.min() <= written.max() <= LARGEST_LABEL:
-            raise ImageError(
-                f"a change would give cells the labels {written.min()} to {written.max()}",
-                remedy=f"Labels are 1 to {LARGEST_LABEL}.",
-            )
+            what = f"a change would give cells the labels {written.min()} to {written.max()}"
+            raise ImageError(what, remedy=f"Labels are 1 to {LARGEST_LABEL}.")
         patch = rebase(self.labels, patch)
         now = {int(cell): Facts(*said) for cell, said in (facts or {}).items()}
         areas = self._count_after(patch)
@@ -248,8 +248,8 @@ class Annotation:
                 self.replay([edit])
         finally:
             self.journal = journal
-        if journal:
-            journal.is_left = False
+        if journal and edits:
+            journal.take_up()
         return len(edits)
 
     def discard(self) -> None:
@@ -261,22 +261,19 @@ class Annotation:
     def write(self, path: Path) -> Path:
         """Write the masks and the list of cells, whose path is returned; both, or neither."""
         table = cells_path(path)
-        before = table.read_bytes() if table.is_file() else None
+        waiting = waiting_list(table, self.labels)
         try:
-            with whole(path) as masks, whole(table) as listed:
-                write_labels(masks, self.labels)
+            if table.exists():
+                table.open("r+b").close()  # or another program has it open
+            with whole(waiting) as listed:
                 self.cells.to_csv(listed, index=False)
+            write_labels(path, self.labels)
+            waiting.replace(table)
         except OSError as error:
-            if before is not None:  # the list may be written already, but not the masks
-                table.write_bytes(before)
-            elif table.is_file():
-                table.unlink()
-            raise ImageError(
-                f"the masks cannot be saved ({error.strerror})",
-                where=path,
-                remedy="Close other programs that have these files open, make room on the disk, "
-                "or save elsewhere. Your edits are kept.",
-            ) from error
+            what = f"the masks cannot be saved ({error.strerror})"
+            remedy = "Close other programs that have these files open, make room on the disk, or "
+            remedy += "save elsewhere. Your edits are kept."
+            raise ImageError(what, where=path, remedy=remedy) from error
         return table
 
     def restart_journal(self) -> None:
@@ -342,22 +339,28 @@ def _add_classes(classes: Classes, facts: Collection[Facts]) -> dict[str, str]:
     return found
 
 
-def _read_facts(cells: pd.DataFrame, areas: np.ndarray) -> dict[int, Facts]:
-    """What a list says of cells; ImageError if it has no labels, or names one without area."""
+def match_cells(cells: pd.DataFrame, labels: np.ndarray) -> pd.DataFrame:
+    """``class`` and ``note`` of a list by its ``label``; ImageError unless it is of these labels.
+
+    It names each once; its ``area``, if there is one, is that of each cell in pixels.
+    """
+    remedy = f"Take the list that was saved with these masks; its columns: {', '.join(COLUMNS)}."
     if "label" not in cells:
-        raise ImageError(
-            "the list of cells has no column 'label'", remedy=f"Its columns: {', '.join(COLUMNS)}."
-        )
-    found = {}
-    texts = cells.reindex(columns=["class", "note"]).astype(object).fillna("").astype(str)
+        raise ImageError("this is no list of cells: it has no column 'label'", remedy=remedy)
+    there, areas = np.unique(labels[labels > 0], return_counts=True)
     named = pd.to_numeric(cells["label"], errors="coerce")
-    for cell, kind, note in zip(named, texts["class"], texts["note"], strict=True):
-        if not 0 < cell < len(areas) or cell % 1 or not areas[int(cell)]:
-            raise ImageError(
-                f"the list names cell {cell}, which the masks have not",
-                remedy="Take the list that was saved with these masks.",
-            )
-        facts = Facts(" ".join(kind.split()), note)
-        if facts != NOTHING:
-            found[int(cell)] = facts
-    return found
+    for wrong in cells["label"][~named.isin(there) | named.duplicated()]:
+        what = f"the list names cell {wrong}, which the masks have not, or twice"
+        raise ImageError(what, remedy=remedy)
+    if "area" in cells:
+        said = pd.to_numeric(cells["area"], errors="coerce").set_axis(named).reindex(there)
+        for cell in there[said != areas]:
+            what = f"the list is of other masks: its area of cell {cell} is not that of these"
+            raise ImageError(what, remedy=remedy)
+    texts = cells.reindex(columns=["class", "note"]).astype(object).fillna("").astype(str)
+    return texts.set_axis(named.astype(int))
+
+
+def waiting_list(table: Path, labels: np.ndarray) -> Path:
+    """Where a list of cells waits until its masks are written, which makes it theirs."""
+    return table.with_name(f".{hash_labels(labels)[:24]}.csv")

@@ -62,9 +62,8 @@ def find_class(classes: Classes, text: str) -> str:
 def parse_colour(text: str) -> str:
     """Read ``#RRGGBB``, ``#RGB`` or an English name, as ``#RRGGBB``; ImageError for others."""
     if not is_color_like(text.strip()) or text.strip() == "none":
-        raise ImageError(
-            f'"{text}" is no colour', remedy='Write it as #E69F00, or by its name, such as "red".'
-        )
+        remedy = 'Write it as #E69F00, or by its name, such as "red".'
+        raise ImageError(f'"{text}" is no colour', remedy=remedy)
     return to_hex(text.strip()).upper()
 
 

@@ -19,11 +19,10 @@ import pandas as pd
 import traitlets
 
 from scellseg_lib.errors import ImageError
-from scellseg_lib.files.layout import edits_path
 from scellseg_lib.samples import check_size
 from scellseg_lib.workbench.editor.annotation import PUT_ASIDE, Annotation
 from scellseg_lib.workbench.editor.classes import COLOURS, SharedClasses, clean_name
-from scellseg_lib.workbench.editor.journal import Edit
+from scellseg_lib.workbench.editor.journal import Edit, edits_path
 from scellseg_lib.workbench.editor.patches import Patch, diff, set_pixels
 from scellseg_lib.workbench.editor.view import ImageView, make_layers, with_lock
 from scellseg_lib.workbench.forms import count, plain
@@ -198,11 +197,9 @@ class MaskEditor(ImageView):
         if path is None:
             raise ImageError("the masks have no file", remedy="Give save(path) a file's name.")
         if path == self.path and not replace and _read_stamp(path) not in (None, self._stamp):
-            raise MasksChanged(
-                "these masks were changed in another window or program meanwhile",
-                where=path,
-                remedy="Replace them by what you see, or open the image again.",
-            )
+            what = "these masks were changed in another window or program meanwhile"
+            remedy = "Replace them by what you see, or open the image again."
+            raise MasksChanged(what, where=path, remedy=remedy)
         annotation = self.annotation
         if annotation.free > len(annotation.cells) + 1:
             self.relabel()
@@ -280,9 +277,8 @@ class MaskEditor(ImageView):
                 back = content["kind"] == "undo"
                 known = annotation.undoable if back else annotation.redoable
                 if not known or known[-1].id != content["of"]:
-                    raise ImageError(
-                        "the masks have changed in between", remedy="Look, and undo again."
-                    )
+                    what = "the masks have changed in between"
+                    raise ImageError(what, remedy="Look, and undo again.")
                 (self.undo if back else self.redo)(edit.id)
             else:
                 self._command(edit)

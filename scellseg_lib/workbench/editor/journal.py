@@ -13,10 +13,13 @@ from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
+from uuid import uuid4
 
 import numpy as np
 
+from scellseg_lib.atomic import whole
 from scellseg_lib.errors import ImageError
+from scellseg_lib.files.layout import EDITS
 from scellseg_lib.workbench.editor.classes import Classes, clean_name, parse_colour
 from scellseg_lib.workbench.editor.patches import EMPTY, Patch
 
@@ -81,18 +84,20 @@ class Journal:
     """Edits of one image in a file of lines of JSON, from the labels that they start at.
 
     The file is made with the first edit. What a crash has left in it is read, and then taken up or
-    discarded; if it is neither, the first edit puts it aside.
+    discarded; if it is neither, the first edit puts it aside. Where another window has a file, that
+    of this one is called as if it were put aside.
     """
 
     def __init__(self, path: Path, labels: np.ndarray) -> None:
         self.path, self._start, self._size = path, hash_labels(labels), labels.size
+        self._usual, self._mark = path, uuid4().hex  # the mark of this window is in the first line
         self._waiting: list[str] = []  # lines that could not be written
         self.is_left = False  # whether the file is what a crash has left, and undecided
 
     @property
     def is_begun(self) -> bool:
         """Whether it holds edits since the labels that it starts at."""
-        return bool(self._waiting) or (self.path.exists() and not self.is_left)
+        return bool(self._waiting) or self._is_mine()
 
     def append(self, edit: Edit) -> None:
         """Append an edit at once; ImageError if it cannot be written, and waits for the next."""
@@ -100,12 +105,14 @@ class Journal:
         with self._as_image_error("your last edits cannot be kept safe until you save"):
             if self.is_left:
                 self.put_aside()
+            elif self.path.exists() and not self._is_mine():
+                self.path = self._find_aside()
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a+b") as file:
                 if not file.seek(0, os.SEEK_END):
                     time = datetime.now(UTC).isoformat(timespec="seconds")
-                    header = json.dumps({HEADER: 1, "start": self._start, "time": time})
-                    file.write(header.encode() + b"\n")
+                    header = {HEADER: 1, "start": self._start, "time": time, "window": self._mark}
+                    file.write(json.dumps(header).encode() + b"\n")
                 else:
                     file.seek(-1, os.SEEK_END)
                     if file.read() != b"\n":  # a crash has cut the last line off
@@ -128,7 +135,7 @@ class Journal:
         try:
             header = json.loads(lines[0])
             fits = header.get(HEADER) == 1 and header["start"] == self._start
-        except (ValueError, LookupError, AttributeError):
+        except (ValueError, LookupError, AttributeError, RecursionError):
             fits, header = False, {}
         if not fits:
             self.put_aside()
@@ -137,24 +144,45 @@ class Journal:
         for line in dict.fromkeys(lines[1:]):  # one may stand there twice after a full disk
             try:
                 edits.append(Edit.from_json(line, self._size))
-            except (ValueError, LookupError, TypeError, AttributeError, ImageError):
+            except (ValueError, LookupError, TypeError, AttributeError, RecursionError, ImageError):
                 continue
-        self.is_left = bool(edits)
+        self.is_left = True
         return str(header.get("time", "")), edits
 
-    def discard(self) -> None:
-        """Remove the file: its edits are saved, or not wanted."""
-        with self._as_image_error("edits that are done with cannot be removed"):
-            self.path.unlink(missing_ok=True)
+    def take_up(self) -> None:
+        """Go on with what a crash has left, as this window's."""
+        with self._as_image_error("edits that were not saved cannot be taken up"):
+            first, edits = self.path.read_bytes().split(b"\n", 1)
+            with whole(self.path) as scratch:
+                header = json.loads(first) | {"window": self._mark}
+                scratch.write_bytes(json.dumps(header).encode() + b"\n" + edits)
         self.is_left = False
 
+    def discard(self) -> None:
+        """Remove the file: its edits are saved, or not wanted. That of another window stays."""
+        with self._as_image_error("edits that are done with cannot be removed"):
+            if self.is_left or self._is_mine():
+                self.path.unlink(missing_ok=True)
+        self.path, self.is_left = self._usual, False
+
     def put_aside(self) -> None:
-        """Rename the file to ``NAME.other`` (``.other2``, ..): it is not of these labels."""
-        names = (f"{self.path.name}.other{k if k > 1 else ''}" for k in count(1))
-        others = (self.path.with_name(name) for name in names)
+        """Rename the file: it is not of these labels."""
         with self._as_image_error("edits that were not saved cannot be put aside"):
-            self.path.replace(next(other for other in others if not other.exists()))
+            self.path.replace(self._find_aside())
         self.is_left = False
+
+    def _find_aside(self) -> Path:
+        """First of ``NAME.other``, ``.other2``, .. that is free."""
+        names = (f"{self._usual.name}.other{k if k > 1 else ''}" for k in count(1))
+        others = (self.path.with_name(name) for name in names)
+        return next(other for other in others if not other.exists())
+
+    def _is_mine(self) -> bool:
+        """Whether the file is of this window; so is what is no file, which is an error then."""
+        if not self.path.is_file():
+            return self.path.exists()
+        with self.path.open("rb") as file:
+            return self._mark.encode() in file.readline()
 
     def restart(self, labels: np.ndarray) -> None:
         """Go on from labels that have been saved."""
@@ -167,11 +195,9 @@ class Journal:
         try:
             yield
         except OSError as error:
-            raise ImageError(
-                f"{what} ({error.strerror})",
-                where=self.path,
-                remedy="Make room on the disk, check the folder's rights, or save elsewhere.",
-            ) from error
+            what = f"{what} ({error.strerror})"
+            remedy = "Make room on the disk, check the folder's rights, or save elsewhere."
+            raise ImageError(what, where=self.path, remedy=remedy) from error
 
 
 def hash_labels(labels: np.ndarray) -> str:
@@ -179,3 +205,8 @@ def hash_labels(labels: np.ndarray) -> str:
     digest = hashlib.sha256(str(labels.shape).encode())
     digest.update(np.ascontiguousarray(labels, "<i4").tobytes())
     return digest.hexdigest()
+
+
+def edits_path(masks: Path) -> Path:
+    """File of the edits of a label file that were not saved."""
+    return masks.with_name(f".{masks.name}{EDITS}")

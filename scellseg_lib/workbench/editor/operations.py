@@ -32,9 +32,8 @@ def merge(labels: np.ndarray, cells: Sequence[int]) -> Patch:
     """Make one cell of two or more; it has the smallest of their labels."""
     boxes = _find_boxes(labels, cells)
     if len(boxes) < 2:
-        raise ImageError(
-            "one cell cannot be merged", remedy="Select two or more: hold Shift and click on them."
-        )
+        remedy = "Select two or more: hold Shift and click on them."
+        raise ImageError("one cell cannot be merged", remedy=remedy)
     return set_pixels(labels, np.flatnonzero(np.isin(labels, [*boxes])), min(boxes))
 
 
@@ -68,10 +67,8 @@ def split(labels: np.ndarray, cells: Sequence[int], line: np.ndarray) -> Patch:
                 names[part] = cell
         after[box][inside] = names[parts[inside]]
     if (after == labels).all():
-        raise ImageError(
-            "the line cuts no cell in two",
-            remedy="Draw it across the whole cell, from outside to outside.",
-        )
+        remedy = "Draw it across the whole cell, from outside to outside."
+        raise ImageError("the line cuts no cell in two", remedy=remedy)
     return diff(labels, after)
 
 
@@ -96,10 +93,8 @@ def outline(labels: np.ndarray, points: np.ndarray, cell: int, *, protect: bool 
         inside &= (labels == 0) | (labels == cell)
     patch = set_pixels(labels, np.flatnonzero(inside), cell)
     if not patch.n_pixels:
-        raise ImageError(
-            "there is no free pixel inside of the outline",
-            remedy="Other cells are protected: turn that off to draw over them.",
-        )
+        remedy = "Other cells are protected: turn that off to draw over them."
+        raise ImageError("there is no free pixel inside of the outline", remedy=remedy)
     return patch
 
 

@@ -281,19 +281,15 @@ def make_layers(
     """Make layers of an image and of further pictures; ImageError where they do not fit."""
     image = np.asarray(image)
     if image.ndim not in (2, 3) or not image.size or image.dtype.kind not in "buif":
-        raise ImageError(
-            f"an image of shape {image.shape} and {image.dtype} cannot be shown",
-            remedy="Give [H, W], or [H, W, C] with the channels last.",
-        )
+        what = f"an image of shape {image.shape} and {image.dtype} cannot be shown"
+        raise ImageError(what, remedy="Give [H, W], or [H, W, C] with the channels last.")
     planes = np.atleast_3d(image)
     n_channels = planes.shape[2]
     usual = {1: ["image"], 3: ["red", "green", "blue"]}
     names = list(channels) or usual.get(n_channels, [f"channel {k + 1}" for k in range(n_channels)])
     if len(names) != n_channels:
-        raise ImageError(
-            f"the image has {n_channels} channels, {len(names)} are named",
-            remedy="Name each channel once.",
-        )
+        what = f"the image has {n_channels} channels, {len(names)} are named"
+        raise ImageError(what, remedy="Name each channel once.")
     found = [_make_layer(name, planes[..., k], channel=True) for k, name in enumerate(names)]
     return found + _make_pictures(others, image.shape[:2])
 
@@ -303,10 +299,9 @@ def _make_pictures(others: Mapping[str, np.ndarray], shape: tuple[int, ...]) -> 
     for name, pixels in others.items():
         check_size(shape, pixels.shape[:2], repr(name), "image")
         if pixels.ndim > 2 and (pixels.dtype != np.uint8 or pixels.shape[2:] != (3,)):
-            raise ImageError(
-                f"{name!r} is of {pixels.dtype} and the shape {pixels.shape}",
-                remedy="Give intensities of the shape [H, W], or colours as uint8[H, W, 3].",
-            )
+            what = f"{name!r} is of {pixels.dtype} and the shape {pixels.shape}"
+            remedy = "Give intensities of the shape [H, W], or colours as uint8[H, W, 3]."
+            raise ImageError(what, remedy=remedy)
     return [_make_layer(name, pixels, channel=False) for name, pixels in others.items()]
 
 

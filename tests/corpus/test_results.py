@@ -1,0 +1,121 @@
+"""What counts as done: masks of this image, model, settings and numeric type, and no others."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import imagecodecs
+import numpy as np
+import pytest
+
+from scellseg_lib.device import Precision
+from scellseg_lib.errors import DatasetError, MasksMadeOtherwise
+from scellseg_lib.files import folder, images
+from scellseg_lib.files.images import read_pixels, write_labels
+from scellseg_lib.model import new_model
+from tests.corpus import expect
+
+MODEL = new_model("unet2", (4, 8))
+READING = {"channels": None, "axes": None, "page": None}
+
+
+def draw(file: Path, seed: int) -> None:
+    pixels = np.random.default_rng(seed).integers(0, 255, (40, 50), np.uint8)
+    file.write_bytes(imagecodecs.png_encode(pixels))
+
+
+def segment(home: Path, **options: Any) -> tuple[int, int, list[str]]:
+    """Segment; how many were written and done already, and the names of the files that failed."""
+    jobs, outcome = folder.plan_jobs(home, home / "out", ".tif", **READING)
+    options = {"diameter": 30.0, "reading": READING} | options
+    folder.segment_jobs(jobs, MODEL, home / "out", outcome, **options)
+    return outcome.written, outcome.already, sorted(Path(name).name for name in outcome.failed)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    for seed, name in enumerate("AB"):
+        draw(tmp_path / f"{name}.png", seed)
+    assert segment(tmp_path) == (2, 0, [])
+    return tmp_path
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-40])
+
+
+def change(file: Path) -> None:
+    write_labels(file, np.arange(2000).reshape(40, 50))
+
+
+MASKS = "out/A_masks.tif"
+RECORD = "out/segmented.json"
+OTHERS = (0, 1, ["A_masks.tif"])
+# What is done to the folder, and what the same command comes to then.
+SPOILT: list[tuple[str, Any, Any]] = [
+    ("nothing", lambda home: None, (0, 2, [])),
+    ("image touched", lambda home: os.utime(home / "A.png", ns=(0, 0)), (0, 2, [])),
+    ("image replaced", lambda home: draw(home / "A.png", 7), (1, 1, [])),
+    ("image damaged", lambda home: cut(home / "A.png"), OTHERS),
+    ("masks deleted", lambda home: (home / MASKS).unlink(), (1, 1, [])),
+    ("masks empty", lambda home: (home / MASKS).write_bytes(b""), (1, 1, [])),
+    ("masks cut off", lambda home: cut(home / MASKS), (1, 1, [])),
+    ("masks of others", lambda home: change(home / MASKS), OTHERS),
+    ("masks and image", lambda home: [change(home / MASKS), draw(home / "A.png", 7)], OTHERS),
+    ("record foreign", lambda home: (home / RECORD).write_text("[1]"), DatasetError),
+    ("record deep", lambda home: (home / RECORD).write_text("[" * 100_000), DatasetError),
+    ("record lost", lambda home: (home / RECORD).unlink(), MasksMadeOtherwise),
+]
+
+
+@pytest.mark.parametrize(("name", "spoil", "right"), SPOILT, ids=[row[0] for row in SPOILT])
+def test_done_are_whole_masks_of_the_very_image(home, name, spoil, right):
+    spoil(home)
+    before = (home / MASKS).read_bytes() if (home / MASKS).exists() else None
+    expect(lambda: segment(home), right if isinstance(right, type) else right.__eq__)
+    if right is OTHERS:
+        assert (home / MASKS).read_bytes() == before  # kept, until they are not wanted
+        draw(home / "A.png", 0)
+        assert segment(home, overwrite=True) == (2, 0, [])
+    if not isinstance(right, type):
+        assert segment(home) == (0, 2, [])
+        assert read_pixels(home / MASKS).shape == (40, 50)
+
+
+@pytest.mark.parametrize(
+    "other", [{"diameter": 20.0}, {"flips": True}, {"min_size": 3}, {"reading": {"page": 0}}]
+)
+def test_masks_of_other_settings_are_not_done(home, other):
+    with pytest.raises(MasksMadeOtherwise):
+        segment(home, **other)
+    assert segment(home, overwrite=True, **other) == (2, 0, [])
+
+
+def test_masks_of_another_numeric_type_are_not_done(home, monkeypatch):
+    monkeypatch.setattr(folder, "choose_precision", lambda _: Precision("bf16"))
+    with pytest.raises(MasksMadeOtherwise, match="dtype fp32 there, bf16 asked for"):
+        segment(home)
+
+
+def test_a_second_run_at_once_is_refused_and_changes_nothing(home):
+    draw(home / "A.png", 7)
+    refused: list[type] = []
+
+    def again() -> None:
+        with pytest.raises(folder.InUse) as caught:
+            segment(home, diameter=20.0)
+        refused.append(caught.type)
+
+    assert segment(home, callback=again) == (1, 1, [])
+    assert refused
+    assert segment(home) == (0, 2, [])
+
+
+@pytest.mark.parametrize("dies", ["write_labels", "whole"])
+def test_a_kill_on_the_way_leaves_nothing_half_done(home, monkeypatch, dies):
+    """After the record speaks of the masks, or before."""
+    draw(home / "A.png", 7)
+    with monkeypatch.context() as patch:
+        patch.setattr(images if dies == "write_labels" else folder, dies, None)
+        assert segment(home)[2] == ["A_masks.tif"]
+    assert segment(home) == (1, 1, [])
