@@ -1,0 +1,116 @@
+"""Masks and their lists of cells: of one save or of another, of one window or of two."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+
+from scellseg_lib.errors import ImageError, ScellsegError
+from scellseg_lib.files.images import read_masks, write_labels
+from scellseg_lib.workbench.editor import MaskEditor, MasksChanged
+from scellseg_lib.workbench.experiment import Experiment, read_cells
+from tests.corpus import expect
+
+LABELS = np.zeros((20, 30), np.int32)
+LABELS[2:5, 2:7], LABELS[9:13, 9:15] = 7, 312  # of 15 and 24 px
+
+
+def kinds(cells: Any) -> dict[int, str]:
+    return dict(zip(cells["label"].tolist(), cells["class"].tolist(), strict=True))
+
+
+RIGHT = {1: "tot", 2: "müde"}
+# A list of cells, and what is read: classes by the numbers that the cells get.
+LISTS: list[tuple[Any, Any]] = [
+    ("label,area,class,note\n312,24,müde,\n7,15,tot,\n", RIGHT),
+    ("label,class\n7,tot\n312,müde\n", RIGHT),
+    ("\ufefflabel;area;class;note\r\n7;15;tot;\r\n312;24;müde;\r\n", RIGHT),
+    ("label;class;note\n7;tot;\n312;müde;\n".encode("cp1252"), RIGHT),
+    ("Label\tClass\n7\ttot\n312\tmüde\n", RIGHT),
+    ("label,class\n312,müde\n", {2: "müde"}),  # written by hand
+    ("label,class\n1,tot\n2,müde\n", ImageError),  # of masks that were numbered otherwise
+    ("label,area,class\n7,24,müde\n312,15,tot\n", ImageError),  # as many, but other cells
+    ("label,area,class\n7,15,tot\n", ImageError),
+    ("label,class\n7,tot\n7,müde\n", ImageError),
+    ("label,class\n-7,tot\n", ImageError),
+    ("label,class\n99999999999999999999,tot\n", ImageError),
+    ("label,class\n7.5,tot\n", ImageError),
+    ("label,area,class\n7,,tot\n312,,müde\n", ImageError),
+    ("a,b\n1,2\n", ImageError),
+    ("", ImageError),
+    (b"\x00\xff", ImageError),
+]
+
+
+@pytest.mark.parametrize(("text", "right"), LISTS)
+def test_a_list_is_of_the_cells_that_it_names_or_of_none(tmp_path, text, right):
+    masks, table = tmp_path / "A_masks.tif", tmp_path / "A_cells.csv"
+    write_labels(masks, LABELS)
+    table.write_bytes(text if isinstance(text, bytes) else text.encode())
+    expect(lambda: kinds(read_cells(masks)), right if right is ImageError else right.__eq__)
+    if right is ImageError:
+        expect(lambda: read_cells(masks), ImageError, r"A_cells\.csv: .*Move it away")
+
+
+@pytest.mark.parametrize("dies", ["masks", "list"])
+def test_a_save_that_is_killed_leaves_masks_with_their_own_list(tmp_path, monkeypatch, dies):
+    path, image = tmp_path / "A_masks.tif", np.zeros(LABELS.shape, np.uint8)
+
+    def opened() -> MaskEditor:
+        there = read_masks(path) if path.exists() else LABELS
+        return MaskEditor(
+            image, there, path=path, cells=read_cells(path) if there is not LABELS else None
+        )
+
+    editor = opened()
+    editor.set_class([7], "dead")
+    editor.save()
+    editor.delete([1])
+    editor.set_class([2], "alive")
+    original = Path.replace
+
+    def replace(file: Path, target: Path) -> Path:
+        if target == (path if dies == "masks" else tmp_path / "A_cells.csv"):
+            raise KeyboardInterrupt
+        return original(file, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", replace)
+        with pytest.raises(KeyboardInterrupt):
+            editor.save()
+    again = opened()
+    assert kinds(again.cells) == ({1: "dead", 2: ""} if dies == "masks" else {1: "alive"})
+    if dies == "masks":
+        again.recover()
+        assert kinds(again.cells) == {1: "alive"}
+
+
+def test_two_windows_on_one_image_lose_nothing_and_overwrite_nothing_unsaid(tmp_path):
+    path, image = tmp_path / "A_masks.tif", np.zeros(LABELS.shape, np.uint8)
+    one, two = (MaskEditor(image, LABELS, path=path) for _ in range(2))
+    one.set_note([7], "one")
+    two.set_note([312], "two")
+    two.set_class([312], "dead")
+    one.save()
+    (left,) = tmp_path.glob(".*.edits*")
+    assert len(left.read_text().splitlines()) == 3  # the other window's edits, both of them
+    with pytest.raises(MasksChanged):
+        two.save()
+    two.save(replace=True)
+    assert read_cells(path)["note"].tolist() == ["", "two"]
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize(
+    "name", ["../A_masks.tif", "/tmp/A_masks.tif", "A\0_masks.tif", "..\\A.tif"]
+)
+def test_a_dropped_file_stays_in_the_folder(tmp_path, name):
+    home = tmp_path / "home"
+    home.mkdir()
+    tifffile.imwrite(home / "A.tif", np.ones((20, 30), np.uint8))
+    write_labels(tmp_path / "good.tif", LABELS)
+    with pytest.raises(ScellsegError, match="no file's name"):
+        Experiment(home).take(name, (tmp_path / "good.tif").read_bytes())
+    assert sorted(file.name for file in tmp_path.rglob("*.tif")) == ["A.tif", "good.tif"]
