@@ -216,8 +216,7 @@ def segment_jobs(
 
 def read_record(output: Path) -> dict[str, Any]:
     """What the masks of a folder were made with, by its ``segmented.json``; empty without one."""
-    file = output / layout.RECORD
-    if not file.exists():
+    if not (file := output / layout.RECORD).exists():
         return {}
     with suppress(ValueError, TypeError, RecursionError):  # ours are written whole
         record = dict(json.loads(file.read_bytes()))

@@ -371,9 +371,7 @@ class Experiment:
 def experiment_of(file: Path) -> Path:
     """Experiment of an image or of masks: above ``shot/`` or ``query/``, or corrected masks."""
     is_image = layout.parse_name(file.name)[0] in ("img", "image")
-    parts = (
-        (layout.SHOT, layout.QUERY) if is_image else (layout.SHOT, layout.QUERY, layout.CORRECTED)
-    )
+    parts = {layout.SHOT, layout.QUERY} | (set() if is_image else {layout.CORRECTED})
     return file.parent.parent if file.parent.name in parts else file.parent
 
 
