@@ -58,15 +58,16 @@ def read_pixels(
         if signature in _TIFF:
             pixels = _read_tiff(path, axes, page)
         elif signature == _PNG:
-            _check_count(PngImageFile(path).size)
+            with PngImageFile(path) as header:
+                _check_count(header.size)
             pixels = imagecodecs.png_decode(path.read_bytes())
             if pixels.shape[2:] in ((2,), (4,)):  # the last is alpha by PNG's definition
                 pixels = pixels[..., :-1]
         elif signature.startswith(_JPEG):
-            header = JpegImageFile(path)
-            _check_count(header.size)
-            pixels = np.asarray(header)  # an error if it is cut, where other decoders fill in grey
-            if header.mode == "CMYK":
+            picture = JpegImageFile(path)
+            _check_count(picture.size)
+            pixels = np.asarray(picture)  # an error if it is cut, where other decoders fill in grey
+            if picture.mode == "CMYK":
                 raise ImageError("CMYK colours are not intensities", remedy="Export as RGB.")
         else:
             raise ImageError("this is not a PNG, TIFF or JPEG file", remedy=CONVERT)
@@ -143,7 +144,7 @@ def read_masks(path: str | PathLike[str], *, page: int | None = None) -> np.ndar
     return relabel(masks, where=path)
 
 
-def relabel(masks: np.ndarray, *, where: str | PathLike[str] | None = None) -> np.ndarray:
+def relabel(masks: np.ndarray, *, where: str | PathLike[str] = "masks") -> np.ndarray:
     """Check labels and number them 1 to n without gaps, in their old order: int32[H, W].
 
     Warns of labels in pieces, as classes and binary masks have them, and of a labelled background.
@@ -164,8 +165,7 @@ def relabel(masks: np.ndarray, *, where: str | PathLike[str] | None = None) -> n
         what = f"label {min(around)} reaches all edges of the image"
     if what:
         remedy = "Each label counts as one cell: number the cells, on 0, if it stands for a class."
-        doubt = errors.ScellsegWarning(what, where=where or "masks", remedy=remedy)
-        warnings.warn(doubt, stacklevel=2)
+        warnings.warn(errors.ScellsegWarning(what, where=where, remedy=remedy), stacklevel=2)
     return contiguous.astype(np.int32)
 
 

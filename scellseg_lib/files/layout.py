@@ -176,7 +176,7 @@ def _read_parts(folder: Path) -> list[tuple[str, _Files]]:
         raise DatasetError("there is no such folder", where=folder, remedy=remedy)
     parts = [(part, _Files(folder / part)) for part in _parts(folder)]
     unread = ", ".join(name for _, files in parts for name in files.unread)
-    what = f"files that are not read as images: {unread}"
+    what = f"files that are not read, by their format or name: {unread}"
     if not any(files.images for _, files in parts):
         usual = "Name them NAME_img.png (or .tif, .jpg), in it or in its shot/ and query/."
         what = f"there are no images{f', but {what}' if unread else ''}"
