@@ -88,8 +88,7 @@ def labelled_batch(
 ) -> tuple[Tensor, Tensor]:
     """Draw augmented patches float32 (size, 2, 224, 224) and targets float32 (size, K, 224, 224).
 
-    Horizontal flip with probability 0.5, rotation U(0, 2 pi), scale U(0.75, 1.25), translation
-    (docs/method.md, section 3); of the sources with these indices, else of `size` drawn ones.
+    Of the sources with these indices, else of `size` drawn ones (docs/method.md, section 3).
     """
     images, targets = [], []
     side = PATCH + 2 * MARGIN

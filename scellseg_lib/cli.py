@@ -23,7 +23,7 @@ from scellseg_lib.atomic import whole
 from scellseg_lib.datasets import fetch, manifest, synthetic
 from scellseg_lib.datasets.load import find_readable, list_datasets
 from scellseg_lib.datasets.weights import RELEASED, packaged_files, released_file, released_weights
-from scellseg_lib.errors import DatasetError, ScellsegError, TrainingError
+from scellseg_lib.errors import DatasetError, ScellsegError, TrainingError, explain
 from scellseg_lib.files import export, folder, layout
 from scellseg_lib.finetuning import STRATEGIES, FinetuneOptions
 from scellseg_lib.model import Model
@@ -62,22 +62,21 @@ class _Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         with warnings.catch_warnings():
             warnings.showwarning = warn
+            getattr(sys.stdout, "reconfigure", dict)(errors="backslashreplace")  # of odd names
             try:
                 return super().invoke(ctx)
             except ScellsegError as error:
                 fail(tell(error))
             except OSError as error:  # a folder that may not be written to, a full disk
-                fail(f"{error.filename}: {error.strerror}." if error.filename else str(error))
+                said = f"{error.filename or 'the disk'}: {explain(error)}"
+                fail(f"{said}. Check the path, and that there is room and access.")
             except KeyboardInterrupt:
                 typer.echo("Stopped: the same command goes on from what is done.", err=True)
                 raise typer.Exit(130) from None
 
 
 def with_options(options: type[Options], *names: str, of_model: bool = False) -> Callable:
-    """Give a command options of a class, with the bounds, defaults and help that stand there.
-
-    Those `of_model` are None where they are not given: the model has its own.
-    """
+    """Give a command options of a class as they stand there; or None, where the model has them."""
 
     def add(command: Any) -> Any:
         signature = inspect.signature(command, eval_str=True)
@@ -295,7 +294,7 @@ def sweep(
     ),
     profile: str = Option("released", help="Scale, a file of notebooks/profiles."),
     data: list[str] | None = Option(None, help="Only this data set; repeatable."),
-    states: list[int] | None = Option(None, "--state", help="Only this state; repeatable."),
+    states: list[int] | None = Option(None, "--state", min=0, help="Only this one; repeatable."),
     dry_run: bool = Option(False, "--dry-run", help="Count the trials, and estimate their time."),
     limit_time: float | None = Option(None, min=0, help="Minutes after which no trial is begun."),
     cluster: str | None = Option(None, help="A Dask cluster: local:4, or tcp://host:8786."),
@@ -379,6 +378,7 @@ def list_data() -> None:
 def fetch_data(name: str) -> None:
     """Download a data set and check every image against its manifest."""
     typer.echo(fetch.fetch(name))
+    typer.echo(fetch.verify(name), err=True)  # which counts what could not be verified
 
 
 @data_app.command("verify", epilog="Example: scellseg data verify bbbc010_elegans")

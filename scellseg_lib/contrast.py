@@ -1,7 +1,6 @@
 """The contrastive term of fine-tuning (Eq. 2-3): styles of shots like queries', unlike contrasts'.
 
-``L = L_seg + sigmoid(alpha) * S(shot, query) / (S(shot, contrast) + 1e-5)``, with S the sum of the
-mean squared differences of all pairs of style embeddings.
+``L = L_seg + sigmoid(alpha) * S(shot, query) / (S(shot, contrast) + 1e-5)``; S: `pair_distance`.
 """
 
 import math
@@ -25,12 +24,7 @@ def pair_distance(a: Tensor, b: Tensor) -> Tensor:
 
 
 class ContrastiveTerm(nn.Module):
-    """Draws query and contrast patches and compares their styles with the shots'.
-
-    Of the contrast images, one style serves a step. A fixed alpha is 0.2; scheduled, the weight
-    goes from sigmoid(0.2) to 0 as a cosine. BatchNorm's running statistics see query and contrast
-    patches too ("mixed", the released code), or those of the shots alone.
-    """
+    """Draws query patches, and contrast patches of one style a step; compares their styles."""
 
     def __init__(
         self,
@@ -38,7 +32,7 @@ class ContrastiveTerm(nn.Module):
         contrast: Sequence[Sequence[Source]],
         *,
         alpha_mode: str = "learnt",
-        statistics: str = "mixed",
+        statistics: str = "mixed",  # BatchNorm's, of all these patches (as released), or "shot"
     ) -> None:
         super().__init__()
         self.queries, self.contrast = queries, contrast

@@ -26,22 +26,16 @@ class Precision:
         return torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.dtype == "bf16")
 
     def place(self, network: nn.Module, device: torch.device) -> nn.Module:
-        """Move a network to the device in this layout; a GPU computes the same every time.
-
-        Batches keep their layout until the first convolution, which gives them that of its weights:
-        BatchNorm of two planes is slow channels-last.
-        """
+        """Move a network to the device in this layout; a GPU computes the same every time."""
+        # Batches keep theirs until the first convolution: BatchNorm of two planes is slow in it.
         torch.backends.cudnn.deterministic = True
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
         return network.to(device=device, memory_format=layout)  # type: ignore[call-overload]
 
 
 def choose_precision(device: torch.device) -> Precision:
-    """Return bfloat16, channels last, where the device has instructions for it, else float32.
-
-    Emulated, bfloat16 is ten times slower than float32. Channels-last pays with it; without it, a
-    training step at full width takes 1.5 times as long in this layout.
-    """
+    """Return bfloat16, channels last, where the device has instructions for it, else float32."""
+    # Emulated, it is ten times slower; without it, channels-last takes 1.5 times as long.
     facts = torch.cpu.get_capabilities()
     if device.type == "cuda":
         able = torch.cuda.is_bf16_supported(including_emulation=False)

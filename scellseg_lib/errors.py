@@ -1,8 +1,15 @@
 """What the library raises: an error says what was wrong, where, and what to do."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from os import PathLike
+from textwrap import shorten
 from typing import Any
+
+from pydantic import ValidationError
+
+WORDS = {UnicodeDecodeError: "it is not text in UTF-8", RecursionError: "it is nested without end"}
+WORDS |= {KeyError: "it lacks {}", **dict.fromkeys((TypeError, AttributeError), "it is foreign")}
 
 
 def as_argument(name: str, value: Any) -> str:
@@ -120,3 +127,23 @@ class MasksMadeOtherwise(DatasetError):
     differing: dict[str, tuple[Any, Any]]
     """By setting: its value there ("unknown" if it is not recorded), and now."""
     replaceable: bool  # whether all the masks are of the images to be segmented
+
+
+@contextmanager
+def telling(what: str, where: Any, remedy: str, kind: Any = DatasetError) -> Iterator[None]:
+    """Say in words, with the file's name, whatever a block raises that reads or writes a file."""
+    try:
+        yield
+    except Exception as error:
+        if getattr(error, "where", None) is not None:
+            raise
+        raise kind(f"{what} ({explain(error)})", where=where, remedy=remedy) from error
+
+
+def explain(error: BaseException) -> str:
+    """What an error says in one line, without the name of its file, which is said beside it."""
+    if isinstance(error, ValidationError):
+        told = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()[:5]]
+        return "; ".join(told).removeprefix(": ")
+    words = WORDS.get(type(error), "{}").format(getattr(error, "strerror", None) or error)
+    return shorten(words, 400) or type(error).__name__

@@ -32,7 +32,7 @@ class FinetuneOptions(Options):
     """Way of learning; contrastive is the paper's."""
     steps: int = Field(default=100, ge=1)
     """Optimiser steps; 100 are the paper's "100 epochs"."""
-    learning_rate: float = Field(default=1e-3, ge=0)
+    learning_rate: float = Field(default=1e-3, ge=0, le=1000)
     """Of Adam."""
     schedule: Literal["halvings", "cosine"] = "halvings"
     """Of the learning rate: halved after every quarter of the steps (the paper), or down to 0 as a
@@ -70,14 +70,10 @@ class FinetuneOptions(Options):
 
 
 class Strategy(NamedTuple):
-    """A way of learning: from the shots alone, or from other images too by a term of the loss.
-
-    The term is made of queries (unlabelled), contrast images of each style, and options. It is
-    called as `ContrastiveTerm`, and its parameters are learnt too.
-    """
+    """A way of learning: from the shots alone, or from other images too by a term of the loss."""
 
     help: str  # what it learns from, for people
-    make_term: Callable[..., nn.Module] | None = None
+    make_term: Callable[..., nn.Module] | None = None  # of queries, contrasts and options
 
 
 # All strategies, in the order in which they are offered; who adds one puts it here.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -10,16 +11,18 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-from pydantic import BaseModel, Field, ValidationError
-from safetensors import SafetensorError, safe_open
+from pydantic import BaseModel, Field, FiniteFloat
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from scellseg_lib import representation
 from scellseg_lib.atomic import whole
-from scellseg_lib.errors import ModelError, ScellsegError
+from scellseg_lib.errors import ModelError, telling
 from scellseg_lib.network import Network, build_network, find_architecture
 from scellseg_lib.representation import Decoding, Representation
+
+OURS = "Load a file that Model.save has written whole."
 
 
 class TrainingData(BaseModel, extra="forbid", frozen=True):
@@ -34,12 +37,12 @@ class Card(BaseModel, extra="forbid"):
     """Where a model comes from and how it is used: JSON inside its file and beside it."""
 
     architecture: str
-    levels: tuple[int, ...] = (32, 64, 128, 256)
+    levels: tuple[int, ...] = Field(default=(32, 64, 128, 256), max_length=9)
     attention: bool | None = None
     dense: bool | None = None
     hierarchical_style: bool | None = None
     representation: str
-    diameter: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 30.0
+    diameter: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)] = 30.0
     """Default diameter of the cells in an image, pixels."""
     channels: tuple[str, str] = ("gray", "none")  # of the training images; not binding
     origin: str = ""
@@ -47,8 +50,10 @@ class Card(BaseModel, extra="forbid"):
     training_data: list[TrainingData] = []
     recipe: dict[str, Any] = {}
     decoding: Decoding = Decoding()
-    styles: list[list[float]] = []  # centres of the style embeddings of the training images
-    style_radius: float = 0.0  # largest distance of a training image's style to the nearest centre
+    styles: list[list[FiniteFloat]] = []  # centres of the style embeddings of the training images
+    style_radius: FiniteFloat = (
+        0.0  # largest distance of a training image's style to the nearest centre
+    )
     scores: dict[str, float] = {}
     versions: dict[str, str] = {}
 
@@ -79,8 +84,7 @@ class Model:
     def save(self, path: str | Path, *, half: bool = False) -> Path:
         """Write ``NAME.safetensors``, whole or not at all, and its card beside as ``NAME.json``.
 
-        ``half`` stores weights as float16; running statistics stay float32. ModelError for another
-        suffix, for a ``NAME.json`` beside no model, and for files that cannot be written.
+        ``half`` stores weights, but not running statistics, as float16. ModelError where it cannot.
         """
         path, card = Path(path), self.card.model_dump_json(indent=2)
         beside = path.with_suffix(".json")
@@ -95,14 +99,11 @@ class Model:
         for name, value in tensors.items():
             if half and value.is_floating_point() and "running" not in name:
                 tensors[name] = value.half()
-        try:
+        with telling("the model cannot be written", path, "Give a folder with room.", ModelError):
             with whole(path) as scratch:
                 save_file(tensors, scratch, metadata={"card": card})
             with whole(beside) as scratch:
                 scratch.write_text(card + "\n", encoding="utf-8")
-        except (OSError, SafetensorError) as error:
-            what, remedy = f"the model cannot be written ({error})", "Give a folder with room."
-            raise ModelError(what, where=path, remedy=remedy) from error
         return path
 
 
@@ -123,10 +124,11 @@ def new_model(
 
 def fill_model(card: Card, tensors: Mapping[str, Tensor], *, where: Path | str) -> Model:
     """Build the model of a card and copy weights into it; ModelError for what does not fit."""
-    model = _build_model(card)
+    with torch.device("meta"):  # which takes no memory, however large the card says that it is
+        network = _build_model(card).network
     own, given = (
         {key: tuple(value.shape) for key, value in state.items()}
-        for state in (model.network.state_dict(), tensors)
+        for state in (network.state_dict(), tensors)
     )
     wrong = [key for key in own | given if own.get(key) != given.get(key)]
     if wrong := wrong or [key for key in own if not tensors[key].isfinite().all()]:
@@ -135,30 +137,32 @@ def fill_model(card: Card, tensors: Mapping[str, Tensor], *, where: Path | str) 
         what += f"{wrong[0]} is {there} in the file, {here} in the network"
         remedy = "Check the model's name, its levels and its additions, or get the file again."
         raise ModelError(what, where=where, remedy=remedy)
+    model = _build_model(card)
     model.network.load_state_dict(dict(tensors))  # in the network's own numeric type
     return model
 
 
+@contextmanager
+def open_tensors(path: Path, remedy: str = OURS, kind: Any = ModelError) -> Iterator[Any]:
+    """Open a file of safetensors, and tell what is wrong with it and with what is read of it."""
+    with telling("the file cannot be read", path, remedy, kind):
+        path.open("rb").close()  # safetensors calls what may not be read missing
+        with safe_open(path, framework="pt") as file:
+            yield file
+
+
 def read_card(path: Path) -> Card:
     """Read the card within a model's file; ModelError if `Model.save` has not written it."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            return Card.model_validate_json((file.metadata() or {})["card"])
-    except KeyError:
-        what = "the file has no model card"
-    except (ValidationError, ScellsegError) as error:
-        what = f"the model card is not valid: {error}"
-    except (SafetensorError, OSError) as error:
-        what = f"the file is damaged or not safetensors ({error})"
-    raise ModelError(what, where=path, remedy="Load a file that Model.save has written whole.")
+    with open_tensors(path) as file:
+        return Card.model_validate_json((file.metadata() or {})["card"])
 
 
 def read_model(path: Path) -> Model:
     """Read a model that `Model.save` wrote, on the CPU; errors as those of `read_card`."""
     card = read_card(path)
-    with safe_open(path, framework="pt") as file:
+    with open_tensors(path) as file:
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    return fill_model(card, tensors, where=path)
+        return fill_model(card, tensors, where=path)
 
 
 def _build_model(card: Card) -> Model:

@@ -1,8 +1,7 @@
 """The five networks of the paper (Extended Data Fig. 1), as an Extractor and a Tasker.
 
-All share one skeleton: a residual downsampling pass, a style embedding, an upsampling pass that is
-steered by the style, and a 1 x 1 Tasker. Scellseg adds attention gates on the skips, dense units
-and a hierarchical style. Shapes below are for ``levels = (32, 64, 128, 256)``.
+A residual downsampling pass, a style embedding, an upsampling pass that the style steers, and a
+1 x 1 Tasker. Scellseg adds attention gates on the skips, dense units and a hierarchical style.
 """
 
 import hashlib

@@ -9,10 +9,7 @@ from scellseg_lib.errors import OptionError
 
 
 class Options(BaseModel):
-    """Base of all options, which do not change; OptionError for what is not allowed.
-
-    A field says its bounds with ``Field(ge=..., le=...)`` and its help in the docstring below it.
-    """
+    """Base of all options: fields say their bounds and help; OptionError for another value."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True

@@ -121,10 +121,7 @@ class Dataset(Sequence[Sample]):
         }
 
     def shots(self, n: int, seed: int = 0) -> Dataset:
-        """Draw `n` shots of the pool, the first of a permutation; DatasetError if it holds fewer.
-
-        The shots of a smaller `n` are among those of a larger one.
-        """
+        """Draw `n` shots, the first of a permutation of the pool; DatasetError if it is smaller."""
         pool = self.shot
         if not 1 <= n <= len(pool):
             what = f"{n} shots were asked for, the pool of {self.name!r} holds {len(pool)}"

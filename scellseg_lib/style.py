@@ -29,10 +29,9 @@ def embed(model: Model, sample: Sample, diameter: float) -> np.ndarray:
 
 
 def remember_styles(model: Model, samples: Sequence[Sample]) -> None:
-    """Store the styles of labelled training images in the card, for the warning of `segment`.
+    """Store centres and radius of the styles of labelled training images in the card.
 
-    The radius is the largest distance of an image to its nearest centre. Of 16 or fewer images each
-    is a centre, and the radius twice the largest distance to the nearest other; of one it is 0.
+    Of 16 or fewer each is a centre, the radius twice the largest distance to the nearest other.
     """
     labelled = [sample for sample in samples if not np.isnan(sample.diameter)]
     shown = progress_bar(labelled, len(labelled), "styles")

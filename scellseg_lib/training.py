@@ -1,27 +1,27 @@
 """The one loop of training, and checkpoints from which a killed run goes on.
 
-Random numbers are drawn from ``default_rng((seed, step))``, so that the step is their whole state
-and a resumed run ends with the weights of one that was never stopped.
+Random numbers are of ``default_rng((seed, step))``: a resumed run ends as one never stopped.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from time import monotonic
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from scellseg_lib.atomic import whole
 from scellseg_lib.device import Precision, release_memory
-from scellseg_lib.errors import TrainingError
-from scellseg_lib.model import Model, TrainingData, library_versions
+from scellseg_lib.errors import TrainingError, telling
+from scellseg_lib.model import Model, TrainingData, library_versions, open_tensors
 from scellseg_lib.network import NetworkOutput
 from scellseg_lib.progress import bar
 from scellseg_lib.samples import Sample
@@ -64,12 +64,11 @@ def train(
     validate_every: int = 100,
     callback: Callback | None = None,
 ) -> None:
-    """Train a model in place and complete its log and card.
+    """Train a model in place and complete its log and card; the checkpoint is left to the caller.
 
     ``losses_at`` gives the ``loss`` of a step, counted from 0, and its parts; ``rate`` the step's
-    share of the learning rates. ``term`` is learnt with the network; its ``fixed`` parts keep their
-    statistics. ``identity`` is what makes the run what it is, ``initial`` where it began. The
-    checkpoint is left to who saves the model.
+    share of the learning rates. ``term`` is learnt too; ``fixed`` parts keep their statistics.
+    ``identity`` is what makes the run what it is, ``initial`` where it began.
     """
     rates = [group["lr"] for group in optimiser.param_groups]
     modules = {"network": model.network} | ({"term": term} if term else {})
@@ -145,8 +144,7 @@ def _complete_card(
 
 
 # Checkpoints: one safetensors file, written whole and read without pickle
-
-UNREADABLE = (SafetensorError, OSError, KeyError, TypeError, ValueError)
+ANEW = "Delete it to start anew."
 
 
 class CheckpointOfAnotherRun(TrainingError):
@@ -157,26 +155,26 @@ class CheckpointOfAnotherRun(TrainingError):
 
 def read_run(path: str | Path | None) -> dict[str, Any]:
     """``identity`` of a checkpoint's run, and ``log`` of its steps; empty if it cannot be read."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            run = json.loads(file.metadata()["run"])
-            return {"identity": dict(run["identity"]), "log": list(run["log"])}
-    except UNREADABLE:
-        return {}  # `Checkpoint.resume` says what is wrong with the file
+    with suppress(TrainingError):
+        return _read_run(Path(path or ""))
+    return {}  # `Checkpoint.resume` says what is wrong with the file
+
+
+def _read_run(path: Path) -> dict[str, Any]:
+    with open_tensors(path, ANEW, TrainingError) as file:
+        run = json.loads(file.metadata()["run"])
+        return {"identity": dict(run["identity"]), "log": [dict(step) for step in run["log"]]}
 
 
 def resume_precision(path: str | Path | None, otherwise: Precision) -> Precision:
     """Precision in which a run began that has a checkpoint, since it goes on as it began."""
-    run = read_run(path)
-    return Precision(**run["identity"]["precision"]) if run else otherwise
+    with suppress(KeyError, TypeError):
+        return Precision(**read_run(path)["identity"]["precision"])
+    return otherwise
 
 
 class Checkpoint:
-    """The resumable state of a run, in a file; without a path none is kept.
-
-    ``identity`` is what makes the run what it is (recipe, data, precision); a file of another run
-    is refused. The state is that of the modules and the optimiser, which are restored in place.
-    """
+    """The state of a run (modules, optimiser), restored in place; without a path none is kept."""
 
     def __init__(
         self,
@@ -203,28 +201,18 @@ class Checkpoint:
             if isinstance(value, Tensor)
         }
         run = json.dumps({"identity": self.identity, "log": log})
-        try:
-            with whole(self.path) as scratch:
-                save_file(tensors, scratch, metadata={"run": run})
-        except (OSError, SafetensorError) as error:
-            what = f"the checkpoint cannot be written ({error})"
-            remedy = "Make room, or give another folder; the same call goes on from the last."
-            raise TrainingError(what, where=self.path, remedy=remedy) from error
+        what = "the checkpoint cannot be written"
+        remedy = "Make room, or give another folder; the same call goes on from the last."
+        with telling(what, self.path, remedy, TrainingError), whole(self.path) as scratch:
+            save_file(tensors, scratch, metadata={"run": run})
 
     def resume(self) -> list[dict[str, float]]:
         """Restore all state; returns the log of the steps done. TrainingError where it cannot."""
-        if self.path is None or not self.path.is_file():
+        if self.path is None or not os.path.lexists(self.path):
             return []
-        try:
-            with safe_open(self.path, framework="pt") as file:
-                run = json.loads(file.metadata()["run"])
-                identity, log = dict(run["identity"]), list(run["log"])
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        except UNREADABLE as error:
-            what, remedy = f"the checkpoint cannot be read ({error})", "Delete it to start anew."
-            raise TrainingError(what, where=self.path, remedy=remedy) from error
-        names = sorted({*identity, *self.identity})
-        pairs = {name: (identity.get(name), self.identity.get(name)) for name in names}
+        run, here = _read_run(self.path), self.identity
+        there, log = run["identity"], run["log"]
+        pairs = {name: (there.get(name), here.get(name)) for name in sorted({*there, *here})}
         if differing := {name: (a, b) for name, (a, b) in pairs.items() if a != b}:
             words = (f"{name}: {a} there, {b} asked for" for name, (a, b) in differing.items())
             what = f"the checkpoint is of another run: {'; '.join(words)}"
@@ -232,12 +220,15 @@ class Checkpoint:
             raise CheckpointOfAnotherRun(what, where=self.path, remedy=remedy, differing=differing)
 
         states: dict[str, dict[str, Tensor]] = {}
-        for key, value in tensors.items():
-            prefix, name = key.rsplit("/", 1)
-            states.setdefault(prefix, {})[name] = value
-        for prefix, module in self.modules.items():
-            module.load_state_dict(states.pop(prefix, {}))
-        state = {int(prefix.split("/")[1]): values for prefix, values in states.items()}
-        groups = self.optimiser.state_dict()["param_groups"]
-        self.optimiser.load_state_dict({"state": state, "param_groups": groups})
+        with open_tensors(self.path, ANEW, TrainingError) as file:
+            for key in file.keys():  # noqa: SIM118
+                prefix, name = key.rsplit("/", 1)
+                states.setdefault(prefix, {})[name] = file.get_tensor(key)
+            for prefix, module in self.modules.items():
+                module.load_state_dict(states.pop(prefix, {}))
+            state = {int(prefix.split("/")[1]): values for prefix, values in states.items()}
+            groups = self.optimiser.state_dict()["param_groups"]
+            self.optimiser.load_state_dict({"state": state, "param_groups": groups})
+            for weight, values in self.optimiser.state.items():
+                _ = [value.expand(weight.shape) for value in values.values()]  # or it does not fit
         return log

@@ -179,14 +179,14 @@ def test_a_file_that_is_damaged_or_has_no_card(path, model):
     whole = path.read_bytes()
     for keep in (0, 5, 300, -1):
         path.write_bytes(whole[:keep])
-        with pytest.raises(ModelError, match=r"damaged or not safetensors.*Load a file that"):
+        with pytest.raises(ModelError, match=r"cannot be read.*Load a file that"):
             read_model(path)
     save_file(model.network.state_dict(), path)
-    with pytest.raises(ModelError, match="no model card"):
+    with pytest.raises(ModelError, match=r"it lacks 'card'"):
         read_model(path)
 
 
-INVALID = r"card is not valid.*Load a file that"
+INVALID = r"file cannot be read.*Load a file that"
 
 
 @pytest.mark.parametrize(

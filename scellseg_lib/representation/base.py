@@ -18,7 +18,7 @@ class Decoding(Options):
     """Logit above which a pixel is cell. Higher: fewer, smaller cells."""
     flow_threshold: float = Field(default=0.4, ge=0, title="Flow error")
     """Largest flow error of a cell. Lower: fewer cells of odd shape. 0 keeps all."""
-    n_steps: int = Field(default=200, ge=1, title="Steps")
+    n_steps: int = Field(default=200, ge=1, le=10_000, title="Steps")
     """Euler steps along the flows."""
     min_size: int = Field(default=35, ge=0, title="Smallest cell")
     """Pixels, in an image whose cells are 30 pixels wide."""
