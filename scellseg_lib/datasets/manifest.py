@@ -1,25 +1,24 @@
-"""What a data set is: one validated YAML each in ``data_manifests/``.
+"""What a data set is, whence, on what terms: one validated YAML each in ``data_manifests/``."""
 
-It says where the data set comes from and on what terms, how its raw archives become images and
-masks, which files result (``NAME_img.png`` and ``NAME_masks.png``), and what each serves for.
-"""
-
+import re
 from collections.abc import Iterator
 from functools import cache
+from itertools import accumulate
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from natsort import natsorted
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, Field, TypeAdapter
 
 from scellseg_lib import paths
-from scellseg_lib.errors import DatasetError, ManifestError
+from scellseg_lib.errors import DatasetError, ManifestError, telling
 
 _Schema = TypeVar("_Schema")
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+DEEPEST = 100  # nested brackets of a file
 SPLITS = r"^(shot|query|pretrain|validation|general_test|contrast:\w+|subset:\w+)$"
 Split = Annotated[str, Field(pattern=SPLITS)]
 Plane = Annotated[str, Field(pattern=r"^(red|green|blue|gray|none|\d+)$")]
@@ -61,16 +60,13 @@ class Entry(BaseModel, extra="forbid", frozen=True):
 
 
 class Group(BaseModel, extra="forbid", frozen=True):
-    """Files of which it is known where they come from; they are stored as ``prefix`` + their name.
-
-    ``ranges`` (first to last) and ``picks`` give further splits to files whose name is a number.
-    """
+    """Files of which it is known where they come from, stored as ``prefix`` + their name."""
 
     source: str  # what the converter finds the raw files by
     prefix: FileName
     splits: tuple[Split, ...]
     count: int | None = Field(gt=0)  # that the publisher or the paper names
-    ranges: dict[Split, tuple[int, int]] = {}
+    ranges: dict[Split, tuple[int, int]] = {}  # of numbers that are names, first to last
     picks: dict[Split, tuple[int, ...]] = {}
 
     def entries(self, folder: Path) -> Iterator[Entry]:
@@ -101,7 +97,7 @@ class Manifest(BaseModel, extra="forbid", frozen=True):
     note: str | None = None
     source: dict[Literal["repository", "commit", "folder"], str] | None = None
     archives: tuple[Archive, ...] = ()
-    converter: str | None = None  # one of `convert.CONVERTERS`
+    converter: Literal["bbbc010", "dsb2018", "livecell", "cellpose"] | None = None
     channels: tuple[Plane, Plane]  # to segment, nucleus
     files: tuple[Entry, ...] = ()
     groups: tuple[Group, ...] = ()
@@ -138,7 +134,7 @@ _Series = dict[Literal["series"], dict[str, dict[str, tuple[SubsetPart, ...]]]]
 def list_manifests() -> list[str]:
     """List the data sets with a manifest (files of another kind have no ``name:`` on top)."""
     files = sorted(paths.MANIFESTS.glob("*.yaml"))
-    return [f.stem for f in files if f.read_text(encoding="utf-8").startswith("name:")]
+    return [f.stem for f in files if f.is_file() and f.read_bytes().startswith(b"name:")]
 
 
 def load_manifest(name: str) -> Manifest:
@@ -162,12 +158,16 @@ def load_subsets() -> dict[str, tuple[SubsetPart, ...]]:
 
 @cache
 def _parse(path: Path, schema: type[_Schema]) -> _Schema:
+    remedy = "Mend what is named; scellseg_lib/datasets/manifest.py says what fields hold."
+    with telling("the manifest cannot be read", path, remedy, ManifestError):
+        return TypeAdapter(schema).validate_python(read_yaml(path))
+
+
+def read_yaml(path: Path) -> Any:
+    """Content of a YAML file; RecursionError before the C loader dies of its nesting."""
+    text = path.read_text(encoding="utf-8")
+    depths = accumulate(1 if bracket in "[{" else -1 for bracket in re.findall(r"[][{}]", text))
+    if max(depths, default=0) > DEEPEST or re.search(rf"(\?|-)(\s+(\?|-)){{{DEEPEST}}}", text):
+        raise RecursionError
     # The C loader reads the large manifests ten times faster; it is not in every build.
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=loader)
-        return TypeAdapter(schema).validate_python(content)
-    except (OSError, yaml.YAMLError, ValidationError) as error:
-        remedy = "Mend what is named; scellseg_lib/datasets/manifest.py says what fields hold."
-        what = f"the manifest cannot be read ({error})"
-        raise ManifestError(what, where=path, remedy=remedy) from error
+    return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
 
 from scellseg_lib import paths
-from scellseg_lib.errors import ScellsegError
+from scellseg_lib.datasets.manifest import read_yaml
+from scellseg_lib.errors import ScellsegError, telling
 from scellseg_lib.network import NetworkName
 from scellseg_lib.pretraining import PretrainRecipe
+
+_FIELDS = "See `Profile` for its fields and what they may be."
 
 
 class ShotPlan(BaseModel):
@@ -20,8 +22,8 @@ class ShotPlan(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    shots: tuple[int, ...]  # numbers of images, rising; all but the shot scale use the largest
-    states: tuple[int, ...]  # random states; untuned models take the first
+    shots: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]  # rising; most use the largest
+    states: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)]  # untuned: the first
 
 
 class Profile(BaseModel):
@@ -32,14 +34,14 @@ class Profile(BaseModel):
     name: str
     weights: Literal["released", "packaged", "untrained", "subset:general", "subset:Sgeneral"]
     """Where models start, see `Trial.weights`."""
-    levels: tuple[int, ...]
+    levels: Annotated[tuple[PositiveInt, ...], Field(min_length=2, max_length=9)]
     models: tuple[NetworkName, ...]
     data: dict[str, ShotPlan]  # data sets, in the paper's order
     contrast: str  # contrast images
     general_test: tuple[str, ...] = ()  # data sets for what remains of generality (Ext. Fig. 4)
     subsets: tuple[str, ...] = ()  # nested pre-training subsets, poorest first (Fig. 4)
     pretraining: PretrainRecipe | None = None  # on subsets; None: by the paper's recipe
-    steps: int = 100
+    steps: PositiveInt = 100
     precision: Literal["fp32", "bf16"] = "fp32"
 
     def narrow(
@@ -55,15 +57,16 @@ class Profile(BaseModel):
         ScellsegError for a data set that the profile does not have, a model that there is not, or
         what is no number.
         """
-        content = self.model_dump()
-        if lacking := [name for name in data if name not in self.data]:
+        content = self.model_dump() | {"models": tuple(models) or self.models}
+        if lacking := [name for name in data if name not in [*self.data]]:
             has = f"It has: {', '.join(self.data)}."
             raise ScellsegError(f"the profile has no data set {lacking[0]!r}", remedy=has)
         content["data"] = {name: content["data"][name] for name in data or self.data}
-        for plan in content["data"].values():
-            plan["states"] = tuple(states) or plan["states"]
-            plan["shots"] = tuple(sorted(shots)) or plan["shots"]
-        return _validate(content | {"models": tuple(models) or self.models}, self.name)
+        with telling("this cannot be chosen", self.name, _FIELDS, ScellsegError):
+            for plan in content["data"].values():
+                plan["states"] = tuple(states) or plan["states"]
+                plan["shots"] = tuple(sorted(shots)) or plan["shots"]
+            return Profile.model_validate(content)
 
 
 def list_profiles() -> list[str]:
@@ -77,16 +80,8 @@ def load_profile(name: str) -> Profile:
     if name not in names:
         there_are = f"There are: {', '.join(names)}."
         raise ScellsegError(f"there is no profile {name!r}", where=file, remedy=there_are)
-    return _validate({"name": name} | yaml.safe_load(file.read_text()), str(file))
-
-
-def _validate(content: Mapping[str, Any], where: str) -> Profile:
-    try:
-        return Profile.model_validate(content)
-    except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        remedy = "See `Profile` for its fields."
-        raise ScellsegError(f"this is no profile: {wrong}", where=where, remedy=remedy) from error
+    with telling("this is no profile", file, _FIELDS, ScellsegError):
+        return Profile.model_validate(read_yaml(file) | {"name": name})
 
 
 # --- parameters of notebooks -----------------------------------------------------------------

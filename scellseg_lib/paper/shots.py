@@ -8,7 +8,7 @@ from scipy.spatial.distance import cdist
 
 from scellseg_lib import paths
 from scellseg_lib.datasets.load import load_dataset
-from scellseg_lib.errors import DatasetError
+from scellseg_lib.errors import DatasetError, telling
 from scellseg_lib.model import Model
 from scellseg_lib.samples import Dataset
 from scellseg_lib.style import embed
@@ -75,6 +75,8 @@ def order_to_cover(candidates: np.ndarray, images: np.ndarray) -> list[int]:
 @cache
 def _read_table(file: str, by: tuple[str, ...]) -> dict[tuple[str | int, ...], tuple[str, ...]]:
     """Names of images, by the columns that say whose they are."""
-    rows = pd.read_csv(paths.MANIFESTS / file, dtype={"images": str})
-    keys = rows[[*by]].itertuples(index=False, name=None)
-    return {key: tuple(names.split(" ")) for key, names in zip(keys, rows["images"], strict=True)}
+    path, remedy = paths.MANIFESTS / file, "Restore it from the repository."
+    with telling("the table of shots cannot be read", path, remedy):
+        rows = pd.read_csv(path, dtype={"images": str})
+        keys, images = rows[[*by]].itertuples(index=False, name=None), rows["images"]
+        return {key: tuple(names.split(" ")) for key, names in zip(keys, images, strict=True)}

@@ -15,15 +15,20 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from pydantic import TypeAdapter
 
 from scellseg_lib import paths
 from scellseg_lib.atomic import whole
-from scellseg_lib.errors import DatasetError
+from scellseg_lib.errors import DatasetError, telling
 from scellseg_lib.metrics import THRESHOLDS
 from scellseg_lib.model import library_versions
 from scellseg_lib.paper.profile import Profile
 from scellseg_lib.paper.trial import ADDED, METHOD_VERSION, Trial
 
+AGAIN = "Delete the trial's two files; it is computed again."
+RESTORE = "Restore it from the repository, or compute it anew in its notebook."
+ROOM = "Make room, or see to it that the folder can be written to."
+_TRIAL = TypeAdapter(Trial)
 PERCENT = [round(100 * float(threshold)) for threshold in THRESHOLDS]
 
 
@@ -45,9 +50,9 @@ class Store:
         """Return the trials of this version of the method, each with its origin and ``key``."""
         found = {}
         for key in self.list_keys():
-            origin = self.read_origin(key) | {"key": key}
+            origin = self.read_origin(key)
             if origin["trial"]["method"] == METHOD_VERSION:
-                found[parse_trial(origin)] = origin
+                found[parse_trial(origin)] = origin | {"key": key}
         return found
 
     def put(self, key: str, scores: pd.DataFrame, origin: Mapping[str, Any]) -> None:
@@ -56,13 +61,18 @@ class Store:
         The origin has the trial's identity under ``"trial"``, and what else is known of the run.
         """
         table = self.folder / f"{key}.csv"
-        with whole(table) as file:
-            _widen(scores).to_csv(file, index=False)
-        _write_origin(table, {**origin, "scores_sha256": _hash_text(table)})
+        with telling("a result cannot be written", table, ROOM):
+            with whole(table) as file:
+                _widen(scores).to_csv(file, index=False)
+            _write_origin(table, {**origin, "scores_sha256": _hash_text(table)})
 
     def read_origin(self, key: str) -> dict[str, Any]:
-        """Return what is known of a trial's run."""
-        return _read_or_tell(self.folder / f"{key}.json", _read_json, *RESULT)
+        """Return what is known of a trial's run; DatasetError for what is no file of origin."""
+        file = self.folder / f"{key}.json"
+        with telling("a result cannot be read", file, AGAIN):
+            origin = dict(_read_json(file))
+            hash((parse_trial(origin), origin["trial"]["method"], float(origin.get("seconds", 0))))
+            return origin
 
     def summarise_origins(self, keys: Iterable[str]) -> dict[str, Any]:
         """Say briefly where results come from, for the file of origin of a figure.
@@ -73,11 +83,12 @@ class Store:
         trials, versions, methods = {}, [], set()
         for key in dict.fromkeys(keys):
             origin = self.read_origin(key)
-            hashes = {name: origin["trial"][name][:16] for name in ("pixels", "weights_sha256")}
-            trials[key] = {"commit": origin["commit"]} | hashes
-            methods.add(origin["trial"]["method"])
-            if origin["versions"] not in versions:
-                versions.append(origin["versions"])
+            with telling("a result cannot be read", self.folder / f"{key}.json", AGAIN):
+                hashes = {name: origin["trial"][name][:16] for name in ("pixels", "weights_sha256")}
+                trials[key] = {"commit": origin["commit"]} | hashes
+                methods.add(origin["trial"]["method"])
+                if origin["versions"] not in versions:
+                    versions.append(origin["versions"])
         return {"trials": trials, "versions": versions, "method": sorted(methods)}
 
     def read_scores(
@@ -112,27 +123,26 @@ class Store:
         trials = pd.DataFrame(found.values()).sort_values(order, kind="stable", ignore_index=True)
         # All tables are read as one, which is thirty times as fast as one after the other.
         tables = [self._read_text(key, hashes[key]).partition("\n") for key in trials["key"]]
-        images = _read_csv(StringIO(f"{tables[0][0]}\n" + "".join(rows for *_, rows in tables)))
-        images["of"] = np.repeat(trials.index, [rows.count("\n") for *_, rows in tables])
-        scores = _lengthen(images).sort_values("of", kind="stable", ignore_index=True)
+        with telling("the results cannot be read", self.folder, AGAIN):
+            images = _read_csv(StringIO(f"{tables[0][0]}\n" + "".join(rows for *_, rows in tables)))
+            images["of"] = np.repeat(trials.index, [rows.count("\n") for *_, rows in tables])
+            scores = _lengthen(images).sort_values("of", kind="stable", ignore_index=True)
         return scores.join(trials, on="of").drop(columns="of")
 
     def _read_text(self, key: str, sha256: str | None) -> str:
         """Text of a trial's table, which must be the one of which its file of origin tells."""
-
-        def read(file: Path) -> str:
+        file = self.folder / f"{key}.csv"
+        with telling("a result cannot be read", file, AGAIN):
             if _hash_text(file) != sha256:
                 raise ValueError("it is not as it was written")
             return file.read_text(encoding="utf-8")
 
-        return _read_or_tell(self.folder / f"{key}.csv", read, *RESULT)
-
 
 def parse_trial(origin: Mapping[str, Any]) -> Trial:
     """Return the trial that a file of origin tells of."""
-    identity = origin["trial"]
-    names = [field.name for field in fields(Trial) if field.name in identity]
-    return Trial(**{name: _freeze(identity[name]) for name in names})
+    names = {field.name for field in fields(Trial)}
+    said = {name: _freeze(value) for name, value in origin["trial"].items() if name in names}
+    return _TRIAL.validate_python(said)
 
 
 def load_or_compute(
@@ -150,7 +160,8 @@ def load_or_compute(
     """
     file = paths.results(profile.name) / f"{name}.csv"
     said, asked = file.with_suffix(".json"), json.loads(json.dumps(origin))
-    known = _read_or_tell(said, _read_json, *TABLE) if said.is_file() else {}
+    with telling("a table cannot be read", said, RESTORE):
+        known = dict(_read_json(said)) if said.exists() else {}
     other = [field for field in asked if known.get(field) != asked[field]]
     if other or not known:
         if not compute:
@@ -161,16 +172,18 @@ def load_or_compute(
         if frame.empty:
             remedy = "Fetch data sets (scellseg data list), or set SCELLSEG_DATA."
             raise DatasetError(f"there is nothing to make the table {name} from", remedy=remedy)
-        said.unlink(missing_ok=True)  # a table is there when its origin is
-        with whole(file) as scratch:
-            frame.to_csv(scratch, index=False, float_format="%.5g")
-        _write_origin(file, asked | {"versions": library_versions(), "commit": find_commit()})
+        with telling("the table cannot be written", file, ROOM):
+            said.unlink(missing_ok=True)  # a table is there when its origin is
+            with whole(file) as scratch:
+                frame.to_csv(scratch, index=False, float_format="%.5g")
+            _write_origin(file, asked | {"versions": library_versions(), "commit": find_commit()})
     return read_table(file)
 
 
 def read_table(file: Path) -> pd.DataFrame:
     """Read a committed table; DatasetError when it cannot be read."""
-    return _read_or_tell(file, _read_csv, *TABLE)
+    with telling("a table cannot be read", file, RESTORE):
+        return _read_csv(file)
 
 
 def find_commit() -> str | None:
@@ -187,20 +200,8 @@ def find_commit() -> str | None:
     return commit + (" and changes" if changes else "")
 
 
-# What a damaged file is called, and what to do about it.
-RESULT = ("a result", "Delete the trial's two files; it is computed again.")
-TABLE = ("a table", "Restore it from the repository, or compute it anew in its notebook.")
-
-
 def _read_json(file: Path) -> Any:
-    return json.loads(file.read_text())
-
-
-def _read_or_tell(file: Path, read: Callable[[Path], Any], what: str, remedy: str) -> Any:
-    try:
-        return read(file)
-    except (OSError, ValueError, KeyError) as error:
-        raise DatasetError(f"{what} cannot be read ({error})", where=file, remedy=remedy) from error
+    return json.loads(file.read_text(encoding="utf-8"))
 
 
 def _read_csv(file: Path | StringIO) -> pd.DataFrame:

@@ -135,14 +135,14 @@ def test_cellpose_subsets_and_styles_follow_the_numbers_of_the_files(tmp_path):
 
 # The part of a manifest in which it is, and what the error says.
 FAULTS = [
-    ("", {"licens": "MIT"}, r"licens\n  Extra inputs"),
+    ("", {"licens": "MIT"}, r"licens: Extra inputs"),
     ("", {"channels": ["ultraviolet", "none"]}, "channels"),
     ("", {"archives": [{"url": "https://x/a", "file": "a.zip"}]}, r"archives\.0\.sha256"),
     ("archives", {"url": "file:///etc/passwd"}, r"archives\.0\.url"),
     ("archives", {"file": "../a.zip"}, r"archives\.0\.file"),
     ("files", {"image": "/1_img.png"}, r"files\.0\.image"),
     ("files", {"image_sha256": "abc"}, "image_sha256"),
-    ("files", {"hash": "0" * 64}, r"hash\n  Extra inputs"),
+    ("files", {"hash": "0" * 64}, r"hash: Extra inputs"),
     ("files", {"splits": ["train"]}, "splits"),
 ]
 

@@ -6,11 +6,11 @@ from enum import StrEnum
 from typing import Any, NamedTuple
 
 import pandas as pd
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from scellseg_lib import paths
-from scellseg_lib.errors import ManifestError, ScellsegError
+from scellseg_lib.datasets.manifest import read_yaml
+from scellseg_lib.errors import ManifestError, ScellsegError, telling
 from scellseg_lib.paper.claims.evidence import Evidence, Scale, group_by_profile
 
 Triple = tuple[float, float, float]  # numbers on BBBC010_elegans, LIVECell_bv2 and mito
@@ -76,12 +76,9 @@ class PaperClaims(BaseModel):
 def load_claims() -> PaperClaims:
     """Read what the paper claims; ManifestError if the file does not follow the schema."""
     file = paths.MANIFESTS / "paper_claims.yaml"
-    try:
-        return PaperClaims.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))
-    except (OSError, yaml.YAMLError, ValidationError) as error:
-        what = f"the claims cannot be read ({error})"
-        remedy = "See `claims.judgement.PaperClaims` for its fields."
-        raise ManifestError(what, where=file, remedy=remedy) from error
+    remedy = "See `claims.judgement.PaperClaims` for its fields."
+    with telling("the claims cannot be read", file, remedy, ManifestError):
+        return PaperClaims.model_validate(read_yaml(file))
 
 
 # --- how a claim is judged -------------------------------------------------------------------
