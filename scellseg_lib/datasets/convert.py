@@ -1,7 +1,6 @@
 """Raw archives, as their publishers lay them out, to images and instance masks.
 
-A converter takes the folder of the unpacked files and a ``source``: where in it to look, a shell
-pattern. It gives one `Picture` for each image that it finds, in natural order.
+A converter gives a `Picture` of each image in a folder of raw files that matches ``source``.
 """
 
 import json
@@ -100,13 +99,10 @@ def paint(cells: Sequence[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
 
 
 def draw_polygons(outlines: Sequence[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
-    """Pixels, bool[H, W], whose centre is inside one of COCO's polygons, float[n, 2] (x, y).
-
-    Pixel (0, 0) spans 0 to 1; pycocotools would round 0.6 % of LIVECell's cell pixels otherwise.
-    """
+    """Pixels, bool[H, W], whose centre is inside one of COCO's polygons, float[n, 2] (x, y)."""
     mask = np.zeros(shape, bool)
     for points in outlines:
-        x, y = points.T - 0.5
+        x, y = points.T - 0.5  # pixel (0, 0) spans 0 to 1
         mask[polygon(y, x, shape)] = True
     return mask
 

@@ -1,6 +1,7 @@
 """One file from the network, whole or not at all; what has come so far lies in ``NAME.part``."""
 
 import hashlib
+import re
 import shutil
 import time
 from contextlib import suppress
@@ -26,10 +27,8 @@ CHUNK = 1 << 16  # bytes; what a cut connection can lose
 def download(url: str, file: Path, sha256: str | None = None, session: Any = requests) -> Path:
     """Get one file, unless it is there already with the hash that it must have.
 
-    A cut connection is taken up where it broke, by this run or the next, and a busy server asked
-    again, a few times (pooch starts anew, and asks again for what is not there). A second process
-    that wants the same file waits for the first. What a URL ``file:`` names is copied. FetchError
-    if the network is forbidden, the server refuses or cannot be reached, or another file came.
+    A cut connection is taken up where it broke, by this run or the next (pooch starts anew), and a
+    busy server asked again. A second process waits for the first. FetchError if it cannot be had.
     """
     if is_whole(file, sha256):
         return file
@@ -109,10 +108,17 @@ def _append(session: Any, url: str, part: Path) -> None:
         if have and answer.headers.get("Content-Range") == f"bytes */{have}":
             return  # nothing is missing
         answer.raise_for_status()
+        hops = [hop.url for hop in (*answer.history, answer)]
+        if url.startswith("https:") and not all(hop.startswith("https:") for hop in hops):
+            what, remedy = "the server leads to an address without TLS", "Report it, please."
+            raise FetchError(what, where=url, remedy=remedy)
         if answer.status_code != requests.codes.partial_content:
             have = 0
-        length, name = answer.headers.get("Content-Length"), url.rpartition("/")[2]
-        total = have + int(length) if length else None
+        elif not answer.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
+            part.unlink()
+            raise requests.ConnectionError("another part came than was asked for")
+        length, name = answer.headers.get("Content-Length", ""), url.rpartition("/")[2]
+        total = have + int(length) if re.fullmatch(r"[0-9]{1,15}", length) else None
         shown = bar(total, name, "byte", initial=have, unit_scale=True)
         with shown, part.open("ab" if have else "wb") as out:
             for chunk in answer.iter_content(CHUNK):

@@ -3,13 +3,11 @@
 Archives stay in ``CACHE/downloads/NAME``; images and masks go to ``DATA/NAME``, or not at all.
 """
 
-import gzip
-import lzma
+import errno
 import shutil
 import tarfile
 import tempfile
 import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
@@ -21,14 +19,11 @@ from scellseg_lib.datasets import weights
 from scellseg_lib.datasets.convert import CONVERTERS, Picture, write_picture
 from scellseg_lib.datasets.download import download, is_whole
 from scellseg_lib.datasets.manifest import Archive, Manifest, load_manifest
-from scellseg_lib.errors import DatasetError, FetchError, ImageError
+from scellseg_lib.errors import DatasetError, FetchError, ImageError, explain
 from scellseg_lib.files.images import pixel_hash, read_pixels
 from scellseg_lib.progress import progress_bar
 
-_DAMAGE = (
-    *(zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, EOFError),
-    RuntimeError,  # zipfile's for a password or an unknown compression
-)
+_OF_NAMES = (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.EILSEQ, None)
 _CHANGED = "The publisher may have changed the files; please report it."
 
 
@@ -74,8 +69,7 @@ def verify(name: str) -> Report:
 def fetch(name: str) -> Path:
     """Get a data set, unless it is there already; returns the folder of its verified files.
 
-    FetchError, and nothing half-written, if it cannot be had: access is manual, the network is
-    forbidden or fails, the disk is full, an archive is unsafe, or not what the manifest promises.
+    FetchError, and nothing half-written, if it cannot be had or is not what the manifest promises.
     """
     card = load_manifest(name)
     if not _compare(card, card.folder).wrong:
@@ -100,7 +94,7 @@ def fetch(name: str) -> Path:
             damaged.archive.unlink(missing_ok=True)
         raise
     except OSError as error:
-        what = f"the files cannot be stored ({error.strerror})"
+        what = f"the files cannot be stored ({explain(error)})"
         remedy = "Free some space, or set SCELLSEG_DATA and SCELLSEG_CACHE to other folders."
         raise FetchError(what, where=error.filename or card.folder, remedy=remedy) from error
     return card.folder
@@ -157,22 +151,18 @@ def _pictures(card: Manifest, raw: Path) -> Iterator[tuple[Picture, str, str]]:
 
 
 def unpack(archive: Path, folder: Path, members: str = "*") -> None:
-    """Unpack the members of a ZIP or TAR that match a shell pattern; copy any other file.
-
-    Nothing is unpacked where a member's name leads elsewhere or tarfile's data filter refuses it (a
-    link out of the folder, a device). zipfile makes no links at all.
-    """
+    """Unpack what matches a shell pattern, if all of it is safe; copy what is no ZIP or TAR."""
     folder.mkdir(parents=True, exist_ok=True)
     try:
         if zipfile.is_zipfile(archive):
             with zipfile.ZipFile(archive) as zipped:
                 files = [i for i in zipped.infolist() if fnmatchcase(i.filename, members)]
-                _check_names([info.filename for info in files])
+                _check_members(archive, [(i.filename, i.file_size) for i in files])
                 zipped.extractall(folder, files)
         elif tarfile.is_tarfile(archive):
             with tarfile.open(archive) as tarred:
                 found = [info for info in tarred if fnmatchcase(info.name, members)]
-                _check_names([info.name for info in found])
+                _check_members(archive, [(i.name + "/" * i.isdir(), i.size) for i in found])
                 safe = [tarfile.data_filter(info, str(folder)) for info in found]
                 tarred.extractall(folder, safe, filter="data")
         elif archive.suffix in (".zip", ".gz", ".tar", ".tgz"):
@@ -183,16 +173,24 @@ def unpack(archive: Path, folder: Path, members: str = "*") -> None:
         what = f"the archive is refused: {error}"
         remedy = "It is not safe to unpack; nothing was. Get it from its publisher."
         raise FetchError(what, where=archive, remedy=remedy) from error
-    except _DAMAGE as error:
-        what, remedy = f"the archive is damaged ({error})", "Download it again."
+    except Exception as error:  # which a damaged archive may raise, of any kind
+        if isinstance(error, OSError) and error.errno not in _OF_NAMES:  # a full disk
+            raise
+        what, remedy = f"the archive is damaged ({explain(error)})", "Download it again."
         raise ArchiveDamaged(what, where=archive, remedy=remedy, archive=archive) from error
 
 
-def _check_names(names: list[str]) -> None:
-    """Refuse names that lead elsewhere on any system; tarfile's filter knows only this one's."""
-    for name, path in ((name, PureWindowsPath(name)) for name in names):
-        if path.anchor or ".." in path.parts:
+def _check_members(archive: Path, members: list[tuple[str, int]]) -> None:
+    """Refuse names that lead elsewhere on any system, or name a file twice, and too many bytes."""
+    for name, path in ((name, PureWindowsPath(name)) for name, _ in members):
+        if path.anchor or ".." in path.parts or not path.parts or "\0" in name:
             raise tarfile.FilterError(f"{name!r} leads elsewhere")
+    files = Counter(name for name, _ in members if not name.endswith("/")).most_common(1)
+    if files and files[0][1] > 1:
+        raise tarfile.FilterError(f"{files[0][0]!r} is in it {files[0][1]} times")
+    size, most = sum(size for _, size in members), 10**9 + 100 * archive.stat().st_size
+    if size > most:
+        raise tarfile.FilterError(f"it unpacks to {size / 1e9:.1f} GB, over {most / 1e9:.1f} GB")
 
 
 def _compare(card: Manifest, folder: Path) -> Report:

@@ -91,11 +91,7 @@ def load_pretraining_subset(name: str) -> list[Dataset]:
 def load_folder(
     folder: str | Path, channels: tuple[str, str] | None = None, **reading: Any
 ) -> Dataset:
-    """Load a folder of images and masks, in natural order of their names.
-
-    Which files count, and the errors, see `layout.find_samples`; for the planes and the further
-    arguments ``axes`` and ``page`` see `images.read_image`.
-    """
+    """Load images and masks in natural order, see `layout.find_samples`, `images.read_image`."""
     folder = Path(folder).resolve()
     samples = tuple(
         Sample(

@@ -1,8 +1,7 @@
 """Trained models: packaged with the library, the authors' own, official Cellpose ones, or a file's.
 
-The authors' weights are in the source archive of their package ``scellseg`` 0.1.8, which is asked
-of the index that pip is configured for, and has a pinned hash. Nothing in it is run: torch's safe
-loader reads the state dicts, which are kept under our names in the user's cache.
+The authors' are in the source archive of ``scellseg`` 0.1.8, asked of pip's index, with a pinned
+hash. Nothing in it is run: torch's safe loader reads the state dicts, which the cache keeps.
 """
 
 import ast
@@ -13,8 +12,8 @@ import re
 import subprocess
 import sys
 import tarfile
+import zipfile
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Literal
 from urllib.parse import unquote, urlsplit
 from urllib.request import url2pathname
@@ -30,7 +29,7 @@ from scellseg_lib import paths
 from scellseg_lib.atomic import whole
 from scellseg_lib.datasets.download import TIMEOUT, download, is_whole
 from scellseg_lib.device import default_device
-from scellseg_lib.errors import ModelError, ScellsegError
+from scellseg_lib.errors import ModelError, ScellsegError, telling
 from scellseg_lib.model import Card, Model, TrainingData, fill_model, library_versions, read_model
 from scellseg_lib.network import find_architecture
 from scellseg_lib.representation import Decoding
@@ -109,11 +108,12 @@ def _find_model(name: str | Path, weights: str | Path, levels: tuple[int, ...] |
         if weights == "packaged":
             return read_model(_find_packaged(str(name), levels))
     path = Path(name if is_file else weights)
-    if not path.is_file():
-        what = "this is a folder" if path.is_dir() else "no such file"
-        remedy = 'Check the path: weights are "packaged", "released" or a file.'
-        raise ModelError(what, where=path, remedy=remedy)
-    model = read_model(path) if path.suffix == ".safetensors" else _read_cellpose(path)
+    remedy = 'Check the path: weights are "packaged", "released" or a file.'
+    with telling("the file cannot be read", path, remedy, ModelError):
+        if not path.is_file():
+            what = "this is a folder" if path.is_dir() else "no such file"
+            raise ModelError(what, where=path, remedy=remedy)
+        model = read_model(path) if path.suffix == ".safetensors" else _read_cellpose(path)
     if not is_file and model.card.architecture != name:
         what = f"the file holds a {model.card.architecture}, not a {name}"
         options = {"model": model.card.architecture, "weights": path.name}
@@ -144,16 +144,21 @@ def _find_packaged(name: str, levels: tuple[int, ...] | None) -> Path:
 def _read_cellpose(path: Path) -> Model:
     """Official weights of Cellpose 1 to 3: other key names, else the same network."""
     try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as zipped:  # as torch writes it: nothing is compressed
+                if sum(i.file_size for i in zipped.infolist()) > path.stat().st_size:
+                    raise zipfile.BadZipFile("it unpacks to more than it is")
         stored = torch.load(io.BytesIO(path.read_bytes()), map_location="cpu", weights_only=True)
-    except (UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
+    except Exception as error:
         what = "torch's safe loader refuses the file"  # and its own advice is to load it unsafely
         remedy = "Only plain state dicts are loaded; nothing else is unpickled."
         raise ModelError(what, where=path, remedy=remedy) from error
-    if not isinstance(stored, dict) or not all(isinstance(v, Tensor) for v in stored.values()):
+    pairs = stored.items() if isinstance(stored, dict) else [(0, 0)]
+    if not all(isinstance(key, str) and isinstance(value, Tensor) for key, value in pairs):
         what, remedy = "the file holds something else than named tensors", "Give a state dict."
         raise ModelError(what, where=path, remedy=remedy)
     scale, diameter = (
-        stored.pop(key, torch.tensor(30.0)).flatten().tolist()
+        stored.pop(key, torch.tensor(30.0)).flatten()[:2].tolist()
         for key in ("diam_mean", "diam_labels")
     )
     if scale != [30] or len(diameter) != 1 or not 0 < diameter[0] < math.inf:
@@ -191,7 +196,7 @@ def released_weights(name: str) -> dict[str, Tensor]:
     cached = released_file(name)
     try:
         return load_file(cached)
-    except (FileNotFoundError, SafetensorError):
+    except (OSError, SafetensorError):
         state = {rename(key): tensor.clone() for key, tensor in original_weights(name).items()}
         with whole(cached) as scratch:
             save_file(state, scratch)

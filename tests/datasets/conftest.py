@@ -48,7 +48,9 @@ class Server:
         handler.send_response(status)
         handler.send_header("Content-Type", self.kind)
         handler.send_header("Content-Length", str(len(said)))
-        handler.send_header("Content-Range", f"bytes */{len(content)}")
+        handler.send_header(
+            "Content-Range", f"bytes {f'{start}-' * (status == 206) or '*'}/{len(content)}"
+        )
         handler.end_headers()
         cut, self.cut_after = self.cut_after, None
         handler.wfile.write(said[:cut])

@@ -1,8 +1,4 @@
-"""What synthetic images are made of: random fields, outlines, filaments, labels, a camera.
-
-Photon noise is Gaussian, not drawn by rejection: rounding differences between machines cannot
-change how many random numbers are used.
-"""
+"""What synthetic images are made of: random fields, outlines, filaments, labels, a camera."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
