@@ -26,7 +26,7 @@ from matplotlib.patheffects import AbstractPathEffect, withStroke
 from scellseg_lib.atomic import whole
 from scellseg_lib.datasets import synthetic
 from scellseg_lib.device import choose_precision
-from scellseg_lib.errors import DatasetError, ScellsegError, TrainingError
+from scellseg_lib.errors import ScellsegError, TrainingError, telling
 from scellseg_lib.files import export
 from scellseg_lib.files.images import relabel, write_labels
 from scellseg_lib.finetuning import STRATEGIES, finetune
@@ -174,12 +174,9 @@ def _read_scores(file: Path) -> pd.DataFrame:
     """The scores that are known; none where there is no file."""
     if not file.exists():
         return pd.DataFrame(columns=[*COLUMNS])
-    try:
+    remedy = "Restore it, or remove it: the scores are then computed anew."
+    with telling("the table of scores cannot be read", file, remedy):
         return pd.read_csv(file, dtype=COLUMNS, keep_default_na=False)[[*COLUMNS]]
-    except (OSError, ValueError, KeyError) as error:
-        what = f"the table of scores cannot be read ({error})"
-        remedy = "Restore it, or remove it: the scores are then computed anew."
-        raise DatasetError(what, where=file, remedy=remedy) from error
 
 
 BLUE, ORANGE, SKY = "#0072B2", "#D55E00", "#56B4E9"
@@ -344,7 +341,8 @@ def draw_gallery(
             lines = LineCollection(contours(labels), colors=SKY, linewidths=1.0, path_effects=rim)
             axes.add_collection(lines, autolim=False)
             n_cells = np.count_nonzero(np.unique(labels))
-            axes.set_title(f"{sample.name}: {n_cells} cell{'' if n_cells == 1 else 's'}")
+            title = f"{sample.name}: {n_cells} cell{'' if n_cells == 1 else 's'}"
+            axes.set_title(title, parse_math=False)
             if diameter:
                 x, y = diameter / 2 + 8, labels.shape[0] - diameter / 2 - 8
                 look = {"facecolor": ORANGE, "edgecolor": "white", "linewidth": 0.8}
@@ -390,7 +388,7 @@ def place_results(runs: Path, folder: str | Path, name: str) -> Path:
     if not folder or not Path(folder).is_dir():
         return runs / name
     mark = hashlib.sha256(str(Path(folder).resolve()).encode()).hexdigest()[:6]
-    return runs / f"{name}-{mark}"
+    return runs / f"{name[:60]}-{mark}"
 
 
 def save_results(found: Sequence[Cells], samples: Dataset, folder: Path) -> pd.DataFrame:

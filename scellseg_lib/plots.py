@@ -92,7 +92,7 @@ def ap_curve(frame: pd.DataFrame, axes: Axes | None = None, *, marked: float | N
         axes = axes or plt.figure().subplots()
         for position, (label, part) in enumerate(frame.groupby("label", sort=False)):
             runs = part.groupby(["seed", "threshold"])["ap"].mean().unstack("threshold")
-            mean, name = runs.mean(), str(label)
+            mean, name = runs.mean(), str(label).replace("$", r"\$")  # no mathematics
             if several_images:
                 count = f"n = {part['image'].nunique()} images"
                 count += f", {len(runs)} seeds" if len(runs) > 1 else ""
