@@ -7,6 +7,7 @@ from typing import Any
 
 import ipywidgets
 import numpy as np
+from natsort import natsorted
 
 from scellseg_lib.errors import ImageError, ScellsegError
 from scellseg_lib.files import layout
@@ -379,8 +380,10 @@ class AnnotatePanel(ipywidgets.VBox):
             said.append(NEXT)
         if unsaved := [one.name for one in self.images if self._mark(one) == UNSAVED]:
             said.append(f"With edits that were not saved ({UNSAVED}): {', '.join(unsaved)}.")
-        if corrections := ", ".join(Experiment(self.path).find_unsaved_corrections()):
-            said.append(f"Corrections that were not saved: {corrections}.")
+        ending = f"{layout.MASKS}.tif{layout.EDITS}"
+        if left := natsorted((self.path / layout.CORRECTED).glob(f".*{ending}"), str):
+            names = ", ".join(file.name[1:].removesuffix(ending) for file in left)
+            said.append(f"Corrections that were not saved: {names}.")
             said.append("Go there by Segment, Correct it.")
         if self.current.image.parent.name == layout.QUERY:
             said.append("This one is to be segmented: its cells serve to check what a model finds.")

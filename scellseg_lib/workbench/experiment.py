@@ -170,24 +170,6 @@ class Experiment:
 
     folder: Path
 
-    def find_results(self) -> dict[str, Path]:
-        """Masks of the results, by name: a correction comes before what a model gave."""
-        places = [self.folder / layout.SEGMENTED, self.folder / layout.CORRECTED]
-        ending = f"[!.]*{layout.MASKS}.tif"
-        files = [file for place in places for file in natsorted(place.rglob(ending), str)]
-        return {layout.image_name(file): file for file in files}
-
-    def find_cell_lists(self) -> list[Path]:
-        """All lists of cells but those of the results."""
-        places = [self.folder / part for part in ("", layout.SHOT, layout.QUERY, layout.CORRECTED)]
-        return [f for place in places for f in natsorted(place.glob(f"[!.]*{layout.CELLS}"), str)]
-
-    def find_unsaved_corrections(self) -> list[str]:
-        """Names of images with edits of their corrections that were never saved."""
-        ending = f"{layout.MASKS}.tif{layout.EDITS}"
-        files = natsorted((self.folder / layout.CORRECTED).glob(f".*{ending}"), str)
-        return [file.name[1:].removesuffix(ending) for file in files]
-
     def find_models(self, ending: str = layout.MODEL) -> list[Path]:
         """Models, the newest first; with the ending `layout.RUN` records of their runs."""
         files = self.folder.glob(f"[!.]*{ending}")
@@ -653,7 +635,9 @@ class ClassFile:
     def _find(self, name: str, masks: Path) -> list[Path]:
         """Lists of cells of other images that name a class; a damaged one names none."""
         found = []
-        for table in Experiment(self.folder).find_cell_lists():
+        places = [self.folder / part for part in ("", layout.SHOT, layout.QUERY, layout.CORRECTED)]
+        ending = f"[!.]*{layout.CELLS}"
+        for table in (file for place in places for file in natsorted(place.glob(ending), str)):
             with suppress(OSError, ValueError, KeyError):
                 kinds = pd.read_csv(table, dtype=str, keep_default_na=False)["class"]
                 if table != layout.cells_path(masks) and (kinds == name).any():

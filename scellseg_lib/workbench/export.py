@@ -4,13 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import ipywidgets
+from natsort import natsorted
 
 from scellseg_lib.errors import DatasetError, ScellsegError
 from scellseg_lib.files import layout
 from scellseg_lib.files.export import FORMATS, export
 from scellseg_lib.files.folder import FolderOutcome
 from scellseg_lib.workbench import forms
-from scellseg_lib.workbench.experiment import Experiment
 from scellseg_lib.workbench.forms import count, plain
 from scellseg_lib.workbench.jobs import Job, runs
 
@@ -27,6 +27,7 @@ WORDS = {
 """Formats of `FORMATS` in the words of the panel."""
 EMPTY = "There is nothing to export yet: segment your images (3), or draw cells in some (1)."
 SEGMENTED, ANNOTATED = "segmented images, with your corrections", "annotated images"
+RESULTS = f"[!.]*{layout.MASKS}.tif"
 SIDE = "px a side, the same for all cells; 0: as large as each cell is"
 
 
@@ -55,22 +56,19 @@ class ExportPanel(ipywidgets.VBox):
         grid = {"flex_flow": "row wrap", "flex": "1 1 0", "max_width": "920px"}
         formats = forms.row("As", ipywidgets.HBox(list(self.formats.values()), layout=grid))
         formats.layout.align_items = "flex-start"
-        super().__init__(
-            [
-                forms.heading("Which cells, and for what"),
-                forms.row("Cells of", self.what),
-                formats,
-                forms.heading("How"),
-                forms.row(
-                    "Channels", self.channels, forms.note("for the table; may be left empty")
-                ),
-                forms.row("Image of a cell", self.side, forms.note(SIDE)),
-                forms.row("", self.cut_out),
-                forms.row("", self.overwrite),
-                forms.row("", self.start),
-                forms.row("", self.message),
-            ]
-        )
+        parts = [
+            forms.heading("Which cells, and for what"),
+            forms.row("Cells of", self.what),
+            formats,
+            forms.heading("How"),
+            forms.row("Channels", self.channels, forms.note("for the table; may be left empty")),
+            forms.row("Image of a cell", self.side, forms.note(SIDE)),
+            forms.row("", self.cut_out),
+            forms.row("", self.overwrite),
+            forms.row("", self.start),
+            forms.row("", self.message),
+        ]
+        super().__init__(parts)
         self.add_class("scellseg-export-panel")
         self.go_to(folder)
 
@@ -107,7 +105,9 @@ class ExportPanel(ipywidgets.VBox):
         images = layout.list_images(self.path)
         if self.what.value == ANNOTATED:
             return [(one.image, one.masks) for one in images if one.masks], []
-        masks = Experiment(self.path).find_results()
+        places = [self.path / layout.SEGMENTED, self.path / layout.CORRECTED]  # which comes first
+        files = [file for place in places for file in natsorted(place.rglob(RESULTS), str)]
+        masks = {layout.image_name(file): file for file in files}
         # Annotated images have copies in shot/, which serve to learn.
         shots = self.path / layout.SHOT
         segmented = {one.name: one.image for one in images if one.image.parent != shots}

@@ -522,9 +522,8 @@ class FinetunePanel(ipywidgets.VBox):
         elif run.stopped is None:
             self.message.tell("Stopped before the first step.")
         else:
-            self.message.tell(
-                f"Stopped: {run.how_far}. Go on, keep the model as it is now, or discard it."
-            )
+            what_next = "Go on, keep the model as it is now, or discard it."
+            self.message.tell(f"Stopped: {run.how_far}. {what_next}")
 
     def _on_saved(self, path: Path, run: FinetuneRun) -> None:
         """Say what was saved, and offer it as a model to start from."""
@@ -557,9 +556,8 @@ class FinetunePanel(ipywidgets.VBox):
         for widget in (self.go_on, self.discard):
             forms.show(widget, stopped)
         forms.show(self.keep, stopped and self.run is not None and self.run.stopped is not None)
-        forms.show(
-            self.overwrite, free and chosen is not None and chosen.file(layout.MODEL).exists()
-        )
+        is_there = chosen is not None and chosen.file(layout.MODEL).exists()
+        forms.show(self.overwrite, free and is_there)
         self.folder.disabled = self.check.disabled = running
         for field in (
             *(self.channels.cells, self.channels.nuclei, self.model, self.strategy, self.steps),

@@ -101,9 +101,8 @@ def button(
     words: str, name: str, act: Callable[[], object] | None = None, tip: str = "", style: str = ""
 ) -> ipywidgets.Button:
     """Button as wide as its words; its `style` may be "primary", "warning" or "danger"."""
-    made = ipywidgets.Button(
-        description=words, tooltip=tip or None, button_style=style, layout={"width": "auto"}
-    )
+    look: dict[str, Any] = {"button_style": style, "layout": {"width": "auto"}}
+    made = ipywidgets.Button(description=words, tooltip=tip or None, **look)
     if act is not None:
         made.on_click(lambda _: act())
     return made.add_class(f"scellseg-{name}")
@@ -125,9 +124,8 @@ def dropdown(
 
 def tick(words: str, name: str, *, value: bool = False, width: str = "auto") -> ipywidgets.Checkbox:
     """Box to be ticked, before its words."""
-    made = ipywidgets.Checkbox(
-        value=value, description=words, indent=False, layout={"width": width}
-    )
+    look: dict[str, Any] = {"indent": False, "layout": {"width": width}}
+    made = ipywidgets.Checkbox(value=value, description=words, **look)
     return made.add_class(f"scellseg-{name}")
 
 

@@ -66,26 +66,21 @@ class SegmentForm(ipywidgets.VBox):
         self.usual = ipywidgets.HTML()
         self.channels = forms.ChannelFields("segment", self._on_changed)
         self.thresholds = session.Thresholds(self._on_changed)
-        self.full_size = forms.tick(
-            "Smooth outlines: find the cells at the image's full size",
-            "segment-full-size",
-            value=True,
-        )
-        self.flips = forms.tick(
-            "Look at each image four times, mirrored: better, four times as long", "segment-flips"
-        )
+        words = "Smooth outlines: find the cells at the image's full size"
+        self.full_size = forms.tick(words, "segment-full-size", value=True)
+        words = "Look at each image four times, mirrored: better, four times as long"
+        self.flips = forms.tick(words, "segment-flips")
         thresholds = ipywidgets.Box([self.thresholds], layout={"width": "520px"})
-        super().__init__(
-            [
-                forms.row("Model", self.model),
-                forms.row("", self.origin),
-                self.message,
-                forms.row("Diameter of the cells", self.diameter, self.usual),
-                self.channels,
-                forms.row("Thresholds", thresholds),
-                forms.row("For the best cells", ipywidgets.VBox([self.full_size, self.flips])),
-            ]
-        )
+        parts = [
+            forms.row("Model", self.model),
+            forms.row("", self.origin),
+            self.message,
+            forms.row("Diameter of the cells", self.diameter, self.usual),
+            self.channels,
+            forms.row("Thresholds", thresholds),
+            forms.row("For the best cells", ipywidgets.VBox([self.full_size, self.flips])),
+        ]
+        super().__init__(parts)
         self.model.observe(self._on_model_chosen, "value")
         for widget in (self.diameter, self.full_size, self.flips):
             widget.observe(lambda _: self._on_changed(), "value")
@@ -369,29 +364,27 @@ class SegmentPanel(ipywidgets.VBox):
         self._source = self._output = Path()
         self._coloured: Path | None = None
         self._lock = RLock()  # a run may end while the page asks for something
-        self.source = forms.text_field(
-            "segment-source", width="520px", hint="folder of images, or one image"
-        )
+        hint = "folder of images, or one image"
+        self.source = forms.text_field("segment-source", width="520px", hint=hint)
         self.output = forms.text_field("segment-output", width="520px")
         self.found = forms.Message().add_class("scellseg-segment-found")
         self.form = SegmentForm(lambda: self.preview.follow())
         self.preview = SegmentPreview(self.form, self.ask_channels)
         self.results = SegmentResults(on_inspect, on_edit)
-        super().__init__(
-            [
-                forms.heading("Segment images"),
-                forms.row("Images", self.source),
-                forms.row("", self.found),
-                forms.row("Masks go to", self.output),
-                self.form,
-                forms.heading("Try it on one image"),
-                self.preview,
-                forms.heading("Segment them all"),
-                *self._make_run(),
-                forms.heading("Results"),
-                self.results,
-            ]
-        )
+        parts = [
+            forms.heading("Segment images"),
+            forms.row("Images", self.source),
+            forms.row("", self.found),
+            forms.row("Masks go to", self.output),
+            self.form,
+            forms.heading("Try it on one image"),
+            self.preview,
+            forms.heading("Segment them all"),
+            *self._make_run(),
+            forms.heading("Results"),
+            self.results,
+        ]
+        super().__init__(parts)
         self.add_class("scellseg-segment-panel")
         self.source.observe(lambda _: self._on_source_typed(), "value")
         self.output.observe(lambda _: self.check(), "value")

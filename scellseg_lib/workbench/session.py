@@ -28,6 +28,7 @@ IOUS = tuple(percent / 100 for percent in range(50, 96))
 """IoU thresholds that can be chosen: every hundredth from 0.50 to 0.95."""
 NOT_READ = np.zeros((0, 0), np.int32)
 """Cells that are read when they are needed."""
+UNLIKE = "It has not learnt from images like this one: draw or correct some, then Fine-tune it."
 STEP, AGAIN = "in step 3, Segment", "then press Suggest cells again."
 HELP = '<div style="line-height:1.3;color:#595959;margin:0 0 4px 4px">{}</div>'
 
@@ -362,7 +363,5 @@ def _doubt(prediction: Prediction, masks: np.ndarray, model: Model) -> str:
             f"the diameter to {far.diameter:.0f} {STEP}, {AGAIN}"
         )
     if far and far.style_distance is not None:
-        words.append(
-            "It has not learnt from images like this one: draw or correct some, then Fine-tune it."
-        )
+        words.append(UNLIKE)
     return " ".join(words)

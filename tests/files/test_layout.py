@@ -106,19 +106,6 @@ def test_where_a_new_image_is_put(tmp_path, there):
     assert place == tmp_path / ("A.ome.tif" if there == "B.tif" else "query/A.ome.tif")
 
 
-def test_results_lists_and_corrections_of_an_experiment(tmp_path):
-    make(tmp_path, *(f"segmented/{name}_masks.tif" for name in ("A", "B", "plate/C")))
-    make(tmp_path, "corrected/B_masks.tif", "corrected/.D_masks.tif.edits", "corrected/B_cells.csv")
-    make(tmp_path, "shot/A_cells.csv", "segmented/A_cells.csv", "A_cells.csv")
-    assert relative(tmp_path, *Experiment(tmp_path).find_results().values()) == [
-        "segmented/A_masks.tif", "corrected/B_masks.tif", "segmented/plate/C_masks.tif",
-    ]  # fmt: skip
-    assert relative(tmp_path, *Experiment(tmp_path).find_cell_lists()) == [
-        "A_cells.csv", "shot/A_cells.csv", "corrected/B_cells.csv",
-    ]  # fmt: skip
-    assert Experiment(tmp_path).find_unsaved_corrections() == ["D"]
-
-
 def test_the_experiment_of_a_file(tmp_path):
     for name in ("shot/A_masks.tif", "corrected/A_masks.tif"):
         assert experiment_of(tmp_path / name) == tmp_path
