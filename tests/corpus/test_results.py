@@ -1,16 +1,19 @@
 """What counts as done: masks of this image, model, settings and numeric type, and no others."""
 
+import errno
 import os
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import imagecodecs
 import numpy as np
 import pytest
 
+from scellseg_lib import atomic
 from scellseg_lib.device import Precision
 from scellseg_lib.errors import DatasetError, MasksMadeOtherwise
-from scellseg_lib.files import folder, images
+from scellseg_lib.files import export, folder, images
 from scellseg_lib.files.images import read_pixels, write_labels
 from scellseg_lib.model import new_model
 from tests.corpus import expect
@@ -119,3 +122,44 @@ def test_a_kill_on_the_way_leaves_nothing_half_done(home, monkeypatch, dies):
         patch.setattr(images if dies == "write_labels" else folder, dies, None)
         assert segment(home)[2] == ["A_masks.tif"]
     assert segment(home) == (1, 1, [])
+
+
+# What lies beside masks A and B, which image is named, and how many tables come, or what is said.
+MEASURED: list[tuple[tuple[str, ...], str, Any]] = [
+    (("A.png", "B.png"), "", (2, [])),
+    (("A.png", "A.tif", "B.png"), "", (1, ["A"])),  # no guess which of the two it is
+    (("A.png", "B.png"), "A.png", DatasetError),  # B is not measured on A
+    (("A.png",), "", DatasetError),
+]
+
+
+@pytest.mark.parametrize(("there", "named", "right"), MEASURED)
+def test_masks_are_measured_on_their_own_image_or_on_none(tmp_path, there, named, right):
+    for name in there:
+        draw(tmp_path / name, 1)
+    for name in "AB":
+        write_labels(tmp_path / "masks" / f"{name}_masks.tif", np.eye(40, 50, dtype=int))
+
+    def measure() -> tuple[int, list[str]]:
+        how = {"images": tmp_path / named}
+        done = export.export(tmp_path / "masks", tmp_path / "out", ["table"], **how)
+        return done.written, list(done.failed)
+
+    expect(measure, right if isinstance(right, type) else right.__eq__)
+
+
+def test_a_scratch_file_is_nobodys_and_an_error_names_the_file(tmp_path, monkeypatch):
+    file, other = tmp_path / f"{'a' * 240}.txt", tmp_path / "other.txt"
+    other.write_text("kept")
+    monkeypatch.setattr(atomic, "uuid4", lambda: UUID(int=0))
+    (tmp_path / f".{'0' * 12}.txt").symlink_to(other)
+    with pytest.raises(FileExistsError) as caught, atomic.whole(file):
+        pass
+    assert (other.read_text(), caught.value.filename) == ("kept", str(file))
+    monkeypatch.undo()
+    with pytest.raises(OSError, match=r"a\.txt") as full, atomic.whole(tmp_path / "a.txt"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert full.value.filename == str(tmp_path / "a.txt")
+    with atomic.whole(file) as scratch:
+        scratch.write_text("new")
+    assert file.read_text() == "new"
