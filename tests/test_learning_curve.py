@@ -310,8 +310,13 @@ def test_gallery_counts_the_cells():
     images = worms(2)
     two = images[1].masks.copy()
     two[:5, :5] = 7
+    images = [replace(images[0], name=r"a$\frac$b"), images[1]]
     figure = learning_curve.draw_gallery(images, [images[0].masks, two], 20.0)
-    assert [axes.get_title() for axes in figure.axes][:2] == ["worm0: 1 cell", "worm1: 2 cells"]
+    figure.canvas.draw()  # a name is no mathematics
+    assert [axes.get_title() for axes in figure.axes][:2] == [
+        r"a$\frac$b: 1 cell",
+        "worm1: 2 cells",
+    ]
 
 
 def test_results_are_written_for_every_cell(tmp_path: Path):

@@ -24,6 +24,8 @@ class Server:
     go_on: Event | None = None  # what it waits for instead of cutting
     modified: float = 0.0  # when its files were, in seconds since 1970
     busy: int = 0  # answers of 503 before it serves
+    length: str | None = None  # what it says instead
+    elsewhere: bool = False  # whether it says that another part comes than is asked for
     requests: list[tuple[str, str | None]] = field(default_factory=list)  # and Range headers
 
     def asked(self, path: str) -> list[str | None]:
@@ -47,10 +49,9 @@ class Server:
         said = b"" if status > 206 else said
         handler.send_response(status)
         handler.send_header("Content-Type", self.kind)
-        handler.send_header("Content-Length", str(len(said)))
-        handler.send_header(
-            "Content-Range", f"bytes {f'{start}-' * (status == 206) or '*'}/{len(content)}"
-        )
+        handler.send_header("Content-Length", self.length or str(len(said)))
+        where = f"{start + self.elsewhere}-" if status == 206 else "*"
+        handler.send_header("Content-Range", f"bytes {where}/{len(content)}")
         handler.end_headers()
         cut, self.cut_after = self.cut_after, None
         handler.wfile.write(said[:cut])

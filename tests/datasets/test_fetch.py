@@ -91,6 +91,8 @@ PARTS = [
     (GOOD, {}, [f"bytes={len(GOOD)}-"]),  # lacks nothing
     (GOOD + b"of another file", {}, [f"bytes={len(GOOD) + 15}-", None]),
     (bytes(300), {"modified": 2e9}, ["bytes=300-", None]),  # it has changed since
+    (GOOD[:300], {"elsewhere": True}, ["bytes=300-", None]),
+    *((None, {"length": said}, [None]) for said in ("abc", "-5", "9" * 5000)),
 ]
 
 
@@ -106,6 +108,16 @@ def test_a_file_comes_whole(part, fails, asked, home, server):
     assert list_files(home) == ["a.zip"]
     download.download(server.address + A, file, sha256(GOOD).hexdigest())
     assert server.asked(A) == asked  # what is there is not fetched again
+
+
+def test_a_download_does_not_leave_tls(tmp_path, monkeypatch):
+    monkeypatch.delenv("SCELLSEG_OFFLINE", raising=False)
+    session = MagicMock()
+    answer = session.get.return_value.__enter__.return_value
+    answer.headers, answer.history, answer.url = {}, [], "http://b.org/a.zip"
+    with pytest.raises(FetchError, match="an address without TLS"):
+        download.download("https://a.org/a.zip", tmp_path / "a.zip", session=session)
+    assert list_files(tmp_path) == []
 
 
 def test_a_beginning_of_another_file_is_found_out_by_the_hash(home, server):
