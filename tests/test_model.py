@@ -186,15 +186,9 @@ def test_a_file_that_is_damaged_or_has_no_card(path, model):
         read_model(path)
 
 
-INVALID = r"file cannot be read.*Load a file that"
-
-
 @pytest.mark.parametrize(
     ("card", "words"),
     [
-        *(({"diameter": value}, INVALID) for value in ("x", 0, -3.0, math.nan, math.inf)),
-        *((card, INVALID) for card in ({"levels": "wide"}, {"colour": "green"})),
-        ({"representation": None}, INVALID),
         (
             {"levels": (8, 16)},
             r"do not fit.*, the first: .* is \(\d+,.* in the file, \(\d+,.* in the net",
@@ -208,11 +202,8 @@ INVALID = r"file cannot be read.*Load a file that"
     ],
 )
 def test_a_card_that_is_not_valid_or_not_of_these_weights(path, card, words: str):
-    with pytest.raises(ModelError, match=f"(?s){words}") as caught:
+    with pytest.raises(ModelError, match=f"(?s){words}"):
         read_model(rewrite(path, **card))
-    if words == INVALID:
-        assert caught.value.where == path
-        assert next(iter(card)) in str(caught.value)
 
 
 def test_a_tensor_that_is_missing_or_no_number(path):

@@ -41,7 +41,7 @@ from tests.datasets.test_manifest import VALID
 from tests.paper.made_up import make_origin, make_scores, make_trial
 
 PROFILE = yaml.safe_load((paths.PROFILES / "smoke.yaml").read_text())
-FOREIGN = ("pydantic", "Errno", "codec", "NoneType", "Traceback")
+FOREIGN = ("pydantic", "weights_only", "Errno", "codec", "NoneType", "Traceback")
 
 
 def refused(ask: Callable[[], Any], name: str, kind: type[ScellsegError] = ScellsegError) -> None:
@@ -165,7 +165,8 @@ CARDS: list[dict[str, Any]] = [
 ]
 CARDS += [{"levels": levels} for levels in ([], [0, 8], [10**9] * 4, [65536] * 4, [10**30] * 2)]
 CARDS += [{"levels": [4] * 10**5}, {"styles": [[math.nan]]}, {"style_radius": math.inf}]
-CARDS += [{"diameter": 1e300}, {"origin": 3}, {"recipe": []}, {"architecture": 3}, {"foo": 1}]
+CARDS += [{"diameter": value} for value in (1e300, "x", 0, -3.0, math.nan, math.inf)]
+CARDS += [{"representation": None}, {"origin": 3}, {"recipe": []}, {"architecture": 3}, {"foo": 1}]
 TENSORS = [{"tasker.2.bias": BIAS.to(torch.float8_e4m3fn)}, {"tasker.2.bias": BIAS * math.nan}]
 TENSORS += [{"tasker.2.bias": torch.tensor(1.0)}, {"another": BIAS.clone()}]
 RAW = [

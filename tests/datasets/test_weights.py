@@ -181,33 +181,6 @@ def test_official_weights_that_do_not_fit_are_refused(tmp_path, theirs, changes,
         load_model("cellpose", weights=path)
 
 
-class Armed:
-    """Were it unpickled, it would run code."""
-
-    ran = False
-
-    def __reduce__(self):
-        return (setattr, (Armed, "ran", True))
-
-
-NO_WEIGHTS = [b"", b"PK\x03\x04 cut short", [1, 2], torch.zeros(3), {"diam_mean": Armed()}]
-
-
-@pytest.mark.parametrize("content", NO_WEIGHTS)
-def test_a_file_that_is_no_weights_is_refused_and_no_code_in_it_run(tmp_path, content):
-    if isinstance(content, bytes):
-        (tmp_path / "cyto").write_bytes(content)
-    else:
-        torch.save(content, tmp_path / "cyto")
-    says = (
-        "something else than named" if isinstance(content, list | torch.Tensor) else "safe loader"
-    )
-    with pytest.raises(ModelError, match=says) as caught:
-        load_model("cellpose", weights=tmp_path / "cyto")
-    assert not Armed.ran
-    assert "weights_only" not in str(caught.value)  # torch's advice, the contrary of ours
-
-
 THEIRS = {"tasker.base_bn.weight": torch.arange(32.0), "tasker.base_conv.bias": torch.ones(3)}
 FILE, PAGE = f"/files/{weights.ARCHIVE}", "/simple/scellseg/"
 LINK = f'<a href="../..{FILE}#sha256=0">{weights.ARCHIVE}</a>'
