@@ -134,7 +134,7 @@ class ExportPanel(ipywidgets.VBox):
             every = FolderOutcome()
             for done, (image, masks) in enumerate(found):
                 job.report(done, len(found))
-                part = export(masks, output, wanted, images=image, **options)
+                part = export(masks, output, wanted, images=image.parent, **options)
                 every.written += part.written
                 every.already += part.already
                 every.failed |= part.failed

@@ -150,3 +150,11 @@ def test_what_is_missing_is_said(folder: Path):
     panel.go_to(folder / "nowhere")
     assert "there is no such folder" in problem(panel)
     assert panel.start.disabled
+
+
+def test_of_two_images_of_one_name_none_is_measured(folder: Path):
+    tifffile.imwrite(folder / "query" / "b_img.tiff", np.zeros((40, 50), np.uint8))
+    panel = ExportPanel(folder)
+    ticked(panel, "table")
+    assert exported(panel).result.written == 1
+    assert "images of the same name: b_img.tif, b_img.tiff" in problem(panel)
