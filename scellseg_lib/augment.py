@@ -33,10 +33,11 @@ class Source:
 class UnlabelledSources(Sequence[Source]):
     """Images without masks, read when a patch is drawn; the latest ``KEPT`` stay in memory."""
 
-    def __init__(self, samples: Sequence[Sample], diameter: float) -> None:
-        self.samples, scale = samples, MEAN_DIAMETER / diameter
+    def __init__(self, samples: Sequence[Sample], diameter: float, robust: bool) -> None:
+        self.samples = samples
         # Copies are read, since a sample keeps its pixels; the cache must not know its owner.
-        self._read = lru_cache(KEPT)(lambda i: _prepare_one(samples[i].without_masks(), scale))
+        copied = lambda i: _prepare_one(samples[i].without_masks(), diameter, robust)  # noqa: E731
+        self._read = lru_cache(KEPT)(copied)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -45,22 +46,25 @@ class UnlabelledSources(Sequence[Source]):
         return self._read(index)
 
 
-def prepare(samples: Sequence[Sample], diameter: float | None = None) -> Sequence[Source]:
+def prepare(
+    samples: Sequence[Sample], diameter: float | None = None, *, robust: bool = False
+) -> Sequence[Source]:
     """Normalise images and scale them by the diameter, where given, and then without their masks.
 
     Else each by its own cells, or by the others' mean where it has none; TrainingError without any.
     """
     if diameter is not None:
-        return UnlabelledSources(samples, diameter)
+        return UnlabelledSources(samples, diameter, robust)
     own = [sample.diameter for sample in samples]
     if np.isnan(own).all():
         raise TrainingError("no image has an annotated cell", remedy="Annotate at least one cell.")
-    scales = (MEAN_DIAMETER / np.where(np.isnan(own), np.nanmean(own), own)).tolist()
-    return [_prepare_one(*pair) for pair in zip(samples, scales, strict=True)]
+    known = np.where(np.isnan(own), np.nanmean(own), own).tolist()
+    return [_prepare_one(*pair, robust) for pair in zip(samples, known, strict=True)]
 
 
-def _prepare_one(sample: Sample, scale: float) -> Source:
-    image = normalise(sample.image, sample.name)
+def _prepare_one(sample: Sample, diameter: float, robust: bool) -> Source:
+    image = normalise(sample.image, sample.name, cells=diameter if robust else None)
+    scale = MEAN_DIAMETER / diameter
     masks = sample.masks if sample.read_masks is not None else None
     if scale < 0.5:  # a bilinear warp would skip pixels: average first
         shape = tuple(max(round(side * scale), 1) for side in image.shape[1:])

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -28,7 +29,9 @@ from scellseg_lib.training import Callback, resume_precision, segmentation_loss,
 class FinetuneOptions(Options):
     """What identifies a fine-tuning beside its images."""
 
-    strategy: str = "contrastive"
+    strategy: str = Field(
+        default="contrastive", json_schema_extra=lambda s: s.update(enum=[*STRATEGIES])
+    )
     """Way of learning; contrastive is the paper's."""
     steps: int = Field(default=100, ge=1)
     """Optimiser steps; 100 are the paper's "100 epochs"."""
@@ -55,12 +58,6 @@ class FinetuneOptions(Options):
             words = f"Input should be one of {', '.join(STRATEGIES)}"
             raise PydanticCustomError("strategy", words)
         return name
-
-    @classmethod
-    def describe(cls, name: str) -> dict[str, Any]:
-        """JSON schema of an option; a strategy is one of those that are registered now."""
-        words = {"enum": list(STRATEGIES)} if name == "strategy" else {}
-        return super().describe(name) | words
 
     def rate(self, step: int) -> float:
         """Share of the learning rate at a step."""
@@ -140,13 +137,14 @@ def finetune(
     device = device or model.device
     precision = precision or resume_precision(checkpoint, choose_precision(device))
     make_term, tuned = STRATEGIES[chosen.strategy].make_term, model.copy()
-    sources = prepare(shots)
+    ready = partial(prepare, robust=model.card.robust)
+    sources = ready(shots)
     diameter = float(np.nanmean([sample.diameter for sample in shots]))
     contrasts, term = None, None
     if make_term:
         contrasts = contrast or default_contrast()
-        styles = [prepare(style, style.diameter) for style in contrasts.styles().values()]
-        term = make_term(prepare(queries or shots, diameter), styles, chosen)
+        styles = [ready(style, style.diameter) for style in contrasts.styles().values()]
+        term = make_term(ready(queries or shots, diameter), styles, chosen)
     precision.place(tuned.network, device)
     extractor = tuned.network.extractor
     parts: dict[str, list[nn.Module]] = {"all": [], "downsampling_fixed": [extractor.down]}

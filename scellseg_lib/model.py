@@ -45,6 +45,7 @@ class Card(BaseModel, extra="forbid"):
     diameter: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)] = 30.0
     """Default diameter of the cells in an image, pixels."""
     channels: tuple[str, str] = ("gray", "none")  # of the training images; not binding
+    robust: bool = True  # how images are normalised, see `samples.normalise`; False: as the paper
     origin: str = ""
     licence: str = ""
     training_data: list[TrainingData] = []

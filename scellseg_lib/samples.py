@@ -12,6 +12,8 @@ from typing import Any
 import cv2
 import numpy as np
 from natsort import natsorted
+from skimage.feature import peak_local_max
+from skimage.filters import threshold_otsu
 
 from scellseg_lib.errors import DatasetError, ImageError
 
@@ -180,8 +182,14 @@ def check_size(
         raise ImageError(what, where=where, remedy=remedy)
 
 
-def normalise(image: np.ndarray, where: str | None = None) -> np.ndarray:
+def normalise(
+    image: np.ndarray, where: str | None = None, *, cells: float | None = None
+) -> np.ndarray:
     """Map the 1st to 99th percentile of each plane of float32[2, H, W] to 0..1, without clipping.
+
+    So the paper. With the diameter of the ``cells``, px, a few of them are enough: bright ones
+    become 2 at most, dark ones -1 at least, where noise would fill 0..1. Values are clipped there
+    to -1..3, as hot pixels confuse a network, and any unit will do.
 
     A plane without a range becomes zeros (the released code divides by it). If it is the plane to
     segment, both do, with a warning if the image is named (`where`).
@@ -189,8 +197,13 @@ def normalise(image: np.ndarray, where: str | None = None) -> np.ndarray:
     normalised = np.zeros(image.shape, np.float32)
     for plane, out in zip(image, normalised, strict=True):
         low, high = np.percentile(plane, (1, 99))
-        if high - low >= MINIMAL_RANGE:
-            out[:] = (plane - low) / (high - low)
+        least, limits = MINIMAL_RANGE, (-np.inf, np.inf)
+        if cells is not None:
+            bright, dark = _find_brightness(plane, cells), -_find_brightness(-plane, cells)
+            low, high = min(low, (high + dark) / 2), max(high, (low + bright) / 2)
+            least, limits = 1e-6 * max(high, -low), (-1, 3)  # of what float32 can tell apart
+        if high - low > least:
+            out[:] = np.clip((plane - low) / (high - low), *limits)
     if normalised[0].any():
         return normalised
     if where is not None:
@@ -198,6 +211,18 @@ def normalise(image: np.ndarray, where: str | None = None) -> np.ndarray:
         text += "its intensities multiplied, for example to 0 .. 65535."
         warnings.warn(text, stacklevel=2)
     return np.zeros_like(normalised)  # nuclei alone are not to be segmented
+
+
+def _find_brightness(plane: np.ndarray, diameter: float) -> float:
+    """Median brightness of the spots as large as cells that stand out most; -inf without any."""
+    side = min(8.0, diameter)
+    small = resize(cv2.medianBlur(plane, 3)[None], side / diameter)[0]
+    small, wide = (cv2.GaussianBlur(small, (0, 0), share * side) for share in (1 / 6, 3 / 4))
+    raised = small - wide
+    noise = 1.4826 * np.median(np.abs(raised - np.median(raised)))
+    tops = tuple(peak_local_max(raised, int(side / 2), 5 * noise, exclude_border=False).T)
+    outstanding = raised[tops] >= threshold_otsu(raised[tops]) if tops[0].size else []
+    return float(np.median(small[tops][outstanding])) if tops[0].size else -np.inf
 
 
 def resize(image: np.ndarray, scale: float | tuple[int, int]) -> np.ndarray:

@@ -167,8 +167,9 @@ def predict(
     def cut() -> Iterator[tuple[TiledImage, int, np.ndarray]]:
         for number, image in enumerate(images):
             sample = as_sample(image, number)
-            scaled = resize(normalise(sample.image, sample.name), MEAN_DIAMETER / scaled_by)
-            tiled = TiledImage(scaled, model.network.stride)
+            cells = scaled_by if model.card.robust else None
+            even = normalise(sample.image, sample.name, cells=cells)
+            tiled = TiledImage(resize(even, MEAN_DIAMETER / scaled_by), model.network.stride)
             waiting.append((sample, tiled))
             yield from ((tiled, index, tile) for index, tile in enumerate(tiled.tiles()))
 

@@ -20,7 +20,8 @@ MAX_CENTRES = 16
 def embed(model: Model, sample: Sample, diameter: float) -> np.ndarray:
     """Style of an image with cells of a diameter, by the downsampling pass alone: float32[S]."""
     model.network.eval()
-    scaled = resize(normalise(sample.image), MEAN_DIAMETER / diameter)
+    even = normalise(sample.image, cells=diameter if model.card.robust else None)
+    scaled = resize(even, MEAN_DIAMETER / diameter)
     tiles = np.stack(list(TiledImage(scaled, model.network.stride).tiles()))
     batches = torch.from_numpy(tiles).split(8)
     styles = torch.cat([model.network.embed(batch.to(model.device)) for batch in batches])

@@ -134,6 +134,35 @@ def test_normalise_maps_the_percentiles_to_0_and_1_without_clipping() -> None:
     assert (normalised.min() < 0, normalised.max() > 1, image[0, 0, 50]) == (True, True, 50)
 
 
+def few_cells(background: float, noise: float, cell: float) -> tuple[np.ndarray, np.ndarray]:
+    """Six discs of 12 px, under a hundredth of the image; and where they are."""
+    inside = np.zeros((300, 400), bool)
+    for y, x in ((40, 60), (90, 300), (150, 150), (200, 350), (250, 80), (270, 250)):
+        inside |= np.hypot(*(np.indices(inside.shape) - np.array([y, x])[:, None, None])) < 6
+    plane = np.random.default_rng(0).normal(background, noise, inside.shape) + cell * inside
+    return np.stack((plane, 0 * plane)).astype(np.float32), inside
+
+
+@pytest.mark.parametrize("unit", [1e-6, 1.0, 1e4])
+@pytest.mark.parametrize(("cell", "at"), [(100.0, 2.0), (-100.0, -1.0)])
+def test_a_few_cells_are_not_lost_in_the_noise(unit: float, cell: float, at: float) -> None:
+    image, inside = few_cells(200, 3, cell)
+    even = normalise(image * np.float32(unit), cells=12)[0]
+    assert np.median(even[inside]) == pytest.approx(at, abs=0.3)
+    assert even[~inside].std() < 0.1 < 0.2 < normalise(image)[0][~inside].std()
+    dark = normalise(np.where(inside, image, 0), cells=12)[0]  # on nothing at all
+    assert np.median(dark[inside]) > 0.9
+
+
+def test_hot_pixels_are_held_down_and_usual_images_the_same_for_all() -> None:
+    image, _ = few_cells(100, 30, 0)
+    image[0, 100:, :] += 300  # cells without end
+    np.testing.assert_allclose(normalise(image, cells=12), normalise(image), atol=1e-6)
+    image[0, ::60, ::80] = 65_535
+    even = normalise(image, cells=12)
+    assert (even.max(), normalise(image).max() > 100) == (3, True)
+
+
 @pytest.mark.parametrize(("height", "kept"), [(0.0, False), (0.9e-3, False), (1.1e-3, True)])
 def test_a_plane_of_next_to_no_range_becomes_zeros(height: float, kept: bool) -> None:
     image = np.zeros((2, 4, 4), np.float32)

@@ -286,7 +286,7 @@ def test_arrays_and_samples_are_the_same_images_and_integers_are_normalised_as_f
 
 def test_next_to_no_contrast_is_warned_of_and_taken_as_nothing(model):
     plane = np.full((60, 70), 5, np.float32)
-    plane[:, 35:] += 9e-4
+    plane[:, 35:] += 4e-6
     flat = Sample("flat", lambda: np.stack((plane, noise(60, 70))))
     with pytest.warns(UserWarning, match="next to no contrast, treated as empty") as caught:
         found, _, nothing = segment(model, [flat, noise(60, 70), np.zeros((60, 70), np.uint16)])

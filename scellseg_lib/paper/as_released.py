@@ -5,6 +5,7 @@ Networks and weights are ours; only the step from maps to masks is that of ``sce
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -67,6 +68,11 @@ DECODERS: dict[str, Representation] = {
     "unet2": UNet2(),  # it differs by its scale and thresholds alone
     "unet3": UNet3AsReleased(),
 }
+
+
+def as_paper(model: Model) -> Model:
+    """Same model, for images that are normalised as the paper does."""
+    return replace(model, card=model.card.model_copy(update={"robust": False}))
 
 
 def choose_decoder(

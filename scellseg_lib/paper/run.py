@@ -85,9 +85,10 @@ def _load_once(name: str) -> Dataset:
 def load_start(trial: Trial, workspace: Workspace) -> Model:
     """Model that a trial starts from; one of a subset is pre-trained where that is not done yet."""
     if trial.weights == "untrained":
-        return new_model(trial.model, trial.levels)
+        return as_released.as_paper(new_model(trial.model, trial.levels))
     if not trial.weights.startswith("subset:"):
-        return load_model(trial.model, trial.weights, levels=trial.levels)
+        start = load_model(trial.model, trial.weights, levels=trial.levels)
+        return as_released.as_paper(start)
     file = locate_pretrained(trial, workspace)
     if not file.is_file():
         subset = load_pretraining_subset(trial.weights.removeprefix("subset:"))
@@ -103,7 +104,7 @@ def load_start(trial: Trial, workspace: Workspace) -> Model:
             pd.DataFrame(model.log).to_csv(scratch, index=False)
         model.save(file)
         file.with_suffix(".checkpoint").unlink(missing_ok=True)
-    return load_model(file)
+    return as_released.as_paper(load_model(file))
 
 
 def _drop_damaged(data: Dataset) -> Dataset:

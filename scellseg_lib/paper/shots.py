@@ -10,6 +10,7 @@ from scellseg_lib import paths
 from scellseg_lib.datasets.load import load_dataset
 from scellseg_lib.errors import DatasetError, telling
 from scellseg_lib.model import Model
+from scellseg_lib.paper.as_released import as_paper
 from scellseg_lib.samples import Dataset
 from scellseg_lib.style import embed
 
@@ -48,7 +49,7 @@ def cover_styles(data: Dataset, model: Model) -> tuple[str, ...]:
     half width. All images are taken at the mean diameter of the pool, as somebody would who has
     none annotated yet but knows about how large the cells are; masks of queries are not looked at.
     """
-    pool, diameter = data.shot, data.shot.diameter
+    pool, diameter, model = data.shot, data.shot.diameter, as_paper(model)
     styles = np.stack([embed(model, sample, diameter) for sample in (*pool, *data.query)])
     return tuple(pool[k].name for k in order_to_cover(styles[: len(pool)], styles))
 
