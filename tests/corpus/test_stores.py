@@ -237,7 +237,7 @@ PICKLES += [saved({"a": Evil()}, _use_new_zipfile_serialization=False), saved({}
 PICKLES += [b"", b"hello", zipped({}), zipped({"a": b"b"}), zipped({"a/data.pkl": bytes(10**8)})]
 
 
-@pytest.mark.parametrize("content", PICKLES)
+@pytest.mark.parametrize("content", PICKLES, ids=lambda _: "pickle")
 def test_weights_of_others(content, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("w.pth").write_bytes(content)
@@ -299,7 +299,7 @@ ARCHIVES += [
 ]
 
 
-@pytest.mark.parametrize("content", ARCHIVES)
+@pytest.mark.parametrize("content", ARCHIVES, ids=lambda _: "archive")
 def test_archives(content, tmp_path):
     (tmp_path / "a.zip").write_bytes(content)
     refused(lambda: fetch.unpack(tmp_path / "a.zip", tmp_path / "here"), "a.zip", FetchError)
