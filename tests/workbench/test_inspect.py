@@ -4,6 +4,7 @@ import re
 from base64 import b64decode
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
@@ -19,21 +20,15 @@ from scellseg_lib.representation import Decoding
 from scellseg_lib.segmentation import Prediction, decode
 from scellseg_lib.workbench import inspect, session
 from scellseg_lib.workbench.inspect import COLOURS, Inspector
-from scellseg_lib.workbench.session import IOUS, FoundCells, InspectedImage
+from scellseg_lib.workbench.session import InspectedImage
+from tests.workbench import waiting
 from tests.workbench.waiting import LONG
 
 SIZE = 96
 KINDS = ("flow", "hover", "unet2", "unet3")
 
 
-def squares(*cells: tuple[int, int, int]) -> np.ndarray:
-    """Square cells: first row, first column and side of each."""
-    masks = np.zeros((SIZE, SIZE), np.int32)
-    for label, (y, x, side) in enumerate(cells, start=1):
-        masks[y : y + side, x : x + side] = label
-    return masks
-
-
+squares = partial(waiting.squares, shape=(SIZE, SIZE))
 # Squares of 20, 24 and 30 px; the logit falls from the first to the third.
 TRUE = squares((10, 10, 20), (10, 60, 24), (60, 20, 30))
 LOGITS = (0, 5, 3, 1)
@@ -98,66 +93,6 @@ def damaged() -> np.ndarray:
     raise ImageError("the file is damaged", where="a.tif", remedy="Get it again.")
 
 
-def bars(*pieces: tuple[int, int, int]) -> np.ndarray:
-    """Bars of ten rows: label, first column and width each."""
-    masks = np.zeros((10, 100), np.int32)
-    for label, start, width in pieces:
-        masks[:, start : start + width] = label
-    return masks
-
-
-# True cell 9 and found cell 12: IoU 8/10. 4 and 3: 6/10. 5 is missed, 7 is of nothing.
-DRAWN = bars((9, 0, 10), (4, 20, 10), (5, 40, 10))
-FOUND = bars((12, 0, 8), (3, 20, 6), (7, 60, 10))
-
-
-def compared(name: str, true: np.ndarray, predicted: np.ndarray) -> FoundCells:
-    return FoundCells(name, predicted, true, scores=metrics.scores(true, predicted, IOUS))
-
-
-def test_each_cell_is_told_with_its_partner():
-    matched = metrics.match(DRAWN, FOUND, 0.7)
-    colours, words = inspect.tell_outcomes(matched, "predicted")
-    green, orange = ([*bytes.fromhex(COLOURS[one][1:]), 120] for one in ("TP", "FP"))
-    assert colours[[12, 3, 7]].tolist() == [green, orange, orange]
-    assert np.flatnonzero(colours.any(1)).tolist() == [3, 7, 12]
-    assert words[3] == "cell 3: matches no true cell (best IoU 0.60), false positive"
-    _, true = inspect.tell_outcomes(matched, "true")
-    assert true[9] == "true cell 9: found as cell 12, IoU 0.80, true positive"
-    explained = inspect.explain_colours(matched, FOUND, 0.7)
-    counts = re.findall(r"<b>(\d+)</b></td><td>(\w+ \w+): ", explained)
-    assert counts == [("1", "true positive"), ("2", "false positive"), ("2", "false negative")]
-    assert "3 cells" in inspect.explain_colours(None, FOUND, 0.7)
-    for side in ("predicted", "true"):
-        colours, words = inspect.tell_outcomes(metrics.match(bars(), bars()), side)
-        assert (colours.tolist(), words) == ([[0, 0, 0, 0]], [""])
-    nearly = metrics.match(np.repeat([[1, 0]], [1667, 9], 1), np.repeat([[1, 0]], [833, 843], 1))
-    assert "0.49" in inspect.tell_outcomes(nearly, "true")[1][1]  # 0.4997 is no 0.50
-
-
-def test_images_are_described_and_ordered_by_their_scores():
-    one = compared("A05", DRAWN, FOUND)
-    assert one.mean_ap == pytest.approx(metrics.mean_average_precision(DRAWN, FOUND))
-    assert (one.ap(0.6), one.ap(0.61)) == (2 / 4, 1 / 5)
-    images = [FoundCells("broken", problem="why"), FoundCells("unknown")]
-    images += [compared("good", DRAWN, DRAWN), one, compared("none", DRAWN, bars())]
-    ordered = sorted(images, key=lambda one: one.rank(0.6))
-    assert [inspect.describe(one, 0.6) for one in ordered] == [
-        "AP 0.00 · mean 0.00 · none",
-        "AP 0.50 · mean 0.23 · A05",
-        "AP 1.00 · mean 1.00 · good",
-        "no true cells given · unknown",
-        "cannot be compared · broken",
-    ]
-    equal = [compared(str(w), bars((1, 0, 10)), bars((1, 0, w))) for w in (9, 6, 8)]
-    ordered = sorted(equal, key=lambda one: one.rank(0.5))  # by the mean
-    assert [one.name for one in ordered] == ["6", "8", "9"]
-    summary = inspect.sum_up([images[1], images[2], images[4]], 0.5, n_stale=1)
-    assert "<b>3 images</b>" in summary
-    assert "Over the 2 images with true cells: AP 0.50 at IoU 0.50, mean AP 0.50" in summary
-    assert "* 1 image still" in summary
-
-
 def svg(html: str) -> str:
     """The drawing in the page's picture."""
     code = re.search(r"base64,([^\"]+)\"", html)
@@ -166,26 +101,37 @@ def svg(html: str) -> str:
 
 
 def test_cells_are_coloured_told_and_counted():
-    # IoU 1; 16 of 24 rows, 2/3; one of nothing; the third true cell is missed.
+    # IoU 1; 18 of 24 rows, 3/4; one of nothing; the third true cell is missed.
     predicted = TRUE.copy()
-    predicted[26:34, 60:84] = 0
+    predicted[28:34, 60:84] = 0
     predicted[predicted == 3] = 0
     predicted[80:95, 80:95] = 3
     panel = Inspector([entry(predicted=predicted)])
     np.testing.assert_array_equal(panel.view.labels, predicted)
     assert [colour(panel, label) for label in (1, 2, 3)] == ["TP", "TP", "FP"]
     assert [colour(panel, label, 1) for label in (1, 2, 3)] == ["TP", "TP", "FN"]
-    assert panel.view._tips[0][2] == "cell 2: matches true cell 2, IoU 0.66, true positive"
+    assert panel.view._tips[0][2] == "cell 2: matches true cell 2, IoU 0.75, true positive"
+    assert panel.view._tips[0][3].startswith("cell 3: matches no true cell (best IoU 0.00), false")
+    assert panel.view._tips[1][2] == "true cell 2: found as cell 2, IoU 0.75, true positive"
     assert panel.view._tips[1][3] == "true cell 3: missed (best IoU 0.00), false negative"
     assert "0.50 at 0.50" in text(panel, "ap-curve")
-    panel.iou.value = 0.67
+    panel.iou.value = 0.75  # reached
+    assert colour(panel, 2) == "TP"
+    panel.iou.value = 0.76
     assert [colour(panel, label) for label in (1, 2, 3)] == ["TP", "FP", "FP"]
     assert colour(panel, 2, 1) == "FN"
-    assert 'alt="Average precision by IoU threshold; 0.20 at 0.67"' in text(panel, "ap-curve")
-    assert "AP 0.20 at IoU 0.67" in svg(text(panel, "ap-curve"))
-    assert "0.67 or more" in text(panel, "legend")
+    assert 'alt="Average precision by IoU threshold; 0.20 at 0.76"' in text(panel, "ap-curve")
+    assert "AP 0.20 at IoU 0.76" in svg(text(panel, "ap-curve"))
+    assert "0.76 or more" in text(panel, "legend")
+    counts = re.findall(r"<b>(\d+)</b></td><td>(\w+ \w+): ", text(panel, "legend"))
+    assert counts == [("1", "true positive"), ("2", "false positive"), ("2", "false negative")]
     panel.view.selected = 1
     assert text(panel, "told") == "cell 1: matches true cell 1, IoU 1.00, true positive"
+
+
+def test_an_agreement_is_not_rounded_up():
+    nearly = metrics.match(np.repeat([[1, 0]], [1667, 9], 1), np.repeat([[1, 0]], [833, 843], 1))
+    assert "0.49" in inspect.tell_outcomes(nearly, "true")[1][1]  # 0.4997 is no 0.50
 
 
 @pytest.mark.parametrize(("true", "ap"), [(TRUE, "0.00"), (TRUE * 0, "1.00")])
@@ -324,13 +270,18 @@ def three() -> list[InspectedImage]:
 def test_the_list_is_worst_first_at_the_threshold():
     panel = Inspector(three())
     assert panel.names == ["second", "first", "unknown"]
-    starts = [line.split(" · ")[0] for line in lines(panel)]
-    assert starts == ["AP 0.33", "AP 0.67", "no true cells given"]
+    # Of ten thresholds, the cells of the first image pass the first seven (IoU 0.81 and 0.84).
+    scored = ["AP 0.33 · mean 0.33 · second", "AP 0.67 · mean 0.47 · first"]
+    assert lines(panel) == [*scored, "no true cells given · unknown"]
     panel.iou.value = 0.85
     assert panel.names == ["first", "second", "unknown"]
     assert panel.entry.name == "second"  # what is looked at stays
     assert "image 2 of 3" in text(panel, "message")
     assert "AP 0.17 at IoU 0.85" in text(panel, "summary")
+    sides = (19, 15, 18)  # of equal AP at 0.5: by the mean
+    panel.show([entry(str(n), squares((10, 10, 20)), squares((10, 10, n))) for n in sides])
+    panel.iou.value = 0.5
+    assert panel.names == ["15", "18", "19"]
 
 
 def test_the_way_from_image_to_image_goes_round():

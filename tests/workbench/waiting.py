@@ -36,11 +36,12 @@ def problem(panel: Any) -> str:
     return panel.message.text if panel.message.is_error else ""
 
 
-def squares(*corners: tuple[int, int], side: int = 8, shape: tuple[int, int] = (40, 50)) -> Any:
-    """Square cells with these upper left corners, int32[H, W]."""
+def squares(*cells: tuple[int, ...], side: int = 8, shape: tuple[int, int] = (40, 50)) -> Any:
+    """Square cells with these upper left corners, and sides of their own, int32[H, W]."""
     labels = np.zeros(shape, np.int32)
-    for label, (y, x) in enumerate(corners, 1):
-        labels[y : y + side, x : x + side] = label
+    for label, (y, x, *own) in enumerate(cells, 1):
+        length = own[0] if own else side
+        labels[y : y + length, x : x + length] = label
     return labels
 
 
