@@ -160,6 +160,7 @@ def test_a_scratch_file_is_nobodys_and_an_error_names_the_file(tmp_path, monkeyp
     with pytest.raises(OSError, match=r"a\.txt") as full, atomic.whole(tmp_path / "a.txt"):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert full.value.filename == str(tmp_path / "a.txt")
+    assert list(tmp_path.iterdir()) == [other]  # nothing half written
     with atomic.whole(file) as scratch:
         scratch.write_text("new")
     assert file.read_text() == "new"

@@ -5,12 +5,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import roifile
 import tifffile
 
 from scellseg_lib.files.export import FORMATS
 from scellseg_lib.files.images import read_masks, write_labels
-from scellseg_lib.files.seg_npy import read_seg
 from scellseg_lib.workbench.export import ANNOTATED, SEGMENTED, WORDS, ExportPanel
 from scellseg_lib.workbench.jobs import Job
 from tests.workbench.waiting import LONG, problem
@@ -60,14 +58,8 @@ def test_all_formats(folder: Path):
     assert (job.result.written, job.result.already, job.result.failed) == (16, 0, {})
     assert written(folder) == sorted(f"{n}{end}" for n in "bc" for end in FORMATS.values())
     assert panel.message.text == f"16 files written to {folder / 'exported'}."
-    place, cells = folder / "exported", masks((2, 2), (20, 20))
-    np.testing.assert_array_equal(read_masks(place / "c_masks.tif"), cells)
-    np.testing.assert_array_equal(read_masks(place / "c_masks.png"), cells)
-    np.testing.assert_array_equal(read_seg(place / "c_seg.npy")["masks"], cells)
-    assert len(roifile.roiread(place / "c_rois.zip")) == 2
-    assert len((place / "c_outlines.txt").read_text().strip().splitlines()) == 2
-    crops = sorted((place / "c_cells").iterdir())
-    assert [tifffile.imread(crop).shape for crop in crops] == [(8, 8, 2), (8, 8, 2)]
+    corrected = read_masks(folder / "exported" / "c_masks.tif")
+    np.testing.assert_array_equal(corrected, masks((2, 2), (20, 20)))
 
 
 def test_corrected_cells_come_before_those_that_a_model_gave(folder: Path):

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from scellseg_lib import progress
 from scellseg_lib.errors import ImageError
 from scellseg_lib.files import images as readers
-from scellseg_lib.workbench.editor import MaskEditor, MasksChanged
+from scellseg_lib.workbench.editor import MaskEditor
 from scellseg_lib.workbench.editor.annotation import LARGEST_LABEL, Annotation
 from scellseg_lib.workbench.editor.classes import COLOURS
 from scellseg_lib.workbench.editor.editor import HISTORY
@@ -217,7 +217,6 @@ def test_protected_neighbours_that_the_page_has_not_seen_yet_stay(editor, page):
         ({"label": 1}, [b"123"], "does not fit"),
         ({"label": 1}, [np.array([0, 1000, 0, 1], "<u4").tobytes()], "does not fit"),
         ({"label": 1}, [np.array([0, 1, 0, 2**31], "<u4").tobytes()], "does not fit"),
-        ({"label": 2 * 10**9}, [np.array([0, 1, 0, 2 * 10**9], "<u4").tobytes()], "would give"),
         ({"label": 1}, [], UNFORESEEN),
         ({"type": "turn", "kind": "undo", "of": "one:9"}, [], "have changed in between"),
     ],
@@ -290,10 +289,8 @@ def test_commands_by_arithmetic(editor, page, name, args, expected):
         ("split", {"line": [[0, 0], [0, 15]]}, "cuts no cell in two"),
         ("split", {"line": "x"}, UNFORESEEN),
         ("outline", {"points": [[0, 0]]}, "Draw around the cell"),
-        ("outline", {"points": [[8, 8], [8, 14], [11, 14]], "cell": 10**12}, "would give cells"),
         ("delete", {"cells": [77]}, "there is no cell 77"),
         ("set_class", {"cells": [1], "name": 5}, UNFORESEEN),
-        ("remove_class", {"name": "x"}, 'there is no class "x"'),
         ("delete", {"calls": [1]}, UNFORESEEN),
         ("explode", {}, UNFORESEEN),
         ("save", {}, "the masks have no file"),
@@ -378,14 +375,6 @@ def test_what_is_saved_opens_as_an_equal_editor(tmp_path):
     editor.save(tmp_path / "b_masks.png")
     assert editor.is_changed  # its own file does not know of the undo yet
     assert heard == [tmp_path / "a_masks.tif", tmp_path / "b_masks.png"]
-    again.delete([2])
-    again.save()
-    with pytest.raises(MasksChanged) as raised:  # in another window
-        editor.save()
-    assert raised.value.where == tmp_path / "a_masks.tif"
-    editor.save(replace=True)
-    editor.delete([2])
-    editor.save()  # the file that it has written is no other's
 
 
 @pytest.mark.parametrize("name", ["a_masks.tif", "a_cells.csv"])
