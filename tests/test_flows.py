@@ -8,8 +8,6 @@ from concurrent.futures import ProcessPoolExecutor
 import numba
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from scellseg_lib.errors import ScellsegError
 from scellseg_lib.flows import flow_errors, flows_to_masks, masks_to_flows, relabel, tidy
@@ -120,18 +118,6 @@ def test_touching_discs_a_cell_around_its_centre_and_a_large_one_come_back():
     np.testing.assert_array_equal(round_trip(cup.astype(np.int32), flow_threshold=0), cup)
     large = disc((500, 500), (250, 250), 175).astype(np.int32)
     assert average_precision(large, round_trip(large), [0.95])[0] == 1
-
-
-@settings(max_examples=15, deadline=None)
-@given(st.integers(0, 2**32 - 1))
-def test_scattered_discs_come_back(seed: int):
-    rng = np.random.default_rng(seed)
-    masks = np.zeros((150, 160), np.int32)
-    for number, radius in enumerate(rng.uniform(6, 20, 12), start=1):
-        cell = disc(masks.shape, tuple(rng.uniform(0, 150, 2)), radius)
-        if cell.sum() > 60 and not masks[cell].any():
-            masks[cell] = number
-    assert average_precision(masks, round_trip(masks), [0.9])[0] == 1
 
 
 def test_a_mask_whose_flow_disagrees_in_the_mean_square_is_dropped():

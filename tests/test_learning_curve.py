@@ -15,7 +15,7 @@ import pytest
 
 from scellseg_lib import augment, learning_curve, paths
 from scellseg_lib.datasets.load import load_dataset
-from scellseg_lib.errors import DatasetError, TrainingError
+from scellseg_lib.errors import TrainingError
 from scellseg_lib.finetuning import finetune
 from scellseg_lib.learning_curve import COLUMNS, Expectation, expect, plan_folds, tell_styles
 from scellseg_lib.model import new_model
@@ -145,17 +145,6 @@ def test_images_without_cells_are_left_out(tmp_path: Path, tuning: Mock):
     assert "at least three annotated images" in expect(one, 1).sentence
 
 
-def test_a_damaged_table_is_named_and_kept(tmp_path: Path, tuning: Mock):
-    file = tmp_path / "curve.csv"
-    run(file, 3)
-    text = file.read_text()
-    for damaged in (text[: len(text) - 30], "a,b\n1,2\n", ""):
-        file.write_text(damaged)
-        with pytest.raises(DatasetError, match=r"curve\.csv: .*remove it"):
-            run(file, 3)
-        assert file.read_text() == damaged
-
-
 def test_it_tunes_and_scores_in_earnest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """With the real tuning: a fold's score is that of `finetune` and `segment` done by hand."""
     monkeypatch.setattr(augment, "PATCH", tiny.PATCH)
@@ -192,18 +181,6 @@ def test_interval_is_that_of_the_difference():
     # The edges of the band know nothing of what both heights have in common.
     (below, _), (_, above) = (fit.confidence_band(np.array([x, x])) for x in (10, 12))
     assert high - low < 0.5 * (above[0] - below[0])
-
-
-@pytest.mark.parametrize(("images_differ", "least", "most"), [(0.0, 0.92, 0.98), (0.05, 0.95, 1)])
-def test_interval_holds_the_truth_as_often_as_it_says(images_differ, least, most):
-    """And more often where images of a fold are hard or easy together."""
-    rng, held = np.random.default_rng(0), 0
-    for _ in range(400):
-        offset = np.repeat(rng.normal(0, images_differ, 5), 4)
-        fit = fit_hyperbola(COUNTS, curve(COUNTS) + offset + rng.normal(0, 0.03, COUNTS.size))
-        low, high = fit.confidence_band(12, 10)
-        held += low <= curve(12) - curve(10) <= high
-    assert least <= held / 400 <= most
 
 
 def table(scores: dict[int, list[float]]) -> pd.DataFrame:

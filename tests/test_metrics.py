@@ -27,18 +27,6 @@ def strip(*spans: tuple[int, int, int], width: int = 40) -> np.ndarray:
     return labels
 
 
-@pytest.mark.parametrize("distance", [5, 40, 90, 150])
-def test_shifted_discs_have_the_iou_of_the_lens(distance: int) -> None:
-    radius = 100
-    y, x = np.ogrid[-160:160, -160:320]
-    true = (y * y + x * x <= radius**2).astype(np.int32)
-    predicted = (y * y + (x - distance) ** 2 <= radius**2).astype(np.int32)
-    lens = 2 * radius**2 * np.arccos(distance / (2 * radius))
-    lens -= distance / 2 * np.sqrt(4 * radius**2 - distance**2)
-    (iou,) = metrics.overlap(true, predicted).iou
-    assert iou == pytest.approx(lens / (2 * np.pi * radius**2 - lens), abs=2e-3)
-
-
 def test_an_iou_equal_to_the_threshold_passes_and_one_pixel_less_does_not() -> None:
     true = strip((0, 100, 1), width=200)
     for percent in range(50, 100, 5):

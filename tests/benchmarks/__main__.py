@@ -1,28 +1,10 @@
-"""Run the benchmarks named on the command line, or all."""
+"""Run the benchmarks named on the command line, or all: modules of this package."""
 
-import argparse
+import sys
+from importlib import import_module
 
-from tests.benchmarks import (
-    bench_flows,
-    bench_metrics,
-    bench_segment,
-    bench_training,
-    bench_workbench,
-)
-
-BENCHMARKS = {
-    "metrics": bench_metrics.main,
-    "flows": bench_flows.main,
-    "segment": bench_segment.main,
-    "training": bench_training.main,
-    "workbench": bench_workbench.main,
-}
+BENCHMARKS = ("metrics", "flows", "segment", "training", "workbench")
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="name", help=", ".join(BENCHMARKS))
-    names = parser.parse_args().names or list(BENCHMARKS)
-    if unknown := set(names) - set(BENCHMARKS):
-        parser.error(f"no such benchmark: {', '.join(sorted(unknown))}")
-    for name in names:
-        BENCHMARKS[name]()
+    for name in sys.argv[1:] or BENCHMARKS:
+        import_module(f"tests.benchmarks.bench_{name}").main()

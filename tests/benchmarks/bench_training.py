@@ -5,11 +5,9 @@ C library's default memory. Each side runs in a process of its own, since how a 
 memory cannot be taken back; the sides take turns.
 """
 
-import json
 import subprocess
 import sys
 import time
-from typing import Any
 
 import numpy as np
 import torch
@@ -26,8 +24,8 @@ LEVELS = (32, 64, 128, 256)
 STEPS = 2
 
 
-def side(name: str, strategy: str) -> dict[str, float]:
-    """Seconds of a step and of its data, on this side; the first step is not counted."""
+def side(name: str, strategy: str) -> float:
+    """Seconds of a step on this side; the first step is not counted."""
     torch.set_num_threads(THREADS)
     device = torch.device("cpu")
     ours = name == "ours"
@@ -39,21 +37,11 @@ def side(name: str, strategy: str) -> dict[str, float]:
     styles = [prepare(style) for style in load_dataset("synthetic_contrast").styles().values()]
     term = ContrastiveTerm(prepare(worms.query[:2], 36.0), styles)
     optimiser = torch.optim.Adam([*model.network.parameters(), *term.parameters()])
-    batches, drawn = term.batches, []
-
-    def timed_batches(*arguments: Any) -> Any:
-        start = time.perf_counter()
-        found = batches(*arguments)
-        drawn.append(time.perf_counter() - start)
-        return found
-
-    term.batches = timed_batches  # type: ignore[assignment, method-assign]
-    whole, data = [], []
+    taken = []
     for step in range(STEPS + 1):
         start = time.perf_counter()
         rng = np.random.default_rng(step)
         batch = labelled_batch(shots, model.representation, rng)
-        data.append(time.perf_counter() - start)
         loss, output = segmentation_loss(model, *batch, precision)
         if strategy == "contrastive" and ours:
             loss = loss + term(model.network, output.style, rng, 0.0, precision)
@@ -64,33 +52,28 @@ def side(name: str, strategy: str) -> dict[str, float]:
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-        whole.append(time.perf_counter() - start)
-        data[-1] += sum(drawn)
-        drawn.clear()
-    return {"step": min(whole[1:]), "data": min(data[1:])}
+        taken.append(time.perf_counter() - start)
+    return min(taken[1:])
 
 
-def measure(name: str, strategy: str) -> dict[str, float]:
+def measure(name: str, strategy: str) -> float:
     """Run one side in a process of its own."""
     command = [sys.executable, "-m", "tests.benchmarks.bench_training", name, strategy]
     answer = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    return json.loads(answer.splitlines()[-1])
+    return float(answer.splitlines()[-1])
 
 
 def main() -> None:
     """Print seconds and ratio of a classic and a contrastive step."""
     for strategy in ("classic", "contrastive"):
         runs = [(measure("ours", strategy), measure("released", strategy)) for _ in range(2)]
-        ours = min(run[0]["step"] for run in runs)
-        released = min(run[1]["step"] for run in runs)
-        share = min(run[0]["data"] for run in runs) / ours
+        ours, released = map(min, zip(*runs, strict=True))
         print(f"{strategy} step, full width, batch 8, {THREADS} threads")
         print(f"  ours {ours:.2f} s, released way {released:.2f} s, ratio {released / ours:.2f}")
-        print(f"  data preparation {share:.1%} of our step")
 
 
 if __name__ == "__main__":
     if len(sys.argv) == 3:
-        print(json.dumps(side(sys.argv[1], sys.argv[2])))
+        print(side(sys.argv[1], sys.argv[2]))
     else:
         main()

@@ -43,22 +43,10 @@ def peer_python() -> Path:
 def run_peer(
     script: str, inputs: Mapping[str, np.ndarray], *, threads: int = THREADS
 ) -> dict[str, np.ndarray]:
-    """Run a script of `peer_side` in the peer's environment.
+    """Run a script of `peer_side`, by its name without ending, in the peer's environment.
 
-    Parameters
-    ----------
-    script : str
-        Name of a file in ``peer_side`` without its ending. It defines ``main(inputs)``, which
-        takes a dictionary of arrays and returns one.
-    inputs : mapping of str to array
-        Anything but object arrays; images of unequal size go under a name each.
-    threads : int
-        For OpenMP, MKL, numba and torch alike.
-
-    Raises
-    ------
-    subprocess.CalledProcessError
-        If the script fails; its messages are on the terminal.
+    It defines ``main(inputs)``, which takes a dictionary of arrays and returns one. Images of
+    unequal size go under a name each.
     """
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
     environment = os.environ | dict.fromkeys(names, str(threads))

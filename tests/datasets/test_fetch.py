@@ -30,9 +30,9 @@ MASKS = np.repeat(np.arange(4, dtype=np.uint16), 10)[:, None].repeat(50, axis=1)
 NOISE = np.random.default_rng(0).bytes(4 * download.CHUNK)
 
 
-def zipped(members: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> bytes:
+def zipped(members: dict[str, bytes]) -> bytes:
     stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w", compression) as archive:
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in members.items():
             archive.writestr(name, content)
     return stream.getvalue()
@@ -254,7 +254,7 @@ def small_disk():
 def test_full_disk_leaves_nothing_half_written(when, home, server, small_disk):
     # Noise does not compress, so that the archive is over the limit; zeros only when unpacked.
     content = NOISE if when == "downloading" else bytes(len(NOISE))
-    server.files[A] = zipped({"cells/a_img.tif": content}, zipfile.ZIP_DEFLATED)
+    server.files[A] = zipped({"cells/a_img.tif": content})
     name = describe(home, server.address + A)
     with pytest.raises(FetchError, match=r"stored \(File too large\)\. Free some space"):
         fetch.fetch(name)
@@ -327,21 +327,6 @@ def tarred(name, kind=tarfile.REGTYPE, content=b"", mode: Any = "w:gz") -> bytes
         info.type, info.linkname, info.size = kind, "../../evil", len(content)
         archive.addfile(info, io.BytesIO(content))
     return stream.getvalue()
-
-
-OUTSIDE = ("../evil.png", "a/../../evil.png", "/evil.png", "..\\evil.png", "C:/evil.png")
-SPECIAL = (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE)
-UNSAFE = [zipped({"good.png": b"", name: b""}) for name in OUTSIDE]
-UNSAFE += [tarred(name) for name in OUTSIDE] + [tarred("evil.png", kind) for kind in SPECIAL]
-
-
-@pytest.mark.parametrize("content", UNSAFE)
-def test_unsafe_archives_are_refused_whole(content, tmp_path):
-    (tmp_path / "in").mkdir()
-    (tmp_path / "in" / "evil.archive").write_bytes(content)
-    with pytest.raises(FetchError, match=r"the archive is refused: '.*evil\.png' "):
-        fetch.unpack(tmp_path / "in" / "evil.archive", tmp_path / "in" / "out")
-    assert list_files(tmp_path) == ["in/evil.archive"]
 
 
 FILLED = {"noise": NOISE[:50_000]}

@@ -5,7 +5,6 @@ notebooks that tune in any case are executed here alone, on as little as still s
 their stored tables are compared.
 """
 
-import shutil
 from collections.abc import Iterator
 from functools import cache, partial
 from pathlib import Path
@@ -22,7 +21,6 @@ import pytest
 import scellseg_lib as scellseg
 from scellseg_lib import augment, learning_curve, paths, pretraining
 from scellseg_lib.datasets import load, synthetic
-from scellseg_lib.errors import DatasetError, ScellsegError
 from scellseg_lib.model import new_model
 from scellseg_lib.paper import grid, run
 from tests import tiny
@@ -150,27 +148,3 @@ def test_parameters_of_figures_are_guarded() -> None:
     assert len(FIGURES) >= 5
     for path in FIGURES:
         assert "choose_profile(globals())" in list_code(path)[2].source
-
-
-@pytest.mark.parametrize(
-    ("name", "given", "error", "words"),
-    [
-        ("edfig5_aji", {"PROFIL": "smoke"}, ScellsegError, "no parameter PROFIL.*mean PROFILE"),
-        ("fig2_transferability", {"DATA": ["nowhere"]}, ScellsegError, "no data set.*bbbc010_"),
-        ("edfig5_aji", {}, DatasetError, r"no result of the \d+ trials asked for"),
-    ],
-)
-def test_what_cannot_be_done_is_an_error(folder: Path, capsys, name, given, error, words) -> None:
-    with pytest.raises(error, match=words):
-        execute(name, capsys, **given)
-
-
-def test_damaged_result_is_named(folder: Path, capsys) -> None:
-    committed = NOTEBOOKS.parent / "figures" / "data" / "released" / "trials"
-    here = paths.results("released") / "trials"
-    here.mkdir(parents=True)
-    origin = min(committed.glob("*.json"))
-    shutil.copy(origin, here)
-    (here / f"{origin.stem}.csv").write_text("cell_threshold,")
-    with pytest.raises(DatasetError, match=f"{origin.stem}.csv: a result cannot"):
-        execute("claims", capsys)

@@ -1,7 +1,5 @@
 """Load the inputs, run one script's ``main``, save what it returns."""
 
-from __future__ import annotations
-
 import os
 import runpy
 import sys

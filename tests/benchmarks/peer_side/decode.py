@@ -1,7 +1,5 @@
 """Cellpose's masks of flows, and the time for all of them."""
 
-from __future__ import annotations
-
 import logging
 import warnings
 

@@ -1,7 +1,5 @@
 """Cellpose's counts of many label pairs, and its time for one large pair."""
 
-from __future__ import annotations
-
 import warnings
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Cellpose's `eval` on given images with given weights."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

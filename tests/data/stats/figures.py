@@ -5,8 +5,6 @@ fig2.csv and fig5.csv of the committed ones, and R's answers in figures.csv; it 
 emmeans. What the trials do not allow yet, such as a curve through one number of shots, is left out.
 """
 
-from __future__ import annotations
-
 import subprocess
 from collections.abc import Callable
 from pathlib import Path

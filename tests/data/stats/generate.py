@@ -3,8 +3,6 @@
 Scores like those of the paper's Fig. 2 and 5, drawn with a fixed seed and rounded to four decimals.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 
