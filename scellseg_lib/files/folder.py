@@ -146,9 +146,8 @@ def segment_jobs(
     diameter, decoding = segmentation.resolve(model.card, **chosen)
     how: dict[str, Any] = {"diameter": diameter, "flips": flips}
     made_with = how | {"weights": weights_hash(model.network), **decoding.model_dump(), **reading}
-    how["precision"] = choose_precision(model.device)
-    kind = {"dtype": how["precision"].dtype, "robust": model.card.robust}
-    made_with |= {"resample": resample, **kind}
+    how["precision"] = precision = choose_precision(model.device)
+    made_with |= {"resample": resample, "robust": model.card.robust, "dtype": precision.dtype}
     hashes: dict[Path, str] = {}  # of the images, as they were read
 
     def read(some: list[ImageJob]) -> Iterator[tuple[ImageJob, Sample]]:

@@ -37,9 +37,9 @@ def outlines(masks: np.ndarray) -> Iterator[tuple[int, list[list[np.ndarray]]]]:
 
 
 def rings(piece: np.ndarray) -> list[np.ndarray]:
-    """Rings of one 4-connected piece, the outer one first; bool[H, W] -> int64[n, 2] each."""
+    """Simple rings of one 4-connected piece, the outer first; bool[H, W] -> int64[n, 2] each."""
     found = []
-    for contour in find_contours(np.pad(piece, 1), 0.5):  # in the order of their first pixels
+    for contour in find_contours(np.pad(piece, 1), 0.5, fully_connected="high"):
         # They go through the middles of edges; between two of these lies a corner of pixels.
         ring = ((contour[:-1] + contour[1:]) // 2).astype(np.int64)[:, ::-1]
         steps = np.roll(ring, -1, axis=0) - ring

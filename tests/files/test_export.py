@@ -53,6 +53,7 @@ def area(ring: np.ndarray) -> float:
 
 @many
 @given(small)
+@example(np.array([[1, 1, 1], [1, 0, 1], [1, 1, 0]]))  # a bay that is open at a corner alone
 def test_outlines_are_exact(masks):
     """They give back the pixels, with right angles alone; areas are numbers of pixels."""
     back = np.zeros_like(masks)
@@ -65,6 +66,7 @@ def test_outlines_are_exact(masks):
             assert all(area(hole) < 0 for hole in holes)
             back[fill([outer, *holes], masks.shape)] = number
         for ring in rings:
+            assert len(np.unique(ring, axis=0)) == len(ring)  # it does not meet itself
             steps = np.roll(ring, -1, axis=0) - ring
             assert ((steps == 0).sum(axis=1) == 1).all()
             assert ((steps * np.roll(steps, 1, axis=0)).sum(axis=1) == 0).all()
