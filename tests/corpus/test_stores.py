@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-import tifffile
 import torch
 import yaml
 from click.testing import CliRunner
@@ -103,14 +102,8 @@ def test_tables(content, tmp_path):
 BOMB = "a: &a [1,1,1,1,1,1,1,1,1]\n"
 for before, name in zip("abcdefgh", "bcdefghi", strict=True):
     BOMB += f"{name}: &{name} [{','.join([f'*{before}'] * 9)}]\n"
-YAML = [
-    *TEXTS,
-    BOMB.encode(),
-    b"a: [",
-    b"- 1",
-    b"!!python/object/apply:os.system ['ls']",
-    b"&a [*a]",
-]
+YAML = [*TEXTS, BOMB.encode(), b"a: [", b"- 1", b"&a [*a]"]
+YAML += [b"!!python/object/apply:os.system ['ls']"]
 YAML += [b"steps: 2020-13-45", b"? [1]\n: 2", b"<<: 3", b"- " * 1000, b"\ta: 1", b"name: \xe9"]
 PLANS: list[Any] = [{"shots": [], "states": [0]}, {"shots": [1], "states": []}]
 PLANS += [{"shots": [n], "states": [k]} for n, k in ((-1, 0), (0, 0), (1, -1), ("a", 0))]
@@ -159,35 +152,20 @@ MODEL = new_model("scellseg", tiny.LEVELS)
 CARD: dict[str, Any] = json.loads(MODEL.card.model_dump_json())
 WEIGHTS = MODEL.network.state_dict()
 BIAS = WEIGHTS["tasker.2.bias"]
-CARDS: list[dict[str, Any]] = [
-    {"decoding": {"n_steps": 10**9}},
-    {"decoding": []},
-    {"channels": [1]},
-]
+CARDS: list[dict[str, Any]] = [{"decoding": {"n_steps": 10**9}}, {"decoding": []}]
+CARDS += [{"channels": [1]}]
 CARDS += [{"levels": levels} for levels in ([], [0, 8], [10**9] * 4, [65536] * 4, [10**30] * 2)]
 CARDS += [{"levels": [4] * 10**5}, {"styles": [[math.nan]]}, {"style_radius": math.inf}]
 CARDS += [{"diameter": value} for value in (1e300, "x", 0, -3.0, math.nan, math.inf)]
 CARDS += [{"representation": None}, {"origin": 3}, {"recipe": []}, {"architecture": 3}, {"foo": 1}]
 TENSORS = [{"tasker.2.bias": BIAS.to(torch.float8_e4m3fn)}, {"tasker.2.bias": BIAS * math.nan}]
 TENSORS += [{"tasker.2.bias": torch.tensor(1.0)}, {"another": BIAS.clone()}]
-RAW = [
-    "",
-    "[]",
-    "null",
-    "[" * 100_000,
-    '{"recipe": ' + '{"a":' * 9999,
-    '{"architecture": "\\ud800"}',
-]
+RAW = ["", "[]", "null", "[" * 100_000, '{"recipe": ' + '{"a":' * 9999]
+RAW += ['{"architecture": "\\ud800"}', *(json.dumps(CARD | card) for card in CARDS)]
+MODELS = [*((raw, {}) for raw in RAW), *((json.dumps(CARD), tensors) for tensors in TENSORS)]
 
 
-@pytest.mark.parametrize(
-    ("card", "tensors"),
-    [
-        *((json.dumps(CARD | card), {}) for card in CARDS),
-        *((json.dumps(CARD), tensors) for tensors in TENSORS),
-        *((raw, {}) for raw in RAW),
-    ],
-)
+@pytest.mark.parametrize(("card", "tensors"), MODELS)
 def test_models(card, tensors, tmp_path):
     save_file(WEIGHTS | tensors, tmp_path / "m.safetensors", {"card": card})
     refused(lambda: load_model(tmp_path / "m.safetensors"), "m.safetensors", ModelError)
@@ -271,15 +249,10 @@ SPECIAL = (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE)
 ARCHIVES = [zipped({"good.png": b"", name: b"x"}) for name in NAMES] + [*map(tarred, NAMES)]
 ARCHIVES += [tarred("a", kind) for kind in SPECIAL]
 ARCHIVES += [tarred("good.png"), zipped({"a": b"x", "a/b": b"y"})]  # the first has it twice
-ARCHIVES += [
-    zipped({"a": bytes(2 * 10**6)}).replace(*(struct.pack("<I", n) for n in (2 * 10**6, 2**32 - 2)))
-]
-ARCHIVES += [
-    zipped({"é": b"x"}).replace("é".encode(), b"\xff\xfe"),
-    b"",
-    b"<html>",
-    zipped({"a": b"x" * 99})[:60],
-]
+SIZES = (struct.pack("<I", size) for size in (2 * 10**6, 2**32 - 2))
+ARCHIVES += [zipped({"a": bytes(2 * 10**6)}).replace(*SIZES)]
+ARCHIVES += [zipped({"é": b"x"}).replace("é".encode(), b"\xff\xfe")]
+ARCHIVES += [b"", b"<html>", zipped({"a": b"x" * 99})[:60]]
 
 
 @pytest.mark.parametrize("content", ARCHIVES, ids=lambda _: "archive")
@@ -317,9 +290,7 @@ def test_options_of_commands(command, option, tmp_path, monkeypatch):
     masks = np.pad(np.ones((9, 9), np.int32), 20)
     for name in ("m/a_masks.tif", "i/a_masks.tif"):
         write_labels(tmp_path / name, masks)
-    tifffile.imwrite(
-        tmp_path / "i" / "a_img.tif", np.arange(49 * 49, dtype=np.uint16).reshape(49, 49)
-    )
+    write_labels(tmp_path / "i" / "a_img.tif", np.arange(49 * 49).reshape(49, 49))
     for value in VALUES:
         result = CliRunner().invoke(CLI, [command, *GIVEN[command].split(), f"--{option}", value])
         assert result.exception is None or isinstance(result.exception, SystemExit), value

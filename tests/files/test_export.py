@@ -91,14 +91,8 @@ def test_imagej_has_polygons_and_composites_named_by_label(tmp_path):
         assert archive.namelist() == ["00001.roi", "00002.roi", "00004.roi"]
     kinds = [(r.roitype.name, r.composite) for r in roifile.roiread(tmp_path / "rois.zip")]
     assert kinds == [("TRACED", False), ("RECT", True), ("RECT", True)]
-    # Pixel (row 2, column 5) is the square from (5, 2) to (6, 3), not one around (5, 2).
-    masks = np.zeros((4, 8), np.int32)
-    masks[2, 5] = 1
-    outlines.write_imagej(tmp_path / "a.zip", masks)
-    roi = roifile.roiread(tmp_path / "a.zip")[0]
-    assert (roi.left, roi.top, roi.right, roi.bottom) == (5, 2, 6, 3)
-    corners = {tuple(corner) for corner in roi.coordinates().tolist()}
-    assert corners == {(5, 2), (6, 2), (6, 3), (5, 3)}
+    cell = roifile.roiread(tmp_path / "rois.zip")[0]  # rows 1 to 3, columns 1 to 5
+    assert (cell.left, cell.top, cell.right, cell.bottom) == (1, 1, 6, 4)
 
 
 def test_geojson_is_polygons_with_holes_and_pieces(tmp_path):

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from scellseg_lib.files import layout
-from scellseg_lib.workbench.editor.journal import edits_path
 from scellseg_lib.workbench.experiment import Experiment, experiment_of
 from scellseg_lib.workbench.finetune import find_free_name
 
@@ -73,14 +72,6 @@ def test_images_are_listed_with_their_masks(tmp_path, case):
         assert experiment_of(one.image) == tmp_path
 
 
-def test_what_lies_beside_masks(tmp_path):
-    make(tmp_path, "A_img.tif", "A_img_seg.npy", ".A_masks.tif.edits", "B_img.tif")
-    first, second = layout.list_images(tmp_path)
-    edits = [edits_path(one.own_masks).is_file() for one in (first, second)]
-    assert edits == [True, False]
-    assert layout.cells_path(tmp_path / "A_cp_masks.ome.tif") == tmp_path / "A_cells.csv"
-
-
 # Files of a folder, an image; where it goes, and its masks, as an annotated one.
 SHOTS = [
     (["shot/A_img.tif", "shot/A_masks.png"], "query/B.png", "shot/B.png", "shot/B_masks.tif"),
@@ -109,6 +100,7 @@ def test_where_a_new_image_is_put(tmp_path, there):
 def test_the_experiment_of_a_file(tmp_path):
     for name in ("shot/A_masks.tif", "corrected/A_masks.tif"):
         assert experiment_of(tmp_path / name) == tmp_path
+    assert layout.cells_path(tmp_path / "A_cp_masks.ome.tif") == tmp_path / "A_cells.csv"
     own = tmp_path / "corrected" / "A.tif"  # by its microscope, perhaps: nobody knows
     assert experiment_of(own) == own.parent
 

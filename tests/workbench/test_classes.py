@@ -10,7 +10,6 @@ import tifffile
 
 from scellseg_lib.errors import ImageError
 from scellseg_lib.files import images as readers
-from scellseg_lib.files import layout
 from scellseg_lib.workbench.annotate import AnnotatePanel
 from scellseg_lib.workbench.editor import MaskEditor
 from scellseg_lib.workbench.editor.annotation import Annotation
@@ -258,11 +257,3 @@ def test_other_images_are_found_and_renamed_but_for_those_with_unsaved_edits(fol
     pd.testing.assert_frame_equal(changed, expected)
     assert (folder / "e_cells.csv").read_bytes() == b'label,"dead\n1'
     assert file.rename("dead", "gone", folder / "c_masks.tif") == (["d"], [])
-
-
-def test_the_list_of_classes_is_no_image_no_masks_and_no_list_of_cells(folder):
-    finders = (layout.find_images, layout.find_samples, layout.find_labels)
-    before = [find(folder) for find in finders]
-    edit(folder).add_class("dead")
-    assert (folder / "classes.csv").is_file()
-    assert [find(folder) for find in finders] == before

@@ -14,7 +14,6 @@ from scellseg_lib.workbench.editor.patches import (
     diff,
     encode_labels,
     rebase,
-    set_pixels,
 )
 
 few = st.sampled_from([0, 0, 1, 2, 7, 70_000, LARGEST])
@@ -55,17 +54,6 @@ def test_a_patch_holds_what_differs_and_is_applied_taken_back_sent_and_rebased(t
     decoded = np.repeat(pairs[:, 0], pairs[:, 1]).astype(np.int32)
     np.testing.assert_array_equal(decoded, after.ravel())
     assert (np.diff(pairs[:, 0].astype(np.int64)) != 0).all()
-
-
-def test_runs_by_hand():
-    before = np.array([[0, 0, 5], [5, 5, 0]], np.int32)
-    after = np.array([[0, 7, 7], [7, 5, 1]], np.int32)
-    expected = [[1, 1, 0, 7], [2, 2, 5, 7], [5, 1, 0, 1]]  # a run goes on in the next row
-    assert diff(before, after).runs.tolist() == expected
-    assert encode_labels(before) == np.array([0, 2, 5, 3, 0, 1], "<u4").tobytes()
-    assert set_pixels(before, [2, 3], 5).n_pixels == 0
-    assert set_pixels(before, [5, 0], [1, 2]).runs.tolist() == [[0, 1, 0, 2], [5, 1, 0, 1]]
-    assert encode_labels(np.zeros((0, 4), np.int32)) == b""
 
 
 @pytest.mark.parametrize(
