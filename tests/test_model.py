@@ -211,7 +211,6 @@ def test_a_tensor_that_is_missing_or_no_number(path):
     bias = tensors.pop("tasker.2.bias")
     with pytest.raises(ModelError, match=r"1 of the tensors .*: tasker\.2\.bias is missing in"):
         read_model(rewrite(path, tensors))
-    for value in (math.nan, math.inf, -math.inf):
-        bias[1] = value
-        with pytest.raises(ModelError, match=r"^.*1 .* are not finite, the first: tasker\.2\.bias"):
-            read_model(rewrite(path, tensors | {"tasker.2.bias": bias}))
+    bias[1] = math.inf
+    with pytest.raises(ModelError, match=r"^.*1 .* are not finite, the first: tasker\.2\.bias"):
+        read_model(rewrite(path, tensors | {"tasker.2.bias": bias}))

@@ -60,7 +60,9 @@ def decode(masks: list[np.ndarray], name: str, noise: float) -> None:
     answer = run_peer("decode", numbered(flows=flows, logit=logits) | settings)
     decoded, taken = timed(ours, REPEATS)
     report(f"flows_to_masks, 35 contrast images, {name} flows", taken, answer["seconds"])
-    _print_scores(decoded, [answer[f"masks_{k}"] for k in range(len(masks))], masks)
+    theirs = [answer[f"masks_{k}"] for k in range(len(masks))]
+    found = metrics.summary(metrics.evaluate(decoded, theirs))
+    print(f"  ours against peer: AP@0.5 {found['ap50']:.4f}, mAP {found['map']:.4f}")
 
 
 def main() -> None:
@@ -70,19 +72,6 @@ def main() -> None:
     encode(masks)
     for name, noise in NOISE.items():
         decode(masks, name, noise)
-
-
-def _print_scores(
-    ours: list[np.ndarray], theirs: list[np.ndarray], masks: list[np.ndarray]
-) -> None:
-    comparisons = {"ours against truth": (ours, masks), "peer against truth": (theirs, masks)}
-    for name, (predictions, truths) in (
-        comparisons | {"ours against peer": (ours, theirs)}
-    ).items():
-        found = metrics.summary(metrics.evaluate(predictions, truths))
-        print(
-            f"  {name} at min_size {MIN_SIZE}: AP@0.5 {found['ap50']:.4f}, mAP {found['map']:.4f}"
-        )
 
 
 if __name__ == "__main__":

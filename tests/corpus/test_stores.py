@@ -108,7 +108,8 @@ YAML += [b"steps: 2020-13-45", b"? [1]\n: 2", b"<<: 3", b"- " * 1000, b"\ta: 1",
 PLANS: list[Any] = [{"shots": [], "states": [0]}, {"shots": [1], "states": []}]
 PLANS += [{"shots": [n], "states": [k]} for n, k in ((-1, 0), (0, 0), (1, -1), ("a", 0))]
 WRONG = [{"data": {"synthetic_worms": plan}} for plan in PLANS]
-WRONG += [{"steps": -1}, {"steps": math.nan}, {"levels": []}, {"levels": [0, 4]}, {"models": ["x"]}]
+WRONG += [{"steps": -1}, {"steps": math.nan}, {"levels": []}, {"levels": [0, 4]}]
+WRONG += [{"models": ["x"]}, {"stepz": 1}]
 
 
 @pytest.mark.parametrize("content", [*YAML, *(yaml.safe_dump(PROFILE | c).encode() for c in WRONG)])

@@ -171,15 +171,6 @@ def test_evaluation_sets(real_data, name, pool, query, channels):
         assert (one.image[1].max() > 0) == (channels[1] != "none")
 
 
-@pytest.mark.real_data
-def test_contrast_styles_and_subsets(real_data):
-    styles = load_dataset("cellpose_contrast35").styles()
-    assert [len(part) for part in styles.values()] == [5] * 7
-    parts = load_pretraining_subset("general")
-    assert sum(map(len, parts)) == 220
-    assert all("general_test" not in sample.split for part in parts for sample in part)
-
-
 def test_synthetic_subsets_are_nested_and_hold_no_kind_that_is_tested():
     names = [name for name in manifest.load_subsets() if name.startswith("synthetic")]
     images = [{s.name for part in load_pretraining_subset(n) for s in part} for n in names]

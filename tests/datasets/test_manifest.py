@@ -167,5 +167,3 @@ def test_what_is_no_manifest(tmp_path, monkeypatch):
     assert manifest.list_manifests() == ["broken"]
     with pytest.raises(DatasetError, match=r"'bbbc011'.*There are: broken"):
         manifest.load_manifest("bbbc011")
-    with pytest.raises(ManifestError, match="cannot be read"):
-        manifest.load_subsets()

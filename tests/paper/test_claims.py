@@ -137,19 +137,11 @@ def test_claims_are_thirty_and_no_data_set():
     assert "paper_claims" not in manifest.list_manifests()
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "message"),
-    [
-        ("minimum: 0.35", "minimun: 0.35", "minimun"),
-        ("claims:", "claims: {", "cannot be read"),
-    ],
-)
-def test_a_mistyped_claim_is_an_error(monkeypatch, tmp_path, old, new, message):
+def test_a_mistyped_claim_is_an_error(monkeypatch, tmp_path):
     text = (paths.MANIFESTS / "paper_claims.yaml").read_text()
-    assert old in text
-    (tmp_path / "paper_claims.yaml").write_text(text.replace(old, new, 1))
+    (tmp_path / "paper_claims.yaml").write_text(text.replace("minimum: 0.35", "minimun: 0.35", 1))
     monkeypatch.setattr(paths, "MANIFESTS", tmp_path)
-    with pytest.raises(ManifestError, match=message):
+    with pytest.raises(ManifestError, match="minimun"):
         load_claims()
 
 

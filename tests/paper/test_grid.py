@@ -151,18 +151,6 @@ def test_a_profile_is_narrowed_to_what_is_asked_for():
     assert RELEASED.narrow() == RELEASED
     with pytest.raises(ScellsegError, match="no data set 'mito'"):
         RELEASED.narrow(data=["mito"])
-    with pytest.raises(ScellsegError, match=r"models\.0"):
-        RELEASED.narrow(models=["unet"])
-
-
-def test_a_mistyped_profile_is_refused(tmp_path, monkeypatch):
-    text = (paths.PROFILES / "smoke.yaml").read_text()
-    monkeypatch.setattr(paths, "PROFILES", tmp_path)
-    (tmp_path / "mine.yaml").write_text(text.replace("\nsteps:", "\nstepz:"))
-    with pytest.raises(ScellsegError, match=r"mine\.yaml: this is no profile \(stepz"):
-        load_profile("mine")
-    with pytest.raises(ScellsegError, match=r"no profile 'other'.*There are: mine"):
-        load_profile("other")
 
 
 def namespace(**changes) -> dict:
