@@ -55,11 +55,8 @@ def main() -> None:
         "peer": [answer[f"masks_{k}"].astype(np.int32) for k in range(N_IMAGES)],
     }
     for name, labels in masks.items():
-        to_peer, to_truth = (
-            metrics.summary(metrics.evaluate(labels, other))["ap50"]
-            for other in (masks["peer"], samples)
-        )
-        print(f"  {name}: AP@0.5 {to_peer:.4f} against the peer, {to_truth:.4f} against the truth")
+        found = metrics.summary(metrics.evaluate(labels, masks["peer"]))
+        print(f"  {name}: AP@0.5 {found['ap50']:.4f} against the peer")
 
 
 def _least(diameter: float) -> int:

@@ -232,14 +232,8 @@ def test_weights_are_converted_again_when_our_names_change(index, monkeypatch):
     assert set(weights.released_weights("scellseg")) == {"head.weight", "head.bias"}
 
 
-def test_an_index_may_answer_in_json_and_broken_places_are_passed_over(
-    index, monkeypatch, tmp_path
-):
+def test_broken_places_are_passed_over(index, monkeypatch, tmp_path):
     (tmp_path / "empty").mkdir()
-    index.kind = "application/vnd.pypi.simple.v1+json"
-    file = {"filename": weights.ARCHIVE, "url": f"../..{FILE}", "hashes": {}}
-    page = {"meta": {"api-version": "1.0"}, "name": "scellseg", "files": [file]}
-    index.files[PAGE] = json.dumps(page).encode()
     configure(
         monkeypatch,
         find_links=f"{tmp_path / 'absent'} {tmp_path / 'empty'}",
