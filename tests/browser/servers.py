@@ -71,10 +71,6 @@ class NotebookPage:
         """Let JupyterLab execute a command, and wait for its end."""
         self.page.evaluate("command => jupyterapp.commands.execute(command)", command)
 
-    def save(self) -> None:
-        """Save the notebook, and wait until it is saved (JupyterLab)."""
-        self.execute("docmanager:save")
-
     def reconnect(self) -> None:
         """Let JupyterLab connect anew at once; by itself it waits longer after each failure."""
         self.page.evaluate(LAB_KERNEL.replace(".id", ".reconnect()"))

@@ -72,10 +72,28 @@ def test_lines_that_are_dead_or_cut(editor: EditorInPage) -> None:
     np.testing.assert_array_equal(editor.labels, bars(0, 1, 2))
 
 
+def test_a_stroke_under_way_keeps_its_cell_when_the_cells_are_numbered_anew(editor) -> None:
+    """As where Python saves meanwhile: the part that is drawn already goes to the same cell."""
+    stroke(editor, 0, 1)
+    editor.arrived()
+    editor.kernel.run("edit = editor.delete([1])")
+    editor.lists([2])
+    y, x = WAYS[1][0]
+    longer = [(y, x), (y + 20, x), (y + 40, x)]
+    editor.drag(longer[:2], release=False, steps=4)
+    editor.kernel.run("edit = editor.relabel()")
+    editor.lists([1])
+    ((right, down),) = editor.places(longer[2:])
+    editor.page.mouse.move(right, down, steps=4)
+    editor.page.mouse.up()
+    expected = sweep(SHAPE, WAYS[1], 7) | sweep(SHAPE, longer, 7)
+    np.testing.assert_array_equal(editor.labels, expected)
+
+
 def test_page_is_loaded_anew_in_the_middle(editor: EditorInPage) -> None:
     stroke(editor, 0)
     editor.arrived()
-    editor.notebook.save()
+    editor.notebook.execute("docmanager:save")
     with editor.busy():
         stroke(editor, 1, 2)  # Python does not hear of these before the page has gone
         editor.page.reload()
@@ -96,7 +114,7 @@ def test_two_tabs(lab: Opener) -> None:
     first.tool("brush", 7)
     stroke(first, 0)
     first.arrived()
-    first.notebook.save()
+    first.notebook.execute("docmanager:save")
     second = EditorInPage(lab.open_again(first.notebook))
     second.tool("brush", 7)
     stroke(second, 1)

@@ -154,28 +154,3 @@ def test_what_is_drawn_while_the_network_runs_is_kept(panel: Suggesting) -> None
         panel.press("undo")
         panel.arrived()
     np.testing.assert_array_equal(panel.labels, bars[0])
-
-
-def test_a_stroke_under_way_keeps_its_cell_when_the_cells_are_numbered_anew(
-    panel: Suggesting,
-) -> None:
-    """As where Python saves meanwhile: the part that is drawn already goes to the same cell."""
-    panel.go_to("worms_2")
-    shape = panel.labels.shape
-    first, second = ways(np.zeros(shape), 2)
-    panel.tool("brush", SIZE)
-    for way in (first, second):
-        panel.key("n")
-        panel.drag(way)
-    panel.arrived()
-    panel.kernel.run(f"{EDITOR}.delete([1])")
-    panel.lists([2])
-    longer = [second[0], (second[0][0] + 20, second[0][1]), (second[0][0] + 40, second[0][1])]
-    panel.drag(longer[:2], release=False, steps=4)
-    panel.kernel.run(f"{EDITOR}.relabel()")
-    panel.lists([1])
-    ((x, y),) = panel.places(longer[2:])
-    panel.page.mouse.move(x, y, steps=4)
-    panel.page.mouse.up()
-    expected = sweep(shape, second, SIZE) | sweep(shape, longer, SIZE)
-    np.testing.assert_array_equal(panel.labels, expected)
