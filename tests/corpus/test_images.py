@@ -274,9 +274,7 @@ MAP = np.where(CELLS, 2, 1)
 DOUBTS = [
     (CELLS, ""),
     (CELLS > 0, "1 of 1 labels lie in pieces: label 1 in 4.*a class"),
-    ((CELLS > 0) * 255, "label 255 in 4"),
     (MAP, "1 of 2 labels lie in pieces: label 2 in 4"),
-    (MAP + 6, "label 8 in 4"),
     (np.where(CELLS % 2, 1, (CELLS > 0) * 2), "2 of 2 labels lie in pieces: label 1 in 2, label 2"),
     (np.where(CELLS == 4, 3, CELLS), "1 of 3 labels lie in pieces: label 3 in 2"),
     (np.where(CELLS, CELLS, 255), "label 255 reaches all edges.*on 0"),

@@ -47,7 +47,6 @@ LISTED = [
      ["B.tif", "B_masks.png", "B_masks.png", "shot"]),
     (["A_img.tif", "A_seg.npy", "A_cp_masks.tif"],
      ["A_img.tif", "A_cp_masks.tif", "A_masks.tif", "shot"]),
-    (["A_img.tif", "A_img_seg.npy"], ["A_img.tif", "A_img_seg.npy", "A_masks.tif", "shot"]),
     (["query/A.png", "query/A_masks.tif", "shot/B.png", "C.png"],
      ["shot/B.png", None, "shot/B_masks.tif", "shot"],
      ["query/A.png", "query/A_masks.tif", "query/A_masks.tif", "query"]),
@@ -103,15 +102,6 @@ def test_the_experiment_of_a_file(tmp_path):
     assert layout.cells_path(tmp_path / "A_cp_masks.ome.tif") == tmp_path / "A_cells.csv"
     own = tmp_path / "corrected" / "A.tif"  # by its microscope, perhaps: nobody knows
     assert experiment_of(own) == own.parent
-
-
-def test_where_results_go(tmp_path):
-    make(tmp_path, "query/A.tif")
-    query = tmp_path / "query"
-    assert layout.results_path(query) == query / "segmented"
-    assert layout.results_path(query / "A.tif") == query / "segmented"
-    assert layout.results_path(query, tmp_path) == tmp_path / "segmented"
-    assert layout.results_path(tmp_path, tmp_path) == tmp_path / "segmented"
 
 
 def test_models_and_their_runs(tmp_path):

@@ -60,7 +60,6 @@ def test_a_patch_holds_what_differs_and_is_applied_taken_back_sent_and_rebased(t
     "data",
     [
         pytest.param(as_bytes((0, 2, 0, 1))[:-1], id="a byte is missing"),
-        pytest.param(as_bytes((0, 2, 0, 1))[:8], id="half a run"),
         pytest.param(as_bytes((0, 2, 0, 1), (1, 2, 0, 1)), id="overlap"),
         pytest.param(as_bytes((4, 1, 0, 1), (1, 1, 0, 1)), id="out of order"),
         pytest.param(as_bytes((3, 0, 0, 1)), id="no pixel"),
