@@ -2,7 +2,8 @@
 
 import ast
 import base64
-import pickle
+import io
+import json
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -12,15 +13,22 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any, TypeVar
 
+import numpy as np
 from jupyter_client.blocking.client import BlockingKernelClient
 
 T = TypeVar("T")
 
-# Sent to the kernel once: a value comes back as text.
+# Sent to the kernel once. A value comes back as text: an array as compressed npy, all else as JSON.
 ENCODE = """
 def _as_text(value):
-    import base64, pickle, zlib
-    return base64.b64encode(zlib.compress(pickle.dumps(value), 1)).decode()
+    import base64, io, json, zlib
+    import numpy as np
+    if isinstance(value, np.ndarray):
+        file = io.BytesIO()
+        np.save(file, value, allow_pickle=False)
+        return "npy:" + base64.b64encode(zlib.compress(file.getvalue(), 1)).decode()
+    plain = lambda other: other.tolist() if isinstance(other, np.generic) else str(other)
+    return "json:" + json.dumps(value, default=plain)
 """
 
 
@@ -41,7 +49,7 @@ class Kernel:
         return self._call(lambda: _run(self._client, code)[0])
 
     def value(self, expression: str) -> Any:
-        """A copy of the value of an expression."""
+        """Value of an expression: an array as it is, anything else as JSON would hold it."""
         return self._call(lambda: _run(self._client, "", f"_as_text(({expression}))")[1])
 
     @contextmanager
@@ -96,9 +104,7 @@ def _run(client: BlockingKernelClient, code: str, expression: str = "None") -> t
     value = reply.get("user_expressions", {}).get("value", reply)
     if value["status"] != "ok":
         raise AssertionError("\n".join([*printed, *value.get("traceback", [str(value)])]))
-    text = ast.literal_eval(value["data"]["text/plain"])
-    found = None if text is None else pickle.loads(zlib.decompress(base64.b64decode(text)))
-    return "".join(printed), found
+    return "".join(printed), _decode(ast.literal_eval(value["data"]["text/plain"]))
 
 
 def _start(client: BlockingKernelClient, code: str) -> None:
@@ -107,3 +113,12 @@ def _start(client: BlockingKernelClient, code: str) -> None:
     while begun != (request, "execute_input"):
         message = client.get_iopub_msg(timeout=180)
         begun = message["parent_header"].get("msg_id"), message["msg_type"]
+
+
+def _decode(text: str | None) -> Any:
+    if text is None:
+        return None
+    kind, _, body = text.partition(":")
+    if kind == "json":
+        return json.loads(body)
+    return np.load(io.BytesIO(zlib.decompress(base64.b64decode(body))), allow_pickle=False)
