@@ -144,7 +144,7 @@ def tune(trial: Trial, model: Model, images: Mapping[str, Dataset], scratch: Pat
     file, checkpoint = scratch / f"{stem}.safetensors", scratch / f"{stem}.checkpoint"
     if file.is_file():
         checkpoint.unlink(missing_ok=True)  # of a run that was killed when it had saved the model
-        return load_model(file)
+        return as_released.as_paper(load_model(file))
     tuned = finetune(
         model,
         shots,
