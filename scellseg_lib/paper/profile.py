@@ -69,14 +69,10 @@ class Profile(BaseModel):
             return Profile.model_validate(content)
 
 
-def list_profiles() -> list[str]:
-    """Names of the profiles."""
-    return sorted(file.stem for file in paths.PROFILES.glob("*.yaml"))
-
-
 def load_profile(name: str) -> Profile:
     """Read a profile; ScellsegError if there is none, or its file does not follow the schema."""
-    file, names = paths.PROFILES / f"{name}.yaml", list_profiles()
+    file = paths.PROFILES / f"{name}.yaml"
+    names = sorted(one.stem for one in paths.PROFILES.glob("*.yaml"))
     if name not in names:
         there_are = f"There are: {', '.join(names)}."
         raise ScellsegError(f"there is no profile {name!r}", where=file, remedy=there_are)

@@ -70,7 +70,7 @@ class Store:
         """Return what is known of a trial's run; DatasetError for what is no file of origin."""
         file = self.folder / f"{key}.json"
         with telling("a result cannot be read", file, AGAIN):
-            origin = dict(_read_json(file))
+            origin = dict(json.loads(file.read_bytes()))
             hash((parse_trial(origin), origin["trial"]["method"], float(origin.get("seconds", 0))))
             return origin
 
@@ -161,7 +161,7 @@ def load_or_compute(
     file = paths.results(profile.name) / f"{name}.csv"
     said, asked = file.with_suffix(".json"), json.loads(json.dumps(origin))
     with telling("a table cannot be read", said, RESTORE):
-        known = dict(_read_json(said)) if said.exists() else {}
+        known = dict(json.loads(said.read_bytes())) if said.exists() else {}
     other = [field for field in asked if known.get(field) != asked[field]]
     if other or not known:
         if not compute:
@@ -198,10 +198,6 @@ def find_commit() -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return commit + (" and changes" if changes else "")
-
-
-def _read_json(file: Path) -> Any:
-    return json.loads(file.read_text(encoding="utf-8"))
 
 
 def _read_csv(file: Path | StringIO) -> pd.DataFrame:
