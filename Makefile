@@ -67,18 +67,22 @@ lint: $(STAMP) ## ruff, mypy and the notebook contract (half a minute)
 bench: $(STAMP) ## measure the speed against the peers (makes an environment for them; half an hour)
 	$(RUN) -m tests.benchmarks
 
-lock: ## write requirements.lock anew from what is installed in .venv
+lock: ## resolve pyproject.toml into requirements.lock; versions that stand there stay (delete a line to renew it)
+	$(RUN) -m pip install --quiet --disable-pip-version-check uv==0.13.8
+	@cp requirements.lock requirements.lock.uv
+	$(RUN) -m uv pip compile --quiet --system-certs --no-python-downloads --python-version 3.11.4 --universal --all-extras \
+	  --generate-hashes --no-annotate --no-header --constraints torch.lock --output-file requirements.lock.uv pyproject.toml
 	@{ sed -n '/^#/p' requirements.lock; \
-	   $(RUN) -m pip freeze --exclude-editable | grep -v ' @ ' | sed -E 's/\+(cpu|cu[0-9]+)$$//' | LC_ALL=C sort -f; } > requirements.lock.new
+	   awk '/^[a-z]/ {others = !/^(torch==|triton==|cuda-|nvidia-)/} others' requirements.lock.uv; } > requirements.lock.new
+	@rm requirements.lock.uv
 	@mv requirements.lock.new requirements.lock
-	@touch $(STAMP)
 
 clean: ## remove .venv and caches (results in runs/ stay)
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis runs/figures
 	find scellseg_lib tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # An interrupted installation leaves no stamp and is taken up again; a newer lock updates what it names.
-$(STAMP): requirements.lock pyproject.toml
+$(STAMP): requirements.lock torch.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11, 4))' 2>/dev/null || { \
 	  echo "Python 3.11.4 or newer is needed, but '$(PYTHON)' is: $$($(PYTHON) --version 2>&1 | head -n 1)"; \
 	  echo "Name another: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
@@ -86,7 +90,8 @@ $(STAMP): requirements.lock pyproject.toml
 	@echo "(on Linux, where pip finds no CPU build of torch, several GB more: its default build carries CUDA)."
 	@test -x $(RUN) || $(PYTHON) -m venv $(VENV) || { \
 	  echo "'$(PYTHON)' cannot create environments: install its venv module (Debian: python3-venv)."; exit 1; }
-	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(RUN) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r torch.lock
 	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	@echo "Testing once whether this machine computes rightly, and compiling what is to be fast: a minute."
 	$(RUN) -m scellseg_lib doctor
