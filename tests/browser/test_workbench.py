@@ -29,6 +29,9 @@ MIDDLE = np.s_[90:430, 150:550]
 """Of synthetic images: the part that is not black."""
 WIDTH = 10
 """Of the cells, px."""
+ROUTES = ("", "api/kernels/any", "api/kernels/any/channels", "voila/api/shutdown/any")
+ROUTES += tuple(f"voila/{part}/any" for part in ("templates", "static", "files", "labextensions"))
+ROUTES += ("voila/api/themes/any", "any.png")
 SETUP = """
 from pathlib import Path
 import torch
@@ -300,16 +303,35 @@ def test_a_page_that_is_reloaded_offers_the_edits_that_were_not_saved(
             page = browser.new_page(viewport={"width": 1440, "height": 1000})
             page.set_default_timeout(PAGE_MILLISECONDS)
             own = address.split("?")[0]
-            page.goto(own)
-            assert "login" in page.url
-            assert page.request.get(f"{own}voila/files/any.png").status == 403
-            assert page.request.get(own, headers={"Host": "evil.example"}).status == 404
+            for route in ROUTES:
+                answer = page.request.get(own + route, max_redirects=0)
+                assert answer.status == 403 or answer.headers["location"].startswith("/login"), (
+                    route
+                )
+                assert page.request.post(own + route).status == 403, route
+                answer = page.request.get(own + route, headers={"Host": "evil.example"})
+                assert answer.status == 404, route
             policy = page.goto(address).headers["content-security-policy"]
             assert policy.startswith("default-src 'self'")  # nothing comes from elsewhere
-            reload_what_is_drawn(NotebookPage(server, page, truth.folder, is_lab=False), truth)
+            opened = NotebookPage(server, page, truth.folder, is_lab=False)
+            refuse_foreign_pages(page, own, opened.kernel.key)
+            reload_what_is_drawn(opened, truth)
             page.context.close()
         finally:
             process.terminate()
+
+
+def refuse_foreign_pages(page: Page, own: str, kernel: str) -> None:
+    """Whose requests carry the cookie of the user; and files that are not the app's."""
+    foreign = {"Origin": "http://evil.example"}
+    socket = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13"}
+    socket |= {"Sec-WebSocket-Key": "c2NlbGxzZWctc2NlbGxzZQ=="}
+    channels = f"{own}api/kernels/{kernel}/channels"
+    assert page.request.get(channels, headers=socket | foreign).status == 403
+    for route in (f"voila/api/shutdown/{kernel}", f"api/kernels/{kernel}"):
+        assert page.request.post(own + route, headers=foreign).status in (403, 404), route
+    for name in ("..%2fREADME.md", "%2e%2e/%2e%2e/etc/passwd", NOTEBOOK.name):
+        assert page.request.get(f"{own}voila/files/{name}").status == 403, name
 
 
 def reload_what_is_drawn(opened: NotebookPage, truth: Truth) -> None:
