@@ -253,9 +253,9 @@ class Annotation:
         return len(edits)
 
     def discard(self) -> None:
-        """Forget what a crash has left; edits since then are kept."""
+        """Put aside what a crash has left, or another window has; edits since then are kept."""
         if self.journal and self.recoverable:
-            self.journal.discard()
+            self.journal.put_aside()
         self.recoverable = []
 
     def write(self, path: Path) -> Path:
@@ -313,7 +313,7 @@ class Annotation:
                 self.facts[cell] = new
         self.edits.append(edit)
         self._by_id[edit.id] = edit
-        if self.journal and (self.journal.is_begun or not edit.is_of_list):
+        if self.journal and (self.journal.lines or not edit.is_of_list):
             left, self.recoverable = self.recoverable, []
             try:
                 self.journal.append(edit)

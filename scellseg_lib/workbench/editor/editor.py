@@ -305,7 +305,7 @@ class MaskEditor(ImageView):
     def _answer_recovery(self, content: dict[str, Any], buffers: Sequence[memoryview]) -> None:
         if not content["yes"]:
             self.annotation.discard()
-        elif not self.annotation.recoverable:  # an edit has come before the answer
+        if not self.annotation.recoverable:  # or an edit has come before the answer
             self.say(PUT_ASIDE)
         else:
             self.say(f"Brought back: {count(self.recover(), 'edit')}.")

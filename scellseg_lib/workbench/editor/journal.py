@@ -84,29 +84,26 @@ class Journal:
     """Edits of one image in a file of lines of JSON, from the labels that they start at.
 
     The file is made with the first edit. What a crash has left in it is read, and then taken up or
-    discarded; if it is neither, the first edit puts it aside. Where another window has a file, that
-    of this one is called as if it were put aside.
+    put aside; if it is neither, the first edit puts it aside. Where another window has a file, that
+    of this one is called as if it were put aside; one that another has taken is written anew.
     """
 
     def __init__(self, path: Path, labels: np.ndarray) -> None:
         self.path, self._start, self._size = path, hash_labels(labels), labels.size
         self._usual, self._mark = path, uuid4().hex  # the mark of this window is in the first line
-        self._waiting: list[str] = []  # lines that could not be written
+        self.lines: list[str] = []  # all since the start, of which the last may have to wait
+        self._n_written = 0
         self.is_left = False  # whether the file is what a crash has left, and undecided
-
-    @property
-    def is_begun(self) -> bool:
-        """Whether it holds edits since the labels that it starts at."""
-        return bool(self._waiting) or self._is_mine()
 
     def append(self, edit: Edit) -> None:
         """Append an edit at once; ImageError if it cannot be written, and waits for the next."""
-        self._waiting.append(edit.to_json())
+        self.lines.append(edit.to_json())
         with self._as_image_error("your last edits cannot be kept safe until you save"):
             if self.is_left:
                 self.put_aside()
-            elif self.path.exists() and not self._is_mine():
-                self.path = self._find_aside()
+            if not self._is_mine():  # there is none, or another window has taken or removed it
+                self.path = self._find_aside() if self.path.exists() else self.path
+                self._n_written = 0
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a+b") as file:
                 if not file.seek(0, os.SEEK_END):
@@ -117,10 +114,10 @@ class Journal:
                     file.seek(-1, os.SEEK_END)
                     if file.read() != b"\n":  # a crash has cut the last line off
                         file.write(b"\n")
-                while self._waiting:
-                    file.write(self._waiting[0].encode() + b"\n")
+                for line in self.lines[self._n_written :]:
+                    file.write(line.encode() + b"\n")
                     file.flush()
-                    del self._waiting[0]
+                    self._n_written += 1
 
     def read(self) -> tuple[str, list[Edit]]:
         """Read when the edits that a crash has left were begun (UTC, ISO 8601), and the edits.
@@ -156,19 +153,22 @@ class Journal:
             with whole(self.path) as scratch:
                 header = json.loads(first) | {"window": self._mark}
                 scratch.write_bytes(json.dumps(header).encode() + b"\n" + edits)
+            self.lines = edits.decode(errors="replace").splitlines()
+            self._n_written = len(self.lines)
         self.is_left = False
 
     def discard(self) -> None:
-        """Remove the file: its edits are saved, or not wanted. That of another window stays."""
+        """Remove the file: its edits are saved. That of another window stays."""
         with self._as_image_error("edits that are done with cannot be removed"):
             if self.is_left or self._is_mine():
                 self.path.unlink(missing_ok=True)
         self.path, self.is_left = self._usual, False
 
     def put_aside(self) -> None:
-        """Rename the file: it is not of these labels."""
+        """Rename the file: it is not of these labels, or not wanted."""
         with self._as_image_error("edits that were not saved cannot be put aside"):
-            self.path.replace(self._find_aside())
+            if self.path.exists():  # or another window has saved its edits meanwhile
+                self.path.replace(self._find_aside())
         self.is_left = False
 
     def _find_aside(self) -> Path:
@@ -187,7 +187,7 @@ class Journal:
     def restart(self, labels: np.ndarray) -> None:
         """Go on from labels that have been saved."""
         self.discard()
-        self._waiting.clear()
+        self.lines, self._n_written = [], 0
         self._start = hash_labels(labels)
 
     @contextmanager

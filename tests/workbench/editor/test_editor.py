@@ -421,7 +421,8 @@ def test_what_a_crash_has_left_is_offered_and_brought_back(tmp_path):
     editor, page = with_file(tmp_path)
     page.post(type="recover", yes=False)  # forgotten
     np.testing.assert_array_equal(editor.labels, cells())
-    assert list(tmp_path.iterdir()) == []
+    assert "kept in a hidden file that ends in .other" in page.told("say")["text"]
+    assert [file.suffix for file in tmp_path.iterdir()] == [".other"]
 
 
 def test_an_edit_before_the_answer_puts_what_a_crash_has_left_aside(tmp_path):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from scellseg_lib.errors import ImageError
-from scellseg_lib.workbench.editor.annotation import Annotation
+from scellseg_lib.workbench.editor.annotation import PUT_ASIDE, Annotation
 from scellseg_lib.workbench.editor.classes import COLOURS
 from scellseg_lib.workbench.editor.journal import Journal
 from scellseg_lib.workbench.editor.patches import set_pixels
@@ -128,7 +128,7 @@ def test_edits_of_other_labels_are_put_aside_and_never_overwritten(path):
     assert len(Annotation(FIRST, journal=path).recoverable) == 8
 
 
-def test_what_is_not_wanted_is_forgotten_but_never_an_edit_made_since(path):
+def test_what_is_not_wanted_is_put_aside_but_never_an_edit_made_since(path):
     edited(path)
     again = Annotation(FIRST, journal=path)
     again.discard()
@@ -137,6 +137,23 @@ def test_what_is_not_wanted_is_forgotten_but_never_an_edit_made_since(path):
     again.delete([4])
     again.discard()  # asked for too late
     assert state(opened(path)) == state(again)
+
+
+@pytest.mark.parametrize("act", [Annotation.discard, Annotation.recover, None])
+def test_what_another_window_does_with_the_file_costs_no_edit(path, act):
+    """It forgets the edits, takes them up, or edits at once; or the file is deleted by hand."""
+    mine, other = edited(path), Annotation(FIRST, journal=path)
+    if act is not None:
+        act(other)
+    other.set_note([4], "of the other")
+    mine.set_note([4], "mine")
+    left = [opened(file) for file in path.parent.iterdir()]
+    assert state(mine) in map(state, left)
+    assert state(other) in map(state, left)
+    mine.journal.path.unlink()
+    mine.undo()
+    assert state(opened(mine.journal.path)) == state(mine)
+    assert (mine.trouble, other.trouble) == ("", "" if act else PUT_ASIDE)
 
 
 def test_classes_come_back_beside_those_that_other_images_have_added_since(path):
