@@ -482,7 +482,6 @@ class SegmentPanel(ipywidgets.VBox):
         (source, output), (_, model, settings) = place, chosen
         jobs, planned = plan_jobs(source, output, ".tif", **settings.reading)
         outcome.failed |= planned.failed
-        outcome.already = 0 if anew else sum(one.masks.exists() for one in jobs)
 
         def tell() -> None:
             done = outcome.already + outcome.written + len(outcome.failed) - len(planned.failed)

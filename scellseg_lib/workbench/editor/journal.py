@@ -101,12 +101,12 @@ class Journal:
         with self._as_image_error("your last edits cannot be kept safe until you save"):
             if self.is_left:
                 self.put_aside()
-            if not self._is_mine():  # there is none, or another window has taken or removed it
-                self.path = self._find_aside() if self.path.exists() else self.path
-                self._n_written = 0
+            elif self.path.exists() and not self._is_mine():
+                self.path = self._find_aside()
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a+b") as file:
                 if not file.seek(0, os.SEEK_END):
+                    self._n_written = 0  # another window may have taken or removed the former
                     time = datetime.now(UTC).isoformat(timespec="seconds")
                     header = {HEADER: 1, "start": self._start, "time": time, "window": self._mark}
                     file.write(json.dumps(header).encode() + b"\n")
@@ -178,11 +178,12 @@ class Journal:
         return next(other for other in others if not other.exists())
 
     def _is_mine(self) -> bool:
-        """Whether the file is of this window; so is what is no file, which is an error then."""
+        """Whether it is of this window, or empty; so is what is no file, which is an error then."""
         if not self.path.is_file():
             return self.path.exists()
         with self.path.open("rb") as file:
-            return self._mark.encode() in file.readline()
+            first = file.readline()
+            return not first or self._mark.encode() in first
 
     def restart(self, labels: np.ndarray) -> None:
         """Go on from labels that have been saved."""
