@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -13,6 +12,7 @@ from pydantic import Field, field_validator
 from pydantic_core import PydanticCustomError
 from torch import Tensor, nn
 
+from scellseg_lib import training
 from scellseg_lib.augment import labelled_batch, prepare, sources_hash
 from scellseg_lib.contrast import ALPHA_RATE, ContrastiveTerm
 from scellseg_lib.datasets.load import DatasetNotHere, load_dataset
@@ -23,7 +23,6 @@ from scellseg_lib.options import Options
 from scellseg_lib.progress import progress_bar
 from scellseg_lib.samples import Dataset, Sample, resize_masks
 from scellseg_lib.segmentation import predict
-from scellseg_lib.training import Callback, resume_precision, segmentation_loss, train
 
 
 class FinetuneOptions(Options):
@@ -95,7 +94,7 @@ def finetune(
     precision: Precision | None = None,
     device: torch.device | None = None,
     checkpoint: str | Path | None = None,
-    callback: Callback | None = None,
+    callback: training.Callback | None = None,
     **options: Any,
 ) -> Model:
     """Fit a trained model to a few annotated images.
@@ -135,16 +134,16 @@ def finetune(
     """
     chosen = FinetuneOptions(strategy=strategy, **options)
     device = device or model.device
-    precision = precision or resume_precision(checkpoint, choose_precision(device))
+    precision = precision or training.resume_precision(checkpoint, choose_precision(device))
     make_term, tuned = STRATEGIES[chosen.strategy].make_term, model.copy()
-    ready = partial(prepare, robust=model.card.robust)
-    sources = ready(shots)
+    robust = model.card.robust
+    sources = prepare(shots, robust=robust)
     diameter = float(np.nanmean([sample.diameter for sample in shots]))
     contrasts, term = None, None
     if make_term:
         contrasts = contrast or default_contrast()
-        styles = [ready(style, style.diameter) for style in contrasts.styles().values()]
-        term = make_term(ready(queries or shots, diameter), styles, chosen)
+        styles = [prepare(s, s.diameter, robust=robust) for s in contrasts.styles().values()]
+        term = make_term(prepare(queries or shots, diameter, robust=robust), styles, chosen)
     precision.place(tuned.network, device)
     extractor = tuned.network.extractor
     parts: dict[str, list[nn.Module]] = {"all": [], "downsampling_fixed": [extractor.down]}
@@ -158,7 +157,7 @@ def finetune(
     def losses_at(step: int) -> dict[str, Tensor]:
         rng = np.random.default_rng((chosen.seed, step))
         batch = labelled_batch(sources, tuned.representation, rng, chosen.batch_size)
-        segmentation, output = segmentation_loss(tuned, *batch, precision)
+        segmentation, output = training.segmentation_loss(tuned, *batch, precision)
         if term is None:
             return {"segmentation": segmentation, "loss": segmentation}
         # Numbers of their own: the shots' patches are the same for every strategy.
@@ -174,27 +173,16 @@ def finetune(
         "queries": [sample.name for sample in queries or []],
         "contrast": contrasts.name if contrasts else None,
     }
-    train(
-        tuned,
-        [shots],
-        torch.optim.Adam(groups),
-        losses_at,
-        chosen.steps,
-        how="fine-tuned",
-        rate=chosen.rate,
-        identity=identity,
-        initial=model.card.recipe,
-        checkpoint=checkpoint,
-        term=term,
-        fixed=fixed,
-        callback=callback,
-    )
+    modules = {"network": tuned.network} | ({"term": term} if term else {})
+    saved = training.Checkpoint(checkpoint, identity, modules, torch.optim.Adam(groups))
+    steps = losses_at, chosen.rate, chosen.steps
+    training.train(tuned, saved, *steps, fixed=fixed, callback=callback)
+    training.complete_card(tuned, "fine-tuned", [shots], identity | {"initial": model.card.recipe})
     tuned.card.diameter = round(diameter, 2)
     if tuned.representation.tunes:  # at the 30-px scale
         predictions = predict(tuned, shots, precision=precision)
         outputs = [one.maps for one in progress_bar(predictions, len(shots), "thresholds")]
-        pairs = zip(shots, outputs, strict=True)
-        truths = [resize_masks(sample.masks, maps.shape[1:]) for sample, maps in pairs]
+        truths = [resize_masks(s.masks, m.shape[1:]) for s, m in zip(shots, outputs, strict=True)]
         tuned.card.decoding = tuned.representation.tune(tuned.card.decoding, outputs, truths)
     return tuned
 

@@ -4,6 +4,8 @@ In a cell, the flow (dy, dx) of unit length leads back to where heat would be fe
 follows it from every pixel gathers a cell's pixels at one sink (docs/method.md, sections 2 and 5).
 """
 
+import math
+import warnings
 from contextlib import suppress
 from functools import partial
 from typing import Any, Literal
@@ -12,8 +14,6 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
-from skimage import measure
-from skimage.segmentation import clear_border
 
 from scellseg_lib.errors import ScellsegError
 
@@ -22,8 +22,13 @@ Field = NDArray[np.float32]
 
 _SEED_COUNT = 10  # a sink must gather more pixels than this (Cellpose's value), or all of a cell
 _SPREAD_COUNT = 2  # a pixel of the histogram joins its sink when more pixels than this end there
-_PAD = 20
+_REACH = 5  # pixels that a sink grows
 _BLOCK = 64
+
+_compile: Any = numba.njit
+with suppress(RuntimeError):  # compiled functions are kept, unless all places are read-only
+    numba.njit(cache=True)(lambda: None)
+    _compile = partial(numba.njit, cache=True)
 
 
 def masks_to_flows(masks: Labels, *, centre: Literal["median", "mean"] = "median") -> Field:
@@ -103,15 +108,22 @@ def flows_to_masks(
     if flows.shape != (2, *foreground.shape):
         what = f"flows of shape {flows.shape} do not fit a map of shape {foreground.shape}"
         raise ScellsegError(what, remedy="Give flows as [2, H, W] and the cell logit as [H, W].")
-    masks = np.zeros(foreground.shape, np.int32)
-    ys, xs = np.nonzero(foreground)
+    inside = np.flatnonzero(foreground)
     field = np.zeros((foreground.shape[0] + 1, foreground.shape[1] + 1, 2), np.float32)
-    # What is no number would move points out of the image, and the compiled look-up with them.
-    moving = np.where(foreground & np.isfinite(flows), flows, 0)
-    field[:-1, :-1] = np.moveaxis(moving, 0, -1)
-    ends = _follow(field, ys, xs, n_steps)
-    masks[ys, xs] = _label_sinks(ends, foreground.shape, min(_SEED_COUNT, max(min_size, 1) - 1))
-    masks *= (np.bincount(masks.ravel()) <= max_size_fraction * masks.size)[masks]
+    for axis, flow in enumerate(flows):
+        # What is no number would move points out of the image, and the compiled look-up with them.
+        np.copyto(field[:-1, :-1, axis], flow, where=foreground & np.isfinite(flow))
+    ends = _follow(field, inside, n_steps)
+    del field
+    masks = np.zeros(foreground.shape, np.int32)
+    seed_count = min(_SEED_COUNT, max(min_size, 1) - 1)
+    masks.ravel()[inside] = _label_sinks(ends, foreground.shape, seed_count)
+    del ends, inside
+    shares = np.bincount(masks.ravel()) / max(masks.size, 1)
+    if shares[1:].max(initial=0) > max_size_fraction:
+        text = f"a mask of {shares[1:].max():.0%} of the image is left out as background"
+        warnings.warn(f"{text}. If it is a cell, raise max_size_fraction.", stacklevel=2)
+    masks *= (shares <= max_size_fraction)[masks]
     if flow_threshold > 0:
         masks *= (flow_errors(masks, flows) <= flow_threshold)[masks]
     return tidy(masks, min_size)
@@ -126,7 +138,7 @@ def flow_errors(masks: Labels, flows: Field) -> NDArray[np.float64]:
 def tidy(masks: Labels, min_size: int) -> Labels:
     """Fill holes, drop masks under ``min_size`` pixels, relabel 1..n in raster order."""
     masks = np.array(masks, np.int32)
-    holes = clear_border(measure.label(masks == 0, connectivity=1)) > 0
+    holes = ndimage.binary_fill_holes(masks) & (masks == 0)
     for label, box in enumerate(ndimage.find_objects(masks), start=1):
         if box is not None and holes[box].any():
             crop = masks[box]
@@ -140,36 +152,27 @@ def relabel(masks: Labels) -> Labels:
     first = np.full(flat.max(initial=0) + 1, flat.size)
     first[flat[::-1]] = np.arange(flat.size)[::-1]  # the last to be written is a label's first
     first[0] = -1
-    rank = np.argsort(np.argsort(first))
-    return rank[masks].astype(np.int32)
+    return np.argsort(np.argsort(first)).astype(np.int32)[masks]
 
 
-def _label_sinks(ends: NDArray[np.int32], shape: tuple[int, int], seed_count: int) -> Labels:
-    """Label the end points int32[n, 2] by the peak of their histogram that they fell to."""
-    height, width = shape[0] + 2 * _PAD, shape[1] + 2 * _PAD
-    flat = (ends[:, 0] + _PAD) * width + ends[:, 1] + _PAD
-    counts = np.bincount(flat, minlength=height * width).reshape(height, width)
-    highest = ndimage.maximum_filter(counts, 5)
-    peaks = np.argwhere((counts == highest) & (counts > seed_count))
+def _label_sinks(ends: NDArray[np.int64], shape: tuple[int, ...], seed_count: int) -> Labels:
+    """Label the points that end at places int64[n] by the peak of their histogram that is near."""
+    counts = np.bincount(ends, minlength=math.prod(shape)).reshape(shape).astype(np.int32)
+    counts = np.pad(counts, _REACH)
+    peaks = np.argwhere((counts == ndimage.maximum_filter(counts, 5)) & (counts > seed_count))
     # The largest first; a later, smaller sink takes the pixels that both claim.
     peaks = peaks[np.argsort(-counts[peaks[:, 0], peaks[:, 1]], kind="stable")]
-    # Each grows five times by a pixel, within its 11 x 11 window, where points end.
-    offsets = np.arange(-5, 6)
+    # Each grows by a pixel at a time, within its window, where points end.
+    offsets = np.arange(-_REACH, _REACH + 1)
     rows, columns = peaks[:, 0, None, None] + offsets[:, None], peaks[:, 1, None, None] + offsets
-    seeds = np.zeros((len(peaks), 11, 11), bool)
-    seeds[:, 5, 5] = True
+    seeds = np.zeros((len(peaks), len(offsets), len(offsets)), bool)
+    seeds[:, _REACH, _REACH] = True
     joined = counts[rows, columns] > _SPREAD_COUNT
-    grown = ndimage.binary_dilation(seeds, np.ones((1, 3, 3)), 5, mask=joined)
+    grown = ndimage.binary_dilation(seeds, np.ones((1, 3, 3)), _REACH, mask=joined)
     label, y, x = np.nonzero(grown)
     sinks = np.zeros(counts.shape, np.int32)
     sinks[rows[label, y, 0], columns[label, 0, x]] = label + 1
-    return sinks.reshape(-1)[flat]
-
-
-_compile: Any = numba.njit
-with suppress(RuntimeError):  # compiled functions are kept, unless all places are read-only
-    numba.njit(cache=True)(relabel)
-    _compile = partial(numba.njit, cache=True)
+    return sinks[_REACH:-_REACH, _REACH:-_REACH].ravel()[ends]
 
 
 @_compile()
@@ -233,8 +236,8 @@ def _diffuse_cells(masks, boxes, use_mean, extra_steps, n_threads, flows):  # ty
 
 
 @_compile(parallel=True, error_model="numpy")
-def _follow(field, ys, xs, n_steps):  # type: ignore[no-untyped-def]
-    """End pixels int32[n, 2] of points moved along field[H + 1, W + 1, 2], looked up bilinearly.
+def _follow(field, places, n_steps):  # type: ignore[no-untyped-def]
+    """Move points along field[H + 1, W + 1, 2], looked up bilinearly: places int64[n] in the image.
 
     The last row and column are padding. Points advance in blocks, as a step waits for the look-up
     before it: 2.6 times faster than one after another.
@@ -242,12 +245,13 @@ def _follow(field, ys, xs, n_steps):  # type: ignore[no-untyped-def]
     bottom, right = np.float32(field.shape[0] - 2), np.float32(field.shape[1] - 2)
     stride = np.int64(2 * field.shape[1])
     flat = field.reshape(-1)
-    ends = np.empty((len(ys), 2), np.int32)
-    for block in numba.prange((len(ys) + _BLOCK - 1) // _BLOCK):
+    width = field.shape[1] - 1
+    ends = np.empty_like(places)
+    for block in numba.prange((len(places) + _BLOCK - 1) // _BLOCK):
         start = block * _BLOCK
-        n = min(_BLOCK, len(ys) - start)
+        n = min(_BLOCK, len(places) - start)
         y, x = np.zeros(_BLOCK, np.float32), np.zeros(_BLOCK, np.float32)
-        y[:n], x[:n] = ys[start : start + n], xs[start : start + n]
+        y[:n], x[:n] = places[start : start + n] // width, places[start : start + n] % width
         for _ in range(n_steps):
             for k in range(_BLOCK):
                 row, column = np.int32(y[k]), np.int32(x[k])
@@ -260,6 +264,5 @@ def _follow(field, ys, xs, n_steps):  # type: ignore[no-untyped-def]
                 dx = a * flat[i + 1] + b * flat[i + 3] + c * flat[j + 1] + d * flat[j + 3]
                 y[k] = min(max(y[k] + dy, np.float32(0)), bottom)
                 x[k] = min(max(x[k] + dx, np.float32(0)), right)
-        ends[start : start + n, 0] = y[:n].astype(np.int32)
-        ends[start : start + n, 1] = x[:n].astype(np.int32)
+        ends[start : start + n] = y[:n].astype(np.int64) * width + x[:n].astype(np.int64)
     return ends

@@ -52,9 +52,7 @@ class Card(BaseModel, extra="forbid"):
     recipe: dict[str, Any] = {}
     decoding: Decoding = Decoding()
     styles: list[list[FiniteFloat]] = []  # centres of the style embeddings of the training images
-    style_radius: FiniteFloat = (
-        0.0  # largest distance of a training image's style to the nearest centre
-    )
+    style_radius: FiniteFloat = 0.0  # largest distance of a training image's style to its centre
     scores: dict[str, float] = {}
     versions: dict[str, str] = {}
 
@@ -126,11 +124,9 @@ def new_model(
 def fill_model(card: Card, tensors: Mapping[str, Tensor], *, where: Path | str) -> Model:
     """Build the model of a card and copy weights into it; ModelError for what does not fit."""
     with torch.device("meta"):  # which takes no memory, however large the card says that it is
-        network = _build_model(card).network
-    own, given = (
-        {key: tuple(value.shape) for key, value in state.items()}
-        for state in (network.state_dict(), tensors)
-    )
+        model = _build_model(card)
+    own = {key: tuple(value.shape) for key, value in model.network.state_dict().items()}
+    given = {key: tuple(value.shape) for key, value in tensors.items()}
     wrong = [key for key in own | given if own.get(key) != given.get(key)]
     if wrong := wrong or [key for key in own if not tensors[key].isfinite().all()]:
         there, here = given.get(wrong[0], "missing"), own.get(wrong[0], "unknown")
@@ -138,8 +134,9 @@ def fill_model(card: Card, tensors: Mapping[str, Tensor], *, where: Path | str) 
         what += f"{wrong[0]} is {there} in the file, {here} in the network"
         remedy = "Check the model's name, its levels and its additions, or get the file again."
         raise ModelError(what, where=where, remedy=remedy)
-    model = _build_model(card)
-    model.network.load_state_dict(dict(tensors))  # in the network's own numeric type
+    weights = {key: value.clone() for key, value in tensors.items()}  # no longer in the file
+    model.network.load_state_dict(weights, assign=True)
+    model.network.float()
     return model
 
 

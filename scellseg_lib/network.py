@@ -64,9 +64,8 @@ class ResidualUnit(nn.Module):
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
         self.projection = nn.Sequential(nn.BatchNorm2d(inputs), nn.Conv2d(inputs, outputs, 1))
-        self.convolutions = nn.ModuleList(
-            _norm_relu_conv(inputs if i == 0 else outputs, outputs) for i in range(4)
-        )
+        widths = inputs, outputs, outputs, outputs
+        self.convolutions = nn.ModuleList(_norm_relu_conv(width, outputs) for width in widths)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs, H, W) -> (B, outputs, H, W)."""
@@ -128,10 +127,8 @@ class DownsamplingPass(nn.Module):
 
     def __init__(self, levels: Sequence[int]) -> None:
         super().__init__()
-        self.units = nn.ModuleList(
-            ResidualUnit(inputs, outputs)
-            for inputs, outputs in zip((2, *levels), levels, strict=False)
-        )
+        widths = zip((2, *levels), levels, strict=False)
+        self.units = nn.ModuleList(ResidualUnit(*of_level) for of_level in widths)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """(B, 2, H, W) -> features of each level, shallow first; level k is H/2^k x W/2^k."""

@@ -5,13 +5,14 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
 
+from scellseg_lib import training
 from scellseg_lib.augment import Source, labelled_batch, prepare, sources_hash
 from scellseg_lib.device import Precision, choose_precision, default_device
 from scellseg_lib.errors import TrainingError
@@ -20,7 +21,6 @@ from scellseg_lib.network import NetworkName, find_architecture, weights_hash
 from scellseg_lib.options import Options
 from scellseg_lib.progress import progress_bar
 from scellseg_lib.samples import Dataset
-from scellseg_lib.training import Callback, resume_precision, segmentation_loss, train
 
 VALIDATE_EVERY = 8  # the last of every 8 images validates
 
@@ -75,7 +75,7 @@ def pretrain(
     device: torch.device | None = None,
     checkpoint: str | Path | None = None,
     validate_every: int = 100,
-    callback: Callback | None = None,
+    callback: training.Callback | None = None,
 ) -> Model:
     """Pre-train a model on labelled images of many styles.
 
@@ -106,7 +106,7 @@ def pretrain(
     """
     chosen = recipe or PretrainRecipe(learning_rate=find_architecture(name).learning_rate)
     device = device or default_device()
-    precision = precision or resume_precision(checkpoint, choose_precision(device))
+    precision = precision or training.resume_precision(checkpoint, choose_precision(device))
     model = _start(name, levels, seed, initial)
     samples = [sample for data in datasets for sample in data]
     for sample in progress_bar(samples, len(samples), "read"):
@@ -116,19 +116,18 @@ def pretrain(
         what = f"pre-training needs {VALIDATE_EVERY} images or more, there are {len(sources)}"
         raise TrainingError(what, remedy="Add images, or fine-tune a trained model instead.")
     validation = sources[VALIDATE_EVERY - 1 :: VALIDATE_EVERY]
-    training = [source for i, source in enumerate(sources, 1) if i % VALIDATE_EVERY]
-    n_steps = chosen.n_steps(len(training))
+    learnt = [source for i, source in enumerate(sources, 1) if i % VALIDATE_EVERY]
+    n_steps = chosen.n_steps(len(learnt))
     precision.place(model.network, device)
-    sgd = partial(torch.optim.SGD, momentum=0.9)
-    optimiser = (sgd if chosen.optimiser == "sgd" else torch.optim.Adam)(
-        model.network.parameters(), lr=chosen.learning_rate, weight_decay=chosen.weight_decay
-    )
+    rates: dict[str, Any] = {"lr": chosen.learning_rate, "weight_decay": chosen.weight_decay}
+    kind = partial(torch.optim.SGD, momentum=0.9) if chosen.optimiser == "sgd" else torch.optim.Adam
+    optimiser = kind(model.network.parameters(), **rates)
 
     def losses_at(step: int) -> dict[str, Tensor]:
-        indices = epoch_batch(len(training), chosen.batch_size, step, seed)
+        indices = epoch_batch(len(learnt), chosen.batch_size, step, seed)
         rng = np.random.default_rng((seed, step))
-        batch = labelled_batch(training, model.representation, rng, indices=indices)
-        return {"loss": segmentation_loss(model, *batch, precision)[0]}
+        batch = labelled_batch(learnt, model.representation, rng, indices=indices)
+        return {"loss": training.segmentation_loss(model, *batch, precision)[0]}
 
     start = weights_hash(initial.network) if initial else None
     identity = {
@@ -137,25 +136,16 @@ def pretrain(
         "recipe": chosen.model_dump(),
         "seed": seed,
         "data": [(data.name, len(data)) for data in datasets],
-        "pixels": sources_hash([*training, *validation]),
+        "pixels": sources_hash([*learnt, *validation]),
         "precision": asdict(precision),
         "initial": start,
     }
-    train(
-        model,
-        datasets,
-        optimiser,
-        losses_at,
-        n_steps,
-        how="pre-trained",
-        rate=lambda step: chosen.rate(step, n_steps),
-        identity=identity,
-        initial={"weights": start, "recipe": initial.card.recipe} if initial else None,
-        checkpoint=checkpoint,
-        validate=lambda: validation_loss(model, validation, seed, precision),
-        validate_every=validate_every,
-        callback=callback,
-    )
+    saved = training.Checkpoint(checkpoint, identity, {"network": model.network}, optimiser)
+    steps = losses_at, partial(chosen.rate, n_steps=n_steps), n_steps
+    validate = partial(validation_loss, model, validation, seed, precision), validate_every
+    training.train(model, saved, *steps, validate=validate, callback=callback)
+    before = {"weights": start, "recipe": initial.card.recipe} if initial else None
+    training.complete_card(model, "pre-trained", datasets, identity | {"initial": before})
     return model
 
 
@@ -170,13 +160,10 @@ def _start(name: str, levels: tuple[int, ...], seed: int, initial: Model | None)
     if card.architecture == name:
         return initial.copy()
     model = new_model(name, levels, seed=seed)
-    weights = model.network.state_dict()
-    fitting = {
-        key: value
-        for key, value in initial.network.state_dict().items()
-        if key in weights and weights[key].shape == value.shape and not key.startswith("tasker")
-    }
-    model.network.load_state_dict(weights | fitting)
+    own = model.network.extractor.state_dict()
+    others = initial.network.extractor.state_dict().items()
+    fitting = {k: value for k, value in others if k in own and own[k].shape == value.shape}
+    model.network.extractor.load_state_dict(own | fitting)
     model.card.origin = f"{card.architecture}, {card.origin}"
     model.card.training_data = card.training_data
     return model
@@ -201,5 +188,5 @@ def validation_loss(
         part = range(start, min(start + 8, len(validation)))
         rng = np.random.default_rng((seed, 2, start))
         batch = labelled_batch(validation, model.representation, rng, indices=part)
-        total += len(part) * float(segmentation_loss(model, *batch, precision)[0])
+        total += len(part) * float(training.segmentation_loss(model, *batch, precision)[0])
     return total / len(validation)

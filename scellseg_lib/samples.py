@@ -14,6 +14,7 @@ import numpy as np
 from natsort import natsorted
 from skimage.feature import peak_local_max
 from skimage.filters import threshold_otsu
+from skimage.measure import label
 
 from scellseg_lib.errors import DatasetError, ImageError
 
@@ -117,10 +118,8 @@ class Dataset(Sequence[Sample]):
         if not names:
             remedy = "Give samples a style each, or leave the contrast images to their default."
             raise DatasetError(f"the images {self.name!r} have no styles", remedy=remedy)
-        return {
-            name: replace(self, samples=tuple(s for s in self.samples if s.style == name))
-            for name in names
-        }
+        groups = {name: tuple(s for s in self.samples if s.style == name) for name in names}
+        return {name: replace(self, samples=group) for name, group in groups.items()}
 
     def shots(self, n: int, seed: int = 0) -> Dataset:
         """Draw `n` shots, the first of a permutation of the pool; DatasetError if it is smaller."""
@@ -187,9 +186,9 @@ def normalise(
 ) -> np.ndarray:
     """Map the 1st to 99th percentile of each plane of float32[2, H, W] to 0..1, without clipping.
 
-    So the paper. With the diameter of the ``cells``, px, a few of them are enough: bright ones
-    become 2 at most, dark ones -1 at least, where noise would fill 0..1. Values are clipped there
-    to -1..3, as hot pixels confuse a network, and any unit will do.
+    So the paper. With the diameter of the ``cells``, px, their brightness counts too, see
+    `_find_white`: a few of them, or what is far brighter and larger, change nothing then. Values
+    are clipped to -1..3, as hot pixels confuse a network, and any unit will do.
 
     A plane without a range becomes zeros (the released code divides by it). If it is the plane to
     segment, both do, with a warning if the image is named (`where`).
@@ -199,8 +198,7 @@ def normalise(
         low, high = np.percentile(plane, (1, 99))
         least, limits = MINIMAL_RANGE, (-np.inf, np.inf)
         if cells is not None:
-            bright, dark = _find_brightness(plane, cells), -_find_brightness(-plane, cells)
-            low, high = min(low, (high + dark) / 2), max(high, (low + bright) / 2)
+            high = _find_white(plane, cells, low, high)
             least, limits = 1e-6 * max(high, -low), (-1, 3)  # of what float32 can tell apart
         if high - low > least:
             out[:] = np.clip((plane - low) / (high - low), *limits)
@@ -213,21 +211,34 @@ def normalise(
     return np.zeros_like(normalised)  # nuclei alone are not to be segmented
 
 
-def _find_brightness(plane: np.ndarray, diameter: float) -> float:
-    """Median brightness of the spots as large as cells that stand out most; -inf without any."""
+def _find_white(plane: np.ndarray, diameter: float, low: float, high: float) -> float:
+    """Brightness that becomes 1: so that cells become 4/3 at most, and 1 beside larger things that
+    are five times as bright. Cells are the spots of their size that stand out most.
+    """
     side = min(8.0, diameter)
     small = resize(cv2.medianBlur(plane, 3)[None], side / diameter)[0]
     small, wide = (cv2.GaussianBlur(small, (0, 0), share * side) for share in (1 / 6, 3 / 4))
     raised = small - wide
     noise = 1.4826 * np.median(np.abs(raised - np.median(raised)))
-    tops = tuple(peak_local_max(raised, int(side / 2), 5 * noise, exclude_border=False).T)
-    outstanding = raised[tops] >= threshold_otsu(raised[tops]) if tops[0].size else []
-    return float(np.median(small[tops][outstanding])) if tops[0].size else -np.inf
+    tops = peak_local_max(raised, int(side / 2), 5 * noise, exclude_border=False)
+    limit = -np.inf
+    while len(tops):
+        at = tuple(tops.T)
+        chosen = raised[at] >= threshold_otsu(raised[at])
+        shapes = label(raised > np.median(raised[at][chosen]) / 2)
+        large = chosen & (np.bincount(shapes[shapes > 0])[shapes[at]] > 4 * side**2)
+        if 2 * large.sum() <= chosen.sum():
+            white = float(np.median(small[at][chosen]))
+            return white if white < limit else max(high, low + 3 / 4 * (white - low))
+        tops, limit = tops[~large], low + (high - low) / 5
+    return high
 
 
 def resize(image: np.ndarray, scale: float | tuple[int, int]) -> np.ndarray:
     """Resize float32[C, H, W] by a factor or to a (height, width); to under half by averages."""
     height, width = _size(image.shape[1:], scale)
+    if (height, width) == image.shape[1:]:
+        return image
     shrunk = height < 0.5 * image.shape[1]
     method = cv2.INTER_AREA if shrunk else cv2.INTER_LINEAR
     planes = [cv2.resize(plane, (width, height), interpolation=method) for plane in image]

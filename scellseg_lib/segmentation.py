@@ -21,9 +21,9 @@ from scellseg_lib.options import Options
 from scellseg_lib.progress import progress_bar
 from scellseg_lib.representation import Decoding, Representation
 from scellseg_lib.representation.flow import FLOW_SCALE
-from scellseg_lib.samples import Sample, normalise, resize, resize_masks
+from scellseg_lib.samples import Sample, resize, resize_masks
 from scellseg_lib.samples import diameter as diameter_of
-from scellseg_lib.tiles import TiledImage
+from scellseg_lib.tiles import TiledImage, cut_tiles
 
 FLIPS: tuple[tuple[int, ...], ...] = ((), (0,), (1,), (0, 1))  # axes (y, x) that are turned
 
@@ -162,31 +162,30 @@ def predict(
     turns = FLIPS if options.flips else FLIPS[:1]
     precision = precision or choose_precision(model.device)
     precision.place(model.network, model.device).eval()
-    waiting: list[tuple[Sample, TiledImage]] = []
+    waiting: list[tuple[str, Any, TiledImage]] = []
 
-    def cut() -> Iterator[tuple[TiledImage, int, np.ndarray]]:
+    def cut() -> Iterator[tuple[TiledImage, int]]:
         for number, image in enumerate(images):
             sample = as_sample(image, number)
-            cells = scaled_by if model.card.robust else None
-            even = normalise(sample.image, sample.name, cells=cells)
-            tiled = TiledImage(resize(even, MEAN_DIAMETER / scaled_by), model.network.stride)
-            waiting.append((sample, tiled))
-            yield from ((tiled, index, tile) for index, tile in enumerate(tiled.tiles()))
+            tiled = cut_tiles(model, sample, scaled_by)
+            waiting.append((sample.name, sample.image.shape[1:], tiled))
+            del sample, image  # whose pixels are needed no more
+            yield from ((tiled, index) for index in range(tiled.missing))
 
     for _, alike in groupby(cut(), lambda tile: tile[0].sides):
         while part := list(islice(alike, options.batch_size)):
-            batch = torch.from_numpy(np.stack([tile for *_, tile in part]))
+            batch = torch.from_numpy(np.stack([tiled.tile(index) for tiled, index in part]))
             maps, styles = _forward(model, batch, turns, precision)
-            for (owner, index, _), tile_maps, style in zip(part, maps, styles, strict=True):
-                owner.add(index, tile_maps, style)
-            while waiting and not waiting[0][1].missing:
-                done, its_tiles = waiting.pop(0)
-                its_maps, style, (_, *shape) = its_tiles.maps(), its_tiles.style(), done.image.shape
-                flows = model.representation.has_flows
-                if not np.isfinite(its_maps).all():
-                    what = f"the network's answer to the image {done.name} is no number"
+            for (tiled, index), tile_maps, style in zip(part, maps, styles, strict=True):
+                tiled.add(index, tile_maps, style)
+            while waiting and not waiting[0][2].missing:
+                name, shape, tiled = waiting.pop(0)
+                said = tiled.maps(), tiled.style(), shape, scaled_by
+                if not np.isfinite(said[0]).all():
+                    what = f"the network's answer to the image {name} is no number"
                     raise ModelError(what, remedy="Load another model: this one is damaged.")
-                yield Prediction(done.name, its_maps, style, tuple(shape), scaled_by, flows)
+                yield Prediction(name, *said, model.representation.has_flows)
+                del said
     release_memory()
 
 
@@ -205,11 +204,11 @@ def decode(
     mask that lie apart become cells of their own, or go if they are too small for one; unless
     ``one_piece`` is False, as in the paper's code.
     """
-    enlarged = prediction.diameter / MEAN_DIAMETER
-    n_steps, min_size = round(decoding.n_steps * enlarged), round(decoding.min_size * enlarged**2)
+    scale = prediction.diameter / MEAN_DIAMETER
+    n_steps, min_size = round(decoding.n_steps * scale), round(decoding.min_size * scale**2)
     if resample and representation.resamples:
-        scaled = decoding.model_copy(update={"n_steps": n_steps, "min_size": min_size})
-        masks = representation.masks(resize(prediction.maps, prediction.shape), scaled)
+        decoding = decoding.model_copy(update={"n_steps": n_steps, "min_size": min_size})
+        masks = representation.masks(resize(prediction.maps, prediction.shape), decoding)
     else:
         masks = resize_masks(representation.masks(prediction.maps, decoding), prediction.shape)
     pieces = measure.label(masks, connectivity=2)
@@ -221,9 +220,8 @@ def as_sample(image: Sample | np.ndarray, number: int) -> Sample:
     if isinstance(image, Sample):
         return image
     planes = np.asarray(image)
-    if planes.ndim == 2:
-        planes = np.stack((planes, np.zeros_like(planes)))
-    return Sample(str(number), lambda: planes.astype(np.float32))
+    both = (planes, np.zeros_like(planes)) if planes.ndim == 2 else planes
+    return Sample(str(number), lambda: np.array(both))
 
 
 @torch.inference_mode()
@@ -266,16 +264,17 @@ def far_from_model(prediction: Prediction, masks: np.ndarray, card: Card) -> Far
     given, areas = prediction.diameter, np.bincount(masks.ravel())[1:]
     found = diameter_of(areas) if np.count_nonzero(areas) >= 5 else given
     distance = style_distance(prediction.style, card)
-    whats, remedies, facts = list[str](), list[str](), dict[str, Any]()
+    doubts, facts = list[tuple[str, str]](), dict[str, Any]()
     if not 0.5 <= found / given <= 2:
         what = f"the masks' median diameter is {found:.0f} px, the image was scaled for"
-        whats.append(f"{what} {given:.0f} px")
-        remedies.append("Give {diameter}.")
+        doubts.append((f"{what} {given:.0f} px", "Give {diameter}."))
         facts |= {"diameter": found, "options": {"diameter": round(found)}}
     if distance > 1:
         what = f"its style is {distance:.1f} times as far from the training images as these usually"
-        whats.append(f"{what} are from each other")
-        remedies.append("Fine-tune on a few images like it.")
+        doubts.append((f"{what} are from each other", "Fine-tune on a few images like it."))
         facts["style_distance"] = distance
-    what, remedy = ", and ".join(whats), " ".join(remedies)
-    return FarFromModel(what, remedy=remedy, where=prediction.name, **facts) if what else None
+    if not doubts:
+        return None
+    whats, remedies = zip(*doubts, strict=True)
+    where, remedy = prediction.name, " ".join(remedies)
+    return FarFromModel(", and ".join(whats), remedy=remedy, where=where, **facts)

@@ -7,11 +7,10 @@ import torch
 from scipy.cluster.vq import kmeans2
 from scipy.spatial.distance import cdist
 
-from scellseg_lib.augment import MEAN_DIAMETER
 from scellseg_lib.model import Model
 from scellseg_lib.progress import progress_bar
-from scellseg_lib.samples import Sample, normalise, resize
-from scellseg_lib.tiles import TiledImage
+from scellseg_lib.samples import Sample
+from scellseg_lib.tiles import cut_tiles
 
 MAX_CENTRES = 16
 
@@ -20,9 +19,8 @@ MAX_CENTRES = 16
 def embed(model: Model, sample: Sample, diameter: float) -> np.ndarray:
     """Style of an image with cells of a diameter, by the downsampling pass alone: float32[S]."""
     model.network.eval()
-    even = normalise(sample.image, cells=diameter if model.card.robust else None)
-    scaled = resize(even, MEAN_DIAMETER / diameter)
-    tiles = np.stack(list(TiledImage(scaled, model.network.stride).tiles()))
+    tiled = cut_tiles(model, sample, diameter)
+    tiles = np.stack([tiled.tile(index) for index in range(tiled.missing)])
     batches = torch.from_numpy(tiles).split(8)
     styles = torch.cat([model.network.embed(batch.to(model.device)) for batch in batches])
     style = styles.float().sum(dim=0).cpu().numpy()

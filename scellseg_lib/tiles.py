@@ -1,10 +1,13 @@
 """Cut images into tiles that fit the network, and blend the tiles' maps again."""
 
 import math
-from collections.abc import Iterator
 from functools import cache
 
 import numpy as np
+
+from scellseg_lib.augment import MEAN_DIAMETER
+from scellseg_lib.model import Model
+from scellseg_lib.samples import Sample, normalise, resize
 
 TILE = 224  # side of a tile, pixels of the 30-px scale (docs/method.md, section 5)
 OVERLAP = 0.1  # least overlap of neighbouring tiles, as a share of the side
@@ -30,12 +33,9 @@ def padding(length: int, stride: int) -> tuple[int, int]:
 @cache
 def taper(height: int, width: int) -> np.ndarray:
     """Weight float32[height, width] of a tile: 1 in the middle, smoothly less to the edges."""
-
-    def profile(side: int) -> np.ndarray:
-        distance = np.abs(np.arange(side) - (side - 1) / 2)
-        return 1 / (1 + np.exp((distance - (side / 2 - 20)) / 7.5))
-
-    return np.outer(profile(height), profile(width)).astype(np.float32)
+    distances = [(np.abs(np.arange(side) - (side - 1) / 2), side / 2) for side in (height, width)]
+    profiles = [1 / (1 + np.exp((away - (half - 20)) / 7.5)) for away, half in distances]
+    return np.outer(*profiles).astype(np.float32)
 
 
 class TiledImage:
@@ -53,10 +53,10 @@ class TiledImage:
         self._weight = np.zeros((height, width), np.float32)
         self._style: np.ndarray | float = 0.0
 
-    def tiles(self) -> Iterator[np.ndarray]:
-        """Tiles float32[2, side, side], in the order of ``corners``."""
-        for y, x in self.corners:
-            yield self.image[:, y : y + self.sides[0], x : x + self.sides[1]]
+    def tile(self, index: int) -> np.ndarray:
+        """Tile float32[2, side, side] at the corner of that index."""
+        y, x = self.corners[index]
+        return self.image[:, y : y + self.sides[0], x : x + self.sides[1]]
 
     def add(self, index: int, maps: np.ndarray, style: np.ndarray) -> None:
         """Blend in the maps float32[K, side, side] and style of tile ``index``."""
@@ -70,12 +70,21 @@ class TiledImage:
         self.missing -= 1
 
     def maps(self) -> np.ndarray:
-        """Blended maps float32[K, h, w], once no tile is missing."""
+        """Blended maps float32[K, h, w], once no tile is missing; the tiles are given up."""
         assert self._sum is not None
         (top, bottom), (left, right) = self._pads
-        return (self._sum / self._weight)[:, top:-bottom, left:-right]
+        self._sum /= self._weight
+        maps = self._sum[:, top:-bottom, left:-right]
+        del self.image, self._sum, self._weight
+        return maps
 
     def style(self) -> np.ndarray:
         """Mean style of the tiles, of unit length, float32[S]."""
         style = np.asarray(self._style, np.float32)
         return style / max(float(np.linalg.norm(style)), 1e-8)
+
+
+def cut_tiles(model: Model, sample: Sample, diameter: float) -> TiledImage:
+    """Normalise an image as the model's card says, and bring it to the 30-px scale."""
+    even = normalise(sample.image, sample.name, cells=diameter if model.card.robust else None)
+    return TiledImage(resize(even, MEAN_DIAMETER / diameter), model.network.stride)

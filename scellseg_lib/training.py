@@ -48,35 +48,27 @@ class Enough(Exception):
 
 def train(
     model: Model,
-    data: Sequence[Sequence[Sample]],
-    optimiser: torch.optim.Optimizer,
+    saved: Checkpoint,
     losses_at: Callable[[int], dict[str, Tensor]],
+    rate: Callable[[int], float],
     n_steps: int,
     *,
-    how: str,
-    rate: Callable[[int], float],
-    identity: dict[str, Any],
-    initial: dict[str, Any] | None,
-    checkpoint: str | Path | None,
-    term: nn.Module | None = None,
     fixed: Sequence[nn.Module] = (),
-    validate: Callable[[], float] | None = None,
-    validate_every: int = 100,
+    validate: tuple[Callable[[], float], int] | None = None,
     callback: Callback | None = None,
 ) -> None:
-    """Train a model in place and complete its log and card; the checkpoint is left to the caller.
+    """Train a model in place and write its log; the checkpoint's file is left to the caller.
 
     ``losses_at`` gives the ``loss`` of a step, counted from 0, and its parts; ``rate`` the step's
-    share of the learning rates. ``term`` is learnt too; ``fixed`` parts keep their statistics.
-    ``identity`` is what makes the run what it is, ``initial`` where it began.
+    share of the learning rates. ``fixed`` parts keep their statistics. ``validate`` is what gives
+    the validation loss, and every how many steps.
     """
+    optimiser = saved.optimiser
     rates = [group["lr"] for group in optimiser.param_groups]
-    modules = {"network": model.network} | ({"term": term} if term else {})
-    saved = Checkpoint(checkpoint, identity, modules, optimiser)
     log = model.log = saved.resume()
     saved_at = monotonic()
 
-    with bar(n_steps, how, initial=len(log), delay=0) as shown:
+    with bar(n_steps, "train", initial=len(log), delay=0) as shown:
         while len(log) < n_steps:
             step, done = len(log), len(log) + 1
             model.network.train()
@@ -96,8 +88,8 @@ def train(
 
             log.append({"step": done} | values)
             validation_loss = None
-            if validate and (done % validate_every == 0 or done == n_steps):
-                log[-1]["validation_loss"] = validation_loss = validate()
+            if validate and (done % validate[1] == 0 or done == n_steps):
+                log[-1]["validation_loss"] = validation_loss = validate[0]()
             if done == n_steps or monotonic() - saved_at >= SAVE_EVERY:
                 saved.save(log)
                 saved_at = monotonic()
@@ -110,7 +102,6 @@ def train(
                 break
     optimiser.zero_grad(set_to_none=True)  # gradients are as large as the network
     model.network.requires_grad_(True).eval()
-    _complete_card(model, how, data, identity | {"initial": initial})
     release_memory()
 
 
@@ -123,7 +114,7 @@ def segmentation_loss(
     return model.representation.loss(output.maps.float(), targets.to(model.device)), output
 
 
-def _complete_card(
+def complete_card(
     model: Model, how: str, data: Sequence[Sequence[Sample]], recipe: dict[str, Any]
 ) -> None:
     """Write how and on what a model was trained into its card, which is still that of its start."""
@@ -155,15 +146,14 @@ class CheckpointOfAnotherRun(TrainingError):
 
 def read_run(path: str | Path | None) -> dict[str, Any]:
     """``identity`` of a checkpoint's run, and ``log`` of its steps; empty if it cannot be read."""
-    with suppress(TrainingError):
-        return _read_run(Path(path or ""))
+    with suppress(TrainingError), open_tensors(Path(path or ""), ANEW, TrainingError) as file:
+        return _read_run(file)
     return {}  # `Checkpoint.resume` says what is wrong with the file
 
 
-def _read_run(path: Path) -> dict[str, Any]:
-    with open_tensors(path, ANEW, TrainingError) as file:
-        run = json.loads(file.metadata()["run"])
-        return {"identity": dict(run["identity"]), "log": [dict(step) for step in run["log"]]}
+def _read_run(file: Any) -> dict[str, Any]:
+    run = json.loads(file.metadata()["run"])
+    return {"identity": dict(run["identity"]), "log": [dict(step) for step in run["log"]]}
 
 
 def resume_precision(path: str | Path | None, otherwise: Precision) -> Precision:
@@ -192,8 +182,7 @@ class Checkpoint:
         if self.path is None:
             return
         states: dict[str, dict[str, Any]] = {k: m.state_dict() for k, m in self.modules.items()}
-        for index, state in self.optimiser.state_dict()["state"].items():
-            states[f"optimiser/{index}"] = state
+        states |= {f"optimiser/{i}": s for i, s in self.optimiser.state_dict()["state"].items()}
         tensors = {
             f"{prefix}/{name}": value.detach().cpu().contiguous()
             for prefix, state in states.items()
@@ -210,23 +199,27 @@ class Checkpoint:
         """Restore all state; returns the log of the steps done. TrainingError where it cannot."""
         if self.path is None or not os.path.lexists(self.path):
             return []
-        run, here = _read_run(self.path), self.identity
-        there, log = run["identity"], run["log"]
-        pairs = {name: (there.get(name), here.get(name)) for name in sorted({*there, *here})}
-        if differing := {name: (a, b) for name, (a, b) in pairs.items() if a != b}:
-            words = (f"{name}: {a} there, {b} asked for" for name, (a, b) in differing.items())
-            what = f"the checkpoint is of another run: {'; '.join(words)}"
-            remedy = "Give another file, or delete it to start anew."
-            raise CheckpointOfAnotherRun(what, where=self.path, remedy=remedy, differing=differing)
-
-        states: dict[str, dict[str, Tensor]] = {}
+        here, states = self.identity, dict[str, dict[str, Tensor]]()
         with open_tensors(self.path, ANEW, TrainingError) as file:
+            run = _read_run(file)
+            there, log = run["identity"], run["log"]
+            pairs = {name: (there.get(name), here.get(name)) for name in sorted({*there, *here})}
+            if differing := {name: (a, b) for name, (a, b) in pairs.items() if a != b}:
+                words = (f"{name}: {a} there, {b} asked for" for name, (a, b) in differing.items())
+                what = f"the checkpoint is of another run: {'; '.join(words)}"
+                facts: dict[str, Any] = {"where": self.path, "differing": differing}
+                remedy = "Give another file, or delete it to start anew."
+                raise CheckpointOfAnotherRun(what, remedy=remedy, **facts)
             for key in file.keys():  # noqa: SIM118
                 prefix, name = key.rsplit("/", 1)
-                states.setdefault(prefix, {})[name] = file.get_tensor(key)
+                value = states.setdefault(prefix, {})[name] = file.get_tensor(key)
+                if not value.isfinite().all():
+                    raise ValueError(f"{key} is no number")
             for prefix, module in self.modules.items():
                 module.load_state_dict(states.pop(prefix, {}))
             state = {int(prefix.split("/")[1]): values for prefix, values in states.items()}
+            if log and not state:
+                raise KeyError("the optimiser's state")
             groups = self.optimiser.state_dict()["param_groups"]
             self.optimiser.load_state_dict({"state": state, "param_groups": groups})
             for weight, values in self.optimiser.state.items():

@@ -1,5 +1,7 @@
 """Cellpose's and Scellseg's representation: the flow to each cell's centre, and the foreground."""
 
+from collections.abc import Callable
+
 import numpy as np
 from scipy.special import expit
 from torch import Tensor
@@ -18,13 +20,12 @@ class Flow(Representation):
     n_outputs = 3
     vector = True
     has_flows = True
-    thresholds: tuple[str, ...] = (
-        *("cell_threshold", "flow_threshold", "min_size", "max_size_fraction"),
-    )
+    thresholds: tuple[str, ...] = Representation.thresholds[:4]  # but those of the U-Nets
+    encode: Callable[..., np.ndarray] = staticmethod(masks_to_flows)
 
     def targets(self, masks: np.ndarray) -> np.ndarray:
-        """int32[H, W] -> float32[3, H, W]: dy, dx, foreground."""
-        return np.concatenate((masks_to_flows(masks), (masks > 0)[None].astype(np.float32)))
+        """int32[H, W] -> float32[3, H, W]: the field (y, x), which is the flow, and foreground."""
+        return np.concatenate((self.encode(masks), (masks > 0)[None].astype(np.float32)))
 
     def loss(self, output: Tensor, targets: Tensor) -> Tensor:
         """Eq. 1: ``BCE(logit, foreground) + 0.5 * MSE(field, 5 * field)``, means over pixels."""

@@ -97,10 +97,7 @@ class HoVer(Flow):
     has_flows = False
     resamples = False  # the Sobel filters are made for 30-px cells
     thresholds = ("cell_threshold", "min_size")
-
-    def targets(self, masks: np.ndarray) -> np.ndarray:
-        """int32[H, W] -> float32[3, H, W]: vertical, horizontal, foreground."""
-        return np.concatenate((distance_maps(masks), (masks > 0)[None].astype(np.float32)))
+    encode = staticmethod(distance_maps)
 
     def masks(self, output: np.ndarray, decoding: Decoding) -> np.ndarray:
         """float32[3, H, W] -> int32[H, W]."""

@@ -48,18 +48,18 @@ class UNet2(Representation):
         self, decoding: Decoding, outputs: Sequence[np.ndarray], truths: Sequence[np.ndarray]
     ) -> Decoding:
         """Choose the thresholds of highest mean AP (IoU 0.5, 0.75, 0.9) on the shots."""
-        best, best_score = decoding, -1.0
+
+        def score(tried: Decoding) -> float:
+            pairs = (
+                (truth, self.masks(o, tried)) for o, truth in zip(outputs, truths, strict=True)
+            )
+            return float(np.mean([average_precision(*pair, SEARCH_IOUS).mean() for pair in pairs]))
+
         borders = self.borders or [decoding.border_threshold]
-        for interior, border in product(INTERIOR_THRESHOLDS, borders):
-            thresholds = {"interior_threshold": interior, "border_threshold": border}
-            tried = decoding.model_copy(update=thresholds)
-            scores = [
-                average_precision(truth, self.masks(output, tried), SEARCH_IOUS).mean()
-                for output, truth in zip(outputs, truths, strict=True)
-            ]
-            if np.mean(scores) > best_score:
-                best, best_score = tried, float(np.mean(scores))
-        return best
+        pairs = product(INTERIOR_THRESHOLDS, borders)
+        names = ("interior_threshold", "border_threshold")
+        tries = [decoding.model_copy(update=dict(zip(names, p, strict=True))) for p in pairs]
+        return max(tries, key=score)
 
     def targets(self, masks: np.ndarray) -> np.ndarray:
         """int32[H, W] -> float32[1, H, W]: 0 background, 1 foreground."""
