@@ -6,7 +6,7 @@ A residual downsampling pass, a style embedding, an upsampling pass that the sty
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -253,7 +253,7 @@ def build_network(
         remedy = "Give at least two even widths, such as (32, 64, 128, 256)."
         raise ModelError(f"levels {tuple(levels)} do not make a network", remedy=remedy)
     asked = {"attention": attention, "dense": dense, "hierarchical_style": hierarchical_style}
-    additions: dict[str, Any] = {name: one for name, one in asked.items() if one is not None}
+    additions: Any = {name: one for name, one in asked.items() if one is not None}
     outputs = outputs or representation.get(parts.representation).n_outputs
     return Network(levels, parts._replace(**additions), outputs)
 

@@ -58,11 +58,6 @@ class PretrainRecipe(Options):
         return min(epoch / 10, 1.0) * 0.5**halvings
 
 
-def log_of(weights: Path) -> Path:
-    """Table of the losses of a pre-training beside its weights: step, loss, validation_loss."""
-    return weights.with_name(f"{weights.stem}_log.csv")
-
-
 def pretrain(
     name: NetworkName,
     datasets: Sequence[Dataset],

@@ -18,7 +18,8 @@ from scellseg_lib.datasets.weights import load_model, packaged_file
 from scellseg_lib.metrics import evaluate, summary
 from scellseg_lib.model import Model
 from scellseg_lib.network import ARCHITECTURES
-from scellseg_lib.pretraining import PretrainRecipe, log_of, pretrain
+from scellseg_lib.paper.run import log_of
+from scellseg_lib.pretraining import PretrainRecipe, pretrain
 from scellseg_lib.samples import Dataset
 from scellseg_lib.segmentation import segment
 

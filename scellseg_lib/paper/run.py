@@ -32,7 +32,7 @@ from scellseg_lib.paper.grid import EXPERIMENTS, order_by_state
 from scellseg_lib.paper.profile import Profile
 from scellseg_lib.paper.store import Store, find_commit
 from scellseg_lib.paper.trial import PROTOCOLS, Trial, hash_identity
-from scellseg_lib.pretraining import PretrainRecipe, log_of, pretrain
+from scellseg_lib.pretraining import PretrainRecipe, pretrain
 from scellseg_lib.progress import progress_bar
 from scellseg_lib.samples import Dataset
 from scellseg_lib.segmentation import FLIPS, Cells, Prediction, decode, predict
@@ -82,13 +82,17 @@ def _load_once(name: str) -> Dataset:
     return load_dataset(name)
 
 
+def log_of(weights: Path) -> Path:
+    """Table of the losses of a pre-training beside its weights: step, loss, validation_loss."""
+    return weights.with_name(f"{weights.stem}_log.csv")
+
+
 def load_start(trial: Trial, workspace: Workspace) -> Model:
     """Model that a trial starts from; one of a subset is pre-trained where that is not done yet."""
     if trial.weights == "untrained":
         return as_released.as_paper(new_model(trial.model, trial.levels))
     if not trial.weights.startswith("subset:"):
-        start = load_model(trial.model, trial.weights, levels=trial.levels)
-        return as_released.as_paper(start)
+        return as_released.as_paper(load_model(trial.model, trial.weights, levels=trial.levels))
     file = locate_pretrained(trial, workspace)
     if not file.is_file():
         subset = load_pretraining_subset(trial.weights.removeprefix("subset:"))

@@ -19,7 +19,7 @@ from scellseg_lib.datasets.weights import load_model, packaged_file, packaged_fi
 from scellseg_lib.errors import ModelError
 from scellseg_lib.model import new_model
 from scellseg_lib.network import ARCHITECTURES, Network, build_network
-from scellseg_lib.pretraining import log_of
+from scellseg_lib.paper.run import log_of
 from tests import functional_network
 
 pytestmark = pytest.mark.slow

@@ -18,7 +18,7 @@ from scellseg_lib.paper import as_released, run
 from scellseg_lib.paper.run import Workspace
 from scellseg_lib.paper.store import Store
 from scellseg_lib.paper.trial import METHOD_SOURCES, PROTOCOLS, Trial, hash_identity
-from scellseg_lib.pretraining import PretrainRecipe, log_of
+from scellseg_lib.pretraining import PretrainRecipe
 from scellseg_lib.samples import Dataset, Sample
 from tests import tiny
 from tests.paper.made_up import make_trial
@@ -195,7 +195,7 @@ def test_a_model_of_a_subset_is_pretrained_once(data, tmp_path, monkeypatch):
     assert not list(tmp_path.glob("*.checkpoint"))
     (file,) = tmp_path.glob("*.safetensors")
     assert file == run.locate_pretrained(trial, workspace)
-    assert pd.read_csv(log_of(file)).to_dict("list") == {"step": [1], "loss": [2.0]}
+    assert pd.read_csv(run.log_of(file)).to_dict("list") == {"step": [1], "loss": [2.0]}
     run.load_start(trial, replace(workspace, pretraining=PretrainRecipe(steps=4)))
     assert len(calls) == 2  # by another recipe it is another model
 
