@@ -6,7 +6,7 @@ A residual downsampling pass, a style embedding, an upsampling pass that the sty
 
 import hashlib
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
