@@ -71,7 +71,7 @@ class AnnotatePanel(ipywidgets.VBox):
         self._suggested: Edit | None = None
         self._insist: Callable[[], object] = self.keep  # what "Replace them" does
         self._on_folder, self._on_learn, self._on_suggest = on_folder, on_learn, on_suggest
-        self._filling = False
+        self._filling, self._doubt = False, ""  # of files that are not read
         self.message = forms.Message()
         self.editor = MaskEditor(height=HEIGHT, layout={"flex": "1 1 0", "width": "auto"})
         super().__init__(self._make())
@@ -114,7 +114,7 @@ class AnnotatePanel(ipywidgets.VBox):
     def go_to(self, folder: Path) -> None:
         """Open a folder, and an image: with edits that were not saved, or not annotated yet."""
         self.keep()
-        images = layout.list_images(folder)
+        images, self._doubt = forms.hear(lambda: layout.list_images(folder))
         self.path, self.images, self.current, self.correcting = folder, images, None, None
         self._before = None
         self._fill()
@@ -387,7 +387,8 @@ class AnnotatePanel(ipywidgets.VBox):
             said.append("Go there by Segment, Correct it.")
         if self.current.image.parent.name == layout.QUERY:
             said.append("This one is to be segmented: its cells serve to check what a model finds.")
-        self.message.tell(" ".join(said))
+        said.append(self._doubt)
+        self.message.tell(" ".join(said).rstrip())
 
     def in_words(self, act: Callable[[], object]) -> None:
         """Do something; an error becomes a sentence in the panel and in the editor."""

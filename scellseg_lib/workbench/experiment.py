@@ -6,7 +6,6 @@ is kept too, marked as ``seen``, and left out of the means.
 """
 
 import io
-import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -181,8 +180,10 @@ class Experiment:
         It is an image, or the masks or the list of cells of one that is there, by its name. Another
         kind of file, a damaged one, or one in whose place there is another, is an error.
         """
-        if re.search(r"[/\\\0]", name):
-            raise ImageError("this is no file's name", where=repr(name), remedy="Rename the file.")
+        is_name = name.isprintable() and Path(name).name == name and not name.startswith(".")
+        if not is_name or len(name.encode()) > 200:  # files beside it have longer names
+            remedy = "Rename it: up to 200 letters, digits, spaces, - and _ will do."
+            raise ImageError("no file can be called so here", where=repr(name)[:80], remedy=remedy)
         role, owner_name = layout.parse_name(name)
         try:
             owner = {one.name: one for one in layout.list_images(self.folder)}.get(owner_name)
@@ -192,7 +193,7 @@ class Experiment:
             kind = Path(name).suffix or "without ending"
             what = f"a file of the kind {kind} is no image or masks"
             remedy = f"Images end in {', '.join(layout.SUFFIXES)}, masks in _masks before that, "
-            remedy += "lists of cells in _cells.csv."
+            remedy += f"lists of cells in _cells.csv. Another format: {layout.CONVERT}"
             raise ImageError(what, where=name, remedy=remedy)
         if role in ("img", "image"):
             file = layout.place_image(self.folder, name)

@@ -4,17 +4,25 @@ Each widget has the class ``scellseg-NAME``, by which the tests find it in a pag
 """
 
 import logging
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from errno import ENAMETOOLONG
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import ipywidgets
 import pandas as pd
 import torch
 
-from scellseg_lib.errors import AxesNeeded, ChannelsNeeded, ScellsegError, SideTooSmall
+from scellseg_lib.errors import (
+    AxesNeeded,
+    ChannelsNeeded,
+    ScellsegError,
+    ScellsegWarning,
+    SideTooSmall,
+)
 from scellseg_lib.options import Options
 from scellseg_lib.training import CheckpointOfAnotherRun
 
@@ -31,6 +39,7 @@ REMEDIES: dict[type[ScellsegError], str] = {
 CONTROLS = {"diameter": "a diameter of the cells of {} px", "side": "{}"}
 """Options that other remedies name, in the words of the panels."""
 Channels = tuple[str, str]
+T = TypeVar("T")
 
 
 def plain(error: BaseException) -> str:
@@ -46,6 +55,8 @@ def plain(error: BaseException) -> str:
         name = f"{Path(error.filename).name}: " if error.filename else ""
         what = error.strerror or str(error)
         remedy = "Check that the folder can be written to and its disk has room."
+        if error.errno == ENAMETOOLONG:
+            remedy = "Give the image a shorter name."
         if isinstance(error, FileNotFoundError):
             what = "there is no such file or folder"
             remedy = "Check how it is written, and that it was not moved, renamed or deleted."
@@ -55,6 +66,14 @@ def plain(error: BaseException) -> str:
         f"Something unforeseen happened ({type(error).__name__}: {error}). Nothing that was saved "
         "is lost: try again, and if it happens again, tell the authors these words."
     )
+
+
+def hear(act: Callable[[], T]) -> tuple[T, str]:
+    """Do something; what it gives, and in words what the library has warned of."""
+    with warnings.catch_warnings(record=True, action="always") as heard:
+        given = act()
+    doubts = [one.message for one in heard if isinstance(one.message, ScellsegWarning)]
+    return given, " ".join(map(plain, doubts))
 
 
 def duration(seconds: float) -> str:

@@ -363,6 +363,7 @@ class SegmentPanel(ipywidgets.VBox):
         self._jobs: list[ImageJob] = []
         self._source = self._output = Path()
         self._coloured: Path | None = None
+        self._doubt = ""  # of files that are not read
         self._lock = RLock()  # a run may end while the page asks for something
         hint = "folder of images, or one image"
         self.source = forms.text_field("segment-source", width="520px", hint=hint)
@@ -435,7 +436,8 @@ class SegmentPanel(ipywidgets.VBox):
                 self._source, self._output = source, forms.read_path(self.output.value) or usual
                 with self.found.tell_errors():
                     source.stat()  # or it is said that there is no such file
-                    self._jobs, outcome = plan_jobs(source, self._output, ".tif")
+                    plan = partial(plan_jobs, source, self._output, ".tif")
+                    (self._jobs, outcome), self._doubt = forms.hear(plan)
                     self._tell_found()
             images = [job.image for job in self._jobs if job.image]
             coloured = [image for image in images if image == self._coloured]
@@ -448,7 +450,8 @@ class SegmentPanel(ipywidgets.VBox):
     def _tell_found(self) -> None:
         there = sum(job.masks.exists() for job in self._jobs)
         text = f"{count(len(self._jobs), 'image')} found"
-        self.found.tell(f"{text}, {there} of them segmented already." if there else f"{text}.")
+        text = f"{text}, {there} of them segmented already." if there else f"{text}."
+        self.found.tell(f"{text} {self._doubt}".strip())
 
     def ask_channels(self, image: Path, error: Exception) -> None:
         """Ask for channels, if the first image has no choice of them but one that failed has."""

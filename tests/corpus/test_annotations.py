@@ -103,14 +103,16 @@ def test_two_windows_on_one_image_lose_nothing_and_overwrite_nothing_unsaid(tmp_
     assert not list(tmp_path.glob(".*"))
 
 
-@pytest.mark.parametrize(
-    "name", ["../A_masks.tif", "/etc/A_masks.tif", "A\0_masks.tif", "..\\A.tif"]
-)
+NAMES = ["../A_masks.tif", "/etc/A_masks.tif", "A\0_masks.tif", "..\\A.tif", "..", ".A.tif"]
+NAMES += ["A\n.tif", "\ud800.tif", f"{'A' * 200}.tif"]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_a_dropped_file_stays_in_the_folder(tmp_path, name):
     home = tmp_path / "home"
     home.mkdir()
     tifffile.imwrite(home / "A.tif", np.ones((20, 30), np.uint8))
     write_labels(tmp_path / "good.tif", LABELS)
-    with pytest.raises(ScellsegError, match="no file's name"):
+    with pytest.raises(ScellsegError, match="no file can be called so"):
         Experiment(home).take(name, (tmp_path / "good.tif").read_bytes())
     assert sorted(file.name for file in tmp_path.rglob("*.tif")) == ["A.tif", "good.tif"]

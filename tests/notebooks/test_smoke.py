@@ -136,8 +136,9 @@ def test_own_images_are_learnt_from_and_segmented(folder: Path, capsys, monkeypa
     monkeypatch.setattr(synthetic, "make_image", synthetic.make_image.func)  # of the usual size
     monkeypatch.setattr(scellseg, "load_model", lambda *_, **__: new_model("scellseg", tiny.LEVELS))
     images = learning_curve.write_example(folder / "mine", n_shot=3, n_query=1)
-    few = {"STEPS": 1, "FOLDS": 2, "SHOWN": 1}
+    few, before = {"STEPS": 1, "FOLDS": 2, "SHOWN": 1}, sorted(images.rglob("*"))
     text = execute("your_own_images", capsys, FOLDER=str(images), **few)
+    assert sorted(images.rglob("*")) == before  # nothing is written beside the user's images
     assert "3 annotated images, 1 to be segmented." in text
     (work,) = (folder / "runs" / "your_own_images").glob("mine-*")
     files = {file.name for file in work.iterdir()}

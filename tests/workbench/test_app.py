@@ -84,13 +84,15 @@ def test_without_a_folder_each_panel_says_what_to_do_first():
 
 def test_a_folder_goes_to_all_panels(folder: Path):
     workbench = Workbench()
+    (folder / "d.czi").touch()  # is not read, which is said
     workbench.annotate.folder.value = str(folder)
+    assert "by their format or name: d.czi. Save it as" in workbench.annotate.message.text
     assert workbench.finetune.folder.value == str(folder)
     assert workbench.segment.source.value == str(folder)
     assert workbench.export.path == folder
     until(lambda: workbench.finetune.found)
     assert [shot.name for shot in workbench.finetune.found.usable] == ["a"]
-    assert workbench.segment.found.text == "3 images found."
+    assert re.match(r"3 images found\. .*: d\.czi\. Save it", workbench.segment.found.text)
     assert workbench.segment.form.model.value.name == folder / "tuned.safetensors"
 
 

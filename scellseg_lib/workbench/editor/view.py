@@ -180,7 +180,7 @@ class ImageView(anywidget.AnyWidget):
         self._callbacks.setdefault("cycle", []).append(callback)
 
     def on_drop(self, callback: Callable[[str, bytes], None]) -> None:
-        """Call a function with name and content of a file that was dropped on the image."""
+        """Call a function with name, which may be anything, and content of a file dropped here."""
         self._callbacks.setdefault("drop", []).append(callback)
 
     def picture(self) -> bytes:
@@ -213,8 +213,7 @@ class ImageView(anywidget.AnyWidget):
             parts.clear()
         parts.append(bytes(buffers[0]))
         if len(parts) == content["parts"]:
-            name = Path(str(content["name"])).name
-            self._call("drop", name, b"".join(self._dropped.pop(client)))
+            self._call("drop", str(content["name"]), b"".join(self._dropped.pop(client)))
 
     def _send_picture(self, client: str | None = None) -> None:
         """Send all that is shown to one page; None: to all that show it."""

@@ -340,7 +340,7 @@ def test_next_image_and_dropped_files_are_passed_on_where_somebody_listens(edito
     ):
         content = {"client": page.client, "name": name, "part": part, "parts": parts}
         page.post([data], type="drop", **content)
-    assert dropped == [("b.tif", b"b"), ("a.tif", b"aabbc"), ("d.tif", b"d")]
+    assert dropped == [("../../b.tif", b"b"), ("a.tif", b"aabbc"), ("d.tif", b"d")]
 
 
 def reopened(path: Path) -> MaskEditor:
