@@ -1,6 +1,8 @@
 """How the panels of the workbench hang together, and that every function has its test."""
 
 import base64
+import errno
+import os
 import re
 import shutil
 from dataclasses import replace
@@ -96,17 +98,37 @@ def test_a_folder_goes_to_all_panels(folder: Path):
     assert workbench.segment.form.model.value.name == folder / "tuned.safetensors"
 
 
-def test_what_is_drawn_is_kept_when_another_tab_is_turned_to(folder: Path):
+@pytest.mark.parametrize("fault", [errno.EISDIR, errno.EACCES, errno.ENOSPC])
+def test_what_is_drawn_is_kept_while_it_cannot_be_written(folder: Path, monkeypatch, fault):
+    def fail(path: Path, _: Path) -> None:
+        raise OSError(fault, os.strerror(fault), str(path))
+
     workbench, masks = Workbench(folder), folder / "b_masks.tif"
     workbench.annotate.editor.outline(SQUARE)
-    masks.mkdir()  # in their way
+    monkeypatch.setattr(Path, "replace", fail)
     workbench.tabs.selected_index = EXPORT
     assert "b_masks.tif" in problem(workbench)  # said above all tabs
-    masks.rmdir()
+    assert os.strerror(fault) in problem(workbench)
+    workbench.segment.segment().join(LONG)
+    segment = workbench.segment
+    assert os.strerror(fault) in segment.failures.value + segment.message.text
+    assert not list((folder / "segmented").glob("*.tif"))
+    monkeypatch.undo()
     workbench.tabs.selected_index = FINETUNE
     assert read_masks(masks).max() == 1
     assert workbench.message.text == ""
     until(lambda: workbench.finetune.found and len(workbench.finetune.found.usable) == 2)
+
+
+def test_a_folder_that_vanishes_is_missed_in_words_and_what_is_drawn_is_kept(folder: Path):
+    workbench = Workbench(folder)
+    shutil.rmtree(folder)
+    workbench.annotate.editor.outline(SQUARE)
+    for tab in (FINETUNE, SEGMENT, INSPECT, EXPORT):
+        workbench.tabs.selected_index = tab
+    assert "there are no images" in workbench.segment.found.text
+    assert "there are no images" in problem(workbench.export)
+    assert read_masks(folder / "b_masks.tif").max() == 1
 
 
 def inspect(workbench: Workbench, name: str) -> None:
