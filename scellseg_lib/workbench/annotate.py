@@ -39,8 +39,7 @@ DROPPED = "scellseg-images"
 """Folder, in the user's own, that takes dropped images while none is open."""
 DONE, OPEN, UNSAVED = "\u25cf", "\u25cb", "\u25d0"
 """Marks of images: annotated, not yet, and with edits that a crash has left."""
-NAMED = 5
-"""Problems with files that are said."""
+NAMED = 5  # problems with files that are said
 HEIGHT, TOOLBARS, SPOKEN = 500, 95, 60
 """Of the image in the page, of what is above it, and of two lines of words, px."""
 

@@ -106,10 +106,6 @@ class Workbench(ipywidgets.VBox):
         self._asking = Job(lambda job: result.predict(), on_change=followed)
         return self._asking.start()
 
-    def picture(self) -> bytes:
-        """What is seen of the image that is open, as a still JPEG: a PNG fills a notebook."""
-        return bytes(jpeg_encode(png_decode(self.annotate.editor.picture()), 90))
-
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
         if not progress.run_by_machine():
             return super()._repr_mimebundle_(**kwargs)
@@ -119,7 +115,8 @@ class Workbench(ipywidgets.VBox):
         annotated = [image for image in self.annotate.images if image.masks]
         if annotated and not self.annotate.editor.labels.any():
             self.annotate.show(annotated[0])  # a still without cells says little
-        return {"image/jpeg": b64encode(self.picture()).decode()} | words, {}
+        still = jpeg_encode(png_decode(self.annotate.editor.picture()), 90)  # PNGs fill a notebook
+        return {"image/jpeg": b64encode(still).decode()} | words, {}
 
     def _go_to(self, folder: Path) -> None:
         self.finetune.folder.value = str(folder)

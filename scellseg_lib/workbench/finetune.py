@@ -47,18 +47,15 @@ NO_SHOTS = (
 )
 NONE_USABLE = "None of the annotated images can be used: the table says why. Mend them, then Check."
 NAME = re.compile(r"\w[\w .()+-]*")
-DRAWN_EVERY = 0.5
-"""Least seconds between two drawings of the curve."""
-TIMED_STEPS = 3
-"""After which the time left is told: the first step is slower, as all is new."""
+DRAWN_EVERY = 0.5  # least seconds between two drawings of the curve
+TIMED_STEPS = 3  # after which the time left is told: the first step is slower, as all is new
 CURVES = {
     "segmentation": ("#0072B2", "error on the annotated images"),
     "loss": ("#E69F00", "with the comparison of styles"),
 }
 BOX, DISK = 170, "#0072B2"
 """Width of the piece of an image that is shown, px on the screen, and the colour of the disk."""
-MAX_POINTS = 400
-"""More than a curve of this width can show."""
+MAX_POINTS = 400  # more than a curve of this width can show
 
 
 class FinetuneRun(BaseModel):

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from errno import ENAMETOOLONG
 from html import escape
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import ipywidgets
 import pandas as pd
@@ -39,7 +39,6 @@ REMEDIES: dict[type[ScellsegError], str] = {
 CONTROLS = {"diameter": "a diameter of the cells of {} px", "side": "{}"}
 """Options that other remedies name, in the words of the panels."""
 Channels = tuple[str, str]
-T = TypeVar("T")
 
 
 def plain(error: BaseException) -> str:
@@ -68,7 +67,7 @@ def plain(error: BaseException) -> str:
     )
 
 
-def hear(act: Callable[[], T]) -> tuple[T, str]:
+def hear(act: Callable[[], Any]) -> tuple[Any, str]:
     """Do something; what it gives, and in words what the library has warned of."""
     with warnings.catch_warnings(record=True, action="always") as heard:
         given = act()

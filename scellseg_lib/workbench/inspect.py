@@ -159,11 +159,6 @@ class Inspector(ipywidgets.VBox):
         """Names of the images in the order of the list: the worst first."""
         return [self._images[index].name for index in self._order]
 
-    def go_to(self, name: str) -> None:
-        """Look at the image of this name, if there is one."""
-        if name in self.names:
-            self._go(self._order[self.names.index(name)])
-
     def step(self, by: int) -> None:
         """Go to the next image of the list (1) or the one before (-1), round and round."""
         if self._order:

@@ -31,8 +31,7 @@ from scellseg_lib.workbench.session import SegmentationSettings
 
 EMPTY = "Type the folder of your images, or the path of one image, and press Enter."
 DAMAGED = "the masks are damaged; delete their file and segment again"
-SHOWN = 30
-"""Failures that are listed one by one."""
+SHOWN = 30  # failures that are listed one by one
 SUMMARY = {
     "round": "Round",
     "model": "Model",

@@ -218,10 +218,6 @@ class MaskEditor(ImageView):
         self._send_picture()
         return n_edits
 
-    def on_edit(self, callback: Callable[[Edit], None]) -> None:
-        """Call a function after every edit."""
-        self._callbacks.setdefault("edit", []).append(callback)
-
     def on_save(self, callback: Callable[[Path], None]) -> None:
         """Call a function after every save, with the file of masks."""
         self._callbacks.setdefault("save", []).append(callback)
@@ -339,7 +335,6 @@ class MaskEditor(ImageView):
         self.send(content, [edit.patch.to_bytes()])
         if annotation.trouble:
             self.say(annotation.trouble, error=True)
-        self._call("edit", edit)
 
     def _refuse(self, edit: PageEdit, text: str) -> None:
         session = edit.content["session"]

@@ -503,7 +503,6 @@ class Editor {
       colours: () => { this.given = content.given.map((is, k) => is ? words(buffers[k]) : null); this.recolour(); },
       tips: () => { this.tips = [content.cells, content.reference]; },
       others: () => this.offerOthers(content),
-      go: () => { if (!this.labels) return; this.select([content.label]); this.zoomToChosen(); },
       say: () => this.say(content.text, content.error),
     };
     handlers[content.type]?.();

@@ -166,11 +166,6 @@ class ImageView(anywidget.AnyWidget):
         self._tips = [list(tips), list(reference)]
         self.send({"type": "tips", "cells": self._tips[0], "reference": self._tips[1]})
 
-    def go_to(self, label: int) -> None:
-        """Zoom to a cell and select it."""
-        self.selected = int(label)
-        self.send({"type": "go", "label": int(label)})
-
     def say(self, text: str, *, error: bool = False) -> None:
         """Show a sentence in the line under the image."""
         self.send({"type": "say", "text": text, "error": error})

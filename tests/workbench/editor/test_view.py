@@ -130,8 +130,7 @@ def test_a_view_shows_a_reference_colours_and_tips():
     view.show(image, labels, reference=labels[::-1], title="a")
     view.colour(np.full((6, 4), 7, np.uint8))
     view.tell(["", "IoU 0.9"], ["", "missed"])
-    view.go_to(2)
-    assert view.selected == 2
+    view.selected = 2
     (later,) = connect(view)  # a page that comes later is told all the same
     np.testing.assert_array_equal(decode_labels(later.parts("open")[1], (12, 16)), labels[::-1])
     assert later.told("colours")["given"] == [True, False]
