@@ -54,8 +54,7 @@ class FinetuneOptions(Options):
     @classmethod
     def _is_registered(cls, name: str) -> str:
         if name not in STRATEGIES:
-            words = f"Input should be one of {', '.join(STRATEGIES)}"
-            raise PydanticCustomError("strategy", words)
+            raise PydanticCustomError("strategy", f"It is one of {', '.join(STRATEGIES)}")
         return name
 
     def rate(self, step: int) -> float:

@@ -16,7 +16,7 @@ from skimage.feature import peak_local_max
 from skimage.filters import threshold_otsu
 from skimage.measure import label
 
-from scellseg_lib.errors import DatasetError, ImageError
+from scellseg_lib.errors import DatasetError, ImageError, telling
 
 INT32_MAX, INT64_MAX = 2**31 - 1, 2**63 - 1
 MINIMAL_RANGE = 1e-3  # from the 1st to the 99th percentile of a plane that is no empty one
@@ -35,15 +35,15 @@ class Sample:
     @cached_property
     def image(self) -> np.ndarray:
         """The two planes, float32[2, H, W], raw intensities."""
-        image = np.ascontiguousarray(self.read_image(), np.float32)
+        where, remedy = f"image {self.name}", "Give planes of numbers: to segment, and of nuclei."
+        with telling("the image cannot be read", where, remedy, ImageError):
+            image = np.ascontiguousarray(self.read_image(), np.float32)
         if image.ndim != 3 or len(image) != 2 or not image.size:
             what = f"an image has the shape (2, H, W), this one {image.shape}"
-            remedy = "Give two planes: the one to segment, and the nuclei or zeros."
-            raise ImageError(what, where=f"image {self.name}", remedy=remedy)
+            raise ImageError(what, where=where, remedy=remedy)
         if not np.isfinite(image).all():
             remedy = "Replace them, for example by the background's value."
-            what = "it holds NaN or infinity"
-            raise ImageError(what, where=f"image {self.name}", remedy=remedy)
+            raise ImageError("it holds NaN or infinity", where=where, remedy=remedy)
         if "masks" in self.__dict__:
             check_size(image.shape[1:], self.masks.shape, "its masks", self.name)
         return image
@@ -158,10 +158,9 @@ def as_labels(
 ) -> np.ndarray:
     """Whole numbers from 0 to `largest` as int32[H, W], or int64 if need be; else ImageError."""
     masks = np.asarray(masks)
-    is_whole = masks.dtype.kind in "bui"
-    if masks.dtype.kind == "f":
-        is_whole = bool((masks == np.round(masks)).all())
-    low, high = masks.min(initial=0), masks.max(initial=0)
+    is_number = masks.dtype.kind in "buif"
+    low, high = (f(masks, initial=0).item() if is_number else 0 for f in (np.min, np.max))
+    is_whole = is_number and bool((masks == np.round(masks)).all())
     if masks.ndim != 2 or not masks.size or not is_whole or low < 0 or high > largest:
         limit = f" to {largest}" if largest < INT64_MAX else ""
         what = f"masks are whole numbers from 0{limit} of the shape (H, W), these are {masks.dtype}"
@@ -205,8 +204,7 @@ def normalise(
     if normalised[0].any():
         return normalised
     if where is not None:
-        text = f"{where}: next to no contrast, treated as empty. If it shows cells, save it with "
-        text += "its intensities multiplied, for example to 0 .. 65535."
+        text = f"{where}: next to no contrast, treated as empty. If it has cells, save it brighter."
         warnings.warn(text, stacklevel=2)
     return np.zeros_like(normalised)  # nuclei alone are not to be segmented
 

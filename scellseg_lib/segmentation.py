@@ -219,9 +219,12 @@ def as_sample(image: Sample | np.ndarray, number: int) -> Sample:
     """Wrap an array [H, W] or [2, H, W] as a sample, which says itself if it is no image."""
     if isinstance(image, Sample):
         return image
-    planes = np.asarray(image)
-    both = (planes, np.zeros_like(planes)) if planes.ndim == 2 else planes
-    return Sample(str(number), lambda: np.array(both))
+
+    def read() -> np.ndarray:
+        planes = np.asarray(image)
+        return np.stack((planes, np.zeros_like(planes))) if planes.ndim == 2 else planes
+
+    return Sample(str(number), read)
 
 
 @torch.inference_mode()

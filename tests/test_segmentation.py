@@ -296,8 +296,10 @@ def test_next_to_no_contrast_is_warned_of_and_taken_as_nothing(model):
 
 def test_what_is_no_image_is_an_error(model):
     """What the image itself cannot be: tests/test_samples.py."""
-    for image in (noise(3, 40, 50), noise(5), noise(0, 50), np.full((30, 30), np.inf)):
-        with pytest.raises(ImageError, match=r"image 1: (an image has the shape|it holds NaN)"):
+    odd = (noise(3, 40, 50), noise(5), noise(0, 50), np.full((30, 30), np.inf), "a", [[1], [2, 3]])
+    for image in odd:
+        words = r"image 1: (an image has the shape|it holds NaN|the image cannot be read)"
+        with pytest.raises(ImageError, match=words):
             segment(model, [noise(30, 30), image])
     for single in (noise(30, 30), tiny.worms(1)[0]):
         with pytest.raises(ImageError, match=r"one image was given.*\[image\]"):

@@ -101,8 +101,7 @@ class HoVer(Flow):
 
     def masks(self, output: np.ndarray, decoding: Decoding) -> np.ndarray:
         """float32[3, H, W] -> int32[H, W]."""
-        foreground = output[2] > decoding.cell_threshold
-        labels, _ = ndimage.label(foreground)
+        labels, _ = ndimage.label(output[2] > decoding.cell_threshold)
         foreground = tidy(labels, decoding.min_size) > 0
         if not foreground.any():
             return np.zeros(foreground.shape, np.int32)
