@@ -12,7 +12,7 @@ FIGURES = $(shell grep -l 'PROFILE = ' $(NOTEBOOKS))
 LIVE := 00_quickstart your_own_images
 
 .DEFAULT_GOAL := help
-.PHONY: help environment figures app test test-fast lint bench lock clean
+.PHONY: help environment figures app test test-fast fuzz faults lint bench lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1	/' | expand -t 20
@@ -57,6 +57,15 @@ test-fast: $(STAMP) ## the tests of the library alone, for the working day (unde
 	@echo "Testing the library without a browser and without live notebooks: under two minutes on two cores."
 	$(RUN) -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
 	  -m "not slow" --ignore tests/browser --ignore tests/notebooks tests
+
+N := 5000
+fuzz: $(STAMP) ## read N damaged files, compare numbers with plain formulas, count (five minutes)
+	@echo "Reading $(N) damaged files of all kinds, and comparing random numbers: five minutes at N=5000."
+	OMP_NUM_THREADS=1 $(RUN) -m tests.corpus.fuzz $(N)
+
+faults: $(STAMP) ## kill, fill the disk, forbid folders, start two at once, and count (five minutes)
+	@echo "Killing each writer at random, filling its disk, forbidding its folder: five minutes. Root alone can do all."
+	OMP_NUM_THREADS=1 $(RUN) -c 'from tests.corpus.faults import main; main()'
 
 lint: $(STAMP) ## ruff, mypy and the notebook contract (half a minute)
 	$(RUN) -m ruff check .

@@ -1,4 +1,4 @@
-"""Flows against geometry, and back to the masks that they came from."""
+"""Flows back to the masks that they came from; against plain formulas, see `corpus.agreement`."""
 
 import multiprocessing
 import subprocess
@@ -33,52 +33,6 @@ def two_discs() -> np.ndarray:
     masks[disc(masks.shape, (40, 40), 18)] = 1
     masks[disc(masks.shape, (40, 76), 17.5)] = 2
     return masks
-
-
-def by_the_text(masks: np.ndarray, centre: str, extra: int = 0) -> np.ndarray:
-    """Flows of one cell, written down plainly (docs/method.md, section 2)."""
-    cell = np.pad(masks > 0, 1)
-    ys, xs = np.nonzero(cell)
-    middle = np.mean if centre == "mean" else np.median
-    nearest = np.argmin((ys - middle(ys)) ** 2 + (xs - middle(xs)) ** 2)
-    heat = np.zeros(cell.shape)
-    for _ in range(2 * (np.ptp(ys) + 1 + np.ptp(xs) + 1 + extra)):
-        heat[ys[nearest], xs[nearest]] += 1
-        rows = heat[:-2] + heat[1:-1] + heat[2:]
-        heat[1:-1, 1:-1] = (rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:]) / 9 * cell[1:-1, 1:-1]
-    slope = np.stack([heat[2:, 1:-1] - heat[:-2, 1:-1], heat[1:-1, 2:] - heat[1:-1, :-2]])
-    length = np.maximum(np.hypot(*slope), 1e-300)
-    return slope / length * (masks > 0)
-
-
-def cells_of_many_shapes() -> np.ndarray:
-    """A disc, a comb, a corner and a side of the image, a line, a dot and a cup, none touching."""
-    masks = np.zeros((70, 100), np.int32)
-    masks[disc(masks.shape, (18, 20), 12)] = 1
-    masks[35:40, 20:55] = masks[25:50, 45:48] = 2
-    masks[60:, 90:] = 3
-    masks[20:34, :6] = 4
-    masks[66, 20:41] = 5
-    masks[1, 1] = 6
-    masks[5:30, 60:95] = 70  # labels need not be contiguous
-    masks[5:20, 68:87] = 0  # its median lies in its opening
-    return masks
-
-
-@pytest.mark.parametrize(("centre", "extra"), [("median", 0), ("mean", 4)])
-def test_flows_are_what_the_text_says_of_each_cell_alone(centre: str, extra: int):
-    """From the mean they take as many steps as Cellpose, whose boxes are wider by two pixels."""
-    masks = cells_of_many_shapes()
-    # The median is the default.
-    flows = masks_to_flows(masks, centre=centre) if extra else masks_to_flows(masks)
-    assert flows.dtype == np.float32
-    assert flows.shape == (2, *masks.shape)
-    length = np.hypot(*flows)
-    flat = (masks > 0) & (length == 0)  # the very centre of a symmetric cell, and the dot
-    assert flat.sum() <= len(np.unique(masks))
-    np.testing.assert_allclose(length[(masks > 0) & ~flat], 1, atol=1e-6)
-    expected = sum(by_the_text(masks == label, centre, extra) for label in np.unique(masks)[1:])
-    np.testing.assert_allclose(flows[:, ~flat], expected[:, ~flat], atol=1e-4)
 
 
 def test_labels_may_be_as_large_as_they_like_and_follow_the_raster_order():

@@ -1,22 +1,17 @@
 """A run killed at any step and resumed ends with the weights of one that never stopped."""
 
 import itertools
-import multiprocessing
-import signal
-import time
 from functools import cache
-from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
 import torch
-from torch import nn
 
 from scellseg_lib import training
 from scellseg_lib.device import Precision
 from scellseg_lib.errors import TrainingError
 from scellseg_lib.model import Model, new_model
-from scellseg_lib.training import Checkpoint, CheckpointOfAnotherRun, Enough, Progress, read_run
+from scellseg_lib.training import CheckpointOfAnotherRun, Enough, Progress, read_run
 from tests import tiny
 
 
@@ -94,26 +89,6 @@ def test_checkpoints_are_written_by_time_and_what_came_since_is_done_again(tmp_p
     assert_same(resumed, uninterrupted("contrastive"))
 
 
-@pytest.mark.slow
-def test_a_process_killed_at_some_moment_can_be_resumed(tmp_path):
-    file = tmp_path / "run.safetensors"
-    context = multiprocessing.get_context("spawn")
-    process = context.Process(target=tiny.run_slowly, args=("contrastive", file), daemon=True)
-    process.start()
-    deadline = time.monotonic() + 300
-    while not file.is_file() and process.is_alive() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.kill()
-    process.join()
-    assert process.exitcode == -signal.SIGKILL
-    steps = []
-    resumed = tiny.run("contrastive", file, lambda progress: steps.append(progress.step))
-    assert 0 < len(steps) < tiny.STEPS
-    # oneDNN rounds by what a process has computed before: equal to the bit within a process alone.
-    losses, expected = ([e["loss"] for e in m.log] for m in (resumed, uninterrupted("contrastive")))
-    assert losses == pytest.approx(expected, rel=1e-3)
-
-
 def test_a_run_that_is_told_enough_ends_with_what_it_has_learnt(tmp_path, monkeypatch):
     monkeypatch.setattr(training, "SAVE_EVERY", 1e9)
     file = tmp_path / "run.safetensors"
@@ -161,28 +136,3 @@ def test_runs_do_not_go_on_from_another(tmp_path):
             if name == "seed":
                 assert caught.value.differing == {"seed": (0, 1)}
                 assert "of another run: seed: 0 there, 1 asked for." in str(caught.value)
-
-
-def test_a_file_stays_until_the_next_is_whole_and_is_refused_if_damaged(tmp_path, monkeypatch):
-    path, network = tmp_path / "c.safetensors", nn.Linear(3, 2)
-    file = Checkpoint(path, {}, {"network": network}, torch.optim.SGD(network.parameters()))
-    file.save([])
-    whole = path.read_bytes()
-    assert read_run(path)["log"] == []
-
-    def cut_short(_, scratch: Path, **__) -> None:
-        scratch.write_bytes(b"half")
-        raise OSError("no space left on device")
-
-    monkeypatch.setattr(training, "save_file", cut_short)
-    with pytest.raises(TrainingError, match=r"c\.safetensors: .*\(no space.*Make room"):
-        file.save([])
-    assert path.read_bytes() == whole
-    assert list(tmp_path.iterdir()) == [path]
-    weights = new_model("scellseg", tiny.LEVELS).save(tmp_path / "m.safetensors").read_bytes()
-    for content in (*(whole[:keep] for keep in (0, 7, 200, -1)), weights):
-        path.write_bytes(content)
-        with pytest.raises(TrainingError, match=r"cannot be read.*Delete it to start") as caught:
-            file.resume()
-        assert caught.value.where == path
-        assert read_run(path) == {}

@@ -1,6 +1,5 @@
 """Training runs of a second, for the tests of what training does."""
 
-import time
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -8,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from scellseg_lib import augment, training
 from scellseg_lib.datasets import synthetic
 from scellseg_lib.device import Precision
 from scellseg_lib.finetuning import finetune
@@ -82,9 +80,3 @@ def run(kind: str, checkpoint: Path | None = None, callback: Callable | None = N
     if kind == "classic":
         options["layers"] = "downsampling_fixed"
     return train(**options) if kind == "pretrain" else tune(kind, **options)
-
-
-def run_slowly(kind: str, checkpoint: Path) -> None:
-    """Run in a process of its own, slowly enough to be killed on the way."""
-    augment.PATCH, training.SAVE_EVERY = PATCH, 0
-    run(kind, checkpoint, lambda _: time.sleep(1.5))

@@ -7,7 +7,7 @@ the real images (``SCELLSEG_DATA``).
 
 - `peer` makes the environment of the peer under ``runs/peer`` (git-ignored, once, some hundred
   megabytes) and runs scripts in it; arrays travel as ``.npz`` without pickles.
-- `peer_side` holds those scripts: they see Cellpose and not this library.
+- `peer_side` is what runs there: it sees Cellpose and not this library.
 - `clock` takes the time on both sides alike. Both sides have two threads.
 - `label_pairs` draws the random label images, also for ``tests/test_metrics.py``.
 - ``bench_*`` are the benchmarks. ``python -m tests.benchmarks.bench_metrics --record`` rewrites

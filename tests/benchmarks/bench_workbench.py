@@ -25,31 +25,6 @@ image = (rng.normal(1000, 100, labels.shape) + 800 * (labels > 0)).astype(np.uin
 editor = MaskEditor(image, labels)
 editor
 """
-INSPECTOR = """
-import time
-import scellseg_lib as scellseg
-from scellseg_lib.workbench.inspect import Inspector
-from scellseg_lib.workbench.session import InspectedImage
-
-try:
-    images = scellseg.load_dataset("bbbc010_elegans").query[:1]
-except scellseg.ScellsegError:
-    images = scellseg.load_dataset("synthetic_worms").query[:1]
-model = scellseg.load_model("scellseg", levels=(16, 32, 64, 128))
-(sample,), (cells,) = images, scellseg.segment(model, images)
-known = cells.prediction, model.representation, model.card.decoding
-entry = InspectedImage(sample.name, sample.image[0], sample.masks, cells.masks, *known)
-inspector = Inspector([entry])
-inspector
-"""
-SLIDES = """
-slider, times = inspector.thresholds.children[0].children[0], []
-for step in range(11):
-    began = time.perf_counter()
-    slider.value = -1 + step / 5
-    times.append(time.perf_counter() - began)
-print(sorted(times[1:])[5])
-"""
 OPENINGS = """async () => {
   const editor = document.querySelector(".se-root").scellseg, times = [];
   for (let k = 0; k < 10; k++) {
@@ -82,10 +57,6 @@ def main() -> None:
                 cell = EDITOR.format(side=side, n_cells=n_cells)
                 print(f"mask editor, {side} x {side} px, {n_cells} cells")
                 _editor(server.open([cell], browser.new_context(), is_lab=False))
-            notebook = server.open([INSPECTOR], browser.new_context(), is_lab=False)
-            notebook.page.wait_for_selector(".scellseg-inspector")
-            seconds = float(notebook.kernel.run(SLIDES))
-            print(f"inspector: threshold slider to new masks and scores {1000 * seconds:.0f} ms")
         finally:
             browser.close()
             server.stop()

@@ -18,7 +18,6 @@ from tests.benchmarks.clock import THREADS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 ENVIRONMENT = REPOSITORY / "runs" / "peer"
-SCRIPTS = Path(__file__).resolve().parent / "peer_side"
 # The local version keeps the CUDA build, gigabytes of it, out on Linux; elsewhere there is none.
 TORCH = "torch==2.13.0+cpu" if sys.platform == "linux" else "torch==2.13.0"
 CELLPOSE = "cellpose==3.1.1.2"
@@ -41,12 +40,11 @@ def peer_python() -> Path:
 
 
 def run_peer(
-    script: str, inputs: Mapping[str, np.ndarray], *, threads: int = THREADS
+    name: str, inputs: Mapping[str, np.ndarray], *, threads: int = THREADS
 ) -> dict[str, np.ndarray]:
-    """Run a script of `peer_side`, by its name without ending, in the peer's environment.
+    """Run a function of `peer_side` in the peer's environment.
 
-    It defines ``main(inputs)``, which takes a dictionary of arrays and returns one. Images of
-    unequal size go under a name each.
+    It takes a dictionary of arrays and returns one. Images of unequal size go under a name each.
     """
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
     environment = os.environ | dict.fromkeys(names, str(threads))
@@ -55,7 +53,7 @@ def run_peer(
         given, answer = Path(folder) / "inputs.npz", Path(folder) / "outputs.npz"
         np.savez(given, allow_pickle=False, **inputs)
         module = "tests.benchmarks.peer_side"
-        command = [peer_python(), "-m", module, SCRIPTS / f"{script}.py", given, answer]
+        command = [peer_python(), "-m", module, name, given, answer]
         subprocess.run([str(part) for part in command], check=True, cwd=REPOSITORY, env=environment)
         with np.load(answer, allow_pickle=False) as outputs:
             return dict(outputs)

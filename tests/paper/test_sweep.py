@@ -1,17 +1,9 @@
 """Sweeps: what they lack and how long it takes, here and on a cluster, killed and resumed."""
 
 import asyncio
-import multiprocessing
 import os
-import random
-import re
 import signal
-import time
-from collections.abc import Callable
-from contextlib import redirect_stdout
 from dataclasses import replace
-from functools import partial
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +12,13 @@ import pytest
 from distributed import LocalCluster
 from distributed.process import AsyncProcess
 
-from scellseg_lib import augment, paths, training
-from scellseg_lib.cli import app
-from scellseg_lib.datasets import synthetic
-from scellseg_lib.device import Precision, default_device, machine
+from scellseg_lib.device import default_device, machine
 from scellseg_lib.errors import ScellsegError
 from scellseg_lib.paper import run
 from scellseg_lib.paper.profile import load_profile
 from scellseg_lib.paper.run import Workspace
 from scellseg_lib.paper.store import Store
 from scellseg_lib.paper.trial import Trial
-from tests import tiny
 from tests.paper.made_up import make_origin, make_scores
 
 pytestmark = pytest.mark.slow
@@ -111,120 +99,3 @@ def test_an_address_that_is_none_is_refused(address: str, message: str, tmp_path
     monkeypatch.setattr(run, "PATIENCE", 1)
     with pytest.raises(ScellsegError, match=message):
         run.compute_on_cluster([], Workspace(Store(tmp_path), tmp_path), address)
-
-
-KILLS = 4
-COMMAND = ("sweep", "shot_scale", "transferability", "--profile", "tiny")
-PROFILE = """
-weights: untrained
-levels: [2, 4]
-models: [cellpose]
-data:
-  synthetic_mito: {shots: [1, 2], states: [0, 1, 2]}
-contrast: synthetic_contrast
-steps: 2
-"""
-# Processes are forked from one that has imported all this but computed nothing: importing takes as
-# long as ten trials, and threads do not survive a fork.
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["scellseg_lib.cli", "torch.distributed.tensor", "pytest"])
-
-
-def sweep(folder: Path, *options: str) -> None:
-    """Run the command in a process of its own: trials of half a second, checkpoints at each step.
-
-    Everything is in `folder`: profile, results, runs, what it says, and a line for each put.
-    """
-    # Locks are unlinked when they are made, so that a killed process leaves none.
-    multiprocessing.set_start_method("fork", force=True)
-    paths.PROFILES, paths.RUNS = folder, folder / "runs"
-    paths.results = lambda profile: folder / profile
-    synthetic.make_image = partial(synthetic.make_image, shape=(200, 200))
-    synthetic.make_dataset = partial(synthetic.make_dataset, n_query=1)
-    augment.PATCH, training.SAVE_EVERY = tiny.PATCH, 0
-    run.choose_precision = lambda *_: Precision()
-    run.measure_step = lambda _: 1.0
-    put = Store.put
-
-    def note_and_put(store: Store, key: str, *rest) -> None:
-        with (folder / "puts").open("a") as file:
-            file.write(f"{key}\n")
-        put(store, key, *rest)
-
-    Store.put = note_and_put
-    with (folder / "said").open("w") as said, redirect_stdout(said):
-        app([*COMMAND, *options])
-
-
-def start_sweep(folder: Path, *options: str) -> BaseProcess:
-    process = PROCESSES.Process(target=sweep, args=(folder, *options), daemon=True)
-    process.start()
-    return process
-
-
-def finish_sweep(folder: Path, *options: str) -> list[int]:
-    """Run the command to its end; the numbers of trials that it speaks of."""
-    process = start_sweep(folder, *options)
-    process.join(300)
-    assert process.exitcode == 0
-    return [int(n) for n in re.findall(r"(\d+) (?:trials|of them)", (folder / "said").read_text())]
-
-
-def find_files(folder: Path, part: str) -> set[Path]:
-    return {*folder.glob(f"{part}/trials/*")}
-
-
-def kill(process: BaseProcess, files: Callable[[], set[Path]], changes: int, delay: float) -> None:
-    """Kill a process some time after so many files have come or gone."""
-    seen, until = files(), time.monotonic() + 100
-    while changes and process.is_alive() and time.monotonic() < until:
-        time.sleep(0.001)
-        now = files()
-        changes, seen = changes - (now != seen), now
-    time.sleep(delay)
-    process.kill()
-    process.join()
-    assert process.exitcode == -signal.SIGKILL
-
-
-def read_results(store: Store) -> dict[str, tuple[bytes, int]]:
-    """Read all results; bytes and time of each file, which change when it is put again."""
-    keys = store.list_keys()
-    if keys:
-        rows = store.read_scores().groupby("key").size()  # compares each table with its hash
-        assert sorted(rows.index) == keys
-        assert set(rows) == {20}  # an image, two cell thresholds, ten of the IoU
-    files = [store.folder / f"{key}.{suffix}" for key in keys for suffix in ("csv", "json")]
-    return {file.name: (file.read_bytes(), file.stat().st_mtime_ns) for file in files}
-
-
-def test_a_sweep_that_is_killed_again_and_again_computes_each_trial_once(tmp_path: Path) -> None:
-    (tmp_path / "tiny.yaml").write_text(PROFILE)
-    (tmp_path / "puts").touch()
-    store, moments = Store(tmp_path / "tiny" / "trials"), random.Random(0)
-    n_trials, n_there = finish_sweep(tmp_path, "--dry-run")
-    assert (n_there, store.list_keys()) == (0, [])
-    kept: dict[str, tuple[bytes, int]] = {}
-    n_puts = 0
-    for _ in range(KILLS):
-        # At the start, when models or checkpoints are written or soon after, or within a put.
-        folder, changes, delay = moments.choice(
-            [("*", 0, 0.5), ("runs", moments.randint(1, 5), 0.2), ("tiny", 1, 0.005)]
-        )
-        files = partial(find_files, tmp_path, folder)
-        kill(start_sweep(tmp_path), files, changes, delay * moments.random())
-        now, puts = read_results(store), (tmp_path / "puts").read_text().split()
-        assert kept.items() <= now.items()  # nothing lost, nothing changed
-        assert not {f"{key}.json" for key in puts[n_puts:]} & kept.keys()  # nothing put again
-        kept, n_puts = now, len(puts)
-    n_there = len(store.list_keys())
-    assert 0 < n_there < n_trials
-    assert finish_sweep(tmp_path) == [n_trials, n_there, n_trials - n_there]
-    done = read_results(store)
-    assert kept.items() <= done.items()
-    puts = (tmp_path / "puts").read_text().split()
-    assert set(puts) == set(store.list_keys())
-    assert len(store.list_keys()) == len(store.list_trials()) == n_trials
-    assert len(puts) - n_trials <= KILLS  # those that a kill cut short
-    assert finish_sweep(tmp_path) == [n_trials, n_trials, 0]
-    assert read_results(store) == done

@@ -1,1 +1,0 @@
-"""What runs in the peer's environment: scripts with ``main(inputs) -> outputs``."""

@@ -1,0 +1,361 @@
+"""Kills, full disks, forbidden folders and two at once: ``make faults`` counts what they cost.
+
+Every writer of this library works in a process of its own. *Lost* is what was there before and is
+there no more; *wrong* is a file that is half written, a result other than that of an undisturbed
+run once the same is asked for again, and an error that is not in words.
+"""
+
+import json
+import multiprocessing
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass, field
+from functools import partial
+from hashlib import sha256
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import StringIO
+from operator import add
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from threading import Thread
+from typing import Any
+from zipfile import ZipFile
+
+import imagecodecs
+import numpy as np
+import pandas as pd
+import torch
+from safetensors.torch import load_file
+
+from scellseg_lib import augment, cli, finetuning, training
+from scellseg_lib.datasets import download, synthetic
+from scellseg_lib.device import Precision
+from scellseg_lib.errors import ScellsegError
+from scellseg_lib.files import export
+from scellseg_lib.files.images import read_masks, read_pixels, write_labels
+from scellseg_lib.model import new_model
+from scellseg_lib.paper import run
+from scellseg_lib.paper.store import Store
+from scellseg_lib.paper.trial import Trial
+from scellseg_lib.workbench.editor import MaskEditor
+from scellseg_lib.workbench.experiment import ClassFile, Experiment, read_cells
+from tests import tiny
+from tests.corpus.test_stores import FOREIGN
+from tests.paper.made_up import make_origin, make_scores, make_trial
+
+NOISE = np.random.default_rng(0).bytes(200_000)
+NOBODY = 65534
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(
+    ["tests.corpus.faults", "torch.distributed.tensor", "torch._dynamo"]
+)
+
+
+def prepare(home: Path) -> None:
+    """Three images with masks and a model, which all may read."""
+    for seed in range(3):
+        image, masks = (plane[..., :120, :120] for plane in tiny.worm(seed))
+        write_labels(home / f"in/{seed}_masks.tif", masks)
+        pixels = np.uint8(255 * (image[0] - image[0].min()) / np.ptp(image[0]))
+        (home / f"in/{seed}.png").write_bytes(imagecodecs.png_encode(pixels))
+    new_model("scellseg", tiny.LEVELS).save(home / "in/base.safetensors")
+    subprocess.run(["chmod", "-R", "a+rX", str(home)], check=True)
+
+
+def command(name: str, *options: str, to: Path) -> None:
+    """A command of the command line; ``IN`` and ``TO`` are the folders."""
+    said = [one.replace("IN", str(to.parent / "in")).replace("TO", str(to)) for one in options]
+    try:
+        cli.app([name, *said])
+    except SystemExit as ended:
+        if ended.code:
+            raise
+
+
+def tune(to: Path) -> None:
+    if not (to / "m.safetensors").exists():
+        how = "IN --model IN/base.safetensors --output TO/m.safetensors --steps 4 --inductive"
+        command("finetune", *how.split(), to=to)
+
+
+def compute_trials(to: Path) -> None:
+    usual: dict[str, Any] = {"shots": ("mito_shot_000",), "levels": (2, 4), "steps": 2}
+    trials = [
+        Trial("synthetic_mito", "unet2", "untrained", "classic", seed=k, **usual) for k in range(3)
+    ]
+    done = run.compute_missing(trials, run.Workspace(Store(to / "store"), to / "runs"))
+    if done.failed:
+        raise ScellsegError(str(done.failed), remedy="See there.")
+
+
+def put(to: Path) -> None:
+    for k in range(6):
+        Store(to).put(f"t{k}", make_scores(k / 8), make_origin(make_trial(seed=k)))
+
+
+class Noise(BaseHTTPRequestHandler):
+    """Gives one file, slowly, from where it is asked for."""
+
+    def do_GET(self) -> None:
+        start = int((self.headers.get("Range") or "bytes=0-")[6:-1])
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(NOISE) - start))
+        where = f"{start}-" if start < len(NOISE) else "*"
+        self.send_header("Content-Range", f"bytes {where}/{len(NOISE)}")
+        self.end_headers()
+        for at in range(start, len(NOISE), 4000):
+            self.wfile.write(NOISE[at : at + 4000])
+            time.sleep(0.01)
+
+    def log_message(self, *_: Any) -> None: ...
+
+
+def get(to: Path) -> None:
+    http = ThreadingHTTPServer(("127.0.0.1", 0), Noise)
+    Thread(target=http.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{http.server_port}/noise.bin"
+    download.download(url, to / "noise.bin", sha256(NOISE).hexdigest())
+
+
+def annotate(to: Path) -> None:
+    """Twenty edits, of which each is noted once it is done, saved now and then."""
+    path, image, labels = to / "A_masks.tif", np.zeros((40, 60), np.uint8), np.zeros((40, 60), int)
+    known = (read_masks(path), read_cells(path)) if path.exists() else (labels, None)
+    editor = MaskEditor(image, known[0], cells=known[1], path=path)
+    editor.recover()
+    if len(editor.cells) < (noted := int((to.parent / "edits").read_text())):
+        raise RuntimeError(f"lost {noted - len(editor.cells)} of {noted} edits")
+    for k in range(len(editor.cells), 20):
+        labels = editor.annotation.labels.copy()
+        labels[2 * k : 2 * k + 2, 5:50] = k + 1
+        editor.show_labels(labels)
+        (to.parent / "edits").write_text(str(k + 1))
+        time.sleep(0.01)
+        _ = editor.save() if k % 6 == 5 else None
+    editor.save()
+
+
+def name_classes(to: Path) -> None:
+    file = ClassFile(to / "A_masks.tif")
+    file.read()
+    for k in range(12):
+        file.write({f"class {i}": "#ff0000" for i in range(k + 1)})
+
+
+def add_shot(to: Path) -> None:
+    image = to.parent / "in" / "0.png"
+    Experiment(to).add_to_shots(image, read_masks(image.with_name("0_masks.tif")))
+
+
+EXPORT = ["IN", "--images", "IN", "--output", "TO"]
+EXPORT += [part for name in export.FORMATS for part in ("--to", name)]
+SEGMENT = ["IN", "--model", "IN/base.safetensors", "--output", "TO/out", "--diameter", "30"]
+WRITERS: dict[str, Callable[[Path], None]] = {
+    "fine-tuning": tune,
+    "run over a folder": lambda to: command("segment", *SEGMENT, "--preview", to=to),
+    "export": lambda to: command("export", *EXPORT, to=to),
+    "sweep": compute_trials,
+    "download": get,
+    "editor's journal": annotate,
+    "store": put,
+    "list of classes": name_classes,
+    "shots": add_shot,
+}  # fmt: skip
+KILLED = [*WRITERS][:6]
+
+
+def work(name: str, to: Path, answers: Any, user: int = 0) -> None:
+    """What a process does: small, on one thread, and always with the same sums."""
+    augment.PATCH, training.SAVE_EVERY, download.ATTEMPTS = tiny.PATCH, 0, 1
+    finetuning.default_contrast = tiny.contrast
+    synthetic.make_image = partial(synthetic.make_image, shape=(120, 120))
+    synthetic.make_dataset = partial(synthetic.make_dataset, n_query=1)
+    run.choose_precision = lambda *_: Precision()
+    torch.cpu.get_capabilities = dict
+    torch.backends.mkldnn.enabled = False  # which rounds by what was computed before
+    torch.set_num_threads(1)
+    os.environ.update(NO_PROXY="127.0.0.1", SCELLSEG_OFFLINE="")
+    said, answer = StringIO(), "done"
+    with redirect_stderr(said), redirect_stdout(said):
+        if user:
+            WRITERS[name](to.with_name("before"))  # he may not read all that is imported on the way
+            (to.parent / "edits").write_text("0")
+            os.setgroups([])
+            os.setgid(user)
+            os.setuid(user)
+        try:
+            WRITERS[name](to)
+        except ScellsegError as error:
+            answer = "refused" if error.remedy else f"without a remedy: {error}"
+        except OSError as error:
+            answer = "refused" if error.filename and error.strerror else repr(error)
+        except SystemExit as error:  # of the command line, which has told why
+            answer = "refused" if "Error: " in said.getvalue() else f"exit {error.code}"
+        except Exception as error:
+            answer = repr(error)
+    found = [word for word in FOREIGN if word in said.getvalue()]
+    answers.put(f"foreign words: {said.getvalue()[:400]}" if found else answer)
+
+
+def files(to: Path) -> dict[str, str]:
+    """Hashes of what a folder holds but for scratch; what tells the time counts by its name."""
+    seen = {file.relative_to(to).as_posix(): file for file in to.rglob("*") if file.is_file()}
+    timed = (".json", ".checkpoint", ".lock")
+    return {
+        name: "" if file.suffix in timed else sha256(file.read_bytes()).hexdigest()
+        for name, file in seen.items()
+        if not file.name.startswith(".") and file.suffix != ".part"
+    }
+
+
+def read_json(file: Path) -> Any:
+    return json.loads(file.read_bytes())
+
+
+READERS: dict[str, Callable[[Path], Any]] = {".json": read_json, ".geojson": read_json}
+READERS |= {".csv": pd.read_csv, ".npy": read_masks, ".tif": read_pixels, ".png": read_pixels}
+READERS |= {".safetensors": load_file, ".checkpoint": load_file, ".zip": ZipFile}
+
+
+def find_halves(to: Path) -> Iterator[str]:
+    """What in a folder cannot be read."""
+    for name in files(to):
+        try:
+            READERS.get(Path(name).suffix, Path.read_bytes)(to / name)
+        except Exception as error:
+            yield f"{name} is half written: {error}"
+
+
+@dataclass
+class Case:
+    """A writer on folders in `home`, and what it comes to if nothing is in its way."""
+
+    name: str
+    home: Path
+    right: dict[str, str] = field(default_factory=dict)
+    counts: dict[str, list[int]] = field(default_factory=dict)  # fault -> tried, lost, wrong
+    seconds: float = 0.0
+
+    def note(self, fault: str, wrong: Iterable[str], lost: Sequence[str] = ()) -> None:
+        wrong = [*wrong]
+        for one in (*wrong, *(f"{one} is lost" for one in lost)):
+            print(f"FAULT {fault}, {self.name}: {one}", flush=True)
+        added = 1, bool(lost), bool(wrong)
+        self.counts[fault] = [*map(add, self.counts.get(fault, [0] * 3), added)]
+
+    def empty(self) -> Path:
+        """A folder of its own."""
+        (to := self.home / f"to{len([*self.home.iterdir()])}").mkdir()
+        (self.home / "edits").write_text("0")
+        (self.home / "edits").chmod(0o666)
+        return to
+
+    def start(self, to: Path, user: int = 0) -> Any:
+        answers = PROCESSES.SimpleQueue()
+        process = PROCESSES.Process(target=work, args=(self.name, to, answers, user), daemon=True)
+        process.start()
+        return process, answers
+
+    def finish(self, process: Any, answers: Any) -> str:
+        process.join(600)
+        return answers.get() if process.exitcode == 0 else f"ended by {process.exitcode}"
+
+    def check(self, answer: str, to: Path) -> list[str]:
+        """What is wrong after a run that has ended, done or refused."""
+        if answer == "done":
+            names = sorted({*files(to).items()} ^ {*self.right.items()})
+            return [f"other than undisturbed: {names[:4]}"] if names else []
+        left = [file.name for file in to.rglob(".*") if not file.name.endswith(".edits")]
+        wrong = [answer] if answer != "refused" else []
+        return [*wrong, *find_halves(to), *(f"leaves {name}" for name in left)]
+
+    def again(self, to: Path) -> list[str]:
+        """Ask for the same once more, with nothing in the way."""
+        answer = self.finish(*self.start(to))
+        return self.check(answer, to) if answer == "done" else [f"asked again: {answer}"]
+
+    def kill(self, n: int) -> None:
+        """Kill at random moments, and go on; again and again."""
+        draw, to, killed = random.Random(self.name), self.empty(), 0
+        while killed < n:
+            before, (process, answers) = files(to), self.start(to)
+            process.join(draw.uniform(0, self.seconds))
+            process.kill()
+            process.join()
+            if process.exitcode == 0:
+                self.note("killed, to the end", self.check(answers.get(), to))
+                to = self.empty()
+            else:
+                now, killed = files(to), killed + 1
+                lost = [k for k, said in before.items() if said == self.right.get(k) != now.get(k)]
+                self.note("kill -9", find_halves(to), lost)
+        self.note("killed, to the end", self.again(to))
+
+    def fill(self, n: int) -> None:
+        """Disks that are too small by much or little, and then large enough."""
+        mount = ["mount", "-t", "tmpfs", "-o"]
+        whole = sum(file.stat().st_size for file in self.home.glob("to1/**/*"))
+        for k in range(n):
+            to = self.empty()
+            disk = subprocess.run([*mount, f"size={k * whole // n + 4096}", "tmpfs", str(to)])
+            if disk.returncode:
+                return  # this user may not mount one
+            wrong = self.check(self.finish(*self.start(to)), to)
+            subprocess.run([*mount, "remount,size=64m", "tmpfs", str(to)], check=True)
+            self.note("full disk", [*wrong, *self.again(to)])
+            subprocess.run(["umount", str(to)], check=True)
+
+    def forbid(self) -> None:
+        """A folder in which another user may not write."""
+        if os.getuid() == 0:
+            to = self.empty()
+            answer = self.finish(*self.start(to, NOBODY))
+            done = ["done, although it may not be"] if answer == "done" else []
+            self.note("permission denied", [*done, *self.check(answer, to), *self.again(to)])
+
+    def pair(self, n: int) -> None:
+        """Two processes at once: each is done or refused, and nothing is mixed up."""
+        for _ in range(n):
+            to = self.empty()
+            both = [self.start(to) for _ in range(2)]
+            wrong = {self.finish(*one) for one in both} ^ {"done"}
+            (self.home / "edits").write_text("0")  # which were of both
+            self.note("two at once", [*(wrong - {"refused"}), *self.again(to)])
+
+
+def try_one(name: str, kills: int, others: int) -> dict[str, list[int]]:
+    """Each fault on a writer: tried, lost, wrong."""
+    with TemporaryDirectory() as scratch:
+        Path(scratch).chmod(0o755)
+        prepare(Path(scratch))
+        case = Case(name, Path(scratch))
+        for _ in range(2):  # the first process waits for the imports of all
+            to, began = case.empty(), time.monotonic()
+            assert (answer := case.finish(*case.start(to))) == "done", answer
+        case.right, case.seconds = files(to), time.monotonic() - began
+        if name in KILLED:
+            case.kill(kills)
+        case.fill(others)
+        case.forbid()
+        case.pair(others)
+        return case.counts
+
+
+def main(kills: int = 17, others: int = 4) -> None:
+    """Print the table, and exit: 1 if a case was lost or wrong.
+
+    Started by ``-c``: each process would import what ``-m`` is given.
+    """
+    rows = [
+        (fault, name, *counts)
+        for name in WRITERS
+        for fault, counts in try_one(name, kills, others).items()
+    ]
+    for row in (("fault", "writer", "tried", "lost", "wrong"), *sorted(rows)):
+        print("{:22}{:22}{:>8}{:>8}{:>8}".format(*row))
+    sys.exit(any(lost or wrong for *_, lost, wrong in rows))

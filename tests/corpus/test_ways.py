@@ -1,0 +1,152 @@
+"""The corpus by the other ways in: every input through the command line and the workbench's Python.
+
+A table's right answers are in its own module; here, that no way ends in a traceback, in the words
+of a library or with a file that is half written; and a few cases of `fuzz` and `agreement`.
+"""
+
+import json
+import shutil
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from safetensors.torch import save
+
+from scellseg_lib import finetuning, paths
+from scellseg_lib.datasets import manifest
+from scellseg_lib.errors import ScellsegError
+from scellseg_lib.files.images import write_labels
+from scellseg_lib.workbench.annotate import AnnotatePanel
+from scellseg_lib.workbench.experiment import Experiment, offer_models
+from scellseg_lib.workbench.export import ExportPanel
+from scellseg_lib.workbench.finetune import find_runs
+from tests import tiny
+from tests.corpus import agreement, faults, fuzz, test_annotations, test_images, test_stores
+from tests.corpus.test_images import CELLS, GREY, WHOLE, tiff
+from tests.corpus.test_stores import CARD, CLI, FOREIGN, WEIGHTS
+
+CUT = [content[: len(content) * 3 // 5] for content in WHOLE.values()]
+MASKS = [*(row[0] for row in test_images.LABELS), *CUT]
+MASKS += [tiff(np.asarray(masks, "u2")) for masks, _ in test_images.DOUBTS]
+IMAGES = [*WHOLE.values(), *CUT, *(content for content, _ in test_images.PIXELS)]
+LISTS = [one if isinstance(one, bytes) else one.encode() for one, _ in test_annotations.LISTS]
+TABLES: list[bytes] = test_stores.TABLES[:-1]  # type: ignore[assignment]
+MODELS = [save(WEIGHTS | tensors, {"card": card}) for card, tensors in test_stores.MODELS]
+WHOLE_MODEL = save(WEIGHTS, {"card": json.dumps(CARD)})
+STATES = [save({}, {"run": run}) for run in test_stores.RUNS]
+YAMLS = [b"name: mine\n" + one for one in test_stores.YAML]
+SEGMENT = "segment in/a.tif --model one.safetensors --output out --diameter 30"
+EXPORT = "export in/a_masks.tif --output out --to table --to geojson --to cellpose"
+TUNE = "finetune in --model one.safetensors --output in/m.safetensors --steps 1 --inductive"
+# Which file of a folder is an input, the inputs, and the command that reads it.
+WAYS = {
+    "image": ("in/a.tif", IMAGES, SEGMENT),
+    "masks": ("in/a_masks.tif", MASKS, EXPORT),
+    "true masks": ("truth.tif", MASKS[:18], "evaluate in/a_masks.tif truth.tif --csv out/s.csv"),
+    "list": ("in/a_cells.csv", LISTS + TABLES, EXPORT),
+    "record": ("out/segmented.json", test_stores.CONTENTS, SEGMENT),
+    "model": ("one.safetensors", MODELS, SEGMENT),
+    "weights": ("w.pth", test_stores.PICKLES, "segment in --model cellpose --weights w.pth"),
+    "checkpoint": ("in/m.checkpoint", STATES + TABLES, TUNE),
+    "manifest": ("mine.yaml", YAMLS, "data path mine"),
+    "profile": ("mine.yaml", test_stores.YAML, "sweep shot_scale --profile mine --dry-run"),
+}
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """Where all is looked for that a command needs."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(finetuning, "default_contrast", tiny.contrast)
+    for name in ("PROFILES", "MANIFESTS"):
+        monkeypatch.setattr(paths, name, tmp_path)
+    return tmp_path
+
+
+def write(file: str, content: bytes) -> None:
+    """An image, its masks and a model, and the input; nothing else is there."""
+    for old in Path().glob("*"):
+        _ = shutil.rmtree(old) if old.is_dir() else old.unlink()
+    Path("one.safetensors").write_bytes(WHOLE_MODEL)
+    cells = np.zeros(GREY.shape, "u1")
+    cells[: len(CELLS), : len(CELLS)] = CELLS
+    for name, pixels in (("in/a.tif", GREY), ("in/a_masks.tif", cells), ("truth.tif", cells)):
+        write_labels(name, pixels)
+    Path(file).parent.mkdir(exist_ok=True)
+    Path(file).write_bytes(content)
+
+
+def type_in(command: str) -> Iterator[str]:
+    """What is wrong with the answer of a command."""
+    manifest._parse.cache_clear()
+    result = CliRunner().invoke(CLI, command.split())
+    if not isinstance(result.exception, SystemExit | None):
+        yield repr(result.exception)
+    if bool(result.exit_code) != ("Error" in result.output):
+        yield f"exit status {result.exit_code}: {result.output}"
+    yield from (f"{word} in {result.output}" for word in FOREIGN if word in result.output)
+    made = Path("out")
+    yield from (f"{file} is left" for file in made.rglob(".*"))
+    yield from (one for one in faults.find_halves(made) if "segmented.json" not in one)
+
+
+def open_in_workbench(folder: Path, name: str, content: bytes, panels: list[Any]) -> Iterator[str]:
+    """What is wrong when a folder is opened, or a file dropped on it."""
+    for act in (
+        lambda: Experiment(folder).survey(),
+        lambda: [model.load() for model in offer_models(folder) if model.is_own],
+        lambda: find_runs(folder),
+        *(partial(panel.go_to, folder) for panel in panels),
+        lambda: (folder / name).unlink() or Experiment(folder).take(name, content),
+    ):
+        try:
+            act()
+        except ScellsegError as error:
+            yield from (f"{word} in {error}" for word in FOREIGN if word in str(error))
+        except Exception as error:
+            yield repr(error)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", WAYS)
+def test_every_input_by_the_command_line_and_the_workbench(kind, home):
+    (file, inputs, command), wrong = WAYS[kind], []
+    panels = [AnnotatePanel(), ExportPanel()]
+    for number, content in enumerate(inputs):
+        write(file, content)
+        found = [*type_in(command)]
+        write(file, content)
+        found += open_in_workbench(home / Path(file).parent, Path(file).name, content, panels)
+        wrong += [f"{kind} {number}: {one}"[:300] for one in found]
+    assert wrong == []
+
+
+def test_there_are_five_hundred_inputs():
+    tables = sum(len(inputs) for _, inputs, _ in WAYS.values())
+    assert (
+        tables + len(test_stores.ARCHIVES) + len(test_stores.EACH) * len(test_stores.VALUES) > 500
+    )
+
+
+# Words of pandas or of a codec, in a warning or an error, are known of these.
+KNOWN = {"_seg.npy", "journal of edits", "list of cells", "list of classes"}
+
+
+@pytest.mark.parametrize("kind", sorted({*fuzz.KINDS} - KNOWN))
+def test_damaged_files_are_read_or_refused(kind):
+    assert not fuzz.fuzz(kind, 25)["fault"]
+
+
+@pytest.mark.parametrize("name", agreement.CASES)
+def test_numbers_are_those_of_plain_formulas(name):
+    assert not agreement.compare(name, 20)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", faults.WRITERS)
+def test_kills_full_disks_and_forbidden_folders(name):
+    assert {(lost, wrong) for _, lost, wrong in faults.try_one(name, 2, 1).values()} == {(0, 0)}
