@@ -1,4 +1,4 @@
-"""Sweeps: what they lack and how long it takes, here and on a cluster, killed and resumed."""
+"""Sweeps: what they lack and how long it takes, here and on a cluster; `tests.corpus.faults` kills."""
 
 import asyncio
 import os

@@ -17,7 +17,7 @@ from scellseg_lib import progress
 from scellseg_lib.errors import ImageError
 from scellseg_lib.files import images as readers
 from scellseg_lib.workbench.editor import MaskEditor
-from scellseg_lib.workbench.editor.annotation import LARGEST_LABEL, Annotation
+from scellseg_lib.workbench.editor.annotation import LARGEST_LABEL
 from scellseg_lib.workbench.editor.classes import COLOURS
 from scellseg_lib.workbench.editor.editor import HISTORY
 from scellseg_lib.workbench.editor.patches import Patch, set_pixels
@@ -420,21 +420,6 @@ def test_what_a_crash_has_left_is_offered_and_brought_back(tmp_path):
     np.testing.assert_array_equal(editor.labels, cells())
     assert "kept in a hidden file that ends in .other" in page.told("say")["text"]
     assert [file.suffix for file in tmp_path.iterdir()] == [".other"]
-
-
-def test_an_edit_before_the_answer_puts_what_a_crash_has_left_aside(tmp_path):
-    wanted = crashed(tmp_path)
-    _, page = with_file(tmp_path)
-    page.command("add_class", name="odd")
-    assert page.told("edit")["recoverable"] == 2  # no cell has changed yet
-    page.command("save")  # which numbers the cells, and so is an edit
-    assert page.told("edit")["recoverable"] == 0
-    page.post(type="recover", yes=True)
-    assert "is kept in a hidden file" in page.told("say")["text"]
-    (tmp_path / ".a_masks.tif.edits.other").replace(tmp_path / ".a_masks.tif.edits")
-    annotation = Annotation(cells(), journal=tmp_path / ".a_masks.tif.edits")
-    annotation.recover()
-    np.testing.assert_array_equal(annotation.labels, wanted)
 
 
 def test_where_a_machine_executes_the_notebook_it_is_a_picture(editor, monkeypatch):

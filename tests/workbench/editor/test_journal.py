@@ -128,17 +128,6 @@ def test_edits_of_other_labels_are_put_aside_and_never_overwritten(path):
     assert len(Annotation(FIRST, journal=path).recoverable) == 8
 
 
-def test_what_is_not_wanted_is_put_aside_but_never_an_edit_made_since(path):
-    edited(path)
-    again = Annotation(FIRST, journal=path)
-    again.discard()
-    assert not path.exists()
-    assert again.recover() == 0
-    again.delete([4])
-    again.discard()  # asked for too late
-    assert state(opened(path)) == state(again)
-
-
 @pytest.mark.parametrize("act", [Annotation.discard, Annotation.recover, None])
 def test_what_another_window_does_with_the_file_costs_no_edit(path, act):
     """It forgets the edits, takes them up, or edits at once; or the file is deleted by hand."""
@@ -146,6 +135,7 @@ def test_what_another_window_does_with_the_file_costs_no_edit(path, act):
     if act is not None:
         act(other)
     other.set_note([4], "of the other")
+    other.discard()  # asked for too late
     mine.set_note([4], "mine")
     left = [opened(file) for file in path.parent.iterdir()]
     assert state(mine) in map(state, left)
