@@ -1,4 +1,4 @@
-"""Sweeps: what they lack and how long it takes, here and on a cluster; `tests.corpus.faults` kills."""
+"""Sweeps: what they lack and how long it takes, here and on a cluster (kills: `corpus.faults`)."""
 
 import asyncio
 import os
