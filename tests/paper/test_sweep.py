@@ -1,4 +1,4 @@
-"""Sweeps: what they lack and how long it takes, here and on a cluster (kills: `corpus.faults`)."""
+"""Sweeps: what they lack and how long it takes, here and on a cluster."""
 
 import asyncio
 import os
