@@ -1,13 +1,12 @@
 """Models on disk: what is saved comes back, and what does not fit is refused in words."""
 
 import json
-import math
 import os
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from scellseg_lib.errors import ModelError
 from scellseg_lib.model import Card, Model, TrainingData, new_model, read_card, read_model
@@ -56,13 +55,6 @@ def path(model: Model, tmp_path: Path) -> Path:
 
 def assert_same_weights(a: Model, b: Model) -> None:
     torch.testing.assert_close(a.network.state_dict(), b.network.state_dict(), rtol=0, atol=0)
-
-
-def rewrite(path: Path, tensors: dict | None = None, **card) -> Path:
-    """Change tensors or fields of the card of a saved model."""
-    stored = json.loads(path.with_suffix(".json").read_text()) | card
-    save_file(tensors or load_file(path), path, metadata={"card": json.dumps(stored)})
-    return path
 
 
 def test_a_saved_model_comes_back_bit_for_bit(model, tmp_path):
@@ -149,33 +141,3 @@ def test_a_model_of_ours_is_written_over(model, path):
 def test_others_may_read_a_model_where_the_umask_allows_it(path, tmp_path):
     (tmp_path / "plain").touch()
     assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode
-
-
-@pytest.mark.parametrize(
-    ("card", "words"),
-    [
-        (
-            {"levels": (8, 16)},
-            r"do not fit.*, the first: .* is \(\d+,.* in the file, \(\d+,.* in the net",
-        ),
-        ({"levels": (4, 8, 16)}, r"is missing in the file, \(\d+,"),
-        ({"attention": False}, r"gates.* in the file, unknown in the network"),
-        ({"architecture": "cellpose"}, r"do not fit"),
-        ({"architecture": "stardist"}, "no model 'stardist'"),
-        ({"representation": "unet2"}, "the first: tasker"),
-        ({"representation": "stars"}, "no representation 'stars'.*flow, hover, unet2, unet3"),
-    ],
-)
-def test_a_card_that_is_not_valid_or_not_of_these_weights(path, card, words: str):
-    with pytest.raises(ModelError, match=f"(?s){words}"):
-        read_model(rewrite(path, **card))
-
-
-def test_a_tensor_that_is_missing_or_no_number(path):
-    tensors = load_file(path)
-    bias = tensors.pop("tasker.2.bias")
-    with pytest.raises(ModelError, match=r"1 of the tensors .*: tasker\.2\.bias is missing in"):
-        read_model(rewrite(path, tensors))
-    bias[1] = math.inf
-    with pytest.raises(ModelError, match=r"^.*1 .* are not finite, the first: tasker\.2\.bias"):
-        read_model(rewrite(path, tensors | {"tasker.2.bias": bias}))

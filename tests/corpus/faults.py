@@ -200,6 +200,8 @@ def work(name: str, to: Path, answers: Any, user: int = 0) -> None:
             answer = repr(error)
     found = [word for word in FOREIGN if word in said.getvalue()]
     answers.put(f"foreign words: {said.getvalue()[:400]}" if found else answer)
+    if user:
+        os._exit(0)  # he may not tidy up
 
 
 def files(to: Path) -> dict[str, str]:
