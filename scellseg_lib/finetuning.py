@@ -54,7 +54,7 @@ class FinetuneOptions(Options):
     @classmethod
     def _is_registered(cls, name: str) -> str:
         if name not in STRATEGIES:
-            raise PydanticCustomError("strategy", f"It is one of {', '.join(STRATEGIES)}")
+            raise PydanticCustomError("strategy", f"Input should be {' or '.join(STRATEGIES)}")
         return name
 
     def rate(self, step: int) -> float:
