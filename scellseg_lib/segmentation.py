@@ -261,9 +261,7 @@ class FarFromModel(ScellsegWarning):
 
 
 def far_from_model(prediction: Prediction, masks: np.ndarray, card: Card) -> FarFromModel | None:
-    """Doubt masks whose median diameter (of five or more) is not within a factor of two of the
-    prediction's, or whose image has a style farther from the training images' than is usual.
-    """
+    """Doubt five masks or more of half or twice the diameter given, and styles far from usual."""
     given, areas = prediction.diameter, np.bincount(masks.ravel())[1:]
     found = diameter_of(areas) if np.count_nonzero(areas) >= 5 else given
     distance = style_distance(prediction.style, card)

@@ -53,15 +53,14 @@ def train(
     rate: Callable[[int], float],
     n_steps: int,
     *,
-    fixed: Sequence[nn.Module] = (),
+    fixed: Sequence[nn.Module] = (),  # which keep their statistics
     validate: tuple[Callable[[], float], int] | None = None,
     callback: Callback | None = None,
 ) -> None:
     """Train a model in place and write its log; the checkpoint's file is left to the caller.
 
     ``losses_at`` gives the ``loss`` of a step, counted from 0, and its parts; ``rate`` the step's
-    share of the learning rates. ``fixed`` parts keep their statistics. ``validate`` is what gives
-    the validation loss, and every how many steps.
+    share of the learning rates; ``validate`` the validation loss, and after how many steps each.
     """
     optimiser = saved.optimiser
     rates = [group["lr"] for group in optimiser.param_groups]
