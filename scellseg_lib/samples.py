@@ -224,8 +224,8 @@ def _find_white(plane: np.ndarray, diameter: float, low: float, high: float) -> 
         at = tuple(tops.T)
         chosen = raised[at] >= threshold_otsu(raised[at])
         shapes = label(raised > np.median(raised[at][chosen]) / 2)
-        large = chosen & (np.bincount(shapes[shapes > 0])[shapes[at]] > 4 * side**2)
-        if 2 * large.sum() <= chosen.sum():
+        large = chosen & (np.bincount(shapes[shapes > 0])[shapes[at]] > 2 * side**2)
+        if not large.any():
             white = float(np.median(small[at][chosen]))
             return white if white < limit else max(high, low + 3 / 4 * (white - low))
         tops, limit = tops[~large], low + (high - low) / 5
