@@ -158,19 +158,13 @@ def test_fill_holes_fills_background_and_leaves_other_cells_in_the_hole():
     after = done(labels, operations.fill_holes(labels, [5]))
     assert after[4, 4] == 2
     assert np.bincount(after.ravel())[[0, 2, 5]].tolist() == [81 - 49, 1, 48]
-    notched = np.zeros((7, 7), np.int32)
-    notched[ring(7)] = 1
-    notched[0, 3] = 0  # open to the border of the image, and so no hole
-    assert operations.fill_holes(notched, []).n_pixels == 0
-
-
-@pytest.mark.parametrize(("outer", "inner"), [(1, 2), (2, 1)])
-def test_the_hole_of_a_ring_in_a_ring_belongs_to_the_inner_one(outer, inner):
-    labels = np.zeros((9, 9), np.int32)
-    labels[ring(9)] = outer
-    labels[3:6, 3:6][ring(3)] = inner
-    after = done(labels, operations.fill_holes(labels, []))
-    assert ((after == inner).sum(), (after == outer).sum()) == (9, 72)
+    labels[1, 4] = 0  # open to the border of the image, and so no hole
+    assert operations.fill_holes(labels, [5]).n_pixels == 0
+    for outer, inner in ((1, 2), (2, 1)):  # the hole of both belongs to the inner one
+        labels = np.where(ring(9), outer, 0)
+        labels[3:6, 3:6][ring(3)] = inner
+        after = done(labels, operations.fill_holes(labels, []))
+        assert ((after == inner).sum(), (after == outer).sum()) == (9, 72)
 
 
 @quick
@@ -191,15 +185,13 @@ def test_outlines_by_arithmetic():
     np.testing.assert_array_equal(through_middles, expected)
     protected = done(labels, operations.outline(labels, square(2.5, 6.5), 4))
     assert ((protected == 4).sum(), (protected == 9).sum()) == (5 * 3, 12 * 7)
-    growing = np.zeros((12, 12), np.int32)
-    growing[2:5, 2:5] = 4
-    assert (done(growing, operations.outline(growing, square(4.5, 8.5), 4)) == 4).sum() == 33
+    growing = np.where(expected == 4, 4, 0)
+    assert (done(growing, operations.outline(growing, square(4.5, 8.5), 4)) == 4).sum() == 41
     far = np.array([[-1000, -1000], [-1000, 3000], [3000, 0]])
     assert operations.outline(np.zeros((10, 20), np.int32), far, 1).n_pixels == 200
-    with pytest.raises(ImageError, match="no free pixel"):
-        operations.outline(np.ones((9, 9), np.int32), square(2, 6), 2)
-    with pytest.raises(ImageError, match="this is no outline"):
-        operations.outline(growing, square(2, 6)[:2], 2)
+    for corners, text in ((square(6, 8), "no free pixel"), (square(2, 6)[:2], "is no outline")):
+        with pytest.raises(ImageError, match=text):
+            operations.outline(labels, corners, 2)
 
 
 @quick
@@ -221,31 +213,16 @@ two_images = st.tuples(st.integers(1, 12), st.integers(1, 12)).flatmap(
         hnp.arrays(np.int32, shape, elements=st.sampled_from([0, 0, 0, 1, 1, 3, 8])),
     )
 )
-# The same as blocks of 3 x 4 px, the found ones moved by a pixel: they overlap at their borders.
-two_blown_up = two_images.map(
-    lambda pair: (
-        np.kron(pair[0], np.ones((3, 4), np.int32)),
-        np.roll(np.kron(pair[1], np.ones((3, 4), np.int32)), 1, axis=(0, 1)),
-    )
-)
-
-
-def add(labels: np.ndarray, found: np.ndarray) -> np.ndarray:
-    return done(labels, operations.add_found(labels, found))
-
-
-def shares(labels: np.ndarray, inside: np.ndarray) -> float:
-    """Largest share that a found cell has of a cell that is there, or they of it."""
-    under = labels[inside]
-    of_drawn = [(under == cell).sum() / (labels == cell).sum() for cell in present(under)]
-    return float(max([(under > 0).mean(), *of_drawn]))
 
 
 @quick
-@given(st.one_of(two_images, two_blown_up))
-def test_found_cells_leave_all_that_is_there_and_are_cells_of_their_own(pair):
+@given(two_images, st.booleans())
+def test_found_cells_leave_all_that_is_there_and_are_cells_of_their_own(pair, is_large):
     labels, found = pair
-    after = add(labels, found)
+    if is_large:  # as blocks, the found ones moved by a pixel: they overlap at their borders
+        block = np.ones((3, 4), np.int32)
+        labels, found = np.kron(labels, block), np.roll(np.kron(found, block), 1, axis=(0, 1))
+    after = done(labels, operations.add_found(labels, found))
     np.testing.assert_array_equal(after[labels > 0], labels[labels > 0])
     assert not after[(labels == 0) & (found == 0)].any()
     new = sorted(present(after) - present(labels))
@@ -259,17 +236,13 @@ def test_found_cells_leave_all_that_is_there_and_are_cells_of_their_own(pair):
             assert ndimage.label(mine, np.ones((3, 3)))[1] == 1
         else:
             np.testing.assert_array_equal(mine, whole)
-    for cell in present(found):  # left out where it is a cell that is there
-        inside = found == cell
-        is_new = bool((after[inside & (labels == 0)] > 0).any())
-        assert is_new == (shares(labels, inside) <= 1 / 3)
 
 
 @pytest.mark.parametrize(
     ("drawn", "found", "left"),
     [
         (np.s_[1:5, 0:20], (20, 32), 12),  # columns of the found one that are left
-        (np.s_[1:5, 0:20], (16, 28), 8),
+        (np.s_[1:5, 0:20], (16, 28), 8),  # a third is shared
         (np.s_[1:5, 0:20], (15, 27), 0),
         (np.s_[1:5, 0:36], (8, 12), 0),  # a small one in a drawn one
         (np.s_[1:5, 8:12], (0, 36), 0),  # a large one around it
@@ -279,7 +252,7 @@ def test_found_cells_leave_all_that_is_there_and_are_cells_of_their_own(pair):
 def test_what_a_found_bar_shares_with_a_drawn_one_is_cut_off(drawn, found, left):
     labels, bars = np.zeros((20, 40), np.int32), np.zeros((20, 40), np.int32)
     labels[drawn], bars[1:5, slice(*found)] = 5, 1
-    after = add(labels, bars)
+    after = done(labels, operations.add_found(labels, bars))
     assert (after == 6).sum() == 4 * left
     np.testing.assert_array_equal(after[labels > 0], labels[labels > 0])
     with pytest.raises(ImageError, match="Open the image again"):
