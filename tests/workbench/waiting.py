@@ -6,6 +6,7 @@ from time import monotonic, sleep
 from typing import Any
 
 import numpy as np
+import tifffile
 
 from scellseg_lib.workbench.jobs import Job
 
@@ -43,6 +44,15 @@ def squares(*cells: tuple[int, ...], side: int = 8, shape: tuple[int, int] = (40
         length = own[0] if own else side
         labels[y : y + length, x : x + length] = label
     return labels
+
+
+def draw(folder: Path, *names: str, shape: tuple[int, ...] = (40, 50)) -> None:
+    """Write images of noise, each of its own, into a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        pixels = np.random.default_rng([*name.encode()]).integers(1, 200, shape).astype(np.uint8)
+        how = {"planarconfig": "contig"} if len(shape) > 2 else {}
+        tifffile.imwrite(folder / f"{name}.tif", pixels, photometric="minisblack", **how)
 
 
 def files(folder: Path) -> dict[str, bytes]:
