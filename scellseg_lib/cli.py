@@ -21,7 +21,7 @@ import scellseg_lib as scellseg
 from scellseg_lib import device, paths
 from scellseg_lib.atomic import whole
 from scellseg_lib.datasets import fetch, manifest, synthetic
-from scellseg_lib.datasets.load import find_readable, list_datasets
+from scellseg_lib.datasets.load import find_readable, list_datasets, pair_labels
 from scellseg_lib.datasets.weights import RELEASED, packaged_files, released_file, released_weights
 from scellseg_lib.errors import DatasetError, ScellsegError, TrainingError, explain
 from scellseg_lib.files import export, folder, layout
@@ -62,7 +62,8 @@ class _Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         with warnings.catch_warnings():
             warnings.showwarning = warn
-            getattr(sys.stdout, "reconfigure", dict)(errors="backslashreplace")  # of odd names
+            if hasattr(sys.stdout, "reconfigure"):
+                sys.stdout.reconfigure(errors="backslashreplace")  # names that cannot be printed
             try:
                 return super().invoke(ctx)
             except ScellsegError as error:
@@ -168,9 +169,8 @@ def segment(
     if is_named:
         images = scellseg.load_dataset(source, **reading).query
         output, outcome = output or Path(layout.SEGMENTED, source), folder.FolderOutcome()
-        jobs = [
-            folder.ImageJob(one, output / f"{one.name}{layout.MASKS}{suffix}") for one in images
-        ]
+        ending = f"{layout.MASKS}{suffix}"
+        jobs = [folder.ImageJob(one, output / f"{one.name}{ending}") for one in images]
     else:
         output = output or layout.results_path(Path(source))
         jobs, outcome = folder.plan_jobs(Path(source), output, suffix, **reading)
@@ -217,16 +217,16 @@ def finetune(
     output = output or Path(source if is_named else f"{source}/model").with_suffix(layout.MODEL)
     if output.suffix != layout.MODEL:
         raise typer.BadParameter("a model's file ends in .safetensors", param_hint="--output")
-    _refuse_to_replace(output, "model", overwrite)
-    images = scellseg.load_dataset(source, **reading)
-    chosen = images.shots(shots, options["seed"]) if shots else images.shot
-    queried = not inductive and any("query" in sample.split.split("+") for sample in images)
-    queried = queried and STRATEGIES[options["strategy"]].make_term is not None
-    queries, unread = find_readable(images.query.without_masks()) if queried else (None, [])
-    if queried and not queries:
-        what = f"none of the unlabelled images can be read, the first: {tell(unread[0])}"
-        raise DatasetError(what, remedy="Mend them, or give --inductive to do without.")
     with folder.alone(output.with_suffix(layout.CHECKPOINT)) as checkpoint:
+        _refuse_to_replace(output, "model", overwrite)
+        images = scellseg.load_dataset(source, **reading)
+        chosen = images.shots(shots, options["seed"]) if shots else images.shot
+        queried = not inductive and any("query" in sample.split.split("+") for sample in images)
+        queried = queried and STRATEGIES[options["strategy"]].make_term is not None
+        queries, unread = find_readable(images.query.without_masks()) if queried else (None, [])
+        if queried and not queries:
+            what = f"none of the unlabelled images can be read, the first: {tell(unread[0])}"
+            raise DatasetError(what, remedy="Mend them, or give --inductive to do without.")
         tuned = scellseg.finetune(base, chosen, queries, checkpoint=checkpoint, **options)
         tuned.save(output)
         checkpoint.unlink(missing_ok=True)
@@ -252,7 +252,7 @@ def evaluate(
     if csv:
         _refuse_to_replace(csv, "table", overwrite)
     truth = scellseg.load_dataset(true).query if _is_named(true) else Path(true)
-    frame = folder.score_files(folder.pair_labels(predicted, truth))
+    frame = folder.score_files(pair_labels(predicted, truth))
     typer.echo(folder.score_table(frame).to_string(float_format="{:.3f}".format))
     if csv:
         with whole(csv) as scratch:

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 WORDS = {UnicodeDecodeError: "it is not text in UTF-8", RecursionError: "it is nested without end"}
-WORDS |= {KeyError: "it lacks {}", **dict.fromkeys((TypeError, AttributeError), "it is foreign")}
+WORDS |= {KeyError: "it lacks {}", TypeError: "it is foreign", AttributeError: "it is foreign"}
 
 
 def as_argument(name: str, value: Any) -> str:
@@ -27,8 +27,7 @@ class ScellsegError(Exception):
     where : path, optional
         The file, folder or URL concerned.
     options : mapping, optional
-        The options that ``{page}`` and the like in the texts stand for, with their value, or None
-        for any. The command line and the workbench say them in their own words, see `tell`.
+        What ``{page}`` and the like in the texts stand for: a value, or None for any. See `tell`.
     **facts
         What a program may act on: they become attributes of the error.
     """
@@ -51,14 +50,13 @@ class ScellsegError(Exception):
         where = "" if self.where is None else f"{self.where}: "
         return f"{where}{self.say(self.what, option)}. {self.say(self.remedy, option)}".rstrip()
 
+    __str__ = tell
+
     def say(self, text: str, option: Callable[[str, Any], str] = as_argument) -> str:
         """Text with the options in somebody's words: (name, value) -> such as ``--page 2``."""
         for name, value in self.options.items():
             text = text.replace(f"{{{name}}}", option(name, value))
         return text
-
-    def __str__(self) -> str:
-        return self.tell()
 
 
 class ImageError(ScellsegError):
@@ -124,8 +122,7 @@ class SideTooSmall(ImageError):
 class MasksMadeOtherwise(DatasetError):
     """A folder holds masks that were made with another model or other settings."""
 
-    differing: dict[str, tuple[Any, Any]]
-    """By setting: its value there ("unknown" if it is not recorded), and now."""
+    differing: dict[str, tuple[Any, Any]]  # by setting: there ("unknown" if not recorded), and now
     replaceable: bool  # whether all the masks are of the images to be segmented
 
 
@@ -135,7 +132,8 @@ def telling(what: str, where: Any, remedy: str, kind: Any = DatasetError) -> Ite
     try:
         yield
     except Exception as error:
-        if getattr(error, "where", None) is not None:
+        if isinstance(error, ScellsegError) and (error.where or isinstance(error, kind)):
+            error.where = error.where or where
             raise
         raise kind(f"{what} ({explain(error)})", where=where, remedy=remedy) from error
 

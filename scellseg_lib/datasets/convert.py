@@ -4,7 +4,7 @@ A converter gives a `Picture` of each image in a folder of raw files that matche
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
@@ -15,7 +15,7 @@ import numpy as np
 from natsort import natsorted
 from skimage.draw import polygon
 
-from scellseg_lib.errors import DatasetError, ImageError
+from scellseg_lib.errors import DatasetError, ImageError, telling
 from scellseg_lib.files.images import read_masks, read_pixels, write_labels
 
 _AGAIN = "Get the raw files from their publisher again; these are damaged or of another version."
@@ -55,7 +55,7 @@ def convert_dsb2018(raw: Path, source: str) -> Iterator[Picture]:
 def convert_livecell(raw: Path, source: str) -> Iterator[Picture]:
     """LIVECell, by its COCO JSON file of polygons (it has no run lengths)."""
     path = _find(raw, source)[0]
-    try:
+    with telling("this is not COCO JSON with polygons", path, _AGAIN):
         content = json.loads(path.read_text(encoding="utf-8"))
         names = {image["id"]: Path(image["file_name"]).name for image in content["images"]}
         cells: dict[int, list[list[np.ndarray]]] = {number: [] for number in names}
@@ -65,9 +65,6 @@ def convert_livecell(raw: Path, source: str) -> Iterator[Picture]:
             if not note.get("iscrowd"):
                 outlines = [np.reshape(points, (-1, 2)) for points in note["segmentation"]]
                 cells[note["image_id"]].append(outlines)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        what = f"this is not COCO JSON with polygons ({error!r})"
-        raise DatasetError(what, where=path, remedy=_AGAIN) from error
     for number in natsorted(names, key=names.__getitem__):
         image = read_pixels(_find(raw, names[number])[0])
         drawn = [draw_polygons(outlines, image.shape[:2]) for outlines in cells[number]]
@@ -80,14 +77,6 @@ def convert_cellpose(raw: Path, source: str) -> Iterator[Picture]:
         name = path.stem.removesuffix("_img")
         masks = _find(raw, f"{path.parent.relative_to(raw).as_posix()}/{name}_masks.*")[0]
         yield Picture(name, read_pixels(path), read_masks(masks))
-
-
-CONVERTERS: dict[str, Callable[[Path, str], Iterator[Picture]]] = {
-    "bbbc010": convert_bbbc010,
-    "dsb2018": convert_dsb2018,
-    "livecell": convert_livecell,
-    "cellpose": convert_cellpose,
-}
 
 
 def paint(cells: Sequence[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:

@@ -4,7 +4,6 @@ import hashlib
 import re
 import shutil
 import time
-from contextlib import suppress
 from email.utils import formatdate
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,10 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 import requests
-from filelock import FileLock
 
 from scellseg_lib import paths
 from scellseg_lib.errors import FetchError
+from scellseg_lib.files.folder import alone
 from scellseg_lib.progress import bar
 
 ATTEMPTS = 5
@@ -36,10 +35,7 @@ def download(url: str, file: Path, sha256: str | None = None, session: Any = req
         what = f"there is no whole {file.name} here, and SCELLSEG_OFFLINE forbids the network"
         remedy = f"Unset SCELLSEG_OFFLINE, or put the file into {file.parent}."
         raise FetchError(what, where=url, remedy=remedy)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(f"{file.name}.part")
-    lock = Path(f"{part}.lock")
-    with FileLock(lock):  # which the system frees when a process is killed
+    with alone(file.with_name(f"{file.name}.part"), -1) as part:
         try:
             if not is_whole(file, sha256):  # now that nobody else is at it
                 _receive(session, url, part, sha256)
@@ -47,9 +43,6 @@ def download(url: str, file: Path, sha256: str | None = None, session: Any = req
         except OSError:  # such as a full disk
             part.unlink(missing_ok=True)
             raise
-        finally:
-            with suppress(OSError):  # Windows lets nobody delete a file in use; there the lock does
-                lock.unlink()
     return file
 
 

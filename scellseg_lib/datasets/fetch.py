@@ -15,8 +15,8 @@ from pathlib import Path, PureWindowsPath
 from typing import Literal, NamedTuple
 
 from scellseg_lib import paths
-from scellseg_lib.datasets import weights
-from scellseg_lib.datasets.convert import CONVERTERS, Picture, write_picture
+from scellseg_lib.datasets import convert, weights
+from scellseg_lib.datasets.convert import Picture, write_picture
 from scellseg_lib.datasets.download import download, is_whole
 from scellseg_lib.datasets.manifest import Archive, Manifest, load_manifest
 from scellseg_lib.errors import DatasetError, FetchError, ImageError, explain
@@ -138,7 +138,7 @@ def _convert(card: Manifest, raw: Path, folder: Path) -> None:
 
 def _pictures(card: Manifest, raw: Path) -> Iterator[tuple[Picture, str, str]]:
     """All pictures of a data set, each with the names of its image file and its masks file."""
-    converter = CONVERTERS[str(card.converter)]
+    converter = getattr(convert, f"convert_{card.converter}")
     for entry in card.files:
         found = list(converter(raw, entry.source or entry.name))
         if len(found) != 1:

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from skimage.segmentation import relabel_sequential
 
 from scellseg_lib.datasets import synthetic
 from scellseg_lib.datasets.manifest import SubsetPart, list_manifests, load_manifest, load_subsets
 from scellseg_lib.errors import DatasetError, ScellsegError
-from scellseg_lib.files.images import read_image, read_masks
-from scellseg_lib.files.layout import find_samples
+from scellseg_lib.files.images import read_image, read_labels, read_masks
+from scellseg_lib.files.layout import find_labels, find_samples
 from scellseg_lib.progress import progress_bar
 from scellseg_lib.samples import Dataset, Sample, check_size
 
@@ -120,6 +121,23 @@ def find_readable(data: Dataset, *, masks: bool = False) -> tuple[Dataset, list[
     return replace(data, samples=tuple(good)), wrong
 
 
+def pair_labels(predicted: Path, true: Path | Sequence[Sample]) -> list[tuple[Path, Sample]]:
+    """Predicted label files with the true masks of their name; two files are a pair of any name."""
+    ours, files = find_labels(predicted), {}
+    if isinstance(true, Path):
+        files = find_labels(true)
+        if predicted.is_file() and true.is_file():
+            files = dict(zip(ours, files.values(), strict=True))
+        true = [Sample(n, partial(read_image, f), partial(read_masks, f)) for n, f in files.items()]
+    theirs = {sample.name: sample for sample in true}
+    lost = [str((ours | files).get(name, name)) for name in sorted(ours.keys() ^ theirs.keys())]
+    if lost or not ours:
+        what = f"label files without a partner: {', '.join(lost)}" if lost else "no label files"
+        remedy = "Each NAME_masks.* needs a NAME_masks.* or NAME.* on the other side."
+        raise DatasetError(what, where=predicted, remedy=remedy)
+    return [(file, theirs[name]) for name, file in ours.items()]
+
+
 def _load_named(name: str, parts: Sequence[SubsetPart] = ()) -> Dataset:
     """Samples of a manifest in its order; only those that one of `parts` includes, if given."""
     card = load_manifest(name)
@@ -139,11 +157,14 @@ def _load_named(name: str, parts: Sequence[SubsetPart] = ()) -> Dataset:
             check_size(image.shape[1:], shape[:2], "the manifest", card.folder / file)
         return image
 
+    def read_published(file: str) -> np.ndarray:  # nobody changes these: no doubts are told
+        return relabel_sequential(read_labels(card.folder / file))[0].astype(np.int32)
+
     samples = tuple(
         Sample(
             entry.name,
             partial(read, entry.image, entry.shape),
-            partial(read_masks, card.folder / entry.masks),
+            partial(read_published, entry.masks),
             "+".join(entry.splits),
             entry.style,
         )

@@ -1,7 +1,7 @@
-"""Cells for other programs: outlines, tables of measurements in pixels, images of single cells."""
+"""Cells for other programs: outlines, measurements in pixels, images of cells; lists of classes."""
 
+import io
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -13,12 +13,12 @@ from scipy.ndimage import find_objects
 from skimage.measure import regionprops_table
 
 from scellseg_lib.atomic import whole
-from scellseg_lib.errors import DatasetError, ImageError, SideTooSmall
-from scellseg_lib.files.folder import FolderOutcome
-from scellseg_lib.files.images import read_masks, read_pixels, survive, write_labels
-from scellseg_lib.files.layout import MASKS, cells_path, find_images, find_labels, image_name
+from scellseg_lib.errors import DatasetError, ImageError, SideTooSmall, telling
+from scellseg_lib.files.folder import FolderOutcome, survive
+from scellseg_lib.files.images import pixel_hash, read_labels, read_pixels, relabel, write_labels
+from scellseg_lib.files.layout import MASKS, cells_path, find_images, find_labels, image_name, only
 from scellseg_lib.files.outlines import write_geojson, write_imagej, write_outlines
-from scellseg_lib.files.seg_npy import read_seg, write_seg
+from scellseg_lib.files.seg_npy import write_seg
 from scellseg_lib.progress import progress_bar
 from scellseg_lib.samples import check_size
 
@@ -32,6 +32,7 @@ FORMATS = {"tiff": f"{MASKS}.tif", "png": f"{MASKS}.png", "imagej": "_rois.zip"}
 FORMATS |= {"geojson": ".geojson", "outlines": "_outlines.txt", "cellpose": "_seg.npy"}
 FORMATS |= {"table": "_measurements.csv", "cells": "_cells"}
 """What there is, with the ending of its files; that of "cells" is a folder of images."""
+REMEDY = "Move it away, or put there that which was saved with these masks."
 
 
 def export(
@@ -68,12 +69,13 @@ def export(
         if not missing:
             continue
         with survive(done.failed, name, name):
-            labels = read_masks(files[name])
-            facts = _read_facts(files[name])
-            if len(same := pictures.get(name, [])) > 1:
-                what = f"images of the same name: {', '.join(file.name for file in same)}"
-                raise DatasetError(what, where=same[0], remedy="Keep one of them.")
-            image = read_pixels(same[0]) if same else None
+            stored = read_labels(files[name])
+            labels, there = relabel(stored, where=files[name]), np.unique(stored[stored > 0])
+            facts = pd.DataFrame({"label_in_file": there}, range(1, len(there) + 1))
+            said = read_list(cells_path(files[name]), stored)
+            facts = facts.join(said, on="label_in_file").fillna("")
+            picture = only(pictures[name], pictures[name][0]) if images else None
+            image = read_pixels(picture) if picture else None
             for kind, file in missing.items():
                 if kind == "table":
                     with whole(file) as scratch:
@@ -82,7 +84,7 @@ def export(
                 elif kind == "cells" and image is not None:
                     _write_cells(file, single_cells(labels, image, side, keep_background))
                 elif kind == "cellpose":
-                    found = {"img": image, "filename": same[0].name} if same else {}
+                    found = {"img": image, "filename": picture.name} if picture else {}
                     write_seg(file, labels, **found)
                 elif kind == "geojson":
                     write_geojson(file, labels, dict(facts.get("class", {})))
@@ -126,23 +128,20 @@ def single_cells(
     boxes = {k: box for k, box in enumerate(find_objects(masks.astype(np.int32)), 1) if box}
     extents = {k: max(part.stop - part.start for part in box) for k, box in boxes.items()}
     if larger := [k for k, extent in extents.items() if side and extent > side]:
-        raise SideTooSmall(
-            f"{len(larger)} of {len(boxes)} cells do not fit into {side} x {side} px, the first: "
-            f"{larger[0]}",
-            remedy="Give {side} or more, or no side: each image is as large as its cell then.",
-            options={"side": max(extents.values())},
-        )
+        what = f"{len(larger)} of {len(boxes)} cells do not fit into {side} x {side} px"
+        remedy = "Give {side} or more, or no side: each image is as large as its cell then."
+        options = {"side": max(extents.values())}
+        raise SideTooSmall(f"{what}, the first: {larger[0]}", remedy=remedy, options=options)
     margin = side or 0  # so that no square ends at the edge of the image
     labels = np.pad(masks, margin)
     pixels = np.pad(image, [(margin, margin)] * 2 + [(0, 0)] * (image.ndim - 2))
     for label, box in boxes.items():
-        lengths = [side or part.stop - part.start for part in box]
-        middles = [part.start + part.stop for part in box]
-        starts = [(m - n) // 2 + margin for m, n in zip(middles, lengths, strict=True)]
-        span = tuple(slice(start, start + n) for start, n in zip(starts, lengths, strict=True))
-        crop = pixels[span].copy()
+        if side:
+            starts = [(part.start + part.stop + side) // 2 for part in box]  # within the margin
+            box = tuple(slice(start, start + side) for start in starts)
+        crop = pixels[box].copy()
         if not keep_background:
-            crop[labels[span] != label] = 0
+            crop[labels[box] != label] = 0
         yield label, crop
 
 
@@ -162,25 +161,6 @@ def _write_cells(folder: Path, crops: Iterable[tuple[int, np.ndarray]]) -> None:
         made.rename(folder)
 
 
-def _read_facts(masks: Path) -> pd.DataFrame:
-    """Labels in the file of the cells 1 to n; and class and note, if there is a list of them."""
-    stored = read_seg(masks)["masks"] if masks.suffix == ".npy" else read_pixels(masks)
-    there, areas = np.unique(stored[stored > 0], return_counts=True)
-    facts = pd.DataFrame({"label_in_file": there}, range(1, len(there) + 1))
-    if not (path := cells_path(masks)).exists():
-        return facts
-    with suppress(ValueError, LookupError):  # pandas' own errors are ValueErrors
-        cells = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-        cells.index = pd.Index(pd.to_numeric(cells["label"]))
-        if sorted(cells.index) == there.tolist():
-            cells = cells.loc[there]
-            if "area" not in cells or (pd.to_numeric(cells["area"]) == areas).all():
-                return facts.join(cells[["class", "note"]], on="label_in_file")
-    what = "this is no list of all the cells in these masks, or it was saved with others"
-    remedy = "Open the image in the workbench and save it, or move the list away."
-    raise ImageError(what, where=path, remedy=remedy)
-
-
 def _find_pictures(images: Path, masks: Path, names: Iterable[str]) -> dict[str, list[Path]]:
     """Images of label files, by name; one image and one label file may be of any names."""
     found = {image_name(images) if masks.is_dir() else name: [images] for name in names}
@@ -190,3 +170,47 @@ def _find_pictures(images: Path, masks: Path, names: Iterable[str]) -> dict[str,
         remedy = "The image of NAME_masks.* or NAME_seg.npy is NAME.* or NAME_img.*."
         raise DatasetError(what, where=images, remedy=remedy)
     return found
+
+
+def read_list(table: Path, labels: np.ndarray) -> pd.DataFrame:
+    """List of the cells of labels, int[H, W], see `match_cells`; no columns without one."""
+    waiting = waiting_list(table, labels)  # a save was stopped after that of the masks
+    if not (file := waiting if waiting.is_file() else table).is_file():
+        return pd.DataFrame()
+    with telling("this is no list of cells", file, REMEDY, ImageError):
+        return match_cells(read_table(file.read_bytes())[0], labels)
+
+
+def waiting_list(table: Path, labels: np.ndarray) -> Path:
+    """Where a list of cells waits until its masks are written, which makes it theirs."""
+    return table.with_name(f".{pixel_hash(labels.astype(np.int64))[:24]}.csv")
+
+
+def match_cells(cells: pd.DataFrame, labels: np.ndarray) -> pd.DataFrame:
+    """``class`` and ``note`` of a list by its ``label``; ImageError unless it is of these labels.
+
+    It names each once; its ``area``, if there is one, is that of each cell in pixels.
+    """
+    there, areas = np.unique(labels[labels > 0], return_counts=True)
+    with telling("this is no list of cells of these masks", None, REMEDY, ImageError):
+        cells = cells.set_axis(pd.Index(pd.to_numeric(cells["label"])))
+        if not cells.index.is_unique or not cells.index.isin(there).all():
+            raise ValueError("it names cells which the masks have not, or twice")
+        if "area" in cells and (pd.to_numeric(cells["area"]).reindex(there) != areas).any():
+            raise ValueError("its areas are not those of these cells")
+    texts = cells.reindex(columns=["class", "note"]).astype(object).fillna("").astype(str)
+    return texts.rename(index=int)
+
+
+def read_table(data: bytes) -> tuple[pd.DataFrame, str]:
+    """Read a table of words, also one that a spreadsheet has saved; and its separator."""
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = data.decode("cp1252", errors="replace")
+    separator = max(",;\t", key=text.partition("\n")[0].count)
+    how: dict[str, Any] = {"sep": separator, "index_col": False, "engine": "python", "dtype": str}
+    how["on_bad_lines"] = lambda line: line[: text.partition("\n")[0].count(separator) + 1]
+    table = pd.read_csv(io.StringIO(text), keep_default_na=False, **how).fillna("")
+    names = table.columns.str.strip().str.lower().str.replace("color", "colour")
+    return table.set_axis(names, axis=1), separator

@@ -1,18 +1,17 @@
 """Runs over many images, and scores of many label files.
 
-One bad file does not end a run, and a run that was stopped goes on: the masks are the state, and
-``segmented.json`` beside them says what they were made with, and each of which image.
+One bad file does not end a run, and a run that was stopped goes on: the masks are the state.
+``segmented.json`` beside them says what they were made with, ``.hashes`` each of which image.
 """
 
-import hashlib
 import json
+import re
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from tempfile import gettempdir
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,9 +21,9 @@ from filelock import FileLock, Timeout
 from scellseg_lib import segmentation
 from scellseg_lib.atomic import whole
 from scellseg_lib.device import choose_precision
-from scellseg_lib.errors import DatasetError, ImageError, MasksMadeOtherwise, ScellsegError
+from scellseg_lib.errors import DatasetError, ImageError, MasksMadeOtherwise, ScellsegError, telling
 from scellseg_lib.files import images, layout
-from scellseg_lib.files.images import pixel_hash, read_image, read_masks, read_pixels, survive
+from scellseg_lib.files.images import pixel_hash, read_image, read_masks, read_pixels
 from scellseg_lib.files.outlines import write_overlay
 from scellseg_lib.metrics import evaluate, summary
 from scellseg_lib.model import Model
@@ -42,14 +41,29 @@ class InUse(DatasetError):
 
 @contextmanager
 def alone(file: Path, seconds: float = 0) -> Iterator[Path]:
-    """Keep others on this computer from what a file stands for, or `InUse` after some seconds."""
-    mark = hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:16]
+    """Keep others from what a file stands for by a hidden file beside it; `InUse` after seconds."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    lock = file.with_name(f".{file.name[:60]}.lock")
     try:
-        with FileLock(Path(gettempdir(), f"scellseg-{mark}.lock"), seconds, mode=0o666):
-            yield file
+        with FileLock(lock, seconds, mode=0o666):
+            try:
+                yield file
+            finally:
+                with suppress(OSError):  # Windows lets nobody delete a file in use
+                    lock.unlink()  # who waits for it then takes a new one
     except Timeout:
-        what, remedy = "another run or window is at work here", "Wait for it, or stop it there."
-        raise InUse(what, where=file, remedy=remedy) from None
+        what = "another run or window is at work here"
+        raise InUse(what, where=file, remedy="Wait for it, or stop it there.") from None
+
+
+@contextmanager
+def survive(failed: dict[str, ScellsegError], key: str, name: str) -> Iterator[None]:
+    """Note an error as the failure of the image `name`: the others go on."""
+    try:
+        with telling("it failed", name, "The other images are not affected.", ScellsegError):
+            yield
+    except ScellsegError as error:
+        failed[key] = error
 
 
 class ImageJob(NamedTuple):
@@ -66,9 +80,7 @@ class ImageJob(NamedTuple):
 
     def hash(self) -> str:
         """Hash of its file; of its pixels if there is none."""
-        if self.image is None:
-            return pixel_hash(self.sample.without_masks().image)
-        return hashlib.sha256(self.image.read_bytes()).hexdigest()
+        return pixel_hash(np.fromfile(self.image, "u1") if self.image else self.sample.image)
 
 
 @dataclass
@@ -91,8 +103,8 @@ class FolderOutcome:
         if len(sizes) > 1:
             what = f"{len(sizes)} images in all hold cells of another size"
             remedy = "Give {diameter}, the median of what was found."
-            median = float(np.median([one.diameter for one in sizes if one.diameter]))
-            sizes = [FarFromModel(what, remedy=remedy, options={"diameter": round(median)})]
+            median = round(np.median([one.diameter or 0 for one in sizes]))
+            sizes = [FarFromModel(what, remedy=remedy, options={"diameter": median})]
         return list(dict.fromkeys(others + sizes))
 
 
@@ -101,8 +113,8 @@ def plan_jobs(
 ) -> tuple[list[ImageJob], FolderOutcome]:
     """Images of a file or folder, with their outputs; ``reading`` are arguments of `read_image`.
 
-    Files that differ in their ending only, whose masks would be the same file, have failed already
-    in the outcome. DatasetError without images, or where masks would lie among them.
+    Files that differ in their ending only have failed already in the outcome. DatasetError without
+    images, or where masks would lie among them.
     """
     root, found = source.parent, [(layout.image_name(source), [source])]
     if source.is_dir():
@@ -113,12 +125,10 @@ def plan_jobs(
         if place.resolve() == files[0].parent.resolve():
             what = "masks beside the images would pass for annotations"
             raise DatasetError(what, where=place, remedy="Give another folder as the output.")
-        what = f"files of the same name: {', '.join(file.name for file in files)}"
-        for file in files if len(files) > 1 else ():
-            outcome.failed[str(file)] = DatasetError(what, where=file, remedy="Keep one of them.")
-        if len(files) == 1:
-            sample = Sample(files[0].name, partial(read_image, files[0], **reading))
-            jobs.append(ImageJob(sample, place / f"{name}{layout.MASKS}{suffix}", files[0]))
+        for file in files:
+            with survive(outcome.failed, str(file), str(file)):
+                sample = Sample(file.name, partial(read_image, layout.only(files), **reading))
+                jobs.append(ImageJob(sample, place / f"{name}{layout.MASKS}{suffix}", file))
     return jobs, outcome
 
 
@@ -139,9 +149,8 @@ def segment_jobs(
     """Segment images and write their masks: those that are missing, or all with ``overwrite``.
 
     ``output`` is the folder of all masks, with ``segmented.json``, into which ``reading`` goes: how
-    the images are read. ``outcome`` is completed on the way, and its first doubt is warned of at
-    once. ``overlays`` are drawn of masks that were there before, too. ``callback`` is called after
-    each image that was read, and written; its errors end the run.
+    the images are read. ``outcome`` is completed on the way, its first doubt warned of at once.
+    ``overlays`` are drawn of older masks, too. ``callback`` is called after each read and write.
     """
     diameter, decoding = segmentation.resolve(model.card, **chosen)
     how: dict[str, Any] = {"diameter": diameter, "flips": flips}
@@ -150,17 +159,16 @@ def segment_jobs(
     made_with |= {"resample": resample, "robust": model.card.robust, "dtype": precision.dtype}
     hashes: dict[Path, str] = {}  # of the images, as they were read
 
-    def read(some: list[ImageJob]) -> Iterator[tuple[ImageJob, Sample]]:
-        for job in some:
-            sample = job.sample.without_masks()  # a copy, forgotten with its pixels
-            with survive(outcome.failed, str(job.masks), sample.name):
+    def read(some: list[ImageJob]) -> Iterator[ImageJob]:
+        for job in (one._replace(sample=one.sample.without_masks()) for one in some):  # copies
+            with survive(outcome.failed, str(job.masks), job.sample.name):
                 hashes[job.masks] = job.hash()
-                _ = sample.image
+                _ = job.sample.image
             callback()
             if str(job.masks) not in outcome.failed:
-                yield job, sample
+                yield job
 
-    def write(job: ImageJob, sample: Sample, prediction: Prediction) -> None:
+    def write(job: ImageJob, prediction: Prediction) -> None:
         masks = segmentation.decode(prediction, model.representation, decoding, resample=resample)
         if doubt := segmentation.far_from_model(prediction, masks, model.card):
             if not outcome.doubts:
@@ -168,23 +176,22 @@ def segment_jobs(
             outcome.doubts.append(doubt)
         replaced = job.masks.exists()
         job.masks.unlink(missing_ok=True)  # until the record speaks of the new ones
-        entry = hashes[job.masks], pixel_hash(masks.astype(np.int64))
-        record["masks"][str(job.masks.relative_to(output))] = entry
-        with whole(output / layout.RECORD) as scratch:
-            scratch.write_text(json.dumps(record, indent=1) + "\n")
+        name = json.dumps(str(job.masks.relative_to(output)))
+        with (output / layout.HASHES).open("a") as file:
+            file.write(f"\n{hashes[job.masks]} {pixel_hash(masks.astype(np.int64))} {name}")
         images.write_labels(job.masks, masks)
         outcome.written += 1
         outcome.cells += int(masks.max())
         if replaced if job.overlay.exists() else overlays:
-            write_overlay(job.overlay, sample.image, masks)
+            write_overlay(job.overlay, job.sample.image, masks)
 
-    def segment(group: list[tuple[ImageJob, Sample]]) -> None:
-        predictions = segmentation.predict(model, [sample for _, sample in group], **how)
-        for done, (job, sample) in enumerate(group):
+    def segment(group: list[ImageJob]) -> None:
+        predictions = segmentation.predict(model, [job.sample for job in group], **how)
+        for done, job in enumerate(group):
             prediction = None
-            with survive(outcome.failed, str(job.masks), sample.name):
+            with survive(outcome.failed, str(job.masks), job.sample.name):
                 prediction = next(predictions)
-                write(job, sample, prediction)
+                write(job, prediction)
             if prediction is None and len(group) > 1:  # one of them is at fault
                 del outcome.failed[str(job.masks)]
                 for one in group[done:]:
@@ -194,11 +201,10 @@ def segment_jobs(
             progress.update()
 
     with alone(output / layout.RECORD):
-        record, done = _claim(output, jobs, made_with, overwrite), list[ImageJob]()
+        known, done = _claim(output, jobs, made_with, overwrite), list[ImageJob]()
         for job in () if overwrite else jobs:
             with survive(outcome.failed, str(job.masks), job.sample.name):
-                known = record["masks"].get(str(job.masks.relative_to(output)))
-                done += [job] if _is_done(job, known) else []
+                done += [job] if _is_done(job, known.get(job.masks)) else []
         over = {*outcome.failed, *(str(job.masks) for job in done)}
         undone = [job for job in jobs if str(job.masks) not in over]
         drawn = [job for job in done if overlays and not job.overlay.exists()]
@@ -208,9 +214,9 @@ def segment_jobs(
             for start in range(0, len(undone), GROUP):
                 segment(list(read(undone[start : start + GROUP])))
                 progress.update(min(start + GROUP, len(undone)) - progress.n)  # those that failed
-            for job, sample in read(drawn):
-                with survive(outcome.failed, str(job.masks), sample.name):
-                    write_overlay(job.overlay, sample.image, read_masks(job.masks))
+            for job in read(drawn):
+                with survive(outcome.failed, str(job.masks), job.sample.name):
+                    write_overlay(job.overlay, job.sample.image, read_masks(job.masks))
                 progress.update()
 
 
@@ -219,33 +225,39 @@ def read_record(output: Path) -> dict[str, Any]:
     if not (file := output / layout.RECORD).exists():
         return {}
     with suppress(ValueError, TypeError, RecursionError):  # ours are written whole
-        record = dict(json.loads(file.read_bytes()))
-        if "weights" in record:
-            return record | {"masks": dict(record.get("masks", {}))}
-    remedy = "Move it away, or give another folder as the output."
-    raise DatasetError("this file is not ours", where=file, remedy=remedy)
+        if "weights" in (record := dict(json.loads(file.read_bytes()))):
+            return record
+    raise DatasetError("this file is not ours", where=file, remedy="Move it away, or go elsewhere.")
 
 
-def _claim(output: Path, jobs: list[ImageJob], made_with: dict, overwrite: bool) -> dict[str, Any]:
-    """Record of the masks of a folder from here on, unless some there were made otherwise."""
+def _claim(output: Path, jobs: list[ImageJob], made_with: dict, overwrite: bool) -> dict:
+    """Hashes of image and masks, by the file of masks, unless masks there were made otherwise."""
     before, made_with = read_record(output), json.loads(json.dumps(made_with))
+    lines = output / layout.HASHES
+    text = lines.read_text() if before and lines.exists() else ""
+    found = re.findall(r'^(\w{64}) (\w{64}) (".*")$', text, re.MULTILINE)  # but what a kill cut off
+    hashes = {output / json.loads(name): [image, masks] for image, masks, name in found}
     ours = {job.masks for job in jobs}
-    known = {output / name for name in before.get("masks", ())}
-    there = {file for file in ours | known if file.exists()}
+    there = {file for file in ours | hashes.keys() if file.exists()}
     pairs = {name: (before.get(name, "unknown"), now) for name, now in made_with.items()}
     differing = {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
     if there and differing:
         if not overwrite or there - ours:
             words = [f"{k} {was} there, {now} asked for" for k, (was, now) in differing.items()]
             may = ": there are masks of other images, too." if there - ours else ", or {overwrite}."
-            what = f"the folder holds masks made otherwise: {'; '.join(words)}"
+            how = "by an earlier version" if before and made_with.keys() - before else "otherwise"
+            what = f"the folder holds masks made {how}: {'; '.join(words)}"
             remedy, options = f"Give another folder as the output{may}", {"overwrite": True}
             facts = {"differing": differing, "replaceable": not there - ours}
             raise MasksMadeOtherwise(what, where=output, remedy=remedy, options=options, **facts)
         for job in jobs:  # now: what is left when this run is stopped would pass for its own
             job.masks.unlink(missing_ok=True)
             job.overlay.unlink(missing_ok=True)
-    return made_with | {"masks": {} if differing else before["masks"]}
+    if differing:
+        lines.unlink(missing_ok=True)
+        with whole(output / layout.RECORD) as scratch:
+            scratch.write_text(json.dumps(made_with, indent=1) + "\n")
+    return {} if differing else hashes
 
 
 def _is_done(job: ImageJob, known: list[str] | None) -> bool:
@@ -253,28 +265,11 @@ def _is_done(job: ImageJob, known: list[str] | None) -> bool:
     with suppress(ImageError):  # there are none, or they are damaged
         masks = pixel_hash(read_pixels(job.masks).astype(np.int64))
         if known and known[1] == masks:
-            return known[0] == job.hash()
+            return known[0] == job._replace(sample=job.sample.without_masks()).hash()
         what = "these masks are not of a run into this folder, or were changed since"
         remedy = "Move them away, or {overwrite}."
         raise DatasetError(what, where=job.masks, remedy=remedy, options={"overwrite": True})
     return False
-
-
-def pair_labels(predicted: Path, true: Path | Sequence[Sample]) -> list[tuple[Path, Sample]]:
-    """Predicted label files with the true masks of their name; two files are a pair of any name."""
-    ours, files = layout.find_labels(predicted), {}
-    if isinstance(true, Path):
-        files = layout.find_labels(true)
-        if predicted.is_file() and true.is_file():
-            files = dict(zip(ours, files.values(), strict=True))
-        true = [Sample(n, partial(read_image, f), partial(read_masks, f)) for n, f in files.items()]
-    theirs = {sample.name: sample for sample in true}
-    lost = [str((ours | files).get(name, name)) for name in sorted(ours.keys() ^ theirs.keys())]
-    if lost or not ours:
-        what = f"label files without a partner: {', '.join(lost)}" if lost else "no label files"
-        remedy = "Each NAME_masks.* needs a NAME_masks.* or NAME.* on the other side."
-        raise DatasetError(what, where=predicted, remedy=remedy)
-    return [(file, theirs[name]) for name, file in ours.items()]
 
 
 def score_files(pairs: list[tuple[Path, Sample]]) -> pd.DataFrame:

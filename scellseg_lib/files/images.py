@@ -1,17 +1,17 @@
-"""Image and mask files in, label files out.
+"""Image and mask files in, label files out; what a file leaves open is asked for, never guessed.
 
-PNG, TIFF and JPEG are told apart by their content, and decoded at their full depth. What a file
-leaves open, such as the meaning of the pages of a plain TIFF, is asked for and never guessed.
+PNG, TIFF and JPEG are told apart by their content, and decoded at their full depth.
 """
 
 import hashlib
 import os
 import re
 import warnings
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
+from logging import LogRecord
 from os import PathLike
 from pathlib import Path
+from threading import get_ident
 from typing import Any
 
 import imagecodecs
@@ -22,9 +22,8 @@ from PIL.PngImagePlugin import PngImageFile
 from skimage.measure import label
 from skimage.segmentation import relabel_sequential
 
-from scellseg_lib import errors
 from scellseg_lib.atomic import whole
-from scellseg_lib.errors import AxesNeeded, ChannelsNeeded, ImageError, ScellsegError
+from scellseg_lib.errors import AxesNeeded, ChannelsNeeded, ImageError, ScellsegWarning, telling
 from scellseg_lib.files.layout import CONVERT
 from scellseg_lib.files.seg_npy import read_seg
 from scellseg_lib.samples import INT64_MAX, as_labels
@@ -32,7 +31,11 @@ from scellseg_lib.samples import INT64_MAX, as_labels
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two are BigTIFF
 _PNG, _JPEG, _NUMPY = b"\x89PNG", b"\xff\xd8\xff", b"\x93NUM"
 _DAMAGED = "Fetch or export the file again."
-_MADE_UP = re.compile(r"> (\w+ series|LSM file|MMStack (series|is missing)|<asarray>)")
+# What tifffile says where it puts zeros or a part in the place of pixels; 256 to 347 are tags.
+_MADE_UP = re.compile(
+    r"> (\w+ series (?!raised)|invalid (shaped|page)|LSM|MMStack (series|is missing)|missing Byte)"
+    r"|<(asarray|_load)|Tag (25[6-9]|262|266|27[0378]|279|284|317|32[2-5]|33[89]|347) @\d+> inv"
+)
 
 
 def read_pixels(
@@ -54,12 +57,11 @@ def read_pixels(
     """
     path = Path(path)
     signature = _read_signature(path)
-    try:
+    with telling("the file is damaged or of an unsupported kind", path, _DAMAGED, ImageError):
         if signature in _TIFF:
             pixels = _read_tiff(path, axes, page)
         elif signature == _PNG:
-            with PngImageFile(path) as header:
-                _check_count(header.size)
+            _check_count(PngImageFile(path).size)
             pixels = imagecodecs.png_decode(path.read_bytes())
             if pixels.shape[2:] in ((2,), (4,)):  # the last is alpha by PNG's definition
                 pixels = pixels[..., :-1]
@@ -74,12 +76,6 @@ def read_pixels(
         if pixels.size == 0 or pixels.dtype.kind not in "buif":
             what = f"pixels of type {pixels.dtype} and shape {pixels.shape} are not supported"
             raise ImageError(what, remedy="Export it as integers or real floats.")
-    except ImageError as error:
-        error.where = path
-        raise
-    except Exception as error:  # decoders raise a dozen types of their own
-        what = f"the file is damaged or of an unsupported kind ({error})"
-        raise ImageError(what, where=path, remedy=_DAMAGED) from error
     pixels = pixels[..., 0] if pixels.shape[2:] == (1,) else pixels
     return pixels.astype(np.uint8) if pixels.dtype.kind == "b" else pixels
 
@@ -104,17 +100,15 @@ def read_image(
     if len(channels) != 2 or channels[0] == "none":
         what = f"channels {channels!r} do not name a plane to segment and a nucleus plane"
         raise ChannelsNeeded(what, names, where=path)
-    known = {called: k for k, name in enumerate(names) for called in (name, str(k))}
+    known = {called: stack[..., k] for k, name in enumerate(names) for called in (name, str(k))}
+    known |= {"gray": stack.mean(axis=2, dtype=np.float64)} if "gray" in channels else {}
     image = np.zeros((2, *stack.shape[:2]), np.float32)
     for name, plane in zip(channels, image, strict=True):
+        if name not in known and name != "none":
+            what = f"channel {name!r} was asked for, the image has {len(names)}"
+            raise ChannelsNeeded(what, names, where=path)
         with np.errstate(over="ignore"):  # what overflows is counted below
-            if name == "gray":
-                plane[:] = stack.mean(axis=2, dtype=np.float64)
-            elif name in known:
-                plane[:] = stack[..., known[name]]
-            elif name != "none":
-                what = f"channel {name!r} was asked for, the image has {len(names)}"
-                raise ChannelsNeeded(what, names, where=path)
+            plane[:] = known.get(name, 0)
     if bad := int(np.count_nonzero(~np.isfinite(image))):
         what = f"{bad} pixels are NaN, infinite or beyond the range of float32"
         raise ImageError(what, where=path, remedy="Replace them, by the background for example.")
@@ -122,26 +116,26 @@ def read_image(
 
 
 def read_masks(path: str | PathLike[str], *, page: int | None = None) -> np.ndarray:
-    """Read a label image, or the masks of Cellpose's ``_seg.npy``: int32[H, W], see `relabel`.
+    """Read a label image, or the masks of Cellpose's ``_seg.npy``: int32[H, W], see `relabel`."""
+    return relabel(read_labels(path, page=page), where=path)
 
-    The labels of an indexed PNG are its indices. ``page``, that of the image, is read of several.
+
+def read_labels(path: str | PathLike[str], *, page: int | None = None) -> np.ndarray:
+    """Labels as they stand in a file of masks, int32 or int64[H, W]; an indexed PNG's are indices.
+
+    ``page``, that of the image, is read where there are several.
     """
     path = Path(path)
     signature = _read_signature(path)
-    if signature == _NUMPY:
-        return relabel(read_seg(path)["masks"], where=path)
     if signature.startswith(_JPEG):
         raise ImageError("JPEG does not keep labels", where=path, remedy="Save them as PNG.")
     try:
-        masks = read_pixels(path)
+        labels = read_seg(path)["masks"] if signature == _NUMPY else read_pixels(path)
     except AxesNeeded:
-        if page is None:
-            raise
-        masks = read_pixels(path, page=page)
-    if masks.ndim == 3 and signature == _PNG:
-        indices = np.asarray(PngImageFile(path))  # of what is no indexed PNG colours
-        masks = indices if indices.ndim == 2 else masks
-    return relabel(masks, where=path)
+        labels = read_pixels(path, page=page)
+    if signature == _PNG and (picture := PngImageFile(path)).mode == "P":
+        labels = np.asarray(picture)
+    return as_labels(labels, path, largest=INT64_MAX)
 
 
 def relabel(masks: np.ndarray, *, where: str | PathLike[str] = "masks") -> np.ndarray:
@@ -159,13 +153,15 @@ def relabel(masks: np.ndarray, *, where: str | PathLike[str] = "masks") -> np.nd
     counts = np.bincount(owners[areas >= largest[owners] / 10])[1:]  # stray pixels are no cells
     split = [f"label {old[k]} in {n}" for k, n in enumerate(counts, 1) if n > 1]
     around, what = {*masks[0]} & {*masks[-1]} & {*masks[:, 0]} & {*masks[:, -1]} - {0}, ""
+    remedy = "Each label counts as one cell: number the cells, on 0, if it stands for a class."
     if split:
         what = f"{len(split)} of {len(counts)} labels lie in pieces: {', '.join(split[:3])}"
+        if 2 * len(split) < len(counts):
+            remedy = "Each counts as one cell: number its pieces apart if they are several."
     elif around and (len(counts) > 1 or masks.all()):
         what = f"label {min(around)} reaches all edges of the image"
     if what:
-        remedy = "Each label counts as one cell: number the cells, on 0, if it stands for a class."
-        warnings.warn(errors.ScellsegWarning(what, where=where, remedy=remedy), stacklevel=2)
+        warnings.warn(ScellsegWarning(what, where=where, remedy=remedy), stacklevel=3)
     return contiguous.astype(np.int32)
 
 
@@ -178,25 +174,11 @@ def write_labels(path: str | PathLike[str], masks: np.ndarray) -> None:
         what = "labels are written as PNG, up to 65535, or as TIFF"
         raise ImageError(what, where=path, remedy="Name the file .tif.")
     labels = np.ascontiguousarray(masks, depth)
-    with whole(path) as scratch:
+    with whole(path) as part:
         if suffix == ".png":
-            scratch.write_bytes(imagecodecs.png_encode(labels))
+            part.write_bytes(imagecodecs.png_encode(labels))
         else:
-            tifffile.imwrite(
-                scratch, labels, compression="zlib", photometric="minisblack", ome=False
-            )
-
-
-@contextmanager
-def survive(failed: dict[str, ScellsegError], key: str, name: str) -> Iterator[None]:
-    """Note an error as the failure of the image `name`: the others go on."""
-    try:
-        yield
-    except Exception as error:
-        remedy, what = "The other images are not affected.", str(error) or type(error).__name__
-        told = error if isinstance(error, ScellsegError) else ImageError(what, remedy=remedy)
-        told.where = name if told.where is None else told.where
-        failed[key] = told
+            tifffile.imwrite(part, labels, compression="zlib", photometric="minisblack", ome=False)
 
 
 def pixel_hash(pixels: np.ndarray) -> str:
@@ -207,72 +189,84 @@ def pixel_hash(pixels: np.ndarray) -> str:
 
 def _read_signature(path: Path) -> bytes:
     """First four bytes of a file, by which its format is known."""
-    try:
+    with telling("the file cannot be read", path, "Check the path.", ImageError):
         if path.exists() and not path.is_file():
-            raise ImageError("a folder, pipe or device is no file", where=path, remedy="Give one.")
+            raise ImageError("a folder, pipe or device is no file", remedy="Give one.")
         with path.open("rb") as file:
-            signature = file.read(4)
-    except (OSError, ValueError) as error:
-        what = f"the file cannot be read ({getattr(error, 'strerror', error)})"
-        raise ImageError(what, where=path, remedy="Check the path.") from error
-    if not signature:
-        raise ImageError("the file is empty (0 bytes)", where=path, remedy=_DAMAGED)
-    return signature
+            if signature := file.read(4):
+                return signature
+        raise ImageError("the file is empty (0 bytes)", remedy=_DAMAGED)
 
 
 def _check_count(shape: tuple[int, ...]) -> None:
     """Refuse an image before it asks for more memory than there may be."""
-    limit, asked = float(os.environ.get("SCELLSEG_MEGAPIXELS") or 400), np.prod(shape) / 1e6
-    if asked > limit:
-        remedy = "Crop it, or set the environment variable SCELLSEG_MEGAPIXELS if memory allows it."
-        raise ImageError(
-            f"{asked:.0f} megapixels are more than the limit, {limit:g}", remedy=remedy
-        )
+    limit, asked = os.environ.get("SCELLSEG_MEGAPIXELS") or "400", np.prod(shape, dtype=float) / 1e6
+    if not re.fullmatch("[0-9]+([.][0-9]+)?", limit) or asked > float(limit):
+        what = f"{asked:.0f} megapixels are not within the limit, {limit}"
+        remedy = "Crop it, or set the environment variable SCELLSEG_MEGAPIXELS as memory allows."
+        raise ImageError(what, remedy=remedy)
 
 
 def _read_tiff(path: Path, axes: str | None, page: int | None) -> np.ndarray:
     """Decode the one image of a TIFF to [H, W] or [H, W, C], without alpha; heed tifffile's log."""
+    thread = get_ident()
 
-    def heed(record: Any) -> Any:
-        if record.levelname == "ERROR" or _MADE_UP.search(record.getMessage()):
+    def heed(record: LogRecord) -> bool:
+        if record.thread == thread and _MADE_UP.search(record.getMessage()):
             raise ValueError(record.getMessage())
+        return record.thread != thread
 
     with ExitStack() as closing:
         tifffile.logger().addFilter(heed)
         closing.callback(tifffile.logger().removeFilter, heed)
         tiff = closing.enter_context(tifffile.TiffFile(path))
-        count, series = len(tiff.pages), tiff.series
-        if page is None and len(series) > 1:
+        count, series = len(tiff.pages), tiff.series if page is None else []
+        if len(series) > 1:
             shapes = ", ".join(str(one.shape) for one in series)
             raise AxesNeeded(f"the file holds {len(series)} images ({shapes})", count)
         if page is not None and not 0 <= page < count:
             raise AxesNeeded(f"there is no page {page}, the file has {count}", count)
         chosen: Any = series[0] if page is None else tiff.pages[page]
-        planes, known = [*chosen.pages] if page is None else [chosen], chosen.keyframe
+        axes, known = chosen.axes if axes is None else axes.upper(), chosen.keyframe
+        several = _name_channels(axes, chosen.shape, count)
         _check_count(chosen.shape)
-        smaller = 0 if page is not None else sum(len(one.pages) for one in chosen.levels[1:])
-        if page is None and 1 < count - smaller != chosen.size / known.size:
-            raise ValueError(f"it has {count} pages, but tells of an image of {chosen.shape}")
-        for one in planes:
-            starts, lengths = np.array(one.dataoffsets), np.array(one.databytecounts)
-            if min(*starts, *lengths) < 1 or max(starts + lengths) > one.parent.filehandle.size:
-                raise ValueError("pixels are missing, the file may be cut off")
-        pixels, axes = chosen.asarray(), chosen.axes if axes is None else axes.upper()
-    if not set("YX") <= set(axes) or len(axes) != pixels.ndim or len(set(axes)) != len(axes):
-        what = f"axes {axes!r} do not name the axes of an image of shape {pixels.shape}"
-        raise AxesNeeded(what, count)
-    kept = [k for k, axis in enumerate(axes) if axis in "YX" or pixels.shape[k] > 1]
-    axes, pixels = "".join(axes[k] for k in kept), pixels.reshape([pixels.shape[k] for k in kept])
-    several = [axis for axis in axes if axis not in "YX"]
-    if several not in ([], ["C"], ["S"]):
-        what = "the file does not say what its pages are"
-        for axis, kind in (("T", "time series"), ("Z", "z-stack")):
-            what = f"a 2D image is needed, this is a {kind}" if axis in several else what
-        size = " x ".join(
-            f"{axis} {length}" for axis, length in zip(axes, pixels.shape, strict=True)
-        )
-        raise AxesNeeded(f"{what} ({size})", count)
-    pixels = tifffile.transpose_axes(pixels, axes, "".join(["YX", *several]))
+        if page is None:
+            smaller = sum(not one.is_subifd for level in chosen.levels[1:] for one in level.pages)
+            elsewhere = sum(one.parent is not tiff for one in chosen.pages)  # in other files
+            if 1 < count != chosen.size / known.size + smaller - elsewhere:
+                raise ValueError(f"it has {count} pages, but tells of an image of {chosen.shape}")
+        for one in chosen.pages if page is None else [chosen]:
+            _check_segments(one, known)
+        pixels = chosen.asarray()
+    others = "".join(axis for axis in axes if axis not in f"YX{several}")  # of length 1
+    pixels = tifffile.transpose_axes(pixels, axes, f"{others}YX{several}")[(0,) * len(others)]
     # Of ExtraSamples, 1 and 2 are associated and unassociated alpha.
-    alpha = sum(sample in (1, 2) for sample in known.extrasamples) if several == ["S"] else 0
+    alpha = sum(sample in (1, 2) for sample in known.extrasamples) if several == "S" else 0
     return pixels[..., :-alpha] if alpha else pixels
+
+
+def _name_channels(axes: str, shape: tuple[int, ...], count: int) -> str:
+    """Axis of the channels, or none; AxesNeeded where there are more, or the axes are not known."""
+    if not set("YX") <= set(axes) or len(axes) != len(shape) or len(set(axes)) != len(axes):
+        raise AxesNeeded(f"axes {axes!r} do not name the axes of an image of shape {shape}", count)
+    lengths = {axis: n for axis, n in zip(axes, shape, strict=True) if axis in "YX" or n > 1}
+    if (several := "".join(axis for axis in lengths if axis not in "YX")) in ("", "C", "S"):
+        return several
+    kinds = {"Z": "z-stack", "T": "time series"}
+    known = [f"a 2D image is needed, this is a {kinds[axis]}" for axis in kinds if axis in several]
+    size = " x ".join(f"{axis} {length}" for axis, length in lengths.items())
+    raise AxesNeeded(f"{[*known, 'the file does not say what its pages are'][0]} ({size})", count)
+
+
+def _check_segments(page: Any, known: Any) -> None:
+    """Refuse a page that lacks strips or tiles, or ends of them."""
+    file, starts, lengths = page.parent.filehandle, page.dataoffsets, page.databytecounts
+    if known.is_contiguous:  # and read as one, whatever its numbers of bytes
+        starts, lengths = starts[:1], [known.nbytes]
+    elif len(starts) != np.prod(known.chunked):
+        lengths = [0] * len(starts)
+    jpeg = np.memmap(file.path, mode="r") if known.compression == 7 else None  # else grey fills it
+    for start, length in zip(starts, lengths, strict=True):
+        ends = jpeg is None or bytes(jpeg[start : start + length]).rstrip(b"\0")[-2:] == b"\xff\xd9"
+        if min(start, length) < 1 or start + length > file.size or not ends:
+            raise ValueError("pixels are missing, the file may be cut off")

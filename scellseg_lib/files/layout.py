@@ -29,7 +29,7 @@ UNREAD += "ilp mrc ics nrrd dcm jp2 bmp gif webp heic"  # in what other programs
 CONVERT = "Save it as OME-TIFF, for example by Fiji, whose Bio-Formats reads most formats."
 PICTURES = "cp_output|cp_outlines|outlines|cp_flows|flows|dP|cp_cellprob|overlay"  # of an image
 SHOT, QUERY, SEGMENTED, CORRECTED, EXPORTED = "shot", "query", "segmented", "corrected", "exported"
-CLASSES, ROUNDS, RECORD = "classes.csv", "rounds.csv", "segmented.json"
+CLASSES, ROUNDS, RECORD, HASHES = "classes.csv", "rounds.csv", "segmented.json", ".hashes"
 MASKS, CELLS, OVERLAY, EDITS = "_masks", "_cells.csv", "_overlay.png", ".edits"
 MODEL, CHECKPOINT, RUN = ".safetensors", ".checkpoint", ".checkpoint.json"
 
@@ -52,24 +52,21 @@ class ImageFiles:
 
 
 def find_samples(folder: Path) -> list[ImageFiles]:
-    """Images and masks to learn from and to segment, in natural order of their names.
+    """Images and masks to learn from and to segment, as of `list_images`, with nothing left open.
 
-    They are those of `list_images`, and nothing is left open: DatasetError without images, or where
-    an image in ``shot/`` or masks lack their partner, or two files of one kind have the same name.
+    DatasetError without images, or where an image in ``shot/`` or masks lack their partner, or two
+    files of one kind have the same name.
     """
-    found = list_images(folder)
-    for part in _parts(folder):
-        files = _Files(folder / part)
-        images, masks = _single(files.images), _single(files.masks)
-        if orphans := [path.name for name, path in masks.items() if name not in images]:
-            what = f"masks without an image: {', '.join(orphans)}"
-            remedy = "The masks of NAME_img.png are NAME_masks.png."
-            raise DatasetError(what, where=folder / part, remedy=remedy)
-    if bare := [one.image.name for one in found if one.split == SHOT and not one.masks]:
-        remedy = "Annotate them (NAME_masks.png), or move them to query/."
-        what = f"images without masks: {', '.join(bare)}"
-        raise DatasetError(what, where=folder / SHOT, remedy=remedy)
-    return found
+    for place in (folder / part for part in _parts(folder)):
+        images, masks = _single(_Files(place).images), _single(_Files(place).masks)
+        wrong, remedy = "masks without an image", "The masks of NAME_img.png are NAME_masks.png."
+        lost = [path.name for name, path in masks.items() if name not in images]
+        if not lost and place == folder / SHOT:
+            wrong, remedy = "images without masks", "Annotate them, or move them to query/."
+            lost = [path.name for name, path in images.items() if name not in masks]
+        if lost:
+            raise DatasetError(f"{wrong}: {', '.join(lost)}", where=place, remedy=remedy)
+    return list_images(folder)
 
 
 def list_images(folder: Path) -> list[ImageFiles]:
@@ -101,11 +98,6 @@ def place_shot(folder: Path, image: Path) -> tuple[Path, Path]:
     return copy, ImageFiles(name, copy, _single(files.masks).get(name), SHOT).own_masks
 
 
-def place_image(folder: Path, file_name: str) -> Path:
-    """Where a new image is put: among those to be segmented."""
-    return (folder if _parts(folder) == [""] else folder / QUERY) / file_name
-
-
 def find_labels(place: Path) -> dict[str, Path]:
     """Best label file of each name, or the one that `place` is; images if none is called masks."""
     if not place.is_dir():
@@ -114,11 +106,9 @@ def find_labels(place: Path) -> dict[str, Path]:
     return _single(files.masks or files.images)
 
 
-def results_path(source: Path, experiment: Path | None = None) -> Path:
-    """Where masks of a file or folder usually go; of ``query/``, into the experiment if given."""
-    root = source if source.is_dir() else source.parent
-    within = experiment is not None and root == (experiment / QUERY).resolve()
-    return (root.parent if within else root) / SEGMENTED
+def results_path(source: Path) -> Path:
+    """Where masks of a file or folder usually go."""
+    return (source if source.is_dir() else source.parent) / SEGMENTED
 
 
 def cells_path(masks: Path) -> Path:
@@ -159,10 +149,9 @@ class _Files:
         names = natsorted(img.keys() | image.keys())
         self.images = {name: img.get(name, []) + image.get(name, []) for name in names}
         self.masks = found.get("seg", {}) | found.get("cp_masks", {}) | found.get("masks", {})
-        others = [(name, path) for name, files in found.get("", {}).items() for path in files]
-        self.unread = [path.name for _, path in others if path.suffix.lower()[1:] in UNREAD.split()]
-        alone = [path for name, path in others if name not in names]  # no image's picture
-        self.unread += [path.name for path in alone if path.suffix.lower() in SUFFIXES]
+        rest = [(name, path) for name, files in found.get("", {}).items() for path in files]
+        self.unread = [path.name for _, path in rest if path.suffix.lower()[1:] in UNREAD.split()]
+        self.unread += [p.name for k, p in rest if k not in names and p.suffix.lower() in SUFFIXES]
 
 
 def _parts(folder: Path) -> list[str]:
@@ -186,9 +175,13 @@ def _read_parts(folder: Path) -> list[tuple[str, _Files]]:
     return parts
 
 
+def only(files: list[Path], where: Path | None = None) -> Path:
+    """File of a name; DatasetError where there are several."""
+    if len(files) > 1:
+        what = f"files of the same name: {', '.join(file.name for file in files)}"
+        raise DatasetError(what, where=where, remedy="Keep one of them.")
+    return files[0]
+
+
 def _single(found: dict[str, list[Path]]) -> dict[str, Path]:
-    """One file of each name; DatasetError where there are two."""
-    if twice := [path for files in found.values() for path in files if len(files) > 1]:
-        what = f"files of the same name: {', '.join(path.name for path in twice)}"
-        raise DatasetError(what, where=twice[0].parent, remedy="Keep one of each.")
-    return {name: path for name, (path,) in found.items()}
+    return {name: only(files, files[0].parent) for name, files in found.items()}

@@ -1,8 +1,7 @@
 """Outlines of cells along the edges of their pixels, for ImageJ, QuPath and as text; pictures too.
 
 A vertex (x, y) is a corner between pixels: pixel (row 0, column 0) is the square from (0, 0) to
-(1, 1), as in ImageJ and QuPath. Filling an outline gives back the very pixels that it came from,
-and its area is their number.
+(1, 1), as in ImageJ and QuPath. Filling an outline gives back the very pixels that it came from.
 """
 
 import json
@@ -76,9 +75,8 @@ def write_geojson(path: Path, masks: np.ndarray, classes: Mapping[int, str] | No
 def write_outlines(path: Path, masks: np.ndarray) -> None:
     """Write lines of x,y,x,y,.., as Cellpose does, one a piece; holes are lost, with a warning."""
     found = dict(outlines(masks))
-    if with_holes := [str(k) for k, pieces in found.items() if any(piece[1:] for piece in pieces)]:
-        lost = f"holes of cells {', '.join(with_holes)} are lost"
-        warnings.warn(f"outlines as text: {lost}", stacklevel=2)
+    if lost := [str(k) for k, pieces in found.items() if any(piece[1:] for piece in pieces)]:
+        warnings.warn(f"outlines as text: holes of cells {', '.join(lost)} are lost", stacklevel=2)
     outer = [rings[0].ravel().tolist() for pieces in found.values() for rings in pieces]
     with whole(path) as scratch:
         scratch.write_text("".join(f"{','.join(map(str, corners))}\n" for corners in outer))
@@ -105,6 +103,5 @@ def _roi(rings: list[np.ndarray]) -> roifile.ImagejRoi:
         roi = roifile.ImagejRoi(roitype=roifile.ROI_TYPE.RECT, shape_roi_size=len(segments))
         roi.multi_coordinates = np.array(segments, np.float32)
     # As ImageJ has them: the right and lower ends are one less than roifile's own.
-    ends = map(int, [*corners.min(axis=0), *corners.max(axis=0)])
-    roi.left, roi.top, roi.right, roi.bottom = ends
+    roi.left, roi.top, roi.right, roi.bottom = map(int, [*corners.min(0), *corners.max(0)])
     return roi

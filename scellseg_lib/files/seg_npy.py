@@ -1,8 +1,8 @@
 """Cellpose's ``NAME_seg.npy``: written for its interface, and read without calling what it names.
 
-The format is a pickled dictionary, and a pickle is a programme that may call anything. Here only
-the steps of plain values and arrays are allowed, and only the names that NumPy's arrays need; this
-module makes these from the file's bytes. Nothing else in the library unpickles.
+The format is a pickled dictionary, and a pickle is a programme that may call anything. Here, where
+alone the library unpickles, only the steps of plain values and arrays are allowed, and only names
+that NumPy's arrays need; this module makes these from the file's bytes.
 """
 
 import io
@@ -20,7 +20,7 @@ import numpy as np
 from skimage.segmentation import find_boundaries
 
 from scellseg_lib.atomic import whole
-from scellseg_lib.errors import ImageError
+from scellseg_lib.errors import ImageError, telling
 from scellseg_lib.samples import diameter
 
 STEPS = 2_000_000  # of a file, at most: some hundred times those of thousands of cells
@@ -37,7 +37,8 @@ def read_seg(path: Path) -> dict[str, Any]:
     They are plain values and arrays (NumPy's numbers without axes, paths tuples of their parts);
     ``masks`` is int64[H, W] or [Z, H, W]. ImageError if the file is damaged or holds other things.
     """
-    try:
+    remedy = "If you trust its origin, open it in Cellpose and save the masks as PNG."
+    with telling("the file is damaged, or not as Cellpose saves it", path, remedy, ImageError):
         file = io.BytesIO(path.read_bytes())
         np.lib.format.read_magic(file)
         np.lib.format.read_array_header_1_0(file)
@@ -47,13 +48,9 @@ def read_seg(path: Path) -> dict[str, Any]:
                 raise ValueError(f"it takes a step {step.name}, or too many")
         file.seek(start)
         seg = _Reader(file).load()[()]
-        masks = seg["masks"].astype(np.int64, casting="same_kind")
+        masks = seg["masks"].astype(np.int64, casting="safe")
         masks = masks[0] if masks.ndim == 3 and len(masks) == 1 else masks
         return {**seg, "masks": masks + (masks.min() == -1)}  # the background, long ago
-    except Exception as error:  # whatever a damaged file leads to
-        what = f"the file is damaged, or not as Cellpose saves it ({error})"
-        remedy = "If you trust its origin, open it in Cellpose and save the masks as PNG."
-        raise ImageError(what, where=path, remedy=remedy) from error
 
 
 def write_seg(path: Path, masks: np.ndarray, **more: object) -> None:

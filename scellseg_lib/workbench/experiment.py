@@ -5,7 +5,6 @@ there before: its model had not seen the masks. The score of a later model, whic
 is kept too, marked as ``seen``, and left out of the means.
 """
 
-import io
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -25,17 +24,23 @@ from scellseg_lib.atomic import whole
 from scellseg_lib.datasets.weights import RELEASED, load_model, packaged_files, released_file
 from scellseg_lib.errors import DatasetError, ImageError, ModelError, ScellsegError
 from scellseg_lib.files import layout
+from scellseg_lib.files.export import read_list, read_table, waiting_list
 from scellseg_lib.files.folder import alone
-from scellseg_lib.files.images import pixel_hash, read_image, read_masks, read_pixels, write_labels
+from scellseg_lib.files.images import (
+    pixel_hash,
+    read_image,
+    read_labels,
+    read_masks,
+    read_pixels,
+    write_labels,
+)
 from scellseg_lib.files.layout import ImageFiles
-from scellseg_lib.files.seg_npy import read_seg
 from scellseg_lib.metrics import match, scores
 from scellseg_lib.model import Card, Model, read_card
 from scellseg_lib.network import ARCHITECTURES
 from scellseg_lib.representation import Decoding
 from scellseg_lib.samples import check_size, diameters
 from scellseg_lib.segmentation import Prediction
-from scellseg_lib.workbench.editor.annotation import match_cells, waiting_list
 from scellseg_lib.workbench.editor.classes import Classes, choose_colour, parse_colour
 from scellseg_lib.workbench.forms import Channels, plain
 from scellseg_lib.workbench.session import InspectedImage, SegmentationSettings, predict_one
@@ -196,7 +201,8 @@ class Experiment:
             remedy += f"lists of cells in _cells.csv. Another format: {layout.CONVERT}"
             raise ImageError(what, where=name, remedy=remedy)
         if role in ("img", "image"):
-            file = layout.place_image(self.folder, name)
+            parts = [self.folder / part for part in (layout.SHOT, layout.QUERY)]
+            file = (parts[1] if any(part.is_dir() for part in parts) else self.folder) / name
             if owner is not None and owner.image != file:
                 what = "another image of this name is here"
                 raise DatasetError(what, where=owner.image, remedy="Rename yours.")
@@ -360,34 +366,12 @@ def experiment_of(file: Path) -> Path:
 
 def read_cells(masks: Path, table: Path | None = None) -> pd.DataFrame | None:
     """List of the cells of a file of masks, by the numbers of `read_masks`; None without one."""
-    table = table or layout.cells_path(masks)
-    stored = read_seg(masks)["masks"] if masks.suffix == ".npy" else read_pixels(masks)
-    if (waiting := waiting_list(table, read_masks(masks))).is_file():
+    table, labels = table or layout.cells_path(masks), read_labels(masks)
+    if (waiting := waiting_list(table, labels)).is_file():
         waiting.replace(table)  # the save was stopped after that of the masks
-    try:
-        cells = match_cells(read_table(table.read_bytes())[0], stored)
-    except FileNotFoundError:
+    if "class" not in (cells := read_list(table, labels)):
         return None
-    except (ImageError, ValueError) as error:  # pandas' own errors are ValueErrors
-        what = error.what if isinstance(error, ImageError) else "this is no list of cells"
-        remedy = "Move it away, or put there that which was saved with these masks."
-        raise ImageError(what, where=table, remedy=remedy) from error
-    numbers = np.searchsorted(np.unique(stored[stored > 0]), cells.index) + 1
-    return cells.assign(label=numbers)
-
-
-def read_table(data: bytes) -> tuple[pd.DataFrame, str]:
-    """Read a table of words, also one that a spreadsheet has saved; and its separator."""
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        text = data.decode("cp1252", errors="replace")
-    separator = max(",;\t", key=text.partition("\n")[0].count)
-    how: dict[str, Any] = {"sep": separator, "index_col": False, "engine": "python"}
-    how["on_bad_lines"] = lambda line: line[: text.partition("\n")[0].count(separator) + 1]
-    table = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False, **how).fillna("")
-    names = table.columns.str.strip().str.lower().str.replace("color", "colour")
-    return table.set_axis(names, axis=1), separator
+    return cells.assign(label=np.searchsorted(np.unique(labels[labels > 0]), cells.index) + 1)
 
 
 def _write_cells(owner: ImageFiles, name: str, content: bytes) -> None:
@@ -447,7 +431,7 @@ def _look_at(name: str, image: Path, file: Path) -> AnnotatedImage:
 def _hash(masks: np.ndarray | Path) -> str | None:
     """Hash of masks, or of those in a file; None where that is damaged, and so nobody's."""
     try:
-        labels = read_pixels(masks) if isinstance(masks, Path) else masks
+        labels = read_labels(masks) if isinstance(masks, Path) else masks
     except ScellsegError:
         return None
     return pixel_hash(np.asarray(labels, np.int64))
@@ -564,7 +548,7 @@ def count_cells(masks: Path) -> int | None:
 
 @cache
 def _count_once(masks: Path, *version: int) -> int:
-    return int(np.count_nonzero(np.unique(read_pixels(masks))))
+    return int(np.count_nonzero(np.unique(read_labels(masks))))
 
 
 class ClassesChanged(ImageError):
@@ -625,9 +609,9 @@ class ClassFile:
                 continue
             try:
                 with whole(table) as scratch:
-                    frame = pd.read_csv(table, dtype=str, keep_default_na=False)
+                    frame, separator = read_table(table.read_bytes())
                     frame["class"] = frame["class"].where(frame["class"] != old, new)
-                    frame.to_csv(scratch, index=False)
+                    frame.to_csv(scratch, sep=separator, index=False)
                 renamed.append(image)
             except (OSError, ValueError, KeyError):
                 left.append(image)
@@ -640,7 +624,7 @@ class ClassFile:
         ending = f"[!.]*{layout.CELLS}"
         for table in (file for place in places for file in natsorted(place.glob(ending), str)):
             with suppress(OSError, ValueError, KeyError):
-                kinds = pd.read_csv(table, dtype=str, keep_default_na=False)["class"]
+                kinds = read_table(table.read_bytes())[0]["class"]
                 if table != layout.cells_path(masks) and (kinds == name).any():
                     found.append(table)
         return found

@@ -430,7 +430,9 @@ class SegmentPanel(ipywidgets.VBox):
             if source is None:
                 self.found.tell(EMPTY)
             else:
-                usual = layout.results_path(source, self.folder)
+                usual = layout.results_path(source)
+                if self.folder and usual.parent == (self.folder / layout.QUERY).resolve():
+                    usual = usual.parent.parent / layout.SEGMENTED
                 self.output.placeholder = str(usual)
                 self._source, self._output = source, forms.read_path(self.output.value) or usual
                 with self.found.tell_errors():

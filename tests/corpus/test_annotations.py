@@ -4,10 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import tifffile
 
 from scellseg_lib.errors import ImageError, ScellsegError
+from scellseg_lib.files.export import export
 from scellseg_lib.files.images import read_masks, write_labels
 from scellseg_lib.workbench.editor import MaskEditor, MasksChanged
 from scellseg_lib.workbench.experiment import Experiment, read_cells
@@ -49,9 +51,15 @@ def test_a_list_is_of_the_cells_that_it_names_or_of_none(tmp_path, text, right):
     masks, table = tmp_path / "A_masks.tif", tmp_path / "A_cells.csv"
     write_labels(masks, LABELS)
     table.write_bytes(text if isinstance(text, bytes) else text.encode())
-    expect(lambda: kinds(read_cells(masks)), right if right is ImageError else right.__eq__)
+    done = export(masks, tmp_path / "out", ["table", "geojson"])
     if right is ImageError:
         expect(lambda: read_cells(masks), ImageError, r"A_cells\.csv: .*Move it away")
+        assert (done.written, done.failed["A"].where) == (0, table)
+        return
+    assert kinds(read_cells(masks)) == right
+    exported = pd.read_csv(tmp_path / "out/A_measurements.csv", keep_default_na=False)
+    assert exported["label_in_file"].tolist() == [7, 312]
+    assert kinds(exported) == {1: "", 2: ""} | right
 
 
 @pytest.mark.parametrize("dies", ["masks", "list"])
@@ -80,6 +88,9 @@ def test_a_save_that_is_killed_leaves_masks_with_their_own_list(tmp_path, monkey
         patch.setattr(Path, "replace", replace)
         with pytest.raises(KeyboardInterrupt):
             editor.save()
+    export(path, tmp_path / "out", ["table"])  # reads as the editor will, and changes nothing
+    told = pd.read_csv(tmp_path / "out/A_measurements.csv", keep_default_na=False)["class"]
+    assert told.tolist() == (["dead", ""] if dies == "masks" else ["alive"])
     again = opened()
     assert kinds(again.cells) == ({1: "dead", 2: ""} if dies == "masks" else {1: "alive"})
     if dies == "masks":

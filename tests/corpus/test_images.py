@@ -17,7 +17,7 @@ import tifffile
 from PIL import Image
 
 from scellseg_lib import load_dataset
-from scellseg_lib.errors import DatasetError, ImageError, ScellsegWarning
+from scellseg_lib.errors import AxesNeeded, DatasetError, ImageError, ScellsegWarning
 from scellseg_lib.files import layout
 from scellseg_lib.files.images import read_masks, read_pixels, relabel
 from scellseg_lib.files.seg_npy import write_seg
@@ -83,6 +83,21 @@ def pyramid() -> bytes:
         for step in (1, 2, 4):
             writer.write(GREY[::step, ::step], tile=(16, 16), **PLAIN)
     return file.getvalue()
+
+
+def sub_pyramid() -> bytes:
+    """Two channels of OME, each with a smaller one in a SubIFD."""
+    file, planes = io.BytesIO(), np.stack([GREY, GREY + 1])
+    with tifffile.TiffWriter(file, ome=True) as writer:
+        writer.write(planes, subifds=1, photometric="minisblack", metadata={"axes": "CYX"})
+        writer.write(planes[:, ::2, ::2], photometric="minisblack", subfiletype=1)
+    return file.getvalue()
+
+
+def retype(content: bytes, tag: int) -> bytes:
+    """A TIFF whose tag is of a type that there is not."""
+    at = content.index(struct.pack("<H", tag)) + 2
+    return content[:at] + b"\x63\0" + content[at + 2 :]
 
 
 TILES = {"tile": (16, 16)}
@@ -153,7 +168,7 @@ def ome(channels: int) -> str:
 
 OTHER_FILE = '<TiffData FirstC="1" IFD="0" PlaneCount="1"><UUID FileName="absent.ome.tif">urn:uuid:'
 OTHER_FILE += "00000001-0000-0000-0000-000000000000</UUID></TiffData></Pixels>"
-IMAGEJ = "ImageJ=1.53\nimages={0}\nslices={0}\n"
+IMAGEJ = "ImageJ=1.53\nimages={0}\nchannels={0}\n"
 BOMB = '<?xml version="1.0"?><!DOCTYPE a [<!ENTITY a "ha">' + "".join(
     f'<!ENTITY {new} "{f"&{old};" * 10}">'
     for old, new in zip("abcdefghi", "bcdefghij", strict=True)
@@ -174,8 +189,13 @@ PIXELS: list[tuple[bytes, Any]] = [
      "failed to read 'absent.ome"),
     (tiff(STACK[:2], description=ome(2)), np.moveaxis(STACK[:2], 0, 2)),
     (tiff(GREY, description='{"shape": ' + "[" * 99_999), "damaged"),
-    (tiff(GREY, description=BOMB + "]><OME>&j;</OME>"), "damaged"),
-    (tiff(GREY, description=b"\x81 of no alphabet"), GREY),
+    *((tiff(GREY, description=text), GREY) for text in (
+        BOMB + "]><OME>&j;</OME>", b"\x81 of no alphabet", ome(1).replace("<Pixels", "<Pix<els"))),
+    (retype(tiff(GREY, extratags=[(65000, "I", 1, 5, True)]), 65000), GREY),
+    (retype(tiff(GREY), 258), "damaged.*258"),
+    *((edit(WHOLE["one strip"], StripByteCounts=n), GREY) for n in (0, 5, 10**6)),
+    (edit(WHOLE["jpeg tiles"], TileByteCounts=lambda n: (n[0], n[1] - 40, *n[2:])), MISSING),
+    (sub_pyramid(), np.stack([GREY, GREY + 1], 2)),
     (edit(WHOLE["zlib strips"], ImageWidth=10**9, ImageLength=10**9), "damaged|megapixels"),
     (tiff(np.zeros((4, 5), "c8")), "type complex64 and shape"),
     (tiff(GREY)[:8], "damaged.*Fetch or export"),
@@ -222,6 +242,25 @@ def test_the_limit_in_megapixels_is_said_and_can_be_changed(tmp_path, monkeypatc
         expect(lambda: read_pixels(path), ImageError, "4 mega.* 3.*SCELLSEG_MEGAPIXELS")
         monkeypatch.setenv("SCELLSEG_MEGAPIXELS", "4")
         assert read_pixels(path).shape == (2000, 2000)
+    path.write_bytes(tiff(np.stack([pixels] * 3), "ZYX", imagej=True))
+    expect(lambda: read_pixels(path), AxesNeeded, "z-stack")  # before it is too large
+    assert read_pixels(path, page=1).shape == (2000, 2000)
+    monkeypatch.setenv("SCELLSEG_MEGAPIXELS", "many")
+    expect(lambda: read_pixels(path, page=1), ImageError, "the limit, many.*SCELLSEG_MEGAPIXELS")
+
+
+def test_an_image_in_several_files_has_the_pages_of_all(tmp_path):
+    names, planes = ("a.ome.tif", "b.ome.tif"), ""
+    marks = [f"urn:uuid:0000000{k}-0000-0000-0000-000000000000" for k in range(2)]
+    for k in range(4):
+        file = f'<UUID FileName="{names[k // 2]}">{marks[k // 2]}</UUID>'
+        planes += f'<TiffData FirstC="{k}" IFD="{k % 2}" PlaneCount="1">{file}</TiffData>'
+    for k, name in enumerate(names):
+        text = ome(4).replace("<TiffData/>", planes).replace("<OME ", f'<OME UUID="{marks[k]}" ')
+        (tmp_path / name).write_bytes(tiff(STACK[2 * k : 2 * k + 2], description=text))
+    np.testing.assert_array_equal(read_pixels(tmp_path / names[0]), np.moveaxis(STACK[:4], 0, 2))
+    (tmp_path / names[1]).write_bytes((tmp_path / names[1]).read_bytes()[:-4000])
+    expect(lambda: read_pixels(tmp_path / names[0]), ImageError, "failed to read 'b.ome")
 
 
 # What is no file that can be read, and how it is made.
@@ -261,7 +300,7 @@ DOUBTS = [
     (CELLS > 0, "1 of 1 labels lie in pieces: label 1 in 4.*a class"),
     (MAP, "1 of 2 labels lie in pieces: label 2 in 4"),
     (np.where(CELLS % 2, 1, (CELLS > 0) * 2), "2 of 2 labels lie in pieces: label 1 in 2, label 2"),
-    (np.where(CELLS == 4, 3, CELLS), "1 of 3 labels lie in pieces: label 3 in 2"),
+    (np.where(CELLS == 4, 3, CELLS), "1 of 3 labels lie in pieces: label 3 in 2.*several"),
     (np.where(CELLS, CELLS, 255), "label 255 reaches all edges.*on 0"),
     (np.where(CELLS == 1, 1, 7), "label 7 reaches all edges"),
     (np.full((9, 9), 1), "label 1 reaches all edges"),

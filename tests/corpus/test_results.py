@@ -16,6 +16,7 @@ from scellseg_lib.errors import DatasetError, MasksMadeOtherwise
 from scellseg_lib.files import export, folder, images
 from scellseg_lib.files.images import read_pixels, write_labels
 from scellseg_lib.model import new_model
+from scellseg_lib.samples import Sample
 from tests.corpus import expect
 
 MODEL = new_model("unet2", (4, 8))
@@ -114,14 +115,34 @@ def test_a_second_run_at_once_is_refused_and_changes_nothing(home):
     assert segment(home) == (0, 2, [])
 
 
-@pytest.mark.parametrize("dies", ["write_labels", "whole"])
-def test_a_kill_on_the_way_leaves_nothing_half_done(home, monkeypatch, dies):
-    """After the record speaks of the masks, or before."""
-    draw(home / "A.png", 7)
-    with monkeypatch.context() as patch:
-        patch.setattr(images if dies == "write_labels" else folder, dies, None)
-        assert segment(home)[2] == ["A_masks.tif"]
-    assert segment(home) == (1, 1, [])
+@pytest.mark.parametrize("written", [False, True])
+def test_a_kill_on_the_way_leaves_nothing_half_done(home, monkeypatch, written):
+    """Before or after the masks are there; the line of their hashes may be cut off, too."""
+    for name in "AB":
+        draw(home / f"{name}.png", 7)
+
+    def die(*arguments: Any) -> None:
+        if written:
+            write_labels(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(images, "write_labels", die)
+    with pytest.raises(KeyboardInterrupt):
+        segment(home)
+    monkeypatch.undo()
+    with (home / "out/.hashes").open("a") as file:
+        file.write("\n" + "0" * 64)
+    assert segment(home) == ((1, 1, []) if written else (2, 0, []))
+    assert segment(home) == (0, 2, [])
+    assert not list(home.rglob("*.lock"))
+
+
+def test_an_image_without_a_file_is_read_once(tmp_path):
+    reads: list[int] = []
+    image = Sample("A", lambda: reads.append(1) or np.ones((2, 40, 50), np.float32))
+    jobs, how = [folder.ImageJob(image, tmp_path / "A_masks.tif")], {"diameter": 30.0}
+    folder.segment_jobs(jobs, MODEL, tmp_path, folder.FolderOutcome(), reading=READING, **how)
+    assert len(reads) == 1
 
 
 # What lies beside masks A and B, which image is named, and how many tables come, or what is said.

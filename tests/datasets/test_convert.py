@@ -23,7 +23,7 @@ def png(path: Path, pixels: np.ndarray) -> None:
 def test_raw_samples_give_the_pixels_of_the_manifest(name, folder, real_data, tmp_path):
     card = manifest.load_manifest(name)
     entries = {entry.source or entry.name: entry for entry in card.files}
-    converter = convert.CONVERTERS[str(card.converter)]
+    converter = getattr(convert, f"convert_{card.converter}")
     pictures = list(converter(real_data / "raw_samples" / folder, "*"))
     assert len(pictures) == {"bbbc010_elegans": 3, "dsb2018": 2}[name]
     for picture in pictures:

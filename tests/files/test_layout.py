@@ -90,12 +90,6 @@ def test_where_an_image_is_put_among_the_annotated_ones(tmp_path, names, image, 
     assert relative(tmp_path, *found) == [copy, masks]
 
 
-@pytest.mark.parametrize("there", ["B.tif", "shot/B.tif", "query/B_img.tif"])
-def test_where_a_new_image_is_put(tmp_path, there):
-    place = layout.place_image(make(tmp_path, there), "A.ome.tif")
-    assert place == tmp_path / ("A.ome.tif" if there == "B.tif" else "query/A.ome.tif")
-
-
 def test_the_experiment_of_a_file(tmp_path):
     for name in ("shot/A_masks.tif", "corrected/A_masks.tif"):
         assert experiment_of(tmp_path / name) == tmp_path

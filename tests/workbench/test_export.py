@@ -146,4 +146,4 @@ def test_of_two_images_of_one_name_none_is_measured(folder: Path):
     panel = ExportPanel(folder)
     ticked(panel, "table")
     assert exported(panel).result.written == 1
-    assert "images of the same name: b_img.tif, b_img.tiff" in problem(panel)
+    assert "files of the same name: b_img.tif, b_img.tiff" in problem(panel)

@@ -56,6 +56,6 @@ def draw(folder: Path, *names: str, shape: tuple[int, ...] = (40, 50)) -> None:
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    """Content of all files of a folder, by their paths in it."""
-    found = sorted(path for path in folder.rglob("*") if path.is_file())
+    """Content of all files of a folder that are not hidden, by their paths in it."""
+    found = sorted(path for path in folder.rglob("[!.]*") if path.is_file())
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}

@@ -13,6 +13,7 @@ import pandas as pd
 
 from scellseg_lib.atomic import whole
 from scellseg_lib.errors import ImageError
+from scellseg_lib.files.export import match_cells, waiting_list
 from scellseg_lib.files.images import write_labels
 from scellseg_lib.files.layout import cells_path
 from scellseg_lib.samples import as_labels
@@ -24,7 +25,7 @@ from scellseg_lib.workbench.editor.classes import (
     find_class,
     parse_colour,
 )
-from scellseg_lib.workbench.editor.journal import NOTHING, Edit, Facts, Journal, hash_labels
+from scellseg_lib.workbench.editor.journal import NOTHING, Edit, Facts, Journal
 from scellseg_lib.workbench.editor.patches import EMPTY, Patch, apply, rebase
 
 COLUMNS = ("label", "area", "class", "note")
@@ -337,30 +338,3 @@ def _add_classes(classes: Classes, facts: Collection[Facts]) -> dict[str, str]:
         if kind and kind not in found:
             found[kind] = choose_colour(found)
     return found
-
-
-def match_cells(cells: pd.DataFrame, labels: np.ndarray) -> pd.DataFrame:
-    """``class`` and ``note`` of a list by its ``label``; ImageError unless it is of these labels.
-
-    It names each once; its ``area``, if there is one, is that of each cell in pixels.
-    """
-    remedy = f"Take the list that was saved with these masks; its columns: {', '.join(COLUMNS)}."
-    if "label" not in cells:
-        raise ImageError("this is no list of cells: it has no column 'label'", remedy=remedy)
-    there, areas = np.unique(labels[labels > 0], return_counts=True)
-    named = pd.to_numeric(cells["label"], errors="coerce")
-    for wrong in cells["label"][~named.isin(there) | named.duplicated()]:
-        what = f"the list names cell {wrong}, which the masks have not, or twice"
-        raise ImageError(what, remedy=remedy)
-    if "area" in cells:
-        said = pd.to_numeric(cells["area"], errors="coerce").set_axis(named).reindex(there)
-        for cell in there[said != areas]:
-            what = f"the list is of other masks: its area of cell {cell} is not that of these"
-            raise ImageError(what, remedy=remedy)
-    texts = cells.reindex(columns=["class", "note"]).astype(object).fillna("").astype(str)
-    return texts.set_axis(named.astype(int))
-
-
-def waiting_list(table: Path, labels: np.ndarray) -> Path:
-    """Where a list of cells waits until its masks are written, which makes it theirs."""
-    return table.with_name(f".{hash_labels(labels)[:24]}.csv")
