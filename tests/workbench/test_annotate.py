@@ -207,7 +207,7 @@ def test_masks_of_another_program_are_not_overwritten_unasked(folder: Path, mine
     panel.editor.outline(SQUARE + 20)
     drawn, theirs = np.array(panel.editor.labels), squares((2, 30))
     write_labels(file, theirs)
-    panel.step(1)
+    panel.editor._receive(None, {"type": "cycle", "by": 1}, [])
     assert "another window or program" in problem(panel)
     assert opened(panel) == "worm_2"
     np.testing.assert_array_equal(read_masks(file), theirs)
