@@ -6,15 +6,8 @@ import pytest
 from skimage.segmentation import find_boundaries
 
 from scellseg_lib.errors import ImageError
-from scellseg_lib.workbench.editor import ImageView
-from scellseg_lib.workbench.editor.view import (
-    OUTLINE,
-    REFERENCE,
-    STILL_SIDE,
-    compose_channels,
-    draw_still,
-    make_layers,
-)
+from scellseg_lib.workbench.editor import ImageView, view
+from scellseg_lib.workbench.editor.view import compose_channels, draw_still, make_layers
 from tests.workbench.editor.page import connect, decode_labels
 
 PLANE = np.arange(12, dtype=np.uint16).reshape(3, 4) * 100 + 7
@@ -54,8 +47,7 @@ def test_channels_have_names_and_further_pictures_follow_them(n_channels, names)
     image = np.dstack([PLANE + k for k in range(n_channels)])
     colours = np.zeros((3, 4, 3), np.uint8)
     colours[1, 2] = 10, 20, 30
-    others = {"flow": colours, "cell probability": PLANE / 1e4}
-    found = make_layers(image, (), others)
+    found = make_layers(image, (), {"flow": colours, "cell probability": PLANE / 1e4})
     assert [layer.name for layer in found] == [*names, "flow", "cell probability"]
     assert [layer.channel for layer in found] == [True] * n_channels + [False] * 2
     assert [layer.low for layer in found[:n_channels]] == [7 + k for k in range(n_channels)]
@@ -106,47 +98,47 @@ def test_the_still_picture_has_outlines_of_the_cells_and_of_the_reference():
     edge[7, 2:8] = edge[0:8, 2] = edge[0:8, 4:6] = edge[0:8, 7] = True
     picture = np.full((20, 20, 3), 40, np.uint8)
     expected = picture.copy()
-    expected[edge] = OUTLINE
-    expected[find_boundaries(reference, mode="inner")] = REFERENCE
+    expected[edge] = view.OUTLINE
+    expected[find_boundaries(reference, mode="inner")] = view.REFERENCE
     np.testing.assert_array_equal(decode_png(draw_still(picture, labels, reference)), expected)
     assert (picture == 40).all()
     table = np.array([[0, 0, 0, 0], [1, 2, 3, 255], [9, 9, 9, 0]], np.uint8)  # hides the second
     seen = decode_png(draw_still(picture, labels, None, (table, None)))
     assert seen[7, [3, 6]].tolist() == [[1, 2, 3], [40, 40, 40]]
-    large = np.zeros((600, 3 * STILL_SIDE), np.int32)
+    large = np.zeros((600, 3 * view.STILL_SIDE), np.int32)
     large[300:500, 900:1200] = 70_000
     seen = decode_png(draw_still(np.zeros((*large.shape, 3), np.uint8), large, None))
-    assert seen.shape == (200, STILL_SIDE, 3)
-    rows, columns = np.nonzero((seen == OUTLINE).all(2))
+    assert seen.shape == (200, view.STILL_SIDE, 3)
+    rows, columns = np.nonzero((seen == view.OUTLINE).all(2))
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (100, 166, 300, 399)
 
 
 def test_a_view_shows_a_reference_colours_and_tips():
     image, labels = np.arange(12 * 16).reshape(12, 16), np.zeros((12, 16), np.int32)
     labels[1:5, 1:5], labels[1:5, 5:11] = 1, 2
-    view = ImageView()
-    (page,) = connect(view)
+    shown = ImageView()
+    (page,) = connect(shown)
     assert page.types() == ["empty"]
-    view.show(image, labels, reference=labels[::-1], title="a")
-    view.colour(np.full((6, 4), 7, np.uint8))
-    view.tell(["", "IoU 0.9"], ["", "missed"])
-    view.selected = 2
-    (later,) = connect(view)  # a page that comes later is told all the same
+    shown.show(image, labels, reference=labels[::-1], title="a")
+    shown.colour(np.full((6, 4), 7, np.uint8))
+    shown.tell(["", "IoU 0.9"], ["", "missed"])
+    shown.selected = 2
+    (later,) = connect(shown)  # a page that comes later is told all the same
     np.testing.assert_array_equal(decode_labels(later.parts("open")[1], (12, 16)), labels[::-1])
     assert later.told("colours")["given"] == [True, False]
     assert later.parts("colours")[0] == bytes([7] * 24)
     assert later.told("tips")["cells"] == ["", "IoU 0.9"]
-    view.show_labels(labels[:, ::-1])
+    shown.show_labels(labels[:, ::-1])
     np.testing.assert_array_equal(
         decode_labels(later.parts("labels")[0], (12, 16)), labels[:, ::-1]
     )
     for act in (
-        lambda: view.show(image, labels=labels[1:]),
-        lambda: view.show(image, reference=labels[1:]),
-        lambda: view.show_labels(labels[1:]),
+        lambda: shown.show(image, labels=labels[1:]),
+        lambda: shown.show(image, reference=labels[1:]),
+        lambda: shown.show_labels(labels[1:]),
     ):
         with pytest.raises(ImageError, match="the sizes must agree"):
             act()
-    view.show(image)
+    shown.show(image)
     assert later.told("colours")["given"] == [False, False]
-    assert view.selected == 0
+    assert shown.selected == 0
