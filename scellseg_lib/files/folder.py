@@ -204,7 +204,7 @@ def segment_jobs(
         known, done = _claim(output, jobs, made_with, overwrite), list[ImageJob]()
         for job in () if overwrite else jobs:
             with survive(outcome.failed, str(job.masks), job.sample.name):
-                done += [job] if _is_done(job, known.get(job.masks)) else []
+                done += [job] if is_done(job, known.get(job.masks)) else []
         over = {*outcome.failed, *(str(job.masks) for job in done)}
         undone = [job for job in jobs if str(job.masks) not in over]
         drawn = [job for job in done if overlays and not job.overlay.exists()]
@@ -221,22 +221,22 @@ def segment_jobs(
 
 
 def read_record(output: Path) -> dict[str, Any]:
-    """What the masks of a folder were made with, by its ``segmented.json``; empty without one."""
+    """What the masks of a folder were made with, and the hashes of image and ``masks`` by file."""
     if not (file := output / layout.RECORD).exists():
         return {}
+    lines = output / layout.HASHES
+    text = lines.read_text() if lines.exists() else ""
+    found = re.findall(r'^(\w{64}) (\w{64}) (".*")$', text, re.MULTILINE)  # but what a kill cut off
     with suppress(ValueError, TypeError, RecursionError):  # ours are written whole
         if "weights" in (record := dict(json.loads(file.read_bytes()))):
-            return record
+            return record | {"masks": {output / json.loads(name): pair for *pair, name in found}}
     raise DatasetError("this file is not ours", where=file, remedy="Move it away, or go elsewhere.")
 
 
 def _claim(output: Path, jobs: list[ImageJob], made_with: dict, overwrite: bool) -> dict:
     """Hashes of image and masks, by the file of masks, unless masks there were made otherwise."""
     before, made_with = read_record(output), json.loads(json.dumps(made_with))
-    lines = output / layout.HASHES
-    text = lines.read_text() if before and lines.exists() else ""
-    found = re.findall(r'^(\w{64}) (\w{64}) (".*")$', text, re.MULTILINE)  # but what a kill cut off
-    hashes = {output / json.loads(name): [image, masks] for image, masks, name in found}
+    hashes = before.get("masks", {})
     ours = {job.masks for job in jobs}
     there = {file for file in ours | hashes.keys() if file.exists()}
     pairs = {name: (before.get(name, "unknown"), now) for name, now in made_with.items()}
@@ -254,13 +254,13 @@ def _claim(output: Path, jobs: list[ImageJob], made_with: dict, overwrite: bool)
             job.masks.unlink(missing_ok=True)
             job.overlay.unlink(missing_ok=True)
     if differing:
-        lines.unlink(missing_ok=True)
+        (output / layout.HASHES).unlink(missing_ok=True)
         with whole(output / layout.RECORD) as scratch:
             scratch.write_text(json.dumps(made_with, indent=1) + "\n")
     return {} if differing else hashes
 
 
-def _is_done(job: ImageJob, known: list[str] | None) -> bool:
+def is_done(job: ImageJob, known: list[str] | None) -> bool:
     """Whether whole masks of this very image are there; DatasetError if they are another's."""
     with suppress(ImageError):  # there are none, or they are damaged
         masks = pixel_hash(read_pixels(job.masks).astype(np.int64))

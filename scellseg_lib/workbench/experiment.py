@@ -25,7 +25,7 @@ from scellseg_lib.datasets.weights import RELEASED, load_model, packaged_files, 
 from scellseg_lib.errors import DatasetError, ImageError, ModelError, ScellsegError
 from scellseg_lib.files import layout
 from scellseg_lib.files.export import read_list, read_table, waiting_list
-from scellseg_lib.files.folder import alone
+from scellseg_lib.files.folder import ImageJob, alone, is_done
 from scellseg_lib.files.images import (
     pixel_hash,
     read_image,
@@ -39,7 +39,7 @@ from scellseg_lib.metrics import match, scores
 from scellseg_lib.model import Card, Model, read_card
 from scellseg_lib.network import ARCHITECTURES
 from scellseg_lib.representation import Decoding
-from scellseg_lib.samples import check_size, diameters
+from scellseg_lib.samples import Sample, check_size, diameters
 from scellseg_lib.segmentation import Prediction
 from scellseg_lib.workbench.editor.classes import Classes, choose_colour, parse_colour
 from scellseg_lib.workbench.forms import Channels, plain
@@ -78,6 +78,8 @@ class SegmentedImage:
     weights: str
     """Hash of its weights."""
     settings: SegmentationSettings
+    hashes: tuple[str, ...] = ()
+    """Of image and masks when these were made; none where no run has noted them."""
 
     def predict(self) -> Prediction | None:
         """Run the network again (seconds), for other thresholds; None without the model."""
@@ -515,7 +517,7 @@ def list_results(
 ) -> list[SegmentedImage]:
     """Images that are segmented, of `files`: images, and where their masks are once they are made.
 
-    `record` says what the masks there were made with, see ``segmented.json``; `chosen` is the model
+    `record` says what the masks there were made with, see `read_record`; `chosen` is the model
     chosen now, loaded, with the hash of its weights.
     """
     offered, model, weights = chosen
@@ -529,26 +531,30 @@ def list_results(
         record.get("flips", False),
         tuple(channels) if channels else None,
     )
-    made = *((model, offered.key) if is_ours else (None, "")), record.get("weights", ""), settings
+    used, key = (model, offered.key) if is_ours else (None, "")
+    made, hashes = (used, key, record.get("weights", ""), settings), record.get("masks", {})
     return [
-        SegmentedImage(layout.image_name(masks), image, masks, *made)
+        SegmentedImage(layout.image_name(masks), image, masks, *made, tuple(hashes.get(masks, ())))
         for image, masks in files
         if masks.exists()
     ]
 
 
-def count_cells(masks: Path) -> int | None:
-    """Cells in a file of masks, which is read once; None where it is damaged or gone."""
+def count_cells(result: SegmentedImage) -> int | None:
+    """Cells of a result, read once; None where its masks are damaged, or not of this very image."""
     try:
-        state = masks.stat()
-        return _count_once(masks, state.st_mtime_ns, state.st_size)
+        states = [file.stat() for file in (result.masks, result.image)]
+        version = [(state.st_mtime_ns, state.st_size) for state in states]
+        return _count_once(result.masks, result.image, result.hashes, *version)
     except (ScellsegError, OSError):
         return None
 
 
 @cache
-def _count_once(masks: Path, *version: int) -> int:
-    return int(np.count_nonzero(np.unique(read_labels(masks))))
+def _count_once(masks: Path, image: Path, hashes: tuple[str, ...], *version: object) -> int | None:
+    sample = Sample(image.name, partial(read_pixels, image))
+    is_whole = is_done(ImageJob(sample, masks, image), list(hashes))
+    return int(np.count_nonzero(np.unique(read_labels(masks)))) if is_whole else None
 
 
 class ClassesChanged(ImageError):

@@ -30,7 +30,7 @@ from scellseg_lib.workbench.jobs import Job, runs
 from scellseg_lib.workbench.session import SegmentationSettings
 
 EMPTY = "Type the folder of your images, or the path of one image, and press Enter."
-DAMAGED = "the masks are damaged; delete their file and segment again"
+DAMAGED = "its masks are damaged, or not of this image as it is now: delete them and segment again"
 SHOWN = 30  # failures that are listed one by one
 SUMMARY = {
     "round": "Round",
@@ -295,7 +295,7 @@ class SegmentResults(ipywidgets.VBox):
         cells = []
         for done, entry in enumerate(entries):
             job.report(done, len(entries))
-            cells.append(experiment.count_cells(entry.masks))
+            cells.append(experiment.count_cells(entry))
         return cells
 
     def _on_followed(self, job: Job) -> None:
@@ -451,7 +451,7 @@ class SegmentPanel(ipywidgets.VBox):
     def _tell_found(self) -> None:
         there = sum(job.masks.exists() for job in self._jobs)
         text = f"{count(len(self._jobs), 'image')} found"
-        text = f"{text}, {there} of them segmented already." if there else f"{text}."
+        text = f"{text}, {there} of them with masks." if there else f"{text}."
         self.found.tell(f"{text} {self._doubt}".strip())
 
     def ask_channels(self, image: Path, error: Exception) -> None:

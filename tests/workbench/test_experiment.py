@@ -1,6 +1,5 @@
 """The folder of an experiment: what becomes a shot, rounds of correction, what a kill leaves."""
 
-import os
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +17,6 @@ from scellseg_lib.workbench.experiment import (
     OtherMasks,
     SegmentedImage,
     compare,
-    count_cells,
 )
 from scellseg_lib.workbench.session import SegmentationSettings
 from tests.workbench import waiting
@@ -60,16 +58,6 @@ def test_a_correction_is_counted_and_scored_by_arithmetic():
     assert found == {"ap50": 2 / 4} | counts
     same = compare(PREDICTED, PREDICTED * 5)  # other numbers, the same cells
     assert same == {"ap50": 1, "map": 1} | counts | {"added": 0, "removed": 0, "changed": 0}
-
-
-def test_cells_are_counted_once_and_anew_when_the_file_has_changed(experiment: Path):
-    file = experiment / "shot" / "b_masks.tif"
-    assert count_cells(file) == count_cells(file) == 2
-    write_labels(file, CORRECTED)
-    os.utime(file, ns=(0, 0))
-    assert count_cells(file) == 3
-    file.write_bytes(b"II*\0")
-    assert count_cells(file) is None
 
 
 def test_image_and_masks_become_a_shot_and_the_image_stays(experiment: Path):

@@ -407,7 +407,7 @@ def test_results_are_looked_at_and_corrected(experiment: Path):
 
 
 def test_former_results_are_listed_and_belong_to_their_model(segmented: Path):
-    panel, said = SegmentPanel(segmented), "6 images found, 6 of them segmented already."
+    panel, said = SegmentPanel(segmented), "6 images found, 6 of them with masks."
     entry = panel.results.entries[0]
     assert (panel.found.text, panel.results.rounds.value) == (said, "")
     assert entry.model is panel.form.loaded[1]
@@ -424,10 +424,14 @@ def test_former_results_are_listed_and_belong_to_their_model(segmented: Path):
     assert entry.settings.decoding == DECODING
 
 
-def test_damaged_masks_are_listed_as_such(segmented: Path):
-    (segmented / "segmented" / "B_masks.tif").write_bytes(b"II*\0")
+@pytest.mark.parametrize("file", ["segmented/B_masks.tif", "query/B_img.tif"])
+@pytest.mark.parametrize("write", [write_labels, lambda file, _: file.write_bytes(b"II*\0")])
+def test_masks_that_are_not_those_of_their_image_are_listed_as_such(segmented: Path, file, write):
+    """Damaged, or the image or the masks are others since they were made."""
+    write(segmented / file, np.ones((SIDE, SIDE), np.int32))
     results = counted(SegmentPanel(segmented))
-    assert "B: the masks are damaged; delete" in results.list.options[1][0]
+    assert "B: its masks are damaged, or not of this image" in results.list.options[1][0]
+    assert results.list.options[0][0].endswith(("cell", "cells"))
 
 
 def test_what_is_chosen_is_opened_while_the_numbers_are_filled_in(monkeypatch: pytest.MonkeyPatch):
