@@ -123,11 +123,15 @@ class FinetuneRun(BaseModel):
     @property
     def is_learnt(self) -> bool:
         """Whether a window on this computer learns it now."""
+        if not self.folder.is_dir():
+            return False
         try:
             with alone(self.file(layout.CHECKPOINT)):
                 return False
         except InUse:
             return True
+        except OSError:  # nobody learns where nothing can be written
+            return False
 
     def keep(self) -> Path:
         """Save the model as it was when the run was stopped."""

@@ -287,7 +287,7 @@ def test_a_dropped_list_of_cells_is_loaded(folder: Path):
         ("other_masks.tif", b"", "there is no image other here"),
         ("worm_1_seg.npy", b"\x93NUMPY", "worm_1_seg.npy"),
         ("worm_1_cells.csv", b"label\n1\n", "worm_1 has no masks yet"),
-        ("worm_2_cells.csv", b"label,class\n9,x\n", "the list names cell 9"),
+        ("worm_2_cells.csv", b"label,class\n9,x\n", "it names cells which the masks have not"),
         ("table.csv", b"a,b\n1,2\n", "is no image"),
     ],
 )
