@@ -11,7 +11,7 @@ from scellseg_lib.files.export import FORMATS
 from scellseg_lib.files.images import read_masks, write_labels
 from scellseg_lib.workbench.export import ANNOTATED, SEGMENTED, WORDS, ExportPanel
 from scellseg_lib.workbench.jobs import Job
-from tests.workbench.waiting import LONG, problem
+from tests.workbench.waiting import LONG, draw, problem
 from tests.workbench.waiting import squares as masks
 
 
@@ -19,27 +19,25 @@ from tests.workbench.waiting import squares as masks
 def folder(tmp_path: Path) -> Path:
     """Two segmented images of two channels, of which one is corrected, and an annotated one."""
     home = tmp_path / "worms"
-    for part, name in (("shot", "a"), ("query", "b"), ("query", "c")):
-        (home / part).mkdir(parents=True, exist_ok=True)
-        pixels = np.random.default_rng(ord(name)).integers(1, 200, (40, 50, 2)).astype(np.uint8)
-        options = {"planarconfig": "contig", "photometric": "minisblack"}
-        tifffile.imwrite(home / part / f"{name}_img.tif", pixels, **options)
+    draw(home / "shot", "a_img", shape=(40, 50, 2))
+    draw(home / "query", "b_img", "c_img", shape=(40, 50, 2))
     write_labels(home / "shot" / "a_masks.tif", masks((2, 2), (12, 2), (22, 2)))
     for name in "bc":
         write_labels(home / "segmented" / f"{name}_masks.tif", masks((2, 2)))
     write_labels(home / "corrected" / "c_masks.tif", masks((2, 2), (20, 20)))
-    cells = pd.DataFrame({"label": [1, 2], "class": ["male", ""], "note": ["", "curled"]})
-    cells.to_csv(home / "corrected" / "c_cells.csv", index=False)
+    (home / "corrected" / "c_cells.csv").write_text("label,class,note\n1,male,\n2,,curled\n")
     return home
 
 
-def ticked(panel: ExportPanel, *names: str) -> None:
+@pytest.fixture
+def panel(folder: Path) -> ExportPanel:
+    return ExportPanel(folder)
+
+
+def exported(panel: ExportPanel, *names: str) -> Job:
+    """Tick these kinds of files, or leave them as they are; press Export and wait."""
     for name, box in panel.formats.items():
-        box.value = name in names
-
-
-def exported(panel: ExportPanel) -> Job:
-    """Press Export and wait."""
+        box.value = name in names if names else box.value
     panel.start.click()
     assert panel.job.join(LONG).state == "done"
     return panel.job
@@ -49,12 +47,10 @@ def written(folder: Path) -> list[str]:
     return sorted(file.name for file in (folder / "exported").iterdir())
 
 
-def test_all_formats(folder: Path):
+def test_all_formats(folder: Path, panel: ExportPanel):
     assert WORDS.keys() == FORMATS.keys()
-    panel = ExportPanel(folder)
     assert panel.message.text.startswith("2 images.")
-    ticked(panel, *WORDS)
-    job = exported(panel)
+    job = exported(panel, *WORDS)
     assert (job.result.written, job.result.already, job.result.failed) == (16, 0, {})
     assert written(folder) == sorted(f"{n}{end}" for n in "bc" for end in FORMATS.values())
     assert panel.message.text == f"16 files written to {folder / 'exported'}."
@@ -62,8 +58,7 @@ def test_all_formats(folder: Path):
     np.testing.assert_array_equal(corrected, masks((2, 2), (20, 20)))
 
 
-def test_corrected_cells_come_before_those_that_a_model_gave(folder: Path):
-    panel = ExportPanel(folder)
+def test_corrected_cells_come_before_those_that_a_model_gave(folder: Path, panel: ExportPanel):
     places = [(image.name, masks.parent.name) for image, masks in panel.find()[0]]
     assert places == [("b_img.tif", "segmented"), ("c_img.tif", "corrected")]
     (folder / "query" / "b_img.tif").unlink()
@@ -72,18 +67,15 @@ def test_corrected_cells_come_before_those_that_a_model_gave(folder: Path):
     assert "Left out, as their images are not in the folder: b." in panel.message.text
 
 
-def test_classes_notes_and_channels_are_in_the_table(folder: Path):
-    panel = ExportPanel(folder)
-    ticked(panel, "table")
+def test_classes_notes_and_channels_are_in_the_table(folder: Path, panel: ExportPanel):
     panel.channels.value = "worm, dye"
-    exported(panel)
+    exported(panel, "table")
     table = pd.read_csv(folder / "exported" / "c_measurements.csv", keep_default_na=False)
     assert table[["class", "note"]].values.tolist() == [["male", ""], ["", "curled"]]
     assert {"intensity_mean_worm", "intensity_mean_dye"} < set(table)
 
 
-def test_annotated_images_are_exported_too(folder: Path):
-    panel = ExportPanel(folder)
+def test_annotated_images_are_exported_too(folder: Path, panel: ExportPanel):
     panel.what.value = ANNOTATED
     assert panel.message.text.startswith("1 image.")
     exported(panel)
@@ -92,11 +84,11 @@ def test_annotated_images_are_exported_too(folder: Path):
     assert panel.message.text.startswith("2 images.")
 
 
-def test_images_of_cells_have_the_size_asked_for_and_can_be_cut_out(folder: Path):
-    panel = ExportPanel(folder)
-    ticked(panel, "cells", "png")
+def test_images_of_cells_have_the_size_asked_for_and_can_be_cut_out(
+    folder: Path, panel: ExportPanel
+):
     panel.side.value, panel.cut_out.value = 4, True
-    exported(panel)
+    exported(panel, "cells", "png")
     assert "c: 2 of 2 cells do not fit into 4 x 4 px" in problem(panel)
     assert "Make the image of a cell 8 px or more a side, or 0." in problem(panel)
     assert written(folder) == ["b_masks.png", "c_masks.png"]
@@ -107,10 +99,8 @@ def test_images_of_cells_have_the_size_asked_for_and_can_be_cut_out(folder: Path
     assert np.count_nonzero(crop[..., 0]) == 64
 
 
-def test_what_was_exported_before_stays_unless_that_is_asked_for(folder: Path):
-    panel = ExportPanel(folder)
-    ticked(panel, "table")
-    exported(panel)
+def test_what_was_exported_before_stays_unless_that_is_asked_for(folder: Path, panel: ExportPanel):
+    exported(panel, "table")
     file = folder / "exported" / "b_measurements.csv"
     file.write_text("mine")
     exported(panel)
@@ -121,29 +111,20 @@ def test_what_was_exported_before_stays_unless_that_is_asked_for(folder: Path):
     assert file.read_text().startswith("label,area")
 
 
-def test_a_damaged_file_does_not_stop_the_others(folder: Path):
+def test_what_cannot_be_exported_is_said_and_does_not_stop_the_others(folder: Path):
     (folder / "segmented" / "b_masks.tif").write_bytes(b"II*\0")
+    draw(folder / "query", "c_img2", "d_img")
+    (folder / "query" / "c_img2.tif").replace(folder / "query" / "c_img.tiff")  # which is c?
+    write_labels(folder / "segmented" / "d_masks.tif", masks((2, 2)))
     panel = ExportPanel(folder)
-    exported(panel)
+    assert exported(panel).result.written == 2
+    assert written(folder) == ["d_measurements.csv", "d_rois.zip"]
     assert "Not exported:\nb: b_masks.tif" in problem(panel)
-    assert written(folder) == ["c_measurements.csv", "c_rois.zip"]
-    assert not panel.start.disabled
-
-
-def test_what_is_missing_is_said(folder: Path):
-    panel = ExportPanel(folder)
-    ticked(panel)
+    assert "files of the same name: c_img.tif, c_img.tiff" in problem(panel)
+    for box in panel.formats.values():
+        box.value = False
     panel.start.click()
-    assert panel.job is None
     assert problem(panel) == "nothing is chosen. Tick one of the kinds of files."
     panel.go_to(folder / "nowhere")
     assert "there is no such folder" in problem(panel)
     assert panel.start.disabled
-
-
-def test_of_two_images_of_one_name_none_is_measured(folder: Path):
-    tifffile.imwrite(folder / "query" / "b_img.tiff", np.zeros((40, 50), np.uint8))
-    panel = ExportPanel(folder)
-    ticked(panel, "table")
-    assert exported(panel).result.written == 1
-    assert "files of the same name: b_img.tif, b_img.tiff" in problem(panel)
