@@ -1,12 +1,13 @@
 """Jobs: they report, pause, go on, end as told, and leave the caller's thread free."""
 
 import gc
-import logging
 import threading
 import weakref
 from functools import partial
 from types import SimpleNamespace
+from unittest.mock import Mock
 
+import numpy as np
 import pytest
 
 from scellseg_lib import progress
@@ -16,25 +17,19 @@ from tests.workbench.waiting import LONG, rests, until
 
 
 class Gated:
-    """Work of five steps, each of which waits until the test lets it pass."""
+    """Work of five steps, each of which waits until the test lets it pass by `gate.release`."""
 
     def __init__(self) -> None:
         self.step = 0  # the one that waits or is done, from 1
-        self._gate = threading.Semaphore(0)
+        self.gate = threading.Semaphore(0)
 
-    def __call__(self, job: Job) -> list[int]:
-        passed = []
+    def __call__(self, job: Job) -> str:
         job.report(0, 5)
         for step in range(1, 6):
             self.step = step
-            assert self._gate.acquire(timeout=LONG)
-            passed.append(step)
+            assert self.gate.acquire(timeout=LONG)
             job.report(step, 5, latest=step)
-        return passed
-
-    def let(self, n_steps: int) -> None:
-        """Let some steps pass."""
-        self._gate.release(n_steps)
+        return "all steps"
 
 
 @pytest.fixture
@@ -52,10 +47,10 @@ def test_cancelled_work_stops_at_its_next_report(is_paused):
     until(lambda: work.step == 1)
     if is_paused:
         job.pause()
-        work.let(1)
+        work.gate.release()
         until(lambda: rests(job))
     job.cancel()
-    work.let(5)
+    work.gate.release(5)
     job.join(LONG)
     assert (job.state, job.done, job.result) == ("cancelled", 1, None)
 
@@ -63,26 +58,27 @@ def test_cancelled_work_stops_at_its_next_report(is_paused):
 def test_a_pause_holds_the_work_and_does_not_count_in_the_time_left(clock):
     work = Gated()
     job = Job(work).start()
-    for step in (1, 2):
-        until(lambda step=step: work.step == step)
+
+    def take_ten_seconds(step: int) -> None:
+        until(lambda: work.step == step)
         clock.now += 10
-        work.let(1)
+        work.gate.release()
+
+    take_ten_seconds(1)
+    take_ten_seconds(2)
     until(lambda: work.step == 3)
     job.pause()
-    clock.now += 10
-    work.let(1)
+    take_ten_seconds(3)
     until(lambda: rests(job))
     assert (job.state, job.done) == ("paused", 3)
     clock.now += 1000
     assert job.seconds_left == 20  # two steps of ten seconds
     job.resume()
-    until(lambda: work.step == 4)
-    clock.now += 10
-    work.let(1)
+    take_ten_seconds(4)
     until(lambda: work.step == 5)
     assert (job.state, job.seconds_left, job.facts) == ("running", 10, {"latest": 4})
-    work.let(1)
-    assert job.join(LONG).result == [1, 2, 3, 4, 5]
+    work.gate.release()
+    assert job.join(LONG).result == "all steps"
     assert (job.state, job.error, job.done, job.total) == ("done", None, 5, 5)
 
 
@@ -126,7 +122,7 @@ def test_the_end_does_not_come_in_the_middle_of_what_is_told():
 
     def tell(job: Job) -> None:
         if job.state == "paused":
-            work.let(1)
+            work.gate.release()
             pausing.set()
             assert go_on.wait(LONG)
             job.join(0.1)  # long enough to end, if it could
@@ -146,24 +142,18 @@ def test_the_end_does_not_come_in_the_middle_of_what_is_told():
 
 
 def test_a_display_that_fails_does_not_stop_the_work(caplog):
-    def tell(job: Job) -> None:
-        raise RuntimeError("the page is gone")
-
-    with caplog.at_level(logging.ERROR):
-        job = Job(lambda job: 7, on_change=tell).start().join(LONG)
+    gone = Mock(side_effect=RuntimeError("the page is gone"))
+    job = Job(lambda job: 7, on_change=gone).start().join(LONG)
     assert (job.state, job.result) == ("done", 7)
     assert "the page is gone" in caplog.text
 
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_a_job_that_has_ended_keeps_nothing_of_its_work(fails):
-    class Image:
-        """Stands for what takes much memory."""
-
-    image = Image()
+    image = np.zeros(1)  # stands for what takes much memory
     seen = weakref.ref(image)
 
-    def work(job: Job, image: Image = image) -> str:
+    def work(job: Job, image: np.ndarray = image) -> str:
         held = [image]
         if fails:
             raise ValueError(f"{len(held)} image is odd")
