@@ -22,7 +22,7 @@ from scellseg_lib.workbench import inspect, session
 from scellseg_lib.workbench.inspect import COLOURS, Inspector
 from scellseg_lib.workbench.session import InspectedImage
 from tests.workbench import waiting
-from tests.workbench.waiting import LONG
+from tests.workbench.waiting import LONG, is_shown
 
 SIZE = 96
 KINDS = ("flow", "hover", "unet2", "unet3")
@@ -106,27 +106,25 @@ def svg(html: str) -> str:
 
 def test_cells_are_coloured_told_and_counted():
     # IoU 1; 18 of 24 rows, 3/4; one of nothing; the third true cell is missed.
-    predicted = TRUE.copy()
+    predicted = np.where(TRUE == 3, 0, TRUE)
     predicted[28:34, 60:84] = 0
-    predicted[predicted == 3] = 0
     predicted[80:95, 80:95] = 3
     panel = Inspector([entry(predicted=predicted)])
     np.testing.assert_array_equal(panel.view.labels, predicted)
     assert [colour(panel, label) for label in (1, 2, 3)] == ["TP", "TP", "FP"]
     assert [colour(panel, label, 1) for label in (1, 2, 3)] == ["TP", "TP", "FN"]
-    assert panel.view._tips[0][2] == "cell 2: matches true cell 2, IoU 0.75, true positive"
-    assert panel.view._tips[0][3].startswith("cell 3: matches no true cell (best IoU 0.00), false")
-    assert panel.view._tips[1][2] == "true cell 2: found as cell 2, IoU 0.75, true positive"
-    assert panel.view._tips[1][3] == "true cell 3: missed (best IoU 0.00), false negative"
+    of_found, of_true = panel.view._tips
+    assert of_found[2] == "cell 2: matches true cell 2, IoU 0.75, true positive"
+    assert of_found[3].startswith("cell 3: matches no true cell (best IoU 0.00), false")
+    assert of_true[2] == "true cell 2: found as cell 2, IoU 0.75, true positive"
+    assert of_true[3] == "true cell 3: missed (best IoU 0.00), false negative"
     assert "0.50 at 0.50" in text(panel, "ap-curve")
     panel.iou.value = 0.75  # reached
     assert colour(panel, 2) == "TP"
     panel.iou.value = 0.76
     assert [colour(panel, label) for label in (1, 2, 3)] == ["TP", "FP", "FP"]
     assert colour(panel, 2, 1) == "FN"
-    assert 'alt="Average precision by IoU threshold; 0.20 at 0.76"' in text(panel, "ap-curve")
     assert "AP 0.20 at IoU 0.76" in svg(text(panel, "ap-curve"))
-    assert "0.76 or more" in text(panel, "legend")
     counts = re.findall(r"<b>(\d+)</b></td><td>(\w+ \w+): ", text(panel, "legend"))
     assert counts == [("1", "true positive"), ("2", "false positive"), ("2", "false negative")]
     panel.view.selected = 1
@@ -179,14 +177,13 @@ def test_what_is_wrong_with_one_image_is_said_and_the_others_are_shown(bad: dict
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_moved_thresholds_give_what_decode_gives(kind: str):
-    panel = Inspector([movable(kind=kind)])
-    values = {representation.get(kind).thresholds[0]: 4.0, "min_size": 150}
+    panel, known = Inspector([movable(kind=kind)]), representation.get(kind)
+    values = {known.thresholds[0]: 4.0, "min_size": 150}
     for name, value in values.items():
         found(panel, name.replace("_", "-")).value = value
-    wanted = Decoding().model_copy(update=values)
-    expected = decode(said(name=kind), representation.get(kind), wanted)
+    assert panel.entry.decoding == Decoding().model_copy(update=values)
+    expected = decode(said(name=kind), known, panel.entry.decoding)
     assert expected.max() == 1  # of three
-    assert panel.entry.decoding == wanted
     for labels in (panel.view.labels, panel.entry.predicted):
         np.testing.assert_array_equal(labels, expected)
     assert colour(panel, 2, 1) == "FN"
@@ -198,29 +195,27 @@ def test_thresholds_are_taken_back_to_the_cells_as_they_were_given():
     panel = Inspector([replace(movable(), predicted=corrected)])
     slider, reset = found(panel, "cell-threshold"), found(panel, "thresholds-reset")
     assert (slider.value, reset.disabled) == (0.5, True)
-    for back in (reset.click, lambda: setattr(slider, "value", 0.5)):
+    for back in (lambda: setattr(slider, "value", 0.5), reset.click):
         slider.value = 4.0
-        assert panel.view.labels.max() == 1
-        assert not reset.disabled
+        assert (panel.view.labels.max(), reset.disabled) == (1, False)
         assert "at the model's own" in svg(text(panel, "ap-curve"))
         back()
         np.testing.assert_array_equal(panel.view.labels, corrected)
-    assert "at the model's own" not in svg(text(panel, "ap-curve"))
-    reset.click()
+        assert "at the model's own" not in svg(text(panel, "ap-curve"))
     assert (panel.thresholds.chosen, reset.disabled) == ({}, True)
 
 
 def test_without_the_networks_output_nothing_can_be_moved():
     unusual = Decoding(cell_threshold=-9.0, min_size=900)
-    images = [entry("fixed", predicted=squares((10, 10, 20))), movable("movable")]
-    panel = Inspector([images[0], replace(images[1], decoding=unusual)])
+    fixed = entry("fixed", predicted=squares((10, 10, 20)))
+    panel = Inspector([fixed, replace(movable("movable"), decoding=unusual)])
     rows = panel.thresholds._rows
-    assert {row.layout.display for row in rows.values()} == {"none"}
+    assert not any(map(is_shown, rows.values()))
     assert "cannot be moved" in text(panel, "thresholds-note")
     for button in ("thresholds-reset", "correct", "use"):  # nobody is there to take them
-        assert found(panel, button).layout.display == "none"
+        assert not is_shown(found(panel, button))
     panel.step(1)
-    shown = {name for name, row in rows.items() if row.layout.display is None}
+    shown = {name for name, row in rows.items() if is_shown(row)}
     assert shown == set(representation.get("flow").thresholds)
     assert text(panel, "thresholds-note") == ""
     values = [found(panel, name).value for name in ("cell-threshold", "min-size")]
@@ -273,14 +268,12 @@ def three() -> list[InspectedImage]:
 
 def test_the_list_is_worst_first_at_the_threshold():
     panel = Inspector(three())
-    assert panel.names == ["second", "first", "unknown"]
     # Of ten thresholds, the cells of the first image pass the first seven (IoU 0.81 and 0.84).
     scored = ["AP 0.33 · mean 0.33 · second", "AP 0.67 · mean 0.47 · first"]
     assert lines(panel) == [*scored, "no true cells given · unknown"]
     panel.iou.value = 0.85
     assert panel.names == ["first", "second", "unknown"]
     assert panel.entry.name == "second"  # what is looked at stays
-    assert "image 2 of 3" in text(panel, "message")
     assert "AP 0.17 at IoU 0.85" in text(panel, "summary")
     sides = (19, 15, 18)  # of equal AP at 0.5: by the mean
     panel.show([entry(str(n), squares((10, 10, 20)), squares((10, 10, n))) for n in sides])
@@ -290,13 +283,11 @@ def test_the_list_is_worst_first_at_the_threshold():
 
 def test_the_way_from_image_to_image_goes_round():
     panel, seen = Inspector(three()), []
-    for button in ("next", "next", "next", "previous", "previous"):
+    for button in ("next", "next", "next", "previous"):
         found(panel, button).click()
         assert panel.entry.name == panel.view.title
         seen.append(panel.entry.name)
-    assert seen == ["first", "unknown", "second", "unknown", "first"]
-    found(panel, "images").value = 0
-    assert panel.entry.name == "unknown"
+    assert seen == ["first", "unknown", "second", "unknown"]
     panel.show(three(), "first")
     assert panel.entry.name == "first"
     panel.show([entry("alone")])
@@ -311,11 +302,11 @@ def test_thresholds_hold_for_the_next_image_and_are_applied_to_all():
     apply = found(panel, "apply")
     assert apply.disabled
     found(panel, "cell-threshold").value = 4.0
-    assert not apply.disabled
     assert [line.endswith(" *") for line in lines(panel)].count(True) == 2
     assert "* 2 images still at the thresholds before" in text(panel, "summary")
     panel.step(1)
     assert (panel.entry.name, panel.view.labels.max()) == ("b", 1)
+    assert not apply.disabled
     panel.apply_to_all().join(LONG)
     assert apply.disabled
     assert "*" not in "".join(lines(panel)) + text(panel, "summary")
@@ -325,11 +316,10 @@ def test_thresholds_hold_for_the_next_image_and_are_applied_to_all():
 class Waiting:
     """An image whose cells are read, and whose network is asked, when that is needed."""
 
-    def __init__(self, name: str, true: np.ndarray = TRUE) -> None:
-        self.asked, self.gate = Event(), Event()
+    def __init__(self, name: str, true: np.ndarray = TRUE, answer: Callable[[], Any] = said):
+        self.asked, self.gate, self.answers = Event(), Event(), answer
         self.gate.set()
         known = movable(name, true)
-        self.answers: Callable[[], Prediction | None] = said
         self.entry = replace(known, predicted=lambda: known.predicted, prediction=self.answer)
 
     def answer(self) -> Prediction | None:
@@ -339,8 +329,8 @@ class Waiting:
 
 
 def test_images_are_compared_one_by_one_and_their_memory_freed():
-    true = [TRUE, squares((10, 10, 20)), squares((80, 80, 9))]
-    waiting = [Waiting(name, cells) for name, cells in zip("abc", true, strict=True)]
+    true = {"a": TRUE, "b": squares((10, 10, 20)), "c": squares((80, 80, 9))}
+    waiting = [Waiting(name, cells) for name, cells in true.items()]
     panel = Inspector([one.entry for one in waiting])
     panel.join(LONG)
     assert panel.names == ["c", "b", "a"]
@@ -360,7 +350,6 @@ def test_images_are_compared_one_by_one_and_their_memory_freed():
     go_to(panel, "a")
     panel.join(LONG)
     assert (panel.entry.name, panel.entry.predicted.max()) == ("a", 1)
-    assert text(panel, "thresholds-note") == ""
     assert "cell probability" in {layer.name for layer in panel.view._layers}
 
 
@@ -374,8 +363,7 @@ def test_the_page_stays_alive_while_the_network_is_asked():
     assert panel.view.labels.max() == 3  # as they were given
     one.gate.set()
     panel.join(LONG)
-    assert panel.view.labels.max() == 1
-    assert text(panel, "thresholds-note") == ""
+    assert (panel.view.labels.max(), text(panel, "thresholds-note")) == (1, "")
     assert not other.asked.is_set()
     panel.apply_to_all().join(LONG)
     assert other.asked.is_set()
@@ -384,9 +372,7 @@ def test_the_page_stays_alive_while_the_network_is_asked():
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_a_network_that_does_not_answer(fails: bool):
-    one = Waiting("a")
-    one.answers = damaged if fails else lambda: None  # type: ignore[assignment,return-value]
-    panel = Inspector([one.entry])
+    panel = Inspector([Waiting("a", answer=damaged if fails else lambda: None).entry])
     panel.join(LONG)
     assert "choose the image under 3 Segment" in text(panel, "thresholds-note")
     assert ("Get it again" in text(panel, "message")) is fails
