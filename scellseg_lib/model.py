@@ -58,8 +58,9 @@ class Card(BaseModel, extra="forbid"):
 
 
 def library_versions() -> dict[str, str]:
-    """Versions of what determines a model's numbers."""
-    return {name: version(name) for name in ("scellseg-notebooks", "torch", "numpy")}
+    """What determines a model's numbers beside its recipe: versions, and the number of threads."""
+    versions = {name: version(name) for name in ("scellseg-notebooks", "torch", "numpy")}
+    return versions | {"threads": str(torch.get_num_threads())}
 
 
 @dataclass(eq=False)
