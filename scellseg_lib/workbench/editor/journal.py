@@ -151,7 +151,7 @@ class Journal:
         with self._as_image_error("edits that were not saved cannot be taken up"):
             first, edits = self.path.read_bytes().split(b"\n", 1)
             with whole(self.path) as scratch:
-                header = json.loads(first) | {"window": self._mark}
+                header = json.loads(first.decode(errors="replace")) | {"window": self._mark}
                 scratch.write_bytes(json.dumps(header).encode() + b"\n" + edits)
             self.lines = edits.decode(errors="replace").splitlines()
             self._n_written = len(self.lines)
