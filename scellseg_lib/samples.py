@@ -185,9 +185,9 @@ def normalise(
 ) -> np.ndarray:
     """Map the 1st to 99th percentile of each plane of float32[2, H, W] to 0..1, without clipping.
 
-    So the paper. With the diameter of the ``cells``, px, their brightness counts too, see
-    `_find_white`: a few of them, or what is far brighter and larger, change nothing then. Values
-    are clipped to -1..3, as hot pixels confuse a network, and any unit will do.
+    So the paper. With the diameter of the ``cells``, px, they become 4/3 at most where they are
+    few, and 1 beside larger things that are five times as bright. Values are then clipped to -1..3,
+    as hot pixels confuse a network, and any unit will do.
 
     A plane without a range becomes zeros (the released code divides by it). If it is the plane to
     segment, both do, with a warning if the image is named (`where`).
@@ -210,9 +210,7 @@ def normalise(
 
 
 def _find_white(plane: np.ndarray, diameter: float, low: float, high: float) -> float:
-    """Brightness that becomes 1: so that cells become 4/3 at most, and 1 beside larger things that
-    are five times as bright. Cells are the spots of their size that stand out most.
-    """
+    """Brightness that becomes 1. Cells are the spots of their size that stand out most."""
     side = min(8.0, diameter)
     small = resize(cv2.medianBlur(plane, 3)[None], side / diameter)[0]
     small, wide = (cv2.GaussianBlur(small, (0, 0), share * side) for share in (1 / 6, 3 / 4))

@@ -1,19 +1,19 @@
 """Cut images into tiles that fit the network, and blend the tiles' maps again."""
 
 import math
+import os
 from functools import cache
 
 import numpy as np
 
 from scellseg_lib.augment import MEAN_DIAMETER
+from scellseg_lib.errors import ImageError
 from scellseg_lib.model import Model
 from scellseg_lib.samples import Sample, normalise, resize
 
 TILE = 224  # side of a tile, pixels of the 30-px scale (docs/method.md, section 5)
 OVERLAP = 0.1  # least overlap of neighbouring tiles, as a share of the side
-EDGE = 8
-"""Least width of the black border around an image (Cellpose's). Without it the network takes the
-image's edge for that of a patch, beyond which cells go on, and loses the cells there."""
+EDGE = 8  # least width of the black border, without which cells at an image's edge are lost
 
 
 def starts(length: int, side: int = TILE) -> list[int]:
@@ -86,5 +86,11 @@ class TiledImage:
 
 def cut_tiles(model: Model, sample: Sample, diameter: float) -> TiledImage:
     """Normalise an image as the model's card says, and bring it to the 30-px scale."""
+    scale = MEAN_DIAMETER / diameter
+    megapixels = sample.image[0].size * scale**2 / 1e6
+    if megapixels > float(os.environ.get("SCELLSEG_MEGAPIXELS") or 400):
+        what = f"it has {megapixels:.0f} megapixels once its cells of {diameter:g} px have 30"
+        remedy = "Give their {diameter} in pixels, or set SCELLSEG_MEGAPIXELS: each takes 60 MB."
+        raise ImageError(what, where=sample.name, remedy=remedy, options={"diameter": None})
     even = normalise(sample.image, sample.name, cells=diameter if model.card.robust else None)
-    return TiledImage(resize(even, MEAN_DIAMETER / diameter), model.network.stride)
+    return TiledImage(resize(even, scale), model.network.stride)
