@@ -24,10 +24,9 @@ CHUNK = 1 << 16  # bytes; what a cut connection can lose
 
 
 def download(url: str, file: Path, sha256: str | None = None, session: Any = requests) -> Path:
-    """Get one file, unless it is there already with the hash that it must have.
+    """Get one file, unless it is there with the hash that it must have; FetchError if it cannot be.
 
-    A cut connection is taken up where it broke, by this run or the next (pooch starts anew), and a
-    busy server asked again. A second process waits for the first. FetchError if it cannot be had.
+    What broke is taken up by this run or the next (pooch starts anew); a second process waits.
     """
     if is_whole(file, sha256):
         return file
@@ -40,8 +39,9 @@ def download(url: str, file: Path, sha256: str | None = None, session: Any = req
             if not is_whole(file, sha256):  # now that nobody else is at it
                 _receive(session, url, part, sha256)
                 part.replace(file)
-        except OSError:  # such as a full disk
+        except OSError as error:  # such as a full disk
             part.unlink(missing_ok=True)
+            error.filename = str(file)
             raise
     return file
 

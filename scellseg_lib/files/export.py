@@ -1,5 +1,6 @@
 """Cells for other programs: outlines, measurements in pixels, images of cells; lists of classes."""
 
+import csv
 import io
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -209,8 +210,9 @@ def read_table(data: bytes) -> tuple[pd.DataFrame, str]:
     except UnicodeDecodeError:
         text = data.decode("cp1252", errors="replace")
     separator = max(",;\t", key=text.partition("\n")[0].count)
-    how: dict[str, Any] = {"sep": separator, "index_col": False, "engine": "python", "dtype": str}
-    how["on_bad_lines"] = lambda line: line[: text.partition("\n")[0].count(separator) + 1]
-    table = pd.read_csv(io.StringIO(text), keep_default_na=False, **how).fillna("")
-    names = table.columns.str.strip().str.lower().str.replace("color", "colour")
-    return table.set_axis(names, axis=1), separator
+    rows = [row for row in csv.reader(io.StringIO(text, None), delimiter=separator) if any(row)]
+    names = [name.strip().lower().replace("color", "colour") for name in (rows or [[]])[0]]
+    if any(any(row[len(names) :]) for row in rows) or any(names.count(n) > 1 for n in names if n):
+        raise ValueError("a row has more values than there are names, or two have one name")
+    padded = [(row + [""] * len(names))[: len(names)] for row in rows[1:]]
+    return pd.DataFrame(padded, columns=names, dtype=str), separator

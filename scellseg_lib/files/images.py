@@ -121,10 +121,7 @@ def read_masks(path: str | PathLike[str], *, page: int | None = None) -> np.ndar
 
 
 def read_labels(path: str | PathLike[str], *, page: int | None = None) -> np.ndarray:
-    """Labels as they stand in a file of masks, int32 or int64[H, W]; an indexed PNG's are indices.
-
-    ``page``, that of the image, is read where there are several.
-    """
+    """Labels of a file of masks (an indexed PNG's indices), or of its ``page``: integers[H, W]."""
     path = Path(path)
     signature = _read_signature(path)
     if signature.startswith(_JPEG):

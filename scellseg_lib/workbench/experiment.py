@@ -5,6 +5,7 @@ there before: its model had not seen the masks. The score of a later model, whic
 is kept too, marked as ``seen``, and left out of the means.
 """
 
+import csv
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -619,7 +620,7 @@ class ClassFile:
                     frame["class"] = frame["class"].where(frame["class"] != old, new)
                     frame.to_csv(scratch, sep=separator, index=False)
                 renamed.append(image)
-            except (OSError, ValueError, KeyError):
+            except (OSError, ValueError, KeyError, csv.Error):
                 left.append(image)
         return renamed, left
 
@@ -629,7 +630,7 @@ class ClassFile:
         places = [self.folder / part for part in ("", layout.SHOT, layout.QUERY, layout.CORRECTED)]
         ending = f"[!.]*{layout.CELLS}"
         for table in (file for place in places for file in natsorted(place.glob(ending), str)):
-            with suppress(OSError, ValueError, KeyError):
+            with suppress(OSError, ValueError, KeyError, csv.Error):
                 kinds = read_table(table.read_bytes())[0]["class"]
                 if table != layout.cells_path(masks) and (kinds == name).any():
                     found.append(table)
@@ -642,7 +643,7 @@ class ClassFile:
         """Rows of the list, and its separator."""
         try:
             table, separator = read_table(b"class,colour" if content is None else content)
-        except ValueError:  # pandas' own errors are ValueErrors
+        except (ValueError, csv.Error):
             table, separator = pd.DataFrame(), ","
         if "class" not in table:
             what = "this is no list of classes: it has no column 'class'"

@@ -1,7 +1,6 @@
 """Images of cells: phase contrast, mitochondria around nuclei, and the paper's contrast styles.
 
-Each function makes an image, float32[H, W], or [2, H, W] where it shows nuclei in the second plane,
-and its labels, int32[H, W].
+Each makes an image, float32[H, W], or [2, H, W] if its second plane is nuclei, and its labels.
 """
 
 from types import SimpleNamespace
