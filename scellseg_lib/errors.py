@@ -103,7 +103,8 @@ class ChannelsNeeded(ImageError):
         numbered = [f"{i} ({name})".removesuffix(f" ({i})") for i, name in enumerate(channels)]
         remedy = "Name the one to segment and that of the nuclei, such as {channels}; gray is the "
         remedy += f"mean of all, none is no nuclei. There are: {', '.join(numbered)}."
-        super().__init__(what, remedy=remedy, options={"channels": ("green", "red")}, **said)
+        example = ("green", "red") if len(numbered) > 1 else ("gray", "none")
+        super().__init__(what, remedy=remedy, options={"channels": example}, **said)
 
 
 class AxesNeeded(ImageError):

@@ -31,9 +31,8 @@ def download(url: str, file: Path, sha256: str | None = None, session: Any = req
     if is_whole(file, sha256):
         return file
     if paths.offline():
-        what = f"there is no whole {file.name} here, and SCELLSEG_OFFLINE forbids the network"
-        remedy = f"Unset SCELLSEG_OFFLINE, or put the file into {file.parent}."
-        raise FetchError(what, where=url, remedy=remedy)
+        remedy = f"Unset SCELLSEG_OFFLINE, or put {file.name} into {file.parent}."
+        raise FetchError("SCELLSEG_OFFLINE forbids the network", where=url, remedy=remedy)
     with alone(file.with_name(f"{file.name}.part"), -1) as part:
         try:
             if not is_whole(file, sha256):  # now that nobody else is at it

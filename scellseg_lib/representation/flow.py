@@ -1,7 +1,5 @@
 """Cellpose's and Scellseg's representation: the flow to each cell's centre, and the foreground."""
 
-from collections.abc import Callable
-
 import numpy as np
 from scipy.special import expit
 from torch import Tensor
@@ -21,7 +19,7 @@ class Flow(Representation):
     vector = True
     has_flows = True
     thresholds: tuple[str, ...] = Representation.thresholds[:4]  # but those of the U-Nets
-    encode: Callable[..., np.ndarray] = staticmethod(masks_to_flows)
+    encode = staticmethod(masks_to_flows)
 
     def targets(self, masks: np.ndarray) -> np.ndarray:
         """int32[H, W] -> float32[3, H, W]: the field (y, x), which is the flow, and foreground."""

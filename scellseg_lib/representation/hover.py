@@ -97,7 +97,7 @@ class HoVer(Flow):
     has_flows = False
     resamples = False  # the Sobel filters are made for 30-px cells
     thresholds = ("cell_threshold", "min_size")
-    encode = staticmethod(distance_maps)
+    encode = staticmethod(distance_maps)  # type: ignore[assignment]
 
     def masks(self, output: np.ndarray, decoding: Decoding) -> np.ndarray:
         """float32[3, H, W] -> int32[H, W]."""

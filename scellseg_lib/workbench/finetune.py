@@ -128,8 +128,6 @@ class FinetuneRun(BaseModel):
         try:
             with alone(self.file(layout.CHECKPOINT)):
                 return False
-        except OSError:  # the folder may not be written to
-            return False
         except InUse:
             return True
         except OSError:  # nobody learns where nothing can be written

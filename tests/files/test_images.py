@@ -178,6 +178,8 @@ def test_channels_that_differ_must_be_named(tmp_path, count):
     told = ["0 (red)", "1 (green)", "2 (blue)", "3", "4"][:count]
     assert "such as channels=('green', 'red'); gray is the mean of all" in str(caught.value)
     assert f"There are: {', '.join(told)}." in str(caught.value)
+    with pytest.raises(ChannelsNeeded, match=r"such as channels=\('gray', 'none'\)"):
+        images.read_image(write(tmp_path / "b.tif", pixels[..., 0]), channels=("green", "red"))
     mean = images.read_image(path, channels=("gray", "none"))
     assert mean[0, 3, 4] == pytest.approx(7 + 1 / count)
     with pytest.raises(ChannelsNeeded, match=f"'{count}' was asked for, the image has {count}"):
