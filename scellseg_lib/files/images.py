@@ -8,6 +8,7 @@ import os
 import re
 import warnings
 from contextlib import ExitStack
+from io import BytesIO
 from logging import LogRecord
 from os import PathLike
 from pathlib import Path
@@ -61,7 +62,7 @@ def read_pixels(
         if signature in _TIFF:
             pixels = _read_tiff(path, axes, page)
         elif signature == _PNG:
-            _check_count(PngImageFile(path).size)
+            _check_count(PngImageFile(BytesIO(path.read_bytes())).size)
             pixels = imagecodecs.png_decode(path.read_bytes())
             if pixels.shape[2:] in ((2,), (4,)):  # the last is alpha by PNG's definition
                 pixels = pixels[..., :-1]
@@ -130,7 +131,7 @@ def read_labels(path: str | PathLike[str], *, page: int | None = None) -> np.nda
         labels = read_seg(path)["masks"] if signature == _NUMPY else read_pixels(path)
     except AxesNeeded:
         labels = read_pixels(path, page=page)
-    if signature == _PNG and (picture := PngImageFile(path)).mode == "P":
+    if signature == _PNG and (picture := PngImageFile(BytesIO(path.read_bytes()))).mode == "P":
         labels = np.asarray(picture)
     return as_labels(labels, path, largest=INT64_MAX)
 

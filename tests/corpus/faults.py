@@ -276,7 +276,7 @@ class Case:
         if answer == "done":
             names = sorted({*files(to).items()} ^ {*self.right.items()})
             return [f"other than undisturbed: {names[:4]}"] if names else []
-        left = [file.name for file in to.rglob(".*") if not file.name.endswith(".edits")]
+        left = [file.name for file in to.rglob(".*") if file.suffix not in (".edits", "")]
         wrong = [answer] if answer != "refused" else []
         return [*wrong, *find_halves(to), *(f"leaves {name}" for name in left)]
 
@@ -330,8 +330,8 @@ class Case:
             to = self.empty()
             (self.home / "edits").unlink()  # those of one window would be those of the other
             both = [self.start(to) for _ in range(2)]
-            wrong = {self.finish(*one) for one in both} ^ {"done"}
-            self.note("two at once", [*(wrong - {"refused"}), *self.again(to)])
+            wrong = {self.finish(*one) for one in both} - {"done", "refused"}
+            self.note("two at once", [*wrong, *self.again(to)])
 
 
 def try_one(name: str, kills: int, others: int) -> dict[str, list[int]]:
