@@ -276,7 +276,7 @@ class Case:
         if answer == "done":
             names = sorted({*files(to).items()} ^ {*self.right.items()})
             return [f"other than undisturbed: {names[:4]}"] if names else []
-        left = [file.name for file in to.rglob(".*") if file.suffix not in (".edits", "")]
+        left = [f.name for f in to.rglob(".*") if f.suffix != ".edits" and f.name != ".hashes"]
         wrong = [answer] if answer != "refused" else []
         return [*wrong, *find_halves(to), *(f"leaves {name}" for name in left)]
 
