@@ -169,13 +169,17 @@ def test_pages_that_did_not_know_of_each_others_strokes_keep_both(editor):
     np.testing.assert_array_equal(two.labels, editor.labels)
 
 
-def test_a_new_cell_whose_label_an_outline_has_got_stays_one_cell(editor, page):
+def test_strokes_heed_an_outline_that_their_page_has_not_seen_yet(editor, page):
     page.is_deaf = True
     page.command("outline", points=[[8, 9], [8, 12], [11, 12]])  # gets the label 6
-    page.paint(np.s_[0:1, 0:2], 6, fresh=True)
+    page.paint(np.s_[0:1, 0:2], 6, fresh=True)  # a cell of its own
     page.paint(np.s_[0:1, 2:4], 6)
-    assert (editor.labels == 6).any()
     assert np.unique(editor.labels[0, 0:4]).tolist() == [7]
+    drawn = (editor.labels == 6).sum()
+    page.paint(np.s_[8:12, 8:14], 1, protect=True)
+    assert (editor.labels == 6).sum() == drawn
+    page.paint(np.s_[8:12, 8:14], 1, protect=False)
+    assert (editor.labels == 6).sum() < drawn
 
 
 def test_strokes_and_commands_find_cells_that_were_numbered_anew_meanwhile(editor, page):
@@ -191,16 +195,6 @@ def test_strokes_and_commands_find_cells_that_were_numbered_anew_meanwhile(edito
         editor.undo()  # the last of the old numbers too
     page.command("delete", cells=[5])
     assert np.unique(editor.labels).tolist() == [0, 2]
-
-
-def test_protected_neighbours_that_the_page_has_not_seen_yet_stay(editor, page):
-    page.is_deaf = True
-    editor.outline([[0, 0], [0, 4], [1, 4], [1, 0]])
-    drawn = (editor.labels == 6).sum()
-    page.paint(np.s_[0:2, 0:8], 1, protect=True)
-    assert (editor.labels == 6).sum() == drawn
-    page.paint(np.s_[0:2, 0:8], 1, protect=False)
-    assert (editor.labels == 6).sum() < drawn
 
 
 @pytest.mark.parametrize(
