@@ -14,7 +14,7 @@ from scellseg_lib.files.seg_npy import write_seg
 from scellseg_lib.workbench.annotate import DONE, OPEN, UNSAVED, AnnotatePanel
 from scellseg_lib.workbench.experiment import Experiment, SegmentedImage
 from scellseg_lib.workbench.session import SegmentationSettings, Suggestion
-from tests.workbench.waiting import draw, files, is_shown, problem, squares, until
+from tests.workbench.conftest import draw, files, is_shown, problem, squares, until
 
 SHAPE = (40, 50)
 SQUARE = np.array([[5, 5], [5, 15], [15, 15], [15, 5]], float)
@@ -101,8 +101,7 @@ def test_a_wrong_folder_is_said_and_the_one_before_stays(folder: Path, typed: st
     assert (panel.path, opened(panel)) == (folder, "worm_1")
 
 
-def test_going_on_saves_what_was_drawn(folder: Path):
-    panel = AnnotatePanel(folder)
+def test_going_on_saves_what_was_drawn(folder: Path, panel):
     panel.editor.outline(SQUARE)
     drawn = np.array(panel.editor.labels)
     panel.editor._receive(None, {"type": "cycle", "by": 1}, [])
@@ -125,14 +124,12 @@ def test_going_on_saves_what_was_drawn(folder: Path):
     assert (opened(alone), alone.editor.labels.max()) == ("worm_3", 1)
 
 
-def test_an_image_is_chosen_from_the_list(folder: Path):
-    panel = AnnotatePanel(folder)
+def test_an_image_is_chosen_from_the_list(panel):
     choose(panel, "worm_3")
     assert opened(panel) == panel.editor.title == "worm_3"
 
 
-def test_classes_and_notes_are_saved_and_come_back(folder: Path):
-    panel = AnnotatePanel(folder)
+def test_classes_and_notes_are_saved_and_come_back(folder: Path, panel):
     choose(panel, "worm_2")
     panel.editor.set_class([2], "male")
     panel.editor.set_note([2], "curled")
@@ -220,8 +217,7 @@ def test_masks_of_another_program_are_not_overwritten_unasked(folder: Path, mine
     np.testing.assert_array_equal(read_masks(file), expected)
 
 
-def test_edits_that_a_crash_has_left_are_offered_when_the_folder_is_opened(folder, model):
-    panel = AnnotatePanel(folder)
+def test_edits_that_a_crash_has_left_are_offered_when_the_folder_is_opened(folder, panel, model):
     choose(panel, "worm_2")
     panel.editor.outline(SQUARE)
     again = AnnotatePanel(folder, on_suggest=model)  # the first one is gone with its kernel
@@ -266,8 +262,7 @@ def test_dropped_masks_open_with_their_image(folder: Path, tmp_path: Path, name:
     np.testing.assert_array_equal(panel.editor.labels, wanted)
 
 
-def test_a_dropped_list_of_cells_is_loaded(folder: Path):
-    panel = AnnotatePanel(folder)
+def test_a_dropped_list_of_cells_is_loaded(folder: Path, panel):
     choose(panel, "worm_2")
     drop(panel, "worm_2_cells.csv", b"label,class,note\n2,male,old\n")
     assert panel.editor.cells["class"].tolist() == ["", "male"]
@@ -398,7 +393,6 @@ def model() -> Iterator[Answers]:
 
 @pytest.fixture
 def panel(folder: Path, model: Answers) -> AnnotatePanel:
-    (folder / "worm_2_masks.tif").unlink()
     return AnnotatePanel(folder, on_suggest=model)
 
 
@@ -412,17 +406,17 @@ def suggest(panel: AnnotatePanel, model: Answers) -> None:
 
 
 @pytest.mark.parametrize("back", [False, True])
-def test_what_is_found_never_comes_to_another_image(panel, model, folder: Path, back: bool):
+def test_what_is_found_never_comes_to_another_image(panel, model, back: bool):
     panel.suggest.click()
-    panel.step(1)
+    panel.step(-1)
     if back:
-        panel.step(-1)
+        panel.step(1)
     suggest(panel, model)
     np.testing.assert_array_equal(panel.editor.labels, model.masks * back)
     if not back:
         assert "in worm_1 are not added: you have opened another" in panel.message.text
         assert len(panel.editor._layers) == 1
-        panel.step(-1)
+        panel.step(1)
         assert not panel.editor.labels.any()
 
 
@@ -444,7 +438,7 @@ def test_suggestions_that_nobody_has_touched_make_room_for_new_ones(panel, model
     np.testing.assert_array_equal(editor.labels[touched > 0], touched[touched > 0])
     assert len(editor.cells) == 4
     assert "suggests 1 cell; 3 that were there are kept" in panel.message.text
-    panel.step(1)
+    panel.step(-1)
     editor.outline(SQUARE)  # as many edits as the suggestions had before them in the other image
     suggest(panel, model)
     assert len(editor.cells) == 4

@@ -22,8 +22,7 @@ from scellseg_lib.workbench import app
 from scellseg_lib.workbench.app import ANNOTATE, EXPORT, FINETUNE, INSPECT, SEGMENT, Workbench
 from scellseg_lib.workbench.forms import duration, plain, read_path
 from tests import tiny
-from tests.workbench.conftest import DECODING, segment_all
-from tests.workbench.waiting import LONG, is_shown, problem, until
+from tests.workbench.conftest import DECODING, LONG, is_shown, problem, segment_all, until
 
 pytestmark = [
     pytest.mark.usefixtures("tiny_world"),

@@ -11,8 +11,8 @@ from scellseg_lib.files.export import FORMATS
 from scellseg_lib.files.images import read_masks, write_labels
 from scellseg_lib.workbench.export import ANNOTATED, SEGMENTED, WORDS, ExportPanel
 from scellseg_lib.workbench.jobs import Job
-from tests.workbench.waiting import LONG, draw, problem
-from tests.workbench.waiting import squares as masks
+from tests.workbench.conftest import LONG, draw, problem
+from tests.workbench.conftest import squares as masks
 
 
 @pytest.fixture

@@ -21,14 +21,14 @@ from scellseg_lib.segmentation import Prediction, decode
 from scellseg_lib.workbench import inspect, session
 from scellseg_lib.workbench.inspect import COLOURS, Inspector
 from scellseg_lib.workbench.session import InspectedImage
-from tests.workbench import waiting
-from tests.workbench.waiting import LONG, is_shown
+from tests.workbench import conftest
+from tests.workbench.conftest import LONG, is_shown
 
 SIZE = 96
 KINDS = ("flow", "hover", "unet2", "unet3")
 
 
-squares = partial(waiting.squares, shape=(SIZE, SIZE))
+squares = partial(conftest.squares, shape=(SIZE, SIZE))
 # Squares of 20, 24 and 30 px; the logit falls from the first to the third.
 TRUE = squares((10, 10, 20), (10, 60, 24), (60, 20, 30))
 LOGITS = (0, 5, 3, 1)
@@ -136,30 +136,25 @@ def test_an_agreement_is_not_rounded_up():
     assert "0.49" in inspect.tell_outcomes(nearly, "true")[1][1]  # 0.4997 is no 0.50
 
 
-@pytest.mark.parametrize(("true", "ap"), [(TRUE, "0.00"), (TRUE * 0, "1.00")])
-def test_no_cells_at_all(true: np.ndarray, ap: str):
-    panel = Inspector([entry(true=true, predicted=TRUE * 0)])
-    assert "No cells were found" in text(panel, "message")
-    assert ap in text(panel, "ap-curve")
-
-
-def test_without_truth_the_prediction_is_shown():
+def test_without_truth_or_without_cells_it_is_said():
     panel = Inspector([entry(true=None)])
     np.testing.assert_array_equal(panel.view.labels, TRUE)
     assert (panel.view._colours, panel.view._reference) == ([None, None], None)
     assert panel.view._tips[0][1] == "cell 1: 400 pixels"
     assert ("3 cells" in text(panel, "legend"), text(panel, "ap-curve")) == (True, "")
+    for true, ap in ((TRUE, "0.00"), (TRUE * 0, "1.00")):
+        panel = Inspector([entry(true=true, predicted=TRUE * 0)])
+        assert "No cells were found" in text(panel, "message")
+        assert ap in text(panel, "ap-curve")
 
 
 @pytest.mark.parametrize(
     ("bad", "words"),
     [
         ({"true": TRUE[:50]}, "(50, 96)"),
-        ({"true": damaged}, "the file is damaged"),
-        ({"image": damaged}, "the file is damaged"),
+        *(({part: damaged}, "the file is damaged") for part in ("true", "image", "predicted")),
         ({"image": np.zeros((50, 50))}, "Segment the image again"),
         ({"image": Path("absent.tif").read_bytes}, "absent.tif"),
-        ({"predicted": damaged}, "the file is damaged"),
     ],
 )
 def test_what_is_wrong_with_one_image_is_said_and_the_others_are_shown(bad: dict, words: str):
@@ -393,9 +388,9 @@ def test_an_image_that_is_left_when_the_network_answers_is_asked_about_again():
 
 
 def test_a_still_picture_where_a_machine_runs_the_notebook(monkeypatch: pytest.MonkeyPatch):
-    panel, empty = Inspector(three()), Inspector()
+    panel = Inspector(three())
     monkeypatch.setattr(progress, "run_by_machine", lambda: True)
     data, _ = panel._repr_mimebundle_()
     assert b64decode(data.pop("image/png")) == panel.view.picture()
     assert data == {"text/plain": "Inspector: 3 images"}
-    assert empty._repr_mimebundle_()[0] == {"text/plain": "Inspector: 0 images"}
+    assert Inspector()._repr_mimebundle_()[0] == {"text/plain": "Inspector: 0 images"}

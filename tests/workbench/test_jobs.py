@@ -13,7 +13,7 @@ import pytest
 from scellseg_lib import progress
 from scellseg_lib.workbench import jobs
 from scellseg_lib.workbench.jobs import Job
-from tests.workbench.waiting import LONG, rests, until
+from tests.workbench.conftest import LONG, rests, until
 
 
 class Gated:

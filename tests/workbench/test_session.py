@@ -6,7 +6,6 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
-import tifffile
 
 from scellseg_lib import representation
 from scellseg_lib.model import new_model
@@ -16,8 +15,8 @@ from scellseg_lib.workbench import session
 from scellseg_lib.workbench.app import Workbench
 from scellseg_lib.workbench.session import Newest, SegmentationSettings, Thresholds, find_cells
 from tests import tiny
+from tests.workbench.conftest import draw, is_shown, squares, until
 from tests.workbench.test_inspect import KINDS, SIZE, said
-from tests.workbench.waiting import squares, until
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -33,7 +32,7 @@ def test_a_threshold_is_shown_if_and_only_if_it_makes_a_difference(kind: str):
             makes_difference.add(name)
     thresholds = Thresholds(lambda: None)
     thresholds.load(Decoding(), chosen)
-    shown = {name for name, row in thresholds._rows.items() if row.layout.display is None}
+    shown = {name for name, row in thresholds._rows.items() if is_shown(row)}
     assert shown == set(chosen.thresholds) == makes_difference
     name = chosen.thresholds[0]
     thresholds._sliders[name].value = 0.1 + 0.2  # steps of a slider, added up in binary
@@ -96,6 +95,7 @@ def press(workbench: Workbench) -> None:
 
 
 def test_the_workbench_suggests_what_the_segment_panel_would_find(experiment: Path):
+    draw(experiment / "query", "G_img", shape=(64, 64, 3))
     workbench = Workbench(experiment)
     form, editor = workbench.segment.form, workbench.annotate.editor
     editor.diameter = 40.0  # the disk beside the cells
@@ -109,20 +109,13 @@ def test_the_workbench_suggests_what_the_segment_panel_would_find(experiment: Pa
     assert expected.any()
     np.testing.assert_array_equal(editor.labels, expected)
     assert [layer.name for layer in editor._layers] == ["image", "cell probability", "flow"]
-    form.loaded = None
-    press(workbench)
-    assert "Choose one in step 3, Segment" in workbench.annotate.message.text
-
-
-def test_of_an_image_whose_channels_differ_they_are_asked_for(experiment: Path):
-    planes = np.random.default_rng(0).integers(0, 200, (64, 64, 3)).astype(np.uint8)
-    tifffile.imwrite(experiment / "query" / "G_img.tif", planes, photometric="rgb")
-    workbench = Workbench(experiment)
     workbench.annotate.show(workbench.annotate.images[-1])
-    form = workbench.segment.form
     assert form.channels.value is None  # the first image has no choice of them
     press(workbench)
     assert "Choose under Channels what to segment" in workbench.annotate.message.text
     assert form.channels.value is not None
     press(workbench)
     assert not workbench.annotate.message.is_error
+    form.loaded = None
+    press(workbench)
+    assert "Choose one in step 3, Segment" in workbench.annotate.message.text
