@@ -53,10 +53,6 @@ def marks(panel: AnnotatePanel) -> str:
     return "".join(label[0] for label, _ in panel.list.options)
 
 
-def names(panel: AnnotatePanel) -> list[str]:
-    return [label[2:] for label, _ in panel.list.options]
-
-
 def opened(panel: AnnotatePanel) -> str:
     assert panel.list.value == str(panel.current.image)
     return panel.current.name
@@ -67,10 +63,10 @@ def choose(panel: AnnotatePanel, name: str) -> None:
 
 
 def drop(panel: AnnotatePanel, name: str, content: bytes) -> None:
-    """Drop a file on the picture, in the parts in which the page sends it."""
+    """Drop a file in the parts in which its page sends it, while another page drops one too."""
     half = len(content) // 2
-    for part, data in enumerate((content[:half], content[half:])):
-        said = {"type": "drop", "client": "a", "name": name, "part": part, "parts": 2}
+    for client, part, data in (("a", 0, content[:half]), ("b", 0, b"?"), ("a", 1, content[half:])):
+        said = {"type": "drop", "client": client, "name": name, "part": part, "parts": 2}
         panel.editor._receive(None, said, [memoryview(data)])
 
 
@@ -83,22 +79,19 @@ def test_a_folder_opens_at_the_first_image_that_is_not_annotated(folder: Path):
     panel = AnnotatePanel(on_folder=told.append)
     panel.folder.value = f' "{folder}" '  # as it is pasted from a file manager
     assert told == [folder]
-    assert names(panel) == ["worm_1", "worm_2", "worm_3"]
-    assert marks(panel) == OPEN + DONE + OPEN
+    listed = [label for label, _ in panel.list.options]
+    assert listed == [f"{OPEN} worm_1", f"{DONE} worm_2", f"{OPEN} worm_3"]
     assert opened(panel) == "worm_1"
     assert panel.message.text.startswith(f"1 of 3 images annotated ({DONE}). Draw all cells")
     assert not panel.editor.labels.any()
 
 
-@pytest.mark.parametrize(
-    ("typed", "words"), [("nowhere", "there is no such folder"), ("empty", "there are no images")]
-)
-def test_a_wrong_folder_is_said_and_the_one_before_stays(folder: Path, typed: str, words: str):
+def test_a_wrong_folder_is_said_and_the_one_before_stays(folder: Path, panel):
     (folder / "empty").mkdir()
-    panel = AnnotatePanel(folder)
-    panel.folder.value = str(folder / typed)
-    assert words in problem(panel)
-    assert (panel.path, opened(panel)) == (folder, "worm_1")
+    for typed, words in (("nowhere", "there is no such folder"), ("empty", "there are no images")):
+        panel.folder.value = str(folder / typed)
+        assert words in problem(panel)
+        assert (panel.path, opened(panel)) == (folder, "worm_1")
 
 
 def test_going_on_saves_what_was_drawn(folder: Path, panel):
@@ -242,7 +235,7 @@ def test_a_dropped_image_is_opened_in_the_folder(folder: Path, tmp_path: Path, m
     for _ in range(2):
         drop(panel, "new.tif", data)
         assert opened(panel) == "new"
-        assert len(names(panel)) == 4
+        assert len(panel.list.options) == 4
     assert (folder / "new.tif").read_bytes() == data
     monkeypatch.setenv("HOME", str(tmp_path / "home"))  # where no folder is open
     panel = AnnotatePanel()
@@ -461,19 +454,17 @@ def test_where_nothing_is_found_it_is_said_and_the_pictures_are_there(panel, mod
     assert "finds no cells in worm_1 beside the 1 that are there." in panel.message.text
 
 
-@pytest.mark.parametrize(
-    ("wrong", "words"),
-    [
+def test_an_error_is_said_and_the_button_can_be_pressed_again(panel, model):
+    good = model.masks
+    for wrong, words in (
         (ChannelsNeeded("which one?", ["red"]), "Choose under Channels what to segment."),
         (RuntimeError("the moon"), "the moon"),
         (np.zeros((5, 5), np.int32), "Open the image again"),
-    ],
-)
-def test_an_error_is_said_and_the_button_can_be_pressed_again(panel, model, wrong, words):
-    good, model.masks = model.masks, wrong
-    suggest(panel, model)
-    assert words in problem(panel)
-    assert not panel.editor.edits
+    ):
+        model.masks = wrong
+        suggest(panel, model)
+        assert words in problem(panel)
+        assert not panel.editor.edits
     model.masks = good
     suggest(panel, model)
     assert (problem(panel), len(panel.editor.cells)) == ("", 2)

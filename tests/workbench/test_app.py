@@ -240,12 +240,9 @@ def test_every_function_of_the_released_interface_has_a_test_that_exists():
     assert [one for one in named if f"\ndef {one[1]}(" not in tests[one[0]]] == []
 
 
-@pytest.mark.parametrize(
-    ("seconds", "said"),
-    [(0.2, "1 s"), (41, "41 s"), (200, "3 min"), (5400, "1 h 30 min"), (7200, "2 h")],
-)
-def test_times_are_as_precise_as_an_estimate(seconds, said):
-    assert duration(seconds) == said
+def test_times_are_as_precise_as_an_estimate():
+    times = {0.2: "1 s", 41: "41 s", 200: "3 min", 5400: "1 h 30 min", 7200: "2 h"}
+    assert [duration(seconds) for seconds in times] == [*times.values()]
 
 
 def test_errors_of_the_system_are_told_plainly_and_unforeseen_ones_logged_in_full(caplog):

@@ -2,7 +2,7 @@
 
 import re
 from base64 import b64decode
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -63,15 +63,11 @@ def movable(name: str = "a", true: Any = TRUE, kind: str = "flow") -> InspectedI
 
 
 def found(panel: ipywidgets.Widget, name: str) -> Any:
-    """The one widget of a class of the page."""
-
-    def walk(widget: ipywidgets.Widget) -> Iterator[ipywidgets.Widget]:
-        yield widget
-        for child in getattr(widget, "children", ()):
-            yield from walk(child)
-
-    (hit,) = [one for one in walk(panel) if f"scellseg-{name}" in one._dom_classes]
-    return hit
+    """The widget of a class of the page."""
+    if f"scellseg-{name}" in panel._dom_classes:
+        return panel
+    inside = (found(child, name) for child in getattr(panel, "children", ()))
+    return next((hit for hit in inside if hit is not None), None)
 
 
 def go_to(panel: Inspector, name: str) -> None:

@@ -1,8 +1,6 @@
-"""The mask editor as the page talks with it: every message in, every answer out."""
+"""The mask editor as the page talks with it: messages, answers, and pictures of an image."""
 
 import base64
-import re
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +10,18 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from skimage.segmentation import find_boundaries
 
 from scellseg_lib import progress
 from scellseg_lib.errors import ImageError
 from scellseg_lib.files import images as readers
-from scellseg_lib.workbench.editor import MaskEditor
+from scellseg_lib.workbench.editor import ImageView, MaskEditor, view
 from scellseg_lib.workbench.editor.annotation import LARGEST_LABEL
 from scellseg_lib.workbench.editor.classes import COLOURS
 from scellseg_lib.workbench.editor.editor import HISTORY
 from scellseg_lib.workbench.editor.patches import Patch, set_pixels
-from scellseg_lib.workbench.editor.view import MAPS
-from tests.workbench.editor.page import Page, connect
+from scellseg_lib.workbench.editor.view import MAPS, compose_channels, draw_still, make_layers
+from tests.workbench.editor.page import Page, connect, decode_labels
 
 ORANGE, *_ = COLOURS.values()
 IMAGE = np.arange(12 * 16, dtype=np.uint16).reshape(12, 16)
@@ -305,27 +304,6 @@ def test_a_message_that_is_not_understood_is_answered_in_words(editor, page, con
     assert UNFORESEEN in answer["text"]
 
 
-def test_next_image_and_dropped_files_are_passed_on_where_somebody_listens(editor):
-    asked, dropped = [], []
-    editor.on_cycle(asked.append)
-    editor.on_drop(lambda name, data: dropped.append((name, data)))
-    one, two = connect(editor, "one", "two")
-    assert one.told("open")["listens"] == ["cycle", "drop"]
-    one.post(type="cycle", by=1)
-    two.post(type="cycle", by=-1)
-    assert asked == [1, -1]
-    for page, name, part, parts, data in (
-        (one, "a.tif", 0, 2, b"aa"),
-        (two, "../../b.tif", 0, 1, b"b"),
-        (one, "a.tif", 1, 2, b"bb"),
-        (one, "c.tif", 0, 2, b"left unfinished"),
-        (one, "d.tif", 0, 1, b"d"),
-    ):
-        content = {"client": page.client, "name": name, "part": part, "parts": parts}
-        page.post([data], type="drop", **content)
-    assert dropped == [("../../b.tif", b"b"), ("a.tif", b"aabb"), ("d.tif", b"d")]
-
-
 def reopened(path: Path) -> MaskEditor:
     table = path.with_name(path.stem.removesuffix("_masks") + "_cells.csv")
     frame = pd.read_csv(table, keep_default_na=False)
@@ -356,28 +334,6 @@ def test_what_is_saved_opens_as_an_equal_editor(tmp_path):
     editor.save(tmp_path / "b_masks.png")
     assert editor.is_changed  # its own file does not know of the undo yet
     assert heard == [tmp_path / "a_masks.tif", tmp_path / "b_masks.png"]
-
-
-@pytest.mark.parametrize(
-    ("name", "other"), [("a_masks.tif", "a_cells.csv"), ("a_cells.csv", "a_masks.tif")]
-)
-def test_a_save_that_fails_keeps_every_edit_and_both_files(tmp_path, name, other):
-    editor, page = with_file(tmp_path)
-    editor.save()
-    before = (tmp_path / other).read_bytes()
-    page.command("delete", cells=[2])
-    (tmp_path / name).unlink()
-    (tmp_path / name / "in the way").mkdir(parents=True)
-    answer = page.command("save")[-1]
-    assert re.search(r"cannot be saved.*Your edits are kept", answer["text"], re.DOTALL)
-    assert editor.is_changed
-    assert (tmp_path / other).read_bytes() == before
-    again = MaskEditor(IMAGE, readers.relabel(cells()), path=tmp_path / "a_masks.tif")
-    again.recover()
-    np.testing.assert_array_equal(again.labels, editor.labels)
-    shutil.rmtree(tmp_path / name)
-    page.command("save")
-    np.testing.assert_array_equal(reopened(tmp_path / "a_masks.tif").labels, editor.labels)
 
 
 def test_what_a_crash_has_left_is_offered_and_brought_back(tmp_path):
@@ -452,3 +408,131 @@ def test_two_pages_and_python_always_see_the_same(script):
         for one in pages:
             np.testing.assert_array_equal(one.labels, editor.labels)
             assert {cell: facts for cell, facts in one.facts.items() if any(facts)} == known
+
+
+PLANE = np.arange(12, dtype=np.uint16).reshape(3, 4) * 100 + 7
+
+
+def decode_png(png: bytes) -> np.ndarray:
+    return cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+
+
+@pytest.mark.parametrize("dtype", [bool, np.int8, np.uint16, np.int32, np.float32, np.float64])
+def test_intensities_come_back_from_the_numbers_within_a_step(dtype):
+    plane = (PLANE / 100 - 3).astype(dtype)
+    (layer,) = make_layers(plane, (), {})
+    expected = {"name": "image", "kind": "uint16", "channel": True}
+    assert layer.describe() == expected | {"low": layer.low, "high": layer.high}
+    back = layer.low + layer.pixels / 65535 * (layer.high - layer.low)
+    np.testing.assert_allclose(back, plane.astype(float), atol=(layer.high - layer.low) / 65535)
+
+
+def test_eight_bits_go_as_they_are_and_what_is_no_number_is_black():
+    plane = np.arange(6, dtype=np.uint8).reshape(2, 3)
+    (layer,) = make_layers(plane, (), {})
+    assert (layer.low, layer.high, layer.describe()["kind"]) == (0, 255, "uint8")
+    np.testing.assert_array_equal(layer.pixels, plane)
+    (layer,) = make_layers(np.array([[0.5, np.nan], [np.inf, -np.inf]]), (), {})
+    assert layer.pixels.tolist() == [[65535, 0], [0, 0]]
+    (flat,) = make_layers(np.full((3, 3), 7.0), (), {})
+    assert flat.low == flat.high == 7
+    assert not flat.pixels.any()
+
+
+@pytest.mark.parametrize(
+    ("n_channels", "names"),
+    [(1, ["image"]), (2, ["channel 1", "channel 2"]), (3, ["red", "green", "blue"])],
+)
+def test_channels_have_names_and_further_pictures_follow_them(n_channels, names):
+    image = np.dstack([PLANE + k for k in range(n_channels)])
+    colours = np.zeros((3, 4, 3), np.uint8)
+    colours[1, 2] = 10, 20, 30
+    found = make_layers(image, (), {"flow": colours, "cell probability": PLANE / 1e4})
+    assert [layer.name for layer in found] == [*names, "flow", "cell probability"]
+    assert [layer.channel for layer in found] == [True] * n_channels + [False] * 2
+    assert [layer.low for layer in found[:n_channels]] == [7 + k for k in range(n_channels)]
+    assert found[-2].describe()["kind"] == "rgb"
+    np.testing.assert_array_equal(found[-2].pixels, colours)
+    given = [f"stain {k}" for k in range(n_channels)]
+    assert [layer.name for layer in make_layers(image, given, {})] == given
+    with pytest.raises(ImageError, match=f"{n_channels} channels, 4 are named"):
+        make_layers(image, list("abcd"), {})
+
+
+@pytest.mark.parametrize(
+    ("image", "others", "text"),
+    [
+        *((np.zeros(shape), {}, "cannot be shown") for shape in (5, (2, 3, 4, 1), (0, 4))),
+        (np.array([["a"]]), {}, "cannot be shown"),
+        (np.zeros((2, 2)) * 1j, {}, "cannot be shown"),
+        (PLANE, {"flow": np.zeros((4, 3))}, "'flow' of"),
+        (PLANE, {"flow": np.zeros((3, 4, 3), np.float32)}, "float32"),
+        (PLANE, {"flow": np.zeros((3, 4, 4), np.uint8)}, "shape"),
+        (PLANE, {"flow": np.zeros((3, 4, 3, 1), np.uint8)}, "shape"),
+    ],
+)
+def test_what_is_no_image_and_no_picture_of_it_is_refused(image, others, text):
+    with pytest.raises(ImageError, match=text):
+        make_layers(image, (), others)
+
+
+def test_the_picture_is_stretched_from_the_first_to_the_last_percentile():
+    plane = np.tile(np.arange(101, dtype=np.uint16), (101, 1))  # percentiles are the values
+    picture = compose_channels(make_layers(plane, (), {}))
+    assert picture.shape == (101, 101, 3)
+    assert (picture == picture[..., :1]).all()
+    row = picture[0, :, 0].astype(int)
+    assert row[[0, 1, 99, 100]].tolist() == [0, 0, 255, 255]
+    np.testing.assert_allclose(row[1:100], (np.arange(1, 100) - 1) / 98 * 255, atol=1.01)
+    two = np.zeros((8, 8, 2), np.uint16)
+    two[:4, :, 0], two[:, :4, 1] = 9, 9
+    picture = compose_channels(make_layers(two, (), {"flow": np.full((8, 8, 3), 99, np.uint8)}))
+    assert picture[0, [0, 7]].tolist() == [[255, 255, 0], [255, 0, 0]]
+    assert picture[7, 7].tolist() == [0, 0, 0]
+
+
+def test_the_still_picture_has_outlines_of_the_cells_and_of_the_reference():
+    labels, reference = np.zeros((20, 20), np.int32), np.zeros((20, 20), np.int32)
+    labels[0:8, 2:5], labels[0:8, 5:8], reference[12:18, 12:18] = 1, 2, 5
+    edge = np.zeros((20, 20), bool)  # beside another label, but not at the border of the image
+    edge[7, 2:8] = edge[0:8, 2] = edge[0:8, 4:6] = edge[0:8, 7] = True
+    picture = np.full((20, 20, 3), 40, np.uint8)
+    expected = picture.copy()
+    expected[edge] = view.OUTLINE
+    expected[find_boundaries(reference, mode="inner")] = view.REFERENCE
+    np.testing.assert_array_equal(decode_png(draw_still(picture, labels, reference)), expected)
+    assert (picture == 40).all()
+    table = np.array([[0, 0, 0, 0], [1, 2, 3, 255], [9, 9, 9, 0]], np.uint8)  # hides the second
+    seen = decode_png(draw_still(picture, labels, None, (table, None)))
+    assert seen[7, [3, 6]].tolist() == [[1, 2, 3], [40, 40, 40]]
+    large = np.zeros((600, 3 * view.STILL_SIDE), np.int32)
+    large[300:500, 900:1200] = 70_000
+    seen = decode_png(draw_still(np.zeros((*large.shape, 3), np.uint8), large, None))
+    assert seen.shape == (200, view.STILL_SIDE, 3)
+    rows, columns = np.nonzero((seen == view.OUTLINE).all(2))
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (100, 166, 300, 399)
+
+
+def test_a_view_shows_a_reference_colours_and_tips():
+    labels, shown = cells(), ImageView()
+    (page,) = connect(shown)
+    assert page.types() == ["empty"]
+    shown.show(IMAGE, labels, reference=labels[::-1], title="a")
+    shown.colour(np.full((6, 4), 7, np.uint8))
+    shown.tell(["", "IoU 0.9"], ["", "missed"])
+    shown.selected = 2
+    (later,) = connect(shown)  # a page that comes later is told all the same
+    np.testing.assert_array_equal(decode_labels(later.parts("open")[1], (12, 16)), labels[::-1])
+    assert later.told("colours")["given"] == [True, False]
+    assert later.parts("colours")[0] == bytes([7] * 24)
+    assert later.told("tips")["cells"] == ["", "IoU 0.9"]
+    shown.show_labels(labels[::-1])
+    np.testing.assert_array_equal(decode_labels(later.parts("labels")[0], (12, 16)), labels[::-1])
+    for wrong in ({"labels": labels[1:]}, {"reference": labels[1:]}):
+        with pytest.raises(ImageError, match="the sizes must agree"):
+            shown.show(IMAGE, **wrong)
+    with pytest.raises(ImageError, match="the sizes must agree"):
+        shown.show_labels(labels[1:])
+    shown.show(IMAGE)
+    assert later.told("colours")["given"] == [False, False]
+    assert shown.selected == 0
