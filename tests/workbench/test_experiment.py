@@ -89,7 +89,7 @@ def test_classes_and_notes_go_with_the_masks(folder: Path, experiment):
 
 def test_what_cannot_become_a_shot_is_refused_and_leaves_no_trace(folder: Path, experiment):
     query, shot = folder / "query", folder / "shot" / "a_img.tif"
-    draw(query, "a_img", shape=(SIDE, SIDE))
+    write_labels(query / "a_img.tif", CORRECTED)
     (query / "e_img.tif").write_bytes(b"II*\0")
     before = files(folder)
     for image, masks, replace, error, words in (
@@ -350,7 +350,7 @@ def test_a_page_is_told_what_became_of_a_class_and_who_else_has_it(plate, args, 
         (b"\xef\xbb\xbfClass;Color\r\ndead;red\r\n;\r\n", {"dead": "#FF0000"}),
         (b"class\ndead\nalive\n", {"dead": ORANGE, "alive": BLUE}),
         (b"class,colour\ndead,rot\nalive,#E69F00\n", {"dead": BLUE, "alive": ORANGE}),
-        (b"class,colour\ndead\nalive,red,more\n", {"dead": ORANGE, "alive": "#FF0000"}),
+        (b"class,colour\ndead\nalive,red\n", {"dead": ORANGE, "alive": "#FF0000"}),
         (b"class,colour\ndead,red\n dead ,blue\n,red\n", {"dead": "#FF0000"}),
         (b'class,colour\n"a, b",red\n', {"a, b": "#FF0000"}),
         (b"class,colour\n", {}),
@@ -378,7 +378,8 @@ def test_further_columns_and_the_separator_of_a_list_are_kept(plate):
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"\n\n", b"\x00\x01,\x02", b"name,colour\ndead,red\n", b"dead\nalive\n"]
+    "content",
+    [b"", b"class\ndead,red\n", b"\x00,\x02", b"name,colour\ndead,red\n", b"dead\nalive\n"],
 )
 def test_a_file_that_is_no_list_is_never_overwritten(plate, content):
     (plate / "classes.csv").write_bytes(content)

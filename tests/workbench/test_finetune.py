@@ -294,7 +294,7 @@ def test_a_stopped_run_goes_on_to_the_model_that_was_never_stopped(folder, panel
     panel.name.value = "halted"
     stopped(panel, pace)
     assert 2 <= len(panel.run.log) < 4
-    assert checkpoints(folder) == ["halted.checkpoint"]
+    assert "halted.checkpoint" in checkpoints(folder)
     assert not (folder / "halted.safetensors").exists()
     assert panel.message.text.startswith("Stopped: ")
     assert [is_shown(one) for one in (panel.go_on, panel.keep, panel.start)] == [True, True, False]
