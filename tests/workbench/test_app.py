@@ -21,6 +21,7 @@ from scellseg_lib.samples import Sample
 from scellseg_lib.workbench import app
 from scellseg_lib.workbench.app import ANNOTATE, EXPORT, FINETUNE, INSPECT, SEGMENT, Workbench
 from scellseg_lib.workbench.forms import duration, plain, read_path
+from scellseg_lib.workbench.session import InspectedImage
 from tests import tiny
 from tests.workbench.conftest import DECODING, LONG, is_shown, problem, segment_all, until
 
@@ -200,14 +201,27 @@ def test_a_result_is_corrected_from_the_list(segmented: Workbench, folder: Path)
     assert "c.tif" in problem(segmented)
 
 
-def test_a_machine_that_runs_the_notebook_gets_a_picture(folder: Path, monkeypatch):
+def test_a_machine_that_runs_the_notebook_gets_pictures(folder: Path, monkeypatch):
     workbench, empty = Workbench(folder), Workbench()
+    inspector, editor = workbench.inspector, workbench.annotate.editor
+    monkeypatch.setattr(progress, "run_by_machine", lambda: False)
+    assert "widget-view+json" in str(editor._repr_mimebundle_())
     monkeypatch.setattr(progress, "run_by_machine", lambda: True)
     data, _ = workbench._repr_mimebundle_()
     assert base64.b64decode(data["image/jpeg"]).startswith(b"\xff\xd8\xff")
     assert data["text/plain"].startswith("Workbench: 1 Annotate")
     assert workbench.annotate.current.name == "a"  # the one with cells
-    assert "image/jpeg" not in empty._repr_mimebundle_()[0]
+    inspector.show([InspectedImage("a", np.zeros((96, 96)), None, editor.labels)])
+    told = f"a: 96 x 96 px, {len(editor.cells)} cells"
+    for one, view, text in (
+        (editor, editor, told),
+        (inspector, inspector.view, "Inspector: 1 ima"),
+    ):
+        data, _ = one._repr_mimebundle_()
+        assert base64.b64decode(data["image/png"]) == view.picture()
+        assert data["text/plain"].startswith(text)
+    for one in (empty, empty.inspector, empty.annotate.editor):
+        assert set(one._repr_mimebundle_()[0]) == {"text/plain"}
 
 
 def test_the_example_is_made_once_where_no_folder_is_named(tmp_path: Path, monkeypatch):

@@ -14,7 +14,7 @@ import ipywidgets
 import numpy as np
 import pytest
 
-from scellseg_lib import metrics, progress, representation
+from scellseg_lib import metrics, representation
 from scellseg_lib.errors import ImageError
 from scellseg_lib.representation import Decoding
 from scellseg_lib.segmentation import Prediction, decode
@@ -381,12 +381,3 @@ def test_an_image_that_is_left_when_the_network_answers_is_asked_about_again():
     left.ask()
     assert one.asked.is_set()
     assert left.is_unasked
-
-
-def test_a_still_picture_where_a_machine_runs_the_notebook(monkeypatch: pytest.MonkeyPatch):
-    panel = Inspector(three())
-    monkeypatch.setattr(progress, "run_by_machine", lambda: True)
-    data, _ = panel._repr_mimebundle_()
-    assert b64decode(data.pop("image/png")) == panel.view.picture()
-    assert data == {"text/plain": "Inspector: 3 images"}
-    assert Inspector()._repr_mimebundle_()[0] == {"text/plain": "Inspector: 0 images"}

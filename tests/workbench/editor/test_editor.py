@@ -1,6 +1,5 @@
 """The mask editor as the page talks with it: messages, answers, and pictures of an image."""
 
-import base64
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage.segmentation import find_boundaries
 
-from scellseg_lib import progress
 from scellseg_lib.errors import ImageError
 from scellseg_lib.files import images as readers
 from scellseg_lib.workbench.editor import ImageView, MaskEditor, view
@@ -366,20 +364,6 @@ some_pixels = st.lists(st.integers(0, 191), min_size=1, max_size=6, unique=True)
 
 
 message = st.tuples(st.integers(0, 1), st.sampled_from(KINDS), some_pixels, st.integers(0, 7))
-
-
-def test_where_a_machine_executes_the_notebook_it_is_a_picture(editor, monkeypatch):
-    monkeypatch.setattr(progress, "run_by_machine", lambda: False)
-    assert "widget-view+json" in str(editor._repr_mimebundle_())
-    monkeypatch.setattr(progress, "run_by_machine", lambda: True)
-    data, _ = editor._repr_mimebundle_()
-    png = base64.b64decode(data.pop("image/png"))
-    assert data == {"text/plain": "image: 16 x 12 px, 3 cells"}
-    assert png == editor.picture()
-    assert cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR).shape == (12, 16, 3)
-    assert set(MaskEditor()._repr_mimebundle_()[0]) == {"text/plain"}
-    editor.delete([1])
-    assert editor.picture() != png
 
 
 @settings(max_examples=25, deadline=None)
