@@ -110,7 +110,7 @@ def test_images_that_cannot_be_read_are_told_apart():
     images = Dataset("some", "Some images", "CC0", (*every, Sample("torn", read, broken)))
     good, wrong = find_readable(images)
     assert [s.name for s in good] == ["good", "torn"]
-    assert [str(one) for one in wrong] == ["it is cut. Get it again."]
+    assert [str(one) for one in wrong] == ["image bad: it is cut. Get it again."]
     assert [s.name for s in find_readable(images, masks=True)[0]] == ["good"]
     assert "image" not in vars(good[0])  # no pixels are kept
 
