@@ -25,6 +25,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Thread
 from typing import Any
+from unittest.mock import patch
 from zipfile import ZipFile
 
 import imagecodecs
@@ -264,7 +265,8 @@ class Case:
     def start(self, to: Path, user: int = 0) -> Any:
         answers = PROCESSES.SimpleQueue()
         process = PROCESSES.Process(target=work, args=(self.name, to, answers, user), daemon=True)
-        process.start()
+        with patch.dict(os.environ, OMP_NUM_THREADS="1", NUMBA_NUM_THREADS="1"):
+            process.start()  # of one thread, as a pool of more would not outlive the fork
         return process, answers
 
     def finish(self, process: Any, answers: Any) -> str:

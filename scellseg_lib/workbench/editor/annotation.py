@@ -268,7 +268,11 @@ class Annotation:
                 table.open("r+b").close()  # or another program has it open
             with whole(waiting) as listed:
                 self.cells.to_csv(listed, index=False)
-            write_labels(path, self.labels)
+            try:
+                write_labels(path, self.labels)
+            except OSError:
+                waiting.unlink(missing_ok=True)  # the masks that it speaks of are not there
+                raise
             waiting.replace(table)
         except OSError as error:
             what = f"the masks cannot be saved ({error.strerror})"
