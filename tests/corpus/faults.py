@@ -17,13 +17,11 @@ from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from functools import partial
 from hashlib import sha256
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import StringIO
 from itertools import count
 from operator import add
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from threading import Thread
 from typing import Any
 from unittest.mock import patch
 from zipfile import ZipFile
@@ -48,6 +46,7 @@ from scellseg_lib.workbench.editor import MaskEditor
 from scellseg_lib.workbench.experiment import ClassFile, Experiment, read_cells
 from tests import tiny
 from tests.corpus.test_stores import FOREIGN
+from tests.datasets.conftest import serving
 from tests.paper.made_up import make_origin, make_scores, make_trial
 
 NOISE = np.random.default_rng(0).bytes(200_000)
@@ -100,28 +99,10 @@ def put(to: Path) -> None:
         Store(to).put(f"t{k}", make_scores(k / 8), make_origin(make_trial(seed=k)))
 
 
-class Noise(BaseHTTPRequestHandler):
-    """Gives one file, slowly, from where it is asked for."""
-
-    def do_GET(self) -> None:
-        start = int((self.headers.get("Range") or "bytes=0-")[6:-1])
-        self.send_response(206 if start else 200)
-        self.send_header("Content-Length", str(len(NOISE) - start))
-        where = f"{start}-" if start < len(NOISE) else "*"
-        self.send_header("Content-Range", f"bytes {where}/{len(NOISE)}")
-        self.end_headers()
-        for at in range(start, len(NOISE), 4000):
-            self.wfile.write(NOISE[at : at + 4000])
-            time.sleep(0.01)
-
-    def log_message(self, *_: Any) -> None: ...
-
-
 def get(to: Path) -> None:
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Noise)
-    Thread(target=http.serve_forever, daemon=True).start()
-    url = f"http://127.0.0.1:{http.server_port}/noise.bin"
-    download.download(url, to / "noise.bin", sha256(NOISE).hexdigest())
+    with serving(files={"/noise.bin": NOISE}, pause=0.01) as server:
+        url = f"{server.address}/noise.bin"
+        download.download(url, to / "noise.bin", sha256(NOISE).hexdigest())
 
 
 def annotate(to: Path) -> None:
@@ -219,13 +200,12 @@ def files(to: Path) -> dict[str, str]:
     }
 
 
-def read_json(file: Path) -> Any:
-    return json.loads(file.read_bytes())
-
-
-READERS: dict[str, Callable[[Path], Any]] = {".json": read_json, ".geojson": read_json}
-READERS |= {".csv": pd.read_csv, ".npy": read_masks, ".tif": read_pixels, ".png": read_pixels}
-READERS |= {".safetensors": load_file, ".checkpoint": load_file, ".zip": ZipFile}
+READERS: dict[str, Callable[[Path], Any]] = {
+    **dict.fromkeys((".json", ".geojson"), lambda file: json.loads(file.read_bytes())),
+    **dict.fromkeys((".safetensors", ".checkpoint"), load_file),
+    **dict.fromkeys((".tif", ".png"), read_pixels),
+    **{".csv": pd.read_csv, ".npy": read_masks, ".zip": ZipFile},
+}
 
 
 def find_halves(to: Path) -> Iterator[str]:

@@ -17,7 +17,7 @@ from scellseg_lib.files import export, folder, images
 from scellseg_lib.files.images import read_pixels, write_labels
 from scellseg_lib.model import new_model
 from scellseg_lib.samples import Sample
-from tests.corpus import expect
+from tests.corpus import expect, faults
 
 MODEL = new_model("unet2", (4, 8))
 READING = {"channels": None, "axes": None, "page": None}
@@ -185,3 +185,9 @@ def test_a_scratch_file_is_nobodys_and_an_error_names_the_file(tmp_path, monkeyp
     with atomic.whole(file) as scratch:
         scratch.write_text("new")
     assert file.read_text() == "new"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(faults.WRITERS))
+def test_kills_full_disks_and_forbidden_folders(name):
+    assert {(lost, wrong) for _, lost, wrong in faults.try_one(name, 2, 1).values()} == {(0, 0)}

@@ -1,10 +1,12 @@
 """A server on this machine that misbehaves on demand."""
 
-from contextlib import suppress
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Event, Thread
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -21,7 +23,7 @@ class Server:
     kind: str = "text/html"
     ranges: bool = True
     cut_after: int | None = None  # bytes of the first answer, before the connection is cut
-    go_on: Event | None = None  # what it waits for instead of cutting
+    pause: float = 0.0  # seconds before each 4,000 bytes
     modified: float = 0.0  # when its files were, in seconds since 1970
     busy: int = 0  # answers of 503 before it serves
     length: str | None = None  # what it says instead
@@ -53,31 +55,35 @@ class Server:
         where = f"{start + self.elsewhere}-" if status == 206 else "*"
         handler.send_header("Content-Range", f"bytes {where}/{len(content)}")
         handler.end_headers()
-        cut, self.cut_after = self.cut_after, None
-        handler.wfile.write(said[:cut])
-        if cut and self.go_on is not None:
-            self.go_on.wait(60)
-            with suppress(OSError):  # nobody listens if the other side was killed
-                handler.wfile.write(said[cut:])
+        said, self.cut_after = said[: self.cut_after], None
+        for at in range(0, len(said), 4000):
+            time.sleep(self.pause)
+            handler.wfile.write(said[at : at + 4000])
 
 
-@pytest.fixture
-def server(monkeypatch):
-    """An empty server, which is asked without a proxy and without patience."""
+@contextmanager
+def serving(**how: Any) -> Iterator[Server]:
+    """A server that answers meanwhile."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             state.answer(self)
 
-        def log_message(self, format: str, *args: Any) -> None:
-            """Keep the test's output clean."""
+        def log_message(self, *_: Any) -> None: ...
 
     http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    state = Server(f"http://127.0.0.1:{http.server_port}")
+    state = Server(f"http://127.0.0.1:{http.server_port}", **how)
     Thread(target=http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.delenv("SCELLSEG_OFFLINE", raising=False)
-    monkeypatch.setattr(download, "PATIENCE", 0.0)
     yield state
     http.shutdown()
     http.server_close()
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """An empty server, which is asked without a proxy and without patience."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.delenv("SCELLSEG_OFFLINE", raising=False)
+    monkeypatch.setattr(download, "PATIENCE", 0.0)
+    with serving() as state:
+        yield state
