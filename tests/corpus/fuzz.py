@@ -6,7 +6,6 @@ words of a library, no answer in ten seconds, or other content of a format that 
 Numbers come after: random cases, against the plain formulas of `agreement`.
 """
 
-import io
 import json
 import random
 import signal
@@ -22,11 +21,9 @@ from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import numpy as np
-import torch
 import yaml
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
-from torch import nn
 
 from scellseg_lib import paths
 from scellseg_lib.datasets import fetch, manifest
@@ -38,14 +35,13 @@ from scellseg_lib.learning_curve import COLUMNS, _read_scores
 from scellseg_lib.network import weights_hash
 from scellseg_lib.paper.profile import load_profile
 from scellseg_lib.paper.store import Store
-from scellseg_lib.training import Checkpoint
 from scellseg_lib.workbench.editor import MaskEditor
 from scellseg_lib.workbench.experiment import ClassFile, Experiment, read_cells
 from tests.corpus import agreement
 from tests.corpus.test_annotations import LABELS
 from tests.corpus.test_images import WHOLE
-from tests.corpus.test_stores import FOREIGN, MODEL, ORIGIN
-from tests.datasets.test_fetch import GOOD
+from tests.corpus.test_stores import FOREIGN, MODEL, ORIGIN, checkpoint
+from tests.datasets.test_fetch import GOOD, tarred
 from tests.datasets.test_manifest import VALID
 from tests.paper.made_up import make_scores
 
@@ -58,7 +54,7 @@ class Kind(NamedTuple):
     """A kind of file: its name, its content or who writes it into a folder, and how it is read."""
 
     file: str
-    content: bytes | str | Callable[[Path], Any]
+    content: bytes | Callable[[Path], Any]
     read: Callable[[Path], Any]
     has_sums: bool = False
 
@@ -80,16 +76,6 @@ def recover(file: Path) -> Any:
     return editor.annotation.labels, editor.cells.to_csv(), json.dumps(editor.classes)
 
 
-def tarred(mode: Any) -> bytes:
-    stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode=mode) as archive:
-        for name in ("a.txt", "b/c.txt"):
-            info = tarfile.TarInfo(name)
-            info.size = 500
-            archive.addfile(info, io.BytesIO(name.encode() * 100))
-    return stream.getvalue()
-
-
 def unpack(file: Path) -> Any:
     with TemporaryDirectory() as to:
         fetch.unpack(file, Path(to))
@@ -101,16 +87,8 @@ def load(file: Path) -> Any:
     return weights_hash(model.network), model.card.model_dump_json()
 
 
-def checkpoint(folder: Path) -> Checkpoint:
-    network = nn.Linear(3, 2)
-    optimiser = torch.optim.Adam(network.parameters())
-    network(torch.zeros(1, 3)).sum().backward()
-    optimiser.step()
-    return Checkpoint(folder / "state.safetensors", {"a": 1}, {"network": network}, optimiser)
-
-
 def resume(file: Path) -> Any:
-    found = checkpoint(file.parent)
+    found = checkpoint(file)
     return found.resume(), str(found.modules["network"].state_dict()), found.optimiser.state_dict()
 
 
@@ -139,16 +117,17 @@ def image(name: str) -> Kind:
     return Kind("image.bin", WHOLE[name], read, name == "PNG")
 
 
-RECORD = '{"weights": "ab", "diameter": 30.0, "masks": {"A_masks.tif": ["ab", "cd"]}}'
-LIST = "label,area,class,note\n7,15,dead,\n312,24,alive,odd\n"
-CLASSES = "class,colour\ndead,#ff0000\nalive,#00ff00\n"
-ROUNDS = ",".join(Experiment(Path("nowhere")).rounds())
-ROUNDS += "\n2,2026-01-01,m.safetensors,ab,3,40,A,False,0.5,0.25,9,8,1,2,3,cd\n"
-CURVE = ",".join(COLUMNS) + "\n" + ",".join("1" * len(COLUMNS)) + "\n"
+RECORD = b'{"weights": "ab", "diameter": 30.0, "masks": {"A_masks.tif": ["ab", "cd"]}}'
+LIST = b"label,area,class,note\n7,15,dead,\n312,24,alive,odd\n"
+CLASSES = b"class,colour\ndead,#ff0000\nalive,#00ff00\n"
+ROUNDS = ",".join(Experiment(Path("nowhere")).rounds()).encode()
+ROUNDS += b"\n2,2026-01-01,m.safetensors,ab,3,40,A,False,0.5,0.25,9,8,1,2,3,cd\n"
+CURVE = f"{','.join(COLUMNS)}\n{','.join('1' * len(COLUMNS))}\n".encode()
+TARRED = ("b/c.txt", tarfile.REGTYPE, b"a.txt" * 100)
 KINDS = {name: image(name) for name in WHOLE} | {
     "page of a stack": Kind("a.bin", WHOLE["ImageJ stack"], lambda file: read_pixels(file, page=1)),
     "model": Kind("one.safetensors", lambda to: MODEL.save(to / "one.safetensors"), load),
-    "checkpoint": Kind("state.safetensors", lambda to: checkpoint(to).save([{"step": 1}]), resume),
+    "checkpoint": Kind("c.safetensors", lambda to: checkpoint(to / "c.safetensors"), resume),
     "store, origin": Kind("one.json", put, read_scores),
     "store, scores": Kind("one.csv", put, read_scores, True),
     "journal of edits": Kind(".A_masks.tif.edits", leave_edits, recover),
@@ -158,10 +137,10 @@ KINDS = {name: image(name) for name in WHOLE} | {
     "rounds": Kind("rounds.csv", ROUNDS, lambda file: str(Experiment(file.parent).rounds())),
     "learning curve": Kind("scores.csv", CURVE, lambda file: str(_read_scores(file))),
     "profile": Kind("mine.yaml", (paths.PROFILES / "smoke.yaml").read_bytes(), read_profile),
-    "manifest": Kind("small.yaml", yaml.safe_dump(VALID, sort_keys=False), read_manifest),
+    "manifest": Kind("small.yaml", yaml.safe_dump(VALID, sort_keys=False).encode(), read_manifest),
     "zip": Kind("archive.zip", GOOD, unpack, True),
-    "tar": Kind("archive.tar", tarred("w"), unpack),
-    "tar.gz": Kind("archive.tar.gz", tarred("w:gz"), unpack),
+    "tar": Kind("archive.tar", tarred(*TARRED, mode="w"), unpack),
+    "tar.gz": Kind("archive.tar.gz", tarred(*TARRED), unpack),
 }
 
 
@@ -226,9 +205,7 @@ def fuzz(name: str, n: int) -> Counter[str]:
         if callable(kind.content):
             kind.content(file.parent)
         else:
-            file.write_bytes(
-                kind.content.encode() if isinstance(kind.content, str) else kind.content
-            )
+            file.write_bytes(kind.content)
         there = {one: one.read_bytes() for one in file.parent.iterdir()}
         right = kind.read(file)
 

@@ -228,23 +228,30 @@ STATE += [{"optimiser/a/exp_avg": BIAS}, {"optimiser/0/exp_avg": torch.zeros(7)}
 STATE += [{"network/weight": torch.zeros(7)}]
 
 
-@pytest.mark.parametrize(("run", "tensors"), [*((r, {}) for r in RUNS), *((RUN, s) for s in STATE)])
-def test_checkpoints(run, tensors, tmp_path):
-    file, network = tmp_path / "c.safetensors", nn.Linear(3, 2)
+def checkpoint(file: Path) -> Checkpoint:
+    """Of one step, and saved unless it is there."""
+    network = nn.Linear(3, 2)
     optimiser = torch.optim.Adam(network.parameters())
     network(torch.zeros(1, 3)).sum().backward()
     optimiser.step()
-    checkpoint = Checkpoint(file, {"a": 1}, {"network": network}, optimiser)
-    checkpoint.save([{"step": 1}])
+    made = Checkpoint(file, {"a": 1}, {"network": network}, optimiser)
+    _ = file.exists() or made.save([{"step": 1}])
+    return made
+
+
+@pytest.mark.parametrize(("run", "tensors"), [*((r, {}) for r in RUNS), *((RUN, s) for s in STATE)])
+def test_checkpoints(run, tensors, tmp_path):
+    file = tmp_path / "c.safetensors"
+    state = checkpoint(file)
     save_file(load_file(file) | tensors, file, {"run": run})
-    refused(checkpoint.resume, "c.safetensors", TrainingError)
+    refused(state.resume, "c.safetensors", TrainingError)
     for precision in ([], None, "x", {"foo": 1}):
         save_file({}, file, {"run": json.dumps({"identity": {"precision": precision}, "log": []})})
         assert resume_precision(file, Precision("bf16")) == Precision("bf16")
     file.unlink()
     file.mkdir()
     assert read_run(file) == {}
-    for ask in (checkpoint.resume, lambda: checkpoint.save([])):
+    for ask in (state.resume, lambda: state.save([])):
         refused(ask, "c.safetensors", TrainingError)
 
 
