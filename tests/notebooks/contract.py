@@ -1,8 +1,7 @@
 """The contract that every notebook keeps, checked by pre-commit, ``make lint`` and the tests.
 
-``python -m tests.notebooks.contract NOTEBOOK...`` prints what breaks it, one line each.
-``python -m tests.notebooks.contract --tidy EXECUTED NOTEBOOK`` writes an executed notebook in
-the form that is committed: without the runner's durations, paths and versions.
+``python -m tests.notebooks.contract NOTEBOOK...`` prints what breaks it; with ``--tidy
+EXECUTED NOTEBOOK`` it writes what is committed: without the runner's durations and versions.
 """
 
 import argparse
@@ -11,7 +10,7 @@ import getpass
 import re
 import socket
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
@@ -19,8 +18,6 @@ from nbformat import NotebookNode
 
 MAX_CODE_LINES = 99
 MAX_BYTES = 300_000
-CELL_METADATA = {"tags"}
-NOTEBOOK_METADATA = {"kernelspec", "language_info"}
 KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 LANGUAGE = {"name": "python"}
 
@@ -49,19 +46,13 @@ def tidy(notebook: NotebookNode) -> NotebookNode:
     """Drop the metadata that the contract does not allow; in place."""
     notebook.metadata = NotebookNode(kernelspec=KERNEL, language_info=LANGUAGE)
     for cell in notebook.cells:
-        kept = {
-            key: value for key, value in cell.metadata.items() if key in CELL_METADATA and value
-        }
-        cell.metadata = NotebookNode(kept)
+        tags = _tags(cell)
+        cell.metadata = NotebookNode(tags=tags) if tags else NotebookNode()
     return notebook
 
 
 def _tags(cell: NotebookNode) -> list[str]:
     return list(cell.metadata.get("tags", []))
-
-
-def _code_cells(notebook: NotebookNode) -> list[NotebookNode]:
-    return [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
 
 
 def _parse(cell: NotebookNode) -> ast.Module:
@@ -100,8 +91,7 @@ def _parameters(notebook: NotebookNode) -> Iterator[str]:
 
 def _code(notebook: NotebookNode) -> Iterator[str]:
     """Imports in the third cell alone; no definitions; short."""
-    imports = ast.Import | ast.ImportFrom
-    lines = 0
+    imports, lines = ast.Import | ast.ImportFrom, 0
     for i, cell in enumerate(notebook.cells):
         if cell.cell_type != "code":
             continue
@@ -122,10 +112,8 @@ def _code(notebook: NotebookNode) -> Iterator[str]:
 
 
 def _metadata(notebook: NotebookNode) -> Iterator[str]:
-    extra = set(notebook.metadata) - NOTEBOOK_METADATA
-    for cell in notebook.cells:
-        extra |= set(cell.metadata) - CELL_METADATA
-    if extra:
+    extra = set(notebook.metadata) - {"kernelspec", "language_info"}
+    if extra := extra | set().union(*(cell.metadata for cell in notebook.cells)) - {"tags"}:
         yield f"metadata of the runner or the editor: {sorted(extra)}; 'make figures' drops it"
     kernel = notebook.metadata.get("kernelspec", {}).get("name")
     if kernel != KERNEL["name"]:
@@ -134,7 +122,7 @@ def _metadata(notebook: NotebookNode) -> Iterator[str]:
 
 def _outputs(notebook: NotebookNode) -> Iterator[str]:
     """Outputs are committed, from one run from top to bottom that had no error."""
-    cells = _code_cells(notebook)
+    cells = [c for c in notebook.cells if c.cell_type == "code" and c.source.strip()]
     if [cell.execution_count for cell in cells] != list(range(1, len(cells) + 1)):
         yield "not executed from top to bottom in one run: 'make figures' does it"
     if not any(cell.outputs for cell in cells):
@@ -150,19 +138,16 @@ def _texts(notebook: NotebookNode) -> Iterator[tuple[str, str]]:
     for i, cell in enumerate(notebook.cells):
         yield f"source of cell {i}", cell.source
         for output in cell.get("outputs", []):
-            streams = [output.get("text", ""), *output.get("traceback", [])]
-            data = [
-                str(value)
-                for mime, value in output.get("data", {}).items()
-                if mime == "image/svg+xml" or not mime.startswith(("image/", "video/", "audio/"))
-            ]
-            yield f"output of cell {i}", "\n".join(streams + data)
+            texts = [output.get("text", ""), *output.get("traceback", [])]
+            for mime, value in output.get("data", {}).items():
+                if mime == "image/svg+xml" or not mime.startswith(("image/", "video/", "audio/")):
+                    texts.append(str(value))
+            yield f"output of cell {i}", "\n".join(texts)
 
 
-def _private(notebook: NotebookNode, names: Iterable[str] | None = None) -> Iterator[str]:
+def _private(notebook: NotebookNode) -> Iterator[str]:
     """No paths of a machine, and no names of it or its user."""
-    if names is None:
-        names = {getpass.getuser(), socket.gethostname(), socket.gethostname().split(".")[0]}
+    names = {getpass.getuser(), socket.gethostname(), socket.gethostname().split(".")[0]}
     words = sorted(n for n in names if len(n) > 3 and n.lower() not in ANONYMOUS)
     named = re.compile(r"\b(" + "|".join(map(re.escape, words)) + r")\b") if words else None
     for where, text in _texts(notebook):

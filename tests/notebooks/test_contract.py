@@ -73,65 +73,41 @@ DEFINITIONS.append("if 1:\n    def f(): ...")
 PATHS = ["/" + "home/ada/data", "/" + "root/x.png", "C:" + "\\Users", "file:" + "//x"]
 
 
-@pytest.mark.parametrize(
-    ("number", "source", "message"),
-    [
-        (0, "A figure", "title"),
-        *((1, f"M = 1\n{one}", f"not NAME = LITERAL: {one}") for one in NOT_LITERAL),
-        *((2, one, "third cell is not the imports") for one in NO_IMPORTS),
-        *((3, one, "import outside of the third cell") for one in IMPORTS),
-        *((3, one, "definition") for one in DEFINITIONS),
-        (3, "\n".join(["x = 1"] * 96), "100 lines of code"),
-        (3, "x = (", "does not parse"),
-        *((3, f"x = r'{path}'", "absolute path in the source of cell 3") for path in PATHS),
-        *((0, f"# A\nsee {path}", "absolute path in the source of cell 0") for path in PATHS),
-    ],
-)
-def test_a_source_that_breaks_the_contract_is_seen(good, tmp_path, number, source, message) -> None:
-    good.cells[number].source = source
-    assert message in check(good, tmp_path)
-
-
-def test_frame_is_title_parameters_imports(good, tmp_path) -> None:
-    good.cells.insert(1, new_markdown_cell("Some words."))
-    assert "wanted are a title, the parameters, the imports" in check(good, tmp_path)
-
-
-@pytest.mark.parametrize("tagged", [[], [3], [1, 3]])
-def test_second_cell_alone_is_tagged(good, tmp_path, tagged: list[int]) -> None:
-    for i in (1, 3):
-        good.cells[i].metadata = NotebookNode(tags=["parameters"] if i in tagged else ["other"])
-    assert f"tagged 'parameters': {tagged}" in check(good, tmp_path)
-
-
-def test_outputs_are_needed(good, tmp_path) -> None:
-    good.cells[3].outputs = []
-    assert "no outputs" in check(good, tmp_path)
-
-
 ERROR = new_output("error", ename="ValueError", evalue="no", traceback=["..."])
 LARGE = new_output("display_data", data={"image/png": "A" * contract.MAX_BYTES})
 SHOWN = [new_output("stream", name="stdout", text=f"wrote {path}\n") for path in PATHS]
 SHOWN += [new_output("display_data", data={"text/html": f"<td>x={path}</td>"}) for path in PATHS]
 
 
-@pytest.mark.parametrize(
-    ("output", "message"),
-    [
-        (ERROR, "holds an error: ValueError"),
-        (LARGE, "the limit is 300000"),
-        *((one, "absolute path in the output of cell 3") for one in SHOWN),
-    ],
-)
-def test_an_output_that_breaks_the_contract_is_seen(good, tmp_path, output, message) -> None:
-    good.cells[3].outputs.append(output)
+OTHER, TAGGED = ({"metadata": NotebookNode(tags=[tag])} for tag in ("other", "parameters"))
+# What is changed of which cells, and what is said of it.
+BROKEN: list[tuple[dict[int, dict], str]] = [
+    ({0: {"source": "A figure"}}, "title"),
+    ({1: {"cell_type": "markdown"}}, "wanted are a title, the parameters, the imports"),
+    *(({1: {"source": f"M = 1\n{one}"}}, f"not NAME = LITERAL: {one}") for one in NOT_LITERAL),
+    *(({2: {"source": one}}, "third cell is not the imports") for one in NO_IMPORTS),
+    *(({3: {"source": one}}, "import outside of the third cell") for one in IMPORTS),
+    *(({3: {"source": one}}, "definition") for one in DEFINITIONS),
+    ({3: {"source": "\n".join(["x = 1"] * 96)}}, "100 lines of code"),
+    ({3: {"source": "x = ("}}, "does not parse"),
+    *(({3: {"source": f"x = r'{one}'"}}, "absolute path in the source of cell 3") for one in PATHS),
+    *(({0: {"source": f"# A\n{one}"}}, "absolute path in the source of cell 0") for one in PATHS),
+    ({1: OTHER}, "tagged 'parameters': []"),
+    ({1: OTHER, 3: TAGGED}, "tagged 'parameters': [3]"),
+    ({3: TAGGED}, "tagged 'parameters': [1, 3]"),
+    ({3: {"outputs": []}}, "no outputs"),
+    ({3: {"outputs": [ERROR]}}, "holds an error: ValueError"),
+    ({3: {"outputs": [LARGE]}}, "the limit is 300000"),
+    *(({3: {"outputs": [one]}}, "absolute path in the output of cell 3") for one in SHOWN),
+    *(({3: {"execution_count": n}}, "not executed from top to bottom") for n in (None, 2, 7)),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), BROKEN)
+def test_what_breaks_the_contract_is_seen(good, tmp_path, changes, message) -> None:
+    for number, change in changes.items():
+        good.cells[number].update(change)
     assert message in check(good, tmp_path)
-
-
-@pytest.mark.parametrize("count", [None, 2, 7])
-def test_one_run_from_top_to_bottom(good, tmp_path, count: int | None) -> None:
-    good.cells[3].execution_count = count
-    assert "not executed from top to bottom" in check(good, tmp_path)
 
 
 @pytest.mark.parametrize("source", ["host", "user"])
