@@ -42,23 +42,44 @@ def channels(axes: str, **options: Any) -> dict[str, Any]:
 
 
 DEPTHS = ["uint8", "int8", "uint16", "int16", "uint32", "int32", "float16", "float32", "float64"]
-KEPT = [("a.png", shape, dtype, {}) for shape in (GREY, COLOUR) for dtype in DEPTHS[:3:2]]
-KEPT += [
-    ("a.tif", shape, dtype, channels("YXC"[: len(shape)]))
-    for shape in (GREY, COLOUR, (20, 30, 2))
-    for dtype in DEPTHS
-]
+CYX = {"metadata": {"axes": "CYX"}}
+TABLE = noise((3, 256))
+ALPHA = {"photometric": "rgb", "extrasamples": ["unassalpha"]}
+# A file, the pixels that are written, how, how they are read, and what of them.
+READ: list[tuple[str, tuple[int, ...], str, dict, dict, Any]] = [
+    *(("a.png", shape, dtype, {}, {}, np.s_[:])
+      for shape in (GREY, COLOUR) for dtype in ("uint8", "uint16")),
+    *(("a.tif", shape, dtype, channels("YXC"[: len(shape)]), {}, np.s_[:])
+      for shape in (GREY, COLOUR, (20, 30, 2)) for dtype in DEPTHS),
+    *((name, shape, "uint16", options, reading, (1, 2, 0)) for name, shape, options, reading in (
+        ("imagej.tif", PAGES, {"imagej": True} | CYX, {}),
+        ("of.ome.tif", PAGES, {"ome": True} | CYX, {}),
+        ("hyperstack.ome.tif", (1, 1, *PAGES), {"ome": True, "metadata": {"axes": "TZCYX"}}, {}),
+        ("big.tif", PAGES, channels("CYX", bigtiff=True), {}),
+        ("packed.tif", PAGES, channels("CYX", compression="zlib"), {}),
+        ("colour.tif", PAGES, {"photometric": "rgb", "planarconfig": "separate"}, {}),
+        ("motorola.tif", PAGES, {"byteorder": ">", "imagej": True} | CYX, {}),
+        ("unsaid.tif", PAGES, PLAIN, {"axes": "cyx"}))),
+    ("turned.tif", (30, 3, 20), "uint16", PLAIN, {"axes": "XCY"}, (2, 0, 1)),
+    # What is for display alone is left out: alpha, and what stored values are shown as.
+    ("a.png", (20, 30, 4), "uint8", {}, {}, np.s_[..., :3]),
+    ("a.png", (20, 30, 2), "uint8", {}, {}, np.s_[..., 0]),
+    ("a.tif", (20, 30, 4), "uint8", ALPHA, {}, np.s_[..., :3]),
+    ("a.tif", GREY, "uint8", {"photometric": "miniswhite"}, {}, np.s_[:]),
+    ("a.tif", GREY, "uint8", {"photometric": "palette", "colormap": TABLE}, {}, np.s_[:]),
+]  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "shape", "dtype", "options"), KEPT)
-def test_depth_and_type_are_kept(tmp_path, name, shape, dtype, options):
+@pytest.mark.parametrize(("name", "shape", "dtype", "options", "reading", "part"), READ)
+def test_pixels_are_read_as_they_are_stored(tmp_path, name, shape, dtype, options, reading, part):
     pixels = noise(shape, dtype)
     path = write(tmp_path / name, pixels, **options)
-    read = images.read_pixels(path)
-    assert read.dtype == pixels.dtype
-    np.testing.assert_array_equal(read, pixels)
-    renamed = path.rename(tmp_path / "content_counts.jpg")
-    np.testing.assert_array_equal(images.read_pixels(renamed), pixels)
+    turned = isinstance(part, tuple) and isinstance(part[0], int)
+    right = np.squeeze(pixels).transpose(part) if turned else pixels[part]
+    for called in (name, "content_counts.jpg"):
+        read = images.read_pixels(path.rename(tmp_path / called), **reading)
+        assert read.dtype == pixels.dtype
+        np.testing.assert_array_equal(read, right)
 
 
 def test_jpeg_is_read(tmp_path):
@@ -68,28 +89,6 @@ def test_jpeg_is_read(tmp_path):
         read = images.read_pixels(write(tmp_path / "a.jpg", pixels))
         assert read.shape == shape
         np.testing.assert_allclose(read, pixels, atol=3)
-
-
-CYX = {"metadata": {"axes": "CYX"}}
-LAYOUTS = [
-    ("imagej.tif", PAGES, {"imagej": True} | CYX, {}),
-    ("of.ome.tif", PAGES, {"ome": True} | CYX, {}),
-    ("hyperstack.ome.tif", (1, 1, *PAGES), {"ome": True, "metadata": {"axes": "TZCYX"}}, {}),
-    ("big.tif", PAGES, channels("CYX", bigtiff=True), {}),
-    ("packed.tif", PAGES, channels("CYX", compression="zlib"), {}),
-    ("colour.tif", PAGES, {"photometric": "rgb", "planarconfig": "separate"}, {}),
-    ("motorola.tif", PAGES, {"byteorder": ">", "imagej": True} | CYX, {}),
-    ("unsaid.tif", PAGES, PLAIN, {"axes": "cyx"}),
-    ("turned.tif", (30, 3, 20), PLAIN, {"axes": "XCY"}),
-]
-
-
-@pytest.mark.parametrize(("name", "shape", "options", "reading"), LAYOUTS)
-def test_channels_become_last(tmp_path, name, shape, options, reading):
-    pixels = noise(shape)
-    read = images.read_pixels(write(tmp_path / name, pixels, **options), **reading)
-    axes = (2, 0, 1) if "turned" in name else (1, 2, 0)
-    np.testing.assert_array_equal(read, np.squeeze(pixels).transpose(axes))
 
 
 # A TIFF of these pixels, what is asked for, and why it cannot be read.
@@ -125,23 +124,6 @@ def test_several_images_in_a_tiff_are_refused(tmp_path):
         images.read_pixels(path)
     # The alpha of a page is dropped whatever the first page is.
     np.testing.assert_array_equal(images.read_pixels(path, page=1), colour[..., :3])
-
-
-TABLE = noise((3, 256))
-SHOWN = [
-    ("a.png", (20, 30, 4), {}, np.s_[..., :3]),  # alpha is dropped
-    ("a.png", (20, 30, 2), {}, np.s_[..., 0]),
-    ("a.tif", (20, 30, 4), {"photometric": "rgb", "extrasamples": ["unassalpha"]}, np.s_[..., :3]),
-    ("a.tif", GREY, {"photometric": "miniswhite"}, np.s_[:]),  # stored values, not shown ones
-    ("a.tif", GREY, {"photometric": "palette", "colormap": TABLE}, np.s_[:]),
-]
-
-
-@pytest.mark.parametrize(("name", "shape", "options", "part"), SHOWN)
-def test_what_is_for_display_alone_is_left_out(tmp_path, name, shape, options, part):
-    pixels = noise(shape, "uint8")
-    read = images.read_pixels(write(tmp_path / name, pixels, **options))
-    np.testing.assert_array_equal(read, pixels[part])
 
 
 # --- planes ----------------------------------------------------------------------------------
