@@ -31,6 +31,7 @@ TRIALS = {name: parse_trial(origin) for name, origin in ORIGINS.items()}
 POOLS = pd.read_csv(paths.MANIFESTS / "shots.csv").groupby("data")["images"].first()
 POOLS = POOLS.str.split(" ").map(len)
 """Images of each set that shots are drawn from."""
+README = " ".join((paths.REPOSITORY / "README.md").read_text(encoding="utf-8").split())
 QUERIES = {"bbbc010_elegans": 39, "t98g_phase": 13, "hela_phase_nuclei": 20}
 QUERIES |= {"huh7_nuclei": 16, "tcell_if": 8}
 
@@ -89,20 +90,18 @@ def test_ten_shots_are_in_the_readme_as_they_were_computed():
     scores = run.average_scores(run.load_scores(grid.transferability(profile), profile))
     runs = scores[scores["cell_threshold"] == 0.5]
     means = runs.groupby(["model", "strategy", "data"])[["ap50", "ap75", "map", "maji"]].mean()
-    readme = (paths.REPOSITORY / "README.md").read_text(encoding="utf-8")
     for trained, part in means.groupby(level=["model", "strategy"]):
         sets = part.droplevel([0, 1]).loc[[*profile.data]]
         cells = (" / ".join(f"{value:.3f}" for value in row) for row in sets.to_numpy())
-        assert " | ".join(cells) in readme, trained
+        assert " | ".join(cells) in README, trained
 
 
 def test_findings_in_the_readme_are_those_of_the_trials():
     profile = load_profile("released")
-    readme = " ".join((paths.REPOSITORY / "README.md").read_text(encoding="utf-8").split())
     reason = judge_claims(load_evidence(["released"])).loc["fig5.ablation", "reason"]
     ahead, counts = re.findall(r"average (\S+) .*; (ahead at .* shots)\.", reason)[0]
-    assert f"with the authors' weights {ahead} mAP over all shots of the three sets" in readme
-    assert counts in readme
+    assert f"with the authors' weights {ahead} mAP over all shots of the three sets" in README
+    assert counts in README
     table = run.average_scores(
         run.load_scores([*grid.shot_scale(profile), *grid.decoding(profile)], profile)
     )
@@ -111,14 +110,14 @@ def test_findings_in_the_readme_are_those_of_the_trials():
     best = ("bbbc010_elegans", "best", 0.0, 10)
     ours = (mean[*best, "scellseg", strategy] for strategy in ("classic", "contrastive"))
     theirs = mean[*best, "cellpose", "classic"]
-    assert "({:.3f} against {:.3f} and {:.3f})".format(theirs, *ours) in readme
+    assert "({:.3f} against {:.3f} and {:.3f})".format(theirs, *ours) in README
     one, four = (mean["hela_phase_nuclei", "paper", 0.5, n, "scellseg", "classic"] for n in (1, 4))
-    assert f"give {one:.2f}, a first image" in readme
-    assert f"and four drawn at random {four:.2f}" in readme
+    assert f"give {one:.2f}, a first image" in README
+    assert f"and four drawn at random {four:.2f}" in README
     chosen = run.average_scores(run.load_scores(grid.which_images(profile), profile))
     first = chosen[(chosen["data"] == "hela_phase_nuclei") & (chosen["n_shots"] == 1)]
     covering = first.loc[first["cell_threshold"] == 0.5, "map"].mean()
-    assert f"cover the styles (42 cells) {covering:.2f}" in readme
+    assert f"cover the styles (42 cells) {covering:.2f}" in README
 
 
 def test_machines_agree_as_the_readme_says():
@@ -130,10 +129,9 @@ def test_machines_agree_as_the_readme_says():
     assert both[["map cpu", "map gpu"]].sub(both["map"], axis=0).abs().min(axis=1).max() < 1e-6
     found = table[table["map cpu"] > 0]
     apart = found["map gpu"] - found["map cpu"]
-    readme = " ".join((paths.REPOSITORY / "README.md").read_text(encoding="utf-8").split())
-    assert f"Of {len(table)} computed on both, the {len(found)} that found any cell" in readme
-    assert f"differ in mAP by {apart.mean():.4f} on average" in readme
-    assert f"deviation of {apart.std():.3f} and at most {apart.abs().max():.3f}" in readme
+    assert f"Of {len(table)} computed on both, the {len(found)} that found any cell" in README
+    assert f"differ in mAP by {apart.mean():.4f} on average" in README
+    assert f"deviation of {apart.std():.3f} and at most {apart.abs().max():.3f}" in README
 
 
 @pytest.mark.real_data
