@@ -72,7 +72,3 @@ def main() -> None:
     encode(masks)
     for name, noise in NOISE.items():
         decode(masks, name, noise)
-
-
-if __name__ == "__main__":
-    main()

@@ -25,7 +25,7 @@ RECORDED = Path(__file__).parents[1] / "data" / "cellpose_counts.csv"
 
 
 def record() -> None:
-    """Write the peer's counts of the first pairs, which the test suite compares with."""
+    """Write the peer's counts that the tests compare with (``bench_metrics --record``)."""
     inputs = {"thresholds": np.array(THRESHOLDS)}
     for k in range(N_RECORDED):
         inputs[f"true_{k}"], inputs[f"predicted_{k}"] = random_pair(k)

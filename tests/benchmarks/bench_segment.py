@@ -71,7 +71,3 @@ def _checked_by_mean(model: Model, cells: Cells) -> np.ndarray:
     by_mean = partial(flows.masks_to_flows, centre="mean")
     with patch.object(flows, "masks_to_flows", by_mean):
         return decode(cells.prediction, model.representation, decoding)
-
-
-if __name__ == "__main__":
-    main()

@@ -45,13 +45,10 @@ def draw_squares(*sides: int) -> np.ndarray:
 
 
 def test_cells_are_counted_and_measured_and_a_damaged_image_is_left_out(axes):
-    samples = (
-        make_sample("two", draw_squares(2, 4)),
-        make_sample("none", draw_squares()),
-        make_sample("one", draw_squares(3), "query"),
-        make_sample("damaged", draw_squares(3), width=7),
-    )
-    data = Dataset("squares", "Squares", "CC0-1.0", samples)
+    samples = [make_sample("two", draw_squares(2, 4)), make_sample("none", draw_squares())]
+    samples.append(make_sample("one", draw_squares(3), "query"))
+    samples.append(make_sample("damaged", draw_squares(3), width=7))
+    data = Dataset("squares", "Squares", "CC0-1.0", tuple(samples))
     census = datasets.count_cells([data])
     found = census.set_index("image")
     assert list(found.index) == ["two", "none", "one"]
@@ -73,9 +70,8 @@ def make_clouds(distance: float, n: int = 20, sets: int = 2) -> pd.DataFrame:
     points = rng.normal(size=(sets * n, 8))
     points[:, 0] += np.repeat(np.arange(sets), n) * distance
     frame = pd.DataFrame(points, columns=[f"s{k}" for k in range(8)])
-    return frame.assign(
-        data=np.repeat([f"set{k}" for k in range(sets)], n), image=range(sets * n), size=0.0
-    )
+    names = np.repeat([f"set{k}" for k in range(sets)], n)
+    return frame.assign(data=names, image=range(sets * n), size=0.0)
 
 
 def test_each_image_is_embedded_at_the_scale_of_its_cells():
@@ -179,15 +175,8 @@ def test_parts_of_a_network_hold_all_its_parameters(axes):
     assert [text.get_text() for text in axes.get_yticklabels()] == ["32 x 32 px", "16 x 16 px"]
 
 
-TRUE = np.array(
-    [
-        [1, 1, 2, 2, 0, 0],
-        [1, 1, 2, 2, 0, 5],
-        [0, 0, 0, 3, 0, 5],
-        [7, 7, 0, 3, 3, 0],
-    ],
-    np.int32,
-)
+ROWS = ["112200", "112205", "000305", "770330"]
+TRUE = np.array([[*map(int, row)] for row in ROWS], np.int32)
 
 
 def test_touching_agrees_with_every_pair_of_pixels():
@@ -199,8 +188,7 @@ def test_touching_agrees_with_every_pair_of_pixels():
             around = masks[max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2]
             for other in around.ravel().tolist():
                 pair = tuple(sorted((int(masks[y, x]), other)))
-                if pair[0] and pair[0] != pair[1]:
-                    expected.add(pair)
+                expected |= {pair} if pair[0] and pair[0] != pair[1] else set()
         assert set(map(tuple, touching.find_touching(masks).tolist())) == expected
 
 
@@ -215,12 +203,9 @@ def test_a_prediction_over_most_of_both_merges_and_half_is_not_most():
     # Cells that are not found are not merged.
     assert touching.are_separated(TRUE, nothing, pairs).all()
     assert not touching.are_found(TRUE, nothing, pairs).any()
-    for true, predicted, apart in (
-        ([1, 1, 2, 2], [3, 3, 3, 0], True),
-        ([1, 1, 2, 2, 2], [3, 3, 3, 3, 0], False),
-    ):
-        found = touching.are_separated(np.array([true]), np.array([predicted]), np.array([[1, 2]]))
-        assert found.tolist() == [apart]
+    for true, predicted, apart in (("1122", "3330", True), ("11222", "33330", False)):
+        rows = (np.array([[*map(int, row)]]) for row in (true, predicted))
+        assert touching.are_separated(*rows, np.array([[1, 2]])).tolist() == [apart]
 
 
 def test_touching_cells_of_images_are_counted_and_drawn():
@@ -239,22 +224,16 @@ def test_touching_cells_of_images_are_counted_and_drawn():
 
 
 def test_labels_of_models_and_strategies():
-    models = {"model": ["scellseg"] * 3 + ["unet2"]}
-    frame = pd.DataFrame(models | {"strategy": ["direct", "classic", "contrastive", "classic"]})
-    found = scores.add_labels(frame)
+    strategies = {"strategy": ["direct", "classic", "contrastive", "classic"]}
+    found = scores.add_labels(pd.DataFrame(strategies).assign(model=["scellseg"] * 3 + ["unet2"]))
     assert found["label"].tolist() == ["Scellseg", "Scellseg", "Scellseg-CFT", "U-Net2"]
     assert found["tuned"].tolist() == [False, True, True, True]
 
 
 def test_transfer_draws_means_and_stars_and_leaves_out_what_stays_under_a_hundredth(axes):
     heights = {("a", 0): 0.4, ("a", 1): 0.6, ("b", 0): 0.009}
-    frame = pd.DataFrame(
-        [
-            {"label": label, "tuned": True, "seed": seed, "threshold": t, "image": "i", "aji": aji}
-            for (label, seed), aji in heights.items()
-            for t in (0.5, 0.75)
-        ]
-    )
+    rows = [(*of, t, aji, True, "i") for of, aji in heights.items() for t in (0.5, 0.75)]
+    frame = pd.DataFrame(rows, columns=["label", "seed", "threshold", "aji", "tuned", "image"])
     scores.draw_transfer(axes, frame, value="aji", stars=[0.75])
     assert axes.get_ylabel().startswith("AJI")
     assert np.allclose(axes.lines[0].get_ydata(), 0.5)
