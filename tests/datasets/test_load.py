@@ -84,7 +84,7 @@ def test_folders_that_leave_something_open(names, message, tmp_path):
         load_folder(tmp_path / "absent")
 
 
-def test_channels_axes_and_page_reach_the_reader(tmp_path):
+def test_channels_and_axes_reach_the_reader(tmp_path):
     pages = np.arange(3 * 4 * 5, dtype=np.uint16).reshape(3, 4, 5)
     tifffile.imwrite(tmp_path / "a_img.tif", pages, metadata=None, photometric="minisblack")
     with pytest.raises(ImageError, match="does not say what its pages are"):
@@ -94,9 +94,6 @@ def test_channels_axes_and_page_reach_the_reader(tmp_path):
     named = load_dataset(str(tmp_path), channels=("2", "0"), axes="CYX")
     assert named.channels == ("2", "0")
     np.testing.assert_array_equal(named[0].image, pages[[2, 0]])
-    one = load_dataset(tmp_path, page=1)
-    assert one.channels == ("gray", "none")
-    np.testing.assert_array_equal(one[0].image[0], pages[1])
 
 
 def test_images_that_cannot_be_read_are_told_apart():

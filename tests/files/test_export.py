@@ -15,13 +15,13 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from matplotlib.path import Path as Polygon
-from PIL import Image
 from scipy.ndimage import label
 
 from scellseg_lib.errors import ImageError, ScellsegError, SideTooSmall
 from scellseg_lib.files import export, outlines
 from scellseg_lib.files.images import read_masks, read_pixels, relabel, write_labels
 from scellseg_lib.files.seg_npy import read_seg, write_seg
+from tests.corpus.test_images import other
 
 # A plain cell, one with a hole, one in two pieces; label 3 is missing.
 CELLS = np.zeros((12, 14), np.int32)
@@ -29,8 +29,6 @@ CELLS[1:4, 1:6], CELLS[5:10, 1:6] = 1, 2
 CELLS[7, 3] = 0
 CELLS[1:3, 8:10] = CELLS[6:11, 9:13] = 4
 
-
-# --- outlines ----------------------------------------------------------------------------------
 
 small = arrays.arrays(
     np.int32, st.tuples(st.integers(1, 9), st.integers(1, 9)), elements=st.integers(0, 3)
@@ -133,12 +131,10 @@ def test_measurements_by_arithmetic():
     assert frame.loc[4, ["intensity_min_dye", "intensity_std_dye"]].tolist() == [7, 0]
     assert list(export.measurements(CELLS)["label"]) == [1, 2, 4]
     assert "intensity_mean_0" in export.measurements(CELLS, image)
-    for wrong, names, said in (
-        (np.zeros((5, 5)), [], "image is of 5 x 5 px, its masks of 12 x 14 px"),
-        (image, ["a"], "2 channels, 1 are named"),
-    ):
-        with pytest.raises(ImageError, match=said):
-            export.measurements(CELLS, wrong, names)
+    with pytest.raises(ImageError, match="image is of 5 x 5 px, its masks of 12 x 14 px"):
+        export.measurements(CELLS, np.zeros((5, 5)))
+    with pytest.raises(ImageError, match="2 channels, 1 are named"):
+        export.measurements(CELLS, image, ["a"])
 
 
 PIXELS = [(None, "u1"), (2, "u2"), (3, "i4"), (4, "f4"), (5, "f8")]
@@ -170,9 +166,8 @@ def test_single_cells_of_a_side_and_cut_out():
     assert crops[1].sum() == 9 * 8 * 9
     alone = dict(export.single_cells(CELLS, image, keep_background=False))
     assert (alone[2][2, 2], alone[4][0, 4], alone[4][0, 0]) == (0, 0, 9)  # its hole, between pieces
-    with pytest.raises(
-        SideTooSmall, match="1 of 3 cells do not fit into 6 x 6 px, the first: 4"
-    ) as caught:
+    said = "1 of 3 cells do not fit into 6 x 6 px, the first: 4"
+    with pytest.raises(SideTooSmall, match=said) as caught:
         list(export.single_cells(CELLS, image, side=6))
     assert caught.value.options == {"side": 10}
 
@@ -180,8 +175,7 @@ def test_single_cells_of_a_side_and_cut_out():
 @pytest.fixture
 def plate(tmp_path):
     """Three label files beside their images, one of them damaged."""
-    folder = tmp_path / "plate"
-    folder.mkdir()
+    (folder := tmp_path / "plate").mkdir()
     for name in "ABC":
         tifffile.imwrite(folder / f"{name}_img.tif", np.full((12, 14), 9, np.uint16))
         write_labels(folder / f"{name}_masks.tif", CELLS)
@@ -239,9 +233,7 @@ def test_a_folder_that_cellpose_has_saved_in(tmp_path):
 
 
 def write_indexed(path: Path, masks: np.ndarray) -> None:
-    image = Image.fromarray(masks.astype(np.uint8)).convert("P")
-    image.putpalette([7 * k % 256 for k in range(768)])
-    image.save(path)
+    path.write_bytes(other(masks.astype("u1"), "PNG", "P"))
 
 
 SAVED = {"A_masks.tif": write_labels, "A_img_seg.npy": write_seg, "A_masks.png": write_indexed}

@@ -18,35 +18,21 @@ def test_committed_notebook_keeps_the_contract(path: Path) -> None:
     assert contract.problems(path) == []
 
 
-def code(source: str, tags: list[str] | None = None, text: str | None = None) -> NotebookNode:
-    """An executed cell; ``number`` gives the execution counts in the end."""
-    outputs = [] if text is None else [new_output("stream", name="stdout", text=text)]
-    return new_code_cell(source, metadata={"tags": tags} if tags else {}, outputs=outputs)
-
-
-def number(notebook: NotebookNode) -> NotebookNode:
-    executed = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    for i, cell in enumerate(executed, start=1):
-        cell.execution_count = i
-    return notebook
-
-
 @pytest.fixture
 def good() -> NotebookNode:
     """A small notebook that keeps the contract."""
+    title = "# A figure\n\nAP/mAP at 0.5; see https://example.org/a/b/c and ../data/x."
+    parameters = 'SEED = -1\nNAMES: list = ["a", "b"]  # see figures/data/smoke'
+    imports, code = "import math\nfrom pathlib import Path", 'print(math.pi, Path("figures/data"))'
+    shown = new_output("stream", name="stdout", text="3.14 figures/data/a.csv 7/10/2 </b></td>\n")
     cells = [
-        new_markdown_cell(
-            "# A figure\n\nAP/mAP at 0.5; see https://example.org/a/b/c and ../data/x."
-        ),
-        code('SEED = -1\nNAMES: list = ["a", "b"]  # see figures/data/smoke', ["parameters"]),
-        code("import math\nfrom pathlib import Path"),
-        code(
-            'print(math.pi, Path("figures/data"))',
-            text="3.14 figures/data/a.csv 7/10/2 </b></td>\n",
-        ),
+        new_markdown_cell(title),
+        new_code_cell(parameters, metadata={"tags": ["parameters"]}, execution_count=1),
+        new_code_cell(imports, execution_count=2),
+        new_code_cell(code, outputs=[shown], execution_count=3),
     ]
     metadata = {"kernelspec": contract.KERNEL, "language_info": contract.LANGUAGE}
-    return number(new_notebook(cells=cells, metadata=metadata))
+    return new_notebook(cells=cells, metadata=metadata)
 
 
 def check(notebook: NotebookNode, folder: Path) -> str:
