@@ -5,6 +5,7 @@ import platform
 import sys
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable
 from importlib.metadata import version
 from pathlib import Path
@@ -23,15 +24,13 @@ from scellseg_lib.atomic import whole
 from scellseg_lib.datasets import fetch, manifest, synthetic
 from scellseg_lib.datasets.load import find_readable, list_datasets, pair_labels
 from scellseg_lib.datasets.weights import RELEASED, packaged_files, released_file, released_weights
-from scellseg_lib.errors import DatasetError, ScellsegError, TrainingError, explain
+from scellseg_lib.errors import DatasetError, ScellsegError, explain
 from scellseg_lib.files import export, folder, layout
 from scellseg_lib.finetuning import STRATEGIES, FinetuneOptions
 from scellseg_lib.model import Model
 from scellseg_lib.options import Options
 from scellseg_lib.representation import REPRESENTATIONS, Decoding
 from scellseg_lib.segmentation import SegmentOptions
-
-PACKAGES = ("scellseg-notebooks", "torch", "numpy", "numba", "opencv-python-headless")
 
 
 def as_option(name: str, value: Any) -> str:
@@ -51,17 +50,19 @@ def fail(message: str, each: Iterable[object] = ()) -> NoReturn:
     raise typer.Exit(1)
 
 
-def warn(message: object, *_: object, **__: object) -> None:
-    """Tell a warning beside the bars."""
-    tqdm.write(f"Warning: {tell(message)}", file=sys.stderr)
-
-
 class _Commands(TyperGroup):
     """All commands end in one clear sentence where they cannot do what is asked."""
 
     def invoke(self, ctx: Any) -> Any:
+        heard = Counter[str]()  # warnings by what is to be done: of each kind the first is told
+
+        def hear(message: Any, *_: object, **__: object) -> None:
+            heard[kind := getattr(message, "remedy", str(message))] += 1
+            if heard[kind] == 1:
+                tqdm.write(f"Warning: {tell(message)}", file=sys.stderr)  # beside the bars
+
         with warnings.catch_warnings():
-            warnings.showwarning = warn
+            warnings.showwarning = hear
             if hasattr(sys.stdout, "reconfigure"):
                 sys.stdout.reconfigure(errors="backslashreplace")  # names that cannot be printed
             try:
@@ -74,6 +75,9 @@ class _Commands(TyperGroup):
             except KeyboardInterrupt:
                 typer.echo("Stopped: the same command goes on from what is done.", err=True)
                 raise typer.Exit(130) from None
+            finally:
+                for kind, more in (heard - Counter({*heard})).items():
+                    typer.echo(f"Warning: more of the same: {more}. {kind}", err=True)
 
 
 def with_options(options: type[Options], *names: str, of_model: bool = False) -> Callable:
@@ -174,16 +178,14 @@ def segment(
     else:
         output = output or layout.results_path(Path(source))
         jobs, outcome = folder.plan_jobs(Path(source), output, suffix, **reading)
-    total = len(jobs) + len(outcome.failed)
     options |= {"reading": reading | {"format": file_format}, "overwrite": overwrite}
     folder.segment_jobs(jobs, loaded, output, outcome, overlays=preview, **options)
-    for doubt in outcome.sum_up_doubts():
-        if doubt not in outcome.doubts[:1]:  # which was told at once
-            warn(doubt)
+    for doubt in [one for one in outcome.sum_up_doubts() if one not in outcome.doubts[:1]]:
+        typer.echo(f"Warning: {tell(doubt)}", err=True)  # the first was told at once
     done = f"{outcome.written} images segmented, {outcome.cells} cells"
     typer.echo(f"{done}; {outcome.already} already done. Masks are in {output}.")
     if outcome.failed:
-        fail(f"{len(outcome.failed)} of {total} images failed:", outcome.failed.values())
+        fail(f"images that failed ({len(outcome.failed)}):", outcome.failed.values())
 
 
 @app.command()
@@ -218,7 +220,7 @@ def finetune(
     if output.suffix != layout.MODEL:
         raise typer.BadParameter("a model's file ends in .safetensors", param_hint="--output")
     with folder.alone(output.with_suffix(layout.CHECKPOINT)) as checkpoint:
-        _refuse_to_replace(output, "model", overwrite)
+        _refuse_to_replace(output, overwrite)
         images = scellseg.load_dataset(source, **reading)
         chosen = images.shots(shots, options["seed"]) if shots else images.shot
         queried = not inductive and any("query" in sample.split.split("+") for sample in images)
@@ -249,8 +251,7 @@ def evaluate(
     NAME_masks.* goes with NAME_masks.* or NAME.*, or with a query image of a data set. AP is
     TP / (TP + FP + FN); mAP and mAJI are means over the IoU thresholds 0.50, 0.55 .. 0.95.
     """
-    if csv:
-        _refuse_to_replace(csv, "table", overwrite)
+    _refuse_to_replace(csv, overwrite)
     truth = scellseg.load_dataset(true).query if _is_named(true) else Path(true)
     frame = folder.score_files(pair_labels(predicted, truth))
     typer.echo(folder.score_table(frame).to_string(float_format="{:.3f}".format))
@@ -308,8 +309,7 @@ def sweep(
     from scellseg_lib.paper.profile import load_profile
 
     if cluster and limit_time is not None:
-        remedy = "Leave out --limit-time, or --cluster; a cluster's sweep may be stopped too."
-        raise TrainingError("a time limit is for one machine, not for a cluster", remedy=remedy)
+        raise typer.BadParameter("--limit-time is for one machine, --cluster for several")
     scale = load_profile(profile).narrow(data=data or (), states=states or ())
     workspace = run.open_workspace(scale)
     planned = run.plan_sweep(experiments, scale, workspace.store)
@@ -335,11 +335,12 @@ def sweep(
 @app.command(epilog="Example: scellseg doctor")
 def doctor() -> None:
     """Say what this machine offers, and test in some seconds whether it computes rightly."""
+    packages = ("scellseg-notebooks", "torch", "numpy", "numba", "opencv-python-headless")
     here = device.default_device()
     chosen = device.choose_precision(here)
     facts = {
         "python": f"{platform.python_version()} on {platform.platform()}",
-        "packages": ", ".join(f"{name} {version(name)}" for name in PACKAGES),
+        "packages": ", ".join(f"{name} {version(name)}" for name in packages),
         "device": f"{here.type} ({device.machine(here)})",
         "threads": f"{torch.get_num_threads()} of torch, {numba.get_num_threads()} of numba",
         "precision": f"{chosen.dtype}, channels {'last' if chosen.channels_last else 'first'}",
@@ -439,7 +440,6 @@ def _is_named(place: str) -> bool:
     return is_named
 
 
-def _refuse_to_replace(file: Path, what: str, overwrite: bool) -> None:
-    if file.exists() and not overwrite:
-        remedy = "Name another, or give --overwrite."
-        raise DatasetError(f"the {what} exists already", where=file, remedy=remedy)
+def _refuse_to_replace(file: Path | None, overwrite: bool) -> None:
+    if file and file.exists() and not overwrite:
+        raise DatasetError("it exists", where=file, remedy="Name another, or give --overwrite.")

@@ -153,7 +153,7 @@ def test_one_bad_file_is_reported_and_the_rest_segmented(plate, model_file):
     command = ("segment", plate, "--model", model_file, "--output", plate / "out", *OPTIONS)
     first = run(*command)
     assert first.exit_code == 1
-    assert "1 of 3 images failed" in first.stderr
+    assert "images that failed (1):" in first.stderr
     assert str(plate / "B.png") in first.stderr
     kept = files(plate / "out")
     assert list(kept) == ["A_masks.tif", "C_masks.tif", "segmented.json"]
@@ -230,7 +230,7 @@ def test_masks_are_not_needed_to_segment(tmp_path, model_file):
     assert result.exit_code == 1
     made = ["query/a_masks.tif", "segmented.json", "shot/a_masks.tif", "shot/b_masks.tif"]
     assert list(files(tmp_path / "out")) == made
-    assert "2 of 5 images failed" in result.stderr
+    assert "images that failed (2):" in result.stderr
     for suffix in ("png", "tif"):
         file = re.escape(str(home / "query" / f"c_img.{suffix}"))
         assert re.search(rf"{file}: .*same name: c_img\.png, c_img\.tif\. Keep one", result.stderr)
@@ -260,7 +260,7 @@ def test_one_image_that_fails_on_the_way_does_not_stop_the_others(
     monkeypatch.setattr(module, name, failing)
     result = run("segment", plate, "--model", model_file, *OPTIONS, "--preview")
     assert result.exit_code == 1
-    assert "1 of 3 images failed:\n  B.png: it failed (not enough of it)" in result.stderr
+    assert "images that failed (1):\n  B.png: it failed (not enough of it)" in result.stderr
     there = set(files(plate / "segmented"))
     assert {"A_masks.tif", "C_masks.tif", "C_overlay.png"} <= there
     assert ("B_masks.tif" in there) == (name == "write_overlay")
@@ -524,6 +524,23 @@ def test_scores_by_arithmetic(scored, tmp_path, monkeypatch):
     assert len(pd.read_csv(table)) == 20
 
 
+def test_warnings_of_one_kind_are_one_and_counted(scored):
+    pieces = np.zeros((40, 40), np.int32)
+    pieces[2:12, 2:12] = pieces[20:30, 20:30] = 1
+    for name in "AB":
+        write_labels(scored[0] / f"{name}_masks.tif", pieces)
+    first, last = run("evaluate", *scored).stderr.splitlines()
+    assert first.startswith(f"Warning: {scored[0] / 'A_masks.tif'}: 1 of 1 labels lie in pieces")
+    assert last.startswith("Warning: more of the same: 1. Each label counts as one cell")
+
+
+def test_cells_are_not_measured_on_another_image(segmented):
+    measure = ("export", segmented / "segmented", "--to", "table", "--images", segmented)
+    done(*measure)
+    save(segmented / "B.png", picture(9)[0])
+    assert "B.png: it is not as it was segmented" in run(*measure, "--overwrite").stderr
+
+
 def test_label_files_that_do_not_fit_are_named(scored):
     pred, true = scored
     write_labels(pred / "B_masks.tif", np.zeros((40, 41), np.int32))
@@ -627,8 +644,8 @@ def test_a_sweep_is_counted_computed_and_not_computed_again(sweeping, tmp_path, 
     assert not list(tmp_path.iterdir())
     assert "0 trials computed" in done(*command, "--limit-time", "0")
     both = run(*command, "--limit-time", "0", "--cluster", "local:1")
-    assert both.exit_code == 1
-    assert "a time limit is for one machine" in both.stderr
+    assert both.exit_code == 2
+    assert "--limit-time is for one machine" in both.stderr
     assert "2 trials computed" in done(*command)
     kept = files(tmp_path / "smoke" / "trials")
     assert len(kept) == 2 * 2

@@ -15,9 +15,9 @@ from skimage.measure import regionprops_table
 
 from scellseg_lib.atomic import whole
 from scellseg_lib.errors import DatasetError, ImageError, SideTooSmall, telling
-from scellseg_lib.files.folder import FolderOutcome, survive
+from scellseg_lib.files import layout
+from scellseg_lib.files.folder import FolderOutcome, read_record, survive
 from scellseg_lib.files.images import pixel_hash, read_labels, read_pixels, relabel, write_labels
-from scellseg_lib.files.layout import MASKS, cells_path, find_images, find_labels, image_name, only
 from scellseg_lib.files.outlines import write_geojson, write_imagej, write_outlines
 from scellseg_lib.files.seg_npy import write_seg
 from scellseg_lib.progress import progress_bar
@@ -29,7 +29,7 @@ SHAPE += ("perimeter",)
 """Measured of every cell, px and radians; see `skimage.measure.regionprops`."""
 INTENSITY = ("intensity_mean", "intensity_min", "intensity_max", "intensity_std")
 """Measured of every cell in every channel."""
-FORMATS = {"tiff": f"{MASKS}.tif", "png": f"{MASKS}.png", "imagej": "_rois.zip"}
+FORMATS = {"tiff": f"{layout.MASKS}.tif", "png": f"{layout.MASKS}.png", "imagej": "_rois.zip"}
 FORMATS |= {"geojson": ".geojson", "outlines": "_outlines.txt", "cellpose": "_seg.npy"}
 FORMATS |= {"table": "_measurements.csv", "cells": "_cells"}
 """What there is, with the ending of its files; that of "cells" is a folder of images."""
@@ -49,10 +49,9 @@ def export(
 ) -> FolderOutcome:
     """Export a label file, or all of a folder, in some of `FORMATS`; a damaged one stops no other.
 
-    Masks are ``NAME_masks.*`` or Cellpose's ``NAME_seg.npy``; classes and notes of a list of cells
-    ``NAME_cells.csv`` beside them go into "table" and "geojson". Images are ``NAME.*`` or
-    ``NAME_img.*``: "cells" needs them, "table" and "cellpose" take them. What there is in the
-    output folder stays unless ``overwrite``. See `measurements` and `single_cells` for the others.
+    Masks are ``NAME_masks.*`` or Cellpose's ``NAME_seg.npy``; the classes and notes of their lists
+    ``NAME_cells.csv`` go into "table" and "geojson". Images, ``NAME.*`` or ``NAME_img.*``, are for
+    "cells", "table" and "cellpose". What is in the output folder stays unless ``overwrite``.
     """
     if unknown := [name for name in formats if name not in FORMATS]:
         remedy = f"There are: {', '.join(FORMATS)}."
@@ -60,9 +59,10 @@ def export(
     if "cells" in formats and images is None:
         what, remedy = "cells are cut out of images", "Say where they are: {images}."
         raise ImageError(what, remedy=remedy, options={"images": None})
-    files = find_labels(masks)
+    files = layout.find_labels(masks)
     pictures = _find_pictures(images, masks, files) if images else {}
-    done = FolderOutcome()
+    home = next((at for at in (masks, *masks.parents) if (at / layout.RECORD).is_file()), masks)
+    made, done = read_record(home).get("masks", {}), FolderOutcome()
     for name in progress_bar(files, len(files), "export"):
         wanted = {kind: output / f"{name}{FORMATS[kind]}" for kind in formats}
         missing = {kind: file for kind, file in wanted.items() if overwrite or not file.exists()}
@@ -73,9 +73,12 @@ def export(
             stored = read_labels(files[name])
             labels, there = relabel(stored, where=files[name]), np.unique(stored[stored > 0])
             facts = pd.DataFrame({"label_in_file": there}, range(1, len(there) + 1))
-            said = read_list(cells_path(files[name]), stored)
+            said = read_list(layout.cells_path(files[name]), stored)
             facts = facts.join(said, on="label_in_file").fillna("")
-            picture = only(pictures[name], pictures[name][0]) if images else None
+            picture = layout.only(pictures[name], pictures[name][0]) if images else None
+            was = made.get(files[name], ("",))[0]  # in capitals it is not that of a file
+            if picture and was.islower() and was != pixel_hash(np.fromfile(picture, "u1")):
+                raise DatasetError("it is not as it was segmented: do that again", where=picture)
             image = read_pixels(picture) if picture else None
             for kind, file in missing.items():
                 if kind == "table":
@@ -90,8 +93,8 @@ def export(
                 elif kind == "geojson":
                     write_geojson(file, labels, dict(facts.get("class", {})))
                 else:
-                    plain = {"imagej": write_imagej, "outlines": write_outlines}
-                    plain.get(kind, write_labels)(file, labels)
+                    outlined = {"imagej": write_imagej, "outlines": write_outlines}
+                    outlined.get(kind, write_labels)(file, labels)
                 done.written += 1
     return done
 
@@ -154,9 +157,9 @@ def _write_cells(folder: Path, crops: Iterable[tuple[int, np.ndarray]]) -> None:
         made.mkdir()
         for label, crop in crops:
             colours = "rgb" if crop.ndim == 3 and crop.shape[2] == 3 else "minisblack"
-            layout: Any = {"planarconfig": "contig"} if crop.shape[2:] > (1,) else {}  # no pages
+            planes: Any = {"planarconfig": "contig"} if crop.shape[2:] > (1,) else {}  # no pages
             file = made / f"{folder.name}_{label:05d}.tif"
-            tifffile.imwrite(file, crop, compression="zlib", photometric=colours, **layout)
+            tifffile.imwrite(file, crop, compression="zlib", photometric=colours, **planes)
         if folder.exists():
             folder.rename(Path(scratch, "before"))  # in one step, and then removed
         made.rename(folder)
@@ -164,8 +167,8 @@ def _write_cells(folder: Path, crops: Iterable[tuple[int, np.ndarray]]) -> None:
 
 def _find_pictures(images: Path, masks: Path, names: Iterable[str]) -> dict[str, list[Path]]:
     """Images of label files, by name; one image and one label file may be of any names."""
-    found = {image_name(images) if masks.is_dir() else name: [images] for name in names}
-    found = dict(find_images(images)) if images.is_dir() else found
+    found = {layout.image_name(images) if masks.is_dir() else name: [images] for name in names}
+    found = dict(layout.find_images(images)) if images.is_dir() else found
     if missing := [name for name in names if name not in found]:
         what = f"masks without an image: {', '.join(missing)}"
         remedy = "The image of NAME_masks.* or NAME_seg.npy is NAME.* or NAME_img.*."

@@ -79,8 +79,9 @@ class ImageJob(NamedTuple):
         return self.masks.with_name(layout.image_name(self.masks) + layout.OVERLAY)
 
     def hash(self) -> str:
-        """Hash of its file; of its pixels if there is none."""
-        return pixel_hash(np.fromfile(self.image, "u1") if self.image else self.sample.image)
+        """Hash of its file; of its pixels, in capitals, if there is none."""
+        of_file = self.image and pixel_hash(np.fromfile(self.image, "u1"))
+        return of_file or pixel_hash(self.sample.image).upper()
 
 
 @dataclass

@@ -151,11 +151,9 @@ def relabel(masks: np.ndarray, *, where: str | PathLike[str] = "masks") -> np.nd
     counts = np.bincount(owners[areas >= largest[owners] / 10])[1:]  # stray pixels are no cells
     split = [f"label {old[k]} in {n}" for k, n in enumerate(counts, 1) if n > 1]
     around, what = {*masks[0]} & {*masks[-1]} & {*masks[:, 0]} & {*masks[:, -1]} - {0}, ""
-    remedy = "Each label counts as one cell: number the cells, on 0, if it stands for a class."
+    remedy = "Each label counts as one cell, on 0: number the pieces apart where it is a class."
     if split:
         what = f"{len(split)} of {len(counts)} labels lie in pieces: {', '.join(split[:3])}"
-        if 2 * len(split) < len(counts):
-            remedy = "Each counts as one cell: number its pieces apart if they are several."
     elif around and (len(counts) > 1 or masks.all()):
         what = f"label {min(around)} reaches all edges of the image"
     if what:

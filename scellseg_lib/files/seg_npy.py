@@ -10,9 +10,7 @@ import math
 import operator
 import re
 from pathlib import Path
-
-# The one written in Python: steps can be changed, and no step asks for memory beyond the file.
-from pickle import BUILD, SETITEM, SETITEMS, _Unpickler, dumps
+from pickle import BUILD, SETITEM, SETITEMS, _Unpickler, dumps  # in Python: memory is bounded
 from pickletools import genops
 from typing import Any, ClassVar
 

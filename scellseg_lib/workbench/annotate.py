@@ -127,9 +127,10 @@ class AnnotatePanel(ipywidgets.VBox):
         if save:
             self.keep()  # first: it may be this image whose masks are written
         image = next((one for one in self.images if one.image == image.image), image)
+        masks, doubt = forms.hear(lambda: image.masks and read_masks(image.masks))
         self.editor.load(
             read_pixels(image.image),
-            None if image.masks is None else read_masks(image.masks),
+            masks,
             cells=None if image.masks is None else read_cells(image.masks),
             title=image.name,
             path=image.own_masks,
@@ -138,7 +139,7 @@ class AnnotatePanel(ipywidgets.VBox):
         self.current, self.correcting, self._predicted = image, None, None
         self._fill()
         self._show_state()
-        self._say_where()
+        self._say_where(doubt)
 
     def step(self, by: int) -> None:
         """Go to the image after (1) or before (-1), round and round, past damaged ones."""
@@ -369,7 +370,7 @@ class AnnotatePanel(ipywidgets.VBox):
         forms.show(self.back, bool(self.correcting and self.images))
         forms.show(self.list, bool(self.images))
 
-    def _say_where(self) -> None:
+    def _say_where(self, doubt: str = "") -> None:
         """Say how far the folder is annotated, and what else there is to know of it."""
         if self.current is None or self.path is None:
             return
@@ -386,7 +387,7 @@ class AnnotatePanel(ipywidgets.VBox):
             said.append("Go there by Segment, Correct it.")
         if self.current.image.parent.name == layout.QUERY:
             said.append("This one is to be segmented: its cells serve to check what a model finds.")
-        said.append(self._doubt)
+        said += [self._doubt, doubt]
         self.message.tell(" ".join(said).rstrip())
 
     def in_words(self, act: Callable[[], object]) -> None:

@@ -43,7 +43,7 @@ from scellseg_lib.representation import Decoding
 from scellseg_lib.samples import Sample, check_size, diameters
 from scellseg_lib.segmentation import Prediction
 from scellseg_lib.workbench.editor.classes import Classes, choose_colour, parse_colour
-from scellseg_lib.workbench.forms import Channels, plain
+from scellseg_lib.workbench.forms import Channels, hear, plain
 from scellseg_lib.workbench.session import InspectedImage, SegmentationSettings, predict_one
 
 COLUMNS = {
@@ -109,6 +109,8 @@ class AnnotatedImage:
     name: str
     image: Path
     problem: str = ""
+    doubt: str = ""
+    """What the user should know of its masks."""
     cells: int = 0
     diameter: float = float("nan")
     """Median of the cells', px."""
@@ -407,7 +409,7 @@ def _write_new(
 
 def _look_at(name: str, image: Path, file: Path) -> AnnotatedImage:
     try:
-        pixels, masks = read_pixels(image), read_masks(file)
+        pixels, (masks, doubt) = read_pixels(image), hear(lambda: read_masks(file))
         check_size(pixels.shape[:2], masks.shape, "its masks", image)
     except (ScellsegError, OSError) as error:
         return AnnotatedImage(name, image, plain(error))
@@ -423,6 +425,7 @@ def _look_at(name: str, image: Path, file: Path) -> AnnotatedImage:
     return AnnotatedImage(
         name,
         image,
+        doubt=doubt,
         cells=sizes.size,
         diameter=typical,
         n_channels=planes.shape[2],

@@ -1,5 +1,6 @@
 """The export panel: cells of a folder for other programs, with measurements."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -130,15 +131,17 @@ class ExportPanel(ipywidgets.VBox):
         options["keep_background"] = not self.cut_out.value
         options["overwrite"] = self.overwrite.value
 
-        def work(job: Job) -> FolderOutcome:
-            every = FolderOutcome()
+        def work(job: Job) -> tuple[FolderOutcome, list[str]]:
+            every, doubts = FolderOutcome(), list[str]()
             for done, (image, masks) in enumerate(found):
                 job.report(done, len(found))
-                part = export(masks, output, wanted, images=image.parent, **options)
+                write = partial(export, masks, output, wanted, images=image.parent, **options)
+                part, doubt = forms.hear(write)
+                doubts += [doubt] if doubt else []
                 every.written += part.written
                 every.already += part.already
                 every.failed |= part.failed
-            return every
+            return every, doubts
 
         self.start.disabled = True
         self.job = Job(work, on_change=self._on_followed)
@@ -153,13 +156,16 @@ class ExportPanel(ipywidgets.VBox):
         if job.error is not None:
             self.message.fail(plain(job.error))
             return
-        done: FolderOutcome = job.result
+        done, doubts = job.result
         text = f"{count(done.written, 'file')} written to {self.output}."
         if done.already:
             text += (
                 f" {count(done.already, 'file was', 'files were')} there already and kept. To "
                 "replace them, tick that they be replaced."
             )
+        for doubt in doubts[:3]:
+            text += f"\nPlease check: {doubt}"
+        text += f"\nSo it is with {count(len(doubts) - 3, 'more image')}." if doubts[3:] else ""
         if done.failed:
             problems = [f"{name}: {plain(error)}" for name, error in done.failed.items()]
             self.message.fail("\n".join([f"{text} Not exported:", *problems]))

@@ -590,7 +590,7 @@ def tell_progress(job: Job) -> str:
 
 
 def tell_shots(found: Survey) -> str:
-    """Tell how much is annotated, with a table of the images: those left out say why."""
+    """Tell how much is annotated, with a table of the images: what is doubtful, or left out."""
     cells = sum(shot.cells for shot in found.usable)
     summary = (
         f"<b>{count(len(found.usable), 'annotated image')}</b> with {count(cells, 'cell')}; "
@@ -599,7 +599,7 @@ def tell_shots(found: Survey) -> str:
     rows = [
         (shot.name, "", "", f"\N{WARNING SIGN} left out: {shot.problem}")
         if shot.problem
-        else (shot.name, str(shot.cells), f"{shot.diameter:.0f} px", "")
+        else (shot.name, str(shot.cells), f"{shot.diameter:.0f} px", shot.doubt)
         for shot in found.shots
     ]
     frame = pd.DataFrame(rows, columns=["Image", "Cells", "Diameter", ""])

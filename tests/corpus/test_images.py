@@ -300,7 +300,7 @@ DOUBTS = [
     (CELLS > 0, "1 of 1 labels lie in pieces: label 1 in 4.*a class"),
     (MAP, "1 of 2 labels lie in pieces: label 2 in 4"),
     (np.where(CELLS % 2, 1, (CELLS > 0) * 2), "2 of 2 labels lie in pieces: label 1 in 2, label 2"),
-    (np.where(CELLS == 4, 3, CELLS), "1 of 3 labels lie in pieces: label 3 in 2.*several"),
+    (np.where(CELLS == 4, 3, CELLS), "1 of 3 labels lie in pieces: label 3 in 2.*a class"),
     (np.where(CELLS, CELLS, 255), "label 255 reaches all edges.*on 0"),
     (np.where(CELLS == 1, 1, 7), "label 7 reaches all edges"),
     (np.full((9, 9), 1), "label 1 reaches all edges"),

@@ -50,8 +50,8 @@ def written(folder: Path) -> list[str]:
 def test_all_formats(folder: Path, panel: ExportPanel):
     assert WORDS.keys() == FORMATS.keys()
     assert panel.message.text.startswith("2 images.")
-    job = exported(panel, *WORDS)
-    assert (job.result.written, job.result.already, job.result.failed) == (16, 0, {})
+    result = exported(panel, *WORDS).result[0]
+    assert (result.written, result.already, result.failed) == (16, 0, {})
     assert written(folder) == sorted(f"{n}{end}" for n in "bc" for end in FORMATS.values())
     assert panel.message.text == f"16 files written to {folder / 'exported'}."
     corrected = read_masks(folder / "exported" / "c_masks.tif")
@@ -115,10 +115,11 @@ def test_what_cannot_be_exported_is_said_and_does_not_stop_the_others(folder: Pa
     (folder / "segmented" / "b_masks.tif").write_bytes(b"II*\0")
     draw(folder / "query", "c_img2", "d_img")
     (folder / "query" / "c_img2.tif").replace(folder / "query" / "c_img.tiff")  # which is c?
-    write_labels(folder / "segmented" / "d_masks.tif", masks((2, 2)))
+    write_labels(folder / "segmented" / "d_masks.tif", masks((2, 2), (20, 20)) > 0)
     panel = ExportPanel(folder)
-    assert exported(panel).result.written == 2
+    assert exported(panel).result[0].written == 2
     assert written(folder) == ["d_measurements.csv", "d_rois.zip"]
+    assert "Please check: d_masks.tif: 1 of 1 labels lie in pieces" in problem(panel)
     assert "Not exported:\nb: b_masks.tif" in problem(panel)
     assert "files of the same name: c_img.tif, c_img.tiff" in problem(panel)
     for box in panel.formats.values():
