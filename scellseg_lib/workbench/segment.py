@@ -591,13 +591,14 @@ class SegmentPanel(ipywidgets.VBox):
 def tell_differing(error: MasksMadeOtherwise) -> str:
     """Tell that masks of other settings are there, and that they may be made anew."""
     words = {"resample": "full size", "flips": "four views", "weights": "model"}
+    words |= {"robust": "new normalisation", "dtype": "type of numbers"}
     words |= {name: str(one.title).lower() for name, one in Decoding.model_fields.items()}
     differing = "; ".join(
         f"{words.get(name, name)} {there} there, {now} now"
         for name, (there, now) in error.differing.items()
     )
     return (
-        f"There are masks of other settings: {differing}. They are kept. Choose another folder for "
+        f"There are masks of other settings or of an earlier version: {differing}. They are kept. Choose another folder for "
         "the new masks, or the former settings; or tick that they be made anew and press Segment, "
         "which deletes them."
     )
