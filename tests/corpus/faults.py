@@ -18,7 +18,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from hashlib import sha256
 from io import StringIO
-from itertools import count
 from operator import add
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -85,10 +84,9 @@ def tune(to: Path) -> None:
 
 
 def compute_trials(to: Path) -> None:
+    of = "synthetic_mito", "unet2", "untrained", "classic"
     usual: dict[str, Any] = {"shots": ("mito_shot_000",), "levels": (2, 4), "steps": 2}
-    trials = [
-        Trial("synthetic_mito", "unet2", "untrained", "classic", seed=k, **usual) for k in range(2)
-    ]
+    trials = [Trial(*of, seed=k, **usual) for k in range(2)]
     done = run.compute_missing(trials, run.Workspace(Store(to / "store"), to / "runs"))
     if done.failed:
         raise ScellsegError(str(done.failed), remedy="See there.")
@@ -226,7 +224,6 @@ class Case:
     right: dict[str, str] = field(default_factory=dict)
     counts: dict[str, list[int]] = field(default_factory=dict)  # fault -> tried, lost, wrong
     seconds: float = 0.0
-    numbers: Iterator[int] = field(default_factory=count)
 
     def note(self, fault: str, wrong: Iterable[str], lost: Sequence[str] = ()) -> None:
         wrong = [*wrong]
@@ -237,7 +234,7 @@ class Case:
 
     def empty(self) -> Path:
         """A folder of its own."""
-        (to := self.home / f"to{next(self.numbers)}").mkdir()
+        (to := self.home / f"to{len([*self.home.glob('to*')])}").mkdir()
         (self.home / "edits").write_text("0")
         (self.home / "edits").chmod(0o666)
         return to

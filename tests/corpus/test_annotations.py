@@ -67,10 +67,8 @@ def test_a_save_that_is_killed_leaves_masks_with_their_own_list(tmp_path, monkey
     path, image = tmp_path / "A_masks.tif", np.zeros(LABELS.shape, np.uint8)
 
     def opened() -> MaskEditor:
-        there = read_masks(path) if path.exists() else LABELS
-        return MaskEditor(
-            image, there, path=path, cells=read_cells(path) if there is not LABELS else None
-        )
+        known = (read_masks(path), read_cells(path)) if path.exists() else (LABELS, None)
+        return MaskEditor(image, known[0], cells=known[1], path=path)
 
     editor = opened()
     editor.set_class([7], "dead")

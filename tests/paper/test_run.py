@@ -34,12 +34,11 @@ def data(monkeypatch) -> Dataset:
     monkeypatch.setattr(run, "choose_precision", lambda *_: Precision())
     query = tuple(Sample(s.name, s.read_image, s.read_masks, "query") for s in tiny.worms(2, 5))
     worms = Dataset("worms", "Worms", "", tiny.worms(3).samples + query)
-    load = run.load_model
-    monkeypatch.setattr(
-        run,
-        "load_model",
-        lambda name, *weights, levels=None: new_model(name, levels) if weights else load(name),
-    )
+
+    def load(name, *weights, levels=None, load=run.load_model):
+        return new_model(name, levels) if weights else load(name)
+
+    monkeypatch.setattr(run, "load_model", load)
     monkeypatch.setattr(run, "_load_once", images(worms).__getitem__)
     return worms
 
@@ -129,15 +128,11 @@ def test_protocols_decode_as_their_names_say(data, start, monkeypatch):
 def test_a_tuned_model_serves_both_protocols(data, start, tmp_path, monkeypatch):
     finetune = Mock(wraps=run.finetune)
     monkeypatch.setattr(run, "finetune", finetune)
-    first, again, other, longer = (
-        run.tune(trial, model, images(data), tmp_path)
-        for trial, model in (
-            (make_trial(), start),
-            (make_trial(protocol="best"), start),
-            (make_trial(), new_model("scellseg", tiny.LEVELS, seed=9)),
-            (make_trial(steps=2), start),
-        )
-    )
+    elsewhere = new_model("scellseg", tiny.LEVELS, seed=9)
+    asked = [(make_trial(), start), (make_trial(protocol="best"), start)]
+    asked += [(make_trial(), elsewhere), (make_trial(steps=2), start)]
+    known = images(data)
+    first, again, other, longer = (run.tune(*one, known, tmp_path) for one in asked)
     assert finetune.call_count == 3  # but not another start, nor another recipe
     # A file that an earlier version has left does not say that the paper's normalisation is meant.
     assert again.card == as_released.as_paper(first).card != first.card
