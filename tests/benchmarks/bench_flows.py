@@ -38,10 +38,7 @@ def numbered(**images: list[np.ndarray]) -> dict[str, np.ndarray]:
 
 def encode(masks: list[np.ndarray]) -> None:
     """Compare masks to flows."""
-
-    def ours() -> list[np.ndarray]:
-        return [masks_to_flows(labels, centre="mean") for labels in masks]
-
+    ours = lambda: [masks_to_flows(labels, centre="mean") for labels in masks]  # noqa: E731
     answer = run_peer("encode", numbered(masks=masks))
     report("masks_to_flows, 35 contrast images", timed(ours, REPEATS)[1], answer["seconds"])
 
@@ -50,11 +47,8 @@ def decode(masks: list[np.ndarray], name: str, noise: float) -> None:
     """Compare flows to masks."""
     generator = np.random.default_rng(0)
     given = [network_like(labels, noise, generator) for labels in masks]
-
-    def ours() -> list[np.ndarray]:
-        decoder = partial(flows_to_masks, cell_threshold=CELL_THRESHOLD, min_size=MIN_SIZE)
-        return [decoder(*pair) for pair in given]
-
+    decoder = partial(flows_to_masks, cell_threshold=CELL_THRESHOLD, min_size=MIN_SIZE)
+    ours = lambda: [decoder(*pair) for pair in given]  # noqa: E731
     flows, logits = map(list, zip(*given, strict=True))
     settings = {"threshold": np.array(CELL_THRESHOLD), "min_size": np.array(MIN_SIZE)}
     answer = run_peer("decode", numbered(flows=flows, logit=logits) | settings)

@@ -39,15 +39,13 @@ def peer_python() -> Path:
     return python
 
 
-def run_peer(
-    name: str, inputs: Mapping[str, np.ndarray], *, threads: int = THREADS
-) -> dict[str, np.ndarray]:
+def run_peer(name: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Run a function of `peer_side` in the peer's environment.
 
     It takes a dictionary of arrays and returns one. Images of unequal size go under a name each.
     """
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
-    environment = os.environ | dict.fromkeys(names, str(threads))
+    environment = os.environ | dict.fromkeys(names, str(THREADS))
     environment["CELLPOSE_LOCAL_MODELS_PATH"] = str(ENVIRONMENT / "models")
     with tempfile.TemporaryDirectory() as folder:
         given, answer = Path(folder) / "inputs.npz", Path(folder) / "outputs.npz"

@@ -336,11 +336,8 @@ def main(kills: int = 17, others: int = 3) -> None:
 
     Started by ``-c``: each process would import what ``-m`` is given.
     """
-    rows = [
-        (fault, name, *counts)
-        for name in WRITERS
-        for fault, counts in try_one(name, kills, others).items()
-    ]
+    found = {name: try_one(name, kills, others) for name in WRITERS}
+    rows = [(fault, name, *n) for name, counts in found.items() for fault, n in counts.items()]
     for row in (("fault", "writer", "tried", "lost", "wrong"), *sorted(rows)):
         print("{:22}{:22}{:>8}{:>8}{:>8}".format(*row))
     sys.exit(any(lost or wrong for *_, lost, wrong in rows))

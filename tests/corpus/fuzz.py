@@ -15,6 +15,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -45,6 +46,7 @@ from tests.datasets.test_fetch import GOOD, tarred
 from tests.datasets.test_manifest import VALID
 from tests.paper.made_up import make_scores
 
+MASKS = "A_masks.tif"
 SECONDS, ANSWERS = 10, ("same", "other", "refused", "fault")
 HOW = settings(database=None, deadline=None, phases=[Phase.generate])
 HOW = settings(HOW, suppress_health_check=[*HealthCheck])
@@ -60,7 +62,7 @@ class Kind(NamedTuple):
 
 
 def edit(folder: Path) -> MaskEditor:
-    return MaskEditor(LABELS > 0, LABELS, path=folder / "A_masks.tif")
+    return MaskEditor(LABELS > 0, LABELS, path=folder / MASKS)
 
 
 def leave_edits(folder: Path) -> None:
@@ -100,15 +102,10 @@ def put(folder: Path) -> None:
     Store(folder).put("one", make_scores(), ORIGIN)
 
 
-def read_profile(file: Path) -> Any:
-    with patch.object(paths, "PROFILES", file.parent):
-        return load_profile(file.stem)
-
-
-def read_manifest(file: Path) -> Any:
+def read_yaml(folder: str, load: Callable[[str], Any], file: Path) -> Any:
     manifest._parse.cache_clear()
-    with patch.object(paths, "MANIFESTS", file.parent):
-        return manifest.load_manifest(file.stem)
+    with patch.object(paths, folder, file.parent):
+        return load(file.stem)
 
 
 def image(name: str) -> Kind:
@@ -123,6 +120,8 @@ CLASSES = b"class,colour\ndead,#ff0000\nalive,#00ff00\n"
 ROUNDS = ",".join(Experiment(Path("nowhere")).rounds()).encode()
 ROUNDS += b"\n2,2026-01-01,m.safetensors,ab,3,40,A,False,0.5,0.25,9,8,1,2,3,cd\n"
 CURVE = f"{','.join(COLUMNS)}\n{','.join('1' * len(COLUMNS))}\n".encode()
+PROFILE = partial(read_yaml, "PROFILES", load_profile)
+MANIFEST = partial(read_yaml, "MANIFESTS", manifest.load_manifest)
 TARRED = ("b/c.txt", tarfile.REGTYPE, b"a.txt" * 100)
 KINDS = {name: image(name) for name in WHOLE} | {
     "page of a stack": Kind("a.bin", WHOLE["ImageJ stack"], lambda file: read_pixels(file, page=1)),
@@ -132,20 +131,16 @@ KINDS = {name: image(name) for name in WHOLE} | {
     "store, scores": Kind("one.csv", put, read_scores, True),
     "journal of edits": Kind(".A_masks.tif.edits", leave_edits, recover),
     "record of a run": Kind("segmented.json", RECORD, lambda file: read_record(file.parent)),
-    "list of cells": Kind("A_cells.csv", LIST, lambda file: str(read_cells(masks_beside(file)))),
+    "list of cells": Kind("A_cells.csv", LIST, lambda file: str(read_cells(file.with_name(MASKS)))),
     "list of classes": Kind("classes.csv", CLASSES, lambda file: ClassFile(file).read()),
     "rounds": Kind("rounds.csv", ROUNDS, lambda file: str(Experiment(file.parent).rounds())),
     "learning curve": Kind("scores.csv", CURVE, lambda file: str(_read_scores(file))),
-    "profile": Kind("mine.yaml", (paths.PROFILES / "smoke.yaml").read_bytes(), read_profile),
-    "manifest": Kind("small.yaml", yaml.safe_dump(VALID, sort_keys=False).encode(), read_manifest),
+    "profile": Kind("mine.yaml", (paths.PROFILES / "smoke.yaml").read_bytes(), PROFILE),
+    "manifest": Kind("small.yaml", yaml.safe_dump(VALID, sort_keys=False).encode(), MANIFEST),
     "zip": Kind("archive.zip", GOOD, unpack, True),
     "tar": Kind("archive.tar", tarred(*TARRED, mode="w"), unpack),
     "tar.gz": Kind("archive.tar.gz", tarred(*TARRED), unpack),
 }
-
-
-def masks_beside(file: Path) -> Path:
-    return file.with_name("A_masks.tif")
 
 
 def damage(content: bytes, draw: random.Random) -> bytes:
@@ -201,7 +196,7 @@ def fuzz(name: str, n: int) -> Counter[str]:
     kind, found, kept = KINDS[name], Counter[str](), paths.RUNS / "fuzz"
     with TemporaryDirectory() as scratch:
         file = Path(scratch, kind.file)
-        write_labels(masks_beside(file), LABELS)
+        write_labels(file.with_name(MASKS), LABELS)
         if callable(kind.content):
             kind.content(file.parent)
         else:

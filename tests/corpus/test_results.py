@@ -89,16 +89,13 @@ def test_done_are_whole_masks_of_the_very_image(home, name, spoil, right):
 @pytest.mark.parametrize(
     "other", [{"diameter": 20.0}, {"flips": True}, {"min_size": 3}, {"reading": {"page": 0}}]
 )
-def test_masks_of_other_settings_are_not_done(home, other):
+def test_masks_of_other_settings_or_numeric_type_are_not_done(home, monkeypatch, other):
     with pytest.raises(MasksMadeOtherwise):
         segment(home, **other)
     assert segment(home, overwrite=True, **other) == (2, 0, [])
-
-
-def test_masks_of_another_numeric_type_are_not_done(home, monkeypatch):
     monkeypatch.setattr(folder, "choose_precision", lambda _: Precision("bf16"))
     with pytest.raises(MasksMadeOtherwise, match="dtype fp32 there, bf16 asked for"):
-        segment(home)
+        segment(home, **other)
 
 
 def test_a_second_run_at_once_is_refused_and_changes_nothing(home):

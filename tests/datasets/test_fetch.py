@@ -182,9 +182,7 @@ def test_fetched_files_are_the_pixels_of_the_manifest(home, server, monkeypatch)
         ({}, {"entry": {"source": "plates/a"}}, r"not hold what they should.*plates/a", 1),
     ],
 )
-def test_what_does_not_come_as_promised_is_not_kept(
-    fails, says, message, asked, home, server, monkeypatch
-):
+def test_what_was_not_promised_is_not_kept(fails, says, message, asked, home, server, monkeypatch):
     vars(server).update(fails)
     for name in says.keys() & {"SCELLSEG_OFFLINE", "SCELLSEG_DATA"}:
         monkeypatch.setenv(name, says[name])
@@ -207,22 +205,18 @@ def test_what_a_bad_line_let_through_is_kept_for_the_next_run(home, server, monk
     assert server.asked(A)[1:] == ["bytes=1000-"]
 
 
-@pytest.fixture
-def small_disk():
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
 @pytest.mark.parametrize("when", ["downloading", "unpacking"])
-def test_full_disk_leaves_nothing_half_written(when, home, server, small_disk):
+def test_full_disk_leaves_nothing_half_written(when, home, server):
     # Noise does not compress, so that the archive is over the limit; zeros only when unpacked.
     content = NOISE if when == "downloading" else bytes(len(NOISE))
     server.files[A] = zipped({"cells/a_img.tif": content})
-    name = describe(home, server.address + A)
-    with pytest.raises(FetchError, match=r"stored \(File too large\)\. Free some space"):
-        fetch.fetch(name)
+    name, before = describe(home, server.address + A), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        with pytest.raises(FetchError, match=r"stored \(File too large\)\. Free some space"):
+            fetch.fetch(name)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert leftovers(home) == ([] if when == "downloading" else [f"downloads/{name}/a.zip"])
 
 

@@ -8,14 +8,8 @@ import numpy as np
 import pytest
 import tifffile
 
-from scellseg_lib.datasets import manifest, synthetic
-from scellseg_lib.datasets.load import (
-    DatasetNotHere,
-    find_readable,
-    load_dataset,
-    load_folder,
-    load_pretraining_subset,
-)
+from scellseg_lib.datasets import load, manifest, synthetic
+from scellseg_lib.datasets.load import DatasetNotHere, find_readable, load_dataset, load_folder
 from scellseg_lib.errors import DatasetError, ImageError
 from scellseg_lib.files.images import write_labels
 from scellseg_lib.files.seg_npy import write_seg
@@ -116,7 +110,7 @@ def test_a_name_is_one_of_those_known_and_says_itself_which_planes():
     with pytest.raises(DatasetError, match=r"'bbbc'.*bbbc010_elegans.*synthetic_worms"):
         load_dataset("bbbc")
     with pytest.raises(DatasetError, match=r"'all'.*one.*general"):
-        load_pretraining_subset("all")
+        load.load_pretraining_subset("all")
     for options in ({"channels": ("red", "none")}, {"axes": "CYX"}, {"page": 0}):
         with pytest.raises(DatasetError, match=r"bbbc010_elegans.* says itself which planes to"):
             load_dataset("bbbc010_elegans", **options)  # type: ignore[arg-type]
@@ -170,7 +164,7 @@ def test_evaluation_sets(real_data, name, pool, query, channels):
 
 def test_synthetic_subsets_are_nested_and_hold_no_kind_that_is_tested():
     names = [name for name in manifest.load_subsets() if name.startswith("synthetic")]
-    images = [{s.name for part in load_pretraining_subset(n) for s in part} for n in names]
+    images = [{s.name for part in load.load_pretraining_subset(n) for s in part} for n in names]
     assert all(less < more for less, more in pairwise(images))
     assert {name.split("_")[0] for name in images[-1]} == {*synthetic.KINDS} - {"worms", "phase"}
     assert images[-1] < {sample.name for sample in load_dataset("synthetic_pretrain")}
@@ -182,5 +176,5 @@ def test_the_papers_subsets_are_splits_of_cellpose(tmp_path, monkeypatch):
         for kind in ("img", "masks"):
             (tmp_path / "cellpose" / f"train_{number:03d}_{kind}.png").touch()
     monkeypatch.setenv("SCELLSEG_DATA", str(tmp_path))
-    counts = [len(load_pretraining_subset(name)[0]) for name in ("Sneuro", "Sfluor", "Smicro")]
+    counts = [len(load.load_pretraining_subset(name)[0]) for name in ("Sneuro", "Sfluor", "Smicro")]
     assert counts == [2, 3, 4]

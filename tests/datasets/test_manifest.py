@@ -36,7 +36,7 @@ LISTED = {
 }
 NO_LICENCE = {"deepcell_nuclei", "deepcell_phase", "hela_phase_nuclei"}
 NO_LICENCE |= {"mito", "raw264_fluo", "tcell_if"}
-VALID: dict[str, Any] = {
+VALID: dict[str, Any] = {  # a small manifest without a fault
     "name": "small",
     "title": "One image",
     "citation": "nobody",
@@ -48,7 +48,6 @@ VALID: dict[str, Any] = {
     "channels": ["gray", "none"],
     "files": [{"image": "1_img.png", "masks": "1_masks.png", "splits": ["shot"]}],
 }
-"""A small manifest without a fault."""
 
 
 def test_every_set_has_a_manifest_with_its_splits_and_says_its_terms():

@@ -78,8 +78,7 @@ def test_labels_and_planes_are_what_is_promised(kind):
         pieces = label(masks, background=0, connectivity=1).max()
         assert pieces == masks.max() == len(np.unique(masks)) - 1
         assert (planes == np.rint(planes)).all()
-        assert planes.min() >= 0
-        assert planes.max() <= 65535
+        assert 0 <= planes.min() <= planes.max() <= 65535
         assert (planes[0] == 65535).mean() < 0.01
         if PINNED[kind][3] == 0:
             assert not planes[1].any()

@@ -124,8 +124,6 @@ def test_several_images_in_a_tiff_are_refused(tmp_path):
     np.testing.assert_array_equal(images.read_pixels(path, page=1), colour[..., :3])
 
 
-# --- planes ----------------------------------------------------------------------------------
-
 STACK = np.broadcast_to(np.array([1, 2, 3], np.uint16), (4, 5, 3))
 # Pixels, the planes that are asked for, and their values or what is said.
 PLANES: list[tuple[np.ndarray, Any, Any]] = [
@@ -172,8 +170,6 @@ def test_channels_that_differ_must_be_named(tmp_path, count):
     with pytest.raises(ChannelsNeeded, match=f"'{count}' was asked for, the image has {count}"):
         images.read_image(path, channels=("red", str(count)))
 
-
-# --- masks -----------------------------------------------------------------------------------
 
 NO_LABELS = [np.array([[bad, 1.0]]) for bad in (0.5, np.nan, np.inf)] + [np.array([[0, -3, 2]])]
 NO_LABELS += [np.zeros(shape, int) for shape in ((4, 5, 3), (20,), (0, 4))]

@@ -101,9 +101,8 @@ def test_the_experiment_of_a_file(tmp_path):
 def test_models_and_their_runs(tmp_path):
     make(tmp_path, "old.safetensors", "new.b.safetensors", ".hidden.safetensors", "c.json")
     os.utime(tmp_path / "old.safetensors", (0, 0))
-    assert relative(tmp_path, *Experiment(tmp_path).find_models()) == [
-        "new.b.safetensors", "old.safetensors",
-    ]  # fmt: skip
+    found = relative(tmp_path, *Experiment(tmp_path).find_models())
+    assert found == ["new.b.safetensors", "old.safetensors"]
     run = (tmp_path / "new.b.safetensors").with_suffix(layout.RUN)
     run.touch()
     assert Experiment(tmp_path).find_models(layout.RUN) == [run]

@@ -105,27 +105,20 @@ def test_names_of_machine_and_user_are_seen(good, tmp_path, source, monkeypatch)
     assert f"its user in the output of cell 3: {names[source]}" in check(good, tmp_path)
 
 
-def test_metadata_of_the_runner_is_seen_and_dropped(good: NotebookNode, tmp_path: Path) -> None:
-    good.metadata["papermill"] = {"duration": 1.5}
-    good.metadata["kernelspec"] = {"name": "my-env", "display_name": "mine"}
+def test_metadata_of_the_runner_is_seen_and_dropped(good, tmp_path, capsys) -> None:
+    kernel = {"name": "my-env", "display_name": "mine"}
+    good.metadata.update(papermill={"duration": 1.5}, kernelspec=kernel)
     good.metadata["language_info"] = {"name": "python", "version": "3.99"}
     good.cells[0].metadata["papermill"] = {"duration": 0.1}
-    good.cells[3].metadata["execution"] = {"iopub.execute_input": "now"}
-    good.cells[3].metadata["tags"] = []
+    good.cells[3].metadata.update(execution={"iopub.execute_input": "now"}, tags=[])
     said = check(good, tmp_path)
     assert "['execution', 'papermill']" in said
     assert "kernel is 'my-env'" in said
-    target = tmp_path / "tidy.ipynb"
-    assert contract.main(["--tidy", str(tmp_path / "notebook.ipynb"), str(target)]) == 0
+    path, target = str(tmp_path / "notebook.ipynb"), tmp_path / "tidy.ipynb"
+    assert contract.main([path]) == 1
+    assert f"{path}: kernel is" in capsys.readouterr().out
+    assert contract.main(["--tidy", path, str(target)]) == 0
     assert contract.problems(target) == []
     text = target.read_text()
     assert "3.99" not in text
     assert '"parameters"' in text
-
-
-def test_command_line_names_file_and_problem(good, tmp_path, capsys) -> None:
-    good.cells[0].source = "no title"
-    check(good, tmp_path)
-    path = tmp_path / "notebook.ipynb"
-    assert contract.main([str(path)]) == 1
-    assert f"{path}: first cell" in capsys.readouterr().out

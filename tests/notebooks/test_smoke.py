@@ -102,9 +102,7 @@ def test_figure_computes_live(folder: Path, name: str, capsys) -> None:
     assert any(picture.split("_")[0] == name.split("_")[0] for picture in pictures)
 
 
-def test_quickstart_shows_what_is_stored_and_says_what_it_lacks(
-    folder, capsys, monkeypatch
-) -> None:
+def test_quickstart_shows_what_is_stored_and_what_it_lacks(folder, capsys, monkeypatch) -> None:
     committed = NOTEBOOKS.parent / "figures" / "data"
     monkeypatch.setattr(paths, "results", lambda name: committed / name)
     monkeypatch.setenv("SCELLSEG_DATA", str(folder / "nothing"))

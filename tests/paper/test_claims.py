@@ -29,10 +29,8 @@ from scellseg_lib.paper.trial import Trial
 pytestmark = pytest.mark.slow
 
 DISAGREES, UNTESTED, AMBIGUOUS, AGREES = Verdict
-TABLES = {"datasets", "fig2.tsne", "fig3.adjacent"}
-"""Claims that no trial tests."""
-CURVE = np.linspace(1.6, 0.4, 10)
-"""AP at each IoU threshold for a mAP of 1: so AP at 0.5 is 1.6 times the mAP."""
+TABLES = {"datasets", "fig2.tsne", "fig3.adjacent"}  # claims that no trial tests
+CURVE = np.linspace(1.6, 0.4, 10)  # AP at each threshold for a mAP of 1: 1.6 times that at 0.5
 ELEGANS, BV2, MITO = "bbbc010_elegans", "livecell_bv2", "mito"
 ROLE = {ELEGANS: 0, BV2: 1, "t98g_phase": 1, MITO: 2, "hela_phase_nuclei": 2}
 HOVER, UNET3, UNET2 = grid.BASELINES

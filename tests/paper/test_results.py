@@ -29,8 +29,7 @@ ORIGINS = {
 }
 TRIALS = {name: parse_trial(origin) for name, origin in ORIGINS.items()}
 POOLS = pd.read_csv(paths.MANIFESTS / "shots.csv").groupby("data")["images"].first()
-POOLS = POOLS.str.split(" ").map(len)
-"""Images of each set that shots are drawn from."""
+POOLS = POOLS.str.split(" ").map(len)  # images of each set that shots are drawn from
 README = " ".join((paths.REPOSITORY / "README.md").read_text(encoding="utf-8").split())
 QUERIES = {"bbbc010_elegans": 39, "t98g_phase": 13, "hela_phase_nuclei": 20}
 QUERIES |= {"huh7_nuclei": 16, "tcell_if": 8}

@@ -84,9 +84,7 @@ def test_images_of_a_trial(data):
     assert len({trial.drop_scoring() for trial in each}) == 1
 
 
-def test_fine_tuning_gets_the_shots_the_options_and_queries_without_masks(
-    data, start, tmp_path, monkeypatch
-):
+def test_fine_tuning_gets_shots_options_and_bare_queries(data, start, tmp_path, monkeypatch):
     finetune = Mock(return_value=start)
     monkeypatch.setattr(run, "finetune", finetune)
     options = {"shots": ("worm2", "worm0"), "seed": 4, "options": (("alpha", "fixed"),)}
@@ -203,9 +201,7 @@ def test_a_damaged_image_is_left_out_of_pretraining_with_a_warning(data):
     assert run._drop_damaged(data).samples == data.samples
 
 
-def test_a_killed_tuning_goes_on_in_the_layout_that_it_began_with(
-    data, start, tmp_path, monkeypatch
-):
+def test_a_killed_tuning_goes_on_in_the_layout_it_began_with(data, start, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "SAVE_EVERY", 0.0)
     trial, known, finetune = make_trial(steps=3), images(data), run.finetune
     whole = run.tune(trial, start, known, tmp_path / "a")
