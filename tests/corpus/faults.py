@@ -67,11 +67,10 @@ def prepare(home: Path) -> None:
     subprocess.run(["chmod", "-R", "a+rX", str(home)], check=True)
 
 
-def command(name: str, *options: str, to: Path) -> None:
+def command(said: str, to: Path) -> None:
     """A command of the command line; ``IN`` and ``TO`` are the folders."""
-    said = [one.replace("IN", str(to.parent / "in")).replace("TO", str(to)) for one in options]
     try:
-        cli.app([name, *said])
+        cli.app(said.replace("IN", str(to.parent / "in")).replace("TO", str(to)).split())
     except SystemExit as ended:
         if ended.code:
             raise
@@ -79,8 +78,8 @@ def command(name: str, *options: str, to: Path) -> None:
 
 def tune(to: Path) -> None:
     if not (to / "m.safetensors").exists():
-        how = "IN --model IN/base.safetensors --output TO/m.safetensors --steps 4 --inductive"
-        command("finetune", *how.split(), to=to)
+        how = "--model IN/base.safetensors --output TO/m.safetensors --steps 4 --inductive"
+        command(f"finetune IN {how}", to)
 
 
 def compute_trials(to: Path) -> None:
@@ -135,13 +134,12 @@ def add_shot(to: Path) -> None:
     Experiment(to).add_to_shots(image, read_masks(image.with_name("0_masks.tif")))
 
 
-EXPORT = ["IN", "--images", "IN", "--output", "TO"]
-EXPORT += [part for name in export.FORMATS for part in ("--to", name)]
-SEGMENT = ["IN", "--model", "IN/base.safetensors", "--output", "TO/out", "--diameter", "30"]
+EXPORT = f"export IN --images IN --output TO --to {' --to '.join(export.FORMATS)}"
+SEGMENT = "segment IN --model IN/base.safetensors --output TO/out --diameter 30 --preview"
 WRITERS: dict[str, Callable[[Path], None]] = {
     "fine-tuning": tune,
-    "run over a folder": lambda to: command("segment", *SEGMENT, "--preview", to=to),
-    "export": lambda to: command("export", *EXPORT, to=to),
+    "run over a folder": partial(command, SEGMENT),
+    "export": partial(command, EXPORT),
     "sweep": compute_trials,
     "download": get,
     "editor's journal": annotate,

@@ -116,11 +116,9 @@ WHOLE = {
     "pages": tiff(STACK),
     "packed pages": tiff(STACK, compression="zlib"),
     **{
-        f"{kind} {'tiles' if tiles else 'strips'}": tiff(
-            COLOUR, compression=kind, **(TILES if tiles else {"rowsperstrip": 8})
-        )
+        f"{kind} {name}": tiff(COLOUR, compression=kind, **how)
         for kind in ("lzw", "zlib", "zstd", "packbits", "jpeg")
-        for tiles in (False, True)
+        for name, how in (("strips", {"rowsperstrip": 8}), ("tiles", TILES))
     },
     "PNG": imagecodecs.png_encode(GREY),
     "JPEG": imagecodecs.jpeg8_encode(COLOUR, level=90),
