@@ -1,7 +1,8 @@
-"""A real JupyterLab on loopback, which serves notebooks as Voila too, and their pages."""
+"""A real JupyterLab on loopback, which serves notebooks as Voila too; its line, pages, kernels."""
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import random
@@ -11,18 +12,20 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import NamedTemporaryFile
+from threading import Thread
 from typing import Any
 
 import nbformat
+import numpy as np
 import psutil
 import requests
+from jupyter_client.blocking.client import BlockingKernelClient
 from playwright.sync_api import BrowserContext, Error, Page
-
-from tests.browser.kernel import Kernel
-from tests.browser.line import Line
 
 SCREENSHOTS = Path(__file__).resolve().parents[2] / "runs" / "browser"
 # Until a test gives up: several times what a server or a page takes on a slow, busy machine.
@@ -41,12 +44,152 @@ CLOSE_CONNECTION_ERRORS = """new MutationObserver(() => {
   }
 }).observe(document.body, { childList: true, subtree: true })"""
 
+# Sent to the kernel once. A value comes back as JSON, an array as lists.
+ENCODE = """
+def _as_text(value):
+    import json
+    return json.dumps(value, default=lambda one: getattr(one, "tolist", lambda: str(one))())
+"""
+
 
 def chromium() -> str | None:
     """Path of a Chromium: the one that SCELLSEG_CHROMIUM names, or an installed one."""
     named = os.environ.get("SCELLSEG_CHROMIUM")
     names = [named] if named else ["chromium", "chromium-browser", "google-chrome"]
     return next((path for name in names if (path := shutil.which(name))), None)
+
+
+class Kernel:
+    """A client of a kernel, beside the page; what is run here waits until a running cell has ended.
+
+    It works in a thread of its own: Playwright keeps an event loop running in the tests' thread.
+    """
+
+    def __init__(self, connection_file: Path) -> None:
+        self.key = connection_file.stem.removeprefix("kernel-")
+        self._thread = ThreadPoolExecutor(1)
+        self._client = BlockingKernelClient(connection_file=str(connection_file))
+        self._call(self._client.load_connection_file)
+        self._call(self._client.start_channels)
+        self._call(self._client.wait_for_ready, timeout=180)
+        self.run(ENCODE)
+
+    def run(self, code: str) -> str:
+        return self._call(_run, self._client, code)[0]
+
+    def value(self, expression: str) -> Any:
+        """Value of an expression as JSON holds it; a list of lists is an array."""
+        _, found = self._call(_run, self._client, "", f"_as_text(({expression}))")
+        is_array = isinstance(found, list) and found and isinstance(found[0], list)
+        return np.array(found) if is_array else found
+
+    @contextmanager
+    def busy(self) -> Iterator[None]:
+        """Keep the kernel in a cell that runs until the end of the block."""
+        with NamedTemporaryFile() as file:
+            code = f"import os, time\nwhile os.path.exists({file.name!r}): time.sleep(0.01)"
+            self._call(_start, self._client, code)
+            yield
+
+    def wait_for(self, expression: str, timeout: float = 300) -> Any:
+        """Ask until the expression is true, and give its value; `timeout` in seconds."""
+        end = time.monotonic() + timeout
+        while not (value := self.value(expression)):
+            assert time.monotonic() < end, f"after {timeout} s still {value!r}: {expression}"
+            time.sleep(0.05)
+        return value
+
+    def close(self) -> None:
+        self._call(self._client.stop_channels)
+        self._thread.shutdown()
+
+    def _call(self, work: Callable[..., Any], *given: Any, **options: Any) -> Any:
+        return self._thread.submit(work, *given, **options).result()
+
+
+def _run(client: BlockingKernelClient, code: str, expression: str = "'0'") -> tuple[str, Any]:
+    """What the code printed, and the decoded value of the expression."""
+    printed: list[str] = []
+
+    def hear(message: dict[str, Any]) -> None:
+        if message["msg_type"] == "stream":
+            printed.append(message["content"]["text"])
+
+    reply = client.execute_interactive(
+        code,
+        store_history=False,
+        user_expressions={"value": expression},
+        allow_stdin=False,
+        timeout=300,
+        output_hook=hear,
+    )["content"]
+    value = reply.get("user_expressions", {}).get("value", reply)
+    if value["status"] != "ok":
+        raise AssertionError("\n".join([*printed, *value.get("traceback", [str(value)])]))
+    return "".join(printed), json.loads(ast.literal_eval(value["data"]["text/plain"]))
+
+
+def _start(client: BlockingKernelClient, code: str) -> None:
+    """Run code without waiting for its end; the kernel repeats the code when it begins with it."""
+    request, begun = client.execute(code, store_history=False, allow_stdin=False), None
+    while begun != (request, "execute_input"):
+        message = client.get_iopub_msg(timeout=180)
+        begun = message["parent_header"].get("msg_id"), message["msg_type"]
+
+
+class Line:
+    """A TCP relay on loopback to a port, in threads of its own; `port` is for the browser."""
+
+    def __init__(self, target: int) -> None:
+        self._target, self._is_cut, self._is_dead = target, False, False
+        self._ends: set[socket.socket] = set()
+        self._server = socket.create_server(("127.0.0.1", 0), backlog=100)
+        self.port: int = self._server.getsockname()[1]
+        Thread(target=self._relay, daemon=True).start()
+
+    @contextmanager
+    def cut(self) -> Iterator[None]:
+        """End every connection and refuse new ones, as where a server's network has gone."""
+        self._is_cut = True
+        self._end(*self._ends)
+        try:
+            yield
+        finally:
+            self._is_cut = False
+
+    @contextmanager
+    def dead(self) -> Iterator[None]:
+        """Lose what is sent, then end the connections, as where a computer sleeps."""
+        self._is_dead = True
+        try:
+            yield
+        finally:
+            self._end(*self._ends)
+            self._is_dead = False
+
+    def _relay(self) -> None:
+        while True:
+            here = self._server.accept()[0]
+            with here, suppress(OSError):  # the server has gone
+                if not self._is_cut and not self._is_dead:
+                    there = socket.create_connection(("127.0.0.1", self._target))
+                    ends = here.dup(), there
+                    self._ends |= {*ends}
+                    for way in (ends, ends[::-1]):
+                        Thread(target=self._copy, args=way, daemon=True).start()
+
+    def _copy(self, one: socket.socket, other: socket.socket) -> None:
+        with suppress(OSError):
+            while data := one.recv(1 << 16):
+                if not self._is_dead:
+                    other.sendall(data)
+        self._end(one, other)
+
+    def _end(self, *ends: socket.socket) -> None:
+        self._ends -= {*ends}
+        for end in ends:
+            with suppress(OSError):  # the other side has ended it
+                end.shutdown(socket.SHUT_RDWR)
 
 
 class NotebookPage:
@@ -68,7 +211,6 @@ class NotebookPage:
         self.kernel = Kernel(file)
 
     def execute(self, command: str) -> None:
-        """Let JupyterLab execute a command, and wait for its end."""
         self.page.evaluate("command => jupyterapp.commands.execute(command)", command)
 
     def reconnect(self) -> None:
@@ -92,11 +234,7 @@ class NotebookPage:
 
 
 class Server:
-    """JupyterLab with Voila, as a process in an empty folder; `jupyterapp` in the page is its own.
-
-    To load it, and to start a kernel, takes most of a test's time: a page and a kernel that are
-    done with wait for the next notebook.
-    """
+    """JupyterLab with Voila, a process in an empty folder; `jupyterapp` in the page is its own."""
 
     def __init__(self, folder: Path) -> None:
         home, self.notebooks, self.runtime = (folder / n for n in ("home", "notebooks", "runtime"))
@@ -108,7 +246,6 @@ class Server:
         self.token, self.port = secrets.token_hex(16), _find_port()
         self.line = Line(self.port)
         self.url = f"http://127.0.0.1:{self.line.port}"
-        self._idle: tuple[Page, str] | None = None  # of JupyterLab, with the kernel's session
         others = ("JUPYTER", "JPY", "IPYTHON", "XDG")
         environment = {k: v for k, v in os.environ.items() if not k.startswith(others)}
         command = [
@@ -149,15 +286,7 @@ class Server:
             kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
             made = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
             nbformat.write(made, path)
-        if is_lab and self._idle is not None and self._idle[0].context == context:
-            (page, session), self._idle = self._idle, None
-            page.bring_to_front()  # a tab in the background draws nothing
-            self.ask("PATCH", f"api/sessions/{session}", {"path": path.name, "name": path.name})
-            opening = "path => jupyterapp.commands.execute('docmanager:open', {path})"
-            page.evaluate(opening, path.name)
-            opened = NotebookPage(self, page, path, is_lab)
-        else:
-            opened = self.open_again(path, context, is_lab=is_lab)
+        opened = self.open_again(path, context, is_lab=is_lab)
         if is_lab:  # Voila has run all before it shows the page
             opened.execute("notebook:run-all-cells")
         return opened
@@ -172,20 +301,11 @@ class Server:
         page.goto(f"{self.url}/{place}token={self.token}")
         return NotebookPage(self, page, path, is_lab)
 
-    def close(self, notebook: NotebookPage, *, reuse: bool) -> None:
-        """Close a notebook; JupyterLab's page and its kernel may serve another one if `reuse`."""
-        page, kernel = notebook.page, notebook.kernel
-        if reuse and notebook.is_lab and self._idle is None:
-            kernel.run("import ipywidgets; ipywidgets.Widget.close_all()")
-            kernel.run("get_ipython().run_line_magic('reset', '-f')")
-            page.evaluate("[...jupyterapp.shell.widgets('main')].forEach(one => one.dispose())")
-            sessions = self.ask("GET", "api/sessions").json()
-            ours = next(one["id"] for one in sessions if one["kernel"]["id"] == kernel.key)
-            self._idle = page, ours
-        else:
-            page.close()
-            self.ask("DELETE", f"api/kernels/{kernel.key}")
-        kernel.close()
+    def close(self, notebook: NotebookPage) -> None:
+        """Close a notebook, and end its kernel."""
+        notebook.page.close()
+        self.ask("DELETE", f"api/kernels/{notebook.kernel.key}")
+        notebook.kernel.close()
 
     def ask(self, method: str, address: str, content: Any = None) -> requests.Response:
         """Ask the server itself, past the browser and the line."""

@@ -7,7 +7,7 @@ import pytest
 from playwright.sync_api import Locator
 
 from scellseg_lib.files import images as readers
-from tests.browser.editing import EditorInPage
+from tests.browser.conftest import EditorInPage
 from tests.browser.test_mask_editor import SCENE, scene
 
 ORANGE, SKY_BLUE, GREEN, PINK = "#E69F00", "#56B4E9", "#009E73", "#CC79A7"
@@ -36,7 +36,6 @@ def editor(editor: EditorInPage, folder: Path) -> EditorInPage:
 
 
 def chip(editor: EditorInPage, words: str) -> Locator:
-    """A class in the list, with the number of its cells."""
     return editor.root.locator(".se-chip", has_text=words)
 
 
@@ -52,7 +51,6 @@ def change(editor: EditorInPage, name: str) -> None:
 
 
 def kinds(editor: EditorInPage) -> list[str]:
-    """Python's classes of the cells 1 to n."""
     return [cell["class"] for cell in editor.cells]
 
 
@@ -62,7 +60,6 @@ def classes(editor: EditorInPage) -> dict[str, str]:
 
 
 def kept(folder: Path) -> dict[str, str]:
-    """What ``classes.csv`` holds."""
     table = pd.read_csv(folder / "classes.csv")
     return dict(zip(table["class"], table["colour"], strict=True))
 
@@ -119,7 +116,7 @@ def test_classes_from_the_first_to_the_next_start(editor: EditorInPage, folder: 
     assert kinds(editor) == ["dividing", "", "", "apoptotic", "apoptotic"]
 
 
-def test_a_class_is_merged_with_keys_alone(editor: EditorInPage) -> None:
+def test_a_class_is_merged_with_keys_alone_which_are_for_the_form(editor: EditorInPage) -> None:
     add(editor, "dead", "dividing")
     editor.click(DISK)
     editor.key("1")
@@ -147,18 +144,13 @@ def test_a_class_is_merged_with_keys_alone(editor: EditorInPage) -> None:
     page.press("Control+z")
     assert kinds(editor) == ["", "", "dividing", "dead", ""]
     assert classes(editor) == {"dead": ORANGE, "dividing": SKY_BLUE}
-
-
-def test_keys_in_the_form_are_for_the_form_and_changes_reach_it(editor: EditorInPage) -> None:
-    """Delete would delete the selected cell, and letters choose tools."""
-    add(editor, "dead", "dividing")
-    editor.click(DISK)
+    editor.click(DISK)  # Delete would delete this cell, and letters choose tools
     change(editor, "dead")
     editor.root.get_by_role("button", name="orange").focus()
-    for key in ("Delete", "1", "b", "Backspace"):
-        editor.page.keyboard.press(key)
-    editor.root.locator(".se-class-name").press_sequentially("1 b")
-    assert kinds(editor) == [""] * 5
+    for key in ("Delete", "2", "b", "Backspace"):
+        page.press(key)
+    editor.root.locator(".se-class-name").press_sequentially("2 b")
+    assert kinds(editor) == ["", "", "dividing", "dead", ""]
     assert editor.root.locator(".se-tool-select").get_attribute("aria-pressed") == "true"
     editor.kernel.run("edit = editor.remove_class('dead')")
     editor.root.locator(".se-class-form").wait_for(state="hidden")

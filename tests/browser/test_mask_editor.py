@@ -9,8 +9,7 @@ from scipy import ndimage
 from skimage.draw import polygon2mask
 
 from scellseg_lib.files import images as readers
-from tests.browser.conftest import Opener
-from tests.browser.editing import SETUP, EditorInPage, sweep
+from tests.browser.conftest import SETUP, EditorInPage, Opener, sweep
 
 SHAPE = (120, 180)
 # Two neighbours (1, 2), a ring (3), a disk (4) and a bar (5), under an image in which they are
@@ -37,7 +36,6 @@ def scene() -> np.ndarray:
 
 @pytest.fixture
 def editor(editor: EditorInPage) -> EditorInPage:
-    """An editor with the scene."""
     editor.kernel.run(SCENE)
     editor.load("image, labels, title='scene'")
     editor.key("Escape")

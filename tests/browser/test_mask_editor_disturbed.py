@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.browser.conftest import Opener
-from tests.browser.editing import SETUP, EditorInPage, Point, sweep
+from tests.browser.conftest import SETUP, EditorInPage, Opener, Point, sweep
 
 SHAPE = (100, 150)
 IMAGE = "np.random.default_rng(0).integers(0, 200, (100, 150)).astype(np.uint8)"
@@ -32,7 +31,6 @@ def bars(*which: int) -> np.ndarray:
 
 @pytest.fixture
 def editor(editor: EditorInPage) -> EditorInPage:
-    """An editor with an empty image and a brush."""
     editor.load(f"{IMAGE}, title='empty'")
     editor.tool("brush", 7)
     return editor
@@ -90,7 +88,7 @@ def test_a_stroke_under_way_keeps_its_cell_when_the_cells_are_numbered_anew(edit
     np.testing.assert_array_equal(editor.labels, expected)
 
 
-def test_page_is_loaded_anew_in_the_middle(editor: EditorInPage) -> None:
+def test_page_is_loaded_anew_in_the_middle_and_opened_in_two_tabs(editor, lab: Opener) -> None:
     stroke(editor, 0)
     editor.arrived()
     editor.notebook.execute("docmanager:save")
@@ -106,33 +104,24 @@ def test_page_is_loaded_anew_in_the_middle(editor: EditorInPage) -> None:
     for expected in (bars(0, 1, 2), bars(0, 1), bars(0), bars()):
         editor.press("undo")
         np.testing.assert_array_equal(editor.labels, expected)
-
-
-def test_two_tabs(lab: Opener) -> None:
-    made = f"{SETUP}editor = MaskEditor({IMAGE}, title='empty')"
-    first = EditorInPage(lab.open([made, "editor"]))
-    first.tool("brush", 7)
-    stroke(first, 0)
-    first.arrived()
-    first.notebook.execute("docmanager:save")
-    second = EditorInPage(lab.open_again(first.notebook))
+    second = EditorInPage(lab.open_again(editor.notebook))
     second.tool("brush", 7)
     stroke(second, 1)
     second.arrived()
-    first.page.bring_to_front()
-    stroke(first, 2)
-    np.testing.assert_array_equal(first.labels, bars(0, 1, 2))
+    editor.page.bring_to_front()
+    stroke(editor, 2)
+    np.testing.assert_array_equal(editor.labels, bars(1, 2))
     # Both draw while Python is busy: each takes the same free number, and both cells stay two.
-    with first.busy():
-        stroke(first, 3)
+    with editor.busy():
+        stroke(editor, 3)
         second.page.bring_to_front()
         second.drag([(95.5, 20.5), (95.5, 30.5)])
-    for page in (first, second):
+    for page in (editor, second):
         page.arrived()
-    labels = first.labels
+    labels = editor.labels
     new = np.unique(labels[sweep(SHAPE, WAYS[3], 7)])
     also_new = np.unique(labels[sweep(SHAPE, [(95.5, 20.5), (95.5, 30.5)], 7)])
-    assert sorted([*new, *also_new]) == [4, 5]
+    assert sorted([*new, *also_new]) == [3, 4]
 
 
 def test_two_editors_two_views_of_one_and_a_kernel_that_dies(lab: Opener, tmp_path: Path) -> None:
@@ -170,10 +159,8 @@ def test_two_editors_two_views_of_one_and_a_kernel_that_dies(lab: Opener, tmp_pa
 
 # Many cells, as disks on a grid.
 GRID = """
-rows, columns = np.indices((2048, 2048))
-disk = (rows % 74 - 37) ** 2 + (columns % 74 - 37) ** 2 <= 24**2
-number = rows // 74 * 27 + columns // 74 + 1
-labels = np.where(disk & (rows < 27 * 74) & (columns < 27 * 74), number, 0).astype(np.int32)
+disk = ((np.indices((74, 74)) - 37) ** 2).sum(0) <= 24**2
+labels = np.pad(np.kron(np.arange(1, 730).reshape(27, 27), disk), (0, 50)).astype(np.int32)
 image = np.random.default_rng(0).integers(0, 4000, labels.shape).astype(np.uint16)
 """
 

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from playwright.sync_api import BrowserContext
 
-from tests.browser.conftest import Opener
-from tests.browser.editing import EditorInPage, Point, sweep
+from tests.browser.conftest import EditorInPage, Opener, Point, sweep
 from tests.browser.servers import Server
 from tests.browser.test_workbench import Truth
 
@@ -38,8 +37,6 @@ SIZE = 9
 
 
 class Suggesting(EditorInPage):
-    """The annotation panel of a workbench."""
-
     def find(self) -> np.ndarray:
         """What the model finds in the image that is open."""
         return self.kernel.value("find(workbench.annotate.current.image)")
@@ -55,7 +52,6 @@ class Suggesting(EditorInPage):
         self.kernel.wait_for("not workbench.annotate.suggest.disabled", 120)
 
     def go_to(self, name: str) -> None:
-        """Open an image from the list."""
         images = self.page.locator(".scellseg-annotate-images select")
         label = next(one for one in images.inner_text().split("\n") if name in one)
         images.select_option(label=label)
