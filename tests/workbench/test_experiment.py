@@ -20,7 +20,7 @@ from scellseg_lib.workbench.experiment import COLUMNS, ClassesChanged, ClassFile
 from scellseg_lib.workbench.session import SegmentationSettings
 from tests.workbench import conftest
 from tests.workbench.conftest import draw, files
-from tests.workbench.editor.page import connect
+from tests.workbench.editor.test_editor import connect
 
 SIDE = 40
 squares = partial(conftest.squares, shape=(SIDE, SIDE))
@@ -37,11 +37,6 @@ def folder(tmp_path: Path) -> Path:
     write_labels(tmp_path / "shot" / "a_masks.tif", squares((2, 2)))
     write_labels(tmp_path / "shot" / "b_masks.tif", squares((2, 2), (20, 20)))
     return tmp_path
-
-
-@pytest.fixture
-def experiment(folder: Path) -> Experiment:
-    return Experiment(folder)
 
 
 def correct(folder: Path, name: str = "c", corrected=CORRECTED, weights: str = "w1", **options):
@@ -62,32 +57,29 @@ def test_a_correction_is_counted_and_scored_by_arithmetic():
     assert same == {"ap50": 1, "map": 1} | counts | {"added": 0, "removed": 0, "changed": 0}
 
 
-def test_image_and_masks_become_a_shot_and_the_image_stays(folder: Path, experiment):
-    before = files(folder)
-    image, masks = experiment.add_to_shots(folder / "query" / "c_img.tif", CORRECTED)
+def test_image_and_masks_become_a_shot_classes_and_notes_too_and_the_image_stays(folder):
+    before, query = files(folder), folder / "query" / "c_img.tif"
+    image, masks = Experiment(folder).add_to_shots(query, CORRECTED)
     after = files(folder)
     assert set(after) - set(before) == {"shot/c_img.tif", "shot/c_masks.tif"}
     assert after.items() >= before.items()
     assert image.read_bytes() == before["query/c_img.tif"]
     np.testing.assert_array_equal(read_masks(masks), CORRECTED)
     assert [sample.name for sample in load_dataset(folder).shot] == ["a", "b", "c"]
-
-
-def test_classes_and_notes_go_with_the_masks(folder: Path, experiment):
-    source, table = folder / "query" / "c_img.tif", folder / "segmented" / "c_cells.csv"
+    table = folder / "segmented" / "c_cells.csv"
     table.parent.mkdir()
     table.write_text("label,area,class,note\n1,100,male,curled\n")
     there = folder / "shot" / "c_cells.csv"
     correct(folder, cells=table)
     assert there.read_text() == table.read_text()
-    experiment.add_to_shots(source, CORRECTED)  # nobody says a word of notes: they stay
+    Experiment(folder).add_to_shots(query, CORRECTED)  # nobody says a word of notes: they stay
     assert there.is_file()
     table.unlink()
-    experiment.add_to_shots(source, PREDICTED, replace=True, cells=table)
+    Experiment(folder).add_to_shots(query, PREDICTED, replace=True, cells=table)
     assert not there.exists()
 
 
-def test_what_cannot_become_a_shot_is_refused_and_leaves_no_trace(folder: Path, experiment):
+def test_what_cannot_become_a_shot_is_refused_and_leaves_no_trace(folder: Path):
     query, shot = folder / "query", folder / "shot" / "a_img.tif"
     write_labels(query / "a_img.tif", CORRECTED)
     (query / "e_img.tif").write_bytes(b"II*\0")
@@ -100,19 +92,19 @@ def test_what_cannot_become_a_shot_is_refused_and_leaves_no_trace(folder: Path, 
         (query / "e_img.tif", CORRECTED, True, ImageError, "damaged"),
     ):
         with pytest.raises(error, match=words):
-            experiment.add_to_shots(image, masks, replace=replace)
+            Experiment(folder).add_to_shots(image, masks, replace=replace)
         assert files(folder) == before
-    experiment.add_to_shots(shot, CORRECTED, replace=True)
+    Experiment(folder).add_to_shots(shot, CORRECTED, replace=True)
     after = files(folder)
     assert {name for name in after if after[name] != before.get(name)} == {"shot/a_masks.tif"}
 
 
-def test_other_weights_begin_the_next_round(folder: Path, experiment):
+def test_other_weights_begin_the_next_round(folder: Path):
     (folder / "shot" / "a_masks.tif").write_bytes(b"II*\0 cut off")  # costs no correction
     correct(folder, "c")
     correct(folder, "d", PREDICTED)
     correct(folder, "e", weights="w2")
-    table = experiment.rounds()
+    table = Experiment(folder).rounds()
     # Shots of the round's begin: the corrections of this round taught its model nothing.
     columns = ["round", "image", "model", "shots", "shot_cells", "ap50", "seen"]
     assert table[columns].values.tolist() == [
@@ -122,17 +114,17 @@ def test_other_weights_begin_the_next_round(folder: Path, experiment):
     ]
     assert pd.to_datetime(table["time"]).dt.tz is not None
     columns = ["images", "ap50", "added", "removed", "changed"]
-    summary = experiment.sum_up_rounds()[columns].values.tolist()
+    summary = Experiment(folder).sum_up_rounds()[columns].values.tolist()
     assert summary == [[2, 0.75, 1, 1, 1], [1, 0.5, 1, 1, 1]]
 
 
-def test_correcting_an_image_again_replaces_its_row_and_its_masks(folder: Path, experiment):
+def test_correcting_an_image_again_replaces_its_row_and_its_masks(folder: Path):
     correct(folder, "c")
     correct(folder, "d")
     again = squares((2, 2), (30, 2))
     correct(folder, "c", again)
     # The prediction was made before: the model had not seen the correction.
-    table = experiment.rounds()[["image", "ap50", "seen"]]
+    table = Experiment(folder).rounds()[["image", "ap50", "seen"]]
     assert table.values.tolist() == [["d", 0.5, False], ["c", 0.25, False]]
     np.testing.assert_array_equal(read_masks(folder / "shot/c_masks.tif"), again)
     write_labels(folder / "shot/c_masks.tif", squares((1, 1)))  # by others
@@ -142,13 +134,13 @@ def test_correcting_an_image_again_replaces_its_row_and_its_masks(folder: Path, 
     assert files(folder) == before  # no score of what was not kept
 
 
-def test_an_image_that_the_model_has_learnt_is_kept_and_not_averaged(folder: Path, experiment):
+def test_an_image_that_the_model_has_learnt_is_kept_and_not_averaged(folder: Path):
     correct(folder, "c")
     correct(folder, "c", squares((9, 9)), weights="w2")
-    assert np.isnan(experiment.sum_up_rounds()["ap50"].iloc[1])
+    assert np.isnan(Experiment(folder).sum_up_rounds()["ap50"].iloc[1])
     correct(folder, "d", PREDICTED, weights="w2")
-    assert experiment.rounds()["seen"].tolist() == [False, True, False]
-    second = experiment.sum_up_rounds().iloc[1]
+    assert Experiment(folder).rounds()["seen"].tolist() == [False, True, False]
+    second = Experiment(folder).sum_up_rounds().iloc[1]
     assert (second["images"], second["ap50"]) == (2, 1.0)
 
 
@@ -163,7 +155,7 @@ def test_a_file_that_is_not_ours_is_refused_and_left_alone(folder: Path, content
 
 @pytest.mark.parametrize(("dies_in", "n_scored"), [("to_csv", 1), ("add_to_shots", 2)])
 def test_a_kill_leaves_a_whole_table_and_all_can_be_done_again(
-    folder, experiment, monkeypatch, dies_in, n_scored
+    folder, monkeypatch, dies_in, n_scored
 ):
     """The score comes before the shot."""
     correct(folder, "c")
@@ -177,10 +169,10 @@ def test_a_kill_leaves_a_whole_table_and_all_can_be_done_again(
         patch.setattr(pd.DataFrame if dies_in == "to_csv" else Experiment, dies_in, die)
         with pytest.raises(KeyboardInterrupt):
             correct(folder, "d")
-    assert len(experiment.rounds()) == n_scored
+    assert len(Experiment(folder).rounds()) == n_scored
     assert not (folder / "shot" / "d_masks.tif").exists()
     correct(folder, "d")
-    table = experiment.rounds()[["image", "seen", "shots"]]
+    table = Experiment(folder).rounds()[["image", "seen", "shots"]]
     assert table.values.tolist() == [["c", False, 2], ["d", False, 2]]
     assert [sample.name for sample in load_dataset(folder).shot] == ["a", "b", "c", "d"]
 

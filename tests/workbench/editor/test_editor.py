@@ -1,5 +1,8 @@
 """The mask editor as the page talks with it: messages, answers, and pictures of an image."""
 
+import json
+from collections.abc import Sequence
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +20,8 @@ from scellseg_lib.workbench.editor import ImageView, MaskEditor, view
 from scellseg_lib.workbench.editor.annotation import LARGEST_LABEL
 from scellseg_lib.workbench.editor.classes import COLOURS
 from scellseg_lib.workbench.editor.editor import HISTORY
-from scellseg_lib.workbench.editor.patches import Patch, set_pixels
+from scellseg_lib.workbench.editor.patches import Patch, apply, set_pixels
 from scellseg_lib.workbench.editor.view import MAPS, compose_channels, draw_still, make_layers
-from tests.workbench.editor.page import Page, connect, decode_labels
 
 ORANGE, *_ = COLOURS.values()
 IMAGE = np.arange(12 * 16, dtype=np.uint16).reshape(12, 16)
@@ -37,6 +39,99 @@ def cells() -> np.ndarray:
 
 def areas(editor: MaskEditor) -> dict[int, int]:
     return dict(editor.cells[["label", "area"]].to_numpy().tolist())
+
+
+def decode_labels(data: bytes, shape: Sequence[int]) -> np.ndarray:
+    pairs = np.frombuffer(data, "<u4").reshape(-1, 2)
+    return np.repeat(pairs[:, 0], pairs[:, 1]).astype(np.int32).reshape(shape)
+
+
+class Page:
+    """A page that draws what Python answers, in that order: it must have the same at any time.
+
+    The real page is tested in tests/browser.
+    """
+
+    def __init__(self, view: ImageView, client: str) -> None:
+        self.view, self.client, self.seq = view, client, 0
+        self.heard: list[dict[str, Any]] = []
+        self.buffers: list[list[bytes]] = []
+        self.labels, self.session, self.number = np.zeros((0, 0), np.int32), "", 0
+        self.facts: dict[str, list[str]] = {}
+        self.is_deaf = False
+        self.last: tuple[dict[str, Any], list[bytes]] = ({}, [])
+
+    def hear(self, content: dict[str, Any], buffers: Sequence[Any] = ()) -> None:
+        content, parts = json.loads(json.dumps(content)), [bytes(part) for part in buffers or ()]
+        if content.get("to") not in (None, self.client) or self.is_deaf:
+            return
+        self.heard.append(content)
+        self.buffers.append(parts)
+        if content["type"] == "open":
+            self.labels = decode_labels(parts[0], content["shape"])
+            self.session, self.facts = content.get("session", ""), content.get("facts", {})
+        elif content["type"] == "edit":
+            apply(self.labels, Patch.from_bytes(parts[0], self.labels.size))
+            self.facts |= content["facts"]
+        self.number = content.get("number", self.number)
+
+    def types(self) -> list[str]:
+        return [content["type"] for content in self.heard]
+
+    def told(self, type: str) -> dict[str, Any]:
+        """The last message of a type."""
+        return next(content for content in reversed(self.heard) if content["type"] == type)
+
+    def parts(self, type: str) -> list[bytes]:
+        """Bytes of the last message of a type."""
+        return self.buffers[len(self.heard) - 1 - self.types()[::-1].index(type)]
+
+    def post(self, buffers: Sequence[bytes] = (), **content: Any) -> list[dict[str, Any]]:
+        """Send a message; all that is heard upon it."""
+        before = len(self.heard)
+        self.view._receive(self.view, content, [memoryview(part) for part in buffers])
+        return self.heard[before:]
+
+    def edit(self, buffers: Sequence[bytes] = (), **content: Any) -> list[dict[str, Any]]:
+        self.seq += 1
+        own = {"client": self.client, "session": self.session, "seq": self.seq}
+        self.last = own | {"number": self.number} | content, list(buffers)
+        return self.again()
+
+    def again(self) -> list[dict[str, Any]]:
+        """Send the last edit once more."""
+        return self.post(self.last[1], **self.last[0])
+
+    def stroke(self, pixels: Sequence[int], label: int, **more: Any) -> list[dict[str, Any]]:
+        """Draw on the labels as this page knows them."""
+        patch = set_pixels(self.labels, np.asarray(pixels), label)
+        content = {"kind": "paint" if label else "erase", "label": label, "fresh": False} | more
+        return self.edit([patch.to_bytes()], type="stroke", **content)
+
+    def paint(self, box: tuple[slice, slice], label: int, **more: Any) -> list[dict[str, Any]]:
+        """Draw a box."""
+        pixels = np.arange(self.labels.size).reshape(self.labels.shape)[box].ravel()
+        return self.stroke(pixels, label, **more)
+
+    def turn(self, kind: str, of: str) -> list[dict[str, Any]]:
+        return self.edit(type="turn", kind=kind, of=of)
+
+    def command(self, name: str, /, **args: Any) -> list[dict[str, Any]]:
+        return self.edit(type="command", name=name, args=args)
+
+
+def connect(view: ImageView, *clients: str) -> list[Page]:
+    """Pages that have opened a view."""
+    pages = [Page(view, client) for client in clients or ("page",)]
+
+    def send(content: dict[str, Any], buffers: Sequence[Any] = ()) -> None:
+        for page in pages:
+            page.hear(content, buffers)
+
+    view.send = send  # type: ignore[method-assign]
+    for page in pages:
+        page.post(type="hello", client=page.client)
+    return pages
 
 
 @pytest.fixture
@@ -102,19 +197,16 @@ def test_an_editor_without_an_image_says_so_and_each_image_is_a_session():
     np.testing.assert_array_equal(editor.labels, cells()[:6])
 
 
-TOO_LARGE = np.full((12, 16), LARGEST_LABEL + 1)
-WRONG_LABELS = [cells()[:5], cells() / 2, TOO_LARGE, cells()[None], -cells()]
-
-
-@pytest.mark.parametrize(
-    ("image", "labels"), [(np.zeros(4), None), *((IMAGE, labels) for labels in WRONG_LABELS)]
-)
-def test_what_cannot_be_opened_leaves_open_what_was(tmp_path, image, labels):
+def test_what_cannot_be_opened_leaves_open_what_was(tmp_path):
     editor, page = with_file(tmp_path)
-    with pytest.raises(ImageError):
-        editor.load(image, labels, path=tmp_path / "b_masks.tif")
-    page.stroke([0], 9)
-    assert (editor.labels[0, 0], editor.save()[0]) == (9, tmp_path / "a_masks.tif")
+    too_large = np.full((12, 16), LARGEST_LABEL + 1)
+    wrong = [cells()[:5], cells() / 2, too_large, cells()[None], -cells()]
+    for image, labels in [(np.zeros(4), None), *((IMAGE, labels) for labels in wrong)]:
+        with pytest.raises(ImageError):
+            editor.load(image, labels, path=tmp_path / "b_masks.tif")
+        page.stroke([0], editor.annotation.free)
+        assert editor.labels[0, 0] == editor.annotation.free - 1
+        assert editor.save()[0] == tmp_path / "a_masks.tif"
 
 
 def test_a_stroke_is_in_the_labels_and_answered(editor, page):
@@ -131,19 +223,14 @@ def test_a_stroke_is_in_the_labels_and_answered(editor, page):
     assert [(edit.id, edit.kind) for edit in editor.edits][1:] == [("page:2", "erase")]
     with pytest.raises(ValueError, match="read-only"):
         editor.labels[0, 0] = 3
-
-
-BAD_RUNS = [b"123", *(np.array([0, n, 0, to], "<u4").tobytes() for n, to in ((999, 1), (1, 2**31)))]
-
-
-def test_strokes_that_overtake_each_other_are_taken_in_the_order_of_the_page(editor, page):
+    # Strokes that overtake each other are taken in the order of the page.
     runs = [set_pixels(page.labels, at, label).to_bytes() for at, label in (([0], 9), ([1], 9))]
     runs.append(set_pixels(page.labels, [0, 1], 8).to_bytes())
     own = {"client": "page", "session": page.session, "type": "stroke", "kind": "paint", "label": 9}
-    for late in (3, 2):
-        assert page.post([runs[late - 1]], **own, seq=late) == []
-    answers = page.post([runs[0]], **own, seq=1)
-    assert [answer["id"] for answer in answers] == ["page:1", "page:2", "page:3"]
+    for late in (5, 4):
+        assert page.post([runs[late - 3]], **own, seq=late) == []
+    answers = page.post([runs[0]], **own, seq=3)
+    assert [answer["id"] for answer in answers] == ["page:3", "page:4", "page:5"]
     assert editor.labels[0, :2].tolist() == [8, 8]
     np.testing.assert_array_equal(page.labels, editor.labels)
 
@@ -192,6 +279,9 @@ def test_strokes_and_commands_find_cells_that_were_numbered_anew_meanwhile(edito
         editor.undo()  # the last of the old numbers too
     page.command("delete", cells=[5])
     assert np.unique(editor.labels).tolist() == [0, 2]
+
+
+BAD_RUNS = [b"123", *(np.array([0, n, 0, to], "<u4").tobytes() for n, to in ((999, 1), (1, 2**31)))]
 
 
 @pytest.mark.parametrize(
@@ -302,12 +392,6 @@ def test_a_message_that_is_not_understood_is_answered_in_words(editor, page, con
     assert UNFORESEEN in answer["text"]
 
 
-def reopened(path: Path) -> MaskEditor:
-    table = path.with_name(path.stem.removesuffix("_masks") + "_cells.csv")
-    frame = pd.read_csv(table, keep_default_na=False)
-    return MaskEditor(IMAGE, readers.read_masks(path), cells=frame, path=path)
-
-
 def test_what_is_saved_opens_as_an_equal_editor(tmp_path):
     editor, page = with_file(tmp_path)
     heard: list[Path] = []
@@ -322,7 +406,8 @@ def test_what_is_saved_opens_as_an_equal_editor(tmp_path):
     assert not editor.is_changed
     text = (tmp_path / "a_cells.csv").read_text(encoding="utf-8")
     assert text == 'label,area,class,note\n1,24,NA,\n2,12,,"a ""ring"", 1/2; \u00b5"\n'
-    again = reopened(tmp_path / "a_masks.tif")
+    path, frame = tmp_path / "a_masks.tif", pd.read_csv(StringIO(text), keep_default_na=False)
+    again = MaskEditor(IMAGE, readers.read_masks(path), cells=frame, path=path)
     np.testing.assert_array_equal(again.labels, editor.labels)
     pd.testing.assert_frame_equal(again.cells, editor.cells)
     assert again.classes == editor.classes
@@ -331,7 +416,7 @@ def test_what_is_saved_opens_as_an_equal_editor(tmp_path):
     page.command("undo")
     editor.save(tmp_path / "b_masks.png")
     assert editor.is_changed  # its own file does not know of the undo yet
-    assert heard == [tmp_path / "a_masks.tif", tmp_path / "b_masks.png"]
+    assert heard == [path, tmp_path / "b_masks.png"]
 
 
 def test_what_a_crash_has_left_is_offered_and_brought_back(tmp_path):
@@ -358,11 +443,7 @@ def test_what_a_crash_has_left_is_offered_and_brought_back(tmp_path):
 
 
 KINDS = ["stroke", "stroke", "fresh", "undo", "redo", "command", "again", "hello"]
-
-
 some_pixels = st.lists(st.integers(0, 191), min_size=1, max_size=6, unique=True)
-
-
 message = st.tuples(st.integers(0, 1), st.sampled_from(KINDS), some_pixels, st.integers(0, 7))
 
 
@@ -401,17 +482,18 @@ def decode_png(png: bytes) -> np.ndarray:
     return cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
 
 
-@pytest.mark.parametrize("dtype", [bool, np.int8, np.uint16, np.int32, np.float32, np.float64])
-def test_intensities_come_back_from_the_numbers_within_a_step(dtype):
-    plane = (PLANE / 100 - 3).astype(dtype)
-    (layer,) = make_layers(plane, (), {})
-    expected = {"name": "image", "kind": "uint16", "channel": True}
-    assert layer.describe() == expected | {"low": layer.low, "high": layer.high}
-    back = layer.low + layer.pixels / 65535 * (layer.high - layer.low)
-    np.testing.assert_allclose(back, plane.astype(float), atol=(layer.high - layer.low) / 65535)
-
-
-def test_eight_bits_go_as_they_are_and_what_is_no_number_is_black():
+def test_intensities_come_back_from_the_numbers_within_a_step():
+    """But eight bits go as they are, and what is no number is black."""
+    for dtype in (bool, np.int8, np.uint16, np.int32, np.float32, np.float64):
+        plane = (PLANE / 100 - 3).astype(dtype)
+        (layer,) = make_layers(plane, (), {})
+        expected = {"name": "image", "kind": "uint16", "channel": True}
+        assert layer.describe() == expected | {"low": layer.low, "high": layer.high}
+        back, step = (
+            layer.pixels / 65535 * (layer.high - layer.low),
+            (layer.high - layer.low) / 65535,
+        )
+        np.testing.assert_allclose(layer.low + back, plane.astype(float), atol=step)
     plane = np.arange(6, dtype=np.uint8).reshape(2, 3)
     (layer,) = make_layers(plane, (), {})
     assert (layer.low, layer.high, layer.describe()["kind"]) == (0, 255, "uint8")
