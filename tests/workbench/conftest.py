@@ -25,6 +25,7 @@ from tests import tiny
 NAMES, SIDE, LEVELS = "ABCDEF", 96, (4, 8, 16, 32)
 DECODING = Decoding(cell_threshold=0.33, flow_threshold=0.0, min_size=5)
 """With these an untrained network finds cells of a kind."""
+SMALL = [pytest.mark.usefixtures("tiny_world"), pytest.mark.filterwarnings("ignore::UserWarning")]
 LONG = 180
 """Seconds after which a test gives up: many times what the slowest takes on a busy machine."""
 
@@ -76,11 +77,18 @@ def made_experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pixels = synthetic.make_image("Kc167", seed, (200, 200))[0][0, :SIDE, :SIDE]
         grey = cv2.normalize(pixels, np.zeros(0), 0, 255, cv2.NORM_MINMAX).astype(np.uint8)
         tifffile.imwrite(folder / "query" / f"{name}_img.tif", grey)
-    model = new_model("scellseg", LEVELS)
-    update = {"diameter": 60.0, "decoding": DECODING, "origin": "made for a test"}
-    model.card = model.card.model_copy(update=update)
-    model.save(folder / "tuned.safetensors")
+    add_model(folder, "tuned", seed=0)
     return folder
+
+
+def add_model(
+    folder: Path, name: str, architecture: str = "scellseg", *, seed: int = 1, **card: Any
+) -> Path:
+    """A model of the user's own."""
+    model = new_model(architecture, LEVELS, seed=seed)
+    update = {"diameter": 60.0, "decoding": DECODING, "origin": "made for a test"} | card
+    model.card = model.card.model_copy(update=update)
+    return model.save(folder / f"{name}.safetensors")
 
 
 @pytest.fixture
@@ -93,7 +101,9 @@ def experiment(made_experiment: Path, tmp_path: Path) -> Path:
 def made_results(made_experiment: Path, weights: Path) -> Path:
     """The same folder once its images are segmented."""
     folder = Path(shutil.copytree(made_experiment, made_experiment.parent / "results"))
-    segment_all(folder, weights)
+    with pytest.MonkeyPatch.context() as patch:
+        shrink_world(weights, patch)
+        assert SegmentPanel(folder).segment().join(LONG).state == "done"
     return folder
 
 
@@ -101,14 +111,6 @@ def made_results(made_experiment: Path, weights: Path) -> Path:
 def segmented(made_results: Path, tmp_path: Path) -> Path:
     """A folder of six images that are segmented by a model of the user's own."""
     return Path(shutil.copytree(made_results, tmp_path / "worms"))
-
-
-def segment_all(folder: Path, weights: Path) -> None:
-    """Segment a folder's images in the small world, once for several tests."""
-    with pytest.MonkeyPatch.context() as patch:
-        shrink_world(weights, patch)
-        job = SegmentPanel(folder).segment()
-        assert job.join(LONG).state == "done"
 
 
 def until(condition: Callable[[], Any], seconds: float = LONG) -> None:

@@ -16,57 +16,37 @@ import pytest
 from scellseg_lib import paths, progress
 from scellseg_lib.datasets import synthetic
 from scellseg_lib.files.images import read_masks, write_labels
-from scellseg_lib.model import new_model
 from scellseg_lib.samples import Sample
 from scellseg_lib.workbench import app
 from scellseg_lib.workbench.app import ANNOTATE, EXPORT, FINETUNE, INSPECT, SEGMENT, Workbench
 from scellseg_lib.workbench.forms import duration, plain, read_path
 from scellseg_lib.workbench.session import InspectedImage
 from tests import tiny
-from tests.workbench.conftest import DECODING, LONG, is_shown, problem, segment_all, until
+from tests.workbench.conftest import DECODING, LONG, NAMES, SMALL, is_shown, problem, squares, until
 
-pytestmark = [
-    pytest.mark.usefixtures("tiny_world"),
-    pytest.mark.filterwarnings("ignore::UserWarning"),
-]
+pytestmark = SMALL
 SQUARE = np.array([[5, 5], [5, 30], [30, 30], [30, 5]], float)
-NAMES = "abc"
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory, weights: Path) -> Path:
-    """Three images of worms, all segmented by a model, the first annotated."""
-    home = tmp_path_factory.mktemp("app") / "worms"
-    home.mkdir()
-    for seed, name in enumerate(NAMES):
-        image, masks = tiny.worm(seed)
-        write_labels(home / f"{name}.tif", np.round(image[0, :96, :96]).astype(np.uint16))
-        if not seed:
-            write_labels(home / f"{name}_masks.tif", masks[:96, :96])
-    model = new_model("scellseg", tiny.LEVELS, seed=0)
-    model.card = model.card.model_copy(update={"diameter": 60.0, "decoding": DECODING})
-    model.save(home / "tuned.safetensors")
-    segment_all(home, weights)
+@pytest.fixture
+def folder(made_experiment: Path, tmp_path: Path) -> Path:
+    """Six images that are not segmented yet, the first annotated, and a model."""
+    home = Path(shutil.copytree(made_experiment / "query", tmp_path / "worms"))
+    shutil.copy(made_experiment / "tuned.safetensors", home)
+    write_labels(home / "A_masks.tif", squares((9, 9), (50, 60), side=24, shape=(96, 96)))
     return home
 
 
 @pytest.fixture
-def folder(made: Path, tmp_path: Path) -> Path:
-    """Three images that are not segmented yet, the first annotated, and a model."""
-    left_out = shutil.ignore_patterns("segmented")
-    return Path(shutil.copytree(made, tmp_path / "worms", ignore=left_out))
-
-
-@pytest.fixture
-def segmented(made: Path, folder: Path) -> Workbench:
+def segmented(made_results: Path, folder: Path) -> Workbench:
     """A workbench whose images are all segmented."""
-    shutil.copytree(made / "segmented", folder / "segmented")
+    shutil.copytree(made_results / "segmented", folder / "segmented")
     workbench = Workbench(folder)
     assert workbench.segment.results.job.join(LONG).state == "done"
     return workbench
 
 
-def test_without_a_folder_each_panel_says_what_to_do_first():
+def test_without_a_folder_each_panel_says_what_to_do_and_a_folder_goes_to_all(folder: Path):
     workbench = Workbench()
     annotate, segment = workbench.annotate, workbench.segment
     for message, words in (
@@ -79,22 +59,18 @@ def test_without_a_folder_each_panel_says_what_to_do_first():
         assert words in message.text
     parts = (annotate.list, annotate.learn, annotate.replace, annotate.again, annotate.back)
     assert not any(map(is_shown, (*parts, annotate.suggest)))
-    for button in (segment.start, segment.preview.button, workbench.export.start):
-        assert button.disabled
+    buttons = (segment.start, segment.preview.button, *segment.results.buttons.values())
+    assert all(button.disabled for button in (*buttons, workbench.export.start))
     until(lambda: "Nothing is segmented here yet" in segment.results.message.text)
-
-
-def test_a_folder_goes_to_all_panels(folder: Path):
-    workbench = Workbench()
     (folder / "d.czi").touch()  # is not read, which is said
-    workbench.annotate.folder.value = str(folder)
-    assert "by their format or name: d.czi. Save it as" in workbench.annotate.message.text
-    assert workbench.finetune.folder.value == workbench.segment.source.value == str(folder)
+    annotate.folder.value = str(folder)
+    assert "by their format or name: d.czi. Save it as" in annotate.message.text
+    assert workbench.finetune.folder.value == segment.source.value == str(folder)
     assert workbench.export.path == folder
     until(lambda: workbench.finetune.found)
-    assert [shot.name for shot in workbench.finetune.found.usable] == ["a"]
-    assert re.match(r"3 images found\. .*: d\.czi\. Save it", workbench.segment.found.text)
-    assert workbench.segment.form.model.value.name == folder / "tuned.safetensors"
+    assert [shot.name for shot in workbench.finetune.found.usable] == ["A"]
+    assert re.match(r"6 images found\. .*: d\.czi\. Save it", segment.found.text)
+    assert segment.form.model.value.name == folder / "tuned.safetensors"
 
 
 @pytest.mark.parametrize("fault", [errno.EISDIR, errno.EACCES, errno.ENOSPC])
@@ -102,11 +78,11 @@ def test_what_is_drawn_is_kept_while_it_cannot_be_written(folder: Path, monkeypa
     def fail(path: Path, _: Path) -> None:
         raise OSError(fault, os.strerror(fault), str(path))
 
-    workbench, masks = Workbench(folder), folder / "b_masks.tif"
+    workbench, masks = Workbench(folder), folder / "B_masks.tif"
     workbench.annotate.editor.outline(SQUARE)
     monkeypatch.setattr(Path, "replace", fail)
     workbench.tabs.selected_index = EXPORT
-    assert "b_masks.tif" in problem(workbench)  # said above all tabs
+    assert "B_masks.tif" in problem(workbench)  # said above all tabs
     assert os.strerror(fault) in problem(workbench)
     workbench.segment.segment().join(LONG)
     segment = workbench.segment
@@ -127,7 +103,7 @@ def test_a_folder_that_vanishes_is_missed_in_words_and_what_is_drawn_is_kept(fol
         workbench.tabs.selected_index = tab
     assert "there are no images" in workbench.segment.found.text
     assert "there are no images" in problem(workbench.export)
-    assert read_masks(folder / "b_masks.tif").max() == 1
+    assert read_masks(folder / "B_masks.tif").max() == 1
 
 
 def inspect(workbench: Workbench, name: str) -> None:
@@ -139,23 +115,23 @@ def inspect(workbench: Workbench, name: str) -> None:
 
 
 def test_a_result_is_inspected_against_what_was_drawn(segmented: Workbench, folder: Path):
-    inspect(segmented, "a")
+    inspect(segmented, "A")
     inspector = segmented.inspector
-    assert (segmented.tabs.selected_index, inspector.entry.name) == (INSPECT, "a")
-    np.testing.assert_array_equal(inspector.entry.true, read_masks(folder / "a_masks.tif"))
+    assert (segmented.tabs.selected_index, inspector.entry.name) == (INSPECT, "A")
+    np.testing.assert_array_equal(inspector.entry.true, read_masks(folder / "A_masks.tif"))
     assert sorted(inspector.names) == list(NAMES)
     inspector._go(2)  # the network is asked about an image when it is looked at
-    until(lambda: inspector.entry.name == "c" and inspector.entry.prediction is not None)
-    (folder / "segmented" / "b_masks.tif").write_bytes(b"II*\0")
-    inspect(segmented, "b")
-    assert "b_masks.tif" in inspector._message.text
-    inspect(segmented, "c")  # which is whole
-    assert (inspector.entry.name, inspector.entry.true) == ("c", None)
+    until(lambda: inspector.entry.name == "C" and inspector.entry.prediction is not None)
+    (folder / "segmented" / "B_masks.tif").write_bytes(b"II*\0")
+    inspect(segmented, "B")
+    assert "B_masks.tif" in inspector._message.text
+    inspect(segmented, "C")  # which is whole
+    assert (inspector.entry.name, inspector.entry.true) == ("C", None)
     assert not inspector._message.is_error
 
 
 def test_thresholds_found_in_the_inspector_are_those_to_segment_with(segmented, folder):
-    inspect(segmented, "b")
+    inspect(segmented, "B")
     inspector, form = segmented.inspector, segmented.segment.form
     assert inspector._use.disabled
     inspector.thresholds._sliders["min_size"].value = 60
@@ -167,12 +143,12 @@ def test_thresholds_found_in_the_inspector_are_those_to_segment_with(segmented, 
     assert "Press Segment" in segmented.segment.message.text
     segmented.segment.anew.value = True
     assert segmented.segment.segment().join(LONG).state == "done"
-    written = read_masks(folder / "segmented" / "b_masks.tif")
+    written = read_masks(folder / "segmented" / "B_masks.tif")
     np.testing.assert_array_equal(written > 0, seen > 0)
 
 
 def test_cells_are_corrected_from_the_inspector_as_they_are_seen(segmented, folder):
-    inspect(segmented, "b")
+    inspect(segmented, "B")
     segmented.inspector.thresholds._sliders["min_size"].value = 60
     seen = np.array(segmented.inspector.view.labels)
     segmented.inspector._correct.click()
@@ -183,22 +159,22 @@ def test_cells_are_corrected_from_the_inspector_as_they_are_seen(segmented, fold
     editor.outline(SQUARE, protect=False)
     segmented.annotate.learn.click()
     table = pd.read_csv(folder / "rounds.csv")
-    assert table[["image", "predicted"]].values.tolist() == [["b", len(np.unique(seen)) - 1]]
+    assert table[["image", "predicted"]].values.tolist() == [["B", len(np.unique(seen)) - 1]]
     assert "Rounds of correction" in segmented.segment.results.rounds.value
     until(lambda: segmented.finetune.found and len(segmented.finetune.found.usable) == 2)
 
 
 def test_a_result_is_corrected_from_the_list(segmented: Workbench, folder: Path):
-    results, masks = segmented.segment.results, read_masks(folder / "segmented" / "c_masks.tif")
+    results, masks = segmented.segment.results, read_masks(folder / "segmented" / "C_masks.tif")
     results.list.index = 2
     for content in (None, b"II*\0"):
         if content:
-            (folder / "c.tif").write_bytes(content)
+            (folder / "C_img.tif").write_bytes(content)
         results.buttons["edit"].click()
         assert segmented._asking.join(LONG).ended
         assert segmented.tabs.selected_index == ANNOTATE
         np.testing.assert_array_equal(segmented.annotate.editor.labels, masks)
-    assert "c.tif" in problem(segmented)
+    assert "C_img.tif" in problem(segmented)
 
 
 def test_a_machine_that_runs_the_notebook_gets_pictures(folder: Path, monkeypatch):
@@ -210,13 +186,11 @@ def test_a_machine_that_runs_the_notebook_gets_pictures(folder: Path, monkeypatc
     data, _ = workbench._repr_mimebundle_()
     assert base64.b64decode(data["image/jpeg"]).startswith(b"\xff\xd8\xff")
     assert data["text/plain"].startswith("Workbench: 1 Annotate")
-    assert workbench.annotate.current.name == "a"  # the one with cells
+    assert workbench.annotate.current.name == "A"  # the one with cells
     inspector.show([InspectedImage("a", np.zeros((96, 96)), None, editor.labels)])
-    told = f"a: 96 x 96 px, {len(editor.cells)} cells"
-    for one, view, text in (
-        (editor, editor, told),
-        (inspector, inspector.view, "Inspector: 1 ima"),
-    ):
+    told = f"A: 96 x 96 px, {len(editor.cells)} cells"
+    shown = (editor, editor, told), (inspector, inspector.view, "Inspector: 1 ima")
+    for one, view, text in shown:
         data, _ = one._repr_mimebundle_()
         assert base64.b64decode(data["image/png"]) == view.picture()
         assert data["text/plain"].startswith(text)

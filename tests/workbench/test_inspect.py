@@ -125,9 +125,6 @@ def test_cells_are_coloured_told_and_counted():
     assert counts == [("1", "true positive"), ("2", "false positive"), ("2", "false negative")]
     panel.view.selected = 1
     assert text(panel, "told") == "cell 1: matches true cell 1, IoU 1.00, true positive"
-
-
-def test_an_agreement_is_not_rounded_up():
     nearly = metrics.match(np.repeat([[1, 0]], [1667, 9], 1), np.repeat([[1, 0]], [833, 843], 1))
     assert "0.49" in inspect.tell_outcomes(nearly, "true")[1][1]  # 0.4997 is no 0.50
 
@@ -257,7 +254,7 @@ def three() -> list[InspectedImage]:
     return [entry("unknown", None), entry("first", TRUE, first), entry("second", TRUE, second)]
 
 
-def test_the_list_is_worst_first_at_the_threshold():
+def test_the_list_is_worst_first_at_the_threshold_and_goes_round():
     panel = Inspector(three())
     # Of ten thresholds, the cells of the first image pass the first seven (IoU 0.81 and 0.84).
     scored = ["AP 0.33 · mean 0.33 · second", "AP 0.67 · mean 0.47 · first"]
@@ -270,10 +267,7 @@ def test_the_list_is_worst_first_at_the_threshold():
     panel.show([entry(str(n), squares((10, 10, 20)), squares((10, 10, n))) for n in sides])
     panel.iou.value = 0.5
     assert panel.names == ["15", "18", "19"]
-
-
-def test_the_way_from_image_to_image_goes_round():
-    panel, seen = Inspector(three()), []
+    panel, seen = Inspector(three()), []  # the way from image to image goes round
     for button in ("next", "next", "next", "previous"):
         found(panel, button).click()
         assert panel.entry.name == panel.view.title
@@ -370,14 +364,9 @@ def test_a_network_that_does_not_answer(fails: bool):
     assert panel.entry.prediction is None
 
 
-def test_an_image_that_is_left_when_the_network_answers_is_asked_about_again():
-    class Left(InspectedImage):
-        """Its memory is freed at the very moment."""
-
-        said = property(lambda self: None, lambda self, answer: None)  # type: ignore[assignment]
-
+def test_an_image_that_is_left_when_the_network_answers_is_asked_about_again(monkeypatch):
+    freed_at_once = property(lambda self: None, lambda self, answer: None)
+    monkeypatch.setattr(InspectedImage, "said", freed_at_once, raising=False)
     one = Waiting("a")
-    left = Left(**{name: getattr(one.entry, name) for name in InspectedImage.__match_args__})
-    left.ask()
-    assert one.asked.is_set()
-    assert left.is_unasked
+    one.entry.ask()
+    assert (one.asked.is_set(), one.entry.is_unasked) == (True, True)

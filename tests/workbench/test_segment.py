@@ -4,7 +4,6 @@ import json
 import os
 import re
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ from scellseg_lib import cli
 from scellseg_lib.datasets.weights import load_model
 from scellseg_lib.files import folder as folder_module
 from scellseg_lib.files.images import read_masks, read_pixels, write_labels
-from scellseg_lib.model import new_model
 from scellseg_lib.network import weights_hash
 from scellseg_lib.segmentation import decode
 from scellseg_lib.workbench import experiment as experiment_module
@@ -30,30 +28,15 @@ from scellseg_lib.workbench.session import SegmentationSettings
 from tests.workbench import conftest
 from tests.workbench.conftest import DECODING, LONG, NAMES, SIDE, files, is_shown, problem, until
 
-pytestmark = [
-    pytest.mark.usefixtures("tiny_world"),
-    pytest.mark.filterwarnings("ignore::UserWarning"),
-]
-
-
-def add_model(folder: Path, name: str, architecture: str = "scellseg", **card: Any) -> Path:
-    model = new_model(architecture, conftest.LEVELS, seed=len(name))
-    update = {"diameter": 60.0, "decoding": DECODING, "origin": "made for a test"} | card
-    model.card = model.card.model_copy(update=update)
-    return model.save(folder / f"{name}.safetensors")
+pytestmark = conftest.SMALL
 
 
 def run(panel: SegmentPanel) -> Job:
     """Press Segment and wait, for its cells to be counted too."""
     panel.start.click()
     assert panel.job.join(LONG).ended
-    counted(panel)
-    return panel.job
-
-
-def counted(panel: SegmentPanel) -> SegmentResults:
     assert panel.results.job.join(LONG).ended
-    return panel.results
+    return panel.job
 
 
 def tried(panel: SegmentPanel, name: str = "B_img.tif") -> Job:
@@ -66,26 +49,13 @@ def slider(panel: SegmentPanel, name: str) -> Any:
     return panel.form.thresholds._sliders[name]
 
 
-def act_after(monkeypatch: pytest.MonkeyPatch, n: int, act: Callable[[], object]) -> None:
-    """Do something in the thread of a run as soon as it has written this many masks."""
-    written = []
-
-    def write(path: Path, masks: np.ndarray) -> None:
-        write_labels(path, masks)
-        written.append(path)
-        if len(written) == n:  # between the images of a group
-            act()
-
-    monkeypatch.setattr(folder_module.images, "write_labels", write)
-
-
 @pytest.fixture
 def panel(experiment: Path) -> SegmentPanel:
     return SegmentPanel(experiment)
 
 
 def test_the_chosen_model_says_what_it_is_and_brings_its_diameter(experiment: Path):
-    os.utime(add_model(experiment, "older", "unet3", diameter=41.5), (1, 1))
+    os.utime(conftest.add_model(experiment, "older", "unet3", diameter=41.5), (1, 1))
     panel = SegmentPanel(experiment)
     form = panel.form
     titles = [title for title, _ in form.model.options]
@@ -97,7 +67,7 @@ def test_the_chosen_model_says_what_it_is_and_brings_its_diameter(experiment: Pa
     assert form.diameter.value == 41.5
     panel.go_to(experiment)  # what the user has chosen stays
     assert form.loaded[0].title == "Yours: older"
-    made = add_model(experiment, "round2", diameter=33.0)
+    made = conftest.add_model(experiment, "round2", diameter=33.0)
     panel.go_to(experiment, made)  # until a model is just tuned
     assert (form.loaded[0].name, form.diameter.value) == (made, 33)
 
@@ -136,7 +106,7 @@ def test_channels_are_asked_for_only_where_they_differ(experiment: Path, panel, 
     assert channels.value is None
     panel.source.value = str(colours)
     assert channels.value == ("gray", "none")
-    panel.go_to(experiment, add_model(experiment, "other", channels=("1", "red")))
+    panel.go_to(experiment, conftest.add_model(experiment, "other", channels=("1", "red")))
     panel.source.value = str(colours)
     assert channels.value == ("green", "red")  # as the model's card says
     channels.cells.value, channels.nuclei.value = "blue", "none"
@@ -154,7 +124,7 @@ def test_channels_are_asked_for_once_an_image_needs_them(tmp_path: Path, is_trie
     grey = np.random.default_rng(0).integers(0, 255, (SIDE, SIDE, 1), np.uint8).repeat(3, 2)
     for name, image in (("A", grey), ("B", np.roll(grey, (0, 9), (0, 2)) // [1, 2, 3])):
         tifffile.imwrite(tmp_path / f"{name}.tif", image.astype(np.uint8), photometric="rgb")
-    add_model(tmp_path, "tuned")
+    conftest.add_model(tmp_path, "tuned")
     panel = SegmentPanel(tmp_path)
     assert panel.form.channels.value is None
     (tried(panel, "B.tif") if is_tried else run(panel))
@@ -178,6 +148,10 @@ def test_the_network_runs_once_and_cells_follow_the_thresholds(experiment, panel
     view, known = panel.preview.view, panel.form.loaded[1].representation
     np.testing.assert_array_equal(view.labels, decode(prediction, known, DECODING))
     before = view.labels.copy()
+    with monkeypatch.context() as patch:
+        patch.setattr("scellseg_lib.workbench.segment.decode", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            slider(panel, "cell_threshold").value = 0.3  # the next move counts all the same
     for threshold in (0.325, 0.34):
         slider(panel, "cell_threshold").value = threshold
         decoding = DECODING.model_copy(update={"cell_threshold": threshold})
@@ -193,6 +167,9 @@ def test_the_network_runs_once_and_cells_follow_the_thresholds(experiment, panel
     assert str(len(np.unique(fast)) - 1) in panel.preview.message.text
     run(panel)  # writes what was seen
     np.testing.assert_array_equal(read_pixels(experiment / "segmented" / "B_masks.tif"), fast)
+    entry = panel.results.entries[1]  # which knows how it was made
+    assert (entry.settings.resample, entry.settings.decoding) == (False, decoding)
+    np.testing.assert_array_equal(entry.predict().maps, prediction.maps)
 
 
 def test_what_the_network_must_see_again_is_asked_for(experiment: Path, panel):
@@ -268,7 +245,14 @@ def test_a_folder_survives_a_damaged_file_and_says_what_to_do(experiment: Path, 
 
 
 def test_paused_it_waits_and_then_goes_on(experiment: Path, panel, monkeypatch):
-    act_after(monkeypatch, 1, panel.pause.click)
+    """Stopped, it keeps what is done, and another run goes on from there."""
+    acts = [panel.pause.click, panel.cancel.click]
+
+    def write(path: Path, masks: np.ndarray) -> None:
+        write_labels(path, masks)
+        _ = acts and acts.pop(0)()  # in the run's thread, between the images of a group
+
+    monkeypatch.setattr(folder_module.images, "write_labels", write)
     panel.start.click()
     until(lambda: conftest.rests(panel.job))
     state = panel.start.disabled, is_shown(panel.pause), panel.pause.description
@@ -276,13 +260,7 @@ def test_paused_it_waits_and_then_goes_on(experiment: Path, panel, monkeypatch):
     assert "Paused" in panel.message.text
     assert list(files(experiment / "segmented")) == ["A_masks.tif", "segmented.json"]
     panel.pause.click()
-    assert panel.job.join(LONG).state == "done"
-    assert len(files(experiment / "segmented")) == 7
-
-
-def test_stopped_it_keeps_what_is_done_and_goes_on_from_there(experiment, panel, monkeypatch):
-    act_after(monkeypatch, 2, panel.cancel.click)
-    assert run(panel).state == "cancelled"
+    assert panel.job.join(LONG).state == "cancelled"
     assert panel.message.text.startswith("Stopped: 2 of 6 images done")
     assert "could not be segmented" not in panel.failures.value  # nothing was at fault
     made = ["A_masks.tif", "B_masks.tif", "segmented.json"]
@@ -353,25 +331,6 @@ def test_images_chosen_while_a_run_ends_are_those_whose_results_are_listed(
     assert (panel.found.text, panel.results.entries) == ("1 image found.", [])
 
 
-def test_results_are_looked_at_and_corrected(experiment: Path):
-    looked, edited = list[SegmentedImage](), list[SegmentedImage]()
-    panel = SegmentPanel(experiment, looked.append, edited.append)
-    assert panel.results.buttons["inspect"].disabled
-    panel.form.full_size.value = False
-    run(panel)
-    panel.results.list.index = 2
-    panel.results.buttons["inspect"].click()
-    panel.results.buttons["edit"].click()
-    (entry,) = looked
-    assert edited == [entry]
-    assert (entry.name, entry.image) == ("C", experiment / "query" / "C_img.tif")
-    assert entry.masks == experiment / "segmented" / "C_masks.tif"
-    model = load_model(experiment / "tuned.safetensors")
-    assert (entry.model_file, entry.weights) == ("tuned.safetensors", weights_hash(model.network))
-    found = decode(entry.predict(), model.representation, DECODING, resample=False)
-    np.testing.assert_array_equal(found, read_masks(entry.masks))
-
-
 def test_former_results_are_listed_and_belong_to_their_model(segmented: Path):
     panel, said = SegmentPanel(segmented), "6 images found, 6 of them with masks."
     entry = panel.results.entries[0]
@@ -379,7 +338,7 @@ def test_former_results_are_listed_and_belong_to_their_model(segmented: Path):
     assert entry.model is panel.form.loaded[1]
     labels = read_masks(entry.masks)
     Experiment(segmented).keep_correction(entry, labels, np.where(labels == 1, 0, labels))
-    panel.go_to(segmented, add_model(segmented, "second"))
+    panel.go_to(segmented, conftest.add_model(segmented, "second"))
     assert panel.found.text == said
     assert "tuned.safetensors" in panel.results.rounds.value
     entry = panel.results.entries[0]
@@ -394,7 +353,8 @@ def test_former_results_are_listed_and_belong_to_their_model(segmented: Path):
 def test_masks_that_are_not_those_of_their_image_are_listed_as_such(segmented: Path, file, write):
     """Damaged, or the image or the masks are others since they were made."""
     write(segmented / file, np.ones((SIDE, SIDE), np.int32))
-    results = counted(SegmentPanel(segmented))
+    results = SegmentPanel(segmented).results
+    assert results.job.join(LONG).ended
     assert "B: its masks are damaged, or not of this image" in results.list.options[1][0]
     assert results.list.options[0][0].endswith(("cell", "cells"))
 

@@ -2,7 +2,6 @@
 
 import re
 from pathlib import Path
-from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -13,7 +12,7 @@ from scellseg_lib.representation import Decoding
 from scellseg_lib.segmentation import Prediction, decode
 from scellseg_lib.workbench import session
 from scellseg_lib.workbench.app import Workbench
-from scellseg_lib.workbench.session import Newest, SegmentationSettings, Thresholds, find_cells
+from scellseg_lib.workbench.session import SegmentationSettings, Thresholds, find_cells
 from tests import tiny
 from tests.workbench.conftest import draw, is_shown, squares, until
 from tests.workbench.test_inspect import KINDS, SIZE, said
@@ -37,15 +36,6 @@ def test_a_threshold_is_shown_if_and_only_if_it_makes_a_difference(kind: str):
     name = chosen.thresholds[0]
     thresholds._sliders[name].value = 0.1 + 0.2  # steps of a slider, added up in binary
     assert thresholds.chosen == {name: 0.3}
-
-
-def test_newest_goes_on_after_an_error():
-    work = Mock(side_effect=[ValueError("the moon"), None])
-    newest = Newest(work)
-    with pytest.raises(ValueError, match="the moon"):
-        newest()
-    newest()
-    assert work.call_count == 2
 
 
 @pytest.mark.parametrize("kind", KINDS)
