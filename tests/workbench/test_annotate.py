@@ -43,12 +43,6 @@ def experiment(tmp_path: Path) -> Path:
     return home
 
 
-def result(experiment: Path) -> SegmentedImage:
-    image, masks = experiment / "query" / "b_img.tif", experiment / "segmented" / "b_masks.tif"
-    settings = SegmentationSettings(30.0)
-    return SegmentedImage("b", image, masks, None, "tuned.safetensors", "first", settings)
-
-
 def marks(panel: AnnotatePanel) -> str:
     return "".join(label[0] for label, _ in panel.list.options)
 
@@ -84,10 +78,7 @@ def test_a_folder_opens_at_the_first_image_that_is_not_annotated(folder: Path):
     assert opened(panel) == "worm_1"
     assert panel.message.text.startswith(f"1 of 3 images annotated ({DONE}). Draw all cells")
     assert not panel.editor.labels.any()
-
-
-def test_a_wrong_folder_is_said_and_the_one_before_stays(folder: Path, panel):
-    (folder / "empty").mkdir()
+    (folder / "empty").mkdir()  # of a wrong one it is said, and the one before stays
     for typed, words in (("nowhere", "there is no such folder"), ("empty", "there are no images")):
         panel.folder.value = str(folder / typed)
         assert words in problem(panel)
@@ -315,46 +306,40 @@ def test_nothing_is_learnt_from_an_image_to_be_segmented_before_it_is_asked_for(
     assert not is_shown(panel.learn)
 
 
-def test_a_correction_is_scored_and_becomes_a_shot(experiment: Path):
+def test_a_correction_is_gone_on_with_scored_and_becomes_a_shot(experiment: Path, model):
     told: list[Path] = []
-    panel = AnnotatePanel(experiment, on_learn=told.append)
+    panel = AnnotatePanel(experiment, on_learn=told.append, on_suggest=model)
     before = files(experiment / "segmented")
-    panel.correct(result(experiment))
+    places = experiment / "query" / "b_img.tif", experiment / "segmented" / "b_masks.tif"
+    made_by = None, "tuned.safetensors", "first", SegmentationSettings(30.0)
+    result = SegmentedImage("b", *places, *made_by)
+    panel.correct(result)
     assert "the model tuned found in b" in panel.message.text
-    panel.editor.delete([1])
-    panel.editor.outline(SQUARE + np.array([0, 30]))
-    panel.editor.set_class([2], "male")
-    panel.learn.click()
-    assert panel.message.text.startswith("b is annotated now: 1 cell added, 1 removed, 0 changed")
-    assert told == [experiment]
-    (row,) = Experiment(experiment).rounds().itertuples()
-    assert (row.image, row.model, row.weights, row.added) == ("b", "tuned.safetensors", "first", 1)
-    assert files(experiment / "segmented") == before
-    for part in ("corrected", "shot"):
-        masks = read_masks(experiment / part / "b_masks.tif")
-        np.testing.assert_array_equal(masks, panel.editor.labels)
-    table = pd.read_csv(experiment / "shot" / "b_cells.csv", keep_default_na=False)
-    assert sorted(table["class"]) == ["", "male"]
-
-
-def test_a_correction_is_gone_on_with(experiment: Path, model):
-    panel = AnnotatePanel(experiment, on_suggest=model)
-    panel.correct(result(experiment))
     panel.editor.delete([1])
     crashed = AnnotatePanel(experiment)
     assert "Corrections that were not saved: b." in crashed.message.text
     panel.back.click()  # saves, as going on does
     assert (opened(panel), is_shown(panel.back)) == ("b", False)
     assert not panel.editor.labels.any()  # the image's own masks are none yet
-    panel.correct(result(experiment))
+    panel.correct(result)
     assert len(panel.editor.cells) == 1
     assert "as you left it" in panel.message.text
     model.masks = squares((20, 20), (20, 30))  # what another model finds comes beside it
     suggest(panel, model)
     assert (model.asked, len(panel.editor.cells)) == (["b_img.tif"], 2)
-    panel.learn.click()
+    panel.editor.set_class([2], "male")
+    panel.learn.click()  # against what the model gave, as it was at first
+    assert panel.message.text.startswith("b is annotated now: 1 cell added, 1 removed, 0 changed")
+    assert told == [experiment]
     (row,) = Experiment(experiment).rounds().itertuples()
-    assert (row.predicted, row.corrected) == (2, 2)  # against what the model gave
+    assert (row.image, row.model, row.weights) == ("b", "tuned.safetensors", "first")
+    assert (row.predicted, row.corrected, row.added) == (2, 2, 1)
+    assert files(experiment / "segmented") == before
+    for part in ("corrected", "shot"):
+        masks = read_masks(experiment / part / "b_masks.tif")
+        np.testing.assert_array_equal(masks, panel.editor.labels)
+    table = pd.read_csv(experiment / "shot" / "b_cells.csv", keep_default_na=False)
+    assert sorted(table["class"]) == ["", "male"]
 
 
 class Answers:
@@ -437,24 +422,7 @@ def test_suggestions_that_nobody_has_touched_make_room_for_new_ones(panel, model
     assert len(editor.cells) == 4
 
 
-def test_where_nothing_is_found_it_is_said_and_the_pictures_are_there(panel, model):
-    panel.suggest.click()
-    assert panel.suggest.disabled
-    suggest(panel, model)
-    assert model.asked == ["worm_1.tif"]
-    assert panel.message.text.startswith("The model mine suggests 2 cells. Correct what is wrong;")
-    panel.editor.undo()
-    model.masks, model.doubt = np.zeros(SHAPE, np.int32), "Set the diameter."
-    suggest(panel, model)
-    assert panel.message.text == "The model mine finds no cells in worm_1. Set the diameter."
-    assert [layer.name for layer in panel.editor._layers] == ["image", "cell probability"]
-    panel.editor.outline(SQUARE)
-    model.masks = np.array(panel.editor.labels)
-    suggest(panel, model)
-    assert "finds no cells in worm_1 beside the 1 that are there." in panel.message.text
-
-
-def test_an_error_is_said_and_the_button_can_be_pressed_again(panel, model):
+def test_errors_and_that_nothing_is_found_are_said_and_the_pictures_are_there(panel, model):
     good = model.masks
     for wrong, words in (
         (ChannelsNeeded("which one?", ["red"]), "Choose under Channels what to segment."),
@@ -466,5 +434,17 @@ def test_an_error_is_said_and_the_button_can_be_pressed_again(panel, model):
         assert words in problem(panel)
         assert not panel.editor.edits
     model.masks = good
+    panel.suggest.click()
+    assert panel.suggest.disabled
     suggest(panel, model)
-    assert (problem(panel), len(panel.editor.cells)) == ("", 2)
+    assert (model.asked, problem(panel)) == (["worm_1.tif"] * 4, "")
+    assert panel.message.text.startswith("The model mine suggests 2 cells. Correct what is wrong;")
+    panel.editor.undo()
+    model.masks, model.doubt = np.zeros(SHAPE, np.int32), "Set the diameter."
+    suggest(panel, model)
+    assert panel.message.text == "The model mine finds no cells in worm_1. Set the diameter."
+    assert [layer.name for layer in panel.editor._layers] == ["image", "cell probability"]
+    panel.editor.outline(SQUARE)
+    model.masks = np.array(panel.editor.labels)
+    suggest(panel, model)
+    assert "finds no cells in worm_1 beside the 1 that are there." in panel.message.text

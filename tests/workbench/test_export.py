@@ -59,29 +59,18 @@ def test_all_formats(folder: Path, panel: ExportPanel):
 
 
 def test_corrected_cells_come_before_those_that_a_model_gave(folder: Path, panel: ExportPanel):
+    panel.what.value = ANNOTATED  # or those that were drawn alone
+    assert panel.message.text.startswith("1 image.")
+    exported(panel)
+    assert written(folder) == ["a_measurements.csv", "a_rois.zip"]
+    panel.what.value = SEGMENTED
+    assert panel.message.text.startswith("2 images.")
     places = [(image.name, masks.parent.name) for image, masks in panel.find()[0]]
     assert places == [("b_img.tif", "segmented"), ("c_img.tif", "corrected")]
     (folder / "query" / "b_img.tif").unlink()
     panel.look()
     assert panel.message.text.startswith("1 image.")
     assert "Left out, as their images are not in the folder: b." in panel.message.text
-
-
-def test_classes_notes_and_channels_are_in_the_table(folder: Path, panel: ExportPanel):
-    panel.channels.value = "worm, dye"
-    exported(panel, "table")
-    table = pd.read_csv(folder / "exported" / "c_measurements.csv", keep_default_na=False)
-    assert table[["class", "note"]].values.tolist() == [["male", ""], ["", "curled"]]
-    assert {"intensity_mean_worm", "intensity_mean_dye"} < set(table)
-
-
-def test_annotated_images_are_exported_too(folder: Path, panel: ExportPanel):
-    panel.what.value = ANNOTATED
-    assert panel.message.text.startswith("1 image.")
-    exported(panel)
-    assert written(folder) == ["a_measurements.csv", "a_rois.zip"]
-    panel.what.value = SEGMENTED
-    assert panel.message.text.startswith("2 images.")
 
 
 def test_images_of_cells_have_the_size_asked_for_and_can_be_cut_out(
@@ -99,8 +88,12 @@ def test_images_of_cells_have_the_size_asked_for_and_can_be_cut_out(
     assert np.count_nonzero(crop[..., 0]) == 64
 
 
-def test_what_was_exported_before_stays_unless_that_is_asked_for(folder: Path, panel: ExportPanel):
+def test_a_table_has_classes_notes_and_channels_and_stays_unless_asked(folder, panel: ExportPanel):
+    panel.channels.value = "worm, dye"
     exported(panel, "table")
+    table = pd.read_csv(folder / "exported" / "c_measurements.csv", keep_default_na=False)
+    assert table[["class", "note"]].values.tolist() == [["male", ""], ["", "curled"]]
+    assert {"intensity_mean_worm", "intensity_mean_dye"} < set(table)
     file = folder / "exported" / "b_measurements.csv"
     file.write_text("mine")
     exported(panel)

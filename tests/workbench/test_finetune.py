@@ -25,13 +25,9 @@ from scellseg_lib.workbench.experiment import offer_models
 from scellseg_lib.workbench.finetune import FinetunePanel
 from scellseg_lib.workbench.jobs import Job
 from tests import tiny
-from tests.workbench.conftest import LONG, is_shown, problem, until
+from tests.workbench.conftest import LONG, SMALL, add_model, is_shown, problem, until
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.usefixtures("tiny_world"),
-    pytest.mark.filterwarnings("ignore::UserWarning"),
-]
+pytestmark = [pytest.mark.slow, *SMALL]
 SIDE = 160
 FINETUNE = "scellseg_lib.workbench.finetune"
 
@@ -88,10 +84,6 @@ def tuned(panel: FinetunePanel) -> Path:
     (panel.go_on if is_shown(panel.go_on) else panel.start).click()
     assert end(panel).job.state == "done", panel.message.text
     return panel.job.result
-
-
-def weights(file: Path) -> str:
-    return weights_hash(load_model(file).network)
 
 
 def checkpoints(folder: Path) -> list[str]:
@@ -189,9 +181,7 @@ def test_channels_are_offered_from_the_files_and_asked_for(folder, tmp_path):
     place = tmp_path / "colours"
     colours = np.stack([255 - image, image, image // 2, image // 3])
     annotate(place, "A", colours, masks, imagej=True, metadata={"axes": "CYX"})
-    model = new_model("scellseg", tiny.LEVELS)
-    model.card = model.card.model_copy(update={"channels": ("blue", "red")})
-    model.save(place / "mine.safetensors")
+    add_model(place, "mine", channels=("blue", "red"))
     panel = opened(place)
     cells, nuclei = panel.channels.cells, panel.channels.nuclei
     names = [name for _, name in cells.options]
@@ -264,7 +254,7 @@ def test_the_saved_model_is_the_one_that_the_library_tunes(folder, monkeypatch):
     model = panel.model.value.load()
     options = {"strategy": "classic", "steps": 4, "batch_size": 2}
     same = finetune(model, load_folder(folder).shot, precision=Precision(), **options)
-    assert weights(tuned(panel)) == weights_hash(same.network)
+    assert weights_hash(load_model(tuned(panel)).network) == weights_hash(same.network)
     assert panel.name.value == "worms-scellseg-2"  # for the next one
     assert drawn == [0, 4]  # the curve, and not at every step
 
@@ -273,34 +263,54 @@ def test_the_page_stays_alive_and_the_time_is_told_from_the_third_step(panel, pa
     """No step ends before this thread, the kernel's, lets it, and the curve grows meanwhile."""
     monkeypatch.setattr("scellseg_lib.workbench.jobs.TELL_EVERY", 0)
     monkeypatch.setattr(f"{FINETUNE}.DRAWN_EVERY", 0)
-    pace.left = 0
+    pace.left, panel.steps.value = 0, 5
     panel.start.click()
     curves = {""}
     for step in range(1, 4):
         pace.left = 1
-        until(lambda step=step: f"Learning: {step} of 4" in panel.time.value)
+        until(lambda step=step: f"Learning: {step} of 5" in panel.time.value)
         until(lambda: panel.curve.value not in curves)
         curves.add(panel.curve.value)
         told = "left" if step == 3 else "The time is known after 3 steps"
         assert told in panel.time.value
-    assert not panel.job.ended
-    pace.left = inf
-    assert end(panel).job.state == "done"
+    cancel = panel.job.cancel
+
+    def at_once() -> None:
+        cancel()
+        pace.left = inf
+        panel.job.join(1)
+
+    panel.job.cancel = at_once
+    panel.stop.click()  # the last word is that it has stopped
+    assert end(panel).message.text.startswith("Stopped: ")
 
 
-def test_a_stopped_run_goes_on_to_the_model_that_was_never_stopped(folder, panel, pace):
-    panel.name.value = "whole"
+def test_a_stopped_run_goes_on_to_the_model_that_was_never_stopped(
+    folder, panel, pace, tmp_path, monkeypatch
+):
+    """And so does one that was killed, once it is found again."""
+    monkeypatch.setattr(training, "SAVE_EVERY", 0.0)
+    panel.strategy.value, panel.name.value = "contrastive", "whole"
     whole = load_model(tuned(panel))
     panel.name.value = "halted"
-    stopped(panel, pace)
+    start(panel, pace, 2)
+    left = tmp_path / "left/worms"  # what lies on the disk now is all that a kill would leave
+    shutil.copytree(folder, left, ignore=shutil.ignore_patterns(".*"))
+    panel.stop.click()
+    pace.left = inf
+    assert end(panel).job.state == "cancelled"
     assert 2 <= len(panel.run.log) < 4
     assert "halted.checkpoint" in checkpoints(folder)
     assert not (folder / "halted.safetensors").exists()
     assert panel.message.text.startswith("Stopped: ")
     assert [is_shown(one) for one in (panel.go_on, panel.keep, panel.start)] == [True, True, False]
-    halted = load_model(tuned(panel))
-    assert weights_hash(whole.network) == weights_hash(halted.network)
-    assert halted.card.model_dump(exclude={"recipe"}) == whole.card.model_dump(exclude={"recipe"})
+    found = end(FinetunePanel(left))
+    assert (len(found.run.log), found.steps.value, found.strategy.value) == (2, 4, "contrastive")
+    assert "An unfinished run, halted, lies here" in found.message.text
+    assert (found.steps.disabled, "<img" in found.curve.value) == (True, True)
+    models = [whole, *(load_model(tuned(each)) for each in (panel, found))]
+    assert len({weights_hash(one.network) for one in models}) == 1
+    assert len({one.card.model_dump_json(exclude={"recipe"}) for one in models}) == 1
     assert checkpoints(folder) == []
 
 
@@ -321,7 +331,7 @@ def test_a_stopped_run_can_be_kept_as_it_is_also_after_another_look(folder, pace
     assert checkpoints(folder) == []
 
 
-def test_what_learns_in_another_window_is_left_alone(folder, pace):
+def test_what_learns_in_another_window_or_from_other_images_is_left_alone(folder, pace):
     stale = opened(folder)
     stale.steps.value = 9
     stopped(stale, pace)
@@ -343,35 +353,13 @@ def test_what_learns_in_another_window_is_left_alone(folder, pace):
     end(first)
     stale.check.click()  # what the other window has gone on with is not kept as it was here
     assert [is_shown(one) for one in (end(stale).keep, stale.go_on)] == [False, True]
-
-
-def test_a_killed_run_is_found_again_and_goes_on(folder, pace, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "SAVE_EVERY", 0.0)
-    first = opened(folder)
-    first.name.value, first.strategy.value = "worm", "contrastive"
-    start(first, pace, 2)
-    left = tmp_path / "left"  # what lies on the disk at this moment is all that a kill would leave
-    shutil.copytree(folder, left, ignore=shutil.ignore_patterns(".*"))
-    pace.left = inf
-    whole = weights(end(first).job.result)
-    second = end(FinetunePanel(left))
-    assert len(second.run.log) == 2
-    assert "An unfinished run, worm, lies here" in second.message.text
-    assert (second.steps.value, second.strategy.value) == (4, "contrastive")
-    assert second.steps.disabled
-    assert "<img" in second.curve.value
-    assert weights(tuned(second)) == whole
-
-
-def test_a_run_whose_images_changed_is_not_gone_on_with(folder, pace):
-    panel = stopped(opened(folder), pace)
     annotate(folder, "B", *disks(6))
-    panel.go_on.click()
-    assert "have changed since this run was stopped" in problem(end(panel))
-    panel.discard.click()
-    end(panel)
+    stale.go_on.click()
+    assert "have changed since this run was stopped" in problem(end(stale))
+    stale.discard.click()
+    end(stale)
     assert checkpoints(folder) == []
-    tuned(panel)
+    tuned(stale)
 
 
 def test_a_stop_before_the_first_step_leaves_nothing(folder, monkeypatch):
@@ -410,20 +398,6 @@ def test_a_model_is_passed_on_though_the_folder_is_looked_into_as_its_run_ends(f
     assert passed_on == [folder / "worms-scellseg.safetensors"]
     assert panel.run is None
     assert is_shown(panel.start)
-
-
-def test_the_last_word_of_a_run_that_stops_at_once_is_that_it_has(panel, pace):
-    start(panel, pace)
-    cancel = panel.job.cancel
-
-    def at_once() -> None:
-        cancel()
-        pace.left = inf
-        panel.job.join(1)
-
-    panel.job.cancel = at_once
-    panel.stop.click()
-    assert end(panel).message.text.startswith("Stopped: ")
 
 
 def test_no_model_is_overwritten_in_silence(folder, panel, pace):
