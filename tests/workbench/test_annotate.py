@@ -13,6 +13,7 @@ from scellseg_lib.files.images import read_masks, write_labels
 from scellseg_lib.files.seg_npy import write_seg
 from scellseg_lib.workbench.annotate import DONE, OPEN, UNSAVED, AnnotatePanel
 from scellseg_lib.workbench.experiment import Experiment, SegmentedImage
+from scellseg_lib.workbench.finetune import tell_shots
 from scellseg_lib.workbench.session import SegmentationSettings, Suggestion
 from tests.workbench.conftest import draw, files, is_shown, problem, squares, until
 
@@ -142,6 +143,14 @@ def test_masks_of_cellpose_are_opened_and_never_overwritten(folder: Path):
     assert files(folder).items() >= before.items()
     # One file of ours hides none of theirs from the next step.
     assert usable(folder) == [("worm_1", 2), ("worm_2", 2)]
+
+
+def test_labels_that_may_be_classes_are_told_of(folder: Path):
+    write_labels(folder / "worm_2_masks.tif", np.sign(TWO))
+    panel, words = AnnotatePanel(folder), "worm_2_masks.tif: 1 of 1 labels lie in pieces: label 1"
+    choose(panel, "worm_2")
+    assert words in panel.message.text
+    assert words in tell_shots(Experiment(folder).survey())
 
 
 def test_a_damaged_image_is_said_and_passed_over(folder: Path):
