@@ -84,8 +84,7 @@ def test_a_save_that_is_killed_leaves_masks_with_their_own_list(tmp_path, monkey
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", replace)
-        with pytest.raises(KeyboardInterrupt):
-            editor.save()
+        expect(editor.save, KeyboardInterrupt)
     export(path, tmp_path / "out", ["table"])  # reads as the editor will, and changes nothing
     told = pd.read_csv(tmp_path / "out/A_measurements.csv", keep_default_na=False)["class"]
     assert told.tolist() == (["dead", ""] if dies == "masks" else ["alive"])
@@ -105,8 +104,7 @@ def test_two_windows_on_one_image_lose_nothing_and_overwrite_nothing_unsaid(tmp_
     one.save()
     (left,) = tmp_path.glob(".*.edits*")
     assert len(left.read_text().splitlines()) == 3  # the other window's edits, both of them
-    with pytest.raises(MasksChanged):
-        two.save()
+    expect(two.save, MasksChanged)
     two.save(replace=True)
     assert read_cells(path)["note"].tolist() == ["", "two"]
     assert not list(tmp_path.glob(".*"))
@@ -118,8 +116,7 @@ NAMES += ["A\n.tif", "\ud800.tif", f"{'A' * 200}.tif"]
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_dropped_file_stays_in_the_folder(tmp_path, name):
-    home = tmp_path / "home"
-    home.mkdir()
+    (home := tmp_path / "home").mkdir()
     tifffile.imwrite(home / "A.tif", np.ones((20, 30), np.uint8))
     write_labels(tmp_path / "good.tif", LABELS)
     with pytest.raises(ScellsegError, match="no file can be called so"):

@@ -31,8 +31,8 @@ def draw(file: Path, seed: int) -> None:
 def segment(home: Path, **options: Any) -> tuple[int, int, list[str]]:
     """Segment; how many were written and done already, and the names of the files that failed."""
     jobs, outcome = folder.plan_jobs(home, home / "out", ".tif", **READING)
-    options = {"diameter": 30.0, "reading": READING} | options
-    folder.segment_jobs(jobs, MODEL, home / "out", outcome, **options)
+    how = {"diameter": 30.0, "reading": READING} | options
+    folder.segment_jobs(jobs, MODEL, home / "out", outcome, **how)
     return outcome.written, outcome.already, sorted(Path(name).name for name in outcome.failed)
 
 
@@ -90,22 +90,20 @@ def test_done_are_whole_masks_of_the_very_image(home, name, spoil, right):
     "other", [{"diameter": 20.0}, {"flips": True}, {"min_size": 3}, {"reading": {"page": 0}}]
 )
 def test_masks_of_other_settings_or_numeric_type_are_not_done(home, monkeypatch, other):
-    with pytest.raises(MasksMadeOtherwise):
-        segment(home, **other)
+    expect(lambda: segment(home, **other), MasksMadeOtherwise)
     assert segment(home, overwrite=True, **other) == (2, 0, [])
     monkeypatch.setattr(folder, "choose_precision", lambda _: Precision("bf16"))
-    with pytest.raises(MasksMadeOtherwise, match="dtype fp32 there, bf16 asked for"):
-        segment(home, **other)
+    said = "dtype fp32 there, bf16 asked for"
+    expect(lambda: segment(home, **other), MasksMadeOtherwise, said)
 
 
 def test_a_second_run_at_once_is_refused_and_changes_nothing(home):
     draw(home / "A.png", 7)
-    refused: list[type] = []
+    refused: list[int] = []
 
     def again() -> None:
-        with pytest.raises(folder.InUse) as caught:
-            segment(home, diameter=20.0)
-        refused.append(caught.type)
+        expect(lambda: segment(home, diameter=20.0), folder.InUse)
+        refused.append(1)
 
     assert segment(home, callback=again) == (1, 1, [])
     assert refused
@@ -124,8 +122,7 @@ def test_a_kill_on_the_way_leaves_nothing_half_done(home, monkeypatch, written):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(images, "write_labels", die)
-    with pytest.raises(KeyboardInterrupt):
-        segment(home)
+    expect(lambda: segment(home), KeyboardInterrupt)
     monkeypatch.undo()
     with (home / "out/.hashes").open("a") as file:
         file.write("\n" + "0" * 64)

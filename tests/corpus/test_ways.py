@@ -6,7 +6,7 @@ of a library or with a file that is half written; and a few cases of `fuzz` and 
 
 import shutil
 from collections.abc import Iterator
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from safetensors.torch import save
 
 from scellseg_lib import finetuning, paths
-from scellseg_lib.datasets import manifest
+from scellseg_lib.datasets import manifest, weights
 from scellseg_lib.errors import ScellsegError
 from scellseg_lib.files.images import write_labels
 from scellseg_lib.workbench.annotate import AnnotatePanel
@@ -113,8 +113,10 @@ def open_in_workbench(folder: Path, name: str, content: bytes, panels: list[Any]
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", WAYS)
-def test_every_input_by_the_command_line_and_the_workbench(kind, home):
+def test_every_input_by_the_command_line_and_the_workbench(kind, home, monkeypatch):
     (file, inputs, command), wrong = WAYS[kind], []
+    if kind in ("image", "record", "checkpoint"):  # of one model: to read it takes half of the time
+        monkeypatch.setattr(weights, "read_model", cache(weights.read_model))
     panels = [AnnotatePanel(), ExportPanel()]
     for number, content in enumerate(inputs):
         write(file, content)
