@@ -23,9 +23,8 @@ def random_pair(seed: int) -> tuple[np.ndarray, np.ndarray]:
         if fate < 0.9:
             true[box] = label
         shift = [int(draw() * (2 * jitter + 1)) - jitter for _ in shape]
-        moved = tuple(
-            slice(max(0, b.start + s), b.stop + s) for b, s in zip(box, shift, strict=True)
-        )
+        pairs = zip(box, shift, strict=True)
+        moved = tuple(slice(max(0, one.start + by), one.stop + by) for one, by in pairs)
         if fate < 0.1:  # lost
             continue
         predicted[moved] = label if fate < 0.8 or label == 1 else label - 1  # merged

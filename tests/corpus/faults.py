@@ -51,9 +51,7 @@ from tests.paper.made_up import make_origin, make_scores, make_trial
 NOISE = np.random.default_rng(0).bytes(200_000)
 NOBODY = 65534
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(
-    ["tests.corpus.faults", "torch.distributed.tensor", "torch._dynamo"]
-)
+PROCESSES.set_forkserver_preload([__name__, "torch.distributed.tensor", "torch._dynamo"])
 
 
 def prepare(home: Path) -> None:

@@ -30,9 +30,8 @@ CELLS[7, 3] = 0
 CELLS[1:3, 8:10] = CELLS[6:11, 9:13] = 4
 
 
-small = arrays.arrays(
-    np.int32, st.tuples(st.integers(1, 9), st.integers(1, 9)), elements=st.integers(0, 3)
-)
+sides = st.integers(1, 9)
+small = arrays.arrays(np.int32, st.tuples(sides, sides), elements=st.integers(0, 3))
 many = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 

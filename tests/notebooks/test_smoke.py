@@ -39,9 +39,8 @@ def list_code(path: Path) -> list[nbformat.NotebookNode]:
     return [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
 
 
-FIGURES = [
-    path for path in sorted(NOTEBOOKS.glob("*.ipynb")) if "PROFILE =" in list_code(path)[0].source
-]
+PATHS = sorted(NOTEBOOKS.glob("*.ipynb"))
+FIGURES = [path for path in PATHS if "PROFILE =" in list_code(path)[0].source]
 
 
 @pytest.fixture(scope="module")
