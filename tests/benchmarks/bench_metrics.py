@@ -1,11 +1,10 @@
 """The time on 2,000 objects, and the counts of Cellpose that the tests compare with.
 
-Cellpose computes a dense IoU table in double precision and solves one assignment per threshold.
-A quotient of pixel counts and a decimal literal round alike, so both sides agree on exact ties as
-long as the thresholds are literals; with accumulated ones (``numpy.arange(0.5, 1, 0.05)`` holds
-0.6000000000000001) Cellpose loses the ties and this library does not. Two more differences are by
-definition and not drawn here: Cellpose counts a label number that is missing as an object, and
-gives NaN for an empty truth against an empty prediction.
+Cellpose solves one assignment per threshold. A quotient of pixel counts and a decimal literal round
+alike, so both sides agree on exact ties as long as the thresholds are literals; with accumulated
+ones (``numpy.arange(0.5, 1, 0.05)`` holds 0.6000000000000001) Cellpose loses the ties. Two more
+differences are by definition and not drawn here: Cellpose counts a label number that is missing as
+an object, and gives NaN for an empty truth against an empty prediction.
 """
 
 import csv

@@ -39,7 +39,6 @@ IMAGE_PNG, MASKS_PNG = imagecodecs.png_encode(IMAGE), imagecodecs.png_encode(MAS
 CELLS = {"cells/a_img.png": IMAGE_PNG, "cells/a_masks.png": MASKS_PNG, "cells/unwanted": b"x"}
 GOOD = zipped(CELLS)
 EVIL = zipped({"../../an_evil.png": b"evil"})
-
 A = "/a.zip"  # where the server has its archive
 
 
@@ -137,14 +136,17 @@ def test_two_at_once_fetch_a_file_once(home, server):
     assert list_files(home) == ["a.zip"]
 
 
-def test_a_download_tells_how_far_it_is(home, server, monkeypatch):
-    shown = MagicMock()
-    monkeypatch.setattr(download, "bar", shown)
-    server.cut_after = 1000
+def test_a_download_tells_how_far_it_is_and_a_kill_would_lose_little(home, server, monkeypatch):
+    monkeypatch.setattr(download, "bar", bar := MagicMock())
+    there, part, update = [], home / "a.zip.part", bar.return_value.update
+    update.side_effect = lambda _: there.append(part.stat().st_size)
+    server.files[A], server.cut_after = NOISE, 1000
     download.download(server.address + A, home / "a.zip")
-    assert [call.args for call in shown.call_args_list] == [(len(GOOD), "a.zip", "byte")] * 2
-    assert [call.kwargs["initial"] for call in shown.call_args_list] == [0, 1000]
-    assert sum(call.args[0] for call in shown().update.call_args_list) == len(GOOD)
+    assert [call.args for call in bar.call_args_list] == [(len(NOISE), "a.zip", "byte")] * 2
+    assert [call.kwargs["initial"] for call in bar.call_args_list] == [0, 1000]
+    told = np.cumsum([call.args[0] for call in update.call_args_list])
+    assert told[-1] == len(NOISE)
+    assert (told - there).max() < 10_000
 
 
 def test_fetched_files_are_the_pixels_of_the_manifest(home, server, monkeypatch):
