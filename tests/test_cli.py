@@ -538,7 +538,7 @@ def test_cells_are_not_measured_on_another_image(segmented):
     measure = ("export", segmented / "segmented", "--to", "table", "--images", segmented)
     done(*measure)
     save(segmented / "B.png", picture(9)[0])
-    assert "B.png: it is not as it was segmented" in run(*measure, "--overwrite").stderr
+    assert "B.png: it was replaced. Segment it" in run(*measure, "--overwrite").stderr
 
 
 def test_label_files_that_do_not_fit_are_named(scored):

@@ -78,7 +78,7 @@ def export(
             picture = layout.only(pictures[name], pictures[name][0]) if images else None
             was = made.get(files[name], ("",))[0]  # in capitals it is not that of a file
             if picture and was.islower() and was != pixel_hash(np.fromfile(picture, "u1")):
-                raise DatasetError("it is not as it was segmented: do that again", where=picture)
+                raise DatasetError("it was replaced", where=picture, remedy="Segment it again.")
             image = read_pixels(picture) if picture else None
             for kind, file in missing.items():
                 if kind == "table":

@@ -598,9 +598,9 @@ def tell_differing(error: MasksMadeOtherwise) -> str:
         for name, (there, now) in error.differing.items()
     )
     return (
-        f"There are masks of other settings or of an earlier version: {differing}. They are kept. Choose another folder for "
-        "the new masks, or the former settings; or tick that they be made anew and press Segment, "
-        "which deletes them."
+        f"There are masks of other settings or of an earlier version: {differing}. They are kept. "
+        "Choose another folder for the new masks, or the former settings; or tick that they be "
+        "made anew and press Segment, which deletes them."
     )
 
 
