@@ -185,9 +185,9 @@ def normalise(
 ) -> np.ndarray:
     """Map the 1st to 99th percentile of each plane of float32[2, H, W] to 0..1, without clipping.
 
-    So the paper. With the diameter of the ``cells``, px, they become 1 at most where they are few,
-    and 1 beside larger things that are five times as bright. Values are then clipped to -1..3, as
-    hot pixels confuse a network, and any unit will do.
+    So the paper. With the diameter of the ``cells``, px, the range is up to twice as wide where
+    they are few, so that they become 1, as beside larger things that are five times as bright.
+    Values are then clipped to -1..3, as hot pixels confuse a network, and any unit will do.
 
     A plane without a range becomes zeros (the released code divides by it). If it is the plane to
     segment, both do, with a warning if the image is named (`where`).
@@ -225,7 +225,8 @@ def _find_white(plane: np.ndarray, diameter: float, low: float, high: float) -> 
         large = chosen & (np.bincount(shapes[shapes > 0])[shapes[at]] > 2 * side**2)
         if not large.any():
             white = float(np.median(small[at][chosen]))
-            return white if white < limit else max(high, white)
+            widest = 2 * high - low if high > low else white
+            return white if white < limit else max(high, min(white, widest))
         tops, limit = tops[~large], low + (high - low) / 5
     return high
 

@@ -50,9 +50,7 @@ class UNet2(Representation):
         """Choose the thresholds of highest mean AP (IoU 0.5, 0.75, 0.9) on the shots."""
 
         def score(tried: Decoding) -> float:
-            pairs = (
-                (truth, self.masks(o, tried)) for o, truth in zip(outputs, truths, strict=True)
-            )
+            pairs = ((t, self.masks(o, tried)) for o, t in zip(outputs, truths, strict=True))
             return float(np.mean([average_precision(*pair, SEARCH_IOUS).mean() for pair in pairs]))
 
         borders = self.borders or [decoding.border_threshold]
