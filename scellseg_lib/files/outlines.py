@@ -18,6 +18,7 @@ from skimage.measure import find_contours
 from skimage.segmentation import mark_boundaries
 
 from scellseg_lib.atomic import whole
+from scellseg_lib.errors import ScellsegWarning
 from scellseg_lib.samples import normalise
 
 
@@ -52,8 +53,7 @@ def write_imagej(path: Path, masks: np.ndarray) -> None:
         for number, pieces in outlines(masks):
             roi = _roi([ring for piece in pieces for ring in piece])
             roi.name = f"{number:05d}"
-            # With a date of its own: the same cells give the same bytes.
-            archive.writestr(zipfile.ZipInfo(f"{roi.name}.roi"), roi.tobytes())
+            archive.writestr(zipfile.ZipInfo(f"{roi.name}.roi"), roi.tobytes())  # of one date
 
 
 def write_geojson(path: Path, masks: np.ndarray, classes: Mapping[int, str] | None = None) -> None:
@@ -76,7 +76,8 @@ def write_outlines(path: Path, masks: np.ndarray) -> None:
     """Write lines of x,y,x,y,.., as Cellpose does, one a piece; holes are lost, with a warning."""
     found = dict(outlines(masks))
     if lost := [str(k) for k, pieces in found.items() if any(piece[1:] for piece in pieces)]:
-        warnings.warn(f"outlines as text: holes of cells {', '.join(lost)} are lost", stacklevel=2)
+        what = f"holes of cells {', '.join(lost)} are lost in outlines as text"
+        warnings.warn(ScellsegWarning(what, remedy="GeoJSON keeps them."), stacklevel=2)
     outer = [rings[0].ravel().tolist() for pieces in found.values() for rings in pieces]
     with whole(path) as scratch:
         scratch.write_text("".join(f"{','.join(map(str, corners))}\n" for corners in outer))
@@ -97,11 +98,10 @@ def _roi(rings: list[np.ndarray]) -> roifile.ImagejRoi:
         roi = roifile.ImagejRoi.frompoints(corners)
         roi.roitype = roifile.ROI_TYPE.TRACED
     else:
-        segments: list[float] = []
-        for ring in rings:
-            segments += [*np.column_stack([np.arange(len(ring)) > 0, ring]).ravel(), 4]
+        moves = (np.column_stack([np.arange(len(ring)) > 0, ring]).ravel() for ring in rings)
+        segments = np.concatenate([np.append(move, 4) for move in moves])
         roi = roifile.ImagejRoi(roitype=roifile.ROI_TYPE.RECT, shape_roi_size=len(segments))
-        roi.multi_coordinates = np.array(segments, np.float32)
+        roi.multi_coordinates = segments.astype(np.float32)
     # As ImageJ has them: the right and lower ends are one less than roifile's own.
     roi.left, roi.top, roi.right, roi.bottom = map(int, [*corners.min(0), *corners.max(0)])
     return roi

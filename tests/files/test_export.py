@@ -17,7 +17,7 @@ from hypothesis.extra import numpy as arrays
 from matplotlib.path import Path as Polygon
 from scipy.ndimage import label
 
-from scellseg_lib.errors import ImageError, ScellsegError, SideTooSmall
+from scellseg_lib.errors import ImageError, ScellsegError, ScellsegWarning, SideTooSmall
 from scellseg_lib.files import export, outlines
 from scellseg_lib.files.images import read_masks, read_pixels, relabel, write_labels
 from scellseg_lib.files.seg_npy import read_seg, write_seg
@@ -112,7 +112,7 @@ def test_geojson_is_polygons_with_holes_and_pieces(tmp_path):
 
 
 def test_outlines_as_text_say_what_they_lose(tmp_path):
-    with pytest.warns(UserWarning, match="cells 2 are lost"):
+    with pytest.warns(ScellsegWarning, match="cells 2 are lost"):
         outlines.write_outlines(tmp_path / "a.txt", CELLS)
     lines = (tmp_path / "a.txt").read_text().splitlines()
     rings = [np.array(line.split(","), int).reshape(-1, 2) for line in lines]
