@@ -185,7 +185,7 @@ def normalise(
 ) -> np.ndarray:
     """Map the 1st to 99th percentile of each plane of float32[2, H, W] to 0..1, without clipping.
 
-    So the paper. With the diameter of the ``cells``, px, the range is up to twice as wide where
+    So the paper. With the diameter of the ``cells``, px, the range is up to three times as wide where
     they are few, so that they become 1, as beside larger things that are five times as bright.
     Values are then clipped to -1..3, as hot pixels confuse a network, and any unit will do.
 
@@ -225,7 +225,7 @@ def _find_white(plane: np.ndarray, diameter: float, low: float, high: float) -> 
         large = chosen & (np.bincount(shapes[shapes > 0])[shapes[at]] > 2 * side**2)
         if not large.any():
             white = float(np.median(small[at][chosen]))
-            widest = 2 * high - low if high > low else white
+            widest = low + 3 * (high - low) if high > low else white
             return white if white < limit else max(high, min(white, widest))
         tops, limit = tops[~large], low + (high - low) / 5
     return high
