@@ -80,8 +80,6 @@ def load_profile(name: str) -> Profile:
         return Profile.model_validate(read_yaml(file) | {"name": name})
 
 
-# --- parameters of notebooks -----------------------------------------------------------------
-
 PARAMETERS: dict[str, Any] = {"PROFILE": "released", "DATA": [], "MODELS": [], "STATES": []}
 PARAMETERS |= {"SHOTS": [], "COMPUTE": False}
 """Parameters of a figure's notebook, with values of their types; empty: as the profile has it."""

@@ -222,9 +222,6 @@ def _choose_precision(trial: Trial) -> Precision:
     return Precision(trial.precision, channels_last=trial.precision == "bf16")
 
 
-# --- many trials -----------------------------------------------------------------------------
-
-
 @dataclass
 class SweepOutcome:
     """What became of trials; those not begun for want of time are not in it."""
@@ -290,8 +287,6 @@ def average_scores(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.drop_duplicates("key")[fields].merge(scores, on="key")
 
 
-# --- a sweep ---------------------------------------------------------------------------------
-
 CONTRASTIVE_WORK = 1.8  # of a contrastive step in classic ones, measured
 N_IMAGES = 30  # that a trial segments, about; one costs about a third of a step
 
@@ -346,8 +341,6 @@ def measure_step(levels: tuple[int, ...]) -> float:
         seconds.append(time.monotonic() - began)
     return 16 * min(seconds)
 
-
-# --- on a cluster ----------------------------------------------------------------------------
 
 PATIENCE = 20  # seconds in which a scheduler has to answer
 

@@ -103,9 +103,6 @@ def sum_up_datasets(census: pd.DataFrame) -> pd.DataFrame:
     return table[table["train"].gt(0) & table["test"].gt(0)]
 
 
-# --- scores of trials ------------------------------------------------------------------------
-
-
 @dataclass
 class Scale:
     """Scores of one profile's trials by the paper's protocol: cell threshold 0.5, 30-px scale.
@@ -221,9 +218,6 @@ def group_by_profile(trials: pd.DataFrame) -> dict[str, Scale]:
         part = part[its & part["steps"].isin([0, profile.steps])]
         scales[profile.name] = Scale(profile, dict(iter(part.groupby(ASKED))))
     return scales
-
-
-# --- means and intervals ---------------------------------------------------------------------
 
 
 class Estimate(NamedTuple):

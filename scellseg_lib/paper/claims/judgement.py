@@ -19,9 +19,6 @@ AS_PRETRAINED = ("paper", "released")  # those whose models are pre-trained as t
 FIVE = ("paper", "cpu")  # those of all five models, and of pre-training subsets
 
 
-# --- what the paper says ---------------------------------------------------------------------
-
-
 class _Entry(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -79,9 +76,6 @@ def load_claims() -> PaperClaims:
     remedy = "See `claims.judgement.PaperClaims` for its fields."
     with telling("the claims cannot be read", file, remedy, ManifestError):
         return PaperClaims.model_validate(read_yaml(file))
-
-
-# --- how a claim is judged -------------------------------------------------------------------
 
 
 class Verdict(StrEnum):
@@ -143,9 +137,6 @@ def join(judgements: Iterable[Judgement]) -> Judgement:
     gravest = min((part.verdict for part in parts), key=list(Verdict).index)
     reasons = [part.reason for part in parts if part.verdict == gravest]
     return Judgement(gravest, "; ".join(part.ours for part in parts), "; ".join(reasons))
-
-
-# --- all claims ------------------------------------------------------------------------------
 
 
 def judge_claims(evidence: Evidence) -> pd.DataFrame:

@@ -100,9 +100,6 @@ def choose_from(triple: Triple | None, data: str) -> float:
     return triple[[data in labels for labels in SETS.values()].index(True)]
 
 
-# --- models and what fine-tuning makes of them (Fig. 2, Ext. Fig. 4, 5, 6, 8) ----------------
-
-
 @rule("fig2.ap50", "fig2_transferability", AS_PRETRAINED)
 def _ap50(claim: Claim, at: Scale) -> Judgement:
     """On the paper's own sets, not on stand-ins, both means are within 0.05 of its numbers."""
@@ -315,11 +312,8 @@ def _layers(claim: Claim, at: Scale) -> Judgement:
     return join(found)
 
 
-# --- pre-training (Fig. 4): one model of each subset, intervals are of the tuning alone ------
-
-
 def _along(at: Scale, data: str, method: str, measure: str = "mAP") -> dict[str, Estimate]:
-    """Score of a method by pre-training subset."""
+    """Score of a method by pre-training subset; one model of each, intervals are of the tuning."""
     return {name: at.estimate(measure, data, method, weights=at.subset(name)) for name in SUBSETS}
 
 
@@ -419,9 +413,6 @@ def _general_mito(claim: Claim, at: Scale) -> Judgement:
     if verdict == Verdict.DISAGREES and best == "Sfluor":
         verdict, reason = Verdict.AMBIGUOUS, f"{reason}: as the Discussion, not the Results, has it"
     return Judgement(verdict, tell(along), reason)
-
-
-# --- shots (Fig. 5) --------------------------------------------------------------------------
 
 
 @rule("fig5.variance", "fig5_shot_scale")
@@ -605,9 +596,6 @@ def _limits(claim: Claim, at: Scale, data: str) -> Judgement:
         verdict, end = Verdict.DISAGREES, "the same"
     reason = f"on {data} the limits of {CFT} and {CELLPOSE} are {gap:+.3f} apart, {end}"
     return Judgement(verdict, f"{data} {one.bmax:.3f} and {two.bmax:.3f}, {gap:+.3f}", reason)
-
-
-# --- what other tables than trials test: data sets, styles, touching cells -------------------
 
 
 @rule("datasets", "edfig3_dataset_statistics", profiles=())
