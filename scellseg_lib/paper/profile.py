@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
+from pydantic import BaseModel, Field, NonNegativeInt, PositiveInt
 
 from scellseg_lib import paths
 from scellseg_lib.datasets.manifest import read_yaml
@@ -17,19 +17,15 @@ from scellseg_lib.pretraining import PretrainRecipe
 _FIELDS = "See `Profile` for its fields and what they may be."
 
 
-class ShotPlan(BaseModel):
+class ShotPlan(BaseModel, extra="forbid", frozen=True):
     """What is run on one data set."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     shots: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]  # rising; most use the largest
     states: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)]  # untuned: the first
 
 
-class Profile(BaseModel):
+class Profile(BaseModel, extra="forbid", frozen=True):
     """Scale of the experiments: models, data sets, states, steps."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
     weights: Literal["released", "packaged", "untrained", "subset:general", "subset:Sgeneral"]

@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import Any, NamedTuple
 
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from scellseg_lib import paths
 from scellseg_lib.datasets.manifest import read_yaml
@@ -19,16 +19,11 @@ AS_PRETRAINED = ("paper", "released")  # those whose models are pre-trained as t
 FIVE = ("paper", "cpu")  # those of all five models, and of pre-training subsets
 
 
-class _Entry(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class Fact(BaseModel, extra="forbid", frozen=True):
+    """What the paper says of a data set."""
 
     id: str
     where: str  # place in the paper
-
-
-class Fact(_Entry):
-    """What the paper says of a data set."""
-
     train: int | None = None
     test: int | None = None
     instances_test: int | None = None
@@ -42,9 +37,11 @@ class Fact(_Entry):
     slip: str | None = None
 
 
-class Claim(_Entry):
+class Claim(BaseModel, extra="forbid", frozen=True):
     """A claim of the paper and its numbers, each with what it is called in the scorecard."""
 
+    id: str
+    where: str
     text: str
     scellseg_cft: Triple | None = Field(None, title="Scellseg-CFT ")
     cellpose_ft: Triple | None = Field(None, title="Cellpose-FT ")
@@ -59,10 +56,8 @@ class Claim(_Entry):
     ambiguous: str | None = None  # what the paper leaves open
 
 
-class PaperClaims(BaseModel):
+class PaperClaims(BaseModel, extra="forbid", frozen=True):
     """The file ``data_manifests/paper_claims.yaml``."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     datasets: tuple[Fact, ...]
     claims: tuple[Claim, ...]
