@@ -1,5 +1,7 @@
 """The networks, drawn from the modules themselves (Extended Data Fig. 1)."""
 
+from copy import deepcopy
+
 import matplotlib.pyplot as plt
 import pandas as pd
 import torch
@@ -34,53 +36,34 @@ KINDS = {
 def list_parts(network: Network, side: int = 224) -> pd.DataFrame:
     """List the parts of a network in the order in which an image of ``side`` pixels passes them.
 
-    One row a part: ``part``, ``level`` (0 is the full size), ``inputs`` and ``outputs`` (channels),
-    ``side`` (px, of the output) and ``parameters``.
+    One row a part. ``level`` 0 is the full size; ``side`` is that of the output, in pixels.
     """
+    network = deepcopy(network).eval()
     names = {module: KINDS[type(module)] for module in network.modules() if type(module) in KINDS}
     names |= dict.fromkeys(network.extractor.up.dense, "dense unit")
     rows: list[dict[str, object]] = []
 
     def note(module: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
-        rows.append(
-            {
-                "part": names[module],
-                "level": (side // output.shape[-1]).bit_length() - 1,
-                "inputs": given[0].shape[1],
-                "outputs": output.shape[1],
-                "side": output.shape[-1],
-                "parameters": count_parameters(module),
-            }
-        )
+        size, level = output.shape[-1], (side // output.shape[-1]).bit_length() - 1
+        row = {"part": names[module], "level": level, "inputs": given[0].shape[1]}
+        row |= {"outputs": output.shape[1], "side": size, "parameters": count_parameters(module)}
+        rows.append(row)
 
-    hooks = [module.register_forward_hook(note) for module in names]
-    was_training = network.training
-    try:
-        with torch.inference_mode():
-            network.eval()(torch.zeros(1, 2, side, side))
-    finally:
-        network.train(was_training)
-        for hook in hooks:
-            hook.remove()
+    for module in names:
+        module.register_forward_hook(note)
+    with torch.inference_mode():
+        network(torch.zeros(1, 2, side, side))
     return pd.DataFrame(rows)
 
 
 def list_layers(module: nn.Module) -> pd.DataFrame:
-    """List the layers of a unit that have parameters.
-
-    One row a layer: its ``name`` in the unit, ``layer``, ``weights`` (shape) and ``parameters``.
-    """
+    """List the layers of a unit that have parameters, with the shape of their weights."""
     rows = [
-        {
-            "name": name,
-            "layer": type(layer).__name__,
-            "weights": " x ".join(map(str, layer.weight.shape)),  # type: ignore[union-attr]
-            "parameters": count_parameters(layer),
-        }
+        (name, type(layer).__name__, " x ".join(map(str, weight.shape)), count_parameters(layer))
         for name, layer in module.named_modules()
-        if isinstance(layer, nn.Conv2d | nn.BatchNorm2d | nn.Linear)
+        if isinstance(weight := getattr(layer, "weight", None), Tensor)
     ]
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=["name", "layer", "weights", "parameters"])
 
 
 def draw_architecture(axes: Axes, parts: pd.DataFrame) -> None:

@@ -7,13 +7,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from scellseg_lib.errors import ImageError
-from scellseg_lib.plots import TRUE, contours
+from scellseg_lib.paper.figures.pipeline import draw_outlines
+from scellseg_lib.plots import TRUE
 from scellseg_lib.progress import progress_bar
 from scellseg_lib.samples import Dataset, Sample, normalise
 
@@ -23,9 +23,8 @@ MARKERS = "osD^v<>Ph*X"
 def count_cells(datasets: Sequence[Dataset]) -> pd.DataFrame:
     """Count and measure the cells of every image: a census.
 
-    One row an image: ``data``, ``split``, ``image``, ``height``, ``width`` (px), ``cells``,
-    ``mean_area`` (px), ``median_diameter`` (px, of the circle of equal area) and ``coverage``, the
-    share of the image that is in cells. An image that does not fit its masks is left out.
+    One row an image. Sizes are in pixels, the diameter is of the circle of equal area, and
+    ``coverage`` the share that is in cells. An image that does not fit its masks is left out.
     """
     pairs = [(data.name, sample) for data in datasets for sample in data]
     rows = []
@@ -37,19 +36,11 @@ def count_cells(datasets: Sequence[Dataset]) -> pd.DataFrame:
         except ImageError:
             continue
         areas = areas[areas > 0]
-        rows.append(
-            {
-                "data": name,
-                "split": sample.split,
-                "image": sample.name,
-                "height": height,
-                "width": width,
-                "cells": len(areas),
-                "mean_area": areas.mean() if len(areas) else np.nan,
-                "median_diameter": sample.diameter,
-                "coverage": areas.sum() / (height * width),
-            }
-        )
+        row: dict[str, object] = {"data": name, "split": sample.split, "image": sample.name}
+        row |= {"height": height, "width": width, "cells": len(areas)}
+        row["mean_area"] = areas.mean() if len(areas) else np.nan
+        row["median_diameter"] = sample.diameter
+        rows.append(row | {"coverage": areas.sum() / (height * width)})
     return pd.DataFrame(rows)
 
 
@@ -63,10 +54,7 @@ def sum_up_census(census: pd.DataFrame) -> pd.DataFrame:
 
 
 def draw_examples(samples: Sequence[Sample], titles: Sequence[str], columns: int = 4) -> Figure:
-    """Draw images with the outlines of their cells, a panel each, `columns` in a row.
-
-    An image of two planes is shown in green, with the nuclei in magenta.
-    """
+    """Draw images with the outlines of their cells; of two planes in green, nuclei in magenta."""
     rows = -(-len(samples) // columns)
     size = (1.8 * columns, 1.75 * rows)
     figure = plt.figure(figsize=size, layout="constrained", dpi=70)  # small in a notebook
@@ -77,17 +65,13 @@ def draw_examples(samples: Sequence[Sample], titles: Sequence[str], columns: int
         first, second = np.clip(normalise(sample.image), 0, 1)
         planes = (second, first, second) if sample.image[1].any() else (first, first, first)
         axes.imshow(np.stack(planes, axis=2))
-        lines = LineCollection(contours(sample.masks), colors=TRUE, linewidths=0.4)
-        axes.add_collection(lines, autolim=False)
+        draw_outlines(axes, sample.masks, TRUE, "-", width=0.4)
         axes.set_title(f"{title}\nn = {sample.masks.max()} cells", fontsize=7)
     return figure
 
 
 def draw_sizes(axes: Axes, census: pd.DataFrame, value: str, label: str) -> None:
-    """Draw a number of every image, a row for each data set, on a logarithmic axis.
-
-    ``value`` is a column of `count_cells`, ``label`` what it is, with its unit.
-    """
+    """Draw a column of `count_cells` for every image, a row a data set, on a logarithmic axis."""
     groups = census[census[value] > 0].groupby("data", sort=False)
     rng = np.random.default_rng(0)  # points of a row lie apart, and the same every time
     names = []
@@ -101,7 +85,7 @@ def draw_sizes(axes: Axes, census: pd.DataFrame, value: str, label: str) -> None
     axes.set(xscale="log", xlabel=label, ylabel="")
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.xaxis.set_major_formatter("{x:g}")
 
 
 def draw_embedding(axes: Axes, layout: pd.DataFrame) -> None:

@@ -20,10 +20,7 @@ ROLES = {"shot": ("#D55E00", "o"), "query": ("#0072B2", "^"), "contrast": ("0.6"
 
 
 def draw_pipeline(model: Model, shots: Sequence[Sample], found: Cells, query: Sample) -> Figure:
-    """Draw the way from annotated images to masks: shots, their flows, a query, its flows, masks.
-
-    The first of the labelled ``shots`` is shown; ``found`` are the query's cells by the model.
-    """
+    """Draw the way from annotated images to masks: a shot, its flows, a query, its flows, masks."""
     shot = shots[0]
     targets = model.representation.targets(shot.masks)
     n_parameters = count_parameters(model.network) / 1e6
@@ -31,13 +28,9 @@ def draw_pipeline(model: Model, shots: Sequence[Sample], found: Cells, query: Sa
     figure = plt.figure(figsize=(10, 2.5), layout="constrained")
     figure.get_layout_engine().set(wspace=0.12)  # type: ignore[union-attr,call-arg]
     grid = figure.subplots(1, 5)
-    grid[0].imshow(normalise(shot.image)[0], vmin=0, vmax=1)
-    draw_outlines(grid[0], shot.masks, TRUE, "-")
-    grid[1].imshow(colour_flows(targets[:2]))
-    grid[2].imshow(normalise(query.image)[0], vmin=0, vmax=1)
-    grid[3].imshow(colour_flows(found.flows))
-    grid[4].imshow(normalise(query.image)[0], vmin=0, vmax=1)
-    draw_outlines(grid[4], found.masks, PREDICTED, ":")
+    labelled, unlabelled = normalise(shot.image)[0], normalise(query.image)[0]
+    learnt, predicted = colour_flows(targets[:2]), colour_flows(found.flows)
+    images = (labelled, learnt, unlabelled, predicted, unlabelled)
     titles = (
         f"{len(shots)} shots: images and masks\n(n = {shot.masks.max()} cells in this one)",
         "what is learnt from them:\nflows to each cell's centre (Eq. 1)",
@@ -45,9 +38,12 @@ def draw_pipeline(model: Model, shots: Sequence[Sample], found: Cells, query: Sa
         f"{model.card.architecture}, {n_parameters:.2f} M parameters\n(levels {levels})",
         f"masks: pixels that flow together\n(n = {found.masks.max()} cells)",
     )
-    for letter, axes, title in zip("abcde", grid, titles, strict=True):
+    for letter, axes, image, title in zip("abcde", grid, images, titles, strict=True):
+        axes.imshow(image, vmin=0, vmax=1)
         axes.set_axis_off()
         axes.set_title(f"{letter}   {title}", fontsize=7)
+    draw_outlines(grid[0], shot.masks, TRUE, "-")
+    draw_outlines(grid[4], found.masks, PREDICTED, ":")
     for left, right in ((0, 1), (2, 3), (3, 4)):
         start, end = grid[left].transAxes, grid[right].transAxes
         look = {"arrowstyle": "->", "color": "black"}
@@ -55,17 +51,18 @@ def draw_pipeline(model: Model, shots: Sequence[Sample], found: Cells, query: Sa
     return figure
 
 
-def draw_outlines(axes: Axes, masks: np.ndarray, colour: str, style: str) -> None:
+def draw_outlines(
+    axes: Axes, masks: np.ndarray, colour: str, style: str, width: float = 0.8
+) -> None:
     """Draw the outlines of cells over an image."""
-    lines = LineCollection(contours(masks), colors=colour, linestyles=style, linewidths=0.8)
+    lines = LineCollection(contours(masks), colors=colour, linestyles=style, linewidths=width)
     axes.add_collection(lines, autolim=False)
 
 
 def draw_style_plane(axes: Sequence[Axes], styles: pd.DataFrame) -> None:
     """Draw style embeddings of shots, queries and contrasts, in the plane of largest variance.
 
-    The styles are those of `styles.embed_styles`, with columns ``role`` ("shot", "query",
-    "contrast") and ``when``; a panel for each of the latter. The plane is that of the first.
+    The frame is as for `styles.compare_distances`; a panel each ``when``, in the first one's plane.
     """
     from sklearn.decomposition import PCA  # takes a second
 

@@ -1,11 +1,7 @@
 """Scores of trials, drawn: against IoU thresholds, shots, steps and choices."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
-from itertools import cycle
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -19,11 +15,9 @@ SCORES = {"ap": "AP = TP / (TP + FP + FN)", "aji": "AJI(t) (Eq. 5)"}
 
 def add_labels(frame: pd.DataFrame) -> pd.DataFrame:
     """Add ``label``, the model's name ("-CFT" if tuned contrastively), and ``tuned`` to trials."""
-    titles = {name: architecture.title for name, architecture in ARCHITECTURES.items()}
+    titles = frame["model"].map({name: one.title for name, one in ARCHITECTURES.items()})
     contrastive = frame["strategy"].map({"contrastive": "-CFT"}).fillna("")
-    return frame.assign(
-        label=frame["model"].map(titles) + contrastive, tuned=frame["strategy"] != "direct"
-    )
+    return frame.assign(label=titles + contrastive, tuned=frame["strategy"] != "direct")
 
 
 def draw_transfer(
@@ -40,15 +34,15 @@ def draw_transfer(
     ``value`` is its "ap" or "aji". ``stars`` are the IoU thresholds at which a difference is
     significant; curves that stay under ``least`` are left out.
     """
-    colours = dict(zip(dict.fromkeys(frame["label"]), _cycle_colours(), strict=False))
+    colours = {label: f"C{i}" for i, label in enumerate(frame["label"].unique())}
     for (label, tuned), part in frame.groupby(["label", "tuned"], sort=False):
         runs = part.groupby(["seed", "threshold"])[value].mean().unstack("threshold")
         mean = runs.mean()
         if mean.max() < least:
             continue
-        deviation = runs.std(ddof=1) if len(runs) > 1 else None
+        deviation = runs.std() if len(runs) > 1 else None
         how, fmt = ("tuned", "o-") if tuned else ("directly", ":")
-        how = f"{label}, {how} (n = {_count_states(len(runs))})"
+        how = f"{label}, {how} (n = {len(runs)} state{'s' * (len(runs) > 1)})"
         colour, heights = colours[label], mean.to_numpy()
         axes.errorbar(mean.index, heights, deviation, fmt=fmt, color=colour, label=how, capsize=2)
     for threshold in stars:
@@ -60,16 +54,11 @@ def draw_transfer(
 
 
 def draw_shot_scale(axes: Axes, runs: pd.DataFrame, fits: Mapping[str, HyperbolaFit]) -> None:
-    """Draw mAP against the number of shots with its hyperbolas (Fig. 5).
-
-    Every trial (a row with ``label``, ``n_shots`` and ``map``) is a point; a label that ``fits``
-    lacks shows its points alone.
-    """
+    """Draw mAP against the number of shots: a point a trial, and the hyperbolas found (Fig. 5)."""
     x = np.linspace(0, runs["n_shots"].max() * 1.05, 200)[1:]
-    groups = runs.groupby("label", sort=False)
-    for (label, part), colour in zip(groups, _cycle_colours(), strict=False):
-        fit, r = fits.get(str(label)), ""
-        if fit:
+    for i, (label, part) in enumerate(runs.groupby("label", sort=False)):
+        colour, r = f"C{i}", ""
+        if fit := fits.get(str(label)):
             axes.fill_between(x, *fit.confidence_band(x), color=colour, alpha=0.15, linewidth=0)
             axes.plot(x, fit.predict(x), color=colour)
             r = f", R = {fit.r:.2f}"
@@ -90,15 +79,15 @@ def draw_choices(
     """
     groups, labels = list(dict.fromkeys(runs[by])), list(dict.fromkeys(runs["label"]))
     width = 0.8 / len(labels)
-    for i, (name, colour) in enumerate(zip(labels, _cycle_colours(), strict=False)):
+    for i, name in enumerate(labels):
         mine = runs[runs["label"] == name]
         scores = mine.groupby(by)[value]
-        mean, deviation = scores.mean().reindex(groups), scores.std(ddof=1).reindex(groups)
+        mean, deviation = scores.mean().reindex(groups), scores.std().reindex(groups)
         fewest, most = scores.size().min(), scores.size().max()
-        count = _count_states(most) if fewest == most else f"{fewest} to {_count_states(most)}"
+        span = most if fewest == most else f"{fewest} to {most}"
         places = [j + (i - (len(labels) - 1) / 2) * width for j in range(len(groups))]
-        named = f"{name} (n = {count})"
-        axes.bar(places, mean, width * 0.9, color=colour, alpha=0.6, label=named)
+        named = f"{name} (n = {span} {'states' if most > 1 else 'state'})"
+        axes.bar(places, mean, width * 0.9, color=f"C{i}", alpha=0.6, label=named)
         axes.errorbar(places, mean, deviation, fmt="none", ecolor="black", capsize=2)
         for place, group in zip(places, groups, strict=True):
             points = mine[mine[by] == group][value]
@@ -111,23 +100,12 @@ def draw_choices(
 
 
 def draw_training_log(axes: Axes, logs: Mapping[str, pd.DataFrame]) -> None:
-    """Draw losses against steps: training faintly, validation strongly (Extended Data Fig. 7).
-
-    Logs by the model's name have columns ``step``, ``loss`` and ``validation_loss``.
-    """
-    for (name, log), colour in zip(logs.items(), _cycle_colours(), strict=False):
+    """Draw logs by their names: training faintly, validation strongly (Extended Data Fig. 7)."""
+    for i, (name, log) in enumerate(logs.items()):
         smooth = log["loss"].rolling(25, min_periods=1).mean()
-        axes.plot(log["step"], smooth, color=colour, alpha=0.35, linewidth=0.8)
+        axes.plot(log["step"], smooth, color=f"C{i}", alpha=0.35, linewidth=0.8)
         validated = log.dropna(subset="validation_loss")
-        axes.plot(validated["step"], validated["validation_loss"], "o-", color=colour, label=name)
+        axes.plot(validated["step"], validated["validation_loss"], "o-", color=f"C{i}", label=name)
     axes.set(xlabel="optimiser step (8 patches)", ylabel="loss (Eq. 1)", ylim=(0, None))
     axes.legend(fontsize=6)
     axes.set_title("validation; faint: training, mean of 25 steps", fontsize=7)
-
-
-def _cycle_colours() -> cycle[str]:
-    return cycle(plt.rcParams["axes.prop_cycle"].by_key()["color"])
-
-
-def _count_states(n: int) -> str:
-    return "1 state" if n == 1 else f"{n} states"

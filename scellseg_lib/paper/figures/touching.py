@@ -19,10 +19,7 @@ Pairs = NDArray[np.int64]
 
 
 def find_touching(masks: np.ndarray) -> Pairs:
-    """Find the pairs of cells that share a border, corners included.
-
-    Masks are int[H, W]; returns int64[n, 2], the labels of each pair once, the lower first, sorted.
-    """
+    """Pairs of cells that share a border or corner: labels int64[n, 2], the lower first, sorted."""
     labels, found = np.pad(np.asarray(masks, np.int64), 1), []
     for shift in ((0, 1), (1, 0), (1, 1), (1, -1)):  # round the edge, where there are no cells
         other = np.roll(labels, shift, (0, 1))
@@ -32,10 +29,9 @@ def find_touching(masks: np.ndarray) -> Pairs:
 
 
 def are_separated(true: np.ndarray, predicted: np.ndarray, pairs: Pairs) -> NDArray[np.bool_]:
-    """Say of each pair of true cells whether no predicted one covers most of both.
+    """Say of each pair of `find_touching` whether no predicted cell covers most of both.
 
     A cell that was not found at all is not merged with its neighbour either: see `are_found`.
-    ``true`` and ``predicted`` are int[H, W], ``pairs`` labels of true cells as `find_touching` has.
     """
     shared = overlap(true, predicted)
     most = shared.intersection > 0.5 * shared.areas[0][shared.index[0]]
@@ -47,29 +43,20 @@ def are_separated(true: np.ndarray, predicted: np.ndarray, pairs: Pairs) -> NDAr
 
 def are_found(true: np.ndarray, predicted: np.ndarray, pairs: Pairs) -> NDArray[np.bool_]:
     """Say of each pair of true cells whether both are found, at an IoU of 0.5."""
-    objects = match(true, predicted)
-    hits = objects[(objects["side"] == "true") & (objects["outcome"] == "TP")]["label"]
+    hits = match(true, predicted).query("side == 'true' and outcome == 'TP'")["label"]
     found = np.isin(pairs, hits.to_numpy())
     return found[:, 0] & found[:, 1]
 
 
 def count_touching(predictions: Sequence[Cells], truths: Sequence[Sample]) -> pd.DataFrame:
-    """Count touching cells, and those told apart, in every image.
-
-    One row an image, in the order of both: ``image``, ``pairs``, ``separated``, ``both_found``.
-    """
+    """Count touching cells, and those told apart, in every image: a row each."""
     rows = []
     for cells, sample in zip(predictions, truths, strict=True):
         pairs = find_touching(sample.masks)
-        rows.append(
-            {
-                "image": sample.name,
-                "pairs": len(pairs),
-                "separated": are_separated(sample.masks, cells.masks, pairs).sum(),
-                "both_found": are_found(sample.masks, cells.masks, pairs).sum(),
-            }
-        )
-    return pd.DataFrame(rows)
+        separated = are_separated(sample.masks, cells.masks, pairs).sum()
+        both_found = are_found(sample.masks, cells.masks, pairs).sum()
+        rows.append((sample.name, len(pairs), separated, both_found))
+    return pd.DataFrame(rows, columns=["image", "pairs", "separated", "both_found"])
 
 
 def draw_before_and_after(
@@ -77,17 +64,15 @@ def draw_before_and_after(
 ) -> None:
     """Draw flows and masks of an image by several models, around touching cells.
 
-    Two axes for each model: flows, then masks over the image. ``found`` has a model's cells by what
-    is said above its panels. Arrows point at the ``pairs`` of touching true cells (int[n, 2]); the
-    window of ``side`` pixels lies around the first.
+    Two axes for each model, by its name: flows, then masks over the image. Arrows point at the
+    ``pairs`` of touching true cells (int[n, 2]); the window of ``side`` pixels is around the first.
     """
     height, width = sample.masks.shape
     borders = [_find_border(sample.masks, *pair) for pair in pairs.tolist()]
     y, x = borders[0] if borders else (height / 2, width / 2)
     top = min(max(y - side / 2, 0), max(height - side, 0))
     left = min(max(x - side / 2, 0), max(width - side, 0))
-    for i, (name, cells) in enumerate(found.items()):
-        flows, masks = axes[2 * i], axes[2 * i + 1]
+    for (name, cells), flows, masks in zip(found.items(), axes[::2], axes[1::2], strict=True):
         # At the 30-px scale, stretched over the image's own pixels.
         extent = (-0.5, width - 0.5, height - 0.5, -0.5)
         flows.imshow(colour_flows(cells.flows), extent=extent)
