@@ -8,7 +8,8 @@ import hashlib
 import json
 import subprocess
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import fields
+from dataclasses import asdict
+from functools import partial
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -23,13 +24,14 @@ from scellseg_lib.errors import DatasetError, telling
 from scellseg_lib.metrics import THRESHOLDS
 from scellseg_lib.model import library_versions
 from scellseg_lib.paper.profile import Profile
-from scellseg_lib.paper.trial import ADDED, METHOD_VERSION, Trial
+from scellseg_lib.paper.trial import METHOD_VERSION, Trial
 
 AGAIN = "Delete the trial's two files; it is computed again."
 RESTORE = "Restore it from the repository, or compute it anew in its notebook."
 ROOM = "Make room, or see to it that the folder can be written to."
 _TRIAL = TypeAdapter(Trial)
-PERCENT = [round(100 * float(threshold)) for threshold in THRESHOLDS]
+IMAGES = {"image": str}  # an image may be named "000"
+PERCENT = {threshold: round(100 * threshold) for threshold in THRESHOLDS}
 
 
 class Store:
@@ -56,10 +58,7 @@ class Store:
         return found
 
     def put(self, key: str, scores: pd.DataFrame, origin: Mapping[str, Any]) -> None:
-        """Keep the scores of a trial, as `metrics.evaluate` gives them, by ``cell_threshold``.
-
-        The origin has the trial's identity under ``"trial"``, and what else is known of the run.
-        """
+        """Keep a trial's scores of `metrics.evaluate`, by ``cell_threshold``, and its origin."""
         table = self.folder / f"{key}.csv"
         with telling("a result cannot be written", table, ROOM):
             with whole(table) as file:
@@ -75,11 +74,7 @@ class Store:
             return origin
 
     def summarise_origins(self, keys: Iterable[str]) -> dict[str, Any]:
-        """Say briefly where results come from, for the file of origin of a figure.
-
-        That is commit and hashes of images and weights by key, and the ``versions`` of the packages
-        and of the ``method``, each once.
-        """
+        """Say briefly where results come from, for the file of origin of a figure."""
         trials, versions, methods = {}, [], set()
         for key in dict.fromkeys(keys):
             origin = self.read_origin(key)
@@ -97,23 +92,21 @@ class Store:
         """Read the scores of trials of this version of the method: of all, or those asked for.
 
         One row for each trial, cell threshold, image and IoU threshold: the columns of
-        `metrics.evaluate`, ``cell_threshold``, the trial's fields, and its ``key``. Sorted by what
-        is asked for in a trial, not by when it was computed. DatasetError if a file is damaged, no
-        trial is there, or one has two results.
+        `metrics.evaluate`, ``cell_threshold``, the trial's fields, and its ``key``. DatasetError if
+        a file is damaged, no trial is there, or one has two results.
         """
         found: dict[Trial, dict[str, Any]] = {}
         hashes = {}
         for key in self.list_keys() if keys is None else dict.fromkeys(keys):
             origin = self.read_origin(key)
-            trial = parse_trial(origin)
-            known = ADDED | {name: _freeze(value) for name, value in origin["trial"].items()}
-            if known["method"] != METHOD_VERSION or (among is not None and trial not in among):
+            trial, method = parse_trial(origin), origin["trial"]["method"]
+            if method != METHOD_VERSION or (among is not None and trial not in among):
                 continue
             if trial in found:
                 what = f"a trial has two results, {found[trial]['key']} and {key}: of other images "
                 remedy = "Delete the two files of the one that is out of date."
                 raise DatasetError(f"{what}or weights", where=self.folder, remedy=remedy)
-            found[trial] = known | {"n_shots": trial.n_shots, "key": key}
+            found[trial] = asdict(trial) | {"n_shots": trial.n_shots, "key": key}
             hashes[key] = origin.get("scores_sha256")
         if not found:
             what = f"the {len(among)} trials asked for" if among is not None else "any trial"
@@ -124,7 +117,8 @@ class Store:
         # All tables are read as one, which is thirty times as fast as one after the other.
         tables = [self._read_text(key, hashes[key]).partition("\n") for key in trials["key"]]
         with telling("the results cannot be read", self.folder, AGAIN):
-            images = _read_csv(StringIO(f"{tables[0][0]}\n" + "".join(rows for *_, rows in tables)))
+            text = f"{tables[0][0]}\n" + "".join(rows for *_, rows in tables)
+            images = pd.read_csv(StringIO(text), dtype=IMAGES)
             images["of"] = np.repeat(trials.index, [rows.count("\n") for *_, rows in tables])
             scores = _lengthen(images).sort_values("of", kind="stable", ignore_index=True)
         return scores.join(trials, on="of").drop(columns="of")
@@ -140,9 +134,7 @@ class Store:
 
 def parse_trial(origin: Mapping[str, Any]) -> Trial:
     """Return the trial that a file of origin tells of."""
-    names = {field.name for field in fields(Trial)}
-    said = {name: _freeze(value) for name, value in origin["trial"].items() if name in names}
-    return _TRIAL.validate_python(said)
+    return _TRIAL.validate_python(origin["trial"])
 
 
 def load_or_compute(
@@ -183,25 +175,18 @@ def load_or_compute(
 def read_table(file: Path) -> pd.DataFrame:
     """Read a committed table; DatasetError when it cannot be read."""
     with telling("a table cannot be read", file, RESTORE):
-        return _read_csv(file)
+        return pd.read_csv(file, dtype=IMAGES)
 
 
 def find_commit() -> str | None:
     """Commit of the code, where it is a clone, with a mark if the library differs from it."""
-    git = ["git", "-C", str(paths.REPOSITORY)]
-    commands = [*git, "rev-parse", "HEAD"], [*git, "status", "--porcelain", "--", "scellseg_lib"]
+    ask = partial(subprocess.check_output, cwd=paths.REPOSITORY, stderr=subprocess.PIPE, text=True)
     try:
-        commit, changes = (
-            subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-            for command in commands
-        )
+        commit = ask(["git", "rev-parse", "HEAD"]).strip()
+        changes = ask(["git", "status", "--porcelain", "--", "scellseg_lib"])
     except (OSError, subprocess.CalledProcessError):
         return None
     return commit + (" and changes" if changes else "")
-
-
-def _read_csv(file: Path | StringIO) -> pd.DataFrame:
-    return pd.read_csv(file, dtype={"image": str})  # an image may be named "000"
 
 
 def _write_origin(table: Path, known: Mapping[str, Any]) -> None:
@@ -215,37 +200,27 @@ def _hash_text(file: Path) -> str:
     return hashlib.sha256(file.read_text(encoding="utf-8").encode()).hexdigest()
 
 
-def _freeze(value: Any) -> Any:
-    """Turn the lists of JSON into tuples, as `Trial` has them."""
-    return tuple(map(_freeze, value)) if isinstance(value, list) else value
-
-
 def _widen(scores: pd.DataFrame) -> pd.DataFrame:
     """One row an image and cell threshold: a third of the bytes of one row an IoU threshold."""
     images = scores.assign(percent=(100 * scores["threshold"]).round().astype(int))
+    images["n_true"] = images["tp"] + images["fn"]
+    images["n_predicted"] = images["tp"] + images["fp"]
     index = ["cell_threshold", "image"]
-    tables = images.pivot(index=index, columns="percent", values=["tp", "aji"])
-    first = images.groupby(index)[["tp", "fp", "fn", "aji_standard"]].first()
-    columns: dict[str, Any] = {
-        "n_true": first["tp"] + first["fn"],
-        "n_predicted": first["tp"] + first["fp"],
-        "aji_standard": first["aji_standard"].round(6),
-    }
-    columns |= {f"tp_{percent}": tables["tp"][percent].astype(int) for percent in PERCENT}
-    columns |= {f"aji_{percent}": tables["aji"][percent].round(6) for percent in PERCENT}
-    return pd.DataFrame(columns).reset_index()
+    first = images.groupby(index)[["n_true", "n_predicted", "aji_standard"]].first()
+    wide = images.pivot(index=index, columns="percent", values=["tp", "aji"])
+    wide.columns = [f"{name}_{percent}" for name in ("tp", "aji") for percent in PERCENT.values()]
+    counts = {f"tp_{percent}": int for percent in PERCENT.values()}
+    return first.join(wide.astype(counts)).round(6).reset_index()
 
 
 def _lengthen(images: pd.DataFrame) -> pd.DataFrame:
     """Rows of `metrics.evaluate` from those of `_widen`."""
     parts = []
-    for threshold, percent in zip(THRESHOLDS, PERCENT, strict=True):
+    for threshold, percent in PERCENT.items():
         tp = images[f"tp_{percent}"]
         fp, fn = images["n_predicted"] - tp, images["n_true"] - tp
-        total = tp + fp + fn
-        ap = np.where(total > 0, tp / np.maximum(total, 1), 1.0)
-        part = images[["of", "cell_threshold", "image", "aji_standard"]].assign(
-            threshold=round(float(threshold), 2), ap=ap, tp=tp, fp=fp, fn=fn
-        )
+        ap = (tp / (tp + fp + fn)).fillna(1.0)  # of an empty image
+        part = images[["of", "cell_threshold", "image", "aji_standard"]]
+        part = part.assign(threshold=threshold, ap=ap, tp=tp, fp=fp, fn=fn)
         parts.append(part.assign(aji=images[f"aji_{percent}"]))
     return pd.concat(parts, ignore_index=True)
