@@ -3,8 +3,6 @@
 Data sets go by their labels here.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -25,15 +23,13 @@ from scellseg_lib.plots import METHODS
 PAIRS = {label: pair for pair, label in METHODS.items()}  # model and strategy of each tuned method
 CFT, FT, CELLPOSE, HOVER, UNET3, UNET2 = PAIRS
 RIVALS = (CELLPOSE, HOVER, UNET3, UNET2)
-LABELS = {
-    "bbbc010_elegans": "BBBC010",
-    "livecell_bv2": "LIVECell_bv2",
-    "t98g_phase": "T98G",
-    "mito": "mito",
-    "hela_phase_nuclei": "HeLa",
+SETS = {
+    "elegans": {"bbbc010_elegans": "BBBC010"},
+    "bv2": {"livecell_bv2": "LIVECell_bv2", "t98g_phase": "T98G"},
+    "mito": {"mito": "mito", "hela_phase_nuclei": "HeLa"},
 }
-SETS = {"elegans": ("BBBC010",), "bv2": ("LIVECell_bv2", "T98G"), "mito": ("mito", "HeLa")}
-"""The paper's data sets, each before its stand-in."""
+"""Names and labels of the paper's data sets, each before its stand-in."""
+LABELS = {name: label for labels in SETS.values() for name, label in labels.items()}
 STANDS_FOR = dict.fromkeys(LABELS.values(), "") | {"T98G": "LIVECell_bv2", "HeLa": "mito"}
 """The paper's own set in the place of each stand-in."""
 SUBSETS = ("Sneuro", "Sfluor", "Scell", "Smicro", "Sgeneral")
@@ -63,11 +59,7 @@ class Evidence:
 
 
 def load_evidence(profiles: Sequence[str]) -> Evidence:
-    """Read what is committed: the trials of some profiles, and the tables of figures.
-
-    A profile that has no trials yet adds nothing; ScellsegError for one that there is not, or a
-    file that is damaged.
-    """
+    """Read what is committed: the trials of profiles that have some yet, and tables of figures."""
     frames = []
     for name in profiles:
         store = Store(paths.results(load_profile(name).name) / "trials")
@@ -89,11 +81,7 @@ def load_evidence(profiles: Sequence[str]) -> Evidence:
 
 
 def sum_up_datasets(census: pd.DataFrame) -> pd.DataFrame:
-    """Sum a census up by data set; those without shots and queries are left out.
-
-    One row a data set by its name: ``train`` and ``test`` (images), ``instances_test`` (cells),
-    ``height`` and ``width`` (pixels), ``mean_area_px`` (of its cells).
-    """
+    """Sum a census up: a row a data set by its name, but for those without shots or queries."""
     train, test = census["split"] == "shot", census["split"] == "query"
     counts = {"train": train, "test": test, "instances_test": test * census["cells"]}
     images = census.assign(**counts, area=census["mean_area"] * census["cells"])
@@ -121,7 +109,7 @@ class Scale:
         here = {LABELS.get(name) for name in self.profile.data}
         found = []
         for role in roles or SETS:
-            labels = [label for label in SETS[role] if label in here]
+            labels = [label for label in SETS[role].values() if label in here]
             if not labels:
                 raise Untested(f"the profile {self.profile.name} has no data set for {role}")
             found.append(labels[0])
@@ -162,7 +150,7 @@ class Scale:
         """Score of a method by random state; arguments as of `rows`."""
         return self.rows(data, method, *shots, **fields).groupby("seed")[measure].mean()
 
-    def estimate(self, measure: str, data: str, method: str, **fields: Any) -> Estimate:
+    def estimate(self, measure: str, data: str, method: str, **fields: Any) -> "Estimate":
         """Mean score of a method over random states."""
         return estimate(self.scores(measure, data, method, **fields))
 
@@ -170,9 +158,9 @@ class Scale:
         """Score of a method by random state, on each data set."""
         return {data: self.scores(measure, data, method, **fields) for data in self.sets()}
 
-    def over_shots(self, measure: str, data: str, method: str) -> pd.DataFrame:
-        """Scores of a method by random state (rows) at each number of shots (columns)."""
-        return pd.DataFrame({n: self.scores(measure, data, method, n) for n in self.shots(data)})
+    def over_shots(self, data: str, method: str) -> pd.DataFrame:
+        """The mAP of a method by random state (rows) at each number of shots (columns)."""
+        return pd.DataFrame({n: self.scores("mAP", data, method, n) for n in self.shots(data)})
 
     def general(self, measure: str, data: str, method: str) -> pd.Series:
         """Score on the general test of a model tuned on ``data``, by random state."""

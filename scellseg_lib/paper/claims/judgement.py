@@ -1,6 +1,6 @@
 """What the paper claims, how a rule that judges a claim is registered, and what becomes of each."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from enum import StrEnum
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 from scellseg_lib import paths
 from scellseg_lib.datasets.manifest import read_yaml
 from scellseg_lib.errors import ManifestError, ScellsegError, telling
-from scellseg_lib.paper.claims.evidence import Evidence, Scale, group_by_profile
+from scellseg_lib.paper.claims.evidence import STANDS_FOR, Evidence, Scale, group_by_profile
 
 Triple = tuple[float, float, float]  # numbers on BBBC010_elegans, LIVECell_bv2 and mito
 ANY = ("paper", "released", "cpu")  # profiles in the order in which they are evidence; not `smoke`
@@ -88,7 +88,7 @@ class Judgement(NamedTuple):
     verdict: Verdict
     ours: str  # our numbers, with intervals
     reason: str  # one sentence on these numbers, without capital and full stop
-    on: Mapping[str, str] = {}  # what a rule of a table used: stand-in -> the paper's
+    on: Sequence[str] = ()  # labels of the data sets that a rule of a table used
 
 
 class Rule(NamedTuple):
@@ -138,10 +138,8 @@ def judge_claims(evidence: Evidence) -> pd.DataFrame:
     """Judge every claim of the paper by trials and tables, of which there may be none.
 
     Returns the scorecard: one row a claim by its ``id``, in the paper's order, the facts on data
-    sets first as one. ``where``, ``text`` and ``paper`` are what the paper says and its numbers;
-    ``ours`` has 95 % intervals over random states; ``verdict`` says where data, subsets or tests
-    are not the paper's; then ``reason``, ``on`` (data used, and what they stand for), ``profile``
-    (of the trials) and ``notebook``.
+    sets first as one. ``ours`` has 95 % intervals over random states; ``verdict`` says where data,
+    subsets or tests are not the paper's, and ``on`` which are used, and what they stand for.
     """
     paper = load_claims()
     claims: dict[str, Claim | tuple[Fact, ...]] = {"datasets": paper.datasets}
@@ -176,7 +174,7 @@ def _judge_claim(
     else:
         none = f"there are no trials of the profile {' or '.join(rule.profiles)}"
         judged, place = Judgement(Verdict.UNTESTED, "none", "; ".join(lacking) or none), evidence
-    on, profile = judged.on, ""
+    on, profile = {name: STANDS_FOR[name] for name in judged.on if name in STANDS_FOR}, ""
     if isinstance(place, Scale):
         on, profile = place.on, place.profile.name
     return {

@@ -1,6 +1,6 @@
 """The rules by which claims are judged; the docstring of each says what counts."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from itertools import combinations, product
 
@@ -17,7 +17,6 @@ from scellseg_lib.paper.claims.evidence import (
     LABELS,
     RIVALS,
     SETS,
-    STANDS_FOR,
     SUBSETS,
     UNET3,
     Estimate,
@@ -97,7 +96,7 @@ def judge_lead(
 def choose_from(triple: Triple | None, data: str) -> float:
     """The paper's number on one of its data sets."""
     assert triple is not None
-    return triple[[data in labels for labels in SETS.values()].index(True)]
+    return triple[[data in labels.values() for labels in SETS.values()].index(True)]
 
 
 @rule("fig2.ap50", "fig2_transferability", AS_PRETRAINED)
@@ -343,11 +342,9 @@ def _equal(claim: Claim, at: Scale) -> Judgement:
     """On each set the mean mAP of Scellseg-CFT after Smicro and after Sgeneral differ by 0.02 at
     most. A larger difference refutes it if its interval excludes 0.
     """
-    micro, general = (at.on_each("mAP", CFT, weights=at.subset(name)) for name in SUBSETS[3:])
-    ours: dict[str, Estimate] = {}
-    for data in micro:
-        ours[f"{data} Smicro"] = estimate(micro[data])
-        ours[f"{data} Sgeneral"] = estimate(general[data])
+    scores = {name: at.on_each("mAP", CFT, weights=at.subset(name)) for name in SUBSETS[3:]}
+    micro, general = scores.values()
+    ours = {f"{data} {name}": estimate(scores[name][data]) for data, name in product(micro, scores)}
     each = pool({data: subtract(micro[data], general[data]) for data in micro})[1]
     apart = {name: gap for name, gap in each.items() if abs(gap.mean) > STEP}
     sure = [name for name, gap in apart.items() if gap.low > 0 or gap.high < 0]
@@ -423,7 +420,7 @@ def _variance(claim: Claim, at: Scale) -> Judgement:
     """
     enough, too_few = [], []
     for data in at.sets():
-        scores = [at.over_shots("mAP", data, method).dropna() for method in (CFT, FT, CELLPOSE)]
+        scores = [at.over_shots(data, method).dropna() for method in (CFT, FT, CELLPOSE)]
         rise = min(one.iloc[:, -1].mean() - one.iloc[:, 0].mean() for one in scores)
         few, most = (np.mean([one.iloc[:, k].var() for one in scores]) ** 0.5 for k in (0, -1))
         low, high = at.shots(data)[0], at.shots(data)[-1]
@@ -449,7 +446,7 @@ def _one_to_three(claim: Claim, at: Scale) -> Judgement:
     ours, short = {}, []
     for data in at.sets():
         if {1, 3} <= {*at.shots(data)}:
-            scores = at.over_shots("mAP", data, CFT).mean()
+            scores = at.over_shots(data, CFT).mean()
             early, whole = scores[3] - scores[1], scores.iloc[-1] - scores[1]
             ours[data] = f"{early:+.3f} of {whole:+.3f}"
             if whole < STEP or early < whole / 2:
@@ -463,7 +460,7 @@ def _one_to_three(claim: Claim, at: Scale) -> Judgement:
 
 def _fit(at: Scale, data: str, method: str) -> HyperbolaFit | None:
     """Hyperbola through the mAP of all states; None where there is none, or it does not rise."""
-    points = at.over_shots("mAP", data, method).melt().dropna().to_numpy(float)
+    points = at.over_shots(data, method).melt().dropna().to_numpy(float)
     with suppress(ScellsegError):
         if (fit := fit_hyperbola(*points.T)).kd > 0:
             return fit
@@ -501,17 +498,16 @@ def _final_gain(claim: Claim, at: Scale) -> Judgement:
     """Always ambiguous, since the text names no baseline: the improvement in mAP, in percent, from
     one shot and from eight to the most is shown.
     """
-    gains: dict[int, dict[str, Estimate]] = {1: {}, 8: {}}
-    for data, method in product(at.sets(), (CFT, CELLPOSE)):
-        scores = at.over_shots("mAP", data, method).dropna()
-        for n in gains.keys() & {*at.shots(data)}:
-            gain = 100 * (scores.iloc[:, -1] / scores[n] - 1)
-            gains[n][f"{method} on {data}"] = estimate(gain)
     ours, ranges = [], []
-    for n, by_method in gains.items():
-        if by_method:
-            low, *_, high = sorted(gain.mean for gain in by_method.values())
-            ours.append(f"from {n} in percent: {tell(by_method, '+.1f')}")
+    for n in (1, 8):
+        gains = {}
+        for data, method in product(at.sets(), (CFT, CELLPOSE)):
+            scores = at.over_shots(data, method).dropna()
+            if n in scores:
+                gains[f"{method} on {data}"] = estimate(100 * (scores.iloc[:, -1] / scores[n] - 1))
+        if gains:
+            low, *_, high = sorted(gain.mean for gain in gains.values())
+            ours.append(f"from {n} in percent: {tell(gains, '+.1f')}")
             ranges.append(f"{low:+.1f} to {high:+.1f} % from {n} to the most")
     reason = f"the paper names no baseline; ours is {', '.join(ranges)}"
     return Judgement(Verdict.AMBIGUOUS, "; ".join(ours), reason)
@@ -523,7 +519,7 @@ def _significant(claim: Claim, at: Scale, data: str) -> Judgement:
     Cellpose-FT, with Pm < 0.05 (two-way ANOVA, method x shots). Pm < 0.05 the other way refutes it,
     and from the paper's ten states on also a larger Pm.
     """
-    scores = {method: at.over_shots("mAP", data, method) for method in (CFT, CELLPOSE)}
+    scores = {method: at.over_shots(data, method) for method in (CFT, CELLPOSE)}
     wide = pd.concat(scores, axis=1, names=["method", "shots"])
     p = two_way_anova(wide.melt().dropna(), "value", ["method", "shots"])["p"]["method"]
     states = min(len(each.dropna()) for each in scores.values())
@@ -543,7 +539,7 @@ def _ablation(claim: Claim, at: Scale) -> Judgement:
     """
     ours, theirs, ahead = {}, {}, []
     for data in at.sets():
-        cft, ft = (at.over_shots("mAP", data, method) for method in (CFT, FT))
+        cft, ft = (at.over_shots(data, method) for method in (CFT, FT))
         ahead += ((cft - ft).mean() > 0).tolist()
         ours[data], theirs[data] = cft.dropna().mean(axis=1), ft.dropna().mean(axis=1)
     found = judge_lead(ours, theirs, CFT, FT, "mAP over all shots")
@@ -561,7 +557,7 @@ def _mito_rises(claim: Claim, at: Scale) -> Judgement:
     sets = at.sets("elegans", "mito")
     fits = [_fit(at, data, CFT) for data in sets]
     few, many = (_widen(*f.shots_for_95_percent, f.n_points - 2) if f else None for f in fits)
-    scores = at.over_shots("mAP", sets[1], CFT).mean()
+    scores = at.over_shots(sets[1], CFT).mean()
     verdict, end = Verdict.UNTESTED, "too uncertain to tell whether twice as many"
     if few is None:
         verdict, end = Verdict.DISAGREES, "on elegans there is no limit that it comes to"
@@ -607,8 +603,7 @@ def _datasets(facts: tuple[Fact, ...], evidence: Evidence) -> Judgement:
     if evidence.datasets is None:
         raise Untested("there is no table of data sets")
     table = evidence.datasets.to_dict("index")
-    ids = {label: name for name, label in LABELS.items()}
-    names = {role: ids[labels[0]] for role, labels in SETS.items()} | {"cellpose": "cellpose"}
+    names = {role: next(iter(sets)) for role, sets in SETS.items()} | {"cellpose": "cellpose"}
     areas = next(fact.values for fact in facts if fact.id == "dataset.mean_area_px")
     wrong, other, ours = [], [], []
     for fact in facts:
@@ -650,8 +645,7 @@ def _tsne(claim: Claim, evidence: Evidence) -> Judgement:
     reason = f"neighbours tell the set of {found.knn_accuracy:.0%} of {found.n_images} images "
     reason += f"({found.chance:.0%} by chance), and the silhouette is {found.silhouette:.2f}"
     verdict = decide(found.knn_accuracy >= 0.9 and found.silhouette > 0)
-    on = _find_stand_ins(LABELS.get(name, name) for name in evidence.purity_of)
-    return Judgement(verdict, ours, reason, on)
+    return Judgement(verdict, ours, reason, [LABELS.get(name, name) for name in evidence.purity_of])
 
 
 @rule("fig3.adjacent", "fig3_examples", profiles=())
@@ -671,9 +665,4 @@ def _adjacent(claim: Claim, evidence: Evidence) -> Judgement:
     reason = f"the share of touching cells told apart changes least on {rises.idxmin()}"
     reason += f", by {rises.min():+.3f}, where 0.02 on each set would count"
     verdict = decide(rises.min() >= 2 * MATTERS)
-    return Judgement(verdict, ours, reason, _find_stand_ins(shares.index))
-
-
-def _find_stand_ins(labels: Iterable[str]) -> dict[str, str]:
-    """Data sets of a table, with what they stand for."""
-    return {label: STANDS_FOR[label] for label in labels if label in STANDS_FOR}
+    return Judgement(verdict, ours, reason, list(shares.index))
