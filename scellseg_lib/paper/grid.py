@@ -71,9 +71,7 @@ def contrast_weight(profile: Profile) -> list[Trial]:
 
 
 def decoding(profile: Profile) -> list[Trial]:
-    """How maps become masks, on the same weights: at full size, averaged over flips, or both; that
-    at every number of shots, for Fig. 5 once more.
-    """
+    """How maps become masks: at full size, averaged over flips, or both (that as in Fig. 5 too)."""
     return [
         *_plan_tuned(profile, COMPARED, protocol="best", every_number=True),
         *_plan_tuned(profile, COMPARED, protocol="resample"),

@@ -1,7 +1,5 @@
 """A profile says at which scale experiments run: a YAML file each in ``notebooks/profiles``."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal
@@ -47,12 +45,8 @@ class Profile(BaseModel, extra="forbid", frozen=True):
         models: Sequence[str] = (),
         states: Sequence[int] = (),
         shots: Sequence[int] = (),
-    ) -> Profile:
-        """Return the profile with other choices where they are given; empty ones change nothing.
-
-        ScellsegError for a data set that the profile does not have, a model that there is not, or
-        what is no number.
-        """
+    ) -> "Profile":
+        """Return the profile with other choices where they are given; empty ones change nothing."""
         content = self.model_dump() | {"models": tuple(models) or self.models}
         if lacking := [name for name in data if name not in [*self.data]]:
             has = f"It has: {', '.join(self.data)}."
@@ -91,8 +85,8 @@ def choose_profile(namespace: Mapping[str, Any]) -> Profile:
 def check_parameters(namespace: Mapping[str, Any], known: Mapping[str, Any]) -> None:
     """Refuse parameters that a notebook does not have, or of another type; papermill only warns.
 
-    The namespace is the notebook's ``globals()`` right after its imports; ``known`` has a value of
-    the right type for each parameter. The error says the nearest known name.
+    The namespace is the notebook's ``globals()`` right after its imports; ``known`` has values of
+    the right types.
     """
     for name, value in namespace.items():
         put_in = name.startswith("_") or name in ("In", "Out")  # by Python and IPython

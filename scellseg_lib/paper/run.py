@@ -1,7 +1,4 @@
-"""Compute trials: one (tune, segment, score), those that are missing, a sweep here or on a cluster.
-
-What is in the store is not computed again.
-"""
+"""Compute trials: one (tune, segment, score), those that a store lacks, here or on a cluster."""
 
 import time
 import warnings
@@ -136,10 +133,7 @@ def load_tuned(trial: Trial, workspace: Workspace) -> Model:
 
 
 def tune(trial: Trial, model: Model, images: Mapping[str, Dataset], scratch: Path) -> Model:
-    """Model of a trial, fine-tuned unless an earlier trial has left it in ``scratch``.
-
-    Fine-tuning gets the images to be segmented without masks, and goes on from its checkpoint.
-    """
+    """Model of a trial, fine-tuned unless an earlier trial has left it in ``scratch``."""
     shots = trial.select_shots(images)
     if trial.strategy == "direct":
         return replace(model, card=model.card.model_copy(update={"diameter": shots.diameter}))
@@ -244,10 +238,7 @@ class SweepOutcome:
 def compute_missing(
     trials: Sequence[Trial], workspace: Workspace, *, limit_seconds: float | None = None
 ) -> SweepOutcome:
-    """Compute the trials that a store lacks, in their order; one that fails stops no other.
-
-    None is begun after ``limit_seconds``.
-    """
+    """Compute the trials that a store lacks, in their order; one that fails stops no other."""
     outcome, began = SweepOutcome(), time.monotonic()
     for trial in progress_bar(trials, len(trials), "trials", unit="trial"):
         if limit_seconds is not None and time.monotonic() - began > limit_seconds:
@@ -259,10 +250,9 @@ def compute_missing(
 def load_scores(
     trials: Sequence[Trial], profile: Profile, *, compute: bool = False
 ) -> pd.DataFrame:
-    """Scores of an experiment's trials, as `Store.read_scores` gives them.
+    """Scores, by `Store.read_scores`, of the trials that are there; with ``compute`` of all.
 
-    With ``compute`` those that are missing are computed first, and ScellsegError says which failed;
-    else those that are there are read, and DatasetError says if there is none.
+    ScellsegError says which of them failed, DatasetError that none is there.
     """
     workspace, keys = open_workspace(profile), None
     if compute:
@@ -351,8 +341,7 @@ def compute_on_cluster(trials: Sequence[Trial], workspace: Workspace, address: s
     A trial whose worker is lost runs again elsewhere, from its checkpoint where the workers share a
     disk; one that fails, or loses four workers even when run alone, is reported and stops no
     other. The folders must be those of all workers too. The address is ``"local:N"`` for N
-    processes on this machine, else that of a scheduler, such as ``"tcp://host:8786"``;
-    ScellsegError without Dask, or when nothing answers there.
+    processes on this machine, else that of a scheduler, such as ``"tcp://host:8786"``.
     """
     try:
         from distributed import KilledWorker, as_completed

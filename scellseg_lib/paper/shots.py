@@ -18,9 +18,8 @@ from scellseg_lib.style import embed
 def find_shots(data: str, n: int, state: int) -> tuple[str, ...]:
     """Names of `n` shots: from the table, or drawn from the data set's pool where it has none.
 
-    The table holds whole pools as `Dataset.shots` draws them. Of a data set that is neither in the
-    table nor here, the names are open ("shot 1 of state 0"): a sweep can be planned without it, and
-    computing such a trial says that the data set is not here.
+    Of a data set that is neither in the table nor here, the names are open ("shot 1 of state 0"): a
+    sweep can be planned without it, and computing such a trial says that the data set is not here.
     """
     drawn = _read_table("shots.csv", ("data", "state")).get((data, state), ())
     if n <= len(drawn):
@@ -35,8 +34,7 @@ def find_shots(data: str, n: int, state: int) -> tuple[str, ...]:
 def find_covering_shots(data: str, n: int) -> tuple[str, ...]:
     """Names of the `n` shots that cover the styles of a data set, from the table.
 
-    Those of a smaller number are among those of a larger one. There are none for a data set that
-    the table lacks, and where `n` is the whole pool.
+    There are none for a data set that the table lacks, and where `n` is the whole pool.
     """
     pool = _read_table("covering_shots.csv", ("data",)).get((data,), ())
     return pool[:n] if n < len(pool) else ()

@@ -1,8 +1,7 @@
 """Style embeddings of many images, their picture by t-SNE, and numbers for what it shows (Fig. 2b).
 
-A t-SNE alone proves nothing: it draws clusters also where there are none. How pure the clusters are
-is measured in the embedding's own space. scikit-learn is imported where it is used: it takes a
-second.
+The other functions take the frame of `embed_styles`. A t-SNE alone proves nothing: it draws
+clusters also where there are none. scikit-learn is imported where it is used: it takes a second.
 """
 
 from collections.abc import Sequence
@@ -37,22 +36,21 @@ def embed_styles(model: Model, datasets: Sequence[Dataset]) -> pd.DataFrame:
     pairs = [(data.name, one) for data in datasets for one in data if not np.isnan(one.diameter)]
     rows = []
     for name, sample in progress_bar(pairs, len(pairs), "styles"):
-        style = embed(model, sample, sample.diameter)
-        columns = {f"s{k}": value for k, value in enumerate(style.tolist())}
-        rows.append({"data": name, "image": sample.name, "diameter": sample.diameter} | columns)
+        row = {"data": name, "image": sample.name, "diameter": sample.diameter}
+        style = embed(model, sample, sample.diameter).tolist()
+        rows.append(row | {f"s{k}": value for k, value in enumerate(style)})
     return pd.DataFrame(rows)
 
 
 def stack_styles(frame: pd.DataFrame) -> np.ndarray:
-    """Embeddings of a frame of `embed_styles`, float64[n, S]."""
+    """Embeddings, float64[n, S]."""
     return frame.filter(regex=r"^s\d+$").to_numpy(np.float64)
 
 
 def lay_out(frame: pd.DataFrame, *, perplexity: float = 30.0, seed: int = 0) -> pd.DataFrame:
     """Lay the images out in the plane by t-SNE; neighbours stay neighbours, distances mean nothing.
 
-    The frame is that of `embed_styles`; its ``data`` and ``image`` are returned, with ``x`` and
-    ``y``. There must be more images than ``perplexity``, about how many neighbours count.
+    There must be more images than ``perplexity``, about how many neighbours count.
     """
     from sklearn.manifold import TSNE
 
@@ -63,13 +61,9 @@ def lay_out(frame: pd.DataFrame, *, perplexity: float = 30.0, seed: int = 0) -> 
 
 
 def measure_purity(frame: pd.DataFrame) -> Purity:
-    """Measure in the embedding's own space how well styles tell the data sets apart.
-
-    The frame is that of `embed_styles`; ScellsegError if there are fewer than two data sets, or one
-    has no more images than are neighbours.
-    """
+    """Measure in the embedding's own space how well styles tell the data sets apart."""
     from sklearn.metrics import silhouette_score
-    from sklearn.model_selection import LeaveOneOut, cross_val_predict
+    from sklearn.model_selection import LeaveOneOut, cross_val_score
     from sklearn.neighbors import KNeighborsClassifier
 
     counts = frame["data"].value_counts()
@@ -80,25 +74,23 @@ def measure_purity(frame: pd.DataFrame) -> Purity:
         )
     styles, names = stack_styles(frame), frame["data"].to_numpy()
     neighbours = KNeighborsClassifier(N_NEIGHBOURS)
-    said = cross_val_predict(neighbours, styles, names, cv=LeaveOneOut())
-    silhouette, right = silhouette_score(styles, names), (said == names).mean()
-    return Purity(float(silhouette), float(right), float(counts.max() / len(frame)), len(frame))
+    right = cross_val_score(neighbours, styles, names, cv=LeaveOneOut()).mean()
+    silhouette, chance = silhouette_score(styles, names), counts.max() / len(frame)
+    return Purity(float(silhouette), float(right), float(chance), len(frame))
 
 
 def compare_distances(frame: pd.DataFrame) -> pd.DataFrame:
     """Measure how far shots' styles are from queries' and contrasts': the two terms of Eq. 2.
 
-    The frame is that of `embed_styles`, with columns ``role`` ("shot", "query", "contrast") and
-    ``when``. One row for each ``when``: means over all pairs of the mean squared difference,
-    ``shot_query`` and ``shot_contrast``, and their ``ratio``.
+    The frame has columns ``role`` ("shot", "query", "contrast") and ``when`` too. One row for each
+    ``when``: means over all pairs of the mean squared difference, and their ``ratio``.
     """
     rows = []
     for when, part in frame.groupby("when", sort=False):
         styles = {role: stack_styles(group) for role, group in part.groupby("role")}
-        distances = {
-            f"shot_{other}": float(((styles["shot"][:, None] - styles[other][None]) ** 2).mean())
+        near, far = (
+            float(((styles["shot"][:, None] - styles[other][None]) ** 2).mean())
             for other in ("query", "contrast")
-        }
-        ratio = distances["shot_query"] / distances["shot_contrast"]
-        rows.append({"when": when} | distances | {"ratio": ratio})
-    return pd.DataFrame(rows)
+        )
+        rows.append((when, near, far, near / far))
+    return pd.DataFrame(rows, columns=["when", "shot_query", "shot_contrast", "ratio"])

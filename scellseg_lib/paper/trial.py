@@ -70,10 +70,7 @@ class Trial:
         return {self.data, self.contrast, self.tested_on} - {""}
 
     def identify(self, images: Mapping[str, Dataset], weights_sha256: str) -> dict[str, Any]:
-        """What the scores depend on: the trial, the pixels, the weights and the method.
-
-        The data sets are those of `needs`, the weights' hash that of `network.weights_hash`.
-        """
+        """What the scores depend on: the trial, the pixels, the weights and the method."""
         samples = [*self.select_shots(images), *self.select_tested(images)]
         if self.contrast:
             if (self.split, self.queries, self.tested_on) != ("query", "query", ""):
