@@ -1,12 +1,10 @@
 """A trial: everything that decides the scores of one run."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from scellseg_lib.samples import Dataset, Sample
 
@@ -86,7 +84,7 @@ class Trial:
             "weights_sha256": weights_sha256,
         }
 
-    def drop_scoring(self) -> Trial:
+    def drop_scoring(self) -> Self:
         """Return the trial without what only concerns the scoring: one tuned model serves all."""
         return replace(self, protocol="paper", split="query", tested_on="")
 
