@@ -233,24 +233,16 @@ def _find_white(plane: np.ndarray, diameter: float, low: float, high: float) -> 
 
 def resize(image: np.ndarray, scale: float | tuple[int, int]) -> np.ndarray:
     """Resize float32[C, H, W] by a factor or to a (height, width); to under half by averages."""
-    height, width = _size(image.shape[1:], scale)
-    if (height, width) == image.shape[1:]:
+    shape = image.shape[1:]
+    wanted = scale if isinstance(scale, tuple) else tuple(max(1, round(n * scale)) for n in shape)
+    if wanted == shape:
         return image
-    shrunk = height < 0.5 * image.shape[1]
-    method = cv2.INTER_AREA if shrunk else cv2.INTER_LINEAR
-    planes = [cv2.resize(plane, (width, height), interpolation=method) for plane in image]
+    method = cv2.INTER_AREA if wanted[0] < 0.5 * shape[0] else cv2.INTER_LINEAR
+    planes = [cv2.resize(plane, wanted[::-1], interpolation=method) for plane in image]
     return np.stack(planes).astype(np.float32, copy=False)
 
 
-def resize_masks(masks: np.ndarray, scale: float | tuple[int, int]) -> np.ndarray:
+def resize_masks(masks: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """Resize labels int32[H, W] to the nearest pixel's; a cell may vanish when shrunk."""
-    height, width = _size(masks.shape, scale)
     # OpenCV's plain nearest neighbour shifts by up to half a pixel against `resize`.
-    return cv2.resize(masks, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
-
-
-def _size(shape: tuple[int, ...], scale: float | tuple[int, int]) -> tuple[int, int]:
-    """Height and width after resizing."""
-    if isinstance(scale, tuple):
-        return scale
-    return max(1, round(shape[0] * scale)), max(1, round(shape[1] * scale))
+    return cv2.resize(masks, shape[::-1], interpolation=cv2.INTER_NEAREST_EXACT)

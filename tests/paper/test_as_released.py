@@ -12,9 +12,8 @@ from scellseg_lib.paper.as_released import HoVerAsReleased, UNet3AsReleased, cho
 from scellseg_lib.representation import Decoding
 from scellseg_lib.representation.hover import HoVer
 from scellseg_lib.representation.semantic import UNet3
-from scellseg_lib.samples import resize_masks
 from tests import tiny
-from tests.test_representation import perfect, three_cells
+from tests.test_representation import masks_at_30_px, perfect, three_cells
 
 
 @pytest.mark.real_data
@@ -22,7 +21,7 @@ def test_perfect_hover_maps_lose_half_of_the_cells(real_data):
     """Of every sixth; the released code itself gives 0.48 on 21 of all 35 (docs/method.md, 2)."""
     scores = {HoVer: [], HoVerAsReleased: []}
     for sample in load_dataset("cellpose_contrast35")[::6]:
-        masks = resize_masks(sample.masks, 30 / sample.diameter)
+        masks = masks_at_30_px(sample)
         output = perfect(HoVer(), masks)
         for kind, found in scores.items():
             ap = average_precision(masks, kind().masks(output, Decoding(min_size=15)), [0.5])
