@@ -36,7 +36,6 @@ class Progress(NamedTuple):
     step: int
     n_steps: int
     losses: dict[str, float]
-    validation_loss: float | None = None
 
 
 Callback = Callable[[Progress], None]
@@ -86,16 +85,15 @@ def train(
             optimiser.step()
 
             log.append({"step": done} | values)
-            validation_loss = None
             if validate and (done % validate[1] == 0 or done == n_steps):
-                log[-1]["validation_loss"] = validation_loss = validate[0]()
+                log[-1]["validation_loss"] = validate[0]()
             if done == n_steps or monotonic() - saved_at >= SAVE_EVERY:
                 saved.save(log)
                 saved_at = monotonic()
             shown.update()
             try:
                 if callback:
-                    callback(Progress(done, n_steps, values, validation_loss))
+                    callback(Progress(done, n_steps, values))
             except Enough:
                 saved.save(log)
                 break
