@@ -91,11 +91,10 @@ class Dataset(Sequence[Sample]):
         """Samples that serve for `name`; DatasetError if there are none."""
         chosen = tuple(sample for sample in self.samples if name in sample.split.split("+"))
         if name == "shot" and not any(sample.read_masks for sample in self.samples):
-            raise DatasetError(
-                f"none of the {len(self)} images of {self.name!r} is annotated",
-                remedy="Annotate a few: NAME_masks.png goes with NAME_img.png (or NAME.png) and "
-                "holds each cell's pixels as its number, 1, 2, .., on 0.",
-            )
+            what = f"none of the {len(self)} images of {self.name!r} is annotated"
+            remedy = "Annotate a few: NAME_masks.png goes with NAME_img.png (or NAME.png) and "
+            remedy += "holds each cell's pixels as its number, 1, 2, .., on 0."
+            raise DatasetError(what, remedy=remedy)
         if not chosen:
             there = natsorted({part for s in self.samples for part in s.split.split("+")} - {""})
             remedy = f"It has: {', '.join(there)}." if there else "Its images have no splits."
