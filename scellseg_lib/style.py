@@ -41,7 +41,6 @@ def remember_styles(model: Model, samples: Sequence[Sample]) -> None:
         centres, _ = kmeans2(centres, n_centres, seed=0, minit="++")
         radius = cdist(styles, centres).min(axis=1).max()
     elif len(styles) > 1:
-        others = cdist(styles, styles) + np.diag(np.full(len(styles), np.inf))
-        radius = 2 * others.min(axis=1).max()
-    update = {"styles": np.round(centres, 4).tolist(), "style_radius": float(radius)}
-    model.card = model.card.model_copy(update=update)
+        radius = 2 * np.sort(cdist(styles, styles), axis=1)[:, 1].max()  # the first is to itself
+    model.card.styles = np.round(centres, 4).tolist()
+    model.card.style_radius = float(radius)
