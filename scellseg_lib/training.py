@@ -1,9 +1,4 @@
-"""The one loop of training, and checkpoints from which a killed run goes on.
-
-Random numbers are of ``default_rng((seed, step))``: a resumed run ends as one never stopped.
-"""
-
-from __future__ import annotations
+"""The one loop of training; a run that is killed and resumed ends as one that never stopped."""
 
 import json
 import math
@@ -28,6 +23,7 @@ from scellseg_lib.samples import Sample
 from scellseg_lib.style import remember_styles
 
 SAVE_EVERY = 30.0  # seconds between checkpoints: what a kill can cost
+ANEW = "Delete it to start anew."
 
 
 class Progress(NamedTuple):
@@ -47,7 +43,7 @@ class Enough(Exception):
 
 def train(
     model: Model,
-    saved: Checkpoint,
+    saved: "Checkpoint",
     losses_at: Callable[[int], dict[str, Tensor]],
     rate: Callable[[int], float],
     n_steps: int,
@@ -58,8 +54,9 @@ def train(
 ) -> None:
     """Train a model in place and write its log; the checkpoint's file is left to the caller.
 
-    ``losses_at`` gives the ``loss`` of a step, counted from 0, and its parts; ``rate`` the step's
-    share of the learning rates; ``validate`` the validation loss, and after how many steps each.
+    ``losses_at`` gives the ``loss`` of a step, counted from 0, and its parts, by random numbers of
+    that step alone; ``rate`` its share of the learning rates; ``validate`` the validation loss, and
+    after how many steps each.
     """
     optimiser = saved.optimiser
     rates = [group["lr"] for group in optimiser.param_groups]
@@ -118,21 +115,15 @@ def complete_card(
     sets = [(getattr(s, "name", "images"), len(s), getattr(s, "licence", "")) for s in data]
     learnt = [TrainingData(name=name, images=n, licence=terms) for name, n, terms in sets]
     validated = [entry for entry in model.log if "validation_loss" in entry]
-    before = f"; started from: {model.card.origin}" if model.card.origin else ""
-    update = {
-        "origin": f"{how} by the Scellseg notebooks, {len(model.log)} steps{before}",
-        "channels": getattr(data[0], "channels", model.card.channels),
-        "training_data": list(dict.fromkeys([*model.card.training_data, *learnt])),
-        "recipe": recipe,
-        "scores": {"validation_loss": validated[-1]["validation_loss"]} if validated else {},
-        "versions": library_versions(),
-    }
-    model.card = model.card.model_copy(update=update)
+    card = model.card
+    before = f"; started from: {card.origin}" if card.origin else ""
+    card.origin = f"{how} by the Scellseg notebooks, {len(model.log)} steps{before}"
+    card.channels = getattr(data[0], "channels", card.channels)
+    card.training_data = list(dict.fromkeys([*card.training_data, *learnt]))
+    card.recipe = recipe
+    card.scores = {"validation_loss": validated[-1]["validation_loss"]} if validated else {}
+    card.versions = library_versions()
     remember_styles(model, [sample for one in data for sample in one])
-
-
-# Checkpoints: one safetensors file, written whole and read without pickle
-ANEW = "Delete it to start anew."
 
 
 class CheckpointOfAnotherRun(TrainingError):
@@ -161,7 +152,7 @@ def resume_precision(path: str | Path | None, otherwise: Precision) -> Precision
 
 
 class Checkpoint:
-    """The state of a run (modules, optimiser), restored in place; without a path none is kept."""
+    """State of a run (modules, optimiser) as safetensors, restored in place; no path, no file."""
 
     def __init__(
         self,
@@ -204,9 +195,8 @@ class Checkpoint:
             if differing := {name: (a, b) for name, (a, b) in pairs.items() if a != b}:
                 words = (f"{name}: {a} there, {b} asked for" for name, (a, b) in differing.items())
                 what = f"the checkpoint is of another run: {'; '.join(words)}"
-                facts: dict[str, Any] = {"where": self.path, "differing": differing}
                 remedy = "Give another file, or delete it to start anew."
-                raise CheckpointOfAnotherRun(what, remedy=remedy, **facts)
+                raise CheckpointOfAnotherRun(what, remedy=remedy, differing=differing)
             for key in file.keys():  # noqa: SIM118
                 prefix, name = key.rsplit("/", 1)
                 value = states.setdefault(prefix, {})[name] = file.get_tensor(key)
