@@ -61,12 +61,11 @@ def _pairs(plane: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
     return (plane[:, :-1], plane[:, 1:]) if axis else (plane[:-1], plane[1:])
 
 
-def _jumps(vertical: np.ndarray, horizontal: np.ndarray, foreground: np.ndarray) -> np.ndarray:
+def _jumps(field: np.ndarray, foreground: np.ndarray) -> np.ndarray:
     """Largest difference of the maps between neighbouring pixels, within a pixel's reach."""
     jumps = np.zeros(foreground.shape, np.float32)
     for axis in (0, 1):
-        steps = [after - here for here, after in (_pairs(v, axis) for v in (vertical, horizontal))]
-        size = np.hypot(*steps) * np.logical_and(*_pairs(foreground, axis))
+        size = np.hypot(*np.diff(field, axis=axis + 1)) * np.logical_and(*_pairs(foreground, axis))
         for end in _pairs(jumps, axis):
             np.maximum(end, size, out=end)
     return cv2.dilate(jumps, np.ones((3, 3), np.uint8))
@@ -105,10 +104,10 @@ class HoVer(Flow):
         foreground = tidy(labels, decoding.min_size) > 0
         if not foreground.any():
             return np.zeros(foreground.shape, np.int32)
-        vertical, horizontal = np.asarray(output[:2] / FLOW_SCALE, np.float32)
-        edges = np.maximum(edge_map(vertical, True), edge_map(horizontal, False)) * foreground
+        field = np.asarray(output[:2] / FLOW_SCALE, np.float32)
+        edges = np.maximum(edge_map(field[0], True), edge_map(field[1], False)) * foreground
         energy = -cv2.GaussianBlur((1 - edges) * foreground, (3, 3), 0)
         inside = ndimage.binary_fill_holes(foreground & (edges < EDGE_THRESHOLD))
         pieces = watershed(energy, _markers(inside, foreground), mask=foreground)
-        jumps = _jumps(vertical, horizontal, foreground)
-        return tidy(_join(pieces.astype(np.int32), jumps), decoding.min_size)
+        joined = _join(pieces.astype(np.int32), _jumps(field, foreground))
+        return tidy(joined, decoding.min_size)
