@@ -1,8 +1,4 @@
-"""Instance representations: how masks become what a network learns, and come back.
-
-Each has the same verbs: ``targets(masks)``, ``loss(output, targets)``, ``masks(output, decoding)``
-and ``probability(output)``; a new one is put into `REPRESENTATIONS`, and no other file changes.
-"""
+"""Instance representations: how masks become what a network learns, and come back."""
 
 from scellseg_lib.errors import ModelError
 from scellseg_lib.representation.base import Decoding, Representation
@@ -12,6 +8,7 @@ from scellseg_lib.representation.semantic import UNet2, UNet3
 
 __all__ = ["REPRESENTATIONS", "Decoding", "Representation", "get"]
 
+# Who adds one puts it here; no other file changes.
 REPRESENTATIONS: dict[str, Representation] = {
     one.name: one for one in (Flow(), HoVer(), UNet2(), UNet3())
 }
