@@ -20,16 +20,9 @@ def as_argument(name: str, value: Any) -> str:
 class ScellsegError(Exception):
     """Base of all errors of this library.
 
-    Parameters
-    ----------
-    what, remedy : str
-        What was wrong, as a sentence without its full stop, and what the user can do about it.
-    where : path, optional
-        The file, folder or URL concerned.
-    options : mapping, optional
-        What ``{page}`` and the like in the texts stand for: a value, or None for any. See `tell`.
-    **facts
-        What a program may act on: they become attributes of the error.
+    It says ``what`` was wrong, as a sentence without its full stop, ``where`` (a file or URL), and
+    the ``remedy``, what the user can do. ``options`` are what ``{page}`` and the like in the texts
+    stand for: a value, or None for any. ``facts``, on which a program may act, become attributes.
     """
 
     def __init__(
