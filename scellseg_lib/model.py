@@ -1,7 +1,5 @@
 """A model is a network, a representation and a card; on disk, safetensors with the card as JSON."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
@@ -42,8 +40,7 @@ class Card(BaseModel, extra="forbid"):
     dense: bool | None = None
     hierarchical_style: bool | None = None
     representation: str
-    diameter: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)] = 30.0
-    """Default diameter of the cells in an image, pixels."""
+    diameter: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)] = 30.0  # of cells, pixels
     channels: tuple[str, str] = ("gray", "none")  # of the training images; not binding
     robust: bool = True  # how images are normalised, see `samples.normalise`; False: as the paper
     origin: str = ""
@@ -77,7 +74,7 @@ class Model:
         """Where the weights are."""
         return next(self.network.parameters()).device
 
-    def copy(self) -> Model:
+    def copy(self) -> "Model":
         """Return an independent copy."""
         return Model(deepcopy(self.network), self.representation, self.card.model_copy(deep=True))
 

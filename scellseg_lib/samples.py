@@ -1,13 +1,11 @@
 """A sample is an image with its masks, a data set a sequence of samples; pixels made comparable."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from os import PathLike
-from typing import Any
+from typing import Any, Self
 
 import cv2
 import numpy as np
@@ -64,7 +62,7 @@ class Sample:
         """Of its cells, see `diameter`."""
         return diameter(self.masks)
 
-    def without_masks(self) -> Sample:
+    def without_masks(self) -> Self:
         """Same image, as an unlabelled sample."""
         return replace(self, read_masks=None)
 
@@ -87,7 +85,7 @@ class Dataset(Sequence[Sample]):
             return replace(self, samples=self.samples[index])
         return self.samples[index]
 
-    def split(self, name: str) -> Dataset:
+    def split(self, name: str) -> Self:
         """Samples that serve for `name`; DatasetError if there are none."""
         chosen = tuple(sample for sample in self.samples if name in sample.split.split("+"))
         if name == "shot" and not any(sample.read_masks for sample in self.samples):
@@ -102,16 +100,16 @@ class Dataset(Sequence[Sample]):
         return replace(self, samples=chosen)
 
     @property
-    def shot(self) -> Dataset:
+    def shot(self) -> Self:
         """Pool from which the labelled shots are drawn."""
         return self.split("shot")
 
     @property
-    def query(self) -> Dataset:
+    def query(self) -> Self:
         """Images to be segmented; their masks are for scoring only."""
         return self.split("query")
 
-    def styles(self) -> dict[str, Dataset]:
+    def styles(self) -> dict[str, Self]:
         """Samples of each contrast style, in order of appearance; DatasetError without styles."""
         names = dict.fromkeys(sample.style for sample in self.samples if sample.style)
         if not names:
@@ -120,7 +118,7 @@ class Dataset(Sequence[Sample]):
         groups = {name: tuple(s for s in self.samples if s.style == name) for name in names}
         return {name: replace(self, samples=group) for name, group in groups.items()}
 
-    def shots(self, n: int, seed: int = 0) -> Dataset:
+    def shots(self, n: int, seed: int = 0) -> Self:
         """Draw `n` shots, the first of a permutation of the pool; DatasetError if it is smaller."""
         pool = self.shot
         if not 1 <= n <= len(pool):
@@ -129,7 +127,7 @@ class Dataset(Sequence[Sample]):
         order = np.random.default_rng(seed).permutation(len(pool))[:n]
         return replace(self, samples=tuple(pool[int(i)] for i in order))
 
-    def without_masks(self) -> Dataset:
+    def without_masks(self) -> Self:
         """Same images, all unlabelled."""
         return replace(self, samples=tuple(sample.without_masks() for sample in self.samples))
 
