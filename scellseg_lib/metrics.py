@@ -1,8 +1,7 @@
 """How well predicted cells agree with true ones: AP, mAP and AJI from one overlap computation.
 
-``AP(t) = TP / (TP + FP + FN)`` at an IoU threshold ``t``, per image, then averaged over images.
-It is **not** the COCO average precision: nothing is ranked by confidence. Thresholds are decimals,
-compared with ``>=`` in whole numbers of pixels: an IoU of exactly one half passes 0.5.
+``AP(t) = TP / (TP + FP + FN)`` at an IoU threshold ``t``, per image, is **not** the COCO average
+precision: nothing is ranked by confidence. An IoU of exactly one half passes the threshold 0.5.
 """
 
 from collections.abc import Sequence
@@ -17,8 +16,7 @@ from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 from scellseg_lib.errors import MetricError, ScellsegError
 from scellseg_lib.samples import INT64_MAX, Sample, as_labels
 
-THRESHOLDS = (0.50, 0.55, 0.60, 0.65, 0.70, 0.75, 0.80, 0.85, 0.90, 0.95)
-"""The ten IoU thresholds of mAP and mAJI."""
+THRESHOLDS = (0.50, 0.55, 0.60, 0.65, 0.70, 0.75, 0.80, 0.85, 0.90, 0.95)  # of mAP and mAJI
 _DECIMALS = 10**6  # thresholds are exact decimals of at most six places
 
 
