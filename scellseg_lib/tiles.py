@@ -16,12 +16,12 @@ OVERLAP = 0.1  # least overlap of neighbouring tiles, as a share of the side
 EDGE = 8  # least width of the black border, without which cells at an image's edge are lost
 
 
-def starts(length: int, side: int = TILE) -> list[int]:
+def starts(length: int) -> list[int]:
     """First pixels of the fewest evenly spaced tiles that cover ``length`` and overlap enough."""
-    if length <= side:
+    if length <= TILE:
         return [0]
-    n = math.ceil((length - side) / (side * (1 - OVERLAP))) + 1
-    return [round(i * (length - side) / (n - 1)) for i in range(n)]
+    n = math.ceil((length - TILE) / (TILE * (1 - OVERLAP))) + 1
+    return [round(i * (length - TILE) / (n - 1)) for i in range(n)]
 
 
 def padding(length: int, stride: int) -> tuple[int, int]:
@@ -46,8 +46,7 @@ class TiledImage:
         self.image = np.pad(image, ((0, 0), *self._pads))
         height, width = self.image.shape[1:]
         self.sides = (min(TILE, height), min(TILE, width))
-        rows, columns = starts(height, self.sides[0]), starts(width, self.sides[1])
-        self.corners = [(y, x) for y in rows for x in columns]
+        self.corners = [(y, x) for y in starts(height) for x in starts(width)]
         self.missing = len(self.corners)
         self._sum: np.ndarray | None = None
         self._weight = np.zeros((height, width), np.float32)
