@@ -22,16 +22,12 @@ _DECIMALS = 10**6  # thresholds are exact decimals of at most six places
 
 @dataclass(frozen=True, eq=False)
 class Overlap:
-    """Which objects of two label images, true and predicted, share pixels.
+    """Objects of two label images, the true and the predicted, and the pairs that share pixels."""
 
-    ``labels`` ascend, without background, and ``areas`` are their pixels; ``index`` says where in
-    them the two objects of each pair stand that shares pixels.
-    """
-
-    labels: Sequence[np.ndarray]
-    areas: Sequence[np.ndarray]
-    index: tuple[np.ndarray, np.ndarray]
-    intersection: np.ndarray
+    labels: Sequence[np.ndarray]  # of each image, ascending, without background
+    areas: Sequence[np.ndarray]  # of these, in pixels
+    index: tuple[np.ndarray, np.ndarray]  # where in them the two objects of each pair stand
+    intersection: np.ndarray  # of each pair, in pixels, as the union is
     union: np.ndarray
     iou: np.ndarray
 
@@ -180,11 +176,10 @@ def evaluate(
         except ScellsegError as error:
             error.where = f"image {name}" + (f", {error.where}" if error.where else "")
             raise
-        columns = dict(zip(("threshold", *result._fields[1:]), result, strict=True))
-        frames.append(pd.DataFrame({"image": name, **columns}))
+        frames.append(pd.DataFrame({"image": name, **result._asdict()}))
     if not frames:
         raise MetricError("there is no image to score", remedy="Give at least one.")
-    return pd.concat(frames, ignore_index=True)
+    return pd.concat(frames, ignore_index=True).rename(columns={"thresholds": "threshold"})
 
 
 def summary(frame: pd.DataFrame) -> dict[str, float]:

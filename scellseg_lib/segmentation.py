@@ -43,17 +43,13 @@ class SegmentOptions(Options):
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """What the network says of one image of a ``shape`` (H, W), before any threshold.
-
-    The maps float32[K, h, w] are of the 30-px scale, to which the image was brought by a
-    ``diameter`` of its cells, px; the style float32[S] is of unit length.
-    """
+    """What the network says of one image, before any threshold."""
 
     name: str
-    maps: np.ndarray
-    style: np.ndarray
-    shape: tuple[int, int]
-    diameter: float
+    maps: np.ndarray  # float32[K, h, w], at the 30-px scale
+    style: np.ndarray  # float32[S], of unit length
+    shape: tuple[int, int]  # of the image, (H, W)
+    diameter: float  # of its cells, in pixels, by which it was brought to that scale
     has_flows: bool = True  # whether the first two maps are flows, as Cellpose's and Scellseg's are
 
 
