@@ -27,7 +27,7 @@ class Overlap:
     labels: Sequence[np.ndarray]  # of each image, ascending, without background
     areas: Sequence[np.ndarray]  # of these, in pixels
     index: tuple[np.ndarray, np.ndarray]  # where in them the two objects of each pair stand
-    intersection: np.ndarray  # of each pair, in pixels, as the union is
+    intersection: np.ndarray  # of each pair, in pixels
     union: np.ndarray
     iou: np.ndarray
 
@@ -84,13 +84,13 @@ def match(true: np.ndarray, predicted: np.ndarray, threshold: float = 0.5) -> pd
     matched = _match_pairs(found, *_as_millionths([threshold]))
     frames = []
     for side, (name, missed) in enumerate((("true", "FN"), ("predicted", "FP"))):
-        index, (own, other) = found.index[side], (side, 1 - side)
-        partner, iou = np.zeros(len(found.labels[own]), np.int64), np.zeros(len(found.labels[own]))
+        index, labels, other = found.index[side], found.labels[side], 1 - side
+        partner, iou = np.zeros(len(labels), np.int64), np.zeros(len(labels))
         np.maximum.at(iou, index, found.iou)
         iou[index[matched]] = found.iou[matched]
         partner[index[matched]] = found.labels[other][found.index[other][matched]]
         outcome = np.where(partner > 0, "TP", missed)
-        columns = {"label": found.labels[own], "area": found.areas[own], "outcome": outcome}
+        columns = {"label": labels, "area": found.areas[side], "outcome": outcome}
         frames.append(pd.DataFrame({"side": name, **columns, "partner": partner, "iou": iou}))
     return pd.concat(frames, ignore_index=True)
 

@@ -54,9 +54,10 @@ class UNet2(Representation):
             return float(np.mean([average_precision(*pair, SEARCH_IOUS).mean() for pair in pairs]))
 
         borders = self.borders or [decoding.border_threshold]
-        pairs = product(INTERIOR_THRESHOLDS, borders)
-        names = ("interior_threshold", "border_threshold")
-        tries = [decoding.model_copy(update=dict(zip(names, p, strict=True))) for p in pairs]
+        tries = [
+            decoding.model_copy(update={"interior_threshold": interior, "border_threshold": border})
+            for interior, border in product(INTERIOR_THRESHOLDS, borders)
+        ]
         return max(tries, key=score)
 
     def targets(self, masks: np.ndarray) -> np.ndarray:
