@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import cv2
@@ -99,9 +99,7 @@ def labelled_batch(
     for index in rng.integers(len(sources), size=size) if indices is None else indices:
         source = sources[index]
         assert source.masks is not None
-        scale = source.scale * rng.uniform(0.75, 1.25)
-        flip = rng.uniform() < 0.5
-        matrix = _draw_affine(rng, source.masks.shape, scale, flip=flip)
+        matrix = _draw_affine(rng, source)
         images.append(_warp_image(source.image, matrix))
         wide = matrix + np.array([[0, 0, MARGIN], [0, 0, MARGIN]])
         warped = cv2.warpAffine(
@@ -113,24 +111,36 @@ def labelled_batch(
 
 
 def unlabelled_batch(
-    sources: Sequence[Source], rng: np.random.Generator, side: int, size: int = 8
+    sources: Sequence[Source],
+    rng: np.random.Generator,
+    side: int | None = None,
+    size: int = 8,
+    *,
+    clipped: bool = False,
 ) -> Tensor:
-    """Draw rotated crops of `side` px of the 30-px scale as float32 (size, 2, 224, 224)."""
+    """Draw patches float32 (size, 2, 224, 224) as labelled ones, or with a side.
+
+    Then they are rotated crops of ``side`` px of the 30-px scale, resized; or such crops are taken
+    for whole images, so that patches are ``clipped`` or filled up with zeros.
+    """
     patches = []
     for index in rng.integers(len(sources), size=size):
         source = sources[index]
-        scale = source.scale * PATCH / side
-        matrix = _draw_affine(rng, source.image.shape[1:], scale, flip=False)
+        if side is not None and clipped:
+            reach = round(side / source.scale)
+            y, x = (rng.integers(max(length - reach, 0) + 1) for length in source.image.shape[1:])
+            source = replace(source, image=source.image[:, y : y + reach, x : x + reach])
+        matrix = _draw_affine(rng, source, None if clipped else side)
         patches.append(_warp_image(source.image, matrix))
     return torch.from_numpy(np.stack(patches))
 
 
-def _draw_affine(
-    rng: np.random.Generator, shape: tuple[int, int], scale: float, *, flip: bool
-) -> np.ndarray:
+def _draw_affine(rng: np.random.Generator, source: Source, side: int | None = None) -> np.ndarray:
     """Draw a matrix float64[2, 3] to a patch whose middle lies on the image whatever the angle."""
+    scale = source.scale * (PATCH / side if side else rng.uniform(0.75, 1.25))
+    flip = side is None and rng.uniform() < 0.5
     angle = rng.uniform(0, 2 * np.pi)
-    size = np.array(shape[::-1])
+    size = np.array(source.image.shape[:0:-1])
     room = np.maximum(size - PATCH / scale, 0)
     middle = (size - 1) / 2 + (rng.uniform(size=2) - 0.5) * room
     cos, sin = scale * np.cos(angle), scale * np.sin(angle)

@@ -189,7 +189,7 @@ def segment(
 
 
 @app.command()
-@with_options(FinetuneOptions, "layers", "alpha", "statistics")
+@with_options(FinetuneOptions, "layers", "alpha", "statistics", "crops")
 @with_options(FinetuneOptions, "strategy", "steps", "seed", "learning_rate", "schedule")
 def finetune(
     source: str = SOURCE,

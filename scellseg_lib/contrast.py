@@ -5,6 +5,7 @@
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from scellseg_lib.augment import CROP_SIDES, Source, unlabelled_batch
 from scellseg_lib.device import Precision
-from scellseg_lib.network import Network
+from scellseg_lib.network import Network, momentum
 
 INITIAL_ALPHA = 0.2
 ALPHA_RATE = 0.1  # learning rate of a learnt alpha, scheduled with the others
@@ -30,13 +31,13 @@ class ContrastiveTerm(nn.Module):
         self,
         queries: Sequence[Source],
         contrast: Sequence[Sequence[Source]],
-        *,
         alpha_mode: str = "learnt",
-        statistics: str = "mixed",  # BatchNorm's, of all these patches (as released), or "shot"
+        statistics: str = "encoder",
+        crops: str = "resized",  # these three: see `FinetuneOptions`
     ) -> None:
         super().__init__()
         self.queries, self.contrast = queries, contrast
-        self.alpha_mode, self.statistics = alpha_mode, statistics
+        self.alpha_mode, self.statistics, self.crops = alpha_mode, statistics, crops
         self.alpha = nn.Parameter(torch.tensor(INITIAL_ALPHA), alpha_mode == "learnt")
 
     def weight(self, done: float) -> Tensor:
@@ -48,10 +49,10 @@ class ContrastiveTerm(nn.Module):
 
     def batches(self, rng: np.random.Generator, size: int) -> tuple[Tensor, Tensor]:
         """Draw query and contrast patches with a crop side of their own common draw."""
-        side = int(rng.integers(CROP_SIDES[0], CROP_SIDES[1] + 1))
+        side, clipped = int(rng.integers(*CROP_SIDES, endpoint=True)), self.crops == "clipped"
         style = self.contrast[int(rng.integers(len(self.contrast)))]
-        queries = unlabelled_batch(self.queries, rng, side, size)
-        return queries, unlabelled_batch(style, rng, side, size)
+        queries = unlabelled_batch(self.queries, rng, side, size, clipped=clipped)
+        return queries, unlabelled_batch(style, rng, side, size, clipped=clipped)
 
     def forward(
         self,
@@ -63,16 +64,13 @@ class ContrastiveTerm(nn.Module):
     ) -> Tensor:
         """Term of a step; ``shot_style`` (n, S) comes from the step's pass over the shots."""
         shot, device, styles = shot_style.float(), shot_style.device, []
-        layers = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)]
-        frozen = {layer: layer.momentum for layer in layers if self.statistics == "shot"}
-        for layer in frozen:
-            layer.momentum = 0.0  # the running statistics stay
-        for images in self.batches(rng, len(shot_style)):
-            # A context each: within one, gradients would be summed up in bfloat16.
-            with precision.autocast(device):
-                styles.append(network.embed(images.to(device)).float())
-        for layer, momentum in frozen.items():
-            layer.momentum = momentum
+        observe = self.statistics == "released"
+        with momentum(network, 0.0) if self.statistics in ("shot", "query") else nullcontext():
+            for images in self.batches(rng, len(shot_style)):
+                # A context each: within one, gradients would be summed up in bfloat16.
+                with precision.autocast(device):
+                    style = network.embed(images.to(device), observe=observe)
+                styles.append(style.float())
         query, contrast = styles
         ratio = pair_distance(shot, query) / (pair_distance(shot, contrast) + 1e-5)
         return self.weight(done) * ratio

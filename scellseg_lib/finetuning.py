@@ -13,12 +13,12 @@ from pydantic_core import PydanticCustomError
 from torch import Tensor, nn
 
 from scellseg_lib import training
-from scellseg_lib.augment import labelled_batch, prepare, sources_hash
+from scellseg_lib.augment import Source, labelled_batch, prepare, sources_hash, unlabelled_batch
 from scellseg_lib.contrast import ALPHA_RATE, ContrastiveTerm
 from scellseg_lib.datasets.load import DatasetNotHere, load_dataset
 from scellseg_lib.device import Precision, choose_precision
 from scellseg_lib.model import Model
-from scellseg_lib.network import weights_hash
+from scellseg_lib.network import momentum, weights_hash
 from scellseg_lib.options import Options
 from scellseg_lib.progress import progress_bar
 from scellseg_lib.samples import Dataset, Sample, resize_masks
@@ -45,8 +45,13 @@ class FinetuneOptions(Options):
     """What is learnt (Extended Data Fig. 8); fixed parts keep weights and BatchNorm statistics."""
     alpha: Literal["learnt", "fixed", "scheduled"] = "learnt"
     """Weight of the contrastive term: learnt (the paper), fixed, or scheduled down to 0."""
-    statistics: Literal["mixed", "shot"] = "mixed"
-    """What BatchNorm's running statistics see: all patches (mixed), or those of the shots alone."""
+    statistics: Literal["encoder", "released", "shot", "query"] = "encoder"
+    """What BatchNorm's running statistics see: all patches, those of queries and contrast images in
+    the downsampling pass alone (encoder) or in the whole extractor (released: the authors' code);
+    those of the shots alone; or, once all is learnt, those of the queries alone."""
+    crops: Literal["resized", "clipped"] = "resized"
+    """Of queries and contrast images, 156 to 290 px: resized to a patch, as the paper says, or
+    clipped and filled up to it, flipped and scaled as the shots' (the authors' code)."""
     seed: int = Field(default=0, ge=0)
     """Random state of the patches."""
 
@@ -76,7 +81,7 @@ STRATEGIES: dict[str, Strategy] = {
     "contrastive": Strategy(
         "learns from the annotated images, and the look of the images to be segmented",
         lambda queries, contrasts, options: ContrastiveTerm(
-            queries, contrasts, alpha_mode=options.alpha, statistics=options.statistics
+            queries, contrasts, options.alpha, options.statistics, options.crops
         ),
     ),
     "classic": Strategy("learns from the annotated images alone (quicker)"),
@@ -121,7 +126,7 @@ def finetune(
         Gets a `Progress` after each step, and may raise `training.Enough` to end the run there.
     **options
         ``steps``, ``learning_rate``, ``schedule``, ``batch_size``, ``layers``, ``alpha``,
-        ``statistics`` and ``seed``, see `FinetuneOptions`.
+        ``statistics``, ``crops`` and ``seed``, see `FinetuneOptions`.
 
     Raises
     ------
@@ -138,11 +143,12 @@ def finetune(
     robust = model.card.robust
     sources = prepare(shots, robust=robust)
     diameter = float(np.nanmean([sample.diameter for sample in shots]))
+    seen = prepare(queries or shots, diameter, robust=robust)
     contrasts, term = None, None
     if make_term:
         contrasts = contrast or default_contrast()
         styles = [prepare(s, s.diameter, robust=robust) for s in contrasts.styles().values()]
-        term = make_term(prepare(queries or shots, diameter, robust=robust), styles, chosen)
+        term = make_term(seen, styles, chosen)
     precision.place(tuned.network, device)
     extractor = tuned.network.extractor
     parts: dict[str, list[nn.Module]] = {"all": [], "downsampling_fixed": [extractor.down]}
@@ -176,6 +182,8 @@ def finetune(
     saved = training.Checkpoint(checkpoint, identity, modules, torch.optim.Adam(groups))
     steps = losses_at, chosen.rate, chosen.steps
     training.train(tuned, saved, *steps, fixed=fixed, callback=callback)
+    if chosen.statistics == "query":
+        recalibrate(tuned, seen, seed=chosen.seed, precision=precision)
     training.complete_card(tuned, "fine-tuned", [shots], identity | {"initial": model.card.recipe})
     tuned.card.diameter = round(diameter, 2)
     if tuned.representation.tunes:  # at the 30-px scale
@@ -184,6 +192,35 @@ def finetune(
         truths = [resize_masks(s.masks, m.shape[1:]) for s, m in zip(shots, outputs, strict=True)]
         tuned.card.decoding = tuned.representation.tune(tuned.card.decoding, outputs, truths)
     return tuned
+
+
+@torch.no_grad()
+def recalibrate(
+    model: Model,
+    sources: Sequence[Source],
+    term: nn.Module | None = None,
+    *,
+    seed: int = 0,
+    precision: Precision | None = None,
+) -> None:
+    """Estimate BatchNorm's running statistics anew: means over 32 batches of eight patches.
+
+    Of the sources alone (of the queries, it is AdaBN), or of what a contrastive term shows, too.
+    """
+    precision = precision or choose_precision(model.device)
+    for layer in model.network.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.reset_running_stats()
+    model.network.train()
+    with momentum(model.network, None):
+        for batch in range(32):
+            rng = np.random.default_rng((seed, batch, 2))
+            images = unlabelled_batch(sources, rng).to(model.device)
+            with precision.autocast(model.device):
+                style = model.network(images).style
+            if term is not None:
+                term(model.network, style, rng, 1.0, precision)
+    model.network.eval()
 
 
 def default_contrast() -> Dataset:

@@ -87,16 +87,8 @@ def flows_to_masks(
         (dy, dx) of unit scale: the network's output divided by 5.
     cell_logit : float32[H, W]
         Logit of being in a cell.
-    cell_threshold : float
-        Pixels with a logit above it move.
-    flow_threshold : float
-        Masks are dropped whose own flow differs more from the given one (mean squared); 0: none.
-    n_steps : int
-        Euler steps of at most one pixel.
-    min_size : int
-        Masks of fewer pixels are dropped, and so are true cells that small.
-    max_size_fraction : float
-        A mask over this fraction of the image is the background, and dropped.
+    cell_threshold, flow_threshold, n_steps, min_size, max_size_fraction
+        As those of `Decoding`; sizes in pixels of these maps.
 
     Returns
     -------

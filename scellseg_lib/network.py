@@ -5,7 +5,8 @@ A residual downsampling pass, a style embedding, an upsampling pass that the sty
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -222,9 +223,14 @@ class Network(nn.Module):
         features, style = self.extractor(x)
         return NetworkOutput(self.tasker(features), style)
 
-    def embed(self, x: Tensor) -> Tensor:
-        """Style embedding (B, levels[-1]) by the downsampling pass alone."""
-        return style_embedding(self.extractor.down(x)[-1])
+    def embed(self, x: Tensor, *, observe: bool = False) -> Tensor:
+        """Style embedding (B, levels[-1]); the upsampling pass may ``observe`` x for statistics."""
+        features = self.extractor.down(x)
+        styles = [style_embedding(level) for level in features]
+        if observe:
+            with torch.no_grad():
+                self.extractor.up(features, styles)
+        return styles[-1]
 
 
 def build_network(
@@ -240,13 +246,10 @@ def build_network(
 
     Parameters
     ----------
-    name : {"unet2", "unet3", "hover", "cellpose", "scellseg"}
-    levels : sequence of int
-        Channels of each level, shallow first; ModelError for odd ones.
-    attention, dense, hierarchical_style : bool, optional
-        Scellseg's additions (Extended Data Fig. 1); None: as the model has them.
-    outputs : int, optional
-        Maps that the network gives; None: those of the model's representation (2, 3, 3, 3, 3).
+    name, levels
+        One of `ARCHITECTURES`; channels of each level, shallow first. ModelError for odd ones.
+    attention, dense, hierarchical_style, outputs
+        Scellseg's additions (Extended Data Fig. 1), and the number of maps; None: the model's own.
     """
     parts = find_architecture(name)
     if len(levels) < 2 or any(width < 2 or width % 2 for width in levels):
@@ -256,6 +259,18 @@ def build_network(
     additions: Any = {name: one for name, one in asked.items() if one is not None}
     outputs = outputs or representation.get(parts.representation).n_outputs
     return Network(levels, parts._replace(**additions), outputs)
+
+
+@contextmanager
+def momentum(network: nn.Module, value: float | None) -> Iterator[None]:
+    """Let BatchNorm's running statistics move by this share a batch; None: they are plain means."""
+    layers = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)]
+    usual = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.momentum = value
+    yield
+    for layer, former in zip(layers, usual, strict=True):
+        layer.momentum = former
 
 
 def count_parameters(network: nn.Module) -> int:

@@ -182,9 +182,9 @@ def normalise(
 ) -> np.ndarray:
     """Map the 1st to 99th percentile of each plane of float32[2, H, W] to 0..1, without clipping.
 
-    So the paper. With the diameter of the ``cells``, px, the range is up to three times as wide where
-    they are few, so that they become 1, as beside larger things that are five times as bright.
-    Values are then clipped to -1..3, as hot pixels confuse a network, and any unit will do.
+    So the paper. With the diameter of the ``cells``, px, the range is up to three times as wide
+    where they are few, so that they become 1, as beside larger things that are five times as
+    bright. Values are then clipped to -1..3, as hot pixels confuse a network; any unit will do.
 
     A plane without a range becomes zeros (the released code divides by it). If it is the plane to
     segment, both do, with a warning if the image is named (`where`).
@@ -213,7 +213,7 @@ def _find_white(plane: np.ndarray, diameter: float, low: float, high: float) -> 
     small, wide = (cv2.GaussianBlur(small, (0, 0), share * side) for share in (1 / 6, 3 / 4))
     raised = small - wide
     noise = 1.4826 * np.median(np.abs(raised - np.median(raised)))
-    tops = peak_local_max(raised, int(side / 2), 5 * noise, exclude_border=False)
+    tops = peak_local_max(raised, max(int(side / 2), 1), 5 * noise, exclude_border=False)
     limit = -np.inf
     while len(tops):
         at = tuple(tops.T)

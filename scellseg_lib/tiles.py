@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 from functools import cache
 
 import numpy as np
@@ -87,8 +88,10 @@ def cut_tiles(model: Model, sample: Sample, diameter: float) -> TiledImage:
     """Normalise an image as the model's card says, and bring it to the 30-px scale."""
     scale = MEAN_DIAMETER / diameter
     megapixels = sample.image[0].size * scale**2 / 1e6
-    if megapixels > float(os.environ.get("SCELLSEG_MEGAPIXELS") or 400):
-        what = f"it has {megapixels:.0f} megapixels once its cells of {diameter:g} px have 30"
+    limit = os.environ.get("SCELLSEG_MEGAPIXELS") or "400"
+    if not re.fullmatch("[0-9]+([.][0-9]+)?", limit) or megapixels > float(limit):
+        what = f"it has {megapixels:.0f} megapixels once its cells of {diameter:g} px have 30, "
+        what += f"the limit is {limit}"
         remedy = "Give their {diameter} in pixels, or set SCELLSEG_MEGAPIXELS: each takes 60 MB."
         raise ImageError(what, where=sample.name, remedy=remedy, options={"diameter": None})
     even = normalise(sample.image, sample.name, cells=diameter if model.card.robust else None)

@@ -151,14 +151,28 @@ def test_crops_show_their_side_of_the_30_px_scale(side: int):
     assert 2 * np.sqrt(area / np.pi) == pytest.approx(30 * PATCH / side, rel=0.05)
 
 
-def test_crops_are_not_flipped():
+def test_resized_crops_are_not_flipped_and_clipped_ones_are():
     # An L turns into itself by rotation, never into its mirror image.
     image = np.zeros((2, 60, 60), np.float32)
     image[0, 10:50, 10:14] = 1
     image[0, 46:50, 10:30] = 2
-    patches = unlabelled([Source(image, None, 2.0)], rng(), PATCH, size=12)
-    for patch in patches[:, 0].numpy():
-        (ly, lx), (sy, sx) = (
-            np.mean(np.nonzero(abs(patch - value) < 0.2), axis=1) - 111.5 for value in (1, 2)
-        )
-        assert ly * sx - lx * sy > 0
+    for clipped in (False, True):
+        patches = unlabelled([Source(image, None, 2.0)], rng(), PATCH, size=12, clipped=clipped)
+        signs = []
+        for patch in patches[:, 0].numpy():
+            (ly, lx), (sy, sx) = (
+                np.mean(np.nonzero(abs(patch - value) < 0.2), axis=1) - 111.5 for value in (1, 2)
+            )
+            signs.append(ly * sx - lx * sy > 0)
+        assert set(signs) == ({True, False} if clipped else {True})
+
+
+def test_clipped_crops_are_filled_up_with_zeros_or_cut_and_keep_their_scale():
+    whole = [Source(np.ones((2, 400, 700), np.float32), None, 2.0)]  # 800 x 1400 px at the scale
+    for side, least, most in (
+        (156, 0.75**2, 1.25**2),
+        (290, 0.85, 1),
+    ):  # turned, 217 px leave corners
+        shares = unlabelled(whole, rng(), side, 60, clipped=True)[:, 0].mean(dim=(1, 2)).numpy()
+        full = min((side / PATCH) ** 2, 1)
+        assert (shares.min(), shares.max()) == pytest.approx((full * least, full * most), rel=0.1)

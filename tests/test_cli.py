@@ -417,8 +417,9 @@ def test_damaged_query_images_are_left_out_and_told_of(annotated, model_file):
 TUNED = [
     ("--strategy classic --seed 7 --schedule cosine --layers extractor_fixed --channels 0",
      {"strategy": "classic", "steps": 1, "seed": 7, "schedule": "cosine"}),
-    ("--alpha fixed --statistics shot --learning-rate 0.002 --inductive",
-     {"alpha": "fixed", "statistics": "shot", "learning_rate": 0.002, "queries": []}),
+    ("--alpha fixed --statistics shot --crops clipped --learning-rate 0.002 --inductive",
+     {"alpha": "fixed", "statistics": "shot", "crops": "clipped", "learning_rate": 0.002,
+      "queries": []}),
 ]  # fmt: skip
 
 

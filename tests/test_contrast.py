@@ -52,7 +52,7 @@ def test_the_term_is_that_of_equation_2():
 
 def test_a_contrast_like_the_shots_does_not_divide_by_zero():
     network = nn.Module()
-    network.embed = lambda images: torch.ones(len(images), 4) / 2
+    network.embed = lambda images, observe: torch.ones(len(images), 4) / 2
     for offset in (0, 0.1):
         shot, near = torch.ones(8, 4) / 2 + offset, 64 * offset**2
         value = term()(network, shot, np.random.default_rng(0), 0.0, Precision())
@@ -62,7 +62,7 @@ def test_a_contrast_like_the_shots_does_not_divide_by_zero():
 def test_gradients_reach_all_three_styles_and_alpha():
     shot, *others = (styles(8, seed).requires_grad_() for seed in range(3))
     network, given, contrastive = nn.Module(), iter(others), term()
-    network.embed = lambda _: next(given)
+    network.embed = lambda _, observe: next(given)
     contrastive(network, shot, np.random.default_rng(0), 0.0, Precision()).backward()
     for each in (shot, *others):
         assert each.grad.abs().sum() > 0
@@ -70,7 +70,7 @@ def test_gradients_reach_all_three_styles_and_alpha():
 
 
 def test_one_style_and_one_crop_side_serve_a_step(monkeypatch):
-    monkeypatch.setattr("scellseg_lib.contrast.unlabelled_batch", lambda *drawn: drawn)
+    monkeypatch.setattr("scellseg_lib.contrast.unlabelled_batch", lambda *drawn, **_: drawn)
     contrastive = term()
     pairs = [contrastive.batches(np.random.default_rng((0, step)), 8) for step in range(200)]
     by_style = [sum(b[0] is style for _, b in pairs) for style in contrastive.contrast]

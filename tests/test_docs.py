@@ -95,7 +95,7 @@ def test_networks_have_the_parameters_that_are_told() -> None:
 
 
 def test_options_are_those_of_the_code():
-    for name in ("alpha", "statistics"):
+    for name in ("alpha", "statistics", "crops"):
         said = re.search(rf"option `{name}` is (.*?)\.\s", SECTIONS["3"], flags=re.DOTALL)
         assert said is not None
         assert set(FinetuneOptions.describe(name)["enum"]) == set(re.findall(r"`(\w+)`", said[1]))

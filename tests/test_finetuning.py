@@ -14,9 +14,10 @@ import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from scellseg_lib import representation
+from scellseg_lib.augment import prepare, unlabelled_batch
 from scellseg_lib.device import Precision
 from scellseg_lib.errors import DatasetError, OptionError, TrainingError
-from scellseg_lib.finetuning import FinetuneOptions, Strategy, finetune
+from scellseg_lib.finetuning import FinetuneOptions, Strategy, finetune, recalibrate
 from scellseg_lib.model import Model, TrainingData, new_model
 from scellseg_lib.options import Options
 from scellseg_lib.pretraining import PretrainRecipe
@@ -171,16 +172,30 @@ def test_alpha_is_learnt_fixed_or_scheduled():
     np.testing.assert_allclose(second / second[1], sigmoid / sigmoid[1] * [1, 1, 0.5], rtol=1e-3)
 
 
-def test_statistics_of_shots_alone_are_those_of_the_classic_way():
+def test_statistics_see_what_each_way_says_and_learning_is_the_same():
     """After one step: the same shots through the same weights. Later steps differ by weights."""
-    classic = tuned("classic").network.state_dict()
+    classic, usual = (tuned(name).network.state_dict() for name in ("classic", "contrastive"))
     keys = {key for key in classic if "running" in key}
-    for mode, part in (("shot", "none of them"), ("mixed", "extractor.down")):
+    seen = {"shot": "none of them", "encoder": "extractor.down", "released": "extractor"}
+    for mode, part in (seen | {"query": ""}).items():
         own = tuned(statistics=mode).network.state_dict()
         differing = {key for key in keys if not torch.equal(own[key], classic[key])}
         assert differing == {key for key in keys if key.startswith(part)}
+        assert all(torch.equal(own[key], usual[key]) for key in own if "weight" in key)
         layers = tuned(statistics=mode).network.modules()
         assert {m.momentum for m in layers if isinstance(m, torch.nn.BatchNorm2d)} == {0.1}
+
+
+def test_recalibrated_statistics_are_means_over_batches_of_the_sources_alone():
+    model, images = tuned("classic").copy(), [s.without_masks() for s in tiny.worms(2, 5)]
+    queries, first = prepare(images, 12.0), "extractor.down.units.0.projection.0"
+    recalibrate(model, queries, seed=3)
+    drawn = [unlabelled_batch(queries, np.random.default_rng((3, i, 2))) for i in range(32)]
+    state = model.network.state_dict()
+    for name, value in (("mean", torch.mean), ("var", torch.var)):
+        each = [value(batch.transpose(0, 1).flatten(1), dim=1) for batch in drawn]
+        torch.testing.assert_close(state[f"{first}.running_{name}"], torch.stack(each).mean(dim=0))
+    assert not model.network.training
 
 
 def test_a_strategy_of_ones_own(monkeypatch):

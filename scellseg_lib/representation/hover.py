@@ -102,8 +102,6 @@ class HoVer(Flow):
         """float32[3, H, W] -> int32[H, W]."""
         labels, _ = ndimage.label(output[2] > decoding.cell_threshold)
         foreground = tidy(labels, decoding.min_size) > 0
-        if not foreground.any():
-            return np.zeros(foreground.shape, np.int32)
         field = np.asarray(output[:2] / FLOW_SCALE, np.float32)
         edges = np.maximum(edge_map(field[0], True), edge_map(field[1], False)) * foreground
         energy = -cv2.GaussianBlur((1 - edges) * foreground, (3, 3), 0)

@@ -92,9 +92,7 @@ class UNet3(UNet2):
         """float32[3, H, W] -> int32[H, W]: interiors, and border pixels to the nearest of them."""
         interior = _log_odds(output, 1) > decoding.interior_threshold
         border = _log_odds(output, 2) > decoding.border_threshold
-        markers, n_markers = ndimage.label(interior)
-        if not n_markers:
-            return np.zeros(interior.shape, np.int32)
+        markers, _ = ndimage.label(interior)
         distance = ndimage.distance_transform_edt(~interior)
         cells = watershed(distance, markers.astype(np.int32), mask=interior | border)
         return tidy(cells.astype(np.int32), decoding.min_size)
