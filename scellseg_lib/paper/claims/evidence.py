@@ -168,7 +168,8 @@ class Scale:
         if not tests:
             raise Untested(f"the profile {self.profile.name} has no general test")
         columns = {name: self.scores(measure, data, method, tested_on=name) for name in tests}
-        self.on[" and ".join(tests)] = "" if tests == ("cellpose",) else "the Cellpose test set"
+        is_own = tests == ("cellpose_cyto_test",)
+        self.on[" and ".join(tests)] = "" if is_own else "the Cellpose test set"
         scores = pd.DataFrame(columns).dropna()
         if scores.empty:
             raise Untested(f"{method} has no random state on all of {', '.join(tests)}")
