@@ -24,6 +24,7 @@ CONTRAST_VARIANTS: dict[str, dict[str, Any]] = {
     "shot statistics": {"options": (("statistics", "shot"),)},
 }
 """Contrastive fine-tuning otherwise than in the paper."""
+STATISTICS = ("shot", "encoder", "released", "query")
 STEPS = (100, 200, 300, 600)
 SCHEDULES = ("halvings", "cosine")
 
@@ -51,10 +52,9 @@ def pretraining_scale(profile: Profile) -> list[Trial]:
 def generalization(profile: Profile) -> list[Trial]:
     """What tuned models still know of the general test (Extended Data Fig. 4)."""
     trials = []
-    for name in profile.general_test:
-        split = "query" if name.startswith("synthetic") else "general_test"
-        trials += _plan_direct(profile, tested_on=name, split=split)
-        trials += _plan_tuned(profile, COMPARED, tested_on=name, split=split)
+    for place in _general_tests(profile):
+        trials += _plan_direct(profile, **place)
+        trials += _plan_tuned(profile, COMPARED, **place)
     return trials
 
 
@@ -68,6 +68,17 @@ def contrast_weight(profile: Profile) -> list[Trial]:
     """Other weights, queries and statistics of the contrastive term than the paper's."""
     variants = CONTRAST_VARIANTS.values()
     return [t for variant in variants for t in _plan_tuned(profile, (CFT,), **variant)]
+
+
+def statistics(profile: Profile) -> list[Trial]:
+    """BatchNorm's running statistics by what they see, estimated anew on the same tuned models:
+    what is the contrastive term's and what is theirs, on the queries and on the general test.
+    """
+    trials = []
+    for way, place in product(STATISTICS, [{}, *_general_tests(profile)]):
+        fields = {"recalibrated": way, "contrast": profile.contrast} | place
+        trials += _plan_tuned(profile, (CFT, FT), **fields)
+    return trials
 
 
 def decoding(profile: Profile) -> list[Trial]:
@@ -105,7 +116,7 @@ def longer_training(profile: Profile) -> list[Trial]:
 
 
 OF_THE_PAPER = (transferability, shot_scale, pretraining_scale, generalization, layers)
-BEYOND_IT = (contrast_weight, decoding, fair_baselines, which_images, longer_training)
+BEYOND_IT = (contrast_weight, statistics, decoding, fair_baselines, which_images, longer_training)
 EXPERIMENTS: dict[str, Callable[[Profile], list[Trial]]] = {
     experiment.__name__: experiment for experiment in (*OF_THE_PAPER, *BEYOND_IT)
 }
@@ -114,6 +125,14 @@ EXPERIMENTS: dict[str, Callable[[Profile], list[Trial]]] = {
 def order_by_state(trials: Iterable[Trial]) -> list[Trial]:
     """Each trial once, by random state: every figure is complete early, and gains states later."""
     return sorted(dict.fromkeys(trials), key=lambda trial: trial.seed)
+
+
+def _general_tests(profile: Profile) -> list[dict[str, Any]]:
+    """Fields of trials that are scored on a general test, one set after the other."""
+    return [
+        {"tested_on": name, "split": "query" if name.startswith("synthetic") else "general_test"}
+        for name in profile.general_test
+    ]
 
 
 def _plan_direct(profile: Profile, **fields: Any) -> list[Trial]:

@@ -16,11 +16,13 @@ import torch
 
 from scellseg_lib import paths
 from scellseg_lib.atomic import whole
+from scellseg_lib.augment import prepare
+from scellseg_lib.contrast import ContrastiveTerm
 from scellseg_lib.datasets.load import find_readable, load_dataset, load_pretraining_subset
 from scellseg_lib.datasets.weights import load_model
 from scellseg_lib.device import Precision, choose_precision, default_device, machine
 from scellseg_lib.errors import ScellsegError
-from scellseg_lib.finetuning import finetune
+from scellseg_lib.finetuning import finetune, recalibrate
 from scellseg_lib.metrics import evaluate
 from scellseg_lib.model import Model, library_versions, new_model
 from scellseg_lib.network import weights_hash
@@ -190,6 +192,8 @@ def _predict(
     """
     protocol, tested = PROTOCOLS[trial.protocol], trial.select_tested(images)
     precision = _choose_precision(trial)
+    if trial.recalibrated:
+        _recalibrate(trial, model, images)
     run_network = partial(predict, model, flips=protocol.flips, precision=precision)
     representation, decoding, diameter = model.representation, model.card.decoding, None
     if protocol.as_released:
@@ -209,6 +213,20 @@ def _predict(
         return [decode(one, representation, chosen, **how) for one in predictions]
 
     return predictions, decode_at
+
+
+def _recalibrate(trial: Trial, model: Model, images: Mapping[str, Dataset]) -> None:
+    """Estimate the running statistics of a tuned model anew, in place, of what its trial says."""
+    sources = queries = prepare(trial.select_queries(images), model.card.diameter)
+    term = None
+    if trial.recalibrated != "query":
+        sources = prepare(trial.select_shots(images))
+    if trial.recalibrated in ("encoder", "released"):
+        styles = [prepare(s, s.diameter) for s in images[trial.contrast].styles().values()]
+        term = ContrastiveTerm(queries, styles, statistics=trial.recalibrated).to(model.device)
+    precision = _choose_precision(trial)
+    precision.place(model.network, model.device)
+    recalibrate(model, sources, term, seed=trial.seed, precision=precision)
 
 
 def _choose_precision(trial: Trial) -> Precision:

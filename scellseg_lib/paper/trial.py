@@ -10,9 +10,9 @@ from scellseg_lib.samples import Dataset, Sample
 
 METHOD_VERSION = 1  # HoVer's decoding was mended under it, before it had any result
 """Raised when a change of the code changes scores: trials of another version are other trials."""
-METHOD_SOURCES = "df336d5cb835d7c2"
+METHOD_SOURCES = "4d911ae6df5778e2"
 """Hash of the code that decides scores: when a test finds another, the version may have to rise."""
-ADDED = {"queries": "query", "tested_on": ""}
+ADDED = {"queries": "query", "tested_on": "", "recalibrated": ""}
 """Fields added later, with the value of earlier trials: identities leave it out, so keys stay."""
 
 
@@ -56,6 +56,9 @@ class Trial:
     queries: str = "query"
     # Another data set whose split is scored, each image scaled by its own true diameter, an oracle.
     tested_on: str = ""
+    # Of what BatchNorm's running statistics are estimated anew before the tuned model segments: a
+    # value of `FinetuneOptions.statistics`, or "" where they are those of the tuning.
+    recalibrated: str = ""
 
     @property
     def n_shots(self) -> int:
@@ -86,7 +89,9 @@ class Trial:
 
     def drop_scoring(self) -> Self:
         """Return the trial without what only concerns the scoring: one tuned model serves all."""
-        return replace(self, protocol="paper", split="query", tested_on="")
+        tuned = replace(self, protocol="paper", split="query", tested_on="", recalibrated="")
+        # Classic fine-tuning has contrast images for its statistics alone.
+        return replace(tuned, contrast="") if self.strategy == "classic" else tuned
 
     def select_shots(self, images: Mapping[str, Dataset]) -> Dataset:
         """Shots of the trial, in its order."""

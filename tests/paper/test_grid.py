@@ -54,6 +54,15 @@ def test_generalization_scores_the_models_that_transferability_tunes():
     assert {(t.tested_on, t.split) for t in general} == expected
 
 
+def test_statistics_are_estimated_anew_on_the_models_that_transferability_tunes():
+    tuned = {t.drop_scoring() for t in grid.transferability(RELEASED) if t.strategy != "direct"}
+    found = grid.statistics(RELEASED)
+    assert {t.drop_scoring() for t in found} < tuned
+    assert {(t.recalibrated, t.tested_on) for t in found} == {
+        (way, place) for way in grid.STATISTICS for place in ("", *RELEASED.general_test)
+    }
+
+
 def test_longer_training_never_sees_a_query_image():
     found = grid.longer_training(RELEASED)
     assert {(t.split, t.contrast) for t in found} == {("held_out", "")}

@@ -8,6 +8,7 @@ from unittest.mock import Mock
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from scellseg_lib import augment, paths, training
 from scellseg_lib import device as precision
@@ -59,13 +60,13 @@ def test_what_decides_the_scores_decides_the_key(data):
     base, contrastive = make_trial(), make_trial("contrastive")
     changes = {"seed": 1, "steps": 2, "strategy": "direct", "protocol": "best", "precision": "bf16"}
     changes |= {"shots": ("worm1", "worm0"), "options": (("layers", "all"),), "contrast": "two"}
-    others = {"split": "held_out", "queries": "shot", "tested_on": "worms"}
+    others = {"split": "held_out", "queries": "shot", "tested_on": "worms", "recalibrated": "shot"}
     names = [name(base), name(contrastive)]
     names += [name(replace(base, **{k: v})) for k, v in (changes | others).items()]
     names += [name(replace(contrastive, **{k: v})) for k, v in others.items()]
     darker = [Sample(s.name, lambda s=s: s.image / 2, s.read_masks, s.split) for s in data]
     names += [name(base, weights="others"), name(base, replace(data, samples=tuple(darker)))]
-    assert len(set(names)) == len(names) == 18
+    assert len(set(names)) == len(names) == 20
     assert names[0] == name(make_trial())
 
 
@@ -81,6 +82,7 @@ def test_images_of_a_trial(data):
     assert [sample.read_masks for sample in inductive] == [None] * 3
     # One tuned model serves all scorings.
     each = [make_trial(protocol=p, tested_on=other) for p in PROTOCOLS for other in "ab"]
+    each += [make_trial(recalibrated=way, contrast="two") for way in ("shot", "released")]
     assert len({trial.drop_scoring() for trial in each}) == 1
 
 
@@ -121,6 +123,19 @@ def test_protocols_decode_as_their_names_say(data, start, monkeypatch):
             assert [c.kwargs["resample"] for c in decode.call_args_list[-2:]] == [resample] * 2
             assert choose.called == released
     assert [*PROTOCOLS] == ["paper", "flips", "resample", "best", "as_released"]
+
+
+def test_statistics_are_estimated_anew_of_what_a_trial_says(data, start):
+    """Of the shots or the queries, and of query and contrast patches in one pass or in both."""
+    parts = {"": "none of them", "shot": "", "encoder": "extractor.down", "released": "extractor"}
+    states = {}
+    for way in (*parts, "query"):
+        model = start.copy()
+        run._predict(make_trial(recalibrated=way, contrast="two"), model, images(data))
+        states[way] = {k: v for k, v in model.network.state_dict().items() if "running" in k}
+        before = states["shot" if way in ("encoder", "released") else ""]
+        differing = {key for key in before if not torch.equal(before[key], states[way][key])}
+        assert differing == {key for key in before if key.startswith(parts.get(way, ""))}
 
 
 def test_a_tuned_model_serves_both_protocols(data, start, tmp_path, monkeypatch):
