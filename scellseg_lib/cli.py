@@ -290,8 +290,8 @@ def export_masks(
 @app.command(epilog="Example: scellseg sweep shot_scale --data mito --state 0 --limit-time 120")
 def sweep(
     experiments: list[str] = Argument(
-        help="all, or some of: transferability, shot_scale, pretraining_scale, generalization, "
-        "layers, contrast_weight, decoding, fair_baselines, which_images, longer_training."
+        help="all or some: transferability, shot_scale, pretraining_scale, generalization, layers, "
+        "contrast_weight, statistics, decoding, fair_baselines, which_images, longer_training."
     ),
     profile: str = Option("released", help="Scale, a file of notebooks/profiles."),
     data: list[str] | None = Option(None, help="Only this data set; repeatable."),
