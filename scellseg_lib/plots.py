@@ -29,6 +29,8 @@ METHODS = {("scellseg", "contrastive"): "Scellseg-CFT"} | {
     (model, "classic"): f"{ARCHITECTURES[model].title}-FT" for model in ARCHITECTURES
 }
 """What the tuned models of Fig. 2 are called, by model and strategy, in the order of the paper."""
+LOOKS = {m: (f"C{i}", "os^Dv<"[i]) for i, m in enumerate(METHODS.values())}  # colour, marker
+LOOKS |= {one.title: LOOKS[f"{one.title}-FT"] for one in ARCHITECTURES.values()}  # not tuned
 
 
 def overlay(

@@ -224,38 +224,71 @@ def test_touching_cells_of_images_are_counted_and_drawn():
 def test_labels_of_models_and_strategies():
     strategies = {"strategy": ["direct", "classic", "contrastive", "classic"]}
     found = scores.add_labels(pd.DataFrame(strategies).assign(model=["scellseg"] * 3 + ["unet2"]))
-    assert found["label"].tolist() == ["Scellseg", "Scellseg", "Scellseg-CFT", "U-Net2"]
+    assert found["label"].tolist() == ["Scellseg", "Scellseg-FT", "Scellseg-CFT", "U-Net2-FT"]
     assert found["tuned"].tolist() == [False, True, True, True]
 
 
 def test_transfer_draws_means_and_stars_and_leaves_out_what_stays_under_a_hundredth(axes):
-    heights = {("a", 0): 0.4, ("a", 1): 0.6, ("b", 0): 0.009}
-    rows = [(*of, t, aji, True, "i") for of, aji in heights.items() for t in (0.5, 0.75)]
-    frame = pd.DataFrame(rows, columns=["label", "seed", "threshold", "aji", "tuned", "image"])
-    scores.draw_transfer(axes, frame, value="aji", stars=[0.75])
+    heights = {("HoVer-FT", 0): 0.4, ("HoVer-FT", 1): 0.6, ("HoVer", 0): 0.2, ("U-Net2", 0): 0.009}
+    rows = [(*of, t, aji, "i") for of, aji in heights.items() for t in (0.5, 0.75)]
+    frame = pd.DataFrame(rows, columns=["label", "seed", "threshold", "aji", "image"])
+    frame["tuned"] = frame["label"].str.endswith("-FT")
+    frame = frame.assign(strategy=np.where(frame["tuned"], "classic", "direct"), data="set")
+    scores.draw_transfer(axes, frame, value="aji", stars={"*": [0.75], "+": []})
     assert axes.get_ylabel().startswith("AJI")
     assert np.allclose(axes.lines[0].get_ydata(), 0.5)
-    assert legend(axes) == ["a, tuned (n = 2 states)"]
-    assert [(text.get_text(), text.get_position()[0]) for text in axes.texts] == [("*", 0.75)]
+    assert axes.get_legend_handles_labels()[1] == ["HoVer-FT", "HoVer, not tuned"]
+    told = [(text.get_text(), text.get_position()[0]) for text in axes.texts]
+    assert told == [("*", 0.75), ("mean and SD, n = 2 random states x 1 images", 0.5)]
+    scores.name_panel(axes, "c", scores.name_data("dsb2018"))
+    assert (axes.get_title(), axes.texts[-1].get_text()) == ("DSB 2018", "c")
+    scores.add_legend(axes.figure)
+    assert [text.get_text() for text in axes.figure.legends[0].texts] == [
+        "HoVer-FT",
+        "HoVer, not tuned",
+    ]
 
 
 def test_choices_are_means_side_by_side_with_their_number(axes):
     rows = [("a", "x", 0.2), ("a", "x", 0.4), ("a", "y", 0.5), ("b", "x", 0.6), ("b", "y", 0.7)]
-    frame = pd.DataFrame(rows, columns=["label", "set", "map"])
-    scores.draw_choices(axes, frame, "map", "mAP", by="set", xlabel="sets")
-    heights = [[bar.get_height() for bar in bars.patches] for bars in axes.containers[::2]]
+    frame = pd.DataFrame(rows, columns=["label", "data", "map"])
+    frame = frame.assign(seed=frame.groupby(["label", "data"]).cumcount(), strategy="classic")
+    scores.draw_choices(axes, frame, "map", "mAP", xlabel="sets")
+    heights = [np.asarray(bars.lines[0].get_ydata(), float) for bars in axes.containers]
     np.testing.assert_allclose(heights, [[0.3, 0.5], [0.6, 0.7]])
-    assert legend(axes) == ["a (n = 1 to 2 states)", "b (n = 1 state)"]
+    assert axes.get_legend_handles_labels()[1] == ["a", "b"]
+    assert [text.get_text() for text in axes.texts] == ["mean and SD, n = 1 to 2 random states"]
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("sets", "mAP")
 
 
 def test_shot_scale_draws_every_trial_and_the_curves_there_are(axes):
     shots = np.array([1.0, 2, 4, 8])
-    curve = pd.DataFrame({"label": "a", "n_shots": shots, "map": 0.8 * shots / (1 + shots)})
-    frame = pd.concat([curve, curve.assign(label="b", map=0.5)])
-    fits = {"a": stats.fit_hyperbola(shots, curve["map"].to_numpy())}
-    scores.draw_shot_scale(axes, frame, fits)
+    curve = {"label": "HoVer-FT", "seed": 0, "n_shots": shots, "map": 0.8 * shots / (1 + shots)}
+    curve = pd.DataFrame(curve)
+    frame = pd.concat([curve, curve.assign(label="U-Net2-FT", map=0.5)])
+    fits = {"HoVer-FT": stats.fit_hyperbola(shots, curve["map"].to_numpy())}
+    scores.draw_shot_scale(axes, frame, fits, notes=["Pm: 0.5"])
+    assert not axes.collections  # a single state has no band
     line, *points = axes.get_lines()
     np.testing.assert_allclose(line.get_ydata(), 0.8 * line.get_xdata() / (1 + line.get_xdata()))
     assert [list(one.get_ydata()) for one in points] == [list(curve["map"]), [0.5] * 4]
-    assert legend(axes) == ["a (n = 4 trials, R = 1.00)", "b (n = 4 trials)"]
+    assert axes.texts[0].get_text() == "Pm: 0.5\nHoVer-FT: R = 1.00"
+
+
+def test_differences_over_shots_are_of_one_random_state_with_intervals():
+    rows = [("Scellseg-CFT", 1, 0, 0.5), ("Scellseg-FT", 1, 0, 0.4), ("Scellseg-CFT", 1, 1, 0.7)]
+    rows += [("Scellseg-FT", 1, 1, 0.5), ("Scellseg-CFT", 2, 0, 0.3), ("Scellseg-FT", 2, 0, 0.4)]
+    rows += [("Scellseg-CFT", 2, 1, 0.9)]  # whose other is missing
+    runs = pd.DataFrame(rows, columns=["label", "n_shots", "seed", "map"]).assign(data="a_set")
+    anovas = scores.compare_over_shots(runs, "map")
+    figure = scores.draw_over_shots(runs, "map", {}, anovas)
+    above, below = figure.axes
+    mean, _, (bars,) = below.containers[0].lines
+    np.testing.assert_allclose(np.asarray(mean.get_ydata(), float), [0.15, -0.1])
+    half = (bars.get_segments()[0][1, 1] - bars.get_segments()[0][0, 1]) / 2
+    assert half == pytest.approx(12.706 * 0.05, rel=1e-4)  # Student's t of one degree of freedom
+    assert above.get_title() == "a set"
+    expected = stats.two_way_anova(runs, "map", ["label", "n_shots"])
+    pd.testing.assert_frame_equal(anovas["a_set", "Scellseg-FT"], expected)
+    assert [*anovas] == [("a_set", "Scellseg-FT")]
+    assert above.texts[0].get_text() == f"Pm against Scellseg-FT: {expected['p']['label']:.2g}"

@@ -1,23 +1,81 @@
 """Scores of trials, drawn: against IoU thresholds, shots, steps and choices."""
 
 from collections.abc import Mapping, Sequence
+from itertools import product
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from scipy.stats import t as student
 
 from scellseg_lib.network import ARCHITECTURES
-from scellseg_lib.stats import HyperbolaFit
+from scellseg_lib.plots import LOOKS, METHODS, STYLE
+from scellseg_lib.stats import HyperbolaFit, two_way_anova
 
+PRINT = [
+    STYLE,
+    {"font.size": 7, "legend.fontsize": 6, "axes.linewidth": 0.6, "figure.dpi": 150}
+    | {"lines.linewidth": 1.0, "lines.markersize": 3},
+]
+"""Style of the paper's figures, for a journal's page."""
+PAGE = 7.2  # its width, inches
 NEGLIGIBLE = 0.01  # curves that stay under it are left out of Fig. 2, as in the paper
 SCORES = {"ap": "AP = TP / (TP + FP + FN)", "aji": "AJI(t) (Eq. 5)"}
+MEANS = {"ap50": "AP@0.5", "ap75": "AP@0.75", "map": "mAP", "maji": "mAJI"}
+NAMES = {
+    "bbbc010_elegans": r"$\it{C. elegans}$ (BBBC010)",
+    "t98g_phase": "T98G, stand-in for LIVECell BV-2",
+    "hela_phase_nuclei": "HeLa, stand-in for mito",
+    "hepg2_nuclei": "HepG2 nuclei",
+    "huh7_nuclei": "Huh7 nuclei",
+    "raw264_fluo": "RAW 264.7",
+    "deepcell_nuclei": "DeepCell nuclei",
+    "deepcell_phase": "DeepCell phase contrast",
+    "dsb2018": "DSB 2018",
+    "cellpose_contrast35": "Cellpose's contrast images",
+    "tcell_if": "T cells",
+    "cellpose_cyto_test": "Cellpose's test images",
+}
+"""What data sets are called in figures; one of another name by itself."""
 
 
 def add_labels(frame: pd.DataFrame) -> pd.DataFrame:
-    """Add ``label``, the model's name ("-CFT" if tuned contrastively), and ``tuned`` to trials."""
-    titles = frame["model"].map({name: one.title for name, one in ARCHITECTURES.items()})
-    contrastive = frame["strategy"].map({"contrastive": "-CFT"}).fillna("")
-    return frame.assign(label=titles + contrastive, tuned=frame["strategy"] != "direct")
+    """Add ``label``, the name of the method or of the model not tuned, and ``tuned`` to trials."""
+    pairs = zip(frame["model"], frame["strategy"], strict=True)
+    labels = [METHODS.get(pair, ARCHITECTURES[pair[0]].title) for pair in pairs]
+    return frame.assign(label=labels, tuned=frame["strategy"] != "direct")
+
+
+def name_data(name: str) -> str:
+    """Name of a data set for people."""
+    return NAMES.get(name, name.replace("_", " "))
+
+
+def start_figure(rows: int, columns: int, height: float = 2.2) -> tuple[Figure, np.ndarray]:
+    """Return a figure of a page's width, or of half of it, and its panels [rows, columns]."""
+    size = (PAGE if columns > 1 else PAGE / 2, height * rows)
+    figure = plt.figure(figsize=size, layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def name_panel(axes: Axes, letter: str, title: str = "") -> None:
+    """Put a panel's bold letter outside its corner, and a title above it and its numbers."""
+    axes.set_title(title, pad=11)
+    place = {"xycoords": "axes fraction", "textcoords": "offset points"}
+    axes.annotate(letter, (0, 1), (-24, 8), **place, fontsize=9, fontweight="bold")
+
+
+def add_legend(figure: Figure, ncols: int = 4) -> None:
+    """Tell once, below all panels, what their lines and points are."""
+    known = {}
+    for axes in figure.axes:
+        handles, labels = axes.get_legend_handles_labels()
+        known |= dict(zip(labels, handles, strict=True))
+    order = sorted(known, key=lambda name: [*LOOKS, name].index(name.removesuffix(", not tuned")))
+    places = {"loc": "outside lower center", "ncols": ncols}
+    figure.legend([known[name] for name in order], order, **places)
 
 
 def draw_transfer(
@@ -25,48 +83,115 @@ def draw_transfer(
     frame: pd.DataFrame,
     value: str = "ap",
     *,
-    stars: Sequence[float] = (),
+    stars: Mapping[str, Sequence[float]] | None = None,
     least: float = NEGLIGIBLE,
 ) -> None:
-    """Draw AP against the IoU threshold, models directly dotted and tuned solid (Fig. 2c-e).
+    """Draw AP against the IoU threshold, models not tuned dotted and tuned solid (Fig. 2c-e).
 
     The frame is of one data set, protocol and cell threshold, with the columns of `add_labels`;
-    ``value`` is its "ap" or "aji". ``stars`` are the IoU thresholds at which a difference is
-    significant; curves that stay under ``least`` are left out.
+    ``value`` is its "ap" or "aji". ``stars`` are, by the sign to be drawn, the IoU thresholds at
+    which a difference is significant; curves that stay under ``least`` are left out.
     """
-    colours = {label: f"C{i}" for i, label in enumerate(frame["label"].unique())}
     for (label, tuned), part in frame.groupby(["label", "tuned"], sort=False):
         runs = part.groupby(["seed", "threshold"])[value].mean().unstack("threshold")
         mean = runs.mean()
         if mean.max() < least:
             continue
         deviation = runs.std() if len(runs) > 1 else None
-        how, fmt = ("tuned", "o-") if tuned else ("directly", ":")
-        how = f"{label}, {how} (n = {len(runs)} state{'s' * (len(runs) > 1)})"
-        colour, heights = colours[label], mean.to_numpy()
-        axes.errorbar(mean.index, heights, deviation, fmt=fmt, color=colour, label=how, capsize=2)
-    for threshold in stars:
-        axes.text(threshold, 0.97, "*", ha="center", va="top", fontsize=12)
-    axes.set(xlabel="IoU threshold", ylabel=SCORES[value], ylim=(0, 1))
-    axes.legend(fontsize=6)
-    n_images = frame["image"].nunique()
-    axes.set_title(f"mean over {n_images} images; bars: SD over random states", fontsize=7)
+        colour, marker = LOOKS[label]
+        name, line = (label, f"{marker}-") if tuned else (f"{label}, not tuned", ":")
+        look = {"fmt": line, "color": colour, "label": name, "capsize": 2}
+        axes.errorbar(mean.index, mean.to_numpy(), deviation, **look)
+    for row, (sign, thresholds) in enumerate((stars or {}).items()):
+        for threshold in thresholds:
+            axes.text(threshold, 1.0 - 0.05 * row, sign, ha="center", va="top")
+    axes.set(xlabel="IoU threshold", ylabel=SCORES[value], ylim=(0, 1.02))
+    _tell_number(axes, frame)
 
 
-def draw_shot_scale(axes: Axes, runs: pd.DataFrame, fits: Mapping[str, HyperbolaFit]) -> None:
-    """Draw mAP against the number of shots: a point a trial, and the hyperbolas found (Fig. 5)."""
-    x = np.linspace(0, runs["n_shots"].max() * 1.05, 200)[1:]
-    for i, (label, part) in enumerate(runs.groupby("label", sort=False)):
-        colour, r = f"C{i}", ""
+def draw_shot_scale(
+    axes: Axes,
+    runs: pd.DataFrame,
+    fits: Mapping[str, HyperbolaFit],
+    value: str = "map",
+    notes: Sequence[str] = (),
+) -> None:
+    """Draw a score over the number of shots: a point a trial, and the hyperbolas found (Fig. 5).
+
+    Their R stands in the panel, after the ``notes``; a band of 95 % confidence needs two states.
+    """
+    x, told = np.linspace(0, runs["n_shots"].max() * 1.05, 200)[1:], [*notes]
+    for label, part in runs.groupby("label", sort=False):
+        colour, marker = LOOKS[label]
         if fit := fits.get(str(label)):
-            axes.fill_between(x, *fit.confidence_band(x), color=colour, alpha=0.15, linewidth=0)
+            if part["seed"].nunique() > 1:
+                band = fit.confidence_band(x)
+                axes.fill_between(x, *band, color=colour, alpha=0.15, linewidth=0)
             axes.plot(x, fit.predict(x), color=colour)
-            r = f", R = {fit.r:.2f}"
-        name = f"{label} (n = {len(part)} trials{r})"
-        axes.plot(part["n_shots"], part["map"], "o", color=colour, alpha=0.8, label=name)
-    axes.set(xlabel="shots (annotated images)", ylabel="mAP", ylim=(0, None), xlim=(0, None))
-    axes.legend(fontsize=6)
-    axes.set_title("one point a random state; band: 95 % confidence", fontsize=7)
+            told.append(f"{label}: R = {fit.r:.2f}")
+        axes.plot(part["n_shots"], part[value], marker, color=colour, alpha=0.8, label=label)
+    place = {"ha": "right", "va": "bottom", "transform": axes.transAxes, "fontsize": 5.5}
+    axes.text(0.99, 0.02, "\n".join(told), **place)
+    low, high = runs[value].min(), runs[value].max()
+    axes.set(xlabel="shots (annotated images)", ylabel=MEANS[value], xlim=(0, None))
+    axes.set_ylim(max(0, low - 0.8 * (high - low) - 0.02), high + 0.15 * (high - low))
+
+
+def draw_differences(axes: Axes, runs: pd.DataFrame, first: str, second: str, value: str) -> None:
+    """Draw by how much a method is ahead of another in the same random state, over shots (Fig. 5b).
+
+    A point a state, their mean, and its 95 % interval by Student's t where there are two or more.
+    """
+    wide = runs.pivot_table(value, ["n_shots", "seed"], "label", sort=False)
+    ahead = (wide[first] - wide[second]).dropna().groupby("n_shots")
+    found = ahead.agg(["mean", "sem", "size"])
+    half = found["sem"] * student.ppf(0.975, found["size"].clip(lower=2) - 1)
+    places = np.arange(len(found))
+    axes.axhline(0, color="0.6", linewidth=0.8)
+    look = {"fmt": "_", "color": LOOKS[first][0], "capsize": 2, "markersize": 8}
+    axes.errorbar(places, found["mean"], half.fillna(0), **look)
+    for place, (_, gaps) in zip(places, ahead, strict=True):
+        axes.plot([place] * len(gaps), gaps, "k.", markersize=3)
+    axes.set_xticks(places, found.index)
+    ylabel = f"{MEANS[value]}: {first} - {second.removeprefix('Scellseg-')}"
+    axes.set(xlabel="shots (annotated images)", ylabel=ylabel)
+
+
+def compare_over_shots(runs: pd.DataFrame, value: str) -> dict[tuple[str, str], pd.DataFrame]:
+    """Two-way ANOVA of Scellseg-CFT against two others and the number of shots, by data set.
+
+    Only numbers of shots that both have; nothing where a single state leaves no error to compare
+    with. Pm of the paper is the ``p`` of the row "label".
+    """
+    found = {}
+    for (name, part), rival in product(runs.groupby("data", sort=False), ("Cellpose", "Scellseg")):
+        pair = part[part["label"].isin(["Scellseg-CFT", f"{rival}-FT"])]
+        pair = pair[pair.groupby("n_shots")["label"].transform("nunique") == 2]
+        cells = pair.groupby(["label", "n_shots"]).size()
+        if pair["n_shots"].nunique() > 1 and len(pair) > len(cells):
+            found[name, f"{rival}-FT"] = two_way_anova(pair, value, ["label", "n_shots"])
+    return found
+
+
+def draw_over_shots(
+    runs: pd.DataFrame,
+    value: str,
+    fits: Mapping[tuple[str, str], HyperbolaFit],
+    anovas: Mapping[tuple[str, str], pd.DataFrame],
+) -> Figure:
+    """Draw Fig. 5 (mAP) or Extended Data Fig. 5 (mAJI): fits with Pm, and CFT's lead over FT."""
+    groups = runs.groupby("data", sort=False)
+    figure, panels = start_figure(2, len(groups))
+    for i, ((name, part), (above, below)) in enumerate(zip(groups, panels.T, strict=True)):
+        mine = {label: fit for (data, label), fit in fits.items() if data == name}
+        tests = {rival: anova for (data, rival), anova in anovas.items() if data == name}
+        notes = [f"Pm against {rival}: {anova['p']['label']:.2g}" for rival, anova in tests.items()]
+        draw_shot_scale(above, part, mine, value, notes)
+        name_panel(above, "" if i else "a", name_data(str(name)))
+        draw_differences(below, part, "Scellseg-CFT", "Scellseg-FT", value)
+        name_panel(below, "" if i else "b")
+    add_legend(figure)
+    return figure
 
 
 def draw_choices(
@@ -82,21 +207,30 @@ def draw_choices(
     for i, name in enumerate(labels):
         mine = runs[runs["label"] == name]
         scores = mine.groupby(by)[value]
-        mean, deviation = scores.mean().reindex(groups), scores.std().reindex(groups)
-        fewest, most = scores.size().min(), scores.size().max()
-        span = most if fewest == most else f"{fewest} to {most}"
+        mean, deviation = scores.mean().reindex(groups), scores.std().reindex(groups).fillna(0)
         places = [j + (i - (len(labels) - 1) / 2) * width for j in range(len(groups))]
-        named = f"{name} (n = {span} {'states' if most > 1 else 'state'})"
-        axes.bar(places, mean, width * 0.9, color=f"C{i}", alpha=0.6, label=named)
-        axes.errorbar(places, mean, deviation, fmt="none", ecolor="black", capsize=2)
+        colour, _ = LOOKS.get(name, (f"C{i}", ""))
+        look = {"fmt": "_", "color": colour, "label": name, "capsize": 2, "markersize": 6}
+        axes.errorbar(places, mean, deviation, **look)
         for place, group in zip(places, groups, strict=True):
             points = mine[mine[by] == group][value]
-            axes.plot([place] * len(points), points, "k.", markersize=3)
-    axes.set_xticks(range(len(groups)), groups, fontsize=7)
-    axes.set(xlabel=xlabel, ylabel=label, ylim=(0, None))
-    below = -0.2 if xlabel else -0.08
-    axes.legend(fontsize=6, loc="upper center", bbox_to_anchor=(0.5, below), ncols=3)
-    axes.set_title("bars: mean and SD; one point a random state", fontsize=7)
+            axes.plot([place] * len(points), points, ".", color=colour, markersize=3, alpha=0.6)
+    axes.set_xticks(range(len(groups)), groups)
+    axes.set(xlabel=xlabel, ylabel=label)
+    _tell_number(axes, runs)
+
+
+def _tell_number(axes: Axes, frame: pd.DataFrame) -> None:
+    """Say above a panel what is drawn, and of how many random states and images."""
+    tuned = frame[frame["strategy"] != "direct"]
+    states = (tuned if len(tuned) else frame).groupby(["data", "label"])["seed"].nunique()
+    fewest, most = states.min(), states.max()
+    span = f"{most}" if fewest == most else f"{fewest} to {most}"
+    told = f"mean and SD, n = {span} random states" if most > 1 else "n = 1 random state"
+    if "image" in frame:
+        told = f"{told} x {frame['image'].nunique()} images"
+    place = {"ha": "center", "va": "bottom", "transform": axes.transAxes, "fontsize": 5.5}
+    axes.text(0.5, 1.01, told, **place)
 
 
 def draw_training_log(axes: Axes, logs: Mapping[str, pd.DataFrame]) -> None:
@@ -107,5 +241,5 @@ def draw_training_log(axes: Axes, logs: Mapping[str, pd.DataFrame]) -> None:
         validated = log.dropna(subset="validation_loss")
         axes.plot(validated["step"], validated["validation_loss"], "o-", color=f"C{i}", label=name)
     axes.set(xlabel="optimiser step (8 patches)", ylabel="loss (Eq. 1)", ylim=(0, None))
-    axes.legend(fontsize=6)
-    axes.set_title("validation; faint: training, mean of 25 steps", fontsize=7)
+    axes.legend()
+    axes.set_title("validation; faint: training, mean of 25 steps")

@@ -23,7 +23,13 @@ def load_trials(experiment: Callable[[Profile], list[Trial]]) -> pd.DataFrame:
     """Scores of what is committed of an experiment, at the figures' cell threshold."""
     profile = load_profile("released")
     frame = run.load_scores(experiment(profile), profile)
-    return scores.add_labels(frame[frame["cell_threshold"] == 0.5])
+    return add_labels(frame[frame["cell_threshold"] == 0.5])
+
+
+def add_labels(frame: pd.DataFrame) -> pd.DataFrame:
+    """Names of the methods as in the tables, where classic fine-tuning is not said."""
+    named = scores.add_labels(frame)
+    return named.assign(label=named["label"].str.removesuffix("-FT"))
 
 
 def fig2() -> pd.DataFrame:
@@ -41,7 +47,7 @@ def fig5() -> pd.DataFrame:
     """mAP of every method, number of shots and random state."""
     names = {"label": "method", "n_shots": "shots", "seed": "state"}
     table = run.average_scores(load_trials(grid.shot_scale))
-    return scores.add_labels(table).rename(columns=names)[["data", *names.values(), "map", "key"]]
+    return add_labels(table).rename(columns=names)[["data", *names.values(), "map", "key"]]
 
 
 def tables() -> dict[str, pd.DataFrame]:
