@@ -13,6 +13,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 from scellseg_lib.errors import ImageError
 from scellseg_lib.paper.figures.pipeline import draw_outlines
+from scellseg_lib.paper.figures.scores import name_data
 from scellseg_lib.plots import TRUE
 from scellseg_lib.progress import progress_bar
 from scellseg_lib.samples import Dataset, Sample, normalise
@@ -78,7 +79,7 @@ def draw_sizes(axes: Axes, census: pd.DataFrame, value: str, label: str) -> None
     for row, (name, part) in enumerate(groups):
         heights = row + rng.uniform(-0.25, 0.25, len(part))
         axes.scatter(part[value], heights, s=6, color=_colour(row), alpha=0.6, linewidths=0)
-        names.append(f"{name} (n = {len(part)})")
+        names.append(f"{name_data(str(name))} (n = {len(part)})")
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
     axes.plot(groups[value].median(), range(len(names)), "|", color="black", markersize=10)
@@ -91,7 +92,7 @@ def draw_sizes(axes: Axes, census: pd.DataFrame, value: str, label: str) -> None
 def draw_embedding(axes: Axes, layout: pd.DataFrame) -> None:
     """Draw a t-SNE of style embeddings, of `styles.lay_out`: a colour for each data set."""
     for i, (name, part) in enumerate(layout.groupby("data", sort=False)):
-        label, marker = f"{name} (n = {len(part)})", MARKERS[i % len(MARKERS)]
+        label, marker = f"{name_data(str(name))} (n = {len(part)})", MARKERS[i % len(MARKERS)]
         axes.scatter(
             part["x"], part["y"], s=10, color=_colour(i), marker=marker, linewidths=0, label=label
         )

@@ -16,7 +16,7 @@ from scellseg_lib.stats import HyperbolaFit, two_way_anova
 
 PRINT = [
     STYLE,
-    {"font.size": 7, "legend.fontsize": 6, "axes.linewidth": 0.6, "figure.dpi": 150}
+    {"font.size": 7, "legend.fontsize": 6, "axes.linewidth": 0.6, "figure.dpi": 110}
     | {"lines.linewidth": 1.0, "lines.markersize": 3},
 ]
 """Style of the paper's figures, for a journal's page."""
