@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import product
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -63,19 +64,19 @@ def start_figure(rows: int, columns: int, height: float = 2.2) -> tuple[Figure, 
 def name_panel(axes: Axes, letter: str, title: str = "") -> None:
     """Put a panel's bold letter outside its corner, and a title above it and its numbers."""
     axes.set_title(title, pad=11)
-    place = {"xycoords": "axes fraction", "textcoords": "offset points"}
-    axes.annotate(letter, (0, 1), (-24, 8), **place, fontsize=9, fontweight="bold")
+    place = {"xycoords": "axes fraction", "textcoords": "offset points", "size": 9}
+    axes.annotate(letter, (0, 1), (-24, 8), **place, weight="bold")  # type: ignore[arg-type]
 
 
 def add_legend(figure: Figure, ncols: int = 4) -> None:
     """Tell once, below all panels, what their lines and points are."""
-    known = {}
+    known: dict[str, Any] = {}
     for axes in figure.axes:
         handles, labels = axes.get_legend_handles_labels()
         known |= dict(zip(labels, handles, strict=True))
     order = sorted(known, key=lambda name: [*LOOKS, name].index(name.removesuffix(", not tuned")))
-    places = {"loc": "outside lower center", "ncols": ncols}
-    figure.legend([known[name] for name in order], order, **places)
+    handles = [known[name] for name in order]
+    figure.legend(handles, order, loc="outside lower center", ncols=ncols)
 
 
 def draw_transfer(
@@ -98,10 +99,11 @@ def draw_transfer(
         if mean.max() < least:
             continue
         deviation = runs.std() if len(runs) > 1 else None
-        colour, marker = LOOKS[label]
+        colour, marker = LOOKS[str(label)]
         name, line = (label, f"{marker}-") if tuned else (f"{label}, not tuned", ":")
-        look = {"fmt": line, "color": colour, "label": name, "capsize": 2}
-        axes.errorbar(mean.index, mean.to_numpy(), deviation, **look)
+        axes.errorbar(
+            mean.index, mean.to_numpy(), deviation, fmt=line, color=colour, label=name, capsize=2
+        )
     for row, (sign, thresholds) in enumerate((stars or {}).items()):
         for threshold in thresholds:
             axes.text(threshold, 1.0 - 0.05 * row, sign, ha="center", va="top")
@@ -122,7 +124,7 @@ def draw_shot_scale(
     """
     x, told = np.linspace(0, runs["n_shots"].max() * 1.05, 200)[1:], [*notes]
     for label, part in runs.groupby("label", sort=False):
-        colour, marker = LOOKS[label]
+        colour, marker = LOOKS[str(label)]
         if fit := fits.get(str(label)):
             if part["seed"].nunique() > 1:
                 band = fit.confidence_band(x)
@@ -130,8 +132,8 @@ def draw_shot_scale(
             axes.plot(x, fit.predict(x), color=colour)
             told.append(f"{label}: R = {fit.r:.2f}")
         axes.plot(part["n_shots"], part[value], marker, color=colour, alpha=0.8, label=label)
-    place = {"ha": "right", "va": "bottom", "transform": axes.transAxes, "fontsize": 5.5}
-    axes.text(0.99, 0.02, "\n".join(told), **place)
+    where, text = axes.transAxes, "\n".join(told)
+    axes.text(0.99, 0.02, text, ha="right", va="bottom", transform=where, fontsize=5.5)
     low, high = runs[value].min(), runs[value].max()
     axes.set(xlabel="shots (annotated images)", ylabel=MEANS[value], xlim=(0, None))
     axes.set_ylim(max(0, low - 0.8 * (high - low) - 0.02), high + 0.15 * (high - low))
@@ -148,8 +150,10 @@ def draw_differences(axes: Axes, runs: pd.DataFrame, first: str, second: str, va
     half = found["sem"] * student.ppf(0.975, found["size"].clip(lower=2) - 1)
     places = np.arange(len(found))
     axes.axhline(0, color="0.6", linewidth=0.8)
-    look = {"fmt": "_", "color": LOOKS[first][0], "capsize": 2, "markersize": 8}
-    axes.errorbar(places, found["mean"], half.fillna(0), **look)
+    colour, _ = LOOKS[first]
+    axes.errorbar(
+        places, found["mean"], half.fillna(0), fmt="_", color=colour, capsize=2, markersize=8
+    )
     for place, (_, gaps) in zip(places, ahead, strict=True):
         axes.plot([place] * len(gaps), gaps, "k.", markersize=3)
     axes.set_xticks(places, found.index)
@@ -169,7 +173,7 @@ def compare_over_shots(runs: pd.DataFrame, value: str) -> dict[tuple[str, str], 
         pair = pair[pair.groupby("n_shots")["label"].transform("nunique") == 2]
         cells = pair.groupby(["label", "n_shots"]).size()
         if pair["n_shots"].nunique() > 1 and len(pair) > len(cells):
-            found[name, f"{rival}-FT"] = two_way_anova(pair, value, ["label", "n_shots"])
+            found[str(name), f"{rival}-FT"] = two_way_anova(pair, value, ["label", "n_shots"])
     return found
 
 
@@ -210,8 +214,9 @@ def draw_choices(
         mean, deviation = scores.mean().reindex(groups), scores.std().reindex(groups).fillna(0)
         places = [j + (i - (len(labels) - 1) / 2) * width for j in range(len(groups))]
         colour, _ = LOOKS.get(name, (f"C{i}", ""))
-        look = {"fmt": "_", "color": colour, "label": name, "capsize": 2, "markersize": 6}
-        axes.errorbar(places, mean, deviation, **look)
+        axes.errorbar(
+            places, mean, deviation, fmt="_", color=colour, label=name, capsize=2, markersize=6
+        )
         for place, group in zip(places, groups, strict=True):
             points = mine[mine[by] == group][value]
             axes.plot([place] * len(points), points, ".", color=colour, markersize=3, alpha=0.6)
@@ -229,8 +234,8 @@ def _tell_number(axes: Axes, frame: pd.DataFrame) -> None:
     told = f"mean and SD, n = {span} random states" if most > 1 else "n = 1 random state"
     if "image" in frame:
         told = f"{told} x {frame['image'].nunique()} images"
-    place = {"ha": "center", "va": "bottom", "transform": axes.transAxes, "fontsize": 5.5}
-    axes.text(0.5, 1.01, told, **place)
+    where = axes.transAxes
+    axes.text(0.5, 1.01, told, ha="center", va="bottom", transform=where, fontsize=5.5)
 
 
 def draw_training_log(axes: Axes, logs: Mapping[str, pd.DataFrame]) -> None:
