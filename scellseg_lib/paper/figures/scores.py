@@ -13,7 +13,7 @@ from scipy.stats import t as student
 
 from scellseg_lib.network import ARCHITECTURES
 from scellseg_lib.plots import LOOKS, METHODS, STYLE
-from scellseg_lib.stats import HyperbolaFit, two_way_anova
+from scellseg_lib.stats import HyperbolaFit, sidak_comparisons, two_way_anova, two_way_rm_anova
 
 PRINT = [
     STYLE,
@@ -111,6 +111,28 @@ def draw_transfer(
     _tell_number(axes, frame)
 
 
+def compare_at_thresholds(
+    frame: pd.DataFrame, first: str, second: str
+) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]] | None:
+    """Repeated-measures ANOVA of two methods and the thresholds, and Sidak's comparisons (Fig. 2).
+
+    Comparisons are by sign: ``*`` with random states matched, ``+`` not. Thresholds at which every
+    trial is 0 are left out, as they thin the common error. None without two states of both.
+    """
+    by = ["label", "seed", "threshold"]
+    pair = frame[frame["label"].isin([first, second])].groupby(by, as_index=False)["ap"].mean()
+    both = pair.groupby("seed")["label"].transform("nunique") == 2
+    pair = pair[both & (pair.groupby("threshold")["ap"].transform("max") > 0)]
+    if pair["seed"].nunique() < 2:
+        return None
+    pair["label"] = pd.Categorical(pair["label"], [first, second])
+    tables = {
+        sign: sidak_comparisons(pair, "ap", "label", "threshold", "seed", matched=sign == "*")
+        for sign in "*+"
+    }
+    return two_way_rm_anova(pair, "ap", ["label", "threshold"], None, "seed"), tables
+
+
 def draw_shot_scale(
     axes: Axes,
     runs: pd.DataFrame,
@@ -150,9 +172,8 @@ def draw_differences(axes: Axes, runs: pd.DataFrame, first: str, second: str, va
     half = found["sem"] * student.ppf(0.975, found["size"].clip(lower=2) - 1)
     places = np.arange(len(found))
     axes.axhline(0, color="0.6", linewidth=0.8)
-    colour, _ = LOOKS[first]
     axes.errorbar(
-        places, found["mean"], half.fillna(0), fmt="_", color=colour, capsize=2, markersize=8
+        places, found["mean"], half.fillna(0), fmt="_", color=LOOKS[first][0], capsize=2, ms=8
     )
     for place, (_, gaps) in zip(places, ahead, strict=True):
         axes.plot([place] * len(gaps), gaps, "k.", markersize=3)
