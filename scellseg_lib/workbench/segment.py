@@ -140,6 +140,7 @@ class SegmentForm(ipywidgets.VBox):
     def _load(self) -> None:
         self.loaded = None
         self.thresholds.chosen = {}
+        self._on_change()  # nothing can be tried meanwhile
         try:
             model = self.model.value.load()
         except (ScellsegError, OSError) as error:
@@ -189,7 +190,7 @@ class SegmentPreview(ipywidgets.VBox):
         self.image.options = [(image.name, image) for image in images]
         if images:
             self.image.value = before if before in images else images[0]
-        self.button.disabled = not images
+        self._allow()
         if not images:
             self.message.tell("Say above where your images are; then try the settings on one.")
         elif self._tried is None:
@@ -211,13 +212,19 @@ class SegmentPreview(ipywidgets.VBox):
 
     def follow(self) -> None:
         """Bring the cells to the thresholds as they are now."""
+        self._allow()
         if self._tried is not None and not runs(self.job):
             self._redraw()
+
+    def _allow(self) -> None:
+        """Let an image be tried if there is one, the model is loaded, and none is looked at."""
+        ready = self._form.loaded is not None and self.image.value is not None
+        self.button.disabled = not ready or runs(self.job)
 
     def _on_followed(self, image: Path, job: Job) -> None:
         if job is not self.job:
             return  # another was begun meanwhile
-        self.button.disabled = not job.ended
+        self._allow()
         if not job.ended:
             self.message.tell("The network looks at the image. This can take a few seconds.")
         elif job.error is not None:

@@ -189,7 +189,10 @@ def test_what_the_network_must_see_again_is_asked_for(experiment: Path, panel):
     (experiment / "query" / "B_img.tif").write_bytes(b"II*\0")
     assert tried(panel).state == "failed"
     assert "B_img.tif" in problem(preview)
-    assert not preview.button.disabled
+    states = [preview.button.disabled]
+    preview.button.observe(lambda change: states.append(change["new"]), "disabled")
+    panel.form.refresh(experiment)
+    assert states == [False, True, False]  # not while a model is loaded
 
 
 def test_a_run_writes_what_the_command_writes(experiment, panel, tmp_path: Path, monkeypatch):
