@@ -35,6 +35,7 @@ class Profile(BaseModel, extra="forbid", frozen=True):
     general_test: tuple[str, ...] = ()  # data sets for what remains of generality (Ext. Fig. 4)
     subsets: tuple[str, ...] = ()  # nested pre-training subsets, poorest first (Fig. 4)
     pretraining: PretrainRecipe | None = None  # on subsets; None: by the paper's recipe
+    unequal_pretraining: str = ""  # what makes a comparison of its models unfair, in words
     steps: PositiveInt = 100
     precision: Literal["fp32", "bf16"] = "fp32"
 

@@ -28,13 +28,13 @@ from scellseg_lib.paper.trial import Trial
 
 pytestmark = pytest.mark.slow
 
-DISAGREES, UNTESTED, AMBIGUOUS, AGREES = Verdict
+DISAGREES, UNFAIR, UNTESTED, UNCLEAR, AMBIGUOUS, AGREES = Verdict
 TABLES = {"datasets", "fig2.tsne", "fig3.adjacent"}  # claims that no trial tests
 CURVE = np.linspace(1.6, 0.4, 10)  # AP at each threshold for a mAP of 1: 1.6 times that at 0.5
 ELEGANS, BV2, MITO = "bbbc010_elegans", "livecell_bv2", "mito"
 ROLE = {ELEGANS: 0, BV2: 1, "t98g_phase": 1, MITO: 2, "hela_phase_nuclei": 2}
 HOVER, UNET3, UNET2 = grid.BASELINES
-BEHIND = {CFT: 0.0, FT: 0.02, CELLPOSE: 0.03, HOVER: 0.05, UNET3: 0.07, UNET2: 0.09}
+BEHIND = {CFT: 0.0, FT: 0.02, CELLPOSE: 0.031, HOVER: 0.05, UNET3: 0.07, UNET2: 0.09}
 """By how much a tuned method is behind the best, in mAP."""
 UNTUNED = ((0.01, 0.02, 0.03, 0.2), (0.05, 0.1, 0.15, 0.3), (0.1, 0.4, 0.2, 0.38))
 """mAP of the untuned Scellseg after Sneuro to Smicro."""
@@ -66,7 +66,7 @@ def noise(*of: object) -> float:
 def world(trial: Trial, profile: str) -> float:
     """Score, as mAP, where all claims of the paper hold."""
     role, subset = ROLE[trial.data], place(trial, profile)
-    most = (0.551, 0.489, 0.579)[role]
+    most = (0.551, 0.496, 0.583)[role]
     way = (trial.model, trial.strategy)
     if trial.tested_on:
         kept = 0.4 if trial.strategy == "direct" else 0.25 - BEHIND[way]
@@ -76,25 +76,26 @@ def world(trial: Trial, profile: str) -> float:
             return (1.6 * (most - BEHIND[UNET3]) - 0.621) / 1.6
         return UNTUNED[role][subset] if subset < 4 else most - 0.25 - 0.1 * (way[0] != "scellseg")
     richness = (0.02, 0.79, 0.85, 1.0, 1.0)[subset]
-    kd = (0.25, 0.4, 0.8)[role]
+    kd = (0.25, 0.4, 0.75)[role]
     best = plan(profile).data[trial.data].shots[-1]
     rise = trial.n_shots * (kd + best) / (kd + trial.n_shots) / best
-    spread = 0.02 * noise(trial.data, trial.seed, trial.n_shots) / trial.n_shots
+    spread = 0.01 * noise(trial.data, trial.seed, trial.n_shots) / trial.n_shots
     score = (most - BEHIND[way]) * richness * rise + spread - 0.05 * bool(trial.options)
-    return score + 0.001 * noise(way, trial.data, trial.seed)
+    return score + 0.0003 * noise(way, trial.data, trial.seed)
 
 
 def rows(found: Sequence[Trial], profile: str) -> pd.DataFrame:
-    """What the store has of trials: an image at ten IoU thresholds each; ``of``: whose it is."""
+    """What the store has of trials: images at ten IoU thresholds each; ``of``: whose they are."""
     said = pd.DataFrame([asdict(one) | {"n_shots": one.n_shots} for one in found])
     said = said.assign(of=range(len(said)), key=[f"{k:016x}" for k in range(len(said))])
     iou = pd.DataFrame({"threshold": np.round(THRESHOLDS, 2), "curve": CURVE})
-    frame = said.assign(profile=profile, image="one", cell_threshold=0.5)
+    images = pd.DataFrame({"image": [*"abcd"], "ease": [-0.01, -0.005, 0.005, 0.01]})
+    frame = said.assign(profile=profile, cell_threshold=0.5).merge(images, how="cross")
     return frame.merge(iou, how="cross")
 
 
 def scored(frame: pd.DataFrame, scores: Sequence[float]) -> pd.DataFrame:
-    ap = np.asarray(scores)[frame["of"]] * frame["curve"]
+    ap = np.asarray(scores)[frame["of"]] * (1 + frame["ease"]) * frame["curve"]
     return frame.assign(ap=ap, aji=0.9 * ap)[ap.notna()]
 
 
@@ -218,40 +219,78 @@ def same_limits(trial: Trial, score: float) -> float:
 SWAPPED = constant(0.2, weights="subset:Scell", strategy="contrastive")
 FIXED = (("layers", "extractor_fixed"),)
 CHANGED = [
-    ("fig2.ap50", shifted(0.05, of=CFT, data=ELEGANS), DISAGREES, r"\+0\.07\d .*beyond 0\.05"),
-    ("fig2.ap50", shifted(-0.02, of=CFT, data=ELEGANS), AGREES, "within 0.05"),
-    ("fig2.ap75", shifted(0.02, of=CELLPOSE), DISAGREES, "excludes the lead of 0.027"),
+    ("fig2.ap50", shifted(0.05, of=CFT, data=ELEGANS), DISAGREES, "BBBC010 is 0.9.*, not within"),
+    ("fig2.ap50", shifted(-0.02, of=CFT, data=ELEGANS), AGREES, "0.850 .*, within"),
+    ("fig2.ap50", shifted(-0.031, of=CFT, data=ELEGANS), UNCLEAR, "not surely within"),
+    ("fig2.ap75", shifted(0.02, of=CELLPOSE), DISAGREES, "less than the 0.027 that count"),
     ("fig2.best", shifted(0.1, of=UNET2), DISAGREES, "U-Net2-FT"),
     ("fig2.best", shifted(0.08, of=UNET2, data=MITO), AGREES, "U-Net2-FT"),
     ("abstract.best", shifted(0.12, of=HOVER), DISAGREES, "mAJI"),
-    ("fig2.representation", shifted(-0.05, of=CELLPOSE), DISAGREES, "Cellpose-FT has"),
-    ("fig2.elegans_gain", shifted(-0.12, of=HOVER), DISAGREES, "HoVer-FT gains least"),
-    ("fig2.unet3_gain", shifted(0.1, of=UNET3), DISAGREES, "not within 0.10"),
-    ("fig2.gain50", shifted(-0.06, of=CFT, data=MITO), DISAGREES, "too little on mito"),
-    ("fig2.significance", level, UNTESTED, "a star at 0"),
+    ("fig2.representation", shifted(-0.05, of=CELLPOSE), DISAGREES, "Cellpose-FT less HoVer-FT"),
+    (
+        "fig2.elegans_gain",
+        shifted(-0.12, of=HOVER),
+        DISAGREES,
+        "gain of HoVer-FT is 0.28.*, not at least 0.3",
+    ),
+    ("fig2.unet3_gain", shifted(0.1, of=UNET3), DISAGREES, "not within 0.521 to 0.721"),
+    (
+        "fig2.gain50",
+        shifted(-0.06, of=CFT, data=MITO),
+        DISAGREES,
+        "on mito is 0.8.*, not at least 0.85",
+    ),
+    ("fig2.significance", level, UNCLEAR, "a star at 0"),
     ("fig2.significance", shifted(0.2, of=CELLPOSE), DISAGREES, "Cellpose-FT at 10 of 10"),
-    ("edfig4.general", shifted(0.02, of=FT), DISAGREES, "excludes the lead of 0.010"),
-    ("edfig4.decline", shifted(0.2, of=CELLPOSE), DISAGREES, "Cellpose-FT after .* keeps most"),
-    ("fig4.richness", SWAPPED, DISAGREES, "does not rise to Smicro on BBBC010"),
+    ("edfig4.general", shifted(0.02, of=FT), DISAGREES, "less than the 0.010 that count"),
+    ("edfig4.general", constant(0.01, tested_on="cellpose_cyto_test"), UNCLEAR, "both are under"),
+    (
+        "edfig4.decline",
+        shifted(0.2, of=CELLPOSE),
+        DISAGREES,
+        "Cellpose-FT keeps .*not at most 0.75",
+    ),
+    (
+        "fig4.richness",
+        SWAPPED,
+        DISAGREES,
+        "rise from Sfluor to Scell on BBBC010 is -.*not at least",
+    ),
     ("fig4.smicro_equals_sgeneral", constant(0.3, weights="subset:Smicro"), DISAGREES, "mito"),
-    ("fig4.elegans", constant(0.2, of=CFT, weights="subset:Sneuro"), DISAGREES, "Sneuro 0.36"),
-    ("fig4.general_elegans", constant(0.2, of=DIRECT), DISAGREES, "after Sneuro, Sfluor"),
-    ("fig4.general_bv2", constant(0.1, of=DIRECT, weights="subset:Smicro"), DISAGREES, "-0.13"),
-    ("fig4.general_bv2", constant(0.2, of=DIRECT, weights="subset:Smicro"), DISAGREES, "-0.039"),
+    (
+        "fig4.elegans",
+        constant(0.2, of=CFT, weights="subset:Sneuro"),
+        DISAGREES,
+        "after Sneuro is 0.36.*not within",
+    ),
+    (
+        "fig4.general_elegans",
+        constant(0.2, of=DIRECT),
+        DISAGREES,
+        "after Sneuro is 0.3.*not at most",
+    ),
+    ("fig4.general_elegans", constant(0.01, of=DIRECT), UNCLEAR, "not recognised after any"),
+    ("fig4.general_bv2", constant(0.1, of=DIRECT, weights="subset:Smicro"), DISAGREES, "-0.146"),
+    ("fig4.general_bv2", constant(0.2, of=DIRECT, weights="subset:Smicro"), DISAGREES, "-0.046"),
     ("fig4.general_mito", constant(0.0, of=DIRECT, weights="subset:Smicro"), AMBIGUOUS, "Discuss"),
-    ("fig4.general_mito", constant(0.0, of=DIRECT, weights="subset:Sfluor"), DISAGREES, "Smicro"),
-    ("fig5.variance", noisy_to_the_end, DISAGREES, "SD of the mAP"),
-    ("fig5.one_to_three", slow, DISAGREES, "less than half"),
-    ("fig5.plateau", slow, DISAGREES, "on BBBC010 95 % .* later than about eight"),
+    (
+        "fig4.general_mito",
+        constant(0.0, of=DIRECT, weights="subset:Sfluor"),
+        DISAGREES,
+        "Sfluor less Scell .*not at least",
+    ),
+    ("fig5.variance", noisy_to_the_end, DISAGREES, "variance with few shots .*not at least 1"),
+    ("fig5.one_to_three", slow, DISAGREES, "less half .* is -0.058"),
+    ("fig5.plateau", slow, DISAGREES, "95 % on BBBC010 is 190.* not within 4 to 16"),
     ("fig5.plateau", constant(0.5, data=MITO), DISAGREES, "on mito no rising hyperbola"),
-    ("fig5.mito_rises", slow, DISAGREES, "not twice as many"),
+    ("fig5.mito_rises", slow, DISAGREES, "less twice .* not at least 0"),
     ("fig5.significant", shifted(0.06, of=CELLPOSE), DISAGREES, "Pm = "),
-    ("fig5.significant", level, UNTESTED, "4 states"),
+    ("fig5.significant", level, UNCLEAR, "4 states"),
     ("fig5.limits", same_limits, DISAGREES, "the same"),
-    ("fig5.ablation", shifted(0.02, of=FT), DISAGREES, "excludes the lead of 0.010"),
-    ("edfig5.aji", None, AGREES, "pairs of methods that differ"),
+    ("fig5.ablation", shifted(0.02, of=FT), DISAGREES, "surely behind; ahead at 0 of"),
+    ("edfig5.aji", None, AGREES, "15 pairs are surely apart by mAP on mito"),
     ("edfig6.smicro", shifted(0.1, of=CELLPOSE), AMBIGUOUS, "how that Cellpose"),
-    ("edfig6.smicro", shifted(0.1, of=FT), DISAGREES, "behind"),
+    ("edfig6.smicro", shifted(0.1, of=FT), DISAGREES, "surely behind"),
     ("edfig8.layers", shifted(0.05, of=CELLPOSE, options=FIXED), DISAGREES, "layers .* extractor"),
 ]
 
@@ -271,7 +310,14 @@ def test_aji_in_another_order_than_ap_disagrees():
     changed = trials.assign(aji=trials["aji"].where(~cellpose, trials["aji"] + 0.1))
     found = judge_one("edfig5.aji", Evidence(changed))
     assert found.verdict == DISAGREES
-    assert "Scellseg-CFT and Cellpose-FT on BBBC010" in found.reason
+    assert "Scellseg-CFT less Cellpose-FT in mAJI on BBBC010 is -" in found.reason
+
+
+def test_a_claim_is_judged_at_both_cell_thresholds():
+    half = evidence().trials
+    zero = evidence(change=shifted(0.02, of=FT)).trials.assign(cell_threshold=0.0)
+    found = judge_all(Evidence(pd.concat([half, zero])))["fig5.ablation"]
+    assert (found.verdict, found.at_zero) == (AGREES, DISAGREES)
 
 
 def test_missing_trials_are_said():
@@ -285,12 +331,10 @@ def test_missing_trials_are_said():
 
 def test_a_single_state_tells_no_spread():
     found = judge_all(evidence(states=1))
-    assert "one random state tells no spread" in found["fig2.best"].reason
-    assert "(one state)" in found["fig2.best"].ours
-    for name in ("fig2.best", "fig5.variance", "fig5.significant", "fig2.significance"):
-        assert found[name].verdict == UNTESTED
-    for name in ("fig2.ap50", "fig2.gain50", "edfig4.decline", "fig4.richness"):
-        assert found[name].verdict == AGREES
+    assert "(1 state) in mAP" in found["fig2.best"].reason
+    assert found["fig2.significance"].verdict == UNTESTED  # no analysis is defined
+    for name in ("fig2.best", "fig2.ap50", "edfig4.decline", "fig4.richness", "fig5.variance"):
+        assert found[name].verdict == UNCLEAR
 
 
 def test_released_models_are_judged_on_stand_ins_that_are_named():
@@ -306,7 +350,13 @@ def test_released_models_are_judged_on_stand_ins_that_are_named():
     assert found["fig2.elegans_gain"].verdict == UNTESTED
     assert "HoVer-FT, U-Net3-FT, U-Net2-FT are not there" in found["fig2.elegans_gain"].reason
     assert found["fig2.best"].reason == "There are no trials of the profile paper or cpu."
-    assert "huh7_nuclei and tcell_if for the Cellpose test set" in found["edfig4.general"].on
+    # The paper's own general test, or its stand-ins where it has too few states.
+    assert "cellpose_cyto_test;" in found["edfig4.general"].on
+    few = at(lambda _: np.nan, tested_on="cellpose_cyto_test", seed=1)
+    stand_ins = judge_all(evidence("released", few, states=3))["edfig4.general"].on
+    assert "huh7_nuclei for the Cellpose test set; tcell_if for" in stand_ins
+    # Those of the third state are new but on BBBC010, where the rules had seen three.
+    assert found["fig2.ap75"].seen == "all but states 2 of T98G; 2 of HeLa"
     gains_little = evidence("released", shifted(-0.15, of=CELLPOSE), states=2)
     assert judge_one("fig2.elegans_gain", gains_little, "released").verdict == DISAGREES
 
@@ -316,10 +366,13 @@ def test_models_pretrained_otherwise_test_only_what_they_can():
     mine = evidence("cpu", states=3).trials
     both = pd.concat([mine, evidence("released", states=3).trials])
     found = judge_all(Evidence(both))
-    assert found["fig2.best"].verdict == "agrees (on a stand-in)"
+    assert found["fig2.best"].verdict == "agrees (on a stand-in)"  # whatever their budgets
+    behind = judge_one("fig2.best", evidence("cpu", shifted(0.1, of=UNET2), 3), "cpu")
+    assert behind.verdict == UNFAIR
+    assert "unequal numbers of steps" in behind.reason
     assert found["fig4.richness"].on.startswith("subsets one to general for Sneuro to Sgeneral")
     assert found["fig2.unet3_gain"].verdict == UNTESTED
-    assert found["fig2.unet3_gain"].ours.startswith("+0.62")
+    assert found["fig2.unet3_gain"].ours == "the gain of U-Net3 0.622 [0.617, 0.628]"
     assert (found["fig5.ablation"].profile, found["fig2.best"].profile) == ("released", "cpu")
 
 
@@ -327,6 +380,7 @@ def test_trials_by_another_protocol_do_not_count():
     frame = evidence().trials
     other = frame.assign(ap=0.0, aji=0.0)
     fields = {"protocol": "best", "queries": "shot", "split": "held_out", "steps": 300}
+    fields["recalibrated"] = "shot"
     fields |= {"cell_threshold": 0.0, "levels": [(8, 16)] * len(other)}
     fields["options"] = [(("alpha", "fixed"),)] * len(other)
     fields["shots"] = other["shots"].map(lambda names: (*names[:-1], "chosen"))
@@ -355,11 +409,15 @@ def datasets(**changes: object) -> pd.DataFrame:
     return pd.DataFrame([row]).set_index("data")
 
 
-def touching(after: int) -> pd.DataFrame:
-    strategies = {"strategy": ["direct", "contrastive", "contrastive"], "seed": [0, 0, 1]}
-    return pd.DataFrame(
-        strategies | {"data": ELEGANS, "pairs": 100, "separated": [60, after, after]}
-    )
+def touching(after: Sequence[int]) -> pd.DataFrame:
+    """Two images of 100 pairs: of 40 and 60 both were found before."""
+    found = {"direct": (40, 60), "contrastive": after}
+    rows = [
+        (ELEGANS, image, strategy, 100, both)
+        for strategy, counts in found.items()
+        for image, both in zip("ab", counts, strict=False)
+    ]
+    return pd.DataFrame(rows, columns=["data", "image", "strategy", "pairs", "both_found"])
 
 
 def styles(accuracy: float, silhouette: float) -> dict[str, object]:
@@ -375,12 +433,14 @@ def styles(accuracy: float, silhouette: float) -> dict[str, object]:
         ("datasets", {"datasets": datasets(width=700)}, DISAGREES),
         ("datasets", {"datasets": datasets(mean_area_px=300.0)}, DISAGREES),
         ("datasets", {"datasets": datasets(data="t98g_phase")}, UNTESTED),
-        ("fig2.tsne", styles(0.95, 0.3), AGREES),
+        ("fig2.tsne", styles(1.0, 0.3), AGREES),
+        ("fig2.tsne", styles(0.92, 0.3), UNCLEAR),
         ("fig2.tsne", styles(0.7, 0.3), DISAGREES),
-        ("fig2.tsne", styles(0.95, -0.1), DISAGREES),
-        ("fig3.adjacent", {"neighbours": touching(80)}, AGREES),
-        ("fig3.adjacent", {"neighbours": touching(61)}, DISAGREES),
-        ("fig3.adjacent", {"neighbours": touching(80)[:1]}, UNTESTED),
+        ("fig2.tsne", styles(1.0, -0.1), DISAGREES),
+        ("fig3.adjacent", {"neighbours": touching([60, 80])}, AGREES),
+        ("fig3.adjacent", {"neighbours": touching([60, 50])}, UNCLEAR),
+        ("fig3.adjacent", {"neighbours": touching([30, 50])}, DISAGREES),
+        ("fig3.adjacent", {"neighbours": touching([])}, UNTESTED),
     ],
 )
 def test_tables_are_judged(name, tables, verdict):
@@ -415,39 +475,75 @@ def test_without_results_nothing_is_there(monkeypatch, tmp_path):
 
 
 def test_an_interval_is_students():
-    values = pd.Series([0.8, 0.9, 1.0])
+    values = np.array([0.8, 0.9, 1.0])
     low, high = stats.t.interval(0.95, 2, 0.9, 0.1 / 3**0.5)
-    assert evidence_of.estimate(values) == pytest.approx((0.9, low, high))
+    assert evidence_of.estimate(values) == pytest.approx((0.9, low, high, 3))
     assert f"{evidence_of.estimate(values)}" == f"0.900 [{low:.3f}, {high:.3f}]"
-    assert f"{evidence_of.estimate(values[:1]):+.2f}" == "+0.80 (one state)"
+    assert f"{evidence_of.estimate(values[:1]):+.2f}" == "+0.80 (1 state)"
 
 
-def test_variance_is_pooled_within_groups():
-    groups = {"a": [0.0, 2.0], "b": [4.0, 5.0, 6.0], "c": [1.0]}
-    overall, each = evidence_of.pool({name: pd.Series(values) for name, values in groups.items()})
-    # SS within = 2 + 2 + 0, with 6 - 3 degrees of freedom.
-    half = stats.t.ppf(0.975, 3) * (4 / 3) ** 0.5
-    whole = half * (1 / 2 + 1 / 3 + 1) ** 0.5 / 3
-    assert overall == pytest.approx((7 / 3, 7 / 3 - whole, 7 / 3 + whole))
-    assert each["c"] == pytest.approx((1, 1 - half, 1 + half))
+def frame_of(scores: np.ndarray) -> pd.DataFrame:
+    return pd.DataFrame(scores, columns=[f"image{k}" for k in range(scores.shape[1])])
+
+
+@pytest.mark.parametrize("shape", [(30, 40), (3, 40), (40, 2)])
+def test_drawn_means_vary_as_states_and_images_do(shape):
+    """The variance of the mean of ``state + image`` is the sum of their variances by their numbers,
+    however few they are.
+    """
+    rng = np.random.default_rng(5)
+    states, images = rng.normal(0, 1, (shape[0], 1)), rng.normal(0, 3, (1, shape[1]))
+    drawn = evidence_of.draw_means(states + images)
+    expected = states.var(ddof=1) / shape[0] + images.var(ddof=1) / shape[1]
+    assert drawn.mean() == pytest.approx((states + images).mean(), abs=0.1)
+    assert drawn.var() == pytest.approx(expected, rel=0.1)
+
+
+def test_an_interval_holds_that_over_images_and_that_over_states():
+    rng = np.random.default_rng(3)
+    images, states = rng.normal(0, 1, (1, 30)), rng.normal(0, 1, (2, 1))
+    of_images, of_states = frame_of(images + np.zeros((5, 1))), frame_of(states + np.zeros((1, 30)))
+    assert evidence_of.assess(of_images) == evidence_of.bootstrap(of_images)
+    by_state = evidence_of.estimate(states.ravel())  # of two it is wide
+    assert evidence_of.assess(of_states) == pytest.approx(by_state)
+    drawn = evidence_of.bootstrap(of_states)
+    assert by_state.low < drawn.low < drawn.high < by_state.high
+    # Paired differences of the same images in the same states, whatever else there is.
+    more = pd.concat([of_images + 1, of_images.iloc[:1].set_axis([9]) + 50])
+    assert evidence_of.bootstrap(more, of_images, of=np.subtract) == pytest.approx((1, 1, 1, 5))
+    with pytest.raises(evidence_of.Untested, match="shares no random state"):
+        evidence_of.bootstrap(of_images, of_images.set_axis(range(7, 12)))
 
 
 @pytest.mark.parametrize(
     ("gaps", "least", "verdict"),
     [
         ([(0.03, 0.04, 0.05), (0.02, 0.03, 0.04)], 0.0, AGREES),
-        ([(0.03, 0.04, 0.05), (-0.004, -0.003, -0.005)], 0.0, AGREES),  # a tie
+        ([(0.03, 0.04, 0.05), (-0.004, -0.003, -0.005)], 0.0, DISAGREES),  # level on one
         ([(0.03, 0.04, 0.05), (-0.02, -0.03, -0.04)], 0.0, DISAGREES),
-        ([(0.05, 0.06, 0.07), (-0.012, -0.006, 0.0)], 0.0, UNTESTED),  # behind, not surely
-        ([(0.001, 0.002, 0.003), (0.0, 0.001, 0.002)], 0.0, AGREES),  # little, but sure
-        ([(0.001, 0.002, -0.003), (0.0, 0.001, -0.002)], 0.0, DISAGREES),
-        ([(0.03, 0.04, 0.05), (0.02, 0.03, 0.04)], 0.05, DISAGREES),
-        ([(0.03, 0.04, 0.05), (0.02, 0.03, 0.04)], 0.04, UNTESTED),
-        ([(-0.1, 0.2), (-0.1, 0.15)], 0.0, UNTESTED),
-        ([(0.03,), (0.04,)], 0.0, UNTESTED),
+        ([(0.05, 0.06, 0.07), (-0.02, 0.03, 0.0)], 0.0, UNCLEAR),
+        ([(0.001, 0.002, 0.003), (0.0, 0.001, 0.002)], 0.0, DISAGREES),  # sure, but too little
+        ([(0.03, 0.04, 0.05), (0.02, 0.03, 0.04)], 0.06, DISAGREES),
+        ([(0.03, 0.04, 0.05), (0.02, 0.03, 0.04)], 0.02, UNCLEAR),
+        ([(-0.1, 0.2), (-0.1, 0.15)], 0.0, UNCLEAR),
+        ([(0.03,), (0.04,)], 0.0, UNCLEAR),
     ],
 )
 def test_who_leads(gaps, least, verdict):
-    theirs = {name: pd.Series(0.5, range(len(gap))) for name, gap in zip("ab", gaps, strict=True)}
-    ours = {name: theirs[name] + pd.Series(gap) for name, gap in zip("ab", gaps, strict=True)}
-    assert judge_lead(ours, theirs, "one", "two", "mAP", least).verdict == verdict
+    assert lead_by(0.5, gaps, least).verdict == verdict
+
+
+def lead_by(level: float, gaps: Sequence[Sequence[float]], least: float = 0.0) -> Judgement:
+    """Verdict on two sets where a method is ahead of one with scores at a level, by state."""
+    images = np.array([[-0.01, 0.01, 0.0, 0.0]])
+    theirs = [frame_of(level + images.repeat(len(gap), axis=0)) for gap in gaps]
+    ours = [one.add(pd.Series(gap), axis=0) for one, gap in zip(theirs, gaps, strict=True)]
+    both = (dict(zip("ab", side, strict=True)) for side in (ours, theirs))
+    return judge_lead(*both, "one", "two", "mAP", least)
+
+
+@pytest.mark.parametrize(("level", "word"), [(0.02, "under"), (0.97, "above")])
+def test_at_the_floor_and_the_ceiling_nothing_can_be_told(level, word):
+    found = lead_by(level, [(0.013, 0.013, 0.013), (-0.013, -0.013, -0.013)])
+    assert found.verdict == UNCLEAR
+    assert f"both are {word} what can be compared" in found.reason

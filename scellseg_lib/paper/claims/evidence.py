@@ -1,10 +1,12 @@
-"""What claims are judged by: scores of trials by random state, their means and intervals, tables.
+"""What claims are judged by: scores of trials by random state and image, their intervals, tables.
 
 Data sets go by their labels here.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,6 +39,11 @@ ASKED = ["data", "model", "strategy", "n_shots", "weights", "options", "tested_o
 """What tells one method's trials from another's."""
 CURVE = [f"AP@{threshold:g}" for threshold in THRESHOLDS]  # measures, beside mAP and mAJI
 TABLES = "released"  # profile whose tables of styles, data sets and touching cells are evidence
+GENERAL = "cellpose_cyto_test"  # the paper's own general test, before its stand-ins
+ENOUGH = 3  # random states from which an interval over them is worth telling
+DRAWS = 10_000  # of the bootstrap
+SEEN = {"released": {"BBBC010": 3, "T98G": 2, "HeLa": 2}, "cpu": dict.fromkeys(LABELS.values(), 3)}
+"""Random states of each profile and set that had been computed before the rules were committed."""
 
 
 class Untested(ScellsegError):
@@ -54,7 +61,7 @@ class Evidence:
     purity: Purity | None = None  # how well styles of the untuned Scellseg tell data sets apart,
     purity_of: Sequence[str] = ()  # and which these are
     datasets: pd.DataFrame | None = None  # of `sum_up_datasets`
-    # Touching cells by ``data``, ``strategy`` and ``seed``: ``pairs``, and those ``separated``.
+    # Touching cells by ``data``, ``image`` and ``strategy``: ``pairs``, and those ``both_found``.
     neighbours: pd.DataFrame | None = None
 
 
@@ -93,16 +100,17 @@ def sum_up_datasets(census: pd.DataFrame) -> pd.DataFrame:
 
 @dataclass
 class Scale:
-    """Scores of one profile's trials by the paper's protocol: cell threshold 0.5, 30-px scale.
+    """Scores of one profile's trials by the paper's protocol, at one cell threshold.
 
-    A score is the mean over images; only trials of the profile's own width, precision and steps
-    count, and several of one random state count as one.
+    Only trials of the profile's own width, precision and steps count, and several of one random
+    state count as one.
     """
 
     profile: Profile
-    # Values of `ASKED` -> trials, one row each: their fields, ``mAP``, ``mAJI`` and `CURVE`.
+    # Values of `ASKED` -> a row a trial and image: the trial's fields, ``mAP``, ``mAJI``, `CURVE`.
     table: Mapping[tuple[Any, ...], pd.DataFrame]
     on: dict[str, str] = field(default_factory=dict)  # data asked for -> what it stands for, or ""
+    states: dict[str, set[int]] = field(default_factory=dict)  # of tuned models, by data asked for
 
     def sets(self, *roles: str) -> list[str]:
         """Data sets of the profile in the paper's roles (all three), stand-ins included."""
@@ -144,36 +152,56 @@ class Scale:
             what = f"trials of {method} with {number} on {data}{said}"
             raise Untested(f"the profile {self.profile.name} lacks {what}")
         self.on[data] = STANDS_FOR[data]
+        if strategy != "direct":
+            self.states.setdefault(data, set()).update(found["seed"])
         return found
 
+    def images(
+        self, measure: str, data: str, method: str, *shots: int, **fields: Any
+    ) -> pd.DataFrame:
+        """Score of a method, a row a random state and a column an image; arguments as of `rows`.
+
+        A model that is not tuned is the same in each of the profile's random states.
+        """
+        rows = self.rows(data, method, *shots, **fields)
+        scores = rows.groupby(["seed", "image"])[measure].mean().unstack("image")
+        if method in PAIRS:
+            return scores
+        plans = self.profile.data.items()
+        states = next(plan.states for name, plan in plans if LABELS.get(name) == data)
+        return pd.concat([scores.iloc[:1].set_axis([state]) for state in states])
+
     def scores(self, measure: str, data: str, method: str, *shots: int, **fields: Any) -> pd.Series:
-        """Score of a method by random state; arguments as of `rows`."""
-        return self.rows(data, method, *shots, **fields).groupby("seed")[measure].mean()
+        """Score of a method by random state, the mean over images; arguments as of `rows`."""
+        return self.images(measure, data, method, *shots, **fields).mean(axis=1)
 
-    def estimate(self, measure: str, data: str, method: str, **fields: Any) -> "Estimate":
-        """Mean score of a method over random states."""
-        return estimate(self.scores(measure, data, method, **fields))
-
-    def on_each(self, measure: str, method: str, **fields: Any) -> dict[str, pd.Series]:
-        """Score of a method by random state, on each data set."""
-        return {data: self.scores(measure, data, method, **fields) for data in self.sets()}
+    def on_each(self, measure: str, method: str, **fields: Any) -> dict[str, pd.DataFrame]:
+        """Score of a method by random state and image, on each data set."""
+        return {data: self.images(measure, data, method, **fields) for data in self.sets()}
 
     def over_shots(self, data: str, method: str) -> pd.DataFrame:
         """The mAP of a method by random state (rows) at each number of shots (columns)."""
         return pd.DataFrame({n: self.scores("mAP", data, method, n) for n in self.shots(data)})
 
-    def general(self, measure: str, data: str, method: str) -> pd.Series:
-        """Score on the general test of a model tuned on ``data``, by random state."""
-        tests = self.profile.general_test
-        if not tests:
-            raise Untested(f"the profile {self.profile.name} has no general test")
-        columns = {name: self.scores(measure, data, method, tested_on=name) for name in tests}
-        is_own = tests == ("cellpose_cyto_test",)
-        self.on[" and ".join(tests)] = "" if is_own else "the Cellpose test set"
-        scores = pd.DataFrame(columns).dropna()
-        if scores.empty:
-            raise Untested(f"{method} has no random state on all of {', '.join(tests)}")
-        return scores.mean(axis=1)
+    def general(self, measure: str, *methods: str) -> dict[str, list[pd.DataFrame]]:
+        """Scores of methods on general tests, by what they were tuned and are tested on.
+
+        On the paper's own test where all have `ENOUGH` states of it, else on its stand-ins.
+        """
+        found: dict[str, list[pd.DataFrame]] = {}
+        for data in self.sets():
+            here = {}
+            for test in self.profile.general_test:
+                with suppress(Untested):
+                    here[test] = [self.images(measure, data, m, tested_on=test) for m in methods]
+            own = here.pop(GENERAL, [])
+            if own and (not here or min(map(len, own)) >= ENOUGH):
+                here = {GENERAL: own}
+            found |= {f"{test} after {data}": each for test, each in here.items()}
+            self.on |= {t: "" if t == GENERAL else "the Cellpose test set" for t in here}
+        if not found:
+            raise Untested(f"the profile {self.profile.name} lacks general tests of these methods")
+        return found
 
     def subset(self, name: str) -> str:
         """Weights pre-trained on the subset in the place of the paper's ``name``."""
@@ -184,19 +212,29 @@ class Scale:
         self.on[f"subsets {subsets[0]} to {subsets[-1]}"] = stands_for
         return f"subset:{subsets[SUBSETS.index(name)]}"
 
+    def tell_seen(self) -> str:
+        """Say which of the states asked for had been seen before the rules were committed."""
+        before = SEEN.get(self.profile.name, {})
+        new = {
+            d: sorted(s for s in seeds if s >= before.get(d, 0)) for d, seeds in self.states.items()
+        }
+        said = "; ".join(f"{', '.join(map(str, n))} of {data}" for data, n in new.items() if n)
+        return f"all but states {said}" if said else "all"
 
-def group_by_profile(trials: pd.DataFrame) -> dict[str, Scale]:
+
+def group_by_profile(trials: pd.DataFrame, cell_threshold: float = 0.5) -> dict[str, Scale]:
     """Trials of each profile, as claims need them."""
-    if trials.empty:
+    if trials.empty or not (here := trials["cell_threshold"] == cell_threshold).any():
         return {}
-    usual = (trials["cell_threshold"] == 0.5) & (trials["protocol"] == "paper")
+    usual = here & (trials["protocol"] == "paper")
     usual &= (trials["queries"] == "query") & (trials["split"] != "held_out")
+    usual &= trials["recalibrated"] == ""
     # Shots that were chosen to cover the styles are another experiment.
     draws = list(zip(trials["data"], map(tuple, trials["shots"]), trials["seed"], strict=True))
     drawn = {draw for draw in set(draws) if draw[1] == find_shots(draw[0], len(draw[1]), draw[2])}
     trials = trials[usual & np.array([draw in drawn for draw in draws])]
-    by = ["profile", "key"]
-    curves = trials.pivot_table("ap", by, "threshold").set_axis(CURVE, axis=1)  # over images
+    by = ["profile", "key", "image"]
+    curves = trials.pivot_table("ap", by, "threshold").set_axis(CURVE, axis=1)
     table = trials.drop_duplicates(by).set_index(by).drop(columns=["ap", "aji"]).join(curves)
     table["mAP"], table["mAJI"] = curves.mean(axis=1), trials.groupby(by)["aji"].mean()
     table["options"], table["data"] = table["options"].map(str), table["data"].map(LABELS)
@@ -204,53 +242,81 @@ def group_by_profile(trials: pd.DataFrame) -> dict[str, Scale]:
     for name, part in table.groupby(level="profile"):
         profile = load_profile(str(name))
         its = part["levels"].map(profile.levels.__eq__) & (part["precision"] == profile.precision)
-        part = part[its & part["steps"].isin([0, profile.steps])]
+        part = part[its & part["steps"].isin([0, profile.steps])].reset_index("image")
         scales[profile.name] = Scale(profile, dict(iter(part.groupby(ASKED))))
     return scales
 
 
 class Estimate(NamedTuple):
-    """A mean over random states and its 95 % interval, infinite where no spread is known."""
+    """A number and its 95 % interval, infinite where so few random states tell no spread."""
 
     mean: float
     low: float
     high: float
+    states: int = 0
 
     def __format__(self, spec: str) -> str:
         spec = spec or ".3f"
         if np.isinf(self.high):
-            return f"{self.mean:{spec}} (one state)"
+            return f"{self.mean:{spec}} ({self.states} state{'s' * (self.states > 1)})"
         return f"{self.mean:{spec}} [{self.low:{spec}}, {self.high:{spec}}]"
 
 
-def pool(groups: Mapping[str, pd.Series]) -> tuple[Estimate, dict[str, Estimate]]:
-    """Mean of the groups' means, and each of them; the variance is pooled within the groups.
+@cache
+def _draw_weights(n: int, seed: int) -> np.ndarray:
+    """How often each of n is drawn when n are drawn with replacement: shares, `DRAWS` times."""
+    return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), DRAWS) / n
 
-    Of k groups of n values each, ``s^2 = SS(within) / (sum n - k)``; the standard error of a mean
-    is ``s / sqrt(n)``, that of their mean ``s sqrt(sum 1 / n) / k``.
+
+def draw_means(scores: np.ndarray) -> np.ndarray:
+    """Means of float[states, images] over states and images that are drawn, `DRAWS` times.
+
+    Arrays of one shape are drawn alike. Effects of states and of images are widened first by
+    ``sqrt(n / (n - 1))``: few that are drawn with replacement vary that much less than they do.
     """
-    sizes, k = np.array([len(group) for group in groups.values()]), len(groups)
-    means = np.array([group.mean() for group in groups.values()])
-    centres, half = np.append(means, means.mean()), np.full(k + 1, np.inf)
-    if df := sizes.sum() - k:
-        within = sum(float(((group - group.mean()) ** 2).sum()) for group in groups.values())
-        errors = np.append(sizes**-0.5, (1 / sizes).sum() ** 0.5 / k)
-        half = stats.t.ppf(0.975, df) * (within / df) ** 0.5 * errors
-    *each, overall = map(Estimate, centres.tolist(), centres - half, centres + half)
-    return overall, dict(zip(groups, each, strict=True))
+    states, images = scores.shape
+    for axis, n in ((1, states), (0, images)):
+        effect = scores.mean(axis, keepdims=True) - scores.mean()
+        scores = scores + effect * ((n / max(n - 1, 1)) ** 0.5 - 1)
+    return np.asarray(((_draw_weights(states, 0) @ scores) * _draw_weights(images, 1)).sum(axis=1))
 
 
-def estimate(values: pd.Series) -> Estimate:
+def bootstrap(*scores: pd.DataFrame, of: Callable[..., Any] = lambda mean: mean) -> Estimate:
+    """Estimate a function of means of frames by state (rows) and image (columns), which are drawn.
+
+    States and images that all frames have are drawn together, so that the means are paired.
+    """
+    arrays = _align(scores)
+    low, high = np.percentile(of(*map(draw_means, arrays)), [2.5, 97.5]).tolist()
+    return Estimate(float(of(*(one.mean() for one in arrays))), low, high, len(arrays[0]))
+
+
+def estimate(values: np.ndarray) -> Estimate:
     """Mean over random states, with Student's t interval where there are two or more."""
-    return pool({"": values})[0]
+    n, mean = len(values), float(np.mean(values))
+    half = stats.t.ppf(0.975, n - 1) * np.std(values, ddof=1) / n**0.5 if n > 1 else np.inf
+    return Estimate(mean, mean - half, mean + half, n)
 
 
-def subtract(first: pd.Series, second: pd.Series) -> pd.Series:
-    """Difference at each random state that both have."""
-    difference = (first - second).dropna()
-    if difference.empty:
-        raise Untested("the two methods share no random state")
-    return difference
+def assess(*scores: pd.DataFrame, of: Callable[..., Any] = lambda mean: mean) -> Estimate:
+    """Estimate as `bootstrap` does, by an interval that holds that of `estimate` too.
+
+    The first is too narrow for few states, the second does not know that images vary.
+    """
+    drawn = bootstrap(*scores, of=of)
+    by_state = estimate(of(*(one.mean(axis=1) for one in _align(scores))))
+    low, high = min(drawn.low, by_state.low), max(drawn.high, by_state.high)
+    return drawn._replace(low=low, high=high)
+
+
+def _align(scores: Sequence[pd.DataFrame]) -> list[np.ndarray]:
+    """Arrays of the states and images that all frames have."""
+    states, images = (
+        sorted(set.intersection(*(set(one.axes[axis]) for one in scores))) for axis in (0, 1)
+    )
+    if not states or not images:
+        raise Untested("what is compared shares no random state or no image")
+    return [one.loc[states, images].to_numpy(float) for one in scores]
 
 
 def tell(numbers: Mapping[str, object], spec: str = "") -> str:

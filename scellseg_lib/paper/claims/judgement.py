@@ -77,7 +77,9 @@ class Verdict(StrEnum):
     """What becomes of a claim, the gravest first."""
 
     DISAGREES = "disagrees"
+    UNFAIR = "not a fair test here"
     UNTESTED = "not tested at this scale"
+    UNCLEAR = "cannot be told here"
     AMBIGUOUS = "ambiguous in the paper"
     AGREES = "agrees"
 
@@ -138,8 +140,10 @@ def judge_claims(evidence: Evidence) -> pd.DataFrame:
     """Judge every claim of the paper by trials and tables, of which there may be none.
 
     Returns the scorecard: one row a claim by its ``id``, in the paper's order, the facts on data
-    sets first as one. ``ours`` has 95 % intervals over random states; ``verdict`` says where data,
-    subsets or tests are not the paper's, and ``on`` which are used, and what they stand for.
+    sets first as one. ``ours`` has 95 % intervals; ``verdict`` says where data, subsets or tests
+    are not the paper's, and ``on`` which are used, and what they stand for. ``at_zero`` is the
+    verdict at Cellpose's cell threshold, 0.0, and ``seen`` which random states had been seen before
+    the rules were committed.
     """
     paper = load_claims()
     claims: dict[str, Claim | tuple[Fact, ...]] = {"datasets": paper.datasets}
@@ -149,11 +153,12 @@ def judge_claims(evidence: Evidence) -> pd.DataFrame:
             f"{', '.join(unmatched)}: either claim or rule is missing",
             remedy="Each claim of paper_claims.yaml needs one rule in claims/rules.py.",
         )
-    trials = group_by_profile(evidence.trials)
-    rows = [
-        {"id": name} | _describe(claim) | _judge_claim(claim, RULES[name], trials, evidence)
-        for name, claim in claims.items()
-    ]
+    half, zero = (group_by_profile(evidence.trials, threshold) for threshold in (0.5, 0.0))
+    rows = []
+    for name, claim in claims.items():
+        judged = _judge_claim(claim, RULES[name], half, evidence)
+        judged["at_zero"] = _judge_claim(claim, RULES[name], zero, evidence)["verdict"]
+        rows.append({"id": name} | _describe(claim) | judged)
     return pd.DataFrame(rows).set_index("id")
 
 
@@ -163,7 +168,7 @@ def _judge_claim(
     """Judge by the first profile that has what is needed; else say what is lacking."""
     places: list[Scale | Evidence] = [evidence]
     if rule.profiles:
-        places = [replace(trials[one], on={}) for one in rule.profiles if one in trials]
+        places = [replace(trials[p], on={}, states={}) for p in rule.profiles if p in trials]
     lacking = []
     for place in places:
         try:
@@ -175,14 +180,16 @@ def _judge_claim(
         none = f"there are no trials of the profile {' or '.join(rule.profiles)}"
         judged, place = Judgement(Verdict.UNTESTED, "none", "; ".join(lacking) or none), evidence
     on, profile = {name: STANDS_FOR[name] for name in judged.on if name in STANDS_FOR}, ""
+    seen = "all"
     if isinstance(place, Scale):
-        on, profile = place.on, place.profile.name
+        on, profile, seen = place.on, place.profile.name, place.tell_seen()
     return {
         "ours": judged.ours,
         "verdict": f"{judged.verdict}{' (on a stand-in)' if any(on.values()) else ''}",
         "reason": f"{judged.reason[0].upper()}{judged.reason[1:]}.",
         "on": "; ".join(f"{one} for {other}" if other else one for one, other in on.items()),
         "profile": profile,
+        "seen": seen,
         "notebook": rule.notebook,
     }
 
