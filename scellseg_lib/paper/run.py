@@ -286,7 +286,7 @@ def load_scores(
 def average_scores(frame: pd.DataFrame) -> pd.DataFrame:
     """Mean over images of AP@0.5, AP@0.75, mAP and mAJI; one row a trial and cell threshold."""
     fields = ["key", "data", "tested_on", "weights", "protocol", "model", "strategy", "options"]
-    fields += ["queries", "steps", "n_shots", "seed"]
+    fields += ["queries", "steps", "recalibrated", "n_shots", "seed"]
     means = frame.groupby(["key", "cell_threshold", "threshold"], sort=False)[["ap", "aji"]].mean()
     at = means.unstack("threshold", sort=False)
     ap, aji = (pd.DataFrame(at[name]) for name in ("ap", "aji"))
