@@ -53,7 +53,9 @@ VALID: dict[str, Any] = {  # a small manifest without a fault
 
 def test_every_set_has_a_manifest_with_its_splits_and_says_its_terms():
     cards = {name: manifest.load_manifest(name) for name in manifest.list_manifests()}
-    assert set(cards) == {*LISTED, "cellpose", "livecell_bv2", "mito"}
+    assert set(cards) == {*LISTED, "bbbc010_crowded", "cellpose", "livecell_bv2", "mito"}
+    chosen, left = ({e.name for e in cards[f"bbbc010_{k}"].files} for k in ("elegans", "crowded"))
+    assert (len(chosen), len(left), len(chosen | left)) == (49, 51, 100)  # all wells of the source
     for name, splits in LISTED.items():
         assert Counter(s for e in cards[name].entries() for s in e.splits) == splits, name
     assert {name for name, card in cards.items() if "none stated" in card.licence} == NO_LICENCE
