@@ -4,6 +4,7 @@ A random state's shots are the same for all models, as the paper has them.
 """
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -101,12 +102,9 @@ def fair_baselines(profile: Profile) -> list[Trial]:
 
 def which_images(profile: Profile) -> list[Trial]:
     """Scellseg-FT on shots that cover the styles, where `shot_scale` draws them at random."""
-    return [
-        _plan_trial(profile, name, FT, n_shots, state, shots=chosen)
-        for name, plan in profile.data.items()
-        for state, n_shots in product(plan.states, plan.shots)
-        if (chosen := find_covering_shots(name, n_shots))
-    ]
+    drawn = _plan_tuned(profile, (FT,), every_number=True)
+    chosen = [find_covering_shots(trial.data, trial.n_shots) for trial in drawn]
+    return [replace(t, shots=shots) for t, shots in zip(drawn, chosen, strict=True) if shots]
 
 
 def longer_training(profile: Profile) -> list[Trial]:
@@ -141,40 +139,23 @@ def _general_tests(profile: Profile) -> list[dict[str, Any]]:
 
 def _plan_direct(profile: Profile, **fields: Any) -> list[Trial]:
     """Untuned models, which take the diameter of the first state's shots."""
-    fields |= {"steps": 0}
-    return [
-        _plan_trial(profile, name, (model, "direct"), plan.shots[-1], plan.states[0], **fields)
-        for name, plan in profile.data.items()
-        for model in profile.models
-    ]
+    methods = [(model, "direct") for model in profile.models]
+    trials = _plan_tuned(profile, methods, **fields | {"steps": 0})
+    return [trial for trial in trials if trial.seed == profile.data[trial.data].states[0]]
 
 
 def _plan_tuned(
     profile: Profile, methods: Iterable[Method], *, every_number: bool = False, **fields: Any
 ) -> list[Trial]:
     """Tuned models on the most shots only, or on every number of them."""
-    compared = [method for method in methods if method[0] in profile.models]
-    return [
-        _plan_trial(profile, name, method, n_shots, state, **fields)
-        for name, plan in profile.data.items()
-        for state in plan.states
-        for n_shots in (plan.shots if every_number else plan.shots[-1:])
-        for method in compared
-    ]
-
-
-def _plan_trial(
-    profile: Profile, data: str, method: Method, n_shots: int, state: int, **fields: Any
-) -> Trial:
-    model, strategy = method
-    tunes = STRATEGIES.get(strategy)  # none: "direct" is not tuned
-    usual: dict[str, Any] = {
-        "weights": profile.weights,
-        "shots": find_shots(data, n_shots, state),
-        "seed": state,
-        "steps": profile.steps,
-        "levels": profile.levels,
-        "contrast": profile.contrast if tunes and tunes.make_term else "",
-        "precision": profile.precision,
-    }
-    return Trial(data=data, model=model, strategy=strategy, **usual | fields)
+    usual = {name: getattr(profile, name) for name in ("weights", "steps", "levels", "precision")}
+    trials = []
+    for name, plan in profile.data.items():
+        for state, n in product(plan.states, plan.shots if every_number else plan.shots[-1:]):
+            usual |= {"data": name, "shots": find_shots(name, n, state), "seed": state}
+            for model, strategy in methods:
+                tunes = STRATEGIES.get(strategy)  # none: "direct" is not tuned
+                usual["contrast"] = profile.contrast if tunes and tunes.make_term else ""
+                if model in profile.models:
+                    trials.append(Trial(model=model, strategy=strategy, **usual | fields))
+    return trials

@@ -29,9 +29,9 @@ from scellseg_lib.paper.trial import METHOD_VERSION, Trial
 AGAIN = "Delete the trial's two files; it is computed again."
 RESTORE = "Restore it from the repository, or compute it anew in its notebook."
 ROOM = "Make room, or see to it that the folder can be written to."
-_TRIAL = TypeAdapter(Trial)
 IMAGES = {"image": str}  # an image may be named "000"
 PERCENT = {threshold: round(100 * threshold) for threshold in THRESHOLDS}
+parse_trial = TypeAdapter(Trial).validate_python  # of the field "trial" of a file of origin
 
 
 class Store:
@@ -50,12 +50,9 @@ class Store:
 
     def list_trials(self) -> dict[Trial, dict[str, Any]]:
         """Return the trials of this version of the method, each with its origin and ``key``."""
-        found = {}
-        for key in self.list_keys():
-            origin = self.read_origin(key)
-            if origin["trial"]["method"] == METHOD_VERSION:
-                found[parse_trial(origin)] = origin | {"key": key}
-        return found
+        origins = [self.read_origin(key) | {"key": key} for key in self.list_keys()]
+        mine = [origin for origin in origins if origin["trial"]["method"] == METHOD_VERSION]
+        return {parse_trial(origin["trial"]): origin for origin in mine}
 
     def put(self, key: str, scores: pd.DataFrame, origin: Mapping[str, Any]) -> None:
         """Keep a trial's scores of `metrics.evaluate`, by ``cell_threshold``, and its origin."""
@@ -70,7 +67,8 @@ class Store:
         file = self.folder / f"{key}.json"
         with telling("a result cannot be read", file, AGAIN):
             origin = dict(json.loads(file.read_bytes()))
-            hash((parse_trial(origin), origin["trial"]["method"], float(origin.get("seconds", 0))))
+            trial, seconds = origin["trial"], origin.get("seconds", 0)
+            hash((parse_trial(trial), trial["method"], float(seconds)))
             return origin
 
     def summarise_origins(self, keys: Iterable[str]) -> dict[str, Any]:
@@ -99,7 +97,7 @@ class Store:
         hashes = {}
         for key in self.list_keys() if keys is None else dict.fromkeys(keys):
             origin = self.read_origin(key)
-            trial, method = parse_trial(origin), origin["trial"]["method"]
+            trial, method = parse_trial(origin["trial"]), origin["trial"]["method"]
             if method != METHOD_VERSION or (among is not None and trial not in among):
                 continue
             if trial in found:
@@ -130,11 +128,6 @@ class Store:
             if _hash_text(file) != sha256:
                 raise ValueError("it is not as it was written")
             return file.read_text(encoding="utf-8")
-
-
-def parse_trial(origin: Mapping[str, Any]) -> Trial:
-    """Return the trial that a file of origin tells of."""
-    return _TRIAL.validate_python(origin["trial"])
 
 
 def load_or_compute(

@@ -109,17 +109,6 @@ def test_shots_cover_the_styles_of_pool_and_queries_whose_masks_are_not_looked_a
     assert chosen == ("worm2", "worm0", "worm1")
 
 
-def test_coverage_takes_what_leaves_the_least_distance():
-    images = np.random.default_rng(1).normal(size=(30, 4))
-    order = shots.order_to_cover(images[:12], images)
-    assert sorted(order) == list(range(12))
-    gaps = np.linalg.norm(images[:12, None] - images[None], axis=2)
-    for n in range(1, 13):  # no other next one would have left less
-        left = [k for k in range(12) if k not in order[: n - 1]]
-        worst = {k: gaps[[*order[: n - 1], k]].min(axis=0).max() for k in left}
-        assert worst[order[n - 1]] == min(worst.values())
-
-
 @pytest.mark.real_data
 def test_the_tables_of_shots_are_what_data_sets_draw_and_of_their_pools(real_data: Path):
     table = pd.read_csv(paths.MANIFESTS / "shots.csv", dtype={"images": str})

@@ -27,7 +27,7 @@ ORIGINS = {
     for profile, store in STORES.items()
     for key in store.list_keys()
 }
-TRIALS = {name: parse_trial(origin) for name, origin in ORIGINS.items()}
+TRIALS = {name: parse_trial(origin["trial"]) for name, origin in ORIGINS.items()}
 POOLS = pd.read_csv(paths.MANIFESTS / "shots.csv").groupby("data")["images"].first()
 POOLS = POOLS.str.split(" ").map(len)  # images of each set that shots are drawn from
 README = " ".join((paths.REPOSITORY / "README.md").read_text(encoding="utf-8").split())
