@@ -30,7 +30,6 @@ WITH_CELLS = (0, 1, 3, 7, 8, 11)
 
 
 def worms(n: int) -> Dataset:
-    """A few small images of a worm each."""
     every = tiny.worms(12)
     return replace(every, samples=tuple(every[i] for i in WITH_CELLS[:n]))
 

@@ -13,8 +13,6 @@ from tests import tiny
 
 @pytest.fixture
 def remembered(monkeypatch):
-    """Card after remembering images of given styles."""
-
     def remember(styles: np.ndarray):
         given = iter(styles)
         monkeypatch.setattr(style, "embed", lambda *_: next(given))

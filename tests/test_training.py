@@ -31,8 +31,6 @@ kill = Mock(side_effect=Killed)
 
 
 def end_at(step: int, how: type[Exception] = Killed):
-    """Callback that ends a run after a step."""
-
     def callback(progress: Progress) -> None:
         if progress.step >= step:
             raise how

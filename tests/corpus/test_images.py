@@ -41,7 +41,6 @@ def tiff(pixels: np.ndarray, axes: str = "", **options: Any) -> bytes:
 
 
 def other(pixels: np.ndarray, kind: str, mode: str | None = None, **options: Any) -> bytes:
-    """A file as Pillow writes it."""
     file, image = io.BytesIO(), Image.fromarray(pixels)
     if mode == "P":
         image = Image.fromarray(pixels, "P")

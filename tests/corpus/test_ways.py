@@ -62,7 +62,6 @@ WAYS = {
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
-    """Where all is looked for that a command needs."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(finetuning, "default_contrast", tiny.contrast)
     for name in ("PROFILES", "MANIFESTS"):

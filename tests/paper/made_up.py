@@ -12,7 +12,6 @@ from tests import tiny
 
 
 def make_trial(strategy: str = "classic", **fields: Any) -> Trial:
-    """A trial of one step of a tiny Scellseg on two worms."""
     usual: dict[str, Any] = {"shots": ("worm0", "worm1"), "steps": 1, "levels": tiny.LEVELS}
     usual["contrast"] = "two" if strategy == "contrastive" else ""
     return Trial("worms", "scellseg", "packaged", strategy, **usual | fields)

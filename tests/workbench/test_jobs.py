@@ -34,7 +34,6 @@ class Gated:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """The time of jobs, which the test sets."""
     clock = SimpleNamespace(now=0.0)
     monkeypatch.setattr(jobs, "monotonic", lambda: clock.now)
     return clock

@@ -49,7 +49,6 @@ def present(labels: np.ndarray) -> set[int]:
 
 
 def bar() -> np.ndarray:
-    """A bar of 4 x 20 px with a pixel of background around it."""
     return np.pad(np.full((4, 20), 3, np.int32), 1)
 
 
@@ -346,7 +345,6 @@ some = st.sets(st.integers(0, 6), min_size=1, max_size=3)
 
 
 def state(annotation: Annotation) -> tuple:
-    """Labels, what is said of them, and the list of classes in its order."""
     return annotation.labels.tolist(), dict(annotation.facts), list(annotation.classes.items())
 
 
@@ -372,7 +370,6 @@ class AnyEdits(RuleBasedStateMachine):
         self.at_first = dict(self.annotation.classes)
 
     def pick(self, numbers: set[int]) -> list[int]:
-        """Some of the cells that there are."""
         there = self.annotation.cells["label"].tolist()
         return sorted({there[number % len(there)] for number in numbers}) if there else []
 
