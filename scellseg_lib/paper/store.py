@@ -4,12 +4,12 @@ A result is written once and whole: its CSV first, the JSON of its origin last, 
 is there when its JSON is, so that a kill at any moment leaves nothing that is half a result.
 """
 
-import hashlib
 import json
 import subprocess
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict
 from functools import partial
+from hashlib import sha256
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -58,9 +58,10 @@ class Store:
         """Keep a trial's scores of `metrics.evaluate`, by ``cell_threshold``, and its origin."""
         table = self.folder / f"{key}.csv"
         with telling("a result cannot be written", table, ROOM):
+            text = _widen(scores).to_csv(index=False)
             with whole(table) as file:
-                _widen(scores).to_csv(file, index=False)
-            _write_origin(table, {**origin, "scores_sha256": _hash_text(table)})
+                file.write_text(text, encoding="utf-8")
+            _write_origin(table, {**origin, "scores_sha256": sha256(text.encode()).hexdigest()})
 
     def read_origin(self, key: str) -> dict[str, Any]:
         """Return what is known of a trial's run; DatasetError for what is no file of origin."""
@@ -121,13 +122,14 @@ class Store:
             scores = _lengthen(images).sort_values("of", kind="stable", ignore_index=True)
         return scores.join(trials, on="of").drop(columns="of")
 
-    def _read_text(self, key: str, sha256: str | None) -> str:
-        """Text of a trial's table, which must be the one of which its file of origin tells."""
+    def _read_text(self, key: str, expected: str | None) -> str:
+        """Text of a trial's table, of the hash expected whatever line ends a checkout gave it."""
         file = self.folder / f"{key}.csv"
         with telling("a result cannot be read", file, AGAIN):
-            if _hash_text(file) != sha256:
+            text = file.read_text(encoding="utf-8")
+            if sha256(text.encode()).hexdigest() != expected:
                 raise ValueError("it is not as it was written")
-            return file.read_text(encoding="utf-8")
+            return text
 
 
 def load_or_compute(
@@ -186,11 +188,6 @@ def _write_origin(table: Path, known: Mapping[str, Any]) -> None:
     """Write what is known of a table beside it."""
     with whole(table.with_suffix(".json")) as scratch:
         scratch.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
-
-
-def _hash_text(file: Path) -> str:
-    """SHA-256 of a table's text, whatever line ends it was checked out with."""
-    return hashlib.sha256(file.read_text(encoding="utf-8").encode()).hexdigest()
 
 
 def _widen(scores: pd.DataFrame) -> pd.DataFrame:
