@@ -82,13 +82,11 @@ def first_run(tmp_path_factory, model_file):
 
 @pytest.fixture
 def segmented(first_run, tmp_path):
-    """A copy of that plate."""
     return shutil.copytree(first_run[0], tmp_path / "plate")
 
 
 @pytest.fixture
 def plate(segmented):
-    """Its images alone."""
     shutil.rmtree(segmented / "segmented")
     return segmented
 
@@ -102,7 +100,6 @@ def run(*arguments: str | Path) -> Any:
 
 
 def done(*arguments: str | Path) -> str:
-    """Output of a command that succeeds."""
     result = run(*arguments)
     assert result.exit_code == 0, result.output
     return result.stdout

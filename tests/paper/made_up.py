@@ -18,7 +18,6 @@ def make_trial(strategy: str = "classic", **fields: Any) -> Trial:
 
 
 def make_origin(trial: Trial, **changed: Any) -> dict[str, Any]:
-    """File of origin of a trial, as far as the store reads it."""
     return {"trial": asdict(trial) | {"method": METHOD_VERSION} | changed}
 
 

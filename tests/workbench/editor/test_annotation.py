@@ -374,7 +374,6 @@ class AnyEdits(RuleBasedStateMachine):
         return sorted({there[number % len(there)] for number in numbers}) if there else []
 
     def attempt(self, act, *args, **options) -> None:
-        """Do something, which changes nothing if it cannot be done."""
         before = state(self.annotation)
         try:
             act(*args, **options)
@@ -501,7 +500,6 @@ TestAnyEdits.settings = settings(max_examples=25, stateful_step_count=20, deadli
 
 
 def three(**options) -> Annotation:
-    """Cells 2, 3 and 7 of 4, 6 and 8 px."""
     labels = np.zeros((6, 12), np.uint16)
     labels[0, :4], labels[2, :6], labels[4, :8] = 2, 3, 7
     return Annotation(labels, **options)
@@ -615,7 +613,6 @@ def edited(path: Path, labels: np.ndarray = FIRST) -> Annotation:
 
 
 def opened(path: Path, labels: np.ndarray = FIRST) -> Annotation:
-    """The image opened again, and what was left brought back."""
     annotation = Annotation(labels, journal=path)
     annotation.recover()
     return annotation
