@@ -6,7 +6,6 @@ from itertools import product
 from typing import Any
 
 from scellseg_lib.finetuning import STRATEGIES
-from scellseg_lib.network import ARCHITECTURES
 from scellseg_lib.paper.profile import Profile, load_profile
 from scellseg_lib.paper.shots import find_covering_shots, find_shots
 from scellseg_lib.paper.trial import Trial
@@ -15,7 +14,6 @@ from scellseg_lib.plots import METHODS
 Method = tuple[str, str]  # model and strategy
 CFT, FT, CELLPOSE = COMPARED = tuple(METHODS)[:3]  # the methods of Fig. 5
 BASELINES = tuple(METHODS)[3:]  # HoVer-FT, U-Net3-FT and U-Net2-FT
-UNTUNED = tuple((model, "direct") for model in ARCHITECTURES)  # they take the diameter of shots
 LAYERS = ("downsampling_fixed", "extractor_fixed")  # in Extended Data Fig. 8, beside nothing
 CONTRAST_VARIANTS: dict[str, dict[str, Any]] = {
     "fixed": {"options": (("alpha", "fixed"),)},
@@ -31,7 +29,7 @@ SCHEDULES = ("halvings", "cosine")
 
 def transferability(profile: Profile) -> list[Trial]:
     """Each model directly and tuned on the most shots (Fig. 2c-e, Extended Data Fig. 5)."""
-    return _plan(profile, (*UNTUNED, *METHODS))
+    return _plan(profile, (*profile.untuned, *METHODS))
 
 
 def shot_scale(profile: Profile) -> list[Trial]:
@@ -51,8 +49,9 @@ def generalization(profile: Profile) -> list[Trial]:
     Untuned ones are decoded at full size too: so Cellpose's own paper scores its test images.
     """
     places, one = _general_tests(profile), profile.narrow(data=[*profile.data][:1])
-    full = [t for place in places[:1] for t in _plan(one, UNTUNED, protocol="resample", **place)]
-    return full + [t for place in places for t in _plan(profile, (*UNTUNED, *COMPARED), **place)]
+    plain, usual = profile.untuned, (*profile.untuned, *COMPARED)
+    full = [t for place in places[:1] for t in _plan(one, plain, protocol="resample", **place)]
+    return full + [t for place in places for t in _plan(profile, usual, **place)]
 
 
 def layers(profile: Profile) -> list[Trial]:
