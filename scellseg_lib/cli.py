@@ -312,17 +312,17 @@ def sweep(
         raise typer.BadParameter("--limit-time is for one machine, --cluster for several")
     scale = load_profile(profile).narrow(data=data or (), states=states or ())
     workspace = run.open_workspace(scale)
-    planned = run.plan_sweep(experiments, scale, workspace.store)
-    there, hours = planned.n_trials - len(planned.missing), planned.seconds / 3600
-    typer.echo(f"{planned.n_trials} trials, {there} of them are there.", nl=False)
+    trials, missing = run.plan_sweep(experiments, scale, workspace.store)
+    there, hours = len(trials) - len(missing), sum(missing.values()) / 3600
+    typer.echo(f"{len(trials)} trials, {there} of them are there.", nl=False)
     typer.echo(f" The others take about {hours:.1f} h here, one after the other.")
     if dry_run:
         return
     if cluster:
-        outcome = run.compute_on_cluster(planned.missing, workspace, cluster)
+        outcome = run.compute_on_cluster([*missing], workspace, cluster)
     else:
         seconds = limit_time and 60 * limit_time
-        outcome = run.compute_missing(planned.missing, workspace, limit_seconds=seconds)
+        outcome = run.compute_missing([*missing], workspace, limit_seconds=seconds)
     typer.echo(f"{outcome.computed} trials computed; results are in {workspace.store.folder}.")
     if outcome.failed:
         why = (

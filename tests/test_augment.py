@@ -17,7 +17,6 @@ FLOW, QUICK = representation.get("flow"), representation.get("unet2")
 
 
 def disc_image(diameter: float, side: int = 200, n: int = 4) -> tuple[np.ndarray, np.ndarray]:
-    """Bright discs of a diameter on a grid: image float32[2, H, W] and masks."""
     masks = np.zeros((side, side), np.int32)
     for i in range(n):
         centre = (side / 4 + side / 2 * (i // 2), side / 4 + side / 2 * (i % 2))

@@ -30,6 +30,7 @@ from scellseg_lib.paper import grid
 from scellseg_lib.representation import Decoding
 from scellseg_lib.samples import Dataset, Sample
 from tests import tiny
+from tests.workbench.conftest import files
 
 pytestmark = pytest.mark.slow
 
@@ -40,16 +41,13 @@ OPTIONS = ["--cell-threshold", "-1", "--flow-threshold", "0", "--diameter", "60"
 
 
 @pytest.fixture(autouse=True, scope="module")
-def quick():
+def quick(one_thread):
     """Float32 on every machine, one thread and small patches."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("torch.cpu.get_capabilities", dict)
         patch.setattr("scellseg_lib.datasets.weights.default_device", lambda: torch.device("cpu"))
         patch.setattr(augment, "PATCH", tiny.PATCH)
         yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -84,13 +82,11 @@ def first_run(tmp_path_factory, model_file):
 
 @pytest.fixture
 def segmented(first_run, tmp_path):
-    """A copy of that plate."""
     return shutil.copytree(first_run[0], tmp_path / "plate")
 
 
 @pytest.fixture
 def plate(segmented):
-    """Its images alone."""
     shutil.rmtree(segmented / "segmented")
     return segmented
 
@@ -104,15 +100,9 @@ def run(*arguments: str | Path) -> Any:
 
 
 def done(*arguments: str | Path) -> str:
-    """Output of a command that succeeds."""
     result = run(*arguments)
     assert result.exit_code == 0, result.output
     return result.stdout
-
-
-def files(home: Path) -> dict[str, bytes]:
-    found = sorted(path for path in home.rglob("[!.]*") if path.is_file())
-    return {path.relative_to(home).as_posix(): path.read_bytes() for path in found}
 
 
 def interrupt(*_: Any, **__: Any) -> None:

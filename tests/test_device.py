@@ -51,7 +51,6 @@ def test_the_network_computes_in_the_precision_and_keeps_its_weights():
 
 
 def megabytes() -> float:
-    """Memory of this process that is resident."""
     return psutil.Process().memory_info().rss / 2**20
 
 

@@ -33,7 +33,6 @@ PARTS = {"extractor.down", "extractor.up", "tasker"}
 
 
 def start(name: str = "scellseg") -> Model:
-    """A model that comes from somewhere."""
     model = new_model(name, tiny.LEVELS)
     model.card.origin, model.card.scores, model.card.recipe = "a test", {"ap50": 0.9}, {"steps": 7}
     return model

@@ -55,14 +55,6 @@ def test_what_cannot_be_is_an_error():
             flows_to_masks(np.zeros(shape, np.float32), np.zeros((30, 20), np.float32))
 
 
-def test_empty_images_stay_empty():
-    nothing = np.zeros((30, 20), np.int32)
-    assert not masks_to_flows(nothing).any()
-    found = flows_to_masks(np.zeros((2, 30, 20), np.float32), logit(nothing))
-    for masks in (found, tidy(nothing, 1), relabel(nothing)):
-        np.testing.assert_array_equal(masks, nothing, strict=True)
-
-
 def test_touching_discs_a_cell_around_its_centre_and_a_large_one_come_back():
     masks = two_discs()
     np.testing.assert_array_equal(round_trip(masks), masks)

@@ -61,7 +61,6 @@ PARTS = {name: "core" for group in CORE for name in group} | {
 
 @cache
 def trees() -> dict[Path, ast.Module]:
-    """Every module of the library, parsed."""
     return {path: ast.parse(path.read_text()) for path in sorted(LIBRARY.rglob("*.py"))}
 
 
@@ -155,7 +154,6 @@ def test_no_two_public_classes_have_one_name_and_no_verb_of_the_facade_hides_a_m
 
 
 def last_name(node: ast.AST) -> str:
-    """What a name or an attribute ends in."""
     return node.id if isinstance(node, ast.Name) else getattr(node, "attr", "")
 
 

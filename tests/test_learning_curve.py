@@ -30,7 +30,6 @@ WITH_CELLS = (0, 1, 3, 7, 8, 11)
 
 
 def worms(n: int) -> Dataset:
-    """A few small images of a worm each."""
     every = tiny.worms(12)
     return replace(every, samples=tuple(every[i] for i in WITH_CELLS[:n]))
 
@@ -52,9 +51,6 @@ def test_folds_hang_on_the_seed_and_their_draws_differ():
     assert plan_folds(1, 3) == plan_folds(0, 3) == []
     with pytest.raises(TrainingError, match="two folds"):
         plan_folds(5, 1)
-
-
-def test_numbers_of_shots():
     counts = {0: [], 1: [1], 3: [1, 2, 3], 4: [1, 2, 4], 10: [1, 2, 4, 8, 10]}
     assert {n_pool: learning_curve.choose_counts(n_pool) for n_pool in counts} == counts
 

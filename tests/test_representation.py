@@ -41,7 +41,6 @@ def three_cells() -> np.ndarray:
 
 
 def masks_at_30_px(sample: Sample) -> np.ndarray:
-    """True masks at the scale of the network."""
     scale = 30 / sample.diameter
     return resize_masks(sample.masks, tuple(round(side * scale) for side in sample.masks.shape))
 

@@ -66,7 +66,6 @@ class Stub(nn.Module):
 
 
 def perfect_maps(images: torch.Tensor) -> torch.Tensor:
-    """Those of the labels that the image shows."""
     labels = np.round(images[:, 0].numpy() * 16).astype(np.int32)
     maps = np.stack([FLOW.targets(masks) for masks in labels])
     return torch.from_numpy(maps * [[[5]], [[5]], [[12]]] - [[[0]], [[0]], [[6]]]).float()

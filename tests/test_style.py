@@ -13,8 +13,6 @@ from tests import tiny
 
 @pytest.fixture
 def remembered(monkeypatch):
-    """Card after remembering images of given styles."""
-
     def remember(styles: np.ndarray):
         given = iter(styles)
         monkeypatch.setattr(style, "embed", lambda *_: next(given))
@@ -42,9 +40,6 @@ def test_of_few_images_each_is_a_centre_and_the_radius_twice_their_distance(reme
     near = np.array([3.0, 5.0])
     assert style_distance(near, card) == pytest.approx(1 / card.style_radius)
     assert style_distance(near - [0, 1], card) == 0
-
-
-def test_a_single_image_tells_no_radius(remembered):
     card = remembered(np.array([[0.6, 0.8]]))
-    assert card.style_radius == 0
+    assert card.style_radius == 0  # a single image tells none
     assert style_distance(np.array([-1.0, 0.0]), card) == 0

@@ -20,13 +20,7 @@ def a_checkpoint_after_each_step(small_patches, monkeypatch):
     monkeypatch.setattr(training, "SAVE_EVERY", 0)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Other tests of this process may have changed how many threads add up, and in which order."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Killed(Exception):
@@ -37,8 +31,6 @@ kill = Mock(side_effect=Killed)
 
 
 def end_at(step: int, how: type[Exception] = Killed):
-    """Callback that ends a run after a step."""
-
     def callback(progress: Progress) -> None:
         if progress.step >= step:
             raise how

@@ -27,7 +27,6 @@ def worm(seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def worms(n: int, first: int = 0) -> Dataset:
-    """A few small images of worms."""
     samples = tuple(
         Sample(f"worm{i}", lambda i=i: worm(i)[0], lambda i=i: worm(i)[1], "shot")
         for i in range(first, first + n)
@@ -52,7 +51,6 @@ def contrast() -> Dataset:
 
 
 def tune(strategy: str = "classic", model: Model | None = None, **options: Any) -> Model:
-    """Fine-tune a tiny model on two worms."""
     settings: dict[str, Any] = {
         "steps": STEPS,
         "batch_size": 2,
@@ -65,7 +63,6 @@ def tune(strategy: str = "classic", model: Model | None = None, **options: Any) 
 
 
 def train(name: str = "scellseg", **options: Any) -> Model:
-    """Pre-train a tiny model on nine worms."""
     settings: dict[str, Any] = {
         "levels": LEVELS,
         "recipe": PretrainRecipe(steps=STEPS, batch_size=2, learning_rate=0.02),

@@ -86,10 +86,8 @@ def choose_decoder(
     """
     name, decoding = model.representation.name, model.card.decoding
     if name not in DECODERS:
-        raise ScellsegError(
-            f"the released code decodes {name} as this library does",
-            remedy=f"This protocol is for {', '.join(DECODERS)}.",
-        )
+        what = f"the released code decodes {name} as this library does"
+        raise ScellsegError(what, remedy=f"This protocol is for {', '.join(DECODERS)}.")
     if not DECODERS[name].tunes:
         return DECODERS[name], decoding, None
     side = (PATCH, PATCH)

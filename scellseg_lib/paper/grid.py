@@ -1,9 +1,7 @@
-"""Which trials an experiment of the paper consists of: one function each, at a profile.
-
-A random state's shots are the same for all models, as the paper has them.
-"""
+"""Which trials an experiment of the paper consists of: one function each, at a profile."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -31,22 +29,18 @@ SCHEDULES = ("halvings", "cosine")
 
 def transferability(profile: Profile) -> list[Trial]:
     """Each model directly and tuned on the most shots (Fig. 2c-e, Extended Data Fig. 5)."""
-    return [*_plan_direct(profile), *_plan_tuned(profile, METHODS)]
+    return _plan(profile, (*profile.untuned, *METHODS))
 
 
 def shot_scale(profile: Profile) -> list[Trial]:
     """Scellseg-CFT, -FT and Cellpose-FT at every number of shots (Fig. 5)."""
-    return _plan_tuned(profile, COMPARED, every_number=True)
+    return _plan(profile, COMPARED, every_number=True)
 
 
 def pretraining_scale(profile: Profile) -> list[Trial]:
     """Scellseg pre-trained on nested subsets, directly and tuned (Fig. 4, Ext. Data Fig. 6)."""
-    trials = []
-    for subset in profile.subsets:
-        direct = _plan_direct(profile, weights=f"subset:{subset}")
-        trials += [trial for trial in direct if trial.model == "scellseg"]
-        trials += _plan_tuned(profile, (CFT, FT), weights=f"subset:{subset}")
-    return trials
+    methods, weights = (("scellseg", "direct"), CFT, FT), map("subset:{}".format, profile.subsets)
+    return [trial for one in weights for trial in _plan(profile, methods, weights=one)]
 
 
 def generalization(profile: Profile) -> list[Trial]:
@@ -55,58 +49,51 @@ def generalization(profile: Profile) -> list[Trial]:
     Untuned ones are decoded at full size too: so Cellpose's own paper scores its test images.
     """
     places, one = _general_tests(profile), profile.narrow(data=[*profile.data][:1])
-    trials = [t for place in places[:1] for t in _plan_direct(one, protocol="resample", **place)]
-    for place in places:
-        trials += _plan_direct(profile, **place)
-        trials += _plan_tuned(profile, COMPARED, **place)
-    return trials
+    plain, usual = profile.untuned, (*profile.untuned, *COMPARED)
+    full = [t for place in places[:1] for t in _plan(one, plain, protocol="resample", **place)]
+    return full + [t for place in places for t in _plan(profile, usual, **place)]
 
 
 def layers(profile: Profile) -> list[Trial]:
     """Scellseg-CFT and Cellpose-FT with parts of the network fixed (Extended Data Fig. 8)."""
     fixed: list[dict[str, Any]] = [{"options": (("layers", layer),)} for layer in LAYERS]
-    return [t for one in fixed for t in _plan_tuned(profile, (CFT, CELLPOSE), **one)]
+    return [t for one in fixed for t in _plan(profile, (CFT, CELLPOSE), **one)]
 
 
 def contrast_weight(profile: Profile) -> list[Trial]:
     """Other weights, queries and statistics of the contrastive term than the paper's."""
     variants = CONTRAST_VARIANTS.values()
-    return [t for variant in variants for t in _plan_tuned(profile, (CFT,), **variant)]
+    return [t for variant in variants for t in _plan(profile, (CFT,), **variant)]
 
 
 def statistics(profile: Profile) -> list[Trial]:
-    """BatchNorm's running statistics by what they see, estimated anew on the same tuned models:
-    what is the contrastive term's and what is theirs, on the queries and on the general test.
-    """
+    """Statistics of BatchNorm, estimated anew of other images for the same tuned models."""
     trials = []
     for way, place in product(STATISTICS, [{}, *_general_tests(profile)[:1]]):
         fields = {"recalibrated": way, "contrast": profile.contrast} | place
-        trials += _plan_tuned(profile, (CFT, FT), **fields)
+        trials += _plan(profile, (CFT, FT), **fields)
     return trials
 
 
 def decoding(profile: Profile) -> list[Trial]:
     """How maps become masks: at full size, averaged over flips, or both (that as in Fig. 5 too)."""
     return [
-        *_plan_tuned(profile, COMPARED, protocol="best", every_number=True),
-        *_plan_tuned(profile, COMPARED, protocol="resample"),
-        *_plan_tuned(profile, COMPARED, protocol="flips"),
+        *_plan(profile, COMPARED, protocol="best", every_number=True),
+        *_plan(profile, COMPARED, protocol="resample"),
+        *_plan(profile, COMPARED, protocol="flips"),
     ]
 
 
 def fair_baselines(profile: Profile) -> list[Trial]:
     """HoVer and the U-Nets of `transferability`, decoded as the released code does."""
-    return _plan_tuned(profile, BASELINES, protocol="as_released")
+    return _plan(profile, BASELINES, protocol="as_released")
 
 
 def which_images(profile: Profile) -> list[Trial]:
     """Scellseg-FT on shots that cover the styles, where `shot_scale` draws them at random."""
-    return [
-        _plan_trial(profile, name, FT, n_shots, state, shots=chosen)
-        for name, plan in profile.data.items()
-        for state, n_shots in product(plan.states, plan.shots)
-        if (chosen := find_covering_shots(name, n_shots))
-    ]
+    drawn = _plan(profile, (FT,), every_number=True)
+    chosen = [find_covering_shots(trial.data, trial.n_shots) for trial in drawn]
+    return [replace(t, shots=shots) for t, shots in zip(drawn, chosen, strict=True) if shots]
 
 
 def longer_training(profile: Profile) -> list[Trial]:
@@ -115,7 +102,7 @@ def longer_training(profile: Profile) -> list[Trial]:
     trials = []
     for steps, schedule in product(STEPS, SCHEDULES):
         fields = {"steps": steps * profile.steps // 100, "options": (("schedule", schedule),)}
-        trials += _plan_tuned(profile, (FT,), every_number=True, split="held_out", **fields)
+        trials += _plan(profile, (FT,), every_number=True, split="held_out", **fields)
     return [trial for trial in trials if trial.n_shots < pools[trial.data].shots[-1]]
 
 
@@ -139,42 +126,19 @@ def _general_tests(profile: Profile) -> list[dict[str, Any]]:
     ]
 
 
-def _plan_direct(profile: Profile, **fields: Any) -> list[Trial]:
-    """Untuned models, which take the diameter of the first state's shots."""
-    fields |= {"steps": 0}
-    return [
-        _plan_trial(profile, name, (model, "direct"), plan.shots[-1], plan.states[0], **fields)
-        for name, plan in profile.data.items()
-        for model in profile.models
-    ]
-
-
-def _plan_tuned(
+def _plan(
     profile: Profile, methods: Iterable[Method], *, every_number: bool = False, **fields: Any
 ) -> list[Trial]:
-    """Tuned models on the most shots only, or on every number of them."""
-    compared = [method for method in methods if method[0] in profile.models]
-    return [
-        _plan_trial(profile, name, method, n_shots, state, **fields)
-        for name, plan in profile.data.items()
-        for state in plan.states
-        for n_shots in (plan.shots if every_number else plan.shots[-1:])
-        for method in compared
-    ]
-
-
-def _plan_trial(
-    profile: Profile, data: str, method: Method, n_shots: int, state: int, **fields: Any
-) -> Trial:
-    model, strategy = method
-    tunes = STRATEGIES.get(strategy)  # none: "direct" is not tuned
-    usual: dict[str, Any] = {
-        "weights": profile.weights,
-        "shots": find_shots(data, n_shots, state),
-        "seed": state,
-        "steps": profile.steps,
-        "levels": profile.levels,
-        "contrast": profile.contrast if tunes and tunes.make_term else "",
-        "precision": profile.precision,
-    }
-    return Trial(data=data, model=model, strategy=strategy, **usual | fields)
+    """Trials on the most shots only, or on every number; untuned, of the first state alone."""
+    usual = {name: getattr(profile, name) for name in ("weights", "steps", "levels", "precision")}
+    trials = []
+    for name, plan in profile.data.items():
+        for state, n in product(plan.states, plan.shots if every_number else plan.shots[-1:]):
+            usual |= {"data": name, "shots": find_shots(name, n, state), "seed": state}
+            for model, strategy in methods:
+                tunes = STRATEGIES.get(strategy)
+                usual["contrast"] = profile.contrast if tunes and tunes.make_term else ""
+                own = fields if tunes else fields | {"steps": 0}
+                if model in profile.models and (tunes or state == plan.states[0]):
+                    trials.append(Trial(model=model, strategy=strategy, **usual | own))
+    return trials

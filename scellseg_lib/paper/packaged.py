@@ -4,11 +4,11 @@ The run keeps its checkpoint under the repository's ``runs/`` and goes on from i
 images whose source states its terms and from synthetic ones, never from an evaluation set.
 """
 
-import argparse
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
+import typer
 
 from scellseg_lib import paths
 from scellseg_lib.datasets import synthetic
@@ -17,7 +17,7 @@ from scellseg_lib.datasets.manifest import load_manifest
 from scellseg_lib.datasets.weights import load_model, packaged_file
 from scellseg_lib.metrics import evaluate, summary
 from scellseg_lib.model import Model
-from scellseg_lib.network import ARCHITECTURES
+from scellseg_lib.network import NetworkName
 from scellseg_lib.paper.run import log_of
 from scellseg_lib.pretraining import PretrainRecipe, pretrain
 from scellseg_lib.samples import Dataset
@@ -55,28 +55,21 @@ def score_general_test(model: Model) -> dict[str, float]:
     return scores
 
 
-def main() -> None:
-    """Train, from another model's weights where given, and save as the command line asks."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("name", choices=sorted(ARCHITECTURES))
-    parser.add_argument("--width", choices=sorted(WIDTHS), default="half")
-    parser.add_argument("--steps", type=int, default=1500)
-    parser.add_argument(
-        "--initial", help="packaged model of the same width to start from; its own name: go on"
-    )
-    asked = parser.parse_args()
-    levels = WIDTHS[asked.width]
-    file = packaged_file(asked.name, levels)
+def main(
+    name: NetworkName, width: Literal["half", "full"] = "half", steps: int = 1500, initial: str = ""
+) -> None:
+    """Train, from another packaged model of that width where given (its own: go on), and save."""
+    levels = WIDTHS[width]
+    file = packaged_file(name, levels)
     checkpoint = paths.REPOSITORY / "runs" / "pretrain" / f"{file.stem}.safetensors"
-    initial = load_model(packaged_file(asked.initial, levels)) if asked.initial else None
-    usual: dict[str, Any] = {"optimiser": "adam", "learning_rate": 2e-3, "schedule": "onecycle"}
-    given: dict[str, Any] = {"levels": levels, "initial": initial, "checkpoint": checkpoint}
-    given["recipe"] = PretrainRecipe(steps=asked.steps, **usual)
-    model = pretrain(asked.name, load_training_data(), **given)
+    start = load_model(packaged_file(initial, levels)) if initial else None
+    recipe = PretrainRecipe(steps=steps, optimiser="adam", learning_rate=2e-3, schedule="onecycle")
+    given: dict[str, Any] = {"levels": levels, "initial": start, "checkpoint": checkpoint}
+    model = pretrain(name, load_training_data(), recipe=recipe, **given)
     model.card.licence = "research only, see LICENSE-WEIGHTS.md"
     model.save(file, half=True)
     log = pd.DataFrame(model.log).round(5)
-    if asked.initial == asked.name:  # below the losses of the run that it went on from
+    if initial == name:  # below the losses of the run that it went on from
         before = pd.read_csv(log_of(file))
         log = pd.concat([before, log.assign(step=log["step"] + before["step"].iloc[-1])])
     log.to_csv(log_of(file), index=False)
@@ -87,4 +80,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

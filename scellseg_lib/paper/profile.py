@@ -39,6 +39,11 @@ class Profile(BaseModel, extra="forbid", frozen=True):
     steps: PositiveInt = 100
     precision: Literal["fp32", "bf16"] = "fp32"
 
+    @property
+    def untuned(self) -> list[tuple[str, str]]:
+        """Its models, with what says in a trial that one is not tuned."""
+        return [(model, "direct") for model in self.models]
+
     def narrow(
         self,
         *,

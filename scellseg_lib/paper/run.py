@@ -23,7 +23,7 @@ from scellseg_lib.datasets.weights import load_model
 from scellseg_lib.device import Precision, choose_precision, default_device, machine
 from scellseg_lib.errors import ScellsegError
 from scellseg_lib.finetuning import finetune, recalibrate
-from scellseg_lib.metrics import evaluate
+from scellseg_lib.metrics import evaluate, summary
 from scellseg_lib.model import Model, library_versions, new_model
 from scellseg_lib.network import weights_hash
 from scellseg_lib.paper import as_released
@@ -75,10 +75,7 @@ def load_images(trial: Trial) -> dict[str, Dataset]:
     return {name: _load_once(name) for name in trial.needs}
 
 
-@lru_cache(maxsize=8)
-def _load_once(name: str) -> Dataset:
-    """Data set whose pixels stay in memory for the next trial."""
-    return load_dataset(name)
+_load_once = lru_cache(maxsize=8)(load_dataset)  # the pixels stay in memory for the next trial
 
 
 def log_of(weights: Path) -> Path:
@@ -121,17 +118,14 @@ def _drop_damaged(data: Dataset) -> Dataset:
 
 def locate_pretrained(trial: Trial, workspace: Workspace) -> Path:
     """Where the model is kept that a trial of a subset starts from, by its recipe."""
-    recipe = "paper"
-    if workspace.pretraining:
-        recipe = hash_identity(workspace.pretraining.model_dump())
-    subset = trial.weights.removeprefix("subset:")
-    return workspace.scratch / f"{trial.model}_{trial.levels[0]}_{subset}_{recipe}.safetensors"
+    recipe, subset = workspace.pretraining, trial.weights.removeprefix("subset:")
+    by = hash_identity(recipe.model_dump()) if recipe else "paper"
+    return workspace.scratch / f"{trial.model}_{trial.levels[0]}_{subset}_{by}.safetensors"
 
 
 def load_tuned(trial: Trial, workspace: Workspace) -> Model:
     """Model that a trial segments with, tuned first unless an earlier trial has left it."""
-    start = load_start(trial, workspace)
-    return tune(trial, start, load_images(trial), workspace.scratch)
+    return tune(trial, load_start(trial, workspace), load_images(trial), workspace.scratch)
 
 
 def tune(trial: Trial, model: Model, images: Mapping[str, Dataset], scratch: Path) -> Model:
@@ -166,10 +160,7 @@ def score(trial: Trial, model: Model, images: Mapping[str, Dataset], scratch: Pa
     """Tune a trial's model, segment and score: rows of `metrics.evaluate` by cell threshold."""
     _, decode_at = _predict(trial, tune(trial, model, images, scratch), images)
     tested = trial.select_tested(images)
-    frames = [
-        evaluate(decode_at(threshold), tested).assign(cell_threshold=threshold)
-        for threshold in CELL_THRESHOLDS
-    ]
+    frames = [evaluate(decode_at(at), tested).assign(cell_threshold=at) for at in CELL_THRESHOLDS]
     return pd.concat(frames, ignore_index=True)
 
 
@@ -185,11 +176,7 @@ def segment_tested(trial: Trial, workspace: Workspace) -> tuple[Dataset, list[Ce
 def _predict(
     trial: Trial, model: Model, images: Mapping[str, Dataset]
 ) -> tuple[list[Prediction], Callable[[float], list[np.ndarray]]]:
-    """Maps of a trial's images, and what makes masks of them at a cell threshold.
-
-    All images are taken at the model's diameter, or each of another set at its own true one; one
-    without cells at the mean of that set's others.
-    """
+    """Maps of a trial's images, and what makes masks of them at a cell threshold."""
     protocol, tested = PROTOCOLS[trial.protocol], trial.select_tested(images)
     precision = _choose_precision(trial)
     if trial.recalibrated:
@@ -199,7 +186,7 @@ def _predict(
     if protocol.as_released:
         shots = trial.select_shots(images)
         representation, decoding, diameter = as_released.choose_decoder(model, shots, precision)
-    if trial.tested_on:
+    if trial.tested_on:  # each image at its own true diameter, one without cells at their mean
         predictions: list[Prediction] = []
         for sample in tested:
             own = tested.diameter if np.isnan(sample.diameter) else sample.diameter
@@ -287,11 +274,8 @@ def average_scores(frame: pd.DataFrame) -> pd.DataFrame:
     """Mean over images of AP@0.5, AP@0.75, mAP and mAJI; one row a trial and cell threshold."""
     fields = ["key", "data", "tested_on", "weights", "protocol", "model", "strategy", "options"]
     fields += ["queries", "steps", "recalibrated", "n_shots", "seed"]
-    means = frame.groupby(["key", "cell_threshold", "threshold"], sort=False)[["ap", "aji"]].mean()
-    at = means.unstack("threshold", sort=False)
-    ap, aji = (pd.DataFrame(at[name]) for name in ("ap", "aji"))
-    scores = pd.DataFrame({"ap50": ap[0.5], "ap75": ap[0.75]})
-    scores = scores.assign(map=ap.mean(axis=1), maji=aji.mean(axis=1)).reset_index()
+    parts = frame.groupby(["key", "cell_threshold"], sort=False)[["threshold", "ap", "aji"]]
+    scores = parts.apply(lambda part: pd.Series(summary(part))).reset_index()
     return frame.drop_duplicates("key")[fields].merge(scores, on="key")
 
 
@@ -299,26 +283,20 @@ CONTRASTIVE_WORK = 1.8  # of a contrastive step in classic ones, measured
 N_IMAGES = 30  # that a trial segments, about; one costs about a third of a step
 
 
-@dataclass(frozen=True)
-class SweepPlan:
-    """Trials of a sweep."""
+def plan_sweep(
+    experiments: Sequence[str], profile: Profile, store: Store
+) -> tuple[list[Trial], dict[Trial, float]]:
+    """Trials of experiments (names in `grid.EXPERIMENTS`, or ``"all"``), and what the store lacks.
 
-    missing: list[Trial]  # in the order in which they are to be computed
-    n_trials: int
-    seconds: float  # about how long the missing ones take, one after the other, on this machine
-
-
-def plan_sweep(experiments: Sequence[str], profile: Profile, store: Store) -> SweepPlan:
-    """List what experiments (names in `grid.EXPERIMENTS`, or ``"all"``) need and a store lacks."""
+    Of those, in the order in which they are to be computed, about how many seconds they take here.
+    """
     names = list(EXPERIMENTS) if "all" in experiments else list(experiments)
     if unknown := [name for name in names if name not in EXPERIMENTS]:
         remedy = f"There are: all, {', '.join(EXPERIMENTS)}."
         raise ScellsegError(f"there is no experiment {unknown[0]!r}", remedy=remedy)
     trials = order_by_state(trial for name in names for trial in EXPERIMENTS[name](profile))
     taken = {trial: origin.get("seconds", np.nan) for trial, origin in store.list_trials().items()}
-    missing = [trial for trial in trials if trial not in taken]
-    seconds = sum(estimate_seconds(trial, taken) for trial in missing)
-    return SweepPlan(missing, len(trials), seconds)
+    return trials, {t: estimate_seconds(t, taken) for t in trials if t not in taken}
 
 
 def estimate_seconds(trial: Trial, taken: Mapping[Trial, float]) -> float:
@@ -368,20 +346,16 @@ def compute_on_cluster(trials: Sequence[Trial], workspace: Workspace, address: s
         raise ScellsegError("the package distributed is missing", remedy=remedy) from error
     outcome = SweepOutcome()
     with _connect(address) as client:
-        futures = {
-            client.submit(compute, trial, workspace, pure=False): trial
-            for trial in dict.fromkeys(trials)
-        }
-        done = as_completed(futures)
-        suspects = []
-        for future in progress_bar(done, len(futures), "trials", unit="trial"):
+        submit = partial(client.submit, compute, pure=False)
+        futures, suspects = {submit(t, workspace): t for t in dict.fromkeys(trials)}, []
+        for future in progress_bar(as_completed(futures), len(futures), "trials", unit="trial"):
             if future.status == "error" and isinstance(future.exception(), KilledWorker):
                 suspects.append(futures[future])
             else:
                 outcome.add(futures[future], future.result)
         # One that waited for a worker which another killed is suspected too: each is tried alone.
         for trial in suspects:
-            outcome.add(trial, client.submit(compute, trial, workspace, pure=False).result)
+            outcome.add(trial, submit(trial, workspace).result)
     return outcome
 
 

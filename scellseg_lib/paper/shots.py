@@ -43,32 +43,22 @@ def find_covering_shots(data: str, n: int) -> tuple[str, ...]:
 def cover_styles(data: Dataset, model: Model) -> tuple[str, ...]:
     """Whole pool of a data set in the order in which it covers the styles of pool and queries.
 
+    Greedy k-centre: each next shot leaves the least largest distance of any image's style to that
+    of the nearest chosen one; where several do, the one whose mean distance is least.
     ``covering_shots.csv`` holds it by the authors' Scellseg, untuned; of synthetic sets by ours at
     half width. All images are taken at the mean diameter of the pool, as somebody would who has
     none annotated yet but knows about how large the cells are; masks of queries are not looked at.
     """
     pool, diameter, model = data.shot, data.shot.diameter, as_paper(model)
     styles = np.stack([embed(model, sample, diameter) for sample in (*pool, *data.query)])
-    return tuple(pool[k].name for k in order_to_cover(styles[: len(pool)], styles))
-
-
-def order_to_cover(candidates: np.ndarray, images: np.ndarray) -> list[int]:
-    """Order in which to annotate candidates so that few of them cover the styles of all images.
-
-    Greedy k-centre: each next one leaves the least largest distance of any image (its style is a
-    row of float[n, S]) to the nearest chosen candidate (of float[m, S]); where several do, the one
-    whose mean distance is least. All candidates are in the order.
-    """
-    distances = cdist(candidates, images)
-    order: list[int] = []
-    nearest = np.full(len(images), np.inf)
-    while len(order) < len(candidates):
-        after = np.minimum(distances, nearest)
-        left = [k for k in range(len(candidates)) if k not in order]
-        chosen = min(left, key=lambda k: (after[k].max(), after[k].mean()))
-        order.append(chosen)
-        nearest = after[chosen]
-    return order
+    distances, nearest = cdist(styles[: len(pool)], styles), np.full(len(styles), np.inf)
+    left, names = {sample.name: row for sample, row in zip(pool, distances, strict=True)}, []
+    while left:
+        after = {name: np.minimum(row, nearest) for name, row in left.items()}
+        names.append(min(after, key=lambda name: (after[name].max(), after[name].mean())))
+        nearest = after[names[-1]]
+        del left[names[-1]]
+    return tuple(names)
 
 
 @cache

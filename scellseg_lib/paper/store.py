@@ -4,12 +4,12 @@ A result is written once and whole: its CSV first, the JSON of its origin last, 
 is there when its JSON is, so that a kill at any moment leaves nothing that is half a result.
 """
 
-import hashlib
 import json
 import subprocess
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict
 from functools import partial
+from hashlib import sha256
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -29,9 +29,9 @@ from scellseg_lib.paper.trial import METHOD_VERSION, Trial
 AGAIN = "Delete the trial's two files; it is computed again."
 RESTORE = "Restore it from the repository, or compute it anew in its notebook."
 ROOM = "Make room, or see to it that the folder can be written to."
-_TRIAL = TypeAdapter(Trial)
 IMAGES = {"image": str}  # an image may be named "000"
 PERCENT = {threshold: round(100 * threshold) for threshold in THRESHOLDS}
+parse_trial = TypeAdapter(Trial).validate_python  # of the field "trial" of a file of origin
 
 
 class Store:
@@ -50,27 +50,26 @@ class Store:
 
     def list_trials(self) -> dict[Trial, dict[str, Any]]:
         """Return the trials of this version of the method, each with its origin and ``key``."""
-        found = {}
-        for key in self.list_keys():
-            origin = self.read_origin(key)
-            if origin["trial"]["method"] == METHOD_VERSION:
-                found[parse_trial(origin)] = origin | {"key": key}
-        return found
+        origins = [self.read_origin(key) | {"key": key} for key in self.list_keys()]
+        mine = [origin for origin in origins if origin["trial"]["method"] == METHOD_VERSION]
+        return {parse_trial(origin["trial"]): origin for origin in mine}
 
     def put(self, key: str, scores: pd.DataFrame, origin: Mapping[str, Any]) -> None:
         """Keep a trial's scores of `metrics.evaluate`, by ``cell_threshold``, and its origin."""
         table = self.folder / f"{key}.csv"
         with telling("a result cannot be written", table, ROOM):
+            text = _widen(scores).to_csv(index=False)
             with whole(table) as file:
-                _widen(scores).to_csv(file, index=False)
-            _write_origin(table, {**origin, "scores_sha256": _hash_text(table)})
+                file.write_text(text, encoding="utf-8")
+            _write_origin(table, {**origin, "scores_sha256": sha256(text.encode()).hexdigest()})
 
     def read_origin(self, key: str) -> dict[str, Any]:
         """Return what is known of a trial's run; DatasetError for what is no file of origin."""
         file = self.folder / f"{key}.json"
         with telling("a result cannot be read", file, AGAIN):
             origin = dict(json.loads(file.read_bytes()))
-            hash((parse_trial(origin), origin["trial"]["method"], float(origin.get("seconds", 0))))
+            trial, seconds = origin["trial"], origin.get("seconds", 0)
+            hash((parse_trial(trial), trial["method"], float(seconds)))
             return origin
 
     def summarise_origins(self, keys: Iterable[str]) -> dict[str, Any]:
@@ -99,7 +98,7 @@ class Store:
         hashes = {}
         for key in self.list_keys() if keys is None else dict.fromkeys(keys):
             origin = self.read_origin(key)
-            trial, method = parse_trial(origin), origin["trial"]["method"]
+            trial, method = parse_trial(origin["trial"]), origin["trial"]["method"]
             if method != METHOD_VERSION or (among is not None and trial not in among):
                 continue
             if trial in found:
@@ -123,18 +122,14 @@ class Store:
             scores = _lengthen(images).sort_values("of", kind="stable", ignore_index=True)
         return scores.join(trials, on="of").drop(columns="of")
 
-    def _read_text(self, key: str, sha256: str | None) -> str:
-        """Text of a trial's table, which must be the one of which its file of origin tells."""
+    def _read_text(self, key: str, expected: str | None) -> str:
+        """Text of a trial's table, of the hash expected whatever line ends a checkout gave it."""
         file = self.folder / f"{key}.csv"
         with telling("a result cannot be read", file, AGAIN):
-            if _hash_text(file) != sha256:
+            text = file.read_text(encoding="utf-8")
+            if sha256(text.encode()).hexdigest() != expected:
                 raise ValueError("it is not as it was written")
-            return file.read_text(encoding="utf-8")
-
-
-def parse_trial(origin: Mapping[str, Any]) -> Trial:
-    """Return the trial that a file of origin tells of."""
-    return _TRIAL.validate_python(origin["trial"])
+            return text
 
 
 def load_or_compute(
@@ -193,11 +188,6 @@ def _write_origin(table: Path, known: Mapping[str, Any]) -> None:
     """Write what is known of a table beside it."""
     with whole(table.with_suffix(".json")) as scratch:
         scratch.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
-
-
-def _hash_text(file: Path) -> str:
-    """SHA-256 of a table's text, whatever line ends it was checked out with."""
-    return hashlib.sha256(file.read_text(encoding="utf-8").encode()).hexdigest()
 
 
 def _widen(scores: pd.DataFrame) -> pd.DataFrame:

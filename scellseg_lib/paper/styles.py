@@ -68,10 +68,9 @@ def measure_purity(frame: pd.DataFrame) -> Purity:
 
     counts = frame["data"].value_counts()
     if len(counts) < 2 or counts.min() <= N_NEIGHBOURS:
-        raise ScellsegError(
-            f"purity is not defined for sets of {counts.to_dict()} images",
-            remedy=f"Give two data sets or more, of more than {N_NEIGHBOURS} images each.",
-        )
+        what = f"purity is not defined for sets of {counts.to_dict()} images"
+        remedy = f"Give two data sets or more, of more than {N_NEIGHBOURS} images each."
+        raise ScellsegError(what, remedy=remedy)
     styles, names = stack_styles(frame), frame["data"].to_numpy()
     neighbours = KNeighborsClassifier(N_NEIGHBOURS)
     right = cross_val_score(neighbours, styles, names, cv=LeaveOneOut()).mean()

@@ -37,14 +37,12 @@ def numbered(**images: list[np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def encode(masks: list[np.ndarray]) -> None:
-    """Compare masks to flows."""
     ours = lambda: [masks_to_flows(labels, centre="mean") for labels in masks]  # noqa: E731
     answer = run_peer("encode", numbered(masks=masks))
     report("masks_to_flows, 35 contrast images", timed(ours, REPEATS)[1], answer["seconds"])
 
 
 def decode(masks: list[np.ndarray], name: str, noise: float) -> None:
-    """Compare flows to masks."""
     generator = np.random.default_rng(0)
     given = [network_like(labels, noise, generator) for labels in masks]
     decoder = partial(flows_to_masks, cell_threshold=CELL_THRESHOLD, min_size=MIN_SIZE)
@@ -60,7 +58,6 @@ def decode(masks: list[np.ndarray], name: str, noise: float) -> None:
 
 
 def main() -> None:
-    """Time both directions on two threads and print the agreement."""
     numba.set_num_threads(THREADS)
     masks = [sample.masks for sample in load_dataset("cellpose_contrast35")]
     encode(masks)

@@ -39,7 +39,6 @@ def record() -> None:
 
 
 def main() -> None:
-    """Time; raise if a count differs."""
     true, predicted = disc_grid(N_OBJECTS, seed=0)
     thresholds = np.array(metrics.THRESHOLDS)
     inputs = {"thresholds": thresholds, "true_0": true, "predicted_0": predicted}

@@ -31,7 +31,6 @@ def cellpose_state() -> dict[str, np.ndarray]:
 
 
 def main() -> None:
-    """Print seconds, ratio and how alike the masks are."""
     torch.set_num_threads(THREADS)
     samples = load_dataset("cellpose_contrast35")[::6][:N_IMAGES]
     model = as_paper(load_model("cellpose", weights="released"))  # Cellpose's normalisation

@@ -57,14 +57,12 @@ def side(name: str, strategy: str) -> float:
 
 
 def measure(name: str, strategy: str) -> float:
-    """Run one side in a process of its own."""
     command = [sys.executable, "-m", "tests.benchmarks.bench_training", name, strategy]
     answer = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     return float(answer.splitlines()[-1])
 
 
 def main() -> None:
-    """Print seconds and ratio of a classic and a contrastive step."""
     for strategy in ("classic", "contrastive"):
         runs = [(measure("ours", strategy), measure("released", strategy)) for _ in range(2)]
         ours, released = map(min, zip(*runs, strict=True))

@@ -44,7 +44,6 @@ ANSWER = """() => {
 
 
 def main() -> None:
-    """Print the latencies."""
     path = chromium()
     if path is None:
         print("workbench: not measured, no Chromium here (SCELLSEG_CHROMIUM names one)")

@@ -26,7 +26,6 @@ def timed(work: Callable[[], Result], repeats: int = 3) -> tuple[Result, np.ndar
 
 
 def report(what: str, ours: np.ndarray, peer: np.ndarray) -> None:
-    """Print the seconds of both sides and how many times faster this library is."""
     print(what)
     for name, mine, theirs in zip(("wall clock", "processor"), ours, peer, strict=True):
         print(f"  {name}: ours {mine:.4f} s, peer {theirs:.4f} s, ratio {theirs / mine:.1f}")

@@ -229,7 +229,6 @@ class Case:
         self.counts[fault] = [*map(add, self.counts.get(fault, [0] * 3), added)]
 
     def empty(self) -> Path:
-        """A folder of its own."""
         (to := self.home / f"to{len([*self.home.glob('to*')])}").mkdir()
         (self.home / "edits").write_text("0")
         (self.home / "edits").chmod(0o666)
@@ -256,7 +255,6 @@ class Case:
         return [*wrong, *find_halves(to), *(f"leaves {name}" for name in left)]
 
     def again(self, to: Path) -> list[str]:
-        """Ask for the same once more, with nothing in the way."""
         answer = self.finish(*self.start(to))
         return self.check(answer, to) if answer == "done" else [f"asked again: {answer}"]
 

@@ -41,7 +41,6 @@ def tiff(pixels: np.ndarray, axes: str = "", **options: Any) -> bytes:
 
 
 def other(pixels: np.ndarray, kind: str, mode: str | None = None, **options: Any) -> bytes:
-    """A file as Pillow writes it."""
     file, image = io.BytesIO(), Image.fromarray(pixels)
     if mode == "P":
         image = Image.fromarray(pixels, "P")
@@ -51,7 +50,6 @@ def other(pixels: np.ndarray, kind: str, mode: str | None = None, **options: Any
 
 
 def edit(content: bytes, **tags: Any) -> bytes:
-    """A TIFF with other values of tags of its first page."""
     file = io.BytesIO(content)
     with tifffile.TiffFile(file, mode="r+b") as opened:
         for name, value in tags.items():

@@ -31,7 +31,6 @@ class Server:
     requests: list[tuple[str, str | None]] = field(default_factory=list)  # and Range headers
 
     def asked(self, path: str) -> list[str | None]:
-        """Ranges that were asked for of a file."""
         return [wanted for one, wanted in self.requests if one == path]
 
     def answer(self, handler: BaseHTTPRequestHandler) -> None:
@@ -63,8 +62,6 @@ class Server:
 
 @contextmanager
 def serving(**how: Any) -> Iterator[Server]:
-    """A server that answers meanwhile."""
-
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             state.answer(self)

@@ -73,7 +73,6 @@ def list_files(folder: Path) -> list[str]:
 
 
 def leftovers(home: Path) -> list[str]:
-    """All that a failed fetch left, half-written or whole."""
     return list_files(home / "cache") + list_files(home / "data")
 
 

@@ -9,21 +9,12 @@ import pytest
 import yaml
 
 from scellseg_lib import paths
-from scellseg_lib.datasets import manifest
+from scellseg_lib.datasets import manifest, synthetic
 from scellseg_lib.errors import DatasetError, ManifestError
 
-CELLPOSE_CONTRAST = {
-    "Kc167": [95, 96, 97, 102, 103],
-    "cytomembrane": [290, 306, 309, 311, 326],
-    "macrophagocyte": [104, 106, 107, 110, 121],
-    "neurocyte": [10, 44, 69, 79, 80],
-    "style1": [126, 127, 128, 134, 141],
-    "style2": [144, 149, 150, 151, 152],
-    "style3": [494, 495, 500, 503, 505],
-}
 LISTED = {
     "bbbc010_elegans": {"shot": 10, "query": 39},
-    "cellpose_contrast35": {"pretrain": 35} | {f"contrast:{s}": 5 for s in CELLPOSE_CONTRAST},
+    "cellpose_contrast35": {"pretrain": 35} | {f"contrast:{s}": 5 for s in synthetic.STYLES},
     "cellpose_cyto_test": {"general_test": 68},
     "deepcell_nuclei": {"pretrain": 6},
     "deepcell_phase": {"pretrain": 8},
@@ -125,7 +116,8 @@ def test_cellpose_subsets_and_styles_follow_the_numbers_of_the_files(tmp_path):
     for entry in entries:
         if entry.style:
             styled.setdefault(entry.style, []).append(int(entry.name.removeprefix("train_")))
-    assert styled == CELLPOSE_CONTRAST
+    picks = card.groups[0].picks.items()  # whose numbers tests/test_docs.py compares
+    assert styled == {split.removeprefix("contrast:"): [*numbers] for split, numbers in picks}
     (tmp_path / "train_043_img.png").unlink()  # a missing file shifts nothing
     assert {e.name: e.splits for e in card.entries(tmp_path)} == {
         e.name: e.splits for e in entries if e.name != "train_043"

@@ -131,12 +131,10 @@ def test_networks_equal_the_functional_pass(name, kind):
 
 @pytest.fixture(scope="module")
 def theirs():
-    """Random weights under the released keys of Cellpose."""
     return functional_network.random_state("cellpose")
 
 
 def write_cellpose(path: Path, state: dict, **changes) -> Path:
-    """Write weights in the layout of Cellpose 1 to 3."""
     names = (("tasker.base_bn", "output.0"), ("tasker.base_conv", "output.2"), ("extractor.", ""))
     for released, official in names:
         state = {key.replace(released, official): value for key, value in state.items()}

@@ -173,7 +173,6 @@ def test_single_cells_of_a_side_and_cut_out():
 
 @pytest.fixture
 def plate(tmp_path):
-    """Three label files beside their images, one of them damaged."""
     (folder := tmp_path / "plate").mkdir()
     for name in "ABC":
         tifffile.imwrite(folder / f"{name}_img.tif", np.full((12, 14), 9, np.uint16))

@@ -20,7 +20,6 @@ def test_committed_notebook_keeps_the_contract(path: Path) -> None:
 
 @pytest.fixture
 def good() -> NotebookNode:
-    """A small notebook that keeps the contract."""
     title = "# A figure\n\nAP/mAP at 0.5; see https://example.org/a/b/c and ../data/x."
     parameters = 'SEED = -1\nNAMES: list = ["a", "b"]  # see figures/data/smoke'
     imports, code = "import math\nfrom pathlib import Path", 'print(math.pi, Path("figures/data"))'

@@ -12,14 +12,12 @@ from tests import tiny
 
 
 def make_trial(strategy: str = "classic", **fields: Any) -> Trial:
-    """A trial of one step of a tiny Scellseg on two worms."""
     usual: dict[str, Any] = {"shots": ("worm0", "worm1"), "steps": 1, "levels": tiny.LEVELS}
     usual["contrast"] = "two" if strategy == "contrastive" else ""
     return Trial("worms", "scellseg", "packaged", strategy, **usual | fields)
 
 
 def make_origin(trial: Trial, **changed: Any) -> dict[str, Any]:
-    """File of origin of a trial, as far as the store reads it."""
     return {"trial": asdict(trial) | {"method": METHOD_VERSION} | changed}
 
 

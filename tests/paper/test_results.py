@@ -30,7 +30,7 @@ ORIGINS = {
     for profile, store in STORES.items()
     for key in store.list_keys()
 }
-TRIALS = {name: parse_trial(origin) for name, origin in ORIGINS.items()}
+TRIALS = {name: parse_trial(origin["trial"]) for name, origin in ORIGINS.items()}
 SHOTS = list(csv.reader((paths.MANIFESTS / "shots.csv").open()))
 POOLS = pd.read_csv(paths.MANIFESTS / "shots.csv").groupby("data")["images"].first()
 POOLS = POOLS.str.split(" ").map(len)  # images of each set that shots are drawn from

@@ -28,25 +28,26 @@ def test_a_plan_counts_what_is_missing_and_learns_how_long_it_takes(tmp_path, mo
     step = 8.0
     monkeypatch.setattr(run, "measure_step", lambda _: step)
     store = Store(tmp_path)
-    profile = load_profile("released").narrow(data=["bbbc010_elegans"], shots=[10])
-    every = run.plan_sweep(["shot_scale"], profile, store)
-    assert (every.n_trials, len(every.missing)) == (9, 9)
-    contrastive, classic, other = every.missing[:3]
+    some = {"data": ["bbbc010_elegans"], "shots": [10], "states": [0, 1, 2]}
+    profile = load_profile("released").narrow(**some)
+    trials, missing = run.plan_sweep(["shot_scale"], profile, store)
+    assert [*missing] == trials
+    contrastive, classic, other = trials[:3]
     assert run.estimate_seconds(classic, {}) == pytest.approx(step * (100 + 10))
     assert run.estimate_seconds(contrastive, {}) == pytest.approx(step * (180 + 10))
     flipped = replace(classic, protocol="best")
     assert run.estimate_seconds(flipped, {}) == pytest.approx(step * (100 + 40))
     for trial, seconds in ((classic, 50.0), (other, 30.0)):
         store.put(trial.model, make_scores(), make_origin(trial) | {"seconds": seconds})
-    then = run.plan_sweep(["shot_scale"], profile, store)
-    assert (then.n_trials, len(then.missing)) == (9, 7)
+    again, missing = run.plan_sweep(["shot_scale"], profile, store)
+    assert (again, len(trials), len(missing)) == (trials, 9, 7)
     # Two of each kind that is known, three contrastive ones of which nothing is known.
-    assert then.seconds == pytest.approx(2 * 50 + 2 * 30 + 3 * step * 190)
-    assert not {classic, other} & set(then.missing)
+    assert sum(missing.values()) == pytest.approx(2 * 50 + 2 * 30 + 3 * step * 190)
+    assert not {classic, other} & {*missing}
     with pytest.raises(ScellsegError, match=r"no experiment 'shots'.*shot_scale"):
         run.plan_sweep(["shots"], profile, store)
-    whole = run.plan_sweep(["all"], load_profile("paper").narrow(states=[0]), store)
-    assert whole.n_trials == len(whole.missing) > 400
+    trials, missing = run.plan_sweep(["all"], load_profile("paper").narrow(states=[0]), store)
+    assert len(trials) == len(missing) > 400
 
 
 def test_workers_that_die_lose_no_trial_and_a_poisoned_one_is_named(tmp_path, monkeypatch):

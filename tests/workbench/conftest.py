@@ -32,7 +32,6 @@ LONG = 180
 
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of packaged models of a few channels."""
     folder = tmp_path_factory.mktemp("weights")
     for name in ("scellseg", "unet2"):
         new_model(name, tiny.LEVELS).save(folder / f"{name}_4.safetensors")
@@ -84,7 +83,6 @@ def made_experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def add_model(
     folder: Path, name: str, architecture: str = "scellseg", *, seed: int = 1, **card: Any
 ) -> Path:
-    """A model of the user's own."""
     model = new_model(architecture, LEVELS, seed=seed)
     update = {"diameter": 60.0, "decoding": DECODING, "origin": "made for a test"} | card
     model.card = model.card.model_copy(update=update)
@@ -93,7 +91,6 @@ def add_model(
 
 @pytest.fixture
 def experiment(made_experiment: Path, tmp_path: Path) -> Path:
-    """A folder of six images to segment, and a model of the user's own."""
     return Path(shutil.copytree(made_experiment, tmp_path / "worms"))
 
 
@@ -109,12 +106,10 @@ def made_results(made_experiment: Path, weights: Path) -> Path:
 
 @pytest.fixture
 def segmented(made_results: Path, tmp_path: Path) -> Path:
-    """A folder of six images that are segmented by a model of the user's own."""
     return Path(shutil.copytree(made_results, tmp_path / "worms"))
 
 
 def until(condition: Callable[[], Any], seconds: float = LONG) -> None:
-    """Return as soon as the condition holds; fail when it does not in time."""
     end = monotonic() + seconds
     while not condition():
         assert monotonic() < end, "it did not come about"
@@ -127,7 +122,6 @@ def rests(job: Job) -> bool:
 
 
 def is_shown(widget: Any) -> bool:
-    """Whether a widget is seen in its panel."""
     return widget.layout.display != "none"
 
 
@@ -146,7 +140,6 @@ def squares(*cells: tuple[int, ...], side: int = 8, shape: tuple[int, int] = (40
 
 
 def draw(folder: Path, *names: str, shape: tuple[int, ...] = (40, 50)) -> None:
-    """Write images of noise, each of its own, into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:
         pixels = np.random.default_rng([*name.encode()]).integers(1, 200, shape).astype(np.uint8)

@@ -39,7 +39,6 @@ def folder(made_experiment: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def segmented(made_results: Path, folder: Path) -> Workbench:
-    """A workbench whose images are all segmented."""
     shutil.copytree(made_results / "segmented", folder / "segmented")
     workbench = Workbench(folder)
     assert workbench.segment.results.job.join(LONG).state == "done"
@@ -107,7 +106,6 @@ def test_a_folder_that_vanishes_is_missed_in_words_and_what_is_drawn_is_kept(fol
 
 
 def inspect(workbench: Workbench, name: str) -> None:
-    """Choose a result and press Look at it."""
     results = workbench.segment.results
     results.list.index = [entry.name for entry in results.entries].index(name)
     results.buttons["inspect"].click()

@@ -31,7 +31,6 @@ CORRECTED = squares((2, 2), (2, 21), (28, 28))
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Two annotated images, three to segment."""
     draw(tmp_path / "shot", "a_img", "b_img", shape=(SIDE, SIDE))
     draw(tmp_path / "query", "c_img", "d_img", "e_img", shape=(SIDE, SIDE))
     write_labels(tmp_path / "shot" / "a_masks.tif", squares((2, 2)))

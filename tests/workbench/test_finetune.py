@@ -33,7 +33,6 @@ FINETUNE = "scellseg_lib.workbench.finetune"
 
 
 def disks(n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Image of 8 bits with `n` disks, and its masks."""
     masks = np.zeros((SIDE, SIDE), np.uint8)
     for i in range(n):
         cv2.circle(masks, (30 + 45 * (i % 3), 30 + 45 * (i // 3)), 12, i + 1, -1)
@@ -49,7 +48,6 @@ def annotate(folder: Path, name: str, image: np.ndarray, masks: np.ndarray, **ho
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Two annotated images and two to be segmented."""
     folder = tmp_path / "worms"
     annotate(folder, "A", *disks(5))
     annotate(folder, "B", *disks(3))
@@ -60,7 +58,6 @@ def folder(tmp_path: Path) -> Path:
 
 
 def end(panel: FinetunePanel) -> FinetunePanel:
-    """Wait until nothing runs in the background."""
     for job in (panel._looking, panel.job):
         if job is not None:
             assert job.join(LONG).ended
@@ -80,7 +77,6 @@ def panel(folder: Path) -> FinetunePanel:
 
 
 def tuned(panel: FinetunePanel) -> Path:
-    """Press Start or Go on, and wait for the model."""
     (panel.go_on if is_shown(panel.go_on) else panel.start).click()
     assert end(panel).job.state == "done", panel.message.text
     return panel.job.result
@@ -105,7 +101,6 @@ def pace(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 
 def start(panel: FinetunePanel, pace: SimpleNamespace, steps: int = 1) -> None:
-    """Start a run, and wait until these steps are done."""
     pace.left = steps
     panel.start.click()
     until(lambda: len(panel.run.log) == steps)

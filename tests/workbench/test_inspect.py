@@ -55,7 +55,6 @@ def entry(name: str = "a", true: Any = TRUE, predicted: Any = TRUE, **more) -> I
 
 
 def movable(name: str = "a", true: Any = TRUE, kind: str = "flow") -> InspectedImage:
-    """An image whose thresholds can be moved."""
     chosen, decoding = representation.get(kind), Decoding()
     maps = said(name=kind)
     masks = decode(maps, chosen, decoding)
@@ -63,7 +62,6 @@ def movable(name: str = "a", true: Any = TRUE, kind: str = "flow") -> InspectedI
 
 
 def found(panel: ipywidgets.Widget, name: str) -> Any:
-    """The widget of a class of the page."""
     if f"scellseg-{name}" in panel._dom_classes:
         return panel
     inside = (found(child, name) for child in getattr(panel, "children", ()))
@@ -94,7 +92,6 @@ def damaged() -> np.ndarray:
 
 
 def svg(html: str) -> str:
-    """The drawing in the page's picture."""
     code = re.search(r"base64,([^\"]+)\"", html)
     assert code
     return b64decode(code[1]).decode()

@@ -34,22 +34,9 @@ class Gated:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """The time of jobs, which the test sets."""
     clock = SimpleNamespace(now=0.0)
     monkeypatch.setattr(jobs, "monotonic", lambda: clock.now)
     return clock
-
-
-def test_paused_work_that_is_cancelled_stops():
-    work = Gated()
-    job = Job(work).start()
-    until(lambda: work.step == 1)
-    job.pause()
-    work.gate.release()
-    until(lambda: rests(job))
-    job.cancel()
-    job.join(LONG)
-    assert (job.state, job.done, job.result) == ("cancelled", 1, None)
 
 
 def test_a_pause_holds_the_work_and_does_not_count_in_the_time_left(clock):
@@ -136,6 +123,7 @@ def test_the_end_does_not_come_in_the_middle_of_what_is_told():
     page.join(LONG)
     job.join(LONG)
     assert told[-2:] == [("paused", False), ("cancelled", True)]
+    assert (job.done, job.result) == (1, None)
 
 
 def test_a_display_that_fails_does_not_stop_the_work(caplog):

@@ -32,7 +32,6 @@ pytestmark = conftest.SMALL
 
 
 def run(panel: SegmentPanel) -> Job:
-    """Press Segment and wait, for its cells to be counted too."""
     panel.start.click()
     assert panel.job.join(LONG).ended
     assert panel.results.job.join(LONG).ended

@@ -49,7 +49,6 @@ def present(labels: np.ndarray) -> set[int]:
 
 
 def bar() -> np.ndarray:
-    """A bar of 4 x 20 px with a pixel of background around it."""
     return np.pad(np.full((4, 20), 3, np.int32), 1)
 
 
@@ -346,7 +345,6 @@ some = st.sets(st.integers(0, 6), min_size=1, max_size=3)
 
 
 def state(annotation: Annotation) -> tuple:
-    """Labels, what is said of them, and the list of classes in its order."""
     return annotation.labels.tolist(), dict(annotation.facts), list(annotation.classes.items())
 
 
@@ -372,12 +370,10 @@ class AnyEdits(RuleBasedStateMachine):
         self.at_first = dict(self.annotation.classes)
 
     def pick(self, numbers: set[int]) -> list[int]:
-        """Some of the cells that there are."""
         there = self.annotation.cells["label"].tolist()
         return sorted({there[number % len(there)] for number in numbers}) if there else []
 
     def attempt(self, act, *args, **options) -> None:
-        """Do something, which changes nothing if it cannot be done."""
         before = state(self.annotation)
         try:
             act(*args, **options)
@@ -504,7 +500,6 @@ TestAnyEdits.settings = settings(max_examples=25, stateful_step_count=20, deadli
 
 
 def three(**options) -> Annotation:
-    """Cells 2, 3 and 7 of 4, 6 and 8 px."""
     labels = np.zeros((6, 12), np.uint16)
     labels[0, :4], labels[2, :6], labels[4, :8] = 2, 3, 7
     return Annotation(labels, **options)
@@ -618,7 +613,6 @@ def edited(path: Path, labels: np.ndarray = FIRST) -> Annotation:
 
 
 def opened(path: Path, labels: np.ndarray = FIRST) -> Annotation:
-    """The image opened again, and what was left brought back."""
     annotation = Annotation(labels, journal=path)
     annotation.recover()
     return annotation

@@ -79,11 +79,9 @@ class Page:
         return [content["type"] for content in self.heard]
 
     def told(self, type: str) -> dict[str, Any]:
-        """The last message of a type."""
         return next(content for content in reversed(self.heard) if content["type"] == type)
 
     def parts(self, type: str) -> list[bytes]:
-        """Bytes of the last message of a type."""
         return self.buffers[len(self.heard) - 1 - self.types()[::-1].index(type)]
 
     def post(self, buffers: Sequence[bytes] = (), **content: Any) -> list[dict[str, Any]]:
@@ -99,7 +97,6 @@ class Page:
         return self.again()
 
     def again(self) -> list[dict[str, Any]]:
-        """Send the last edit once more."""
         return self.post(self.last[1], **self.last[0])
 
     def stroke(self, pixels: Sequence[int], label: int, **more: Any) -> list[dict[str, Any]]:
@@ -109,7 +106,6 @@ class Page:
         return self.edit([patch.to_bytes()], type="stroke", **content)
 
     def paint(self, box: tuple[slice, slice], label: int, **more: Any) -> list[dict[str, Any]]:
-        """Draw a box."""
         pixels = np.arange(self.labels.size).reshape(self.labels.shape)[box].ravel()
         return self.stroke(pixels, label, **more)
 
@@ -121,7 +117,6 @@ class Page:
 
 
 def connect(view: ImageView, *clients: str) -> list[Page]:
-    """Pages that have opened a view."""
     pages = [Page(view, client) for client in clients or ("page",)]
 
     def send(content: dict[str, Any], buffers: Sequence[Any] = ()) -> None:
@@ -146,7 +141,6 @@ def page(editor: MaskEditor) -> Page:
 
 
 def with_file(tmp_path: Path, client: str = "page") -> tuple[MaskEditor, Page]:
-    """An editor whose masks have a file."""
     editor = MaskEditor(IMAGE, cells(), path=tmp_path / "a_masks.tif")
     return editor, connect(editor, client)[0]
 
