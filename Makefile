@@ -39,7 +39,7 @@ else
 	  TQDM_DISABLE=1 $(RUN) -m papermill --kernel python3 --cwd notebooks --no-progress-bar $$notebook $$executed; \
 	  $(RUN) -m tests.notebooks.contract --tidy $$executed $$notebook; \
 	done
-	@echo "Done: outputs are in notebooks/ and figures/. On an unchanged tree 'git status' shows at most what is computed live (00_quickstart, edfig2_contrast_styles, fig1_pipeline, your_own_images): processors round otherwise."
+	@echo "Done: outputs are in notebooks/ and figures/. On an unchanged tree 'git status' shows at most what is computed live (00_quickstart, edfig2_contrast_styles, your_own_images): processors round otherwise."
 endif
 
 app: $(STAMP) ## open the workbench in the browser: annotate, fine-tune, segment, inspect, export

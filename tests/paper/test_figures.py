@@ -10,7 +10,7 @@ from scellseg_lib import plots, stats
 from scellseg_lib.errors import ScellsegError
 from scellseg_lib.model import new_model
 from scellseg_lib.paper import styles
-from scellseg_lib.paper.figures import architecture, datasets, pipeline, scores, touching
+from scellseg_lib.paper.figures import architecture, datasets, diagrams, pipeline, scores, touching
 from scellseg_lib.samples import Dataset, Sample
 from scellseg_lib.segmentation import Cells, Prediction
 from scellseg_lib.style import embed
@@ -134,7 +134,7 @@ def test_all_panels_have_the_plane_of_the_first():
     widths = [np.ptp(np.asarray(drawn.get_offsets())[:, 0]) for drawn in (before, after)]
     assert widths == pytest.approx([2.0, 1.0])
     named = ["contrast (n = 2 images)", "query (n = 1 images)", "shot (n = 2 images)"]
-    assert legend(axes[0]) == named
+    assert legend(axes[1]) == named
 
 
 def test_flow_colours_tell_directions_apart():
@@ -151,17 +151,28 @@ def make_cells(masks: np.ndarray) -> Cells:
     return Cells("a", masks, Prediction("a", maps, np.zeros(8), masks.shape, 30.0))
 
 
-def test_pipeline_says_what_its_objects_are():
+def test_pipeline_says_what_its_objects_are(axes):
     masks = np.zeros((32, 32), np.int32)
     masks[4:12, 4:12], masks[20:28, 20:28] = 1, 2
     image = np.stack((masks, np.zeros_like(masks))).astype(np.float32)
     sample = Sample("a", lambda: image, lambda: masks)
-    model = new_model("scellseg", (4, 8))
-    figure = pipeline.draw_pipeline(model, [sample, sample], make_cells(masks), sample)
-    titles = " ".join(axes.get_title() for axes in figure.axes)
-    assert "2 shots" in titles
-    assert "levels 4, 8" in titles
-    assert titles.count("n = 2 cells") == 2
+    found = [make_cells(np.where(masks == 2, 1, 0)), make_cells(masks)]
+    pipeline.draw_pipeline(axes, [sample] * 2, [sample] * 2, sample, found, "made up")
+    told = " ".join(text.get_text() for text in axes.texts)
+    for words in ("(made up)", "2 shots", "directly:\n1 of 2 right", "fine-tuned:\n2 of 2 right"):
+        assert words in told
+    pipeline.draw_strategy(axes, sample, sample, sample)
+    assert len(axes.child_axes) == 4 + 5 + 3  # pictures: small ones, of the query, patches
+
+
+def test_arrows_run_between_the_sides_of_boxes_and_back_beside_them(axes):
+    one, other = (diagrams.draw_box(axes, (x, 0), "", size=(4, 2)) for x in (0, 20))
+    diagrams.draw_arrow(axes, one, (10, 0), (10, 5), kind="learnt")
+    diagrams.draw_arrow(axes, one, other)
+    back, there, straight = (arrow._path_original.vertices.tolist() for arrow in axes.patches[2:])
+    assert there == [[2, 0], [10, 0], [10, 5]]
+    np.testing.assert_allclose(back, [[11.2, 5], [11.2, -1.2], [2, -1.2]])
+    assert straight == [[2, 0], [18, 0]]
 
 
 def test_parts_of_a_network_hold_all_its_parameters(axes):
@@ -169,10 +180,14 @@ def test_parts_of_a_network_hold_all_its_parameters(axes):
     parts = architecture.list_parts(network, side=32)
     total = sum(parameter.numel() for parameter in network.parameters())
     assert parts["parameters"].sum() == total
-    assert set(parts["part"]) == set(architecture.COLOURS)
     assert network.training
-    architecture.draw_architecture(axes, parts)
-    assert [text.get_text() for text in axes.get_yticklabels()] == ["32 x 32 px", "16 x 16 px"]
+    assert parts.loc[parts["style"] > 0, "style"].tolist() == [8, 12]  # deep first
+    architecture.draw_network(axes, parts, left=0)
+    told = [text.get_text() for text in axes.texts]
+    assert {"32 px", "16 px", "8", "12"} <= set(told)
+    assert sum("\u2192" in text for text in told) == len(parts)
+    for unit in set(parts["part"]) - {"Tasker"}:
+        diagrams.draw_plan(axes, unit)
 
 
 ROWS = ["112200", "112205", "000305", "770330"]
