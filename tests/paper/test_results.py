@@ -16,8 +16,9 @@ from scellseg_lib.datasets.load import load_dataset
 from scellseg_lib.datasets.weights import load_model
 from scellseg_lib.network import weights_hash
 from scellseg_lib.paper import grid, run
-from scellseg_lib.paper.claims.evidence import load_evidence
-from scellseg_lib.paper.claims.judgement import judge_claims
+from scellseg_lib.paper.claims.evidence import group_by_profile, load_evidence
+from scellseg_lib.paper.claims.judgement import RULES
+from scellseg_lib.paper.claims.rules import judge_lead
 from scellseg_lib.paper.profile import load_profile
 from scellseg_lib.paper.store import Store, parse_trial
 from scellseg_lib.paper.trial import hash_identity
@@ -154,12 +155,20 @@ def test_ten_shots_are_in_the_readme_by_plain_arithmetic(row, of):
     assert f"| {row} | {' | '.join(cells)} |" in README
 
 
+@pytest.mark.parametrize("cell_threshold", [0.5, 0.0])
+def test_leads_in_the_readme_are_those_that_claims_are_judged_by(cell_threshold: float):
+    at = group_by_profile(load_evidence(["released"]).trials, cell_threshold)["released"]
+    ablation = RULES["fig5.ablation"].judge(None, at)
+    pair = (at.on_each("mAP", method) for method in ("Scellseg-CFT", "Cellpose-FT"))
+    for found in (ablation, judge_lead(*pair, "", "", "mAP")):
+        both = re.findall(r"(\S+ \[\S+, \S+\]), over states (\S+ \[\S+, \S+\])", found.ours)
+        drawn, by_state = (" | ".join(column) for column in zip(*both, strict=True))
+        row = f"| threshold {cell_threshold}, interval over images and states | {drawn} | "
+        assert f"{row}| the same, over the states alone | {by_state} |" in README
+
+
 def test_findings_in_the_readme_are_those_of_the_trials():
     profile = load_profile("released")
-    reason = judge_claims(load_evidence(["released"])).loc["fig5.ablation", "reason"]
-    ahead, counts = re.findall(r"average (\S+) .*; (ahead at .* shots)\.", reason)[0]
-    assert f"with the authors' weights {ahead} mAP over all shots of the three sets" in README
-    assert counts in README
     table = run.average_scores(
         run.load_scores([*grid.shot_scale(profile), *grid.decoding(profile)], profile)
     )
