@@ -61,9 +61,10 @@ def draw_examples(
     """
     rows = -(-len(examples) // columns)
     figure, grid = start_figure(rows, columns, PAGE / columns)
-    figure.set_dpi(70)  # small in a notebook
+    figure.set_dpi(64)  # small in a notebook
     for axes in grid.flat:
         axes.set_axis_off()
+        axes.set_anchor("N")
     for axes, (title, shown) in zip(grid.flat, examples.items(), strict=False):
         name_panel(axes, letter if axes is grid[0, 0] else "", title)
         if isinstance(shown, str):
@@ -76,7 +77,8 @@ def draw_examples(
         draw_outlines(axes, shown.masks, TRUE, "-", width=0.4)
         where = {"transform": axes.transAxes, "va": "bottom"}
         axes.text(0.5, 1.01, f"n = {shown.masks.max()} cells", ha="center", size=5.5, **where)
-        axes.text(0.02, 0.02, note, color="white", backgroundcolor="black", size=6, **where)
+        box = {"facecolor": "black", "edgecolor": "none", "pad": 1.5}
+        axes.text(0.02, 0.02, note, color="white", bbox=box if note else None, size=6, **where)
     return figure
 
 
