@@ -52,8 +52,7 @@ def test_cells_are_counted_and_measured_and_a_damaged_image_is_left_out(axes):
     census = datasets.count_cells([data])
     found = census.set_index("image")
     assert list(found.index) == ["two", "none", "one"]
-    assert found.loc["two", ["cells", "mean_area", "coverage"]].tolist() == [2, 10, 20 / 200]
-    assert found.loc["two", "sd_area"] == pytest.approx(72**0.5)  # of areas 4 and 16
+    assert found.loc["two", ["cells", "mean_area", "sd_area"]].tolist() == [2, 10, 72**0.5]
     assert found.loc["one", "median_diameter"] == pytest.approx(2 * np.sqrt(9 / np.pi))
     assert found.loc["none", ["cells", "coverage"]].tolist() == [0, 0]
     assert np.isnan(found.loc["none", "mean_area"])
