@@ -146,8 +146,7 @@ def _load_named(name: str, parts: Sequence[SubsetPart] = ()) -> Dataset:
     missing = [file for file in files if not (card.folder / file).is_file()]
     if missing or not entries:
         some = f"{len(missing)} of its files ({missing[0]}, ...)" if missing else "all its files"
-        remedy = f"Get it with `scellseg data fetch {name}`, or set SCELLSEG_DATA to the folder "
-        remedy += f"that holds {name}/."
+        remedy = f"Get it: `scellseg data fetch {name}`, or set SCELLSEG_DATA to where {name}/ is."
         what = f"data set {name!r} lacks {some}"
         raise DatasetNotHere(what, where=card.folder, remedy=remedy, dataset=name)
 

@@ -95,6 +95,7 @@ class Manifest(BaseModel, extra="forbid", frozen=True):
     access: Literal["open", "manual"]
     instructions: str | None = None  # what the user does where access is manual
     note: str | None = None
+    modality: str | None = None  # of the microscopy, for Extended Data Table 1
     source: dict[Literal["repository", "commit", "folder"], str] | None = None
     archives: tuple[Archive, ...] = ()
     converter: Literal["bbbc010", "dsb2018", "livecell", "cellpose"] | None = None

@@ -52,7 +52,7 @@ def test_cells_are_counted_and_measured_and_a_damaged_image_is_left_out(axes):
     census = datasets.count_cells([data])
     found = census.set_index("image")
     assert list(found.index) == ["two", "none", "one"]
-    assert found.loc["two", ["cells", "mean_area", "coverage"]].tolist() == [2, 10, 20 / 200]
+    assert found.loc["two", ["cells", "mean_area", "sd_area"]].tolist() == [2, 10, 72**0.5]
     assert found.loc["one", "median_diameter"] == pytest.approx(2 * np.sqrt(9 / np.pi))
     assert found.loc["none", ["cells", "coverage"]].tolist() == [0, 0]
     assert np.isnan(found.loc["none", "mean_area"])
@@ -60,8 +60,18 @@ def test_cells_are_counted_and_measured_and_a_damaged_image_is_left_out(axes):
     row = summed.loc["shot", ["images", "cells", "cells_min", "cells_max", "mean_area"]]
     assert row.tolist() == [4, 4, 0, 2, 10]  # the area is that of images that have cells
     assert summed.loc["query", "coverage"] == pytest.approx(9 / 200)
-    datasets.draw_sizes(axes, census, "cells", "cells in an image")
-    assert [text.get_text() for text in axes.get_yticklabels()] == ["squares (n = 2)"]
+    datasets.draw_sizes(axes, census, "cells", "cells in an image", "sd_area")
+    assert legend(axes) == ["shots: 1 ± 1 (n = 2)", "queries: 1 \u00b1 nan (n = 1)"]
+    shots, queries = (axes.containers[i].lines[0].get_xydata().tolist() for i in range(2))
+    assert (shots, queries) == ([[0, 0], [1, 2]], [[4, 1]])
+
+
+def test_examples_show_images_or_words_in_their_place():
+    shown = {"a": make_sample("a", draw_squares(3, 2)), "b": "not shown"}
+    image, words = datasets.draw_examples(shown, columns=2, letter="a", note="synthetic").axes
+    told = [text.get_text() for text in image.texts]
+    assert (image.get_title(), told) == ("a", ["a", "n = 2 cells", "synthetic"])
+    assert [text.get_text() for text in words.texts] == ["", "not shown"]
 
 
 def make_clouds(distance: float, n: int = 20, sets: int = 2) -> pd.DataFrame:
