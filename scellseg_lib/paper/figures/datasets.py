@@ -9,7 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from scellseg_lib.errors import ImageError
-from scellseg_lib.paper.figures.pipeline import ROLES, draw_outlines
+from scellseg_lib.paper.figures.diagrams import COLOURS
+from scellseg_lib.paper.figures.pipeline import ROLE_MARKERS, draw_outlines
 from scellseg_lib.paper.figures.scores import PAGE, name_data, name_panel, start_figure
 from scellseg_lib.plots import TRUE
 from scellseg_lib.progress import progress_bar
@@ -90,7 +91,7 @@ def draw_sizes(axes: Axes, census: pd.DataFrame, value: str, label: str, deviati
     start = 0
     for split, name in (("shot", "shots"), ("query", "queries")):
         part = census[census["split"] == split].dropna(subset=value).sort_values(value)
-        colour, marker = ROLES[split]
+        colour, marker = COLOURS[split], ROLE_MARKERS[split]
         places, bars = np.arange(start, start + len(part)), part[deviation] if deviation else None
         told = f"{name}: {part[value].mean():.0f} ± {part[value].std():.0f} (n = {len(part)})"
         axes.errorbar(

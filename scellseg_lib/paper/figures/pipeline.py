@@ -15,7 +15,7 @@ from scellseg_lib.plots import PREDICTED, TRUE, colour_flows, contours
 from scellseg_lib.samples import Sample, normalise
 from scellseg_lib.segmentation import Cells
 
-MARKERS = {"shot": "o", "query": "^", "contrast": "s"}
+ROLE_MARKERS = {"shot": "o", "query": "^", "contrast": "s"}
 
 
 def draw_pipeline(
@@ -92,7 +92,7 @@ def draw_style_plane(axes: Sequence[Axes], styles: pd.DataFrame) -> None:
     plane = PCA(2).fit(stack_styles(parts[0]))
     for panel, part, letter in zip(axes, parts, "cdefg", strict=False):
         points = plane.transform(stack_styles(part))
-        for role, marker in reversed(MARKERS.items()):
+        for role, marker in reversed(ROLE_MARKERS.items()):
             x, y = points[(part["role"] == role).to_numpy()].T
             label = f"{role} (n = {len(x)} images)"
             panel.scatter(x, y, s=8, color=COLOURS[role], marker=marker, linewidths=0, label=label)

@@ -140,25 +140,30 @@ def draw_shot_scale(
     value: str = "map",
     notes: Sequence[str] = (),
 ) -> None:
-    """Draw a score over the number of shots: a point a trial, and the hyperbolas found (Fig. 5).
+    """Draw a score over the number of shots: points, mean and SD, and the hyperbolas found (Fig. 5).
 
-    Their R stands in the panel, after the ``notes``; a band of 95 % confidence needs two states.
+    Methods stand side by side. Their R is in the panel, after the ``notes``; a band of 95 %
+    confidence needs two states.
     """
     x, told = np.linspace(0, runs["n_shots"].max() * 1.05, 200)[1:], [*notes]
-    for label, part in runs.groupby("label", sort=False):
-        colour, marker = LOOKS[str(label)]
+    for i, (label, part) in enumerate(runs.groupby("label", sort=False)):
+        (colour, marker), aside = LOOKS[str(label)], 0.2 * (i - 1)
         if fit := fits.get(str(label)):
             if part["seed"].nunique() > 1:
                 band = fit.confidence_band(x)
                 axes.fill_between(x, *band, color=colour, alpha=0.15, linewidth=0)
             axes.plot(x, fit.predict(x), color=colour)
             told.append(f"{label}: R = {fit.r:.2f}")
-        axes.plot(part["n_shots"], part[value], marker, color=colour, alpha=0.8, label=label)
+        axes.plot(part["n_shots"] + aside, part[value], ".", color=colour, alpha=0.5, ms=2)
+        found = part.groupby("n_shots")[value].agg(["mean", "std"]).fillna(0)
+        look: dict[str, Any] = {"color": colour, "fmt": marker, "capsize": 1.5, "label": label}
+        axes.errorbar(found.index + aside, found["mean"], found["std"], elinewidth=0.7, **look)
     where, text = axes.transAxes, "\n".join(told)
     axes.text(0.99, 0.02, text, ha="right", va="bottom", transform=where, fontsize=5.5)
     low, high = runs[value].min(), runs[value].max()
     axes.set(xlabel="shots (annotated images)", ylabel=MEANS[value], xlim=(0, None))
     axes.set_ylim(max(0, low - 0.8 * (high - low) - 0.02), high + 0.15 * (high - low))
+    _tell_number(axes, runs)
 
 
 def draw_differences(axes: Axes, runs: pd.DataFrame, first: str, second: str, value: str) -> None:
