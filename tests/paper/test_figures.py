@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 
 from scellseg_lib import plots, stats
 from scellseg_lib.errors import ScellsegError
@@ -287,14 +288,20 @@ def test_choices_are_means_side_by_side_with_their_number(axes):
 def test_shot_scale_draws_every_trial_and_the_curves_there_are(axes):
     shots = np.array([1.0, 2, 4, 8])
     curve = {"label": "HoVer-FT", "seed": 0, "n_shots": shots, "map": 0.8 * shots / (1 + shots)}
-    curve = pd.DataFrame(curve)
-    frame = pd.concat([curve, curve.assign(label="U-Net2-FT", map=0.5)])
+    curve = pd.DataFrame(curve).assign(data="a_set", strategy="classic")
+    flat = curve.assign(label="U-Net2-FT", map=0.5)
+    frame = pd.concat([curve, flat, flat.assign(seed=1, map=0.7)])
     fits = {"HoVer-FT": stats.fit_hyperbola(shots, curve["map"].to_numpy())}
     scores.draw_shot_scale(axes, frame, fits, notes=["Pm: 0.5"])
-    assert not axes.collections  # a single state has no band
-    line, *points = axes.get_lines()
+    bands = [one for one in axes.collections if not isinstance(one, LineCollection)]
+    assert bands == []  # a single state has none
+    line, points = axes.get_lines()[:2]
     np.testing.assert_allclose(line.get_ydata(), 0.8 * line.get_xdata() / (1 + line.get_xdata()))
-    assert [list(one.get_ydata()) for one in points] == [list(curve["map"]), [0.5] * 4]
+    assert list(points.get_ydata()) == list(curve["map"])
+    mean, _, (bars,) = axes.containers[1].lines
+    np.testing.assert_allclose(mean.get_ydata(), 0.6)
+    ends = np.array(bars.get_segments())[:, :, 1]
+    np.testing.assert_allclose(np.diff(ends), 2 * 0.1 * 2**0.5)  # the SD of 0.5 and 0.7, twice
     assert axes.texts[0].get_text() == "Pm: 0.5\nHoVer-FT: R = 1.00"
 
 
@@ -302,7 +309,8 @@ def test_differences_over_shots_are_of_one_random_state_with_intervals():
     rows = [("Scellseg-CFT", 1, 0, 0.5), ("Scellseg-FT", 1, 0, 0.4), ("Scellseg-CFT", 1, 1, 0.7)]
     rows += [("Scellseg-FT", 1, 1, 0.5), ("Scellseg-CFT", 2, 0, 0.3), ("Scellseg-FT", 2, 0, 0.4)]
     rows += [("Scellseg-CFT", 2, 1, 0.9)]  # whose other is missing
-    runs = pd.DataFrame(rows, columns=["label", "n_shots", "seed", "map"]).assign(data="a_set")
+    runs = pd.DataFrame(rows, columns=["label", "n_shots", "seed", "map"])
+    runs = runs.assign(data="a_set", strategy="classic")
     anovas = scores.compare_over_shots(runs, "map")
     figure = scores.draw_over_shots(runs, "map", {}, anovas)
     above, below = figure.axes

@@ -140,7 +140,7 @@ def draw_shot_scale(
     value: str = "map",
     notes: Sequence[str] = (),
 ) -> None:
-    """Draw a score over the number of shots: points, mean and SD, and the hyperbolas found (Fig. 5).
+    """Draw a score over the number of shots: points, mean and SD, and hyperbolas (Fig. 5a).
 
     Methods stand side by side. Their R is in the panel, after the ``notes``; a band of 95 %
     confidence needs two states.
