@@ -290,3 +290,15 @@ def test_differences_over_shots_are_of_one_random_state_with_intervals():
     pd.testing.assert_frame_equal(anovas["a_set", "Scellseg-FT"], expected)
     assert [*anovas] == [("a_set", "Scellseg-FT")]
     assert above.texts[0].get_text() == f"Pm against Scellseg-FT: {expected['p']['label']:.2g}"
+
+
+def test_training_logs_have_the_look_of_their_model_and_the_name_of_their_loss(axes):
+    log = pd.DataFrame({"step": [1, 2], "loss": [9.0, 2.0], "validation_loss": [np.nan, 1.0]})
+    logs = {name: log for name in ("HoVer", "HoVer, full width", "one subset")}
+    scores.draw_training_log(axes, logs, "cross-entropy x 8/2")
+    half, full, subset = axes.get_lines()[1::2]
+    assert list(half.get_xydata()[0]) == [2, 1]
+    assert half.get_color() == full.get_color() == plots.LOOKS["HoVer"][0] != subset.get_color()
+    assert full.get_markerfacecolor() == "white" != half.get_markerfacecolor()
+    assert axes.get_ylabel() == "cross-entropy x 8/2"
+    assert legend(axes) == [*logs]
