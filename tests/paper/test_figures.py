@@ -294,7 +294,7 @@ def test_differences_over_shots_are_of_one_random_state_with_intervals():
 
 def test_training_logs_have_the_look_of_their_model_and_the_name_of_their_loss(axes):
     log = pd.DataFrame({"step": [1, 2], "loss": [9.0, 2.0], "validation_loss": [np.nan, 1.0]})
-    logs = {name: log for name in ("HoVer", "HoVer, full width", "one subset")}
+    logs = dict.fromkeys(("HoVer", "HoVer, full width", "one subset"), log)
     scores.draw_training_log(axes, logs, "cross-entropy x 8/2")
     half, full, subset = axes.get_lines()[1::2]
     assert list(half.get_xydata()[0]) == [2, 1]
