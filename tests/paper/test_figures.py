@@ -216,9 +216,13 @@ def test_touching_cells_of_images_are_counted_and_drawn():
     lines = frame.to_csv(index=False).splitlines()
     assert lines == ["image,pairs,separated,both_found", "a,3,0,0", "b,0,0,0"]
     row, pairs = plt.figure().subplots(1, 2), touching.find_touching(TRUE)
-    touching.draw_before_and_after(row, sample, {"before": found[0]}, pairs, side=4)
+    one = make_cells(np.where(TRUE == 2, 0, TRUE))
+    touching.draw_before_and_after(row, sample, {"before": one}, pairs, side=4)
     assert [panel.get_title() for panel in row] == ["before: flows", "before: masks"]
-    assert len(row[1].texts) == 3  # an arrow a pair
+    assert [text.get_text() for text in row[1].texts] == ["\N{MINUS SIGN}", "\N{MINUS SIGN}", "+"]
+    (bar,), (label,) = row[0].lines, row[0].texts
+    assert np.ptp(bar.get_xdata()) == pytest.approx(sample.diameter)
+    assert label.get_text() == f"median cell, {sample.diameter:.0f} px"
 
 
 def test_labels_of_models_and_strategies():
