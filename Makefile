@@ -33,6 +33,8 @@ ifdef PROFILE
 else
 	@echo "Executing $(words $(NOTEBOOKS)) notebook(s) from committed results: about half a minute each, the quickstart two."
 	@mkdir -p runs/figures
+	@echo "Taking the screenshots of Fig. 6 anew, if the workbench's code has changed since and Chromium is here."
+	@$(RUN) -m pytest --quiet tests/browser/picture.py
 	@set -e; for notebook in $(NOTEBOOKS); do \
 	  echo "-- $$notebook"; \
 	  executed=runs/figures/$$(basename $$notebook); \

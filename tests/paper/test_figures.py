@@ -242,9 +242,11 @@ def test_touching_cells_of_images_are_counted_and_drawn():
     lines = frame.to_csv(index=False).splitlines()
     assert lines == ["image,pairs,separated,both_found", "a,3,0,0", "b,0,0,0"]
     row, pairs = plt.figure().subplots(1, 2), touching.find_touching(TRUE)
-    touching.draw_before_and_after(row, sample, {"before": found[0]}, pairs, side=4)
+    one = make_cells(np.where(TRUE == 2, 0, TRUE))
+    touching.draw_before_and_after(row, sample, {"before": one}, pairs, side=4)
     assert [panel.get_title() for panel in row] == ["before: flows", "before: masks"]
-    assert len(row[1].texts) == 3  # an arrow a pair
+    assert [text.get_text() for text in row[1].texts] == ["\N{MINUS SIGN}", "\N{MINUS SIGN}", "+"]
+    assert np.ptp(row[0].lines[0].get_xdata()) == pytest.approx(sample.diameter)
 
 
 def test_labels_of_models_and_strategies():
@@ -323,3 +325,11 @@ def test_differences_over_shots_are_of_one_random_state_with_intervals():
     pd.testing.assert_frame_equal(anovas["a_set", "Scellseg-FT"], expected)
     assert [*anovas] == [("a_set", "Scellseg-FT")]
     assert above.texts[0].get_text() == f"Pm against Scellseg-FT: {expected['p']['label']:.2g}"
+
+
+def test_training_logs_have_the_look_of_their_model_and_the_name_of_their_loss(axes):
+    log = pd.DataFrame({"step": [1, 2], "loss": [9.0, 2.0], "validation_loss": [np.nan, 1.0]})
+    scores.draw_training_log(axes, {"HoVer": log, "HoVer, full width": log}, "cross-entropy")
+    half, full = axes.get_lines()[1::2]
+    assert half.get_color() == full.get_color() == half.get_markerfacecolor()
+    assert (full.get_markerfacecolor(), axes.get_ylabel()) == ("white", "cross-entropy")

@@ -264,13 +264,25 @@ def _tell_number(axes: Axes, frame: pd.DataFrame) -> None:
     axes.text(0.5, 1.01, told, ha="center", va="bottom", transform=where, fontsize=5.5)
 
 
-def draw_training_log(axes: Axes, logs: Mapping[str, pd.DataFrame]) -> None:
-    """Draw logs by their names: training faintly, validation strongly (Extended Data Fig. 7)."""
+def draw_training_log(
+    axes: Axes, logs: Mapping[str, pd.DataFrame], loss: str = "loss (Eq. 1)"
+) -> None:
+    """Draw logs by their names: training faintly, validation strongly (Extended Data Fig. 7).
+
+    A model has its colour in all figures, and hollow points as "MODEL, of another kind"; what is no
+    model, such as a subset, has a shade, from dark to light. Training may begin above the panel.
+    """
     for i, (name, log) in enumerate(logs.items()):
+        model, *kind = name.split(", ")
+        colour, marker = LOOKS.get(model, (plt.get_cmap("viridis")(i / len(logs)), "o"))
         smooth = log["loss"].rolling(25, min_periods=1).mean()
-        axes.plot(log["step"], smooth, color=f"C{i}", alpha=0.35, linewidth=0.8)
+        axes.plot(log["step"], smooth, color=colour, alpha=0.35, linewidth=0.6)
         validated = log.dropna(subset="validation_loss")
-        axes.plot(validated["step"], validated["validation_loss"], "o-", color=f"C{i}", label=name)
-    axes.set(xlabel="optimiser step (8 patches)", ylabel="loss (Eq. 1)", ylim=(0, None))
+        x, y = validated["step"], validated["validation_loss"]
+        face = "white" if kind else colour
+        axes.plot(x, y, f"{marker}-", color=colour, label=name, markerfacecolor=face)
+    highest = max(log["validation_loss"].max() for log in logs.values())
+    axes.set(xlabel="optimiser step (8 patches)", ylabel=loss, xlim=0, ylim=(0, 1.3 * highest))
     axes.legend()
-    axes.set_title("validation; faint: training, mean of 25 steps")
+    where, told = axes.transAxes, "validation; faint: training, mean of 25 steps"
+    axes.text(0.5, 1.01, told, ha="center", va="bottom", transform=where, fontsize=5.5)

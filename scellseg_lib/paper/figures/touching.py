@@ -60,16 +60,20 @@ def count_touching(predictions: Sequence[Cells], truths: Sequence[Sample]) -> pd
 
 
 def draw_before_and_after(
-    axes: Sequence[Axes], sample: Sample, found: Mapping[str, Cells], pairs: np.ndarray, side: int
+    axes: Sequence[Axes], sample: Sample, found: Mapping[str, Cells], pairs: Pairs, side: int
 ) -> None:
     """Draw flows and masks of an image by several models, around touching cells.
 
     Two axes for each model, by its name: flows, then masks over the image. Arrows point at the
-    ``pairs`` of touching true cells (int[n, 2]); the window of ``side`` pixels is around the first.
+    ``pairs`` of touching true cells, from a + where the model finds both, else from a -. The window
+    of ``side`` pixels is where most of them are; the bar is as long as the cells' median diameter.
     """
     height, width = sample.masks.shape
-    borders = [_find_border(sample.masks, *pair) for pair in pairs.tolist()]
-    y, x = borders[0] if borders else (height / 2, width / 2)
+    borders = np.array([_find_border(sample.masks, *pair) for pair in pairs.tolist()])
+    y, x = height / 2, width / 2
+    if len(borders):
+        near = (abs(borders[:, None] - borders) < side / 2).all(axis=2).sum(axis=1)
+        y, x = borders[near.argmax()]
     top = min(max(y - side / 2, 0), max(height - side, 0))
     left = min(max(x - side / 2, 0), max(width - side, 0))
     for (name, cells), flows, masks in zip(found.items(), axes[::2], axes[1::2], strict=True):
@@ -79,14 +83,21 @@ def draw_before_and_after(
         masks.imshow(normalise(sample.image)[0], vmin=0, vmax=1)
         draw_outlines(masks, sample.masks, TRUE, "-")
         draw_outlines(masks, cells.masks, PREDICTED, ":")
-        for row, column in borders:
-            start = (column + side / 12, row - side / 12)
-            look: dict[str, Any] = {"arrowstyle": "->", "color": "#56B4E9"}
-            masks.annotate("", (column, row), start, arrowprops=look, annotation_clip=True)
+        both_found = are_found(sample.masks, cells.masks, pairs)
+        for (row, column), both in zip(borders, both_found, strict=True):
+            aside = side / 7 if column < left + side / 2 else -side / 7  # within the window
+            start = (column + aside, row - side / 7)
+            look: dict[str, Any] = {"color": "#56B4E9", "weight": "bold", "annotation_clip": True}
+            look["arrowprops"] = {"arrowstyle": "->", "color": "#56B4E9", "shrinkA": 0}
+            masks.annotate("+" if both else "\N{MINUS SIGN}", (column, row), start, **look)
         for panel, what in ((flows, "flows"), (masks, "masks")):
             panel.set(xlim=(left, left + side), ylim=(top + side, top))
             panel.set_axis_off()
-            panel.set_title(f"{name}: {what}", fontsize=7)
+            panel.set_title(f"{name}: {what}", fontsize=6)
+    begin, at = left + side / 20, top + 0.95 * side
+    axes[0].plot([begin, begin + sample.diameter], [at, at], color="white", linewidth=2)
+    told = f"median cell, {sample.diameter:.0f} px"
+    axes[0].text(begin, at - side / 40, told, color="white", fontsize=5.5, va="bottom")
 
 
 def _find_border(masks: np.ndarray, first: int, second: int) -> tuple[float, float]:

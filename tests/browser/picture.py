@@ -1,0 +1,49 @@
+"""Screenshots of the workbench for Fig. 6, taken anew where its code has changed (make figures)."""
+
+import json
+from hashlib import sha256
+
+import pytest
+from playwright.sync_api import Browser
+
+from scellseg_lib import paths
+from tests.browser.conftest import Opener
+from tests.browser.test_workbench import DRAW, INSPECT, ready
+
+PLACE = paths.results("fig6_workbench")
+CODE = sorted((paths.PACKAGE / "workbench").rglob("*.[pjc][ys]*"))
+NOW = sha256(b"".join(file.read_bytes() for file in CODE)).hexdigest()
+MODULES = {  # of the paper: menu, list, display, prompt, cycle, functions; and where each is
+    "A": ".scellseg-tabs .lm-TabBar-content",
+    "B": f".scellseg-annotate-images, {DRAW} .se-list",
+    "C": f"{DRAW} .se-stage",
+    "D": f".scellseg-annotate-panel .scellseg-message, {DRAW} .se-message",
+    "E": f"{DRAW} .se-previous, {DRAW} .se-next",
+    "F": f"{DRAW} .se-editing",
+}
+OPEN = """from pathlib import Path
+from scellseg_lib.workbench import app
+workbench = app.Workbench(app.make_example(Path("worms")))
+workbench.annotate.show(workbench.annotate.images[0])"""
+TUNE = "workbench.tabs.selected_index = 1; workbench.finetune.folder.value = 'worms'"
+SEGMENT = """models = workbench.segment.form.model
+models.value = next(value for name, value in models.options if "quicker" in name)
+workbench.segment.segment().join(600)
+workbench.inspect(workbench.segment.results.entries[0])"""
+SHOTS = {"annotate": (1280, 812, ""), "finetune": (760, 680, TUNE), "inspect": (760, 680, SEGMENT)}
+
+
+@pytest.mark.skipif(NOW in (PLACE / "modules.json").read_text(), reason="its code is the same")
+def test_screenshots(voila: Opener, browser: Browser) -> None:
+    voila.context = browser.new_context(device_scale_factor=2)
+    opened = voila.open([OPEN, "workbench"])
+    for name, (width, height, do) in SHOTS.items():
+        opened.page.set_viewport_size({"width": width, "height": height})
+        opened.kernel.run(do)
+        ready(opened.page, INSPECT if do == SEGMENT else DRAW)
+        opened.page.wait_for_timeout(3000)  # until nothing moves
+        opened.page.screenshot(path=PLACE / f"{name}.png")
+        if name == "annotate":
+            found = {k: opened.page.locator(v).all() for k, v in MODULES.items()}
+            boxes = {k: [one.bounding_box() for one in v] for k, v in found.items()}
+    (PLACE / "modules.json").write_text(f"{json.dumps({'code': NOW, 'boxes': boxes}, indent=1)}\n")
