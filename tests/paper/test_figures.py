@@ -301,7 +301,7 @@ def test_shot_scale_draws_every_trial_and_the_curves_there_are(axes):
     np.testing.assert_allclose(line.get_ydata(), 0.8 * line.get_xdata() / (1 + line.get_xdata()))
     assert list(points.get_ydata()) == list(curve["map"])
     mean, _, (bars,) = axes.containers[1].lines
-    np.testing.assert_allclose(mean.get_ydata(), 0.6)
+    np.testing.assert_allclose(np.asarray(mean.get_ydata(), float), 0.6)
     ends = np.array(bars.get_segments())[:, :, 1]
     np.testing.assert_allclose(np.diff(ends), 2 * 0.1 * 2**0.5)  # the SD of 0.5 and 0.7, twice
     assert axes.texts[0].get_text() == "Pm: 0.5\nHoVer-FT: R = 1.00"
