@@ -254,7 +254,8 @@ def draw_choices(
 def _tell_number(axes: Axes, frame: pd.DataFrame) -> None:
     """Say above a panel what is drawn, and of how many random states and images."""
     tuned = frame[frame["strategy"] != "direct"]
-    states = (tuned if len(tuned) else frame).groupby(["data", "label"])["seed"].nunique()
+    counted = (tuned if len(tuned) else frame).groupby(["data", "label", "n_shots"])
+    states = counted["seed"].nunique()
     fewest, most = states.min(), states.max()
     span = f"{most}" if fewest == most else f"{fewest} to {most}"
     told = f"mean and SD, n = {span} random states" if most > 1 else "n = 1 random state"
