@@ -9,6 +9,7 @@ import argparse
 import json
 import tarfile
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -26,7 +27,7 @@ from scellseg_lib.paper.as_released import as_paper
 from scellseg_lib.paper.shots import find_shots
 from scellseg_lib.paper.store import find_commit
 from scellseg_lib.paper.trial import Trial
-from scellseg_lib.samples import Dataset
+from scellseg_lib.samples import Sample
 from tests.benchmarks.peer import REPOSITORY, TORCH, make_environment, run_peer
 
 DATA, ENVIRONMENT = "bbbc010_elegans", REPOSITORY / "runs" / "authors"
@@ -35,7 +36,7 @@ PACKAGES += "numba==0.68.1 matplotlib==3.11.2 natsort==8.4.0 tabulate==0.10.0 ti
 PACKAGES += "tqdm==4.70.1 tensorboardX==2.6.5"
 
 
-def export(shots: Dataset, queries: Dataset, folder: Path) -> None:
+def export(shots: Sequence[Sample], queries: Sequence[Sample], folder: Path) -> None:
     """Write what their loaders read; ValueError for what 16 bits of grey do not hold."""
     for part, samples in (("shot", shots), ("query", queries)):
         (folder / part).mkdir(parents=True)
@@ -52,8 +53,8 @@ def compare(strategy: str, state: int, steps: int, precision: str) -> tuple[pd.D
     """Tune by their code and decode by both programs: rows of scores, and their origin."""
     names, start = find_shots(DATA, 10, state), as_paper(load_model("scellseg", "released"))
     trial = Trial(DATA, "scellseg", "released", "direct", names, state, 0, precision=precision)
-    images = run.load_images(trial)
-    shots, queries, rows = trial.select_shots(images), images[DATA].query, []
+    shots = trial.select_shots(images := run.load_images(trial))
+    queries, rows = images[DATA].query, []
     python = make_environment(ENVIRONMENT, TORCH, *PACKAGES.split())
     with tempfile.TemporaryDirectory(dir=ENVIRONMENT) as folder:
         with tarfile.open(fetch_archive(), "r:gz") as archive:
@@ -62,8 +63,8 @@ def compare(strategy: str, state: int, steps: int, precision: str) -> tuple[pd.D
         given: dict = {"folder": folder, "strategy": strategy, "steps": steps}
         given |= {"seed": state + 1, "bf16": precision == "bf16", "thresholds": run.CELL_THRESHOLDS}
         source = f"{folder}/{ARCHIVE.removesuffix('.tar.gz')}"
-        how = {"PYTHONPATH": source, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-        found = run_peer("tune", given, "authors_side", python, **how)
+        how = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(torch.get_num_threads()))
+        found = run_peer("tune", given, "authors_side", python, PYTHONPATH=source, **how)
     assert np.isclose(found["diameter"], shots.diameter)
     weights = {rename(k[7:]): torch.tensor(v) for k, v in found.items() if k[:7] == "weight:"}
     tuned = fill_model(start.card, weights, where=ARCHIVE)

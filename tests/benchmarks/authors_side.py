@@ -31,9 +31,8 @@ def tune(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     model = models.sCellSeg(model_type="scellseg")
     model.net.save_name, model.net.contrast_on = "tuned", inputs["strategy"] == "contrastive"
     if model.net.contrast_on:
-        styles = (Path(models.__file__).parent / "assets" / "contrast_data").iterdir()
-        negative = sorted(map(str, styles))  # their order is otherwise the file system's
-        model.net.pair_gen = DatasetPairEval(folder, negative_dir=negative)
+        styles = sorted(map(str, Path(models.__file__).parent.glob("assets/contrast_data/*")))
+        model.net.pair_gen = DatasetPairEval(folder, negative_dir=styles)  # else in any order
     step, losses = model.net.shot_train_forward, []
 
     def watched(*batch: torch.Tensor) -> float:
