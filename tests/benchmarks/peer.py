@@ -25,33 +25,44 @@ CELLPOSE = "cellpose==3.1.1.2"
 
 def peer_python() -> Path:
     """Make the peer's environment if it is not there yet; return its interpreter."""
-    python = ENVIRONMENT / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    complete = ENVIRONMENT / "complete.txt"
-    wanted = f"{TORCH}\n{CELLPOSE}\n"
+    return make_environment(ENVIRONMENT, TORCH, CELLPOSE)
+
+
+def make_environment(folder: Path, *packages: str) -> Path:
+    """Make an environment of packages, PyTorch first, if it is not there; its interpreter."""
+    python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    complete = folder / "complete.txt"
+    wanted = "".join(f"{package}\n" for package in packages)
     if complete.is_file() and complete.read_text() == wanted:
         return python
-    print(f"Making the environment of the peer ({CELLPOSE}) in {ENVIRONMENT} ..", flush=True)
-    subprocess.run([sys.executable, "-m", "venv", "--clear", str(ENVIRONMENT)], check=True)
+    print(f"Making an environment with {packages[-1]} in {folder} ..", flush=True)
+    subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
     pip = [str(python), "-m", "pip", "install", "--quiet"]
-    subprocess.run([*pip, TORCH], check=True)
-    subprocess.run([*pip, TORCH, CELLPOSE], check=True)
+    subprocess.run([*pip, packages[0]], check=True)
+    subprocess.run([*pip, *packages], check=True)
     complete.write_text(wanted)  # last, so that an interrupted installation starts anew
     return python
 
 
-def run_peer(name: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Run a function of `peer_side` in the peer's environment.
+def run_peer(
+    name: str,
+    inputs: Mapping[str, np.ndarray],
+    side: str = "peer_side",
+    python: Path | None = None,
+    **variables: str,
+) -> dict[str, np.ndarray]:
+    """Run a function of `peer_side`, or another side, in its environment, with these variables.
 
     It takes a dictionary of arrays and returns one. Images of unequal size go under a name each.
     """
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
     environment = os.environ | dict.fromkeys(names, str(THREADS))
-    environment["CELLPOSE_LOCAL_MODELS_PATH"] = str(ENVIRONMENT / "models")
+    environment |= {"CELLPOSE_LOCAL_MODELS_PATH": str(ENVIRONMENT / "models")} | variables
     with tempfile.TemporaryDirectory() as folder:
         given, answer = Path(folder) / "inputs.npz", Path(folder) / "outputs.npz"
         np.savez(given, allow_pickle=False, **inputs)
-        module = "tests.benchmarks.peer_side"
-        command = [peer_python(), "-m", module, name, given, answer]
+        module = f"tests.benchmarks.{side}"
+        command = [python or peer_python(), "-m", module, name, given, answer]
         subprocess.run([str(part) for part in command], check=True, cwd=REPOSITORY, env=environment)
         with np.load(answer, allow_pickle=False) as outputs:
             return dict(outputs)
