@@ -62,16 +62,14 @@ def layers(profile: Profile) -> list[Trial]:
 
 def contrast_weight(profile: Profile) -> list[Trial]:
     """Other weights, queries and statistics of the contrastive term than the paper's."""
-    variants = CONTRAST_VARIANTS.values()
-    return [t for variant in variants for t in _plan(profile, (CFT,), **variant)]
+    return [t for one in CONTRAST_VARIANTS.values() for t in _plan(profile, (CFT,), **one)]
 
 
 def statistics(profile: Profile) -> list[Trial]:
     """Statistics of BatchNorm, estimated anew of other images for the same tuned models."""
     trials = []
     for way, place in product(STATISTICS, [{}, *_general_tests(profile)[:1]]):
-        fields = {"recalibrated": way, "contrast": profile.contrast} | place
-        trials += _plan(profile, (CFT, FT), **fields)
+        trials += _plan(profile, (CFT, FT), recalibrated=way, contrast=profile.contrast, **place)
     return trials
 
 

@@ -18,12 +18,13 @@ from scellseg_lib.errors import ManifestError, ScellsegError
 from scellseg_lib.metrics import THRESHOLDS
 from scellseg_lib.paper import grid
 from scellseg_lib.paper.claims import evidence as evidence_of
+from scellseg_lib.paper.claims import rules
 from scellseg_lib.paper.claims.evidence import Evidence, group_by_profile, load_evidence
 from scellseg_lib.paper.claims.judgement import RULES, Judgement, Verdict, judge_claims, load_claims
 from scellseg_lib.paper.claims.rules import REPEATS, judge_lead
 from scellseg_lib.paper.grid import CELLPOSE, CFT, FT
 from scellseg_lib.paper.profile import load_profile
-from scellseg_lib.paper.styles import Purity
+from scellseg_lib.paper.styles import Purity, measure_purity
 from scellseg_lib.paper.trial import Trial
 
 pytestmark = pytest.mark.slow
@@ -117,11 +118,10 @@ def evidence(profile: str = "paper", change: Change | None = None, states: int =
 
 
 def judge_one(name: str, evidence: Evidence, profile: str = "paper") -> Judgement:
-    """What the rule of a claim says of trials, or of tables where it judges by these."""
+    """What the rule of a claim says of trials."""
     paper = paper_claims()
     claims = {"datasets": paper.datasets} | {claim.id: claim for claim in paper.claims}
-    trials = evidence if name in TABLES else group_by_profile(evidence.trials)[profile]
-    return RULES[name].judge(claims[name], trials)
+    return RULES[name].judge(claims[name], group_by_profile(evidence.trials)[profile])
 
 
 def judge_all(evidence: Evidence) -> dict[str, Any]:
@@ -153,7 +153,7 @@ def test_nothing_is_tested_without_trials_or_by_small_synthetic_ones():
     assert {one.verdict for one in found.values()} == {UNTESTED}
     for one in found.values():
         assert all((one.paper, one.ours, one.reason, one.notebook))
-    none = "There are no trials of the profile paper or released or cpu."
+    none = "There are no results of paper or released or cpu."
     assert found["fig5.plateau"].reason == none
 
 
@@ -349,7 +349,7 @@ def test_released_models_are_judged_on_stand_ins_that_are_named():
     # Two of five models.
     assert found["fig2.elegans_gain"].verdict == UNTESTED
     assert "HoVer-FT, U-Net3-FT, U-Net2-FT are not there" in found["fig2.elegans_gain"].reason
-    assert found["fig2.best"].reason == "There are no trials of the profile paper or cpu."
+    assert found["fig2.best"].reason == "There are no results of paper or cpu."
     # The paper's own general test, or its stand-ins where it has too few states.
     assert "cellpose_cyto_test;" in found["edfig4.general"].on
     few = at(lambda _: np.nan, tested_on="cellpose_cyto_test", seed=1)
@@ -397,16 +397,19 @@ def test_two_trials_of_one_state_count_as_one_unless_the_precision_is_anothers(c
     frame = evidence().trials
     again = frame.assign(key=frame["key"] + "x", ap=frame["ap"] + 0.01, **changed)
     once, twice = (
-        group_by_profile(trials)["paper"].scores("mAP", "BBBC010", "Scellseg-CFT")
+        group_by_profile(trials)["paper"].images("mAP", "BBBC010", "Scellseg-CFT").mean(axis=1)
         for trials in (frame, pd.concat([frame, again]))
     )
     pd.testing.assert_series_equal(twice, once + rise)
 
 
-def datasets(**changes: object) -> pd.DataFrame:
-    row = {"data": ELEGANS, "train": 10, "test": 39, "instances_test": 670, "height": 520}
-    row |= {"width": 696, "mean_area_px": 1100.0} | changes
-    return pd.DataFrame([row]).set_index("data")
+def census(
+    *, data: str = ELEGANS, cells: int = 670, test: int = 39, width: int = 696, area: float = 1100.0
+) -> dict[str, pd.DataFrame]:
+    """Ten shots of no cells, and queries whose first has all of them."""
+    rows = pd.DataFrame({"split": ["shot"] * 10 + ["query"] * test, "data": data, "cells": 0})
+    rows.loc[10, "cells"] = cells
+    return {"census": rows.assign(height=520, width=width, mean_area=area)}
 
 
 def touching(after: Sequence[int]) -> pd.DataFrame:
@@ -420,58 +423,66 @@ def touching(after: Sequence[int]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["data", "image", "strategy", "pairs", "both_found"])
 
 
-def styles(accuracy: float, silhouette: float) -> dict[str, object]:
-    return {"purity": Purity(silhouette, accuracy, 0.4, 120), "purity_of": [ELEGANS, "t98g_phase"]}
+def styles(accuracy: float, silhouette: float) -> dict[str, pd.DataFrame]:
+    """Styles of two sets, and what is to be measured of them."""
+    table = pd.DataFrame({"data": [ELEGANS, "t98g_phase"]})
+    table.attrs["purity"] = Purity(silhouette, accuracy, 0.4, 120)
+    return {"fig2_styles": table}
 
 
 @pytest.mark.parametrize(
     ("name", "tables", "verdict"),
     [
-        ("datasets", {"datasets": datasets()}, AGREES),
-        ("datasets", {"datasets": datasets(instances_test=540)}, AMBIGUOUS),
-        ("datasets", {"datasets": datasets(test=40)}, DISAGREES),
-        ("datasets", {"datasets": datasets(width=700)}, DISAGREES),
-        ("datasets", {"datasets": datasets(mean_area_px=300.0)}, DISAGREES),
-        ("datasets", {"datasets": datasets(data="t98g_phase")}, UNTESTED),
+        ("datasets", census(), AGREES),
+        ("datasets", census(cells=540), AMBIGUOUS),
+        ("datasets", census(test=40), DISAGREES),
+        ("datasets", census(width=700), DISAGREES),
+        ("datasets", census(area=300.0), DISAGREES),
+        ("datasets", census(data="t98g_phase"), UNTESTED),
         ("fig2.tsne", styles(1.0, 0.3), AGREES),
         ("fig2.tsne", styles(0.92, 0.3), UNCLEAR),
         ("fig2.tsne", styles(0.7, 0.3), DISAGREES),
         ("fig2.tsne", styles(1.0, -0.1), DISAGREES),
-        ("fig3.adjacent", {"neighbours": touching([60, 80])}, AGREES),
-        ("fig3.adjacent", {"neighbours": touching([60, 50])}, UNCLEAR),
-        ("fig3.adjacent", {"neighbours": touching([30, 50])}, DISAGREES),
-        ("fig3.adjacent", {"neighbours": touching([])}, UNTESTED),
+        ("fig3.adjacent", {"fig3_neighbours": touching([60, 80])}, AGREES),
+        ("fig3.adjacent", {"fig3_neighbours": touching([60, 50])}, UNCLEAR),
+        ("fig3.adjacent", {"fig3_neighbours": touching([30, 50])}, DISAGREES),
+        ("fig3.adjacent", {"fig3_neighbours": touching([])}, UNTESTED),
     ],
 )
-def test_tables_are_judged(name, tables, verdict):
-    found = judge_all(Evidence(pd.DataFrame(), **tables))[name]
+def test_tables_are_judged(monkeypatch, name, tables, verdict):
+    monkeypatch.setattr(rules, "measure_purity", lambda table: table.attrs["purity"])
+    found = judge_all(Evidence(pd.DataFrame(), tables))[name]
     assert found.verdict.removesuffix(" (on a stand-in)") == verdict
     if name == "fig2.tsne":
         assert found.on == "BBBC010; T98G for LIVECell_bv2"
 
 
 def test_data_sets_are_summed_up_by_hand():
-    columns = {"data": [*"aaab"], "split": ["shot", "query", "query", "pretrain"], "height": 4}
-    columns |= {"width": 5, "cells": [1, 2, 0, 7], "mean_area": [10.0, 4.0, np.nan, 1.0]}
-    row = {"train": 1, "test": 2, "instances_test": 2, "height": 4, "width": 5}
-    assert evidence_of.sum_up_datasets(pd.DataFrame(columns)).to_dict("index") == {
-        "a": row | {"mean_area_px": 6.0}
-    }
+    columns = {"split": ["shot", "query", "query", "pretrain"], "data": ELEGANS, "height": 520}
+    columns |= {"width": 5, "cells": [1, 2, 0, 7], "mean_area": [10.0, 4.0, np.nan, 2.4]}
+    table = pd.DataFrame(columns)
+    other = table.iloc[[0, 3]].assign(data=MITO)  # without queries it is no set
+    found = judge_all(Evidence(pd.DataFrame(), {"census": pd.concat([table, other])}))["datasets"]
+    assert found.ours == f"{ELEGANS} 1 + 2 images, 2 cells"
+    # (1 x 10 + 2 x 4 + 7 x 2.4) / 10
+    assert "is 5 x 520 pixels, the mean cell of bbbc010_elegans has 3 pixels" in found.reason
+    assert f"; {BV2}, {MITO}, cellpose are not here" in found.reason
 
 
 def test_committed_tables_are_evidence():
     found = load_evidence([])
-    worms = found.datasets.loc[ELEGANS]
-    assert worms[["train", "test", "instances_test"]].tolist() == [10, 39, 540]
-    assert found.purity.n_images > 0
-    assert {"pairs", "separated"} <= set(found.neighbours)
+    assert set(found.tables) == set(evidence_of.TABLES)
+    ours = judge_all(found)["datasets"].ours
+    assert ours == "bbbc010_elegans 10 + 39 images, 540 cells"
+    assert measure_purity(found.tables["fig2_styles"]).n_images > 0
+    assert {"pairs", "separated"} <= set(found.tables["fig3_neighbours"])
 
 
 def test_without_results_nothing_is_there(monkeypatch, tmp_path):
     monkeypatch.setattr(paths, "results", lambda profile: tmp_path / profile)
     found = load_evidence(["released", "cpu"])
     assert found.trials.empty
-    assert (found.purity, found.datasets, found.neighbours) == (None, None, None)
+    assert not found.tables
 
 
 def test_an_interval_is_students():
@@ -538,8 +549,8 @@ def lead_by(level: float, gaps: Sequence[Sequence[float]], least: float = 0.0) -
     images = np.array([[-0.01, 0.01, 0.0, 0.0]])
     theirs = [frame_of(level + images.repeat(len(gap), axis=0)) for gap in gaps]
     ours = [one.add(pd.Series(gap), axis=0) for one, gap in zip(theirs, gaps, strict=True)]
-    both = (dict(zip("ab", side, strict=True)) for side in (ours, theirs))
-    return judge_lead(*both, "one", "two", "mAP", least)
+    pairs = zip(ours, theirs, strict=True)
+    return judge_lead(dict(zip("ab", pairs, strict=True)), "one", "two", "mAP", least)
 
 
 @pytest.mark.parametrize(("level", "word"), [(0.02, "under"), (0.97, "above")])

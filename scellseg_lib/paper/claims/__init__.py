@@ -1,6 +1,3 @@
-"""The paper's claims against our results: a verdict each, with numbers and a reason.
-
-The rules were written before the runs that test them.
-"""
+"""The paper's claims against our results, by rules that were written before the runs."""
 
 from scellseg_lib.paper.claims import rules  # noqa: F401  registers them

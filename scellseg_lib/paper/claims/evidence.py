@@ -16,15 +16,12 @@ from scipy import stats
 from scellseg_lib import paths
 from scellseg_lib.errors import ScellsegError
 from scellseg_lib.metrics import THRESHOLDS
-from scellseg_lib.paper.profile import Profile, load_profile
+from scellseg_lib.paper.profile import Profile, ShotPlan, load_profile
 from scellseg_lib.paper.shots import find_shots
 from scellseg_lib.paper.store import Store, read_table
-from scellseg_lib.paper.styles import Purity, measure_purity
 from scellseg_lib.plots import METHODS
 
 PAIRS = {label: pair for pair, label in METHODS.items()}  # model and strategy of each tuned method
-CFT, FT, CELLPOSE, HOVER, UNET3, UNET2 = PAIRS
-RIVALS = (CELLPOSE, HOVER, UNET3, UNET2)
 SETS = {
     "elegans": {"bbbc010_elegans": "BBBC010"},
     "bv2": {"livecell_bv2": "LIVECell_bv2", "t98g_phase": "T98G"},
@@ -38,7 +35,7 @@ SUBSETS = ("Sneuro", "Sfluor", "Scell", "Smicro", "Sgeneral")
 ASKED = ["data", "model", "strategy", "n_shots", "weights", "options", "tested_on"]
 """What tells one method's trials from another's."""
 CURVE = [f"AP@{threshold:g}" for threshold in THRESHOLDS]  # measures, beside mAP and mAJI
-TABLES = "released"  # profile whose tables of styles, data sets and touching cells are evidence
+TABLES = ("fig2_styles", "census", "fig3_neighbours")  # of the profile "released", evidence too
 GENERAL = "cellpose_cyto_test"  # the paper's own general test, before its stand-ins
 ENOUGH = 3  # random states from which an interval over them is worth telling
 DRAWS = 10_000  # of the bootstrap
@@ -53,16 +50,11 @@ class Untested(ScellsegError):
         super().__init__(what, remedy="Compute it (scellseg sweep), and judge the claims again.")
 
 
-@dataclass(frozen=True)
-class Evidence:
-    """What claims are judged by; tables that are None are not there."""
+class Evidence(NamedTuple):
+    """What claims are judged by."""
 
     trials: pd.DataFrame  # rows of `Store.read_scores` with a column ``profile``; may be empty
-    purity: Purity | None = None  # how well styles of the untuned Scellseg tell data sets apart,
-    purity_of: Sequence[str] = ()  # and which these are
-    datasets: pd.DataFrame | None = None  # of `sum_up_datasets`
-    # Touching cells by ``data``, ``image`` and ``strategy``: ``pairs``, and those ``both_found``.
-    neighbours: pd.DataFrame | None = None
+    tables: Mapping[str, pd.DataFrame] = {}  # those of `TABLES` at hand
 
 
 def load_evidence(profiles: Sequence[str]) -> Evidence:
@@ -72,30 +64,10 @@ def load_evidence(profiles: Sequence[str]) -> Evidence:
         store = Store(paths.results(load_profile(name).name) / "trials")
         if store.list_keys():
             frames.append(store.read_scores().assign(profile=name))
-    tables = {
-        name: read_table(file)
-        for name in ("fig2_styles", "census", "fig3_neighbours")
-        if (file := paths.results(TABLES) / f"{name}.csv").is_file()
-    }
-    styles, census = tables.get("fig2_styles"), tables.get("census")
-    return Evidence(
-        pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(),
-        purity=None if styles is None else measure_purity(styles),
-        purity_of=() if styles is None else tuple(styles["data"].unique()),
-        datasets=None if census is None else sum_up_datasets(census),
-        neighbours=tables.get("fig3_neighbours"),
-    )
-
-
-def sum_up_datasets(census: pd.DataFrame) -> pd.DataFrame:
-    """Sum a census up: a row a data set by its name, but for those without shots or queries."""
-    train, test = census["split"] == "shot", census["split"] == "query"
-    counts = {"train": train, "test": test, "instances_test": test * census["cells"]}
-    images = census.assign(**counts, area=census["mean_area"] * census["cells"])
-    sets = images.groupby("data", sort=False)
-    table = sets[[*counts]].sum().join(sets[["height", "width"]].first())
-    table["mean_area_px"] = sets["area"].sum() / sets["cells"].sum()
-    return table[table["train"].gt(0) & table["test"].gt(0)]
+    trials = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+    files = {name: paths.results("released") / f"{name}.csv" for name in TABLES}
+    tables = {name: read_table(file) for name, file in files.items() if file.is_file()}
+    return Evidence(trials, tables)
 
 
 @dataclass
@@ -112,76 +84,55 @@ class Scale:
     on: dict[str, str] = field(default_factory=dict)  # data asked for -> what it stands for, or ""
     states: dict[str, set[int]] = field(default_factory=dict)  # of tuned models, by data asked for
 
+    @property
+    def plans(self) -> dict[str, ShotPlan]:
+        """Shots and random states of the profile on the paper's data sets or their stand-ins."""
+        return {LABELS[name]: plan for name, plan in self.profile.data.items() if name in LABELS}
+
     def sets(self, *roles: str) -> list[str]:
         """Data sets of the profile in the paper's roles (all three), stand-ins included."""
-        here = {LABELS.get(name) for name in self.profile.data}
         found = []
         for role in roles or SETS:
-            labels = [label for label in SETS[role].values() if label in here]
+            labels = [label for label in SETS[role].values() if label in self.plans]
             if not labels:
                 raise Untested(f"the profile {self.profile.name} has no data set for {role}")
             found.append(labels[0])
         return found
 
-    def own(self) -> list[str]:
-        """Data sets of the profile that are the paper's own."""
-        return [name for name in self.sets() if not STANDS_FOR[name]]
-
     def has(self, method: str) -> bool:
         """Whether the profile has the model of a method."""
         return PAIRS[method][0] in self.profile.models
 
-    def shots(self, data: str) -> tuple[int, ...]:
-        """Numbers of shots on a data set."""
-        plans = self.profile.data.items()
-        return next(plan.shots for name, plan in plans if LABELS.get(name) == data)
+    def images(
+        self, measure: str, data: str, method: str, n_shots: int = 0, **fields: Any
+    ) -> pd.DataFrame:
+        """Score of a method, a row a random state and a column an image; Untested without trials.
 
-    def rows(self, data: str, method: str, n_shots: int = 0, **fields: Any) -> pd.DataFrame:
-        """Trials of a method of `PAIRS` or, without its ending, of the untuned model.
-
-        With the most shots if ``n_shots`` is 0; fields of the trial are named where they are not as
-        usual: ``weights``, ``options`` (as text), ``tested_on``. Untested if there are none.
+        The method is one of `PAIRS` or, without its ending, the untuned model: the same in each of
+        the profile's random states. It has the most shots if ``n_shots`` is 0; fields of the trial
+        are named where they are not as usual: ``weights``, ``options`` (as text), ``tested_on``.
         """
-        n_shots = n_shots or self.shots(data)[-1]
+        plan = self.plans[data]
+        n_shots = n_shots or plan.shots[-1]
         model, strategy = PAIRS.get(method) or (PAIRS[f"{method}-FT"][0], "direct")
         usual = {"weights": self.profile.weights, "options": "()", "tested_on": ""}
-        found = self.table.get((data, model, strategy, n_shots, *(usual | fields).values()))
-        if found is None:
+        rows = self.table.get((data, model, strategy, n_shots, *(usual | fields).values()))
+        if rows is None:
             said = "".join(f", {name.replace('_', ' ')} {one}" for name, one in fields.items())
             number = f"{n_shots} shot{'s' * (n_shots > 1)}"
             what = f"trials of {method} with {number} on {data}{said}"
             raise Untested(f"the profile {self.profile.name} lacks {what}")
         self.on[data] = STANDS_FOR[data]
-        if strategy != "direct":
-            self.states.setdefault(data, set()).update(found["seed"])
-        return found
-
-    def images(
-        self, measure: str, data: str, method: str, *shots: int, **fields: Any
-    ) -> pd.DataFrame:
-        """Score of a method, a row a random state and a column an image; arguments as of `rows`.
-
-        A model that is not tuned is the same in each of the profile's random states.
-        """
-        rows = self.rows(data, method, *shots, **fields)
         scores = rows.groupby(["seed", "image"])[measure].mean().unstack("image")
-        if method in PAIRS:
-            return scores
-        plans = self.profile.data.items()
-        states = next(plan.states for name, plan in plans if LABELS.get(name) == data)
-        return pd.concat([scores.iloc[:1].set_axis([state]) for state in states])
-
-    def scores(self, measure: str, data: str, method: str, *shots: int, **fields: Any) -> pd.Series:
-        """Score of a method by random state, the mean over images; arguments as of `rows`."""
-        return self.images(measure, data, method, *shots, **fields).mean(axis=1)
-
-    def on_each(self, measure: str, method: str, **fields: Any) -> dict[str, pd.DataFrame]:
-        """Score of a method by random state and image, on each data set."""
-        return {data: self.images(measure, data, method, **fields) for data in self.sets()}
+        if strategy == "direct":
+            return scores.iloc[[0] * len(plan.states)].set_axis(plan.states)
+        self.states.setdefault(data, set()).update(scores.index)
+        return scores
 
     def over_shots(self, data: str, method: str) -> pd.DataFrame:
         """The mAP of a method by random state (rows) at each number of shots (columns)."""
-        return pd.DataFrame({n: self.scores("mAP", data, method, n) for n in self.shots(data)})
+        shots = self.plans[data].shots
+        return pd.DataFrame({n: self.images("mAP", data, method, n).mean(axis=1) for n in shots})
 
     def general(self, measure: str, *methods: str) -> dict[str, list[pd.DataFrame]]:
         """Scores of methods on general tests, by what they were tuned and are tested on.
@@ -208,8 +159,8 @@ class Scale:
         subsets = self.profile.subsets
         if len(subsets) != len(SUBSETS):
             raise Untested(f"the profile {self.profile.name} has no five pre-training subsets")
-        stands_for = "" if subsets == SUBSETS else "Sneuro to Sgeneral"
-        self.on[f"subsets {subsets[0]} to {subsets[-1]}"] = stands_for
+        there = f"subsets {subsets[0]} to {subsets[-1]}"
+        self.on[there] = "" if subsets == SUBSETS else "Sneuro to Sgeneral"
         return f"subset:{subsets[SUBSETS.index(name)]}"
 
     def tell_seen(self) -> str:
@@ -224,15 +175,16 @@ class Scale:
 
 def group_by_profile(trials: pd.DataFrame, cell_threshold: float = 0.5) -> dict[str, Scale]:
     """Trials of each profile, as claims need them."""
-    if trials.empty or not (here := trials["cell_threshold"] == cell_threshold).any():
+    if trials.empty:
         return {}
-    usual = here & (trials["protocol"] == "paper")
-    usual &= (trials["queries"] == "query") & (trials["split"] != "held_out")
-    usual &= trials["recalibrated"] == ""
+    usual = "cell_threshold == @cell_threshold and protocol == 'paper' and queries == 'query'"
+    trials = trials.query(f"{usual} and split != 'held_out' and recalibrated == ''")
     # Shots that were chosen to cover the styles are another experiment.
     draws = list(zip(trials["data"], map(tuple, trials["shots"]), trials["seed"], strict=True))
     drawn = {draw for draw in set(draws) if draw[1] == find_shots(draw[0], len(draw[1]), draw[2])}
-    trials = trials[usual & np.array([draw in drawn for draw in draws])]
+    trials = trials[[draw in drawn for draw in draws]]
+    if trials.empty:
+        return {}
     by = ["profile", "key", "image"]
     curves = trials.pivot_table("ap", by, "threshold").set_axis(CURVE, axis=1)
     table = trials.drop_duplicates(by).set_index(by).drop(columns=["ap", "aji"]).join(curves)
@@ -316,9 +268,4 @@ def _align(scores: Sequence[pd.DataFrame]) -> list[np.ndarray]:
     )
     if not states or not images:
         raise Untested("what is compared shares no random state or no image")
-    return [one.loc[states, images].to_numpy(float) for one in scores]
-
-
-def tell(numbers: Mapping[str, object], spec: str = "") -> str:
-    """Write numbers beside their names."""
-    return "; ".join(f"{name} {number:{spec}}" for name, number in numbers.items())
+    return [one.reindex(index=states, columns=images).to_numpy(float) for one in scores]

@@ -15,26 +15,18 @@ from scellseg_lib.paper.claims.evidence import STANDS_FOR, Evidence, Scale, grou
 
 Triple = tuple[float, float, float]  # numbers on BBBC010_elegans, LIVECell_bv2 and mito
 ANY = ("paper", "released", "cpu")  # profiles in the order in which they are evidence; not `smoke`
-AS_PRETRAINED = ("paper", "released")  # those whose models are pre-trained as the paper's
-FIVE = ("paper", "cpu")  # those of all five models, and of pre-training subsets
 
 
-class Fact(BaseModel, extra="forbid", frozen=True):
-    """What the paper says of a data set."""
+class Fact(BaseModel, frozen=True):
+    """What the paper says of a data set; what no rule needs is left out."""
 
     id: str
     where: str  # place in the paper
     train: int | None = None
     test: int | None = None
     instances_test: int | None = None
-    modality: str | None = None
     shape: tuple[int, int, int] | None = None
-    images: int | None = None
-    instances: int | None = None
-    instances_over: int | None = None
     values: Triple | None = None
-    range: tuple[int, int] | None = None
-    slip: str | None = None
 
 
 class Claim(BaseModel, extra="forbid", frozen=True):
@@ -54,6 +46,9 @@ class Claim(BaseModel, extra="forbid", frozen=True):
     values: dict[str, float] | None = Field(None, title="")
     shots: int | None = Field(None, title="shots ")
     ambiguous: str | None = None  # what the paper leaves open
+
+
+Stated = Claim | tuple[Fact, ...]
 
 
 class PaperClaims(BaseModel, extra="forbid", frozen=True):
@@ -96,36 +91,32 @@ class Judgement(NamedTuple):
 class Rule(NamedTuple):
     """How one claim is judged."""
 
-    # Of a claim (for "datasets", facts) and a `Scale`; of `Evidence` where there are no profiles.
-    judge: Callable[[Any, Any], Judgement]
+    judge: Callable[[Any, Any], Judgement]  # of a claim (for "datasets", facts), by a source
     notebook: str
-    profiles: tuple[str, ...]
+    sources: tuple[str, ...]  # profiles, whose `Scale` it is judged by, or a table
 
 
 RULES: dict[str, Rule] = {}
+Judge = Callable[..., Iterable[Judgement]]  # tells what must all hold
 
 
 def rule(
-    claim: str, notebook: str, profiles: tuple[str, ...] = ANY, *, each_set: bool = False
-) -> Callable[[Callable[..., Judgement]], Callable[..., Judgement]]:
-    """Register how a claim is judged; by tables other than trials if there are no profiles.
+    claim: str, notebook: str, sources: tuple[str, ...] = ANY, *, each_set: bool = False
+) -> Callable[[Judge], Judge]:
+    """Register how a claim is judged: by the first profile, or the table, that is there.
 
     With `each_set`, the rule gets the label of a data set too, and must hold on all of them.
     """
 
-    def register(judge: Callable[..., Judgement]) -> Callable[..., Judgement]:
-        def judge_each_set(stated: Claim, at: Scale) -> Judgement:
-            return join(judge(stated, at, name) for name in at.sets())
+    def register(judge: Judge) -> Judge:
+        def judge_all(stated: Any, by: Any) -> Judgement:
+            sets = [(name,) for name in by.sets()] if each_set else [()]
+            return join(found for data in sets for found in judge(stated, by, *data))
 
-        RULES[claim] = Rule(judge_each_set if each_set else judge, notebook, profiles)
+        RULES[claim] = Rule(judge_all, notebook, sources)
         return judge
 
     return register
-
-
-def decide(holds: bool) -> Verdict:
-    """Verdict of a rule that leaves nothing open."""
-    return Verdict.AGREES if holds else Verdict.DISAGREES
 
 
 def join(judgements: Iterable[Judgement]) -> Judgement:
@@ -133,56 +124,51 @@ def join(judgements: Iterable[Judgement]) -> Judgement:
     parts = list(judgements)
     gravest = min((part.verdict for part in parts), key=list(Verdict).index)
     reasons = [part.reason for part in parts if part.verdict == gravest]
-    return Judgement(gravest, "; ".join(part.ours for part in parts), "; ".join(reasons))
+    on = [name for part in parts for name in part.on]
+    return Judgement(gravest, "; ".join(part.ours for part in parts), "; ".join(reasons), on)
 
 
 def judge_claims(evidence: Evidence) -> pd.DataFrame:
     """Judge every claim of the paper by trials and tables, of which there may be none.
 
     Returns the scorecard: one row a claim by its ``id``, in the paper's order, the facts on data
-    sets first as one. ``ours`` has 95 % intervals; ``verdict`` says where data, subsets or tests
-    are not the paper's, and ``on`` which are used, and what they stand for. ``at_zero`` is the
-    verdict at Cellpose's cell threshold, 0.0, and ``seen`` which random states had been seen before
-    the rules were committed.
+    sets first as one. ``ours`` has 95 % intervals; ``on`` says which data, subsets or tests are
+    used, and what they stand for; ``at_zero`` is the verdict at Cellpose's cell threshold, 0.0, and
+    ``seen`` which random states had been seen before the rules were committed.
     """
     paper = load_claims()
-    claims: dict[str, Claim | tuple[Fact, ...]] = {"datasets": paper.datasets}
+    claims: dict[str, Stated] = {"datasets": paper.datasets}
     claims |= {claim.id: claim for claim in paper.claims}
     if unmatched := sorted(claims.keys() ^ RULES.keys()):
-        raise ScellsegError(
-            f"{', '.join(unmatched)}: either claim or rule is missing",
-            remedy="Each claim of paper_claims.yaml needs one rule in claims/rules.py.",
-        )
-    half, zero = (group_by_profile(evidence.trials, threshold) for threshold in (0.5, 0.0))
+        what = f"{', '.join(unmatched)}: either claim or rule is missing"
+        remedy = "Each claim of paper_claims.yaml needs one rule in claims/rules.py."
+        raise ScellsegError(what, remedy=remedy)
+    half, zero = ({**group_by_profile(evidence.trials, at), **evidence.tables} for at in (0.5, 0.0))
     rows = []
     for name, claim in claims.items():
-        judged = _judge_claim(claim, RULES[name], half, evidence)
-        judged["at_zero"] = _judge_claim(claim, RULES[name], zero, evidence)["verdict"]
+        judged = _judge_claim(claim, RULES[name], half)
+        judged["at_zero"] = _judge_claim(claim, RULES[name], zero)["verdict"]
         rows.append({"id": name} | _describe(claim) | judged)
     return pd.DataFrame(rows).set_index("id")
 
 
-def _judge_claim(
-    claim: Claim | tuple[Fact, ...], rule: Rule, trials: Mapping[str, Scale], evidence: Evidence
-) -> dict[str, str]:
-    """Judge by the first profile that has what is needed; else say what is lacking."""
-    places: list[Scale | Evidence] = [evidence]
-    if rule.profiles:
-        places = [replace(trials[p], on={}, states={}) for p in rule.profiles if p in trials]
-    lacking = []
-    for place in places:
+def _judge_claim(claim: Stated, rule: Rule, found: Mapping[str, object]) -> dict[str, str]:
+    """Judge by the first source that has what is needed; else say what is lacking."""
+    lacking, on, profile, seen = [], {}, "", "all"
+    for place in (found[source] for source in rule.sources if source in found):
+        at = replace(place, on={}, states={}) if isinstance(place, Scale) else place
         try:
-            judged = rule.judge(claim, place)
-            break
+            judged = rule.judge(claim, at)
         except ScellsegError as error:  # also of a statistic for which states are too few
             lacking.append(error.what)
+            continue
+        on = {name: STANDS_FOR[name] for name in judged.on if name in STANDS_FOR}
+        if isinstance(at, Scale):
+            on, profile, seen = at.on, at.profile.name, at.tell_seen()
+        break
     else:
-        none = f"there are no trials of the profile {' or '.join(rule.profiles)}"
-        judged, place = Judgement(Verdict.UNTESTED, "none", "; ".join(lacking) or none), evidence
-    on, profile = {name: STANDS_FOR[name] for name in judged.on if name in STANDS_FOR}, ""
-    seen = "all"
-    if isinstance(place, Scale):
-        on, profile, seen = place.on, place.profile.name, place.tell_seen()
+        none = f"there are no results of {' or '.join(rule.sources)}"
+        judged = Judgement(Verdict.UNTESTED, "none", "; ".join(lacking) or none)
     return {
         "ours": judged.ours,
         "verdict": f"{judged.verdict}{' (on a stand-in)' if any(on.values()) else ''}",
@@ -194,16 +180,15 @@ def _judge_claim(
     }
 
 
-def _describe(claim: Claim | tuple[Fact, ...]) -> dict[str, str]:
+def _describe(claim: Stated) -> dict[str, str]:
     """Where the paper says it, in which words, and by which numbers."""
     if isinstance(claim, Claim):
         return {"where": claim.where, "text": claim.text, "paper": _tell_numbers(claim)}
     told = []
     for fact in claim:
         if fact.train:
-            cells = f", {fact.instances_test} cells" if fact.instances_test else ""
-            name = fact.id.removeprefix("dataset.")
-            told.append(f"{name} {fact.train} + {fact.test} images{cells}")
+            told.append(f"{fact.id.removeprefix('dataset.')} {fact.train} + {fact.test} images")
+            told[-1] += f", {fact.instances_test} cells" if fact.instances_test else ""
     text = "Numbers and sizes of the data sets"
     return {"where": claim[0].where, "text": text, "paper": "; ".join(told)}
 
@@ -213,11 +198,10 @@ def _tell_numbers(claim: Claim) -> str:
     told, suffix = [], ""
     for name, field in Claim.model_fields.items():
         value = getattr(claim, name)
-        if value is None or field.title is None:
-            continue
         if isinstance(value, dict):
             value = ", ".join(f"{number:g} on {role}" for role, number in value.items())
         elif isinstance(value, tuple):
             value, suffix = ", ".join(f"{number:g}" for number in value), " (elegans, bv2, mito)"
-        told.append(f"{field.title}{value}")
+        if value is not None and field.title is not None:
+            told.append(f"{field.title}{value}")
     return f"{'; '.join(told)}{suffix}" if told else "in words"

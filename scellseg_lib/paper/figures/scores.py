@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -11,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.stats import t as student
 
+from scellseg_lib.datasets.manifest import read_yaml
 from scellseg_lib.network import ARCHITECTURES
 from scellseg_lib.plots import LOOKS, METHODS, STYLE
 from scellseg_lib.stats import HyperbolaFit, sidak_comparisons, two_way_anova, two_way_rm_anova
@@ -18,27 +20,13 @@ from scellseg_lib.stats import HyperbolaFit, sidak_comparisons, two_way_anova, t
 PRINT = [
     STYLE,
     {"font.size": 7, "legend.fontsize": 6, "axes.linewidth": 0.6, "figure.dpi": 110}
-    | {"lines.linewidth": 1.0, "lines.markersize": 3},
+    | {"lines.linewidth": 1.0, "lines.markersize": 3, "errorbar.capsize": 2},
 ]
 """Style of the paper's figures, for a journal's page."""
 PAGE = 7.2  # its width, inches
-NEGLIGIBLE = 0.01  # curves that stay under it are left out of Fig. 2, as in the paper
 SCORES = {"ap": "AP = TP / (TP + FP + FN)", "aji": "AJI(t) (Eq. 5)"}
 MEANS = {"ap50": "AP@0.5", "ap75": "AP@0.75", "map": "mAP", "maji": "mAJI"}
-NAMES = {
-    "bbbc010_elegans": r"$\it{C. elegans}$ (BBBC010)",
-    "t98g_phase": "T98G, stand-in for LIVECell BV-2",
-    "hela_phase_nuclei": "HeLa, stand-in for mito",
-    "hepg2_nuclei": "HepG2 nuclei",
-    "huh7_nuclei": "Huh7 nuclei",
-    "raw264_fluo": "RAW 264.7",
-    "deepcell_nuclei": "DeepCell nuclei",
-    "deepcell_phase": "DeepCell phase contrast",
-    "dsb2018": "DSB 2018",
-    "cellpose_contrast35": "Cellpose's contrast images",
-    "tcell_if": "T cells",
-    "cellpose_cyto_test": "Cellpose's test images",
-}
+NAMES = read_yaml(Path(__file__).with_name("names.yaml"))
 """What data sets are called in figures; one of another name by itself."""
 
 
@@ -85,13 +73,13 @@ def draw_transfer(
     value: str = "ap",
     *,
     stars: Mapping[str, Sequence[float]] | None = None,
-    least: float = NEGLIGIBLE,
+    least: float = 0.01,
 ) -> None:
     """Draw AP against the IoU threshold, models not tuned dotted and tuned solid (Fig. 2c-e).
 
     The frame is of one data set, protocol and cell threshold, with the columns of `add_labels`;
     ``value`` is its "ap" or "aji". ``stars`` are, by the sign to be drawn, the IoU thresholds at
-    which a difference is significant; curves that stay under ``least`` are left out.
+    which a difference is significant; curves under ``least`` are left out, as in the paper.
     """
     for (label, tuned), part in frame.groupby(["label", "tuned"], sort=False):
         runs = part.groupby(["seed", "threshold"])[value].mean().unstack("threshold")
@@ -101,9 +89,7 @@ def draw_transfer(
         deviation = runs.std() if len(runs) > 1 else None
         colour, marker = LOOKS[str(label)]
         name, line = (label, f"{marker}-") if tuned else (f"{label}, not tuned", ":")
-        axes.errorbar(
-            mean.index, mean.to_numpy(), deviation, fmt=line, color=colour, label=name, capsize=2
-        )
+        axes.errorbar(mean.index, mean.to_numpy(), deviation, fmt=line, color=colour, label=name)
     for row, (sign, thresholds) in enumerate((stars or {}).items()):
         for threshold in thresholds:
             axes.text(threshold, 1.0 - 0.05 * row, sign, ha="center", va="top")
@@ -177,9 +163,7 @@ def draw_differences(axes: Axes, runs: pd.DataFrame, first: str, second: str, va
     half = found["sem"] * student.ppf(0.975, found["size"].clip(lower=2) - 1)
     places = np.arange(len(found))
     axes.axhline(0, color="0.6", linewidth=0.8)
-    axes.errorbar(
-        places, found["mean"], half.fillna(0), fmt="_", color=LOOKS[first][0], capsize=2, ms=8
-    )
+    axes.errorbar(places, found["mean"], half.fillna(0), fmt="_", color=LOOKS[first][0], ms=8)
     for place, (_, gaps) in zip(places, ahead, strict=True):
         axes.plot([place] * len(gaps), gaps, "k.", markersize=3)
     axes.set_xticks(places, found.index)
@@ -240,9 +224,7 @@ def draw_choices(
         mean, deviation = scores.mean().reindex(groups), scores.std().reindex(groups).fillna(0)
         places = [j + (i - (len(labels) - 1) / 2) * width for j in range(len(groups))]
         colour, _ = LOOKS.get(name, (f"C{i}", ""))
-        axes.errorbar(
-            places, mean, deviation, fmt="_", color=colour, label=name, capsize=2, markersize=6
-        )
+        axes.errorbar(places, mean, deviation, fmt="_", color=colour, label=name, ms=6)
         for place, group in zip(places, groups, strict=True):
             points = mine[mine[by] == group][value]
             axes.plot([place] * len(points), points, ".", color=colour, markersize=3, alpha=0.6)
@@ -261,8 +243,7 @@ def _tell_number(axes: Axes, frame: pd.DataFrame) -> None:
     told = f"mean and SD, n = {span} random states" if most > 1 else "n = 1 random state"
     if "image" in frame:
         told = f"{told} x {frame['image'].nunique()} images"
-    where = axes.transAxes
-    axes.text(0.5, 1.01, told, ha="center", va="bottom", transform=where, fontsize=5.5)
+    axes.text(0.5, 1.01, told, ha="center", va="bottom", transform=axes.transAxes, fontsize=5.5)
 
 
 def draw_training_log(
