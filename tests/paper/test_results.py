@@ -159,8 +159,9 @@ def test_ten_shots_are_in_the_readme_by_plain_arithmetic(row, of):
 def test_leads_in_the_readme_are_those_that_claims_are_judged_by(cell_threshold: float):
     at = group_by_profile(load_evidence(["released"]).trials, cell_threshold)["released"]
     ablation = RULES["fig5.ablation"].judge(None, at)
-    pair = (at.on_each("mAP", method) for method in ("Scellseg-CFT", "Cellpose-FT"))
-    for found in (ablation, judge_lead(*pair, "", "", "mAP")):
+    methods = ("Scellseg-CFT", "Cellpose-FT")
+    pairs = {data: [at.images("mAP", data, m) for m in methods] for data in at.sets()}
+    for found in (ablation, judge_lead(pairs, *methods)):
         both = re.findall(r"(\S+ \[\S+, \S+\]), over states (\S+ \[\S+, \S+\])", found.ours)
         drawn, by_state = (" | ".join(column) for column in zip(*both, strict=True))
         row = f"| threshold {cell_threshold}, interval over images and states | {drawn} | "
