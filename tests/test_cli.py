@@ -128,10 +128,8 @@ def test_masks_are_those_of_the_library(first_run, model_file):
     assert expected.items() <= record.items()
     # The first doubt is told at once, all are summed up at the end, without a word of code.
     first, last = said.stderr.splitlines()
-    pattern = (
-        r"Warning: [ABC]\.png: the masks' median diameter is (\d+) px, .* Give --diameter \1\."
-    )
-    assert re.fullmatch(pattern, first)
+    pattern = r"Warning: [ABC]\.png: the masks' median diameter is (\d+) px, .*"
+    assert re.fullmatch(rf"{pattern} Give --diameter \1\.", first)
     found = [one.message.diameter for one in doubts]  # type: ignore[union-attr]
     told = f"Warning: {len(found)} images in all hold cells of another size. Give --diameter "
     assert last == told + f"{np.median(found):.0f}, the median of what was found."
@@ -177,9 +175,7 @@ def test_masks_of_other_settings_do_not_pass_for_done(segmented, model_file):
     assert (refused.exit_code, record.read_text()) == (1, '{"my": "notes"}')
 
 
-def test_overwriting_with_other_settings_that_is_stopped_leaves_nothing_old(
-    segmented, model_file, monkeypatch
-):
+def test_overwriting_that_is_stopped_leaves_nothing_old(segmented, model_file, monkeypatch):
     other = ("segment", segmented, "--model", model_file, *OPTIONS, "--diameter", "45")
     monkeypatch.setattr(segmentation, "predict", interrupt)
     stopped = run(*other, "--overwrite")

@@ -137,9 +137,8 @@ def test_the_core_needs_no_pictures_and_its_metrics_alone_tables() -> None:
         if PARTS.get(unit(path)) == "core"
         for name in imported(nodes(path))
     }
-    assert {pair for pair in found if pair[1] in ("matplotlib", "pandas")} == {
-        ("metrics", "pandas")
-    }
+    drawing = {pair for pair in found if pair[1] in ("matplotlib", "pandas")}
+    assert drawing == {("metrics", "pandas")}
 
 
 def test_no_two_public_classes_have_one_name_and_no_verb_of_the_facade_hides_a_module() -> None:
@@ -220,11 +219,8 @@ def caught_in(path: Path) -> set[str]:
     """Names by which a module knows errors: those that it catches, and arguments that are some."""
     names = {n.name for n in nodes(path) if isinstance(n, ast.ExceptHandler) and n.name}
     arguments = [n for n in nodes(path) if isinstance(n, ast.arg) and n.annotation]
-    return names | {
-        argument.arg
-        for argument in arguments
-        if re.search("Error|Exception|Warning", ast.unparse(argument.annotation))
-    }
+    errors = re.compile("Error|Exception|Warning")
+    return names | {one.arg for one in arguments if errors.search(ast.unparse(one.annotation))}
 
 
 def test_nobody_parses_a_message() -> None:

@@ -73,9 +73,7 @@ def test_corrected_cells_come_before_those_that_a_model_gave(folder: Path, panel
     assert "Left out, as their images are not in the folder: b." in panel.message.text
 
 
-def test_images_of_cells_have_the_size_asked_for_and_can_be_cut_out(
-    folder: Path, panel: ExportPanel
-):
+def test_images_of_cells_have_the_size_asked_for_and_can_be_cut_out(folder: Path, panel):
     panel.side.value, panel.cut_out.value = 4, True
     exported(panel, "cells", "png")
     assert "c: 2 of 2 cells do not fit into 4 x 4 px" in problem(panel)
