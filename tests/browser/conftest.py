@@ -222,9 +222,7 @@ def browser() -> Iterator[Browser]:
     """A headless Chromium; the test is skipped where none is installed."""
     path = chromium()
     if path is None:
-        pytest.skip(
-            "no Chromium here: install one (Debian: chromium) or name it: SCELLSEG_CHROMIUM"
-        )
+        pytest.skip("no Chromium here: install one (Debian: chromium), or set SCELLSEG_CHROMIUM")
     with sync_playwright() as playwright:
         # In a container Chromium cannot make its sandbox; all that it opens here is our own.
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
