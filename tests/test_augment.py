@@ -107,9 +107,8 @@ def test_a_cell_cut_by_the_edge_keeps_its_centre():
 def test_scale_is_drawn_from_075_to_125_and_angles_from_the_whole_circle(monkeypatch):
     (source,) = prepare([sample(30, side=100, n=1)])
     drawn, draw = [], augment._draw_affine
-    monkeypatch.setattr(
-        augment, "_draw_affine", lambda *a, **k: drawn.append(draw(*a, **k)) or drawn[-1]
-    )
+    note = lambda *a, **k: drawn.append(draw(*a, **k)) or drawn[-1]  # noqa: E731
+    monkeypatch.setattr(augment, "_draw_affine", note)
     labelled_batch([source], QUICK, rng(), size=80)
     linear = np.array(drawn)[:, :, :2] / source.scale
     determinant = np.linalg.det(linear)
@@ -159,19 +158,16 @@ def test_resized_crops_are_not_flipped_and_clipped_ones_are():
         patches = unlabelled([Source(image, None, 2.0)], rng(), PATCH, size=12, clipped=clipped)
         signs = []
         for patch in patches[:, 0].numpy():
-            (ly, lx), (sy, sx) = (
-                np.mean(np.nonzero(abs(patch - value) < 0.2), axis=1) - 111.5 for value in (1, 2)
-            )
+            arms = (np.nonzero(abs(patch - value) < 0.2) for value in (1, 2))
+            (ly, lx), (sy, sx) = (np.mean(arm, axis=1) - 111.5 for arm in arms)
             signs.append(ly * sx - lx * sy > 0)
         assert set(signs) == ({True, False} if clipped else {True})
 
 
 def test_clipped_crops_are_filled_up_with_zeros_or_cut_and_keep_their_scale():
     whole = [Source(np.ones((2, 400, 700), np.float32), None, 2.0)]  # 800 x 1400 px at the scale
-    for side, least, most in (
-        (156, 0.75**2, 1.25**2),
-        (290, 0.85, 1),
-    ):  # turned, 217 px leave corners
+    # Turned, 217 px leave corners.
+    for side, least, most in ((156, 0.75**2, 1.25**2), (290, 0.85, 1)):
         shares = unlabelled(whole, rng(), side, 60, clipped=True)[:, 0].mean(dim=(1, 2)).numpy()
         full = min((side / PATCH) ** 2, 1)
         assert (shares.min(), shares.max()) == pytest.approx((full * least, full * most), rel=0.1)

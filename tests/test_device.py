@@ -34,9 +34,7 @@ def test_the_layout_changes_no_number_and_gpus_too_repeat_themselves(monkeypatch
         ({}, False),  # torch knows nothing
     ],
 )
-def test_bf16_is_chosen_where_there_are_instructions_for_it(
-    monkeypatch, facts: dict[str, bool | int | str], has: bool
-):
+def test_bf16_is_chosen_where_there_are_instructions_for_it(monkeypatch, facts, has: bool):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: facts)
     assert choose_precision(CPU) == (Precision("bf16", channels_last=True) if has else Precision())
     assert ("bf16" in device.machine(CPU)) is has

@@ -30,6 +30,8 @@ pytestmark = pytest.mark.usefixtures("small_patches")
 # By its full name: the package's attribute of that name is the function.
 module = importlib.import_module("scellseg_lib.finetuning")
 PARTS = {"extractor.down", "extractor.up", "tasker"}
+LEARNT = {"all": PARTS, "downsampling_fixed": PARTS - {"extractor.down"}}
+LEARNT["extractor_fixed"] = {"tasker"}
 
 
 def start(name: str = "scellseg") -> Model:
@@ -54,21 +56,14 @@ def changed(before: Model, after: Model) -> set[str]:
 
 
 @pytest.mark.parametrize("strategy", ["classic", "contrastive"])
-@pytest.mark.parametrize(
-    ("layers", "learnt"),
-    [
-        ("all", PARTS),
-        ("downsampling_fixed", {"extractor.up", "tasker"}),
-        ("extractor_fixed", {"tasker"}),
-    ],
-)
-def test_a_tuned_model_is_returned_and_the_given_one_left_alone(strategy, layers, learnt):
+@pytest.mark.parametrize("layers", LEARNT)
+def test_a_tuned_model_is_returned_and_the_given_one_left_alone(strategy, layers):
     """Fixed parts keep their statistics, too."""
     model = start()
     after = tune(strategy, model, layers=layers)
     assert not changed(model, start())
     assert model.card == start().card
-    assert changed(model, after) == learnt
+    assert changed(model, after) == LEARNT[layers]
     assert all(p.requires_grad for p in after.network.parameters())
 
 
@@ -78,17 +73,9 @@ def test_the_card_tells_the_run():
     assert card.origin == "fine-tuned by the Scellseg notebooks, 1 steps; started from: a test"
     assert card.scores == {}  # those were of other weights
     assert card.training_data == [TrainingData(name="worms", images=2, licence="CC0-1.0")]
-    told = {
-        "strategy": "contrastive",
-        "steps": 1,
-        "seed": 0,
-        "alpha": "learnt",
-        "contrast": "tiny_contrast",
-        "shots": ["worm0", "worm1"],
-        "queries": ["worm5", "worm6"],
-        "precision": {"dtype": "fp32", "channels_last": False},
-        "initial": {"steps": 7},
-    }
+    told: dict[str, Any] = {"strategy": "contrastive", "steps": 1, "seed": 0, "alpha": "learnt"}
+    told |= {"shots": ["worm0", "worm1"], "queries": ["worm5", "worm6"], "initial": {"steps": 7}}
+    told |= {"contrast": "tiny_contrast", "precision": {"dtype": "fp32", "channels_last": False}}
     assert told.items() <= card.recipe.items()
     assert np.array(card.styles).shape == (2, tiny.LEVELS[-1])
     assert card.style_radius > 0
@@ -151,9 +138,8 @@ def test_the_rate_is_halved_after_every_quarter_or_falls_as_a_cosine():
 
 def test_rates_reach_the_optimiser_and_each_step_is_told():
     rates, seen = [], []
-    handle = register_optimizer_step_pre_hook(
-        lambda adam, *_: rates.append([group["lr"] for group in adam.param_groups])
-    )
+    note = lambda adam, *_: rates.append([one["lr"] for one in adam.param_groups])  # noqa: E731
+    handle = register_optimizer_step_pre_hook(note)
     log = tune(steps=4, learning_rate=0.008, callback=seen.append).log
     handle.remove()
     expected = [[0.008, 0.1], [0.004, 0.05], [0.002, 0.025], [0.001, 0.0125]]

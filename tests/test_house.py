@@ -50,13 +50,9 @@ BUDGETS = {
     "workbench": 5700,
     "cli": 450,
 }
-PARTS = {name: "core" for group in CORE for name in group} | {
-    "__init__": "core",
-    "stats": "statistics and plots",
-    "plots": "statistics and plots",
-    "learning_curve": "statistics and plots",
-    "__main__": "cli",
-}
+PARTS = {name: "core" for group in CORE for name in group} | {"__init__": "core"}
+PARTS |= dict.fromkeys(("stats", "plots", "learning_curve"), "statistics and plots")
+PARTS["__main__"] = "cli"
 
 
 @cache
@@ -131,24 +127,16 @@ def test_imports_go_one_way_and_wings_do_not_know_each_other() -> None:
 
 
 def test_the_core_needs_no_pictures_and_its_metrics_alone_tables() -> None:
-    found = {
-        (unit(path), name.split(".")[0])
-        for path in trees()
-        if PARTS.get(unit(path)) == "core"
-        for name in imported(nodes(path))
-    }
-    assert {pair for pair in found if pair[1] in ("matplotlib", "pandas")} == {
-        ("metrics", "pandas")
-    }
+    core = [path for path in trees() if PARTS.get(unit(path)) == "core"]
+    found = {(unit(path), name.split(".")[0]) for path in core for name in imported(nodes(path))}
+    drawing = {pair for pair in found if pair[1] in ("matplotlib", "pandas")}
+    assert drawing == {("metrics", "pandas")}
 
 
 def test_no_two_public_classes_have_one_name_and_no_verb_of_the_facade_hides_a_module() -> None:
-    names = Counter(
-        node.name
-        for tree in trees().values()
-        for node in tree.body
-        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
-    )
+    top = [node for tree in trees().values() for node in tree.body]
+    classes = [node.name for node in top if isinstance(node, ast.ClassDef)]
+    names = Counter(name for name in classes if not name.startswith("_"))
     assert [name for name, n in names.items() if n > 1] == []
     assert set(scellseg_lib.__all__) & {unit(path) for path in trees()} == set()
 
@@ -220,11 +208,8 @@ def caught_in(path: Path) -> set[str]:
     """Names by which a module knows errors: those that it catches, and arguments that are some."""
     names = {n.name for n in nodes(path) if isinstance(n, ast.ExceptHandler) and n.name}
     arguments = [n for n in nodes(path) if isinstance(n, ast.arg) and n.annotation]
-    return names | {
-        argument.arg
-        for argument in arguments
-        if re.search("Error|Exception|Warning", ast.unparse(argument.annotation))
-    }
+    errors = re.compile("Error|Exception|Warning")
+    return names | {one.arg for one in arguments if errors.search(ast.unparse(one.annotation))}
 
 
 def test_nobody_parses_a_message() -> None:

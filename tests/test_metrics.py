@@ -1,4 +1,4 @@
-"""Scores against arithmetic and what Cellpose counted; see `corpus.agreement`, too."""
+"""Scores against arithmetic and what Cellpose counted."""
 
 import tracemalloc
 from pathlib import Path
@@ -158,18 +158,16 @@ def test_thresholds_outside_their_range_are_refused(thresholds: object) -> None:
 
 def test_evaluate_is_tidy_and_its_summary_averages_over_images() -> None:
     perfect, half = strip((0, 10, 1)), strip((0, 6, 1))
-    frame = metrics.evaluate(
-        [perfect, half], [Sample(name, lambda: None, lambda: perfect) for name in ("B05", "C19")]
-    )
+    truths = [Sample(name, lambda: None, lambda: perfect) for name in ("B05", "C19")]
+    frame = metrics.evaluate([perfect, half], truths)
     assert list(frame) == ["image", "threshold", "ap", "tp", "fp", "fn", "aji", "aji_standard"]
     assert frame["image"].tolist() == ["B05"] * 10 + ["C19"] * 10
     assert frame["threshold"].tolist() == list(metrics.THRESHOLDS) * 2
     second = frame[frame["image"] == "C19"]
     assert second["tp"].tolist() == [1, 1, 1] + [0] * 7
     assert set(second["aji_standard"]) == {0.6}
-    assert metrics.summary(frame) == pytest.approx(
-        {"ap50": 1.0, "ap75": 0.5, "map": (1 + 0.3) / 2, "maji": (1 + 0.3 * 0.6) / 2}
-    )
+    expected = {"ap50": 1.0, "ap75": 0.5, "map": (1 + 0.3) / 2, "maji": (1 + 0.3 * 0.6) / 2}
+    assert metrics.summary(frame) == pytest.approx(expected)
     frame = metrics.evaluate([perfect], [half], [0.5, 0.75])  # bare labels, too few thresholds
     assert frame["image"].tolist() == ["0", "0"]
     for call, words in (

@@ -2,6 +2,7 @@
 
 import json
 import os
+from typing import Any
 
 import pytest
 import torch
@@ -15,22 +16,13 @@ from scellseg_lib.representation import Decoding
 TINY = (4, 8)
 
 
-FULL = Card(
-    architecture="scellseg",
-    levels=TINY,
-    representation="flow",
-    diameter=41.5,
-    channels=("green", "red"),
-    origin="a test",
-    licence="BSD-3-Clause",
-    training_data=[TrainingData(name="worms", images=8, licence="CC0")],
-    recipe={"steps": 3, "precision": {"dtype": "fp32"}},
-    decoding=Decoding(cell_threshold=0.25, min_size=20),
-    styles=[[0.1] * 8],
-    style_radius=0.3,
-    scores={"ap50": 0.9},
-    versions={"torch": "2"},
-)
+KNOWN: dict[str, Any] = {"architecture": "scellseg", "levels": TINY, "representation": "flow"}
+KNOWN |= {"diameter": 41.5, "channels": ("green", "red"), "styles": [[0.1] * 8]}
+KNOWN |= {"style_radius": 0.3, "decoding": Decoding(cell_threshold=0.25, min_size=20)}
+KNOWN |= {"origin": "a test", "licence": "BSD-3-Clause", "versions": {"torch": "2"}}
+KNOWN |= {"training_data": [TrainingData(name="worms", images=8, licence="CC0")]}
+KNOWN |= {"recipe": {"steps": 3, "precision": {"dtype": "fp32"}}, "scores": {"ap50": 0.9}}
+FULL = Card(**KNOWN)
 
 
 @pytest.fixture

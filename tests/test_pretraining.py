@@ -80,9 +80,8 @@ def test_the_last_of_every_eight_images_validates(monkeypatch):
     """Counted through all data sets."""
     parts = []
     monkeypatch.setattr(module, "validation_loss", lambda _, part, *__: parts.append(part) or 0.0)
-    monkeypatch.setattr(
-        module, "epoch_batch", lambda n, *rest: parts.append(n) or epoch_batch(n, *rest)
-    )
+    draw = lambda n, *rest: parts.append(n) or epoch_batch(n, *rest)  # noqa: E731
+    monkeypatch.setattr(module, "epoch_batch", draw)
     options = {"recipe": PretrainRecipe(steps=1, batch_size=1), "precision": Precision()}
     pretrain("cellpose", [tiny.worms(9), tiny.worms(8, 4)], levels=tiny.LEVELS, **options)
     n_training, validation = parts

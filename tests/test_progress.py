@@ -5,7 +5,6 @@ import re
 import sys
 import types
 from functools import partial
-from pathlib import Path
 
 import pytest
 
@@ -94,9 +93,7 @@ def test_a_notebook_that_a_machine_executes_is_silent(output, monkeypatch, comma
 
 
 @pytest.mark.parametrize("train", ["fine-tuned", "pre-trained"])
-def test_trainings_show_all_that_takes_long(
-    output, small_patches, monkeypatch, tmp_path: Path, train: str
-):
+def test_trainings_show_all_that_takes_long(output, small_patches, monkeypatch, tmp_path, train):
     monkeypatch.setattr(training, "SAVE_EVERY", 0)
     monkeypatch.setattr(progress, "LOG_EVERY", 0)
     stream, before = output(io.StringIO()), []

@@ -28,10 +28,8 @@ POOL = dataset(*(sample(f"s{i}") for i in range(10)), sample("q", "query"))
 
 
 def test_files_are_read_once_and_when_needed() -> None:
-    image, masks = (
-        Mock(return_value=np.zeros((2, 3, 4))),
-        Mock(return_value=np.full((3, 4), 2.0, ">f4")),
-    )
+    image = Mock(return_value=np.zeros((2, 3, 4)))
+    masks = Mock(return_value=np.full((3, 4), 2.0, ">f4"))
     one = Sample("a", image, masks)
     assert not masks.called
     assert one.masks is one.masks

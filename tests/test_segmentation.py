@@ -219,10 +219,8 @@ def test_a_cell_is_one_piece_and_a_stray_pixel_none(resample: bool):
     expected[30, 30], expected[25:35, 5:15] = 0, 3
     prediction = Prediction("p", np.zeros((3, 40, 40), np.float32), np.ones(1), (40, 40), 30)
     chosen = SimpleNamespace(resamples=True, masks=lambda *_: found)
-    cut, whole = (
-        decode(prediction, chosen, Decoding(), resample=resample, one_piece=one)
-        for one in (False, True)
-    )
+    again = partial(decode, prediction, chosen, Decoding(), resample=resample)
+    cut, whole = (again(one_piece=one) for one in (False, True))
     np.testing.assert_array_equal(cut, found)
     np.testing.assert_array_equal(whole, expected)
 

@@ -51,23 +51,15 @@ def contrast() -> Dataset:
 
 
 def tune(strategy: str = "classic", model: Model | None = None, **options: Any) -> Model:
-    settings: dict[str, Any] = {
-        "steps": STEPS,
-        "batch_size": 2,
-        "queries": worms(2, 5).without_masks(),
-        "contrast": contrast(),
-        "precision": Precision(),
-    }
+    settings: dict[str, Any] = {"steps": STEPS, "batch_size": 2, "precision": Precision()}
+    settings |= {"queries": worms(2, 5).without_masks(), "contrast": contrast()}
     model = model or new_model("scellseg", LEVELS)
     return finetune(model, worms(2), strategy=strategy, **settings | options)
 
 
 def train(name: str = "scellseg", **options: Any) -> Model:
-    settings: dict[str, Any] = {
-        "levels": LEVELS,
-        "recipe": PretrainRecipe(steps=STEPS, batch_size=2, learning_rate=0.02),
-        "precision": Precision(),
-    }
+    recipe = PretrainRecipe(steps=STEPS, batch_size=2, learning_rate=0.02)
+    settings: dict[str, Any] = {"levels": LEVELS, "recipe": recipe, "precision": Precision()}
     return pretrain(name, [worms(9)], **settings | options)  # type: ignore[arg-type]
 
 

@@ -3,6 +3,7 @@
 import random
 
 import numpy as np
+from skimage.segmentation import relabel_sequential
 
 
 def random_pair(seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -34,7 +35,7 @@ def random_pair(seed: int) -> tuple[np.ndarray, np.ndarray]:
     whole = draw()
     if whole < 0.1:  # all invented, or all lost
         (true if whole < 0.05 else predicted)[:] = 0
-    return _contiguous(true), _contiguous(predicted)
+    return relabel_sequential(true)[0], relabel_sequential(predicted)[0]
 
 
 def disc_grid(n: int, seed: int, jitter: int = 3) -> tuple[np.ndarray, np.ndarray]:
@@ -52,8 +53,3 @@ def disc_grid(n: int, seed: int, jitter: int = 3) -> tuple[np.ndarray, np.ndarra
         true[tile][disc] = label
         predicted[tile][np.roll(disc, (dy, dx), (0, 1))] = label
     return true, predicted
-
-
-def _contiguous(labels: np.ndarray) -> np.ndarray:
-    present = np.unique(np.append(labels, 0))
-    return np.searchsorted(present, labels).astype(np.int32)

@@ -88,10 +88,8 @@ class EditorInPage:
         pages = f"getattr({self.name}, '_pages', None)"  # a view has none
         session = self.kernel.value(f"getattr({pages}, 'session', None)")
         self.root.wait_for()
-        self.wait(
-            "({ scellseg }, [session]) => session ? scellseg.session === session : scellseg.ready",
-            session,
-        )
+        is_open = "session ? scellseg.session === session : scellseg.ready"
+        self.wait(f"({{ scellseg }}, [session]) => {is_open}", session)
         self.root.locator(".se-canvas").scroll_into_view_if_needed()
 
     def drawn(self) -> None:
@@ -158,11 +156,8 @@ class EditorInPage:
 
     def lists(self, labels: Sequence[int]) -> None:
         """Wait until the list shows these cells, in this order."""
-        self.wait(
-            "(root, labels) => labels.join() === [...root.querySelectorAll('.se-number-cell')]"
-            ".map(node => node.textContent).join()",
-            *labels,
-        )
+        shown = "[...root.querySelectorAll('.se-number-cell')].map(node => node.textContent)"
+        self.wait(f"(root, labels) => labels.join() === {shown}.join()", *labels)
 
     def message(self, words: str) -> None:
         """Wait for a sentence in the line under the image."""
@@ -227,9 +222,7 @@ def browser() -> Iterator[Browser]:
     """A headless Chromium; the test is skipped where none is installed."""
     path = chromium()
     if path is None:
-        pytest.skip(
-            "no Chromium here: install one (Debian: chromium) or name it: SCELLSEG_CHROMIUM"
-        )
+        pytest.skip("no Chromium here: install one (Debian: chromium), or set SCELLSEG_CHROMIUM")
     with sync_playwright() as playwright:
         # In a container Chromium cannot make its sandbox; all that it opens here is our own.
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])

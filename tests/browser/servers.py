@@ -115,14 +115,9 @@ def _run(client: BlockingKernelClient, code: str, expression: str = "'0'") -> tu
         if message["msg_type"] == "stream":
             printed.append(message["content"]["text"])
 
-    reply = client.execute_interactive(
-        code,
-        store_history=False,
-        user_expressions={"value": expression},
-        allow_stdin=False,
-        timeout=300,
-        output_hook=hear,
-    )["content"]
+    how = {"store_history": False, "allow_stdin": False, "timeout": 300, "output_hook": hear}
+    answer = client.execute_interactive(code, user_expressions={"value": expression}, **how)
+    reply = answer["content"]
     value = reply.get("user_expressions", {}).get("value", reply)
     if value["status"] != "ok":
         raise AssertionError("\n".join([*printed, *value.get("traceback", [str(value)])]))
@@ -248,6 +243,7 @@ class Server:
         self.url = f"http://127.0.0.1:{self.line.port}"
         others = ("JUPYTER", "JPY", "IPYTHON", "XDG")
         environment = {k: v for k, v in os.environ.items() if not k.startswith(others)}
+        environment |= {"HOME": str(home), "JUPYTER_RUNTIME_DIR": str(self.runtime)}
         command = [
             *(sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root"),
             *("--expose-app-in-browser", "--ServerApp.port_retries=0"),
@@ -257,14 +253,8 @@ class Server:
         ]
         log = folder / "server.log"
         with log.open("wb") as output:
-            self.process = psutil.Popen(
-                command,
-                cwd=self.notebooks,
-                env=environment | {"HOME": str(home), "JUPYTER_RUNTIME_DIR": str(self.runtime)},
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-            )
+            how = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": output}
+            self.process = psutil.Popen(command, cwd=self.notebooks, env=environment, **how)
         end = time.monotonic() + START_SECONDS
         while time.monotonic() < end and self.process.poll() is None:
             with suppress(requests.ConnectionError):

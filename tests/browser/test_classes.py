@@ -20,9 +20,7 @@ def folder(tmp_path: Path) -> Path:
     """A folder in which two other images have cells of a class "dead"."""
     for name in "bc":
         readers.write_labels(tmp_path / f"{name}_masks.tif", scene())
-        pd.DataFrame({"label": [1], "class": ["dead"], "note": [""]}).to_csv(
-            tmp_path / f"{name}_cells.csv", index=False
-        )
+        (tmp_path / f"{name}_cells.csv").write_text("label,class,note\n1,dead,\n")
     return tmp_path
 
 

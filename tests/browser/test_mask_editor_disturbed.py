@@ -129,10 +129,8 @@ def test_two_editors_two_views_of_one_and_a_kernel_that_dies(lab: Opener, tmp_pa
     path = f"Path({str(tmp_path / 'image_masks.tif')!r})"
     made = f"first, second = (MaskEditor({IMAGE}, path=p, height=300) for p in ({path}, None))"
     notebook = lab.open([f"{SETUP}{made}", "first", "second", "first"])
-    one, other, again = (
-        EditorInPage(notebook, name, index)
-        for index, name in enumerate(("first", "second", "first"))
-    )
+    names = ("first", "second", "first")
+    one, other, again = (EditorInPage(notebook, name, k) for k, name in enumerate(names))
     for editor, index in ((one, 0), (other, 1), (again, 2), (one, 3)):
         editor.root.locator(".se-canvas").scroll_into_view_if_needed()
         editor.tool("brush", 7)

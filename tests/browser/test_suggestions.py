@@ -65,9 +65,7 @@ class Suggesting(EditorInPage):
 
 
 @pytest.fixture(scope="module")
-def panel(
-    server: Server, window: BrowserContext, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Suggesting]:
+def panel(server: Server, window: BrowserContext, tmp_path_factory) -> Iterator[Suggesting]:
     """A workbench with three images of worms, and the quickest model."""
     folder = Truth(tmp_path_factory.mktemp("suggestions") / "worms").folder
     made = f"workbench = Workbench(Path({str(folder)!r}))"

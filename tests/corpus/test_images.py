@@ -6,6 +6,7 @@ import socket
 import struct
 import zlib
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -165,10 +166,8 @@ def ome(channels: int) -> str:
 OTHER_FILE = '<TiffData FirstC="1" IFD="0" PlaneCount="1"><UUID FileName="absent.ome.tif">urn:uuid:'
 OTHER_FILE += "00000001-0000-0000-0000-000000000000</UUID></TiffData></Pixels>"
 IMAGEJ = "ImageJ=1.53\nimages={0}\nchannels={0}\n"
-BOMB = '<?xml version="1.0"?><!DOCTYPE a [<!ENTITY a "ha">' + "".join(
-    f'<!ENTITY {new} "{f"&{old};" * 10}">'
-    for old, new in zip("abcdefghi", "bcdefghij", strict=True)
-)
+BOMB = '<?xml version="1.0"?><!DOCTYPE a [<!ENTITY a "ha">'
+BOMB += "".join(f'<!ENTITY {new} "{f"&{old};" * 10}">' for old, new in pairwise("abcdefghij"))
 MISSING = "pixels are missing, the file may be cut off"
 NO_LABELS = "whole numbers from 0.*one plane, not colours"
 # Content of a file, and the pixels or the words of the error; then as masks.

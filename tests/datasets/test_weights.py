@@ -232,12 +232,9 @@ def test_weights_are_converted_again_when_our_names_change(index, monkeypatch):
 
 def test_broken_places_are_passed_over(index, monkeypatch, tmp_path):
     (tmp_path / "empty").mkdir()
-    configure(
-        monkeypatch,
-        find_links=f"{tmp_path / 'absent'} {tmp_path / 'empty'}",
-        index_url=(tmp_path / "simple").as_uri(),
-        extra_index_url=f"{index.address}/wrong {index.address}/simple",
-    )
+    urls = {"index_url": (tmp_path / "simple").as_uri()}
+    urls["extra_index_url"] = f"{index.address}/wrong {index.address}/simple"
+    configure(monkeypatch, find_links=f"{tmp_path}/absent {tmp_path}/empty", **urls)
     assert_fetched()
 
 
@@ -288,9 +285,5 @@ def test_settings_come_from_the_files_and_the_environment_of_pip(cache, tmp_path
     monkeypatch.setenv("PIP_CONFIG_FILE", str(tmp_path / "pip.conf"))
     monkeypatch.setenv("PIP_INDEX_URL", "http://d/simple/")
     monkeypatch.setenv("PIP_FIND_LINKS", "")
-    assert weights._places(weights._pip_settings()) == [
-        "/links",
-        "http://d/simple/scellseg/",
-        "http://b/simple/scellseg/",
-        "http://c/simple/scellseg/",
-    ]
+    expected = ["/links", *(f"http://{host}/simple/scellseg/" for host in "dbc")]
+    assert weights._places(weights._pip_settings()) == expected

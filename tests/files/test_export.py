@@ -2,7 +2,6 @@
 
 import json
 import zipfile
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -230,11 +229,8 @@ def test_a_folder_that_cellpose_has_saved_in(tmp_path):
     assert counts == {"A_measurements.csv": 3, "B_measurements.csv": 1}
 
 
-def write_indexed(path: Path, masks: np.ndarray) -> None:
-    path.write_bytes(other(masks.astype("u1"), "PNG", "P"))
-
-
-SAVED = {"A_masks.tif": write_labels, "A_img_seg.npy": write_seg, "A_masks.png": write_indexed}
+SAVED = {"A_masks.tif": write_labels, "A_img_seg.npy": write_seg}
+SAVED["A_masks.png"] = lambda path, masks: path.write_bytes(other(masks.astype("u1"), "PNG", "P"))
 
 
 @pytest.mark.parametrize("masks", SAVED)

@@ -4,6 +4,7 @@ import copyreg
 import os
 import tracemalloc
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path, PosixPath
 from pickle import dumps
 
@@ -45,9 +46,8 @@ def test_a_file_of_cellposes_interface_is_read():
     assert seg["normalize_params"]["percentile"] == [1.0, 99.0]
     ((_, what, (rows, columns)),) = seg["manual_changes"]
     assert what == "removed mask"
-    assert {*zip(rows.tolist(), columns.tolist(), strict=True)} == {
-        (y, x) for y in range(12, 20) for x in range(4, 10)
-    }
+    removed = {*zip(rows.tolist(), columns.tolist(), strict=True)}
+    assert removed == {*product(range(12, 20), range(4, 10))}
 
 
 def test_what_is_written_is_read_again(tmp_path):

@@ -82,12 +82,9 @@ def execute(notebook: str, capture: pytest.CaptureFixture[str], **given: Any) ->
 
 def list_stored(notebook: str) -> list[str]:
     """Text of the stored outputs that are the same wherever the notebook is executed."""
-    outputs = [
-        output
-        for cell in list_code(NOTEBOOKS / f"{notebook}.ipynb")
-        if "nbval-ignore-output" not in cell.metadata.get("tags", [])
-        for output in cell.outputs
-    ]
+    cells = list_code(NOTEBOOKS / f"{notebook}.ipynb")
+    cells = [one for one in cells if "nbval-ignore-output" not in one.metadata.get("tags", [])]
+    outputs = [output for cell in cells for output in cell.outputs]
     texts = [one.get("text") or one.get("data", {}).get("text/plain", "") for one in outputs]
     return [text for text in texts if text and not text.startswith("<Figure")]
 

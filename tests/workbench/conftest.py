@@ -46,9 +46,7 @@ def jobs_end(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture
-def tiny_world(
-    weights: Path, temporary_cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[None]:
+def tiny_world(weights: Path, temporary_cache: Path, monkeypatch) -> Iterator[None]:
     """Small models and patches, float32, two styles to contrast with, the same sums each time."""
     shrink_world(weights, monkeypatch)
     before = torch.get_num_threads(), numba.get_num_threads()

@@ -40,9 +40,8 @@ def folder(tmp_path: Path) -> Path:
 
 def correct(folder: Path, name: str = "c", corrected=CORRECTED, weights: str = "w1", **options):
     image, masks = folder / "query" / f"{name}_img.tif", folder / "segmented" / f"{name}_masks.tif"
-    result = module.SegmentedImage(
-        name, image, masks, None, f"{weights}.safetensors", weights, SegmentationSettings(30.0)
-    )
+    made_by = None, f"{weights}.safetensors", weights, SegmentationSettings(30.0)
+    result = module.SegmentedImage(name, image, masks, *made_by)
     return Experiment(folder).keep_correction(result, PREDICTED, corrected, **options)
 
 
@@ -153,9 +152,7 @@ def test_a_file_that_is_not_ours_is_refused_and_left_alone(folder: Path, content
 
 
 @pytest.mark.parametrize(("dies_in", "n_scored"), [("to_csv", 1), ("add_to_shots", 2)])
-def test_a_kill_leaves_a_whole_table_and_all_can_be_done_again(
-    folder, monkeypatch, dies_in, n_scored
-):
+def test_a_kill_leaves_all_whole_and_to_be_done_again(folder, monkeypatch, dies_in, n_scored):
     """The score comes before the shot."""
     correct(folder, "c")
 
@@ -360,12 +357,10 @@ def test_further_columns_and_the_separator_of_a_list_are_kept(plate):
     editor = edit(plate)
     editor.add_class("alive", "#123456")
     editor.add_class("odd; or not")
-    assert rows(plate) == [
-        "meaning;class;colour",
-        f"no movement;dead;{ORANGE}",
-        "moves;alive;#123456",
-        f';"odd; or not";{BLUE}',
-    ]
+    first, *others = rows(plate)
+    assert first == "meaning;class;colour"
+    dead, odd = f"no movement;dead;{ORANGE}", f';"odd; or not";{BLUE}'
+    assert others == [dead, "moves;alive;#123456", odd]
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,7 @@ from scellseg_lib.files.export import FORMATS
 from scellseg_lib.files.images import read_masks, write_labels
 from scellseg_lib.workbench.export import ANNOTATED, SEGMENTED, WORDS, ExportPanel
 from scellseg_lib.workbench.jobs import Job
-from tests.workbench.conftest import LONG, draw, problem
-from tests.workbench.conftest import squares as masks
+from tests.workbench.conftest import LONG, draw, problem, squares
 
 
 @pytest.fixture
@@ -21,10 +20,10 @@ def folder(tmp_path: Path) -> Path:
     home = tmp_path / "worms"
     draw(home / "shot", "a_img", shape=(40, 50, 2))
     draw(home / "query", "b_img", "c_img", shape=(40, 50, 2))
-    write_labels(home / "shot" / "a_masks.tif", masks((2, 2), (12, 2), (22, 2)))
+    write_labels(home / "shot" / "a_masks.tif", squares((2, 2), (12, 2), (22, 2)))
     for name in "bc":
-        write_labels(home / "segmented" / f"{name}_masks.tif", masks((2, 2)))
-    write_labels(home / "corrected" / "c_masks.tif", masks((2, 2), (20, 20)))
+        write_labels(home / "segmented" / f"{name}_masks.tif", squares((2, 2)))
+    write_labels(home / "corrected" / "c_masks.tif", squares((2, 2), (20, 20)))
     (home / "corrected" / "c_cells.csv").write_text("label,class,note\n1,male,\n2,,curled\n")
     return home
 
@@ -55,7 +54,7 @@ def test_all_formats(folder: Path, panel: ExportPanel):
     assert written(folder) == sorted(f"{n}{end}" for n in "bc" for end in FORMATS.values())
     assert panel.message.text == f"16 files written to {folder / 'exported'}."
     corrected = read_masks(folder / "exported" / "c_masks.tif")
-    np.testing.assert_array_equal(corrected, masks((2, 2), (20, 20)))
+    np.testing.assert_array_equal(corrected, squares((2, 2), (20, 20)))
 
 
 def test_corrected_cells_come_before_those_that_a_model_gave(folder: Path, panel: ExportPanel):
@@ -73,9 +72,7 @@ def test_corrected_cells_come_before_those_that_a_model_gave(folder: Path, panel
     assert "Left out, as their images are not in the folder: b." in panel.message.text
 
 
-def test_images_of_cells_have_the_size_asked_for_and_can_be_cut_out(
-    folder: Path, panel: ExportPanel
-):
+def test_images_of_cells_have_the_size_asked_for_and_can_be_cut_out(folder: Path, panel):
     panel.side.value, panel.cut_out.value = 4, True
     exported(panel, "cells", "png")
     assert "c: 2 of 2 cells do not fit into 4 x 4 px" in problem(panel)
@@ -108,7 +105,7 @@ def test_what_cannot_be_exported_is_said_and_does_not_stop_the_others(folder: Pa
     (folder / "segmented" / "b_masks.tif").write_bytes(b"II*\0")
     draw(folder / "query", "c_img2", "d_img")
     (folder / "query" / "c_img2.tif").replace(folder / "query" / "c_img.tiff")  # which is c?
-    write_labels(folder / "segmented" / "d_masks.tif", masks((2, 2), (20, 20)) > 0)
+    write_labels(folder / "segmented" / "d_masks.tif", squares((2, 2), (20, 20)) > 0)
     panel = ExportPanel(folder)
     assert exported(panel).result[0].written == 2
     assert written(folder) == ["d_measurements.csv", "d_rois.zip"]

@@ -307,9 +307,7 @@ def test_doubts_about_the_diameter_are_told(panel, monkeypatch: pytest.MonkeyPat
     assert "6 images in all" in panel.failures.value
 
 
-def test_images_chosen_while_a_run_ends_are_those_whose_results_are_listed(
-    experiment, panel, monkeypatch
-):
+def test_images_chosen_while_a_run_ends_are_those_listed(experiment, panel, monkeypatch):
     original, listing, go_on = experiment_module.list_results, threading.Event(), threading.Event()
 
     def slow(*arguments: Any) -> list[SegmentedImage]:

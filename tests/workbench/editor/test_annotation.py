@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +22,8 @@ from scellseg_lib.workbench.editor.journal import NOTHING, Journal
 from scellseg_lib.workbench.editor.patches import LARGEST, Patch, apply, set_pixels
 
 quick = settings(max_examples=25, deadline=None)
-any_labels = st.tuples(st.integers(1, 10), st.integers(1, 10)).flatmap(
-    lambda shape: hnp.arrays(np.int32, shape, elements=st.sampled_from([0, 1, 1, 4, 9]))
-)
+shapes = st.tuples(st.integers(1, 12), st.integers(1, 12))
+any_labels = hnp.arrays(np.int32, shapes, elements=st.sampled_from([0, 1, 1, 4, 9]))
 blocks = hnp.arrays(np.int32, (3, 3), elements=st.sampled_from([1, 1, 4, 9, 0])).map(
     lambda labels: np.kron(labels, np.ones((6, 6), np.int32))
 )
@@ -32,6 +32,7 @@ across = st.tuples(places, places, places).map(
     lambda x: np.array([[-9, x[0]], [9, x[1]], [30, x[2]]], np.float64)
 )
 coordinates = st.floats(-20, 30, allow_nan=False, width=32)
+BAR = np.pad(np.full((4, 20), 3, np.int32), 1)
 
 
 def done(labels: np.ndarray, patch: Patch) -> np.ndarray:
@@ -46,10 +47,6 @@ def done(labels: np.ndarray, patch: Patch) -> np.ndarray:
 
 def present(labels: np.ndarray) -> set[int]:
     return set(np.unique(labels[labels > 0]).tolist())
-
-
-def bar() -> np.ndarray:
-    return np.pad(np.full((4, 20), 3, np.int32), 1)
 
 
 def ring(side: int) -> np.ndarray:
@@ -90,7 +87,7 @@ def test_a_line_cuts_a_square_where_it_was_drawn(line, area, within):
 )
 def test_a_line_that_cuts_nothing_is_an_error(line, text):
     with pytest.raises(ImageError, match=text):
-        operations.split(bar(), [], np.array(line))
+        operations.split(BAR, [], np.array(line))
 
 
 def test_pieces_and_cells_that_the_line_does_not_concern_stay_what_they_are():
@@ -102,7 +99,7 @@ def test_pieces_and_cells_that_the_line_does_not_concern_stay_what_they_are():
     under = np.zeros((9, 11), np.int32)
     under[3:, 1:10] = under[0, 5] = 1  # a piece of one pixel under the line hides no cut
     assert present(done(under, operations.split(under, [1], line))) == {1, 2}
-    beside = bar()
+    beside = BAR.copy()
     beside[0, 21] = 3
     after = done(beside, operations.split(beside, [3], line))
     assert (present(after), after[0, 21]) == ({3, 4}, 3)
@@ -145,18 +142,13 @@ def test_merge_and_delete_change_the_chosen_cells_and_leave_the_others(labels, d
 
 @pytest.mark.parametrize("missing", [0, -1, 2, 4, 10**9])
 def test_a_cell_that_there_is_not_is_an_error(missing):
-    line = np.array([[-1, 8.5], [7, 8.5]])
-    for act in (
-        operations.merge,
-        operations.delete,
-        operations.fill_holes,
-        lambda labels, cells: operations.split(labels, cells, line),
-    ):
+    cut = partial(operations.split, line=np.array([[-1, 8.5], [7, 8.5]]))
+    for act in (operations.merge, operations.delete, operations.fill_holes, cut):
         with pytest.raises(ImageError, match=f"there is no cell {missing}"):
-            act(bar(), [3, missing])
+            act(BAR, [3, missing])
     for cells in ([], [3], [3, 3]):
         with pytest.raises(ImageError, match="cannot be merged"):
-            operations.merge(bar(), cells)
+            operations.merge(BAR, cells)
 
 
 def test_fill_holes_fills_background_and_leaves_other_cells_in_the_hole():
@@ -215,11 +207,9 @@ def test_a_protecting_outline_writes_its_cell_on_background_alone(labels, points
     assert (after[changed] == 4).all()
 
 
-two_images = st.tuples(st.integers(1, 12), st.integers(1, 12)).flatmap(
-    lambda shape: st.tuples(
-        hnp.arrays(np.int32, shape, elements=st.sampled_from([0, 0, 0, 2, 7, 7, 9])),
-        hnp.arrays(np.int32, shape, elements=st.sampled_from([0, 0, 0, 1, 1, 3, 8])),
-    )
+of_both = [st.sampled_from([0, 0, 0, *labels]) for labels in ((2, 7, 7, 9), (1, 1, 3, 8))]
+two_images = shapes.flatmap(
+    lambda shape: st.tuples(*(hnp.arrays(np.int32, shape, elements=one) for one in of_both))
 )
 
 
@@ -268,7 +258,7 @@ def test_what_a_found_bar_shares_with_a_drawn_one_is_cut_off(drawn, found, left)
 
 
 few = st.sampled_from([0, 0, 1, 2, 7, 70_000, LARGEST])
-three_images = st.tuples(st.integers(1, 9), st.integers(1, 9)).flatmap(
+three_images = shapes.flatmap(
     lambda shape: st.tuples(*[hnp.arrays(np.int32, shape, elements=few)] * 3)
 )
 
@@ -467,8 +457,6 @@ class AnyEdits(RuleBasedStateMachine):
 
     @invariant()
     def all_that_is_known_fits_together(self) -> None:
-        if not hasattr(self, "annotation"):
-            return
         labels, areas = self.annotation.labels, self.annotation.areas
         np.testing.assert_array_equal(areas, np.bincount(labels.ravel(), minlength=len(areas)))
         assert self.annotation.free == labels.max(initial=0) + 1

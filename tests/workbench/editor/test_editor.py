@@ -136,8 +136,7 @@ def editor() -> MaskEditor:
 
 @pytest.fixture
 def page(editor: MaskEditor) -> Page:
-    (one,) = connect(editor)
-    return one
+    return connect(editor)[0]
 
 
 def with_file(tmp_path: Path, client: str = "page") -> tuple[MaskEditor, Page]:
@@ -483,11 +482,9 @@ def test_intensities_come_back_from_the_numbers_within_a_step():
         (layer,) = make_layers(plane, (), {})
         expected = {"name": "image", "kind": "uint16", "channel": True}
         assert layer.describe() == expected | {"low": layer.low, "high": layer.high}
-        back, step = (
-            layer.pixels / 65535 * (layer.high - layer.low),
-            (layer.high - layer.low) / 65535,
-        )
-        np.testing.assert_allclose(layer.low + back, plane.astype(float), atol=step)
+        step = (layer.high - layer.low) / 65535
+        back = layer.low + layer.pixels * step
+        np.testing.assert_allclose(back, plane.astype(float), atol=step)
     plane = np.arange(6, dtype=np.uint8).reshape(2, 3)
     (layer,) = make_layers(plane, (), {})
     assert (layer.low, layer.high, layer.describe()["kind"]) == (0, 255, "uint8")
