@@ -1,4 +1,4 @@
-"""Flows back to the masks that they came from, and against the formulas, written plainly."""
+"""Flows back to the masks that they came from; against plain formulas, see `corpus.agreement`."""
 
 import multiprocessing
 import subprocess
@@ -9,7 +9,6 @@ from contextlib import nullcontext
 import numba
 import numpy as np
 import pytest
-from scipy import ndimage
 
 from scellseg_lib.errors import ScellsegError
 from scellseg_lib.flows import flow_errors, flows_to_masks, masks_to_flows, relabel, tidy
@@ -46,46 +45,6 @@ def test_labels_may_be_as_large_as_they_like_and_follow_the_raster_order():
     for large in (70_000, 2_000_000_000, 3_000_000_000):
         sparse = np.where(masks == 2, np.int64(large), masks)
         np.testing.assert_array_equal(masks_to_flows(sparse), masks_to_flows(masks))
-
-
-def by_the_text(cell: np.ndarray, mean: bool) -> np.ndarray:
-    """Flows of one cell, bool[H, W], written down plainly (docs/method.md, section 2).
-
-    From the mean they take as many steps as Cellpose, whose boxes are wider by two pixels. They are
-    0 where the heat is level, and all 0 where rounding chooses among pixels as near to the mean.
-    """
-    cell = np.pad(cell, 1)
-    ys, xs = np.nonzero(cell)
-    middle = np.mean if mean else np.median
-    squares = (ys - middle(ys)) ** 2 + (xs - middle(xs)) ** 2
-    nearest, tied = np.argmin(squares), (squares < squares.min() + 1e-9).sum() > 1
-    heat = np.zeros(cell.shape)
-    for _ in range(2 * (np.ptp(ys) + np.ptp(xs) + 2 + 4 * mean)):
-        heat[ys[nearest], xs[nearest]] += 1
-        rows = heat[:-2] + heat[1:-1] + heat[2:]
-        heat[1:-1, 1:-1] = (rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:]) / 9 * cell[1:-1, 1:-1]
-    slope = np.stack([heat[2:, 1:-1] - heat[:-2, 1:-1], heat[1:-1, 2:] - heat[1:-1, :-2]])
-    length, heat, cell = np.hypot(*slope), heat[1:-1, 1:-1], cell[1:-1, 1:-1]
-    return slope / np.where(cell & (length > 1e-5 * heat) & ~(tied & mean), length, np.inf)
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_flows_of_any_cells_are_those_of_the_text(seed: int):
-    """Cells of any shape and number, some at the edge, some lines and dots; none touch."""
-    random = np.random.default_rng(seed)
-    noise = random.normal(size=random.integers(5, 90, 2))
-    noise = ndimage.gaussian_filter(noise, random.uniform(0.5, 4))
-    parts, n = ndimage.label(noise >= np.quantile(noise, random.uniform(0.3, 0.95)))
-    masks = np.append(0, random.permutation(900)[:n] + 1)[parts].astype(np.int32)
-    mean = random.random() < 0.5
-    ours = masks_to_flows(masks, centre="mean" if mean else "median")
-    theirs = np.zeros(ours.shape)
-    for number, box in enumerate(ndimage.find_objects(masks), 1):
-        if box is not None:
-            theirs[:, *box] += by_the_text(masks[box] == number, mean)
-    assert not ours[:, masks == 0].any()
-    # Where the plain ones are 0, rounding may have chosen a direction.
-    np.testing.assert_allclose(ours * theirs.any(0), theirs, 1e-3, 1e-3)
 
 
 def test_what_cannot_be_is_an_error():

@@ -1,8 +1,9 @@
-"""Damaged files by the thousand: ``make fuzz`` counts what becomes of them.
+"""Damaged files and random numbers by the thousand: ``make fuzz`` counts what becomes of them.
 
 A damaged file is read as it was, is refused in words, or is read with other content, which only a
 format without a check of its own may do. All else is a fault: an error of another class or in the
 words of a library, no answer in ten seconds, or other content of a format that has sums to check.
+Numbers come after: random cases, against the plain formulas of `agreement`.
 """
 
 import json
@@ -37,6 +38,7 @@ from scellseg_lib.paper.profile import load_profile
 from scellseg_lib.paper.store import Store
 from scellseg_lib.workbench.editor import MaskEditor
 from scellseg_lib.workbench.experiment import ClassFile, Experiment, read_cells
+from tests.corpus import agreement
 from tests.corpus.test_annotations import LABELS
 from tests.corpus.test_images import WHOLE
 from tests.corpus.test_stores import FOREIGN, MODEL, ORIGIN, checkpoint
@@ -221,13 +223,18 @@ def fuzz(name: str, n: int) -> Counter[str]:
 
 
 def main(n: int) -> int:
-    """Try `n` files; returns how many faults there were."""
+    """Try `n` files, and a tenth of it of each number; returns how many faults there were."""
     rows = {name: fuzz(name, -(-n // len(KINDS))) for name in KINDS}
     rows["all"] = sum(rows.values(), Counter[str]())
     print(f"\n{'damaged files':24}{'tried':>9}" + "".join(f"{one:>9}" for one in ANSWERS))
     for name, row in rows.items():
         print(f"{name:24}{row.total():9}" + "".join(f"{row[one]:9}" for one in ANSWERS))
-    return rows["all"]["fault"]
+    faults, each = rows["all"]["fault"], -(-n // 10)
+    print(f"\n{'random cases':44}{'tried':>9}{'differ':>9}")
+    for name in agreement.CASES:
+        faults += (wrong := agreement.compare(name, each))
+        print(f"{name:44}{each:9}{wrong:9}", flush=True)
+    return faults
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The corpus by the other ways in: every input through the command line and the workbench's Python.
 
 A table's right answers are in its own module; here, that no way ends in a traceback, in the words
-of a library or with a file that is half written; and a few cases of `fuzz`.
+of a library or with a file that is half written; and a few cases of `fuzz` and `agreement`.
 """
 
 import shutil
@@ -25,7 +25,7 @@ from scellseg_lib.workbench.experiment import Experiment, offer_models
 from scellseg_lib.workbench.export import ExportPanel
 from scellseg_lib.workbench.finetune import find_runs
 from tests import tiny
-from tests.corpus import faults, fuzz, test_annotations, test_images, test_stores
+from tests.corpus import agreement, faults, fuzz, test_annotations, test_images, test_stores
 from tests.corpus.test_images import CELLS, GREY, WHOLE, tiff
 from tests.corpus.test_results import MODEL
 from tests.corpus.test_stores import CLI, FOREIGN, WEIGHTS
@@ -135,3 +135,8 @@ def test_every_input_by_the_command_line_and_the_workbench(kind, home, monkeypat
 @pytest.mark.parametrize("kind", sorted(fuzz.KINDS))
 def test_damaged_files_are_read_or_refused(kind):
     assert not fuzz.fuzz(kind, 25)["fault"]
+
+
+@pytest.mark.parametrize("name", agreement.CASES)
+def test_numbers_are_those_of_plain_formulas(name):
+    assert not agreement.compare(name, 20)
