@@ -16,7 +16,7 @@ from scellseg_lib.flows import relabel, tidy
 from scellseg_lib.metrics import average_precision
 from scellseg_lib.model import new_model
 from scellseg_lib.representation import Decoding
-from scellseg_lib.samples import resize_masks
+from scellseg_lib.samples import Sample, resize_masks
 from scellseg_lib.segmentation import segment
 from tests import tiny
 
@@ -38,6 +38,11 @@ def three_cells() -> np.ndarray:
     for number, centre, r in ((2, (30, 58), 15.01), (1, (30, 30), 15.01), (3, (62, 100), 16.01)):
         masks[disk(centre, r)] = number
     return masks
+
+
+def masks_at_30_px(sample: Sample) -> np.ndarray:
+    scale = 30 / sample.diameter
+    return resize_masks(sample.masks, tuple(round(side * scale) for side in sample.masks.shape))
 
 
 class Blobs(representation.Representation):
@@ -212,8 +217,7 @@ LEAST = {"flow": (0.99, 0.99), "hover": (0.96, 0.92), "unet3": (0.93, 0.91), "un
 def test_perfect_outputs_of_the_contrast_images_come_back(real_data):
     scores = {name: [] for name in LEAST}
     for sample in load_dataset("cellpose_contrast35")[::5]:
-        sides = (round(side * 30 / sample.diameter) for side in sample.masks.shape)
-        masks = relabel(resize_masks(sample.masks, tuple(sides)))
+        masks = relabel(masks_at_30_px(sample))
         for name, found in scores.items():
             chosen = representation.get(name)
             decoded = chosen.masks(perfect(chosen, masks), Decoding())
