@@ -17,7 +17,7 @@ from scellseg_lib.datasets.weights import load_model
 from scellseg_lib.network import weights_hash
 from scellseg_lib.paper import grid, run
 from scellseg_lib.paper.claims.evidence import group_by_profile, load_evidence
-from scellseg_lib.paper.claims.judgement import RULES
+from scellseg_lib.paper.claims.judgement import RULES, judge_claims
 from scellseg_lib.paper.claims.rules import judge_lead
 from scellseg_lib.paper.profile import load_profile
 from scellseg_lib.paper.store import Store, parse_trial
@@ -166,6 +166,15 @@ def test_leads_in_the_readme_are_those_that_claims_are_judged_by(cell_threshold:
         drawn, by_state = (" | ".join(column) for column in zip(*both, strict=True))
         row = f"| threshold {cell_threshold}, interval over images and states | {drawn} | "
         assert f"{row}| the same, over the states alone | {by_state} |" in README
+
+
+def test_the_readme_counts_the_verdicts():
+    verdicts = judge_claims(load_evidence(["released", "cpu"]))["verdict"]
+    n = verdicts.str.removesuffix(" (on a stand-in)").value_counts()
+    said = f"Of the paper's {len(verdicts)} claims {n['agrees']} agree, {n['disagrees']} disagree, "
+    said += f"{n['cannot be told here']} cannot be told from so few states and images, "
+    said += f"{n['not a fair test here']} have no fair test here, {n['not tested at this scale']} "
+    assert f"{said}are not tested and {n['ambiguous in the paper']} are ambiguous" in README
 
 
 def test_findings_in_the_readme_are_those_of_the_trials():
