@@ -399,9 +399,9 @@ def styles(accuracy: float, silhouette: float) -> dict[str, pd.DataFrame]:
     return {"fig2_styles": table}
 
 
-@pytest.mark.parametrize(
-    ("name", "tables", "verdict"),
-    [
+def test_tables_are_judged(monkeypatch):
+    monkeypatch.setattr(rules, "measure_purity", lambda table: table.attrs["purity"])
+    for name, tables, verdict in (
         ("datasets", census(), AGREES),
         ("datasets", census(cells=540), AMBIGUOUS),
         ("datasets", census(test=40), DISAGREES),
@@ -416,14 +416,11 @@ def styles(accuracy: float, silhouette: float) -> dict[str, pd.DataFrame]:
         ("fig3.adjacent", {"fig3_neighbours": touching([60, 50])}, UNCLEAR),
         ("fig3.adjacent", {"fig3_neighbours": touching([30, 50])}, DISAGREES),
         ("fig3.adjacent", {"fig3_neighbours": touching([])}, UNTESTED),
-    ],
-)
-def test_tables_are_judged(monkeypatch, name, tables, verdict):
-    monkeypatch.setattr(rules, "measure_purity", lambda table: table.attrs["purity"])
-    found = judge_all(Evidence(pd.DataFrame(), tables))[name]
-    assert found.verdict.removesuffix(" (on a stand-in)") == verdict
-    if name == "fig2.tsne":
-        assert found.on == "BBBC010; T98G for LIVECell_bv2"
+    ):
+        found = judge_all(Evidence(pd.DataFrame(), tables))[name]
+        assert found.verdict.removesuffix(" (on a stand-in)") == verdict, found
+        if name == "fig2.tsne":
+            assert found.on == "BBBC010; T98G for LIVECell_bv2"
 
 
 def test_data_sets_are_summed_up_by_hand():
@@ -468,9 +465,7 @@ def frame_of(scores: np.ndarray) -> pd.DataFrame:
 
 @pytest.mark.parametrize("shape", [(30, 40), (3, 40), (40, 2)])
 def test_drawn_means_vary_as_states_and_images_do(shape):
-    """The variance of the mean of ``state + image`` is the sum of their variances by their numbers,
-    however few they are.
-    """
+    """The variance of the mean of ``state + image``: each variance by its number, and the sum."""
     rng = np.random.default_rng(5)
     states, images = rng.normal(0, 1, (shape[0], 1)), rng.normal(0, 3, (1, shape[1]))
     drawn = evidence_of.draw_means(states + images)
@@ -495,9 +490,8 @@ def test_an_interval_holds_that_over_images_and_that_over_states():
         evidence_of.bootstrap(of_images, of_images.set_axis(range(7, 12)))
 
 
-@pytest.mark.parametrize(
-    ("gaps", "least", "verdict"),
-    [
+def test_who_leads():
+    for gaps, least, verdict in (
         ([(0.03, 0.04, 0.05), (0.02, 0.03, 0.04)], 0.0, AGREES),
         ([(0.03, 0.04, 0.05), (-0.004, -0.003, -0.005)], 0.0, DISAGREES),  # level on one
         ([(0.03, 0.04, 0.05), (-0.02, -0.03, -0.04)], 0.0, DISAGREES),
@@ -507,10 +501,8 @@ def test_an_interval_holds_that_over_images_and_that_over_states():
         ([(0.03, 0.04, 0.05), (0.02, 0.03, 0.04)], 0.02, UNCLEAR),
         ([(-0.1, 0.2), (-0.1, 0.15)], 0.0, UNCLEAR),
         ([(0.03,), (0.04,)], 0.0, UNCLEAR),
-    ],
-)
-def test_who_leads(gaps, least, verdict):
-    assert lead_by(0.5, gaps, least).verdict == verdict
+    ):
+        assert lead_by(0.5, gaps, least).verdict == verdict, (gaps, least)
 
 
 def lead_by(level: float, gaps: Sequence[Sequence[float]], least: float = 0.0) -> Judgement:
