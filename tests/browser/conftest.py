@@ -1,4 +1,4 @@
-"""A browser and JupyterLab, with Voila, for the tests that need them: one of each for a whole run."""
+"""A browser and JupyterLab, with Voila, for tests that need them: one of each for a whole run."""
 
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
