@@ -1,8 +1,7 @@
 """The networks once more, as plain function calls on the released key names.
 
 Written from the description of the method alone, so that `scellseg_lib.network` and the renaming
-of keys have something independent to agree with. Evaluation only: BatchNorm uses the running
-statistics.
+of keys have something independent to agree with; BatchNorm uses the running statistics.
 """
 
 import csv

@@ -37,6 +37,7 @@ pytestmark = pytest.mark.slow
 SIDE = 120
 THRESHOLDS = {"cell_threshold": -1.0, "flow_threshold": 0.0, "diameter": 60.0}
 """With these an untrained network finds cells of a kind."""
+make_small = cache(partial(synthetic.make_image, shape=(200, 200)))
 OPTIONS = ["--cell-threshold", "-1", "--flow-threshold", "0", "--diameter", "60"]
 
 
@@ -558,7 +559,6 @@ def test_data_and_models(temporary_cache, monkeypatch):
 
 
 def test_doctor(temporary_cache, monkeypatch):
-    make_small = cache(partial(synthetic.make_image, shape=(200, 200)))
     monkeypatch.setattr(synthetic, "_cached", make_small)
     lines = done("doctor").splitlines()
     assert f"torch {torch.__version__}" in lines[1]
@@ -604,7 +604,6 @@ def sweeping(tmp_path, monkeypatch):
 
 
 def test_a_sweep_is_counted_computed_and_not_computed_again(sweeping, tmp_path, monkeypatch):
-    make_small = cache(partial(synthetic.make_image, shape=(200, 200)))
     monkeypatch.setattr(synthetic, "_cached", make_small)
     sets = cache(partial(synthetic.make_dataset, n_query=2))
     monkeypatch.setattr("scellseg_lib.paper.run._load_once", sets)

@@ -3,8 +3,6 @@
 import re
 from pathlib import Path
 
-import pytest
-
 from scellseg_lib import augment, contrast, metrics, samples, tiles
 from scellseg_lib.datasets import weights
 from scellseg_lib.datasets.manifest import load_manifest
@@ -34,9 +32,8 @@ def test_every_section_that_the_code_cites_is_there():
     assert {file: numbers for file, numbers in found.items() if numbers - {*SECTIONS}} == {}
 
 
-@pytest.mark.parametrize(
-    ("section", "words"),
-    [
+def test_constants_are_those_of_the_code():
+    for section, words in (
         ("1", f"2 x {augment.PATCH} x {augment.PATCH}"),
         ("2", f"scale = {augment.MEAN_DIAMETER:.0f} / diameter"),
         ("2", f"margin of {augment.MARGIN} px"),
@@ -66,10 +63,8 @@ def test_every_section_that_the_code_cites_is_there():
         ("5", f"flow error above {DECODED.flow_threshold}"),
         ("5", f"under {DECODED.min_size} px of the 30-px scale"),
         ("6", f"{len(metrics.THRESHOLDS)} thresholds"),
-    ],
-)
-def test_constants_are_those_of_the_code(section, words):
-    assert words in re.sub(r"\s+", " ", SECTIONS[section])
+    ):
+        assert words in re.sub(r"\s+", " ", SECTIONS[section]), words
 
 
 def test_networks_have_the_parameters_that_are_told() -> None:

@@ -19,7 +19,6 @@ from scellseg_lib.device import Precision
 from scellseg_lib.errors import DatasetError, OptionError, TrainingError
 from scellseg_lib.finetuning import FinetuneOptions, Strategy, finetune, recalibrate
 from scellseg_lib.model import Model, TrainingData, new_model
-from scellseg_lib.options import Options
 from scellseg_lib.pretraining import PretrainRecipe
 from scellseg_lib.representation import Decoding
 from scellseg_lib.samples import Sample
@@ -239,9 +238,9 @@ def test_images_that_teach_nothing():
         tune(contrast=tiny.worms(2))
 
 
-@pytest.mark.parametrize(
-    ("options", "wrong"),
-    [
+def test_options_that_cannot_be():
+    """Of fine-tuning, and of all else that is asked for."""
+    for options, wrong in (
         (FinetuneOptions, {"steps": 0, "batch_size": 2.5, "learning_rate": math.nan}),
         (FinetuneOptions, {"strategy": "odd", "layers": "odd", "alpha": "odd"}),
         (FinetuneOptions, {"statistics": "odd", "schedule": "odd", "seed": -1}),
@@ -251,14 +250,11 @@ def test_images_that_teach_nothing():
         (SegmentOptions, {"diameter": 0, "batch_size": 0}),
         (SegmentOptions, {"diameter": math.inf, "batch_size": 1.5}),
         (Decoding, {"cell_threshold": [0.5], "flow_threshold": -0.1, "min_size": 2.5}),
-    ],
-)
-def test_options_that_cannot_be(options: type[Options], wrong: dict[str, Any]):
-    """Of fine-tuning, and of all else that is asked for."""
-    for name, value in wrong.items():
-        words = re.escape(f"{name}={value!r} is not allowed. Input should be ")
-        with pytest.raises(OptionError, match=words):
-            options(**{name: value})
+    ):
+        for name, value in wrong.items():
+            words = re.escape(f"{name}={value!r} is not allowed. Input should be ")
+            with pytest.raises(OptionError, match=words):
+                options(**{name: value})
     assert FinetuneOptions(steps=np.int64(5), learning_rate=np.float32(0.5)).steps == 5
     with pytest.raises(OptionError, match=r"contrastive or classic\."):
         tune("odd")

@@ -70,9 +70,6 @@ def test_touching_discs_a_cell_around_its_centre_and_a_large_one_come_back():
 def test_a_mask_whose_flow_disagrees_in_the_mean_square_is_dropped():
     masks = two_discs()
     flows = masks_to_flows(masks)
-    shifted = flows + np.array([0.3, -0.4], np.float32)[:, None, None]
-    np.testing.assert_allclose(flow_errors(masks, shifted)[1:], 0.25, rtol=1e-5)
-    np.testing.assert_allclose(flow_errors(masks, -flows)[1:], 4, rtol=0.01)
     flows[:, masks == 2] *= 0.2  # points the right way, but is far too short
     np.testing.assert_allclose(flow_errors(masks, flows)[1:], [0, 0.64], atol=0.01)
     for threshold, expected in ((0.4, masks == 1), (0.7, masks), (0, masks)):

@@ -208,23 +208,20 @@ def test_sentences_of_scores_that_scatter_and_of_a_curve_that_has_levelled_off()
     assert "the curve has levelled off" in level
 
 
-@pytest.mark.parametrize(
-    ("scores", "why"),
-    [
+def test_where_there_is_no_curve_it_says_why():
+    for scores, why in (
         ({}, "at least three annotated images"),
         ({0: [0.1, 0.2]}, "at least three annotated images"),
         ({1: [0.1, 0.2, 0.3]}, "all scores are of models tuned on one image"),
         ({1: [0.5, 0.5], 2: [0.5, 0.5]}, "same with any number"),
         ({1: [0.1], 2: [0.2], 4: [0.41]}, r"not level off.*0\.10 with 1, 0\.20 with 2, 0\.41 with"),
         ({1: [0.9], 2: [0.5], 4: [0.05]}, "does not rise"),
-    ],
-)
-def test_where_there_is_no_curve_it_says_why(scores, why):
-    said = expect(table(scores), 5)
-    assert said.fit is None
-    assert np.isnan([said.gain, said.low, said.high]).all()
-    assert said.sentence.startswith("What 2 more images would add cannot be told: ")
-    assert re.search(why, said.sentence)
+    ):
+        said = expect(table(scores), 5)
+        assert said.fit is None, scores
+        assert np.isnan([said.gain, said.low, said.high]).all()
+        assert said.sentence.startswith("What 2 more images would add cannot be told: ")
+        assert re.search(why, said.sentence)
 
 
 def test_the_curve_is_drawn_as_far_as_there_is_one():

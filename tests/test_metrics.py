@@ -135,19 +135,16 @@ def test_memory_grows_with_pixels_and_not_with_pairs() -> None:
     assert peak < 1000 * true.size
 
 
-@pytest.mark.parametrize(
-    ("true", "predicted", "words"),
-    [
+def test_what_cannot_be_compared_is_refused() -> None:
+    for true, predicted, words in (
         (np.zeros((4, 5), int), np.zeros((5, 4), int), r"\(4, 5\).*\(5, 4\).*nearest"),
         (np.full((4, 5), 0.5), np.zeros((4, 5), int), "true labels.*float64 from 0.0 to 0.5"),
         (np.zeros((4, 5), int), np.full((4, 5), -1), "predicted labels.*from -1.*on background 0"),
-    ],
-)
-def test_what_cannot_be_compared_is_refused(true, predicted, words: str) -> None:
-    with pytest.raises(ScellsegError, match=words):
-        metrics.mean_average_precision(true, predicted)
-    with pytest.raises(ScellsegError, match=f"^image 1.*{words}"):
-        metrics.evaluate([strip(), predicted], [strip(), true])
+    ):
+        with pytest.raises(ScellsegError, match=words):
+            metrics.mean_average_precision(true, predicted)
+        with pytest.raises(ScellsegError, match=f"^image 1.*{words}"):
+            metrics.evaluate([strip(), predicted], [strip(), true])
 
 
 @pytest.mark.parametrize("thresholds", [[0.0], [1.1], [-0.5], [np.nan], 0.5, [[0.5]]])

@@ -236,26 +236,23 @@ STYLE = "0: its style is 14.1 times as far from the training images as these usu
 STYLE += "are from each other"
 
 
-@pytest.mark.parametrize(
-    ("card", "words"),
-    [
+def test_another_scale_or_style_is_warned_of():
+    """The image shows discs of 30 px."""
+    for card, words in (
         ({"diameter": 70.0}, SCALE),
         ({"diameter": 45.0}, None),
         ({"styles": FAR, "style_radius": 0.1}, STYLE),
         ({"styles": NEAR, "style_radius": 0.1}, None),
         ({"styles": FAR, "style_radius": 2.0}, None),
         ({}, None),  # a model that has stored none
-    ],
-)
-def test_another_scale_or_style_is_warned_of(card, words: str | None):
-    """The image shows discs of 30 px."""
-    made, image = oracle(discs(), **card)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        segment(made, [image], min_size=1)
-    said = [str(warning.message) for warning in caught if warning.category is FarFromModel]
-    assert len(said) == (words is not None)
-    assert not words or said[0].startswith(words)
+    ):
+        made, image = oracle(discs(), **card)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            segment(made, [image], min_size=1)
+        said = [str(warning.message) for warning in caught if warning.category is FarFromModel]
+        assert len(said) == (words is not None)
+        assert not words or said[0].startswith(words)
 
 
 def test_a_packaged_model_knows_what_it_has_not_seen():

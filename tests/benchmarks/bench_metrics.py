@@ -30,12 +30,11 @@ def record() -> None:
         inputs[f"true_{k}"], inputs[f"predicted_{k}"] = random_pair(k)
     counts = run_peer("metrics", inputs)["counts"]  # int64[n_pairs, 3, n_thresholds]
     with RECORDED.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["pair", "threshold", "tp", "fp", "fn"])
-        for pair, of_pair in enumerate(counts):
-            writer.writerows(
-                [pair, t, *map(int, three)] for t, three in zip(THRESHOLDS, of_pair.T, strict=True)
-            )
+        rows = csv.writer(file, lineterminator="\n")
+        rows.writerow(["pair", "threshold", "tp", "fp", "fn"])
+        for pair, own in enumerate(counts):
+            three = zip(THRESHOLDS, own.T.tolist(), strict=True)
+            rows.writerows([pair, threshold, *numbers] for threshold, numbers in three)
 
 
 def main() -> None:

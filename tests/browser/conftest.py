@@ -1,7 +1,4 @@
-"""A browser and JupyterLab, with Voila, for the tests that need them: one of each for a whole run.
-
-A test asks for `lab` or `voila` and opens notebooks, which are closed with it, failed or not.
-"""
+"""A browser and JupyterLab, with Voila, for tests that need them: one of each for a whole run."""
 
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager

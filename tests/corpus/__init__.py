@@ -1,7 +1,4 @@
-"""Inputs that people have, made by code: each gets a right answer or an error in words.
-
-A test's table has rows of (name, what is made, what is right); `expect` asks and compares.
-"""
+"""Inputs that people have, made by code: each gets a right answer or an error in words."""
 
 from collections.abc import Callable
 from typing import Any

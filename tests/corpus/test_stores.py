@@ -1,7 +1,4 @@
-"""Stores, manifests, profiles, models, checkpoints and archives of others, damaged or absurd.
-
-Each is refused by an error that names the file, in words of the house alone.
-"""
+"""Stores, manifests, profiles, models and archives of others, damaged or absurd, are refused."""
 
 import io
 import json

@@ -1,8 +1,4 @@
-"""The corpus by the other ways in: every input through the command line and the workbench's Python.
-
-A table's right answers are in its own module; here, that no way ends in a traceback, in the words
-of a library or with a file that is half written; and a few cases of `fuzz` and `agreement`.
-"""
+"""No input ends in a traceback or half a file by the command line or the workbench's Python."""
 
 import shutil
 from collections.abc import Iterator

@@ -150,13 +150,11 @@ def test_livecell_reads_polygons_from_a_list_or_a_dictionary(notes, tmp_path):
     assert np.array_equal(picture.masks, expected)
 
 
-@pytest.mark.parametrize(
-    ("notes", "message"),
-    [([RUNS], "not COCO JSON with polygons"), ([{}], "not COCO"), ([SQUARE], r"no file 'a\.png'")],
-)
-def test_livecell_refuses_what_it_cannot_read(notes, message, tmp_path):
-    with pytest.raises(DatasetError, match=message):
-        list(convert.convert_livecell(coco(tmp_path, notes), "cells.json"))
+def test_livecell_refuses_what_it_cannot_read(tmp_path):
+    wrong = (RUNS, "not COCO JSON with polygons"), ({}, "not COCO"), (SQUARE, r"no file 'a\.png'")
+    for note, message in wrong:
+        with pytest.raises(DatasetError, match=message):
+            list(convert.convert_livecell(coco(tmp_path, [note]), "cells.json"))
 
 
 def test_a_picture_that_a_png_cannot_hold_is_refused(tmp_path):

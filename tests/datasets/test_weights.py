@@ -26,6 +26,7 @@ pytestmark = pytest.mark.slow
 
 TINY = (4, 8, 16, 32)
 HALF, FULL = (16, 32, 64, 128), (32, 64, 128, 256)
+KINDS = ["random", pytest.param("released", marks=pytest.mark.released_weights)]
 
 
 def test_packaged_weights_are_found_by_width_the_full_first(tmp_path, monkeypatch):
@@ -54,20 +55,17 @@ def test_what_a_file_holds_is_not_overruled_in_silence(tmp_path):
         load_model("cellpose", weights=file)
 
 
-@pytest.mark.parametrize(
-    ("asked", "words"),
-    [
+def test_a_model_that_is_not_there(tmp_path, temporary_cache, monkeypatch):
+    monkeypatch.setattr(weights, "fetch_archive", lambda: pytest.fail("went for the archive"))
+    for asked, words in (
         (("stardist",), "no model 'stardist'.*hover, unet3, unet2"),
         (("{}/no.safetensors",), "no such file"),
         (("scellseg", "relased"), 'no such file.*weights are "packaged", "released" or a file'),
         (("scellseg", "{}"), "this is a folder"),
         (("hover", "released"), "no hover weights that fit.*scellseg, cellpose"),
-    ],
-)
-def test_a_model_that_is_not_there(asked, words, tmp_path, temporary_cache, monkeypatch):
-    monkeypatch.setattr(weights, "fetch_archive", lambda: pytest.fail("went for the archive"))
-    with pytest.raises(ModelError, match=words):
-        load_model(*(word.format(tmp_path) for word in asked))
+    ):
+        with pytest.raises(ModelError, match=words):
+            load_model(*(word.format(tmp_path) for word in asked))
 
 
 def test_all_five_models_are_there_at_half_width():
@@ -110,9 +108,7 @@ def assert_equal_forward(network: Network, theirs: dict, rtol: float, atol: floa
 
 
 @pytest.mark.parametrize("name", weights.RELEASED)
-@pytest.mark.parametrize(
-    "kind", ["random", pytest.param("released", marks=pytest.mark.released_weights)]
-)
+@pytest.mark.parametrize("kind", KINDS)
 def test_networks_equal_the_functional_pass(name, kind):
     theirs = functional_network.random_state(name)
     assert len(theirs) == {"scellseg": 423, "cellpose": 311}[name]

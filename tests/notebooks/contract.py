@@ -22,9 +22,7 @@ KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": 
 LANGUAGE = {"name": "python"}
 
 # A rooted path of two parts or more, or a Windows drive; neither a URL nor a relative path.
-ABSOLUTE_PATH = re.compile(
-    r"(?<![\w:/.<>~+)\]}-])/(?:[\w.-]+/)+[\w.-]*|\b[A-Za-z]:\\{1,2}\w|file://"
-)
+ABSOLUTE = re.compile(r"(?<![\w:/.<>~+)\]}-])/(?:[\w.-]+/)+[\w.-]*|\b[A-Za-z]:\\{1,2}\w|file://")
 # Names that say nothing about a person or a machine, and occur as words of their own.
 ANONYMOUS = {"root", "user", "runner", "jovyan", "nobody", "admin", "build", "localhost"}
 
@@ -151,7 +149,7 @@ def _private(notebook: NotebookNode) -> Iterator[str]:
     words = sorted(n for n in names if len(n) > 3 and n.lower() not in ANONYMOUS)
     named = re.compile(r"\b(" + "|".join(map(re.escape, words)) + r")\b") if words else None
     for where, text in _texts(notebook):
-        for match in ABSOLUTE_PATH.finditer(text):
+        for match in ABSOLUTE.finditer(text):
             yield f"absolute path in the {where}: {match.group()}"
         if named and (match := named.search(text)):
             yield f"name of this machine or its user in the {where}: {match.group()}"

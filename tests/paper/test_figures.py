@@ -261,9 +261,8 @@ def test_transfer_draws_means_and_stars_and_leaves_out_what_stays_under_a_hundre
     rows = [(*of, t, aji, "i") for of, aji in heights.items() for t in (0.5, 0.75)]
     frame = pd.DataFrame(rows, columns=["label", "seed", "threshold", "aji", "image"])
     frame["tuned"] = frame["label"].str.endswith("-FT")
-    frame = frame.assign(
-        strategy=np.where(frame["tuned"], "classic", "direct"), data="set", n_shots=1
-    )
+    frame["strategy"] = np.where(frame["tuned"], "classic", "direct")
+    frame = frame.assign(data="set", n_shots=1)
     scores.draw_transfer(axes, frame, value="aji", stars={"*": [0.75], "+": []})
     assert axes.get_ylabel().startswith("AJI")
     assert np.allclose(axes.lines[0].get_ydata(), 0.5)
@@ -280,9 +279,8 @@ def test_transfer_draws_means_and_stars_and_leaves_out_what_stays_under_a_hundre
 def test_choices_are_means_side_by_side_with_their_number(axes):
     rows = [("a", "x", 0.2), ("a", "x", 0.4), ("a", "y", 0.5), ("b", "x", 0.6), ("b", "y", 0.7)]
     frame = pd.DataFrame(rows, columns=["label", "data", "map"])
-    frame = frame.assign(
-        n_shots=1, seed=frame.groupby(["label", "data"]).cumcount(), strategy="classic"
-    )
+    frame["seed"] = frame.groupby(["label", "data"]).cumcount()
+    frame = frame.assign(n_shots=1, strategy="classic")
     scores.draw_choices(axes, frame, "map", "mAP", xlabel="sets")
     heights = [np.asarray(bars.lines[0].get_ydata(), float) for bars in axes.containers]
     np.testing.assert_allclose(heights, [[0.3, 0.5], [0.6, 0.7]])

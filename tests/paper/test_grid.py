@@ -158,17 +158,14 @@ def test_a_notebook_gets_the_profile_that_its_parameters_ask_for():
     assert choose_profile(namespace()) == RELEASED
 
 
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
+def test_a_wrong_parameter_is_refused_in_words():
+    for wrong, message in (
         ({"STATE": [1]}, r"no parameter STATE\. Did you mean STATES\?"),
         ({"profile": "smoke"}, r"no parameter profile\. Did you mean PROFILE\?"),
         ({"QUITE_ELSE": 3}, r"no parameter QUITE_ELSE\. It has: PROFILE, DATA"),
         ({"STATES": 1}, r"the parameter STATES is 1\. Give a value like \[\]"),
         ({"COMPUTE": "yes"}, r"COMPUTE is 'yes'\. Give a value like False"),
         ({"PROFILE": "fast"}, r"no profile 'fast'\. There are: cpu, paper"),
-    ],
-)
-def test_a_wrong_parameter_is_refused_in_words(wrong: dict, message: str):
-    with pytest.raises(ScellsegError, match=message):
-        choose_profile(namespace(**wrong))
+    ):
+        with pytest.raises(ScellsegError, match=message):
+            choose_profile(namespace(**wrong))

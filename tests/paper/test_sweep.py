@@ -92,11 +92,9 @@ def test_a_cluster_elsewhere_computes_what_the_store_lacks(tmp_path: Path):
     assert workspace.store.read_origin(first.keys[0])["machine"] == machine(default_device())
 
 
-@pytest.mark.parametrize(
-    ("address", "message"),
-    [("local:0", "no number of processes"), ("tcp://127.0.0.1:9", "no scheduler answers")],
-)
-def test_an_address_that_is_none_is_refused(address: str, message: str, tmp_path, monkeypatch):
+def test_an_address_that_is_none_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(run, "PATIENCE", 1)
-    with pytest.raises(ScellsegError, match=message):
-        run.compute_on_cluster([], Workspace(Store(tmp_path), tmp_path), address)
+    wrong = {"local:0": "no number of processes", "tcp://127.0.0.1:9": "no scheduler answers"}
+    for address, message in wrong.items():
+        with pytest.raises(ScellsegError, match=message):
+            run.compute_on_cluster([], Workspace(Store(tmp_path), tmp_path), address)

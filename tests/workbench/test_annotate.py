@@ -266,9 +266,8 @@ def test_a_dropped_list_of_cells_is_loaded(folder: Path, panel):
     assert panel.editor.cells["class"].tolist() == ["", "male"]
 
 
-@pytest.mark.parametrize(
-    ("name", "data", "words"),
-    [
+def test_what_cannot_be_taken_is_said_and_leaves_no_trace(folder: Path):
+    for name, data, words in (
         ("notes.docx", b"PK", "a file of the kind .docx is no image"),
         ("new.tif", BROKEN, "new.tif: the file is damaged"),
         ("worm_1.tif", b"other", "worm_1.tif: another file of this name is there"),
@@ -280,15 +279,13 @@ def test_a_dropped_list_of_cells_is_loaded(folder: Path, panel):
         ("worm_1_cells.csv", b"label\n1\n", "worm_1 has no masks yet"),
         ("worm_2_cells.csv", b"label,class\n9,x\n", "it names cells which the masks have not"),
         ("table.csv", b"a,b\n1,2\n", "is no image"),
-    ],
-)
-def test_what_cannot_be_taken_is_said_and_leaves_no_trace(folder: Path, name, data, words):
-    before = files(folder)
-    panel = AnnotatePanel(folder)
-    drop(panel, name, data)
-    assert words in problem(panel)
-    assert files(folder) == before
-    assert opened(panel) == "worm_1"
+    ):
+        before = files(folder)
+        panel = AnnotatePanel(folder)
+        drop(panel, name, data)
+        assert words in problem(panel)
+        assert files(folder) == before
+        assert opened(panel) == "worm_1"
 
 
 def test_nothing_is_learnt_from_an_image_to_be_segmented_before_it_is_asked_for(experiment: Path):

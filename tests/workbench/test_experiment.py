@@ -331,9 +331,8 @@ def test_a_page_is_told_what_became_of_a_class_and_who_else_has_it(plate, args, 
     assert editor.cells["class"].tolist() == ["dead", "dead", "alive"]
 
 
-@pytest.mark.parametrize(
-    ("content", "expected"),
-    [
+def test_a_list_that_was_written_by_hand_is_read_and_not_rewritten(plate):
+    for content, expected in (
         (b"class,colour\ndead,#e69f00\n", {"dead": ORANGE}),
         (b"\xef\xbb\xbfClass;Color\r\ndead;red\r\n;\r\n", {"dead": "#FF0000"}),
         (b"class\ndead\nalive\n", {"dead": ORANGE, "alive": BLUE}),
@@ -342,14 +341,12 @@ def test_a_page_is_told_what_became_of_a_class_and_who_else_has_it(plate, args, 
         (b"class,colour\ndead,red\n dead ,blue\n,red\n", {"dead": "#FF0000"}),
         (b'class,colour\n"a, b",red\n', {"a, b": "#FF0000"}),
         (b"class,colour\n", {}),
-    ],
-)
-def test_a_list_that_was_written_by_hand_is_read_and_not_rewritten(plate, content, expected):
-    (plate / "classes.csv").write_bytes(content)
-    file = class_file(plate)
-    assert file.read() == expected
-    file.write(expected)
-    assert (plate / "classes.csv").read_bytes() == content
+    ):
+        (plate / "classes.csv").write_bytes(content)
+        file = class_file(plate)
+        assert file.read() == expected
+        file.write(expected)
+        assert (plate / "classes.csv").read_bytes() == content
 
 
 def test_further_columns_and_the_separator_of_a_list_are_kept(plate):

@@ -138,26 +138,23 @@ def test_without_truth_or_without_cells_it_is_said():
         assert ap in text(panel, "ap-curve")
 
 
-@pytest.mark.parametrize(
-    ("bad", "words"),
-    [
+def test_what_is_wrong_with_one_image_is_said_and_the_others_are_shown():
+    for bad, words in (
         ({"true": TRUE[:50]}, "(50, 96)"),
         *(({part: damaged}, "the file is damaged") for part in ("true", "image", "predicted")),
         ({"image": np.zeros((50, 50))}, "Segment the image again"),
         ({"image": Path("absent.tif").read_bytes}, "absent.tif"),
-    ],
-)
-def test_what_is_wrong_with_one_image_is_said_and_the_others_are_shown(bad: dict, words: str):
-    panel = Inspector([replace(entry("bad"), **bad), entry("good")])
-    panel.join(LONG)
-    go_to(panel, "bad")
-    assert words in text(panel, "message").partition("Problem")[2]
-    if "predicted" not in bad:  # the cells can be looked at all the same
-        np.testing.assert_array_equal(panel.view.labels, TRUE)
-    assert ("cannot be compared · bad" in lines(panel)) == ("image" not in bad)
-    go_to(panel, "good")
-    assert "good: image" in text(panel, "message")
-    assert colour(panel, 1) == "TP"
+    ):
+        panel = Inspector([replace(entry("bad"), **bad), entry("good")])
+        panel.join(LONG)
+        go_to(panel, "bad")
+        assert words in text(panel, "message").partition("Problem")[2]
+        if "predicted" not in bad:  # the cells can be looked at all the same
+            np.testing.assert_array_equal(panel.view.labels, TRUE)
+        assert ("cannot be compared · bad" in lines(panel)) == ("image" not in bad)
+        go_to(panel, "good")
+        assert "good: image" in text(panel, "message")
+        assert colour(panel, 1) == "TP"
 
 
 @pytest.mark.parametrize("kind", KINDS)

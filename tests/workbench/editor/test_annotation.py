@@ -236,30 +236,27 @@ def test_found_cells_leave_all_that_is_there_and_are_cells_of_their_own(pair, is
             np.testing.assert_array_equal(mine, whole)
 
 
-@pytest.mark.parametrize(
-    ("drawn", "found", "left"),
-    [
+def test_what_a_found_bar_shares_with_a_drawn_one_is_cut_off():
+    for drawn, found, left in (
         (np.s_[1:5, 0:20], (20, 32), 12),  # columns of the found one that are left
         (np.s_[1:5, 0:20], (16, 28), 8),  # a third is shared
         (np.s_[1:5, 0:20], (15, 27), 0),
         (np.s_[1:5, 0:36], (8, 12), 0),  # a small one in a drawn one
         (np.s_[1:5, 8:12], (0, 36), 0),  # a large one around it
         (np.s_[0:20, 10:12], (4, 30), 18),  # of one that is cut in two, the larger piece
-    ],
-)
-def test_what_a_found_bar_shares_with_a_drawn_one_is_cut_off(drawn, found, left):
-    labels, bars = np.zeros((20, 40), np.int32), np.zeros((20, 40), np.int32)
-    labels[drawn], bars[1:5, slice(*found)] = 5, 1
-    after = done(labels, operations.add_found(labels, bars))
-    assert (after == 6).sum() == 4 * left
-    np.testing.assert_array_equal(after[labels > 0], labels[labels > 0])
-    with pytest.raises(ImageError, match="Open the image again"):
-        operations.add_found(labels, bars[:, 1:])
+    ):
+        labels, bars = np.zeros((20, 40), np.int32), np.zeros((20, 40), np.int32)
+        labels[drawn], bars[1:5, slice(*found)] = 5, 1
+        after = done(labels, operations.add_found(labels, bars))
+        assert (after == 6).sum() == 4 * left
+        np.testing.assert_array_equal(after[labels > 0], labels[labels > 0])
+        with pytest.raises(ImageError, match="Open the image again"):
+            operations.add_found(labels, bars[:, 1:])
 
 
 few = st.sampled_from([0, 0, 1, 2, 7, 70_000, LARGEST])
 three_images = shapes.flatmap(
-    lambda shape: st.tuples(*[hnp.arrays(np.int32, shape, elements=few)] * 3)
+    lambda side: st.tuples(*[hnp.arrays(np.int32, side, elements=few)] * 3)
 )
 
 
@@ -541,9 +538,8 @@ def test_cells_are_listed_with_what_is_said_of_them_and_taken_from_a_list():
         three(cells=pd.DataFrame({"label": [2, 4], "class": "dead"}))
 
 
-@pytest.mark.parametrize(
-    ("act", "text"),
-    [
+def test_what_cannot_be_done_is_said_and_changes_nothing():
+    for act, text in (
         (lambda one: one.rename_class("gone", "x"), 'no class "gone".*among dead, alive, odd'),
         (lambda one: one.rename_class("dead", " "), "a class needs a name"),
         (lambda one: one.remove_class(""), "a class needs a name"),
@@ -553,14 +549,12 @@ def test_cells_are_listed_with_what_is_said_of_them_and_taken_from_a_list():
         (lambda one: paint(one, LARGEST_LABEL + 1), "would give cells the labels"),
         (lambda one: paint(one, -1), "would give cells the labels"),
         (lambda one: one.change("erase", id="python:0"), "made before"),
-    ],
-)
-def test_what_cannot_be_done_is_said_and_changes_nothing(act, text):
-    annotation = classed()
-    before, n_edits = state(annotation), len(annotation.edits)
-    with pytest.raises(ImageError, match=text):
-        act(annotation)
-    assert (state(annotation), len(annotation.edits)) == (before, n_edits)
+    ):
+        annotation = classed()
+        before, n_edits = state(annotation), len(annotation.edits)
+        with pytest.raises(ImageError, match=text):
+            act(annotation)
+        assert (state(annotation), len(annotation.edits)) == (before, n_edits)
 
 
 def test_colours_are_those_of_the_palette_as_long_as_one_is_free():

@@ -47,10 +47,7 @@ def decode_labels(data: bytes, shape: Sequence[int]) -> np.ndarray:
 
 
 class Page:
-    """A page that draws what Python answers, in that order: it must have the same at any time.
-
-    The real page is tested in tests/browser.
-    """
+    """A page that draws what Python answers, in that order: it must have the same at any time."""
 
     def __init__(self, view: ImageView, client: str) -> None:
         self.view, self.client, self.seq = view, client, 0
@@ -368,21 +365,18 @@ def test_a_command_that_cannot_be_done_is_refused_in_words(editor, page, name, a
     assert areas(editor) == {2: 24, 5: 12}
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
+def test_a_message_that_is_not_understood_is_answered_in_words(editor, page):
+    for content in (
         *({}, "text", None, 7, {"type": "explode"}, {"type": None}, {"type": ["stroke"]}),
         *({"type": "hello"}, {"type": "cycle", "by": "x"}, {"type": "stroke"}, {"type": "recover"}),
         {"type": "stroke", "client": "page", "session": "", "seq": None},
         {"type": "drop", "client": "page", "part": 0, "parts": 1},
-    ],
-)
-def test_a_message_that_is_not_understood_is_answered_in_words(editor, page, content):
-    before = len(page.heard)
-    editor._receive(editor, content, [])
-    (answer,) = page.heard[before:]
-    assert (answer["type"], answer["error"]) == ("say", True)
-    assert UNFORESEEN in answer["text"]
+    ):
+        before = len(page.heard)
+        editor._receive(editor, content, [])
+        (answer,) = page.heard[before:]
+        assert (answer["type"], answer["error"]) == ("say", True)
+        assert UNFORESEEN in answer["text"]
 
 
 def test_what_is_saved_opens_as_an_equal_editor(tmp_path):
@@ -496,29 +490,26 @@ def test_intensities_come_back_from_the_numbers_within_a_step():
     assert not flat.pixels.any()
 
 
-@pytest.mark.parametrize(
-    ("n_channels", "names"),
-    [(1, ["image"]), (2, ["channel 1", "channel 2"]), (3, ["red", "green", "blue"])],
-)
-def test_channels_have_names_and_further_pictures_follow_them(n_channels, names):
-    image = np.dstack([PLANE + k for k in range(n_channels)])
-    colours = np.zeros((3, 4, 3), np.uint8)
-    colours[1, 2] = 10, 20, 30
-    found = make_layers(image, (), {"flow": colours, "cell probability": PLANE / 1e4})
-    assert [layer.name for layer in found] == [*names, "flow", "cell probability"]
-    assert [layer.channel for layer in found] == [True] * n_channels + [False] * 2
-    assert [layer.low for layer in found[:n_channels]] == [7 + k for k in range(n_channels)]
-    assert found[-2].describe()["kind"] == "rgb"
-    np.testing.assert_array_equal(found[-2].pixels, colours)
-    given = [f"stain {k}" for k in range(n_channels)]
-    assert [layer.name for layer in make_layers(image, given, {})] == given
-    with pytest.raises(ImageError, match=f"{n_channels} channels, 4 are named"):
-        make_layers(image, list("abcd"), {})
+def test_channels_have_names_and_further_pictures_follow_them():
+    several = ["image"], ["channel 1", "channel 2"], ["red", "green", "blue"]
+    for n_channels, names in enumerate(several, 1):
+        image = np.dstack([PLANE + k for k in range(n_channels)])
+        colours = np.zeros((3, 4, 3), np.uint8)
+        colours[1, 2] = 10, 20, 30
+        found = make_layers(image, (), {"flow": colours, "cell probability": PLANE / 1e4})
+        assert [layer.name for layer in found] == [*names, "flow", "cell probability"]
+        assert [layer.channel for layer in found] == [True] * n_channels + [False] * 2
+        assert [layer.low for layer in found[:n_channels]] == [7 + k for k in range(n_channels)]
+        assert found[-2].describe()["kind"] == "rgb"
+        np.testing.assert_array_equal(found[-2].pixels, colours)
+        given = [f"stain {k}" for k in range(n_channels)]
+        assert [layer.name for layer in make_layers(image, given, {})] == given
+        with pytest.raises(ImageError, match=f"{n_channels} channels, 4 are named"):
+            make_layers(image, list("abcd"), {})
 
 
-@pytest.mark.parametrize(
-    ("image", "others", "text"),
-    [
+def test_what_is_no_image_and_no_picture_of_it_is_refused():
+    for image, others, text in (
         *((np.zeros(shape), {}, "cannot be shown") for shape in (5, (2, 3, 4, 1), (0, 4))),
         (np.array([["a"]]), {}, "cannot be shown"),
         (np.zeros((2, 2)) * 1j, {}, "cannot be shown"),
@@ -526,11 +517,9 @@ def test_channels_have_names_and_further_pictures_follow_them(n_channels, names)
         (PLANE, {"flow": np.zeros((3, 4, 3), np.float32)}, "float32"),
         (PLANE, {"flow": np.zeros((3, 4, 4), np.uint8)}, "shape"),
         (PLANE, {"flow": np.zeros((3, 4, 3, 1), np.uint8)}, "shape"),
-    ],
-)
-def test_what_is_no_image_and_no_picture_of_it_is_refused(image, others, text):
-    with pytest.raises(ImageError, match=text):
-        make_layers(image, (), others)
+    ):
+        with pytest.raises(ImageError, match=text):
+            make_layers(image, (), others)
 
 
 def test_the_picture_is_stretched_from_the_first_to_the_last_percentile():
