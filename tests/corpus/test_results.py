@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from scellseg_lib import atomic
-from scellseg_lib.device import Precision
+from scellseg_lib.device import Precision, default_device
 from scellseg_lib.errors import DatasetError, MasksMadeOtherwise
 from scellseg_lib.files import export, folder, images
 from scellseg_lib.files.images import read_pixels, write_labels
@@ -92,8 +92,10 @@ def test_done_are_whole_masks_of_the_very_image(home, name, spoil, right):
 def test_masks_of_other_settings_or_numeric_type_are_not_done(home, monkeypatch, other):
     expect(lambda: segment(home, **other), MasksMadeOtherwise)
     assert segment(home, overwrite=True, **other) == (2, 0, [])
-    monkeypatch.setattr(folder, "choose_precision", lambda _: Precision("bf16"))
-    said = "dtype fp32 there, bf16 asked for"
+    there = folder.choose_precision(default_device()).dtype
+    asked = {"fp32": "bf16", "bf16": "fp32"}[there]
+    monkeypatch.setattr(folder, "choose_precision", lambda _: Precision(asked))
+    said = f"dtype {there} there, {asked} asked for"
     expect(lambda: segment(home, **other), MasksMadeOtherwise, said)
 
 
