@@ -95,8 +95,8 @@ def test_masks_of_other_settings_or_numeric_type_are_not_done(home, monkeypatch,
     there = folder.choose_precision(default_device()).dtype
     asked = {"fp32": "bf16", "bf16": "fp32"}[there]
     monkeypatch.setattr(folder, "choose_precision", lambda _: Precision(asked))
-    said = f"dtype {there} there, {asked} asked for"
-    expect(lambda: segment(home, **other), MasksMadeOtherwise, said)
+    words = f"dtype {there} there, {asked} asked for"
+    expect(lambda: segment(home, **other), MasksMadeOtherwise, words)
 
 
 def test_a_second_run_at_once_is_refused_and_changes_nothing(home):

@@ -128,6 +128,11 @@ def test_every_input_by_the_command_line_and_the_workbench(kind, home, monkeypat
     assert wrong == []
 
 
+def test_there_are_five_hundred_inputs():
+    options = len(test_stores.EACH) * len(test_stores.VALUES)
+    assert sum(len(row[1]) for row in WAYS.values()) + options > 500
+
+
 @pytest.mark.parametrize("kind", sorted(fuzz.KINDS))
 def test_damaged_files_are_read_or_refused(kind):
     assert not fuzz.fuzz(kind, 25)["fault"]

@@ -150,18 +150,16 @@ def test_eight_shots_are_in_the_readme_by_plain_arithmetic(row, of):
 )
 def test_ten_shots_are_in_the_readme_by_plain_arithmetic(row, of):
     sets = ("bbbc010_elegans", "t98g_phase", "hela_phase_nuclei")
-    means = (recompute(data, *of, "paper", n=10)[0] for data in sets)
-    cells = (" / ".join(f"{value:.3f}" for value in mean) for mean in means)
+    cells = (" / ".join(f"{v:.3f}" for v in recompute(one, *of, "paper", 10)[0]) for one in sets)
     assert f"| {row} | {' | '.join(cells)} |" in README
 
 
 @pytest.mark.parametrize("cell_threshold", [0.5, 0.0])
 def test_leads_in_the_readme_are_those_that_claims_are_judged_by(cell_threshold: float):
     at = group_by_profile(load_evidence(["released"]).trials, cell_threshold)["released"]
-    ablation = RULES["fig5.ablation"].judge(None, at)
     methods = ("Scellseg-CFT", "Cellpose-FT")
     pairs = {data: [at.images("mAP", data, m) for m in methods] for data in at.sets()}
-    for found in (ablation, judge_lead(pairs, *methods)):
+    for found in (RULES["fig5.ablation"].judge(None, at), judge_lead(pairs, *methods)):
         both = re.findall(r"(\S+ \[\S+, \S+\]), over states (\S+ \[\S+, \S+\])", found.ours)
         drawn, by_state = (" | ".join(column) for column in zip(*both, strict=True))
         row = f"| threshold {cell_threshold}, interval over images and states | {drawn} | "

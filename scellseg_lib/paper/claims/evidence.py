@@ -257,8 +257,7 @@ def assess(*scores: pd.DataFrame, of: Callable[..., Any] = lambda mean: mean) ->
     """
     drawn = bootstrap(*scores, of=of)
     by_state = estimate(of(*(one.mean(axis=1) for one in _align(scores))))
-    low, high = min(drawn.low, by_state.low), max(drawn.high, by_state.high)
-    return drawn._replace(low=low, high=high)
+    return drawn._replace(low=min(drawn.low, by_state.low), high=max(drawn.high, by_state.high))
 
 
 def _align(scores: Sequence[pd.DataFrame]) -> list[np.ndarray]:

@@ -17,16 +17,22 @@ Triple = tuple[float, float, float]  # numbers on BBBC010_elegans, LIVECell_bv2 
 ANY = ("paper", "released", "cpu")  # profiles in the order in which they are evidence; not `smoke`
 
 
-class Fact(BaseModel, frozen=True):
-    """What the paper says of a data set; what no rule needs is left out."""
+class Fact(BaseModel, extra="forbid", frozen=True):
+    """What the paper says of a data set."""
 
     id: str
     where: str  # place in the paper
     train: int | None = None
     test: int | None = None
     instances_test: int | None = None
+    modality: str | None = None
     shape: tuple[int, int, int] | None = None
+    images: int | None = None
+    instances: int | None = None
+    instances_over: int | None = None
     values: Triple | None = None
+    range: tuple[int, int] | None = None
+    slip: str | None = None
 
 
 class Claim(BaseModel, extra="forbid", frozen=True):
