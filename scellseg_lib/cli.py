@@ -290,7 +290,7 @@ def export_masks(
 @app.command(epilog="Example: scellseg sweep shot_scale --data mito --state 0 --limit-time 120")
 def sweep(
     experiments: list[str] = Argument(
-        help="all or some: transferability, shot_scale, pretraining_scale, generalization, layers, "
+        help="all, transferability, shot_scale, pretraining_scale, smicro, generalization, layers, "
         "contrast_weight, statistics, decoding, fair_baselines, which_images, longer_training."
     ),
     profile: str = Option("released", help="Scale, a file of notebooks/profiles."),

@@ -38,9 +38,15 @@ def shot_scale(profile: Profile) -> list[Trial]:
 
 
 def pretraining_scale(profile: Profile) -> list[Trial]:
-    """Scellseg pre-trained on nested subsets, directly and tuned (Fig. 4, Ext. Data Fig. 6)."""
+    """Scellseg pre-trained on nested subsets, directly and tuned (Fig. 4)."""
     methods, weights = (("scellseg", "direct"), CFT, FT), map("subset:{}".format, profile.subsets)
     return [trial for one in weights for trial in _plan(profile, methods, weights=one)]
+
+
+def smicro(profile: Profile) -> list[Trial]:
+    """`shot_scale` with a Scellseg that was pre-trained on microscopy alone (Ext. Data Fig. 6)."""
+    pairs = product(map("subset:{}".format, profile.subsets[-2:-1]), shot_scale(profile))
+    return [replace(t, weights=one) if t.model == "scellseg" else t for one, t in pairs]
 
 
 def generalization(profile: Profile) -> list[Trial]:
@@ -104,7 +110,7 @@ def longer_training(profile: Profile) -> list[Trial]:
     return [trial for trial in trials if trial.n_shots < pools[trial.data].shots[-1]]
 
 
-OF_THE_PAPER = (transferability, shot_scale, pretraining_scale, generalization, layers)
+OF_THE_PAPER = (transferability, shot_scale, pretraining_scale, smicro, generalization, layers)
 BEYOND_IT = (contrast_weight, statistics, decoding, fair_baselines, which_images, longer_training)
 EXPERIMENTS: dict[str, Callable[[Profile], list[Trial]]] = {
     experiment.__name__: experiment for experiment in (*OF_THE_PAPER, *BEYOND_IT)
