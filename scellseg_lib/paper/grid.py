@@ -1,6 +1,6 @@
 """Which trials an experiment of the paper consists of: one function each, at a profile."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 from itertools import product
 from typing import Any
@@ -50,12 +50,10 @@ def smicro(profile: Profile) -> list[Trial]:
 
 
 def generalization(profile: Profile) -> list[Trial]:
-    """What tuned models still know of the general test (Extended Data Fig. 4).
-
-    Untuned ones are decoded at full size too: so Cellpose's own paper scores its test images.
-    """
+    """What tuned models still know of the general test (Extended Data Fig. 4)."""
     places, one = _general_tests(profile), profile.narrow(data=[*profile.data][:1])
     plain, usual = profile.untuned, (*profile.untuned, *COMPARED)
+    # Untuned ones at full size too: so Cellpose's own paper scores its test images.
     full = [t for place in places[:1] for t in _plan(one, plain, protocol="resample", **place)]
     return full + [t for place in places for t in _plan(profile, usual, **place)]
 
@@ -81,11 +79,10 @@ def statistics(profile: Profile) -> list[Trial]:
 
 def decoding(profile: Profile) -> list[Trial]:
     """How maps become masks: at full size, averaged over flips, or both (that as in Fig. 5 too)."""
-    return [
-        *_plan(profile, COMPARED, protocol="best", every_number=True),
-        *_plan(profile, COMPARED, protocol="resample"),
-        *_plan(profile, COMPARED, protocol="flips"),
-    ]
+    trials = _plan(profile, COMPARED, protocol="best", every_number=True)
+    for protocol in ("resample", "flips"):
+        trials += _plan(profile, COMPARED, protocol=protocol)
+    return trials
 
 
 def fair_baselines(profile: Profile) -> list[Trial]:
@@ -112,9 +109,7 @@ def longer_training(profile: Profile) -> list[Trial]:
 
 OF_THE_PAPER = (transferability, shot_scale, pretraining_scale, smicro, generalization, layers)
 BEYOND_IT = (contrast_weight, statistics, decoding, fair_baselines, which_images, longer_training)
-EXPERIMENTS: dict[str, Callable[[Profile], list[Trial]]] = {
-    experiment.__name__: experiment for experiment in (*OF_THE_PAPER, *BEYOND_IT)
-}
+EXPERIMENTS = {experiment.__name__: experiment for experiment in (*OF_THE_PAPER, *BEYOND_IT)}
 
 
 def order_by_state(trials: Iterable[Trial]) -> list[Trial]:
