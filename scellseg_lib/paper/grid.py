@@ -15,13 +15,13 @@ Method = tuple[str, str]  # model and strategy
 CFT, FT, CELLPOSE = COMPARED = tuple(METHODS)[:3]  # the methods of Fig. 5
 BASELINES = tuple(METHODS)[3:]  # HoVer-FT, U-Net3-FT and U-Net2-FT
 LAYERS = ("downsampling_fixed", "extractor_fixed")  # in Extended Data Fig. 8, beside nothing
-CONTRAST_VARIANTS: dict[str, dict[str, Any]] = {
+CONTRAST_VARIANTS: dict[str, dict[str, Any]] = {  # of contrastive fine-tuning
     "fixed": {"options": (("alpha", "fixed"),)},
     "scheduled": {"options": (("alpha", "scheduled"),)},
     "inductive": {"queries": "shot"},
     "shot statistics": {"options": (("statistics", "shot"),)},
+    "as released": {"options": (("crops", "clipped"), ("statistics", "released"))},
 }
-"""Contrastive fine-tuning otherwise than in the paper."""
 STATISTICS = ("shot", "encoder", "released", "query")
 STEPS = (100, 200, 300, 600)
 SCHEDULES = ("halvings", "cosine")

@@ -1,6 +1,7 @@
 """Which trials the experiments consist of, at which profile and by which shots."""
 
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -53,9 +54,15 @@ def test_generalization_and_statistics_are_of_the_models_that_transferability_tu
     assert {(t.tested_on, t.split) for t in general} == expected
     found = grid.statistics(RELEASED)
     assert {t.drop_scoring() for t in (*general, *found)} <= tuned
-    assert {(t.recalibrated, t.tested_on) for t in found} == {
-        (way, place) for way in grid.STATISTICS for place in ("", "cellpose_cyto_test")
-    }
+    every = product(grid.STATISTICS, ("", "cellpose_cyto_test"))
+    assert {(t.recalibrated, t.tested_on) for t in found} == {*every}
+
+
+def test_smicro_is_shot_scale_with_other_weights_of_scellseg():
+    cpu = load_profile("cpu")
+    found = grid.smicro(cpu)
+    assert [replace(trial, weights="packaged") for trial in found] == grid.shot_scale(cpu)
+    assert {t.weights for t in found if t.model == "scellseg"} == {"subset:micro"}
 
 
 def test_longer_training_never_sees_a_query_image():
@@ -63,8 +70,7 @@ def test_longer_training_never_sees_a_query_image():
     assert {(t.split, t.contrast) for t in found} == {("held_out", "")}
     pools = {"bbbc010_elegans": 10, "t98g_phase": 10, "hela_phase_nuclei": 12}
     assert all(t.n_shots < pools[t.data] for t in found)
-    eight = grid.longer_training(RELEASED.narrow(shots=[8]))
-    assert {t.n_shots for t in eight} == {8}
+    assert {t.n_shots for t in grid.longer_training(RELEASED.narrow(shots=[8]))} == {8}
     assert {(t.steps, t.options) for t in found} == {
         (steps, (("schedule", schedule),)) for steps in grid.STEPS for schedule in grid.SCHEDULES
     }
