@@ -54,20 +54,15 @@ def overlap(true: np.ndarray, predicted: np.ndarray) -> Overlap:
     predicted = as_labels(predicted, "predicted labels", largest=INT64_MAX).ravel()
     same = (true[1:] == true[:-1]) & (predicted[1:] == predicted[:-1])
     starts = np.flatnonzero(np.append(True, ~same))  # of runs that are alike in both; they are few
-    length = np.diff(starts, append=true.size)
-    labels, areas, position = [], [], []  # of each run; -1: background
-    for side in (true, predicted):
-        where, present = pd.factorize(np.append(0, side[starts]), sort=True)  # no sort of all runs
-        labels.append(present[1:].astype(np.int64))
-        areas.append(np.bincount(where[1:], length, len(present))[1:].astype(np.int64))
-        position.append(where[1:] - 1)
-    both = (position[0] >= 0) & (position[1] >= 0)
-    key = position[0][both] * len(labels[1]) + position[1][both]
-    pairs, which = np.unique(key, return_inverse=True)
-    t, p = np.divmod(pairs, max(len(labels[1]), 1))
-    shared = np.bincount(which, length[both], len(pairs)).astype(np.int64)
-    union = areas[0][t] + areas[1][p] - shared
-    return Overlap(labels, areas, (t, p), shared, union, shared / union)
+    length = np.append(0, np.diff(starts, append=true.size))  # 0 of a background that may lack
+    sides = [pd.factorize(np.append(0, side[starts]), sort=True) for side in (true, predicted)]
+    pixels = coo_array((length, (sides[0][0], sides[1][0]))).tocsr()  # by label and label
+    labels = [present[1:].astype(np.int64) for _, present in sides]
+    areas = [pixels.sum(axis=axis)[1:] for axis in (1, 0)]
+    pairs = pixels[1:, 1:].tocoo()
+    t, p = pairs.coords
+    union = areas[0][t] + areas[1][p] - pairs.data
+    return Overlap(labels, areas, (t, p), pairs.data, union, pairs.data / union)
 
 
 def match(true: np.ndarray, predicted: np.ndarray, threshold: float = 0.5) -> pd.DataFrame:
