@@ -14,8 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.colors import hsv_to_rgb
 from matplotlib.figure import Figure
-from scipy.ndimage import find_objects
-from skimage.measure import find_contours
+from skimage.measure import find_contours, regionprops
 
 from scellseg_lib import paths
 from scellseg_lib.atomic import whole
@@ -65,11 +64,10 @@ def overlay(
 def contours(masks: np.ndarray) -> list[np.ndarray]:
     """Outlines of all cells, each float64[n, 2] of (x, y) in pixels; pieces count apart."""
     found = []
-    for label, box in enumerate(find_objects(masks.astype(np.int32)), start=1):
-        if box is not None:
-            inside = np.pad(masks[box] == label, 1).astype(np.float32)
-            corner = (box[1].start - 1, box[0].start - 1)
-            found += [line[:, ::-1] + corner for line in find_contours(inside, 0.5)]
+    for cell in regionprops(masks.astype(np.int32)):
+        inside = np.pad(cell.image, 1).astype(np.float32)
+        corner = (cell.bbox[1] - 1, cell.bbox[0] - 1)
+        found += [line[:, ::-1] + corner for line in find_contours(inside, 0.5)]
     return found
 
 

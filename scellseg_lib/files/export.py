@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import tifffile
-from scipy.ndimage import find_objects
-from skimage.measure import regionprops_table
+from skimage.measure import regionprops, regionprops_table
 
 from scellseg_lib.atomic import whole
 from scellseg_lib.errors import DatasetError, ImageError, SideTooSmall, telling
@@ -129,7 +128,7 @@ def single_cells(
     image; SideTooSmall if a cell is larger. Without `keep_background` all but the cell is 0.
     """
     check_size(image.shape[:2], masks.shape, "its masks", "masks")
-    boxes = {k: box for k, box in enumerate(find_objects(masks.astype(np.int32)), 1) if box}
+    boxes = {cell.label: cell.slice for cell in regionprops(masks.astype(np.int32))}
     extents = {k: max(part.stop - part.start for part in box) for k, box in boxes.items()}
     if larger := [k for k, extent in extents.items() if side and extent > side]:
         what = f"{len(larger)} of {len(boxes)} cells do not fit into {side} x {side} px"

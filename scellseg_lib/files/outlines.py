@@ -13,8 +13,8 @@ from pathlib import Path
 import imagecodecs
 import numpy as np
 import roifile
-from scipy.ndimage import find_objects, label
-from skimage.measure import find_contours
+from scipy.ndimage import label
+from skimage.measure import find_contours, regionprops
 from skimage.segmentation import mark_boundaries
 
 from scellseg_lib.atomic import whole
@@ -28,12 +28,10 @@ def outlines(masks: np.ndarray) -> Iterator[tuple[int, list[list[np.ndarray]]]]:
     There is a list for each 4-connected piece: its outer ring, clockwise as one sees it, then those
     of its holes, the other way round; int64[n, 2] (x, y), the first not repeated at the end.
     """
-    for number, box in enumerate(find_objects(masks.astype(np.int32)), start=1):
-        if box is not None:
-            pieces, n_pieces = label(masks[box] == number)
-            corner = np.array([box[1].start, box[0].start])
-            found = [rings(pieces == k) for k in range(1, n_pieces + 1)]
-            yield number, [[ring + corner for ring in piece] for piece in found]
+    for cell in regionprops(masks.astype(np.int32)):
+        pieces, n_pieces = label(cell.image)
+        found = [rings(pieces == k) for k in range(1, n_pieces + 1)]
+        yield cell.label, [[ring + cell.bbox[1::-1] for ring in piece] for piece in found]
 
 
 def rings(piece: np.ndarray) -> list[np.ndarray]:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 from scipy import ndimage
+from skimage.measure import regionprops
 
 Shape = tuple[int, int]
 RAYS = 180
@@ -179,12 +180,10 @@ def assign(outlines: Sequence[Outline], shape: Shape, reach: float = 1.0) -> np.
 def clean(labels: np.ndarray, minimum: float) -> np.ndarray:
     """Keep the largest piece (4-neighbours) of every label, at least `minimum` px; number 1..n."""
     cleaned, number = np.zeros_like(labels), 0
-    for label, box in enumerate(ndimage.find_objects(labels), 1):
-        if box is None:
-            continue
-        pieces, _ = ndimage.label(labels[box] == label)
+    for cell in regionprops(labels):
+        pieces, _ = ndimage.label(cell.image)
         areas = np.bincount(pieces.ravel())[1:]
         if areas.max() >= minimum:
             number += 1
-            cleaned[box][pieces == areas.argmax() + 1] = number
+            cleaned[cell.slice][pieces == areas.argmax() + 1] = number
     return cleaned
