@@ -67,9 +67,8 @@ def _prepare_one(sample: Sample, diameter: float, robust: bool) -> Source:
     scale = MEAN_DIAMETER / diameter
     masks = sample.masks if sample.read_masks is not None else None
     if scale < 0.5:  # a bilinear warp would skip pixels: average first
-        shape = tuple(max(round(side * scale), 1) for side in image.shape[1:])
-        image, scale = resize(image, shape), 1.0
-        masks = resize_masks(masks, shape) if masks is not None else None
+        image, scale = resize(image, scale), 1.0
+        masks = resize_masks(masks, image.shape[1:]) if masks is not None else None
     return Source(image, masks, scale)
 
 

@@ -115,8 +115,7 @@ class Dataset(Sequence[Sample]):
         if not names:
             remedy = "Give samples a style each, or leave the contrast images to their default."
             raise DatasetError(f"the images {self.name!r} have no styles", remedy=remedy)
-        groups = {name: tuple(s for s in self.samples if s.style == name) for name in names}
-        return {name: replace(self, samples=group) for name, group in groups.items()}
+        return {n: replace(self, samples=tuple(s for s in self if s.style == n)) for n in names}
 
     def shots(self, n: int, seed: int = 0) -> Self:
         """Draw `n` shots, the first of a permutation of the pool; DatasetError if it is smaller."""

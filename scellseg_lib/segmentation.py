@@ -92,8 +92,7 @@ def segment(
 
     Parameters
     ----------
-    model : Model
-    images : sequence of Sample or array
+    model, images : Model, sequence of Sample or array
         Arrays are float or integer [H, W] or [2, H, W] (to segment, nucleus).
     diameter, resample, flips, batch_size
         See `SegmentOptions`. The paper's protocol is ``resample=False``.
@@ -105,10 +104,6 @@ def segment(
         Gets the cells of each image, in order, as soon as they are found.
     **thresholds
         ``cell_threshold``, ``min_size`` and the others of `Decoding`; None: the model's.
-
-    Returns
-    -------
-    list of Cells
 
     Raises
     ------
@@ -122,7 +117,7 @@ def segment(
     """
     diameter, decoding = resolve(model.card, diameter=diameter, **thresholds)
     sizes: dict[str, Any] = {"diameter": diameter, "flips": flips, "batch_size": batch_size}
-    resample = SegmentOptions(**sizes, resample=resample).resample
+    SegmentOptions(resample=resample)  # the others are checked by `predict`
     predictions, cells = predict(model, images, precision=precision, **sizes), []
     for prediction in progress_bar(predictions, length_hint(images), "segment", shown=progress):
         masks = decode(prediction, model.representation, decoding, resample=resample)

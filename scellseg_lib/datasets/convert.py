@@ -13,7 +13,7 @@ from typing import NamedTuple
 import imagecodecs
 import numpy as np
 from natsort import natsorted
-from skimage.draw import polygon
+from skimage.draw import polygon2mask
 
 from scellseg_lib.errors import DatasetError, ImageError, telling
 from scellseg_lib.files.images import read_masks, read_pixels, write_labels
@@ -91,8 +91,7 @@ def draw_polygons(outlines: Sequence[np.ndarray], shape: tuple[int, ...]) -> np.
     """Pixels, bool[H, W], whose centre is inside one of COCO's polygons, float[n, 2] (x, y)."""
     mask = np.zeros(shape, bool)
     for points in outlines:
-        x, y = points.T - 0.5  # pixel (0, 0) spans 0 to 1
-        mask[polygon(y, x, shape)] = True
+        mask |= polygon2mask(shape, points[:, ::-1] - 0.5)  # pixel (0, 0) spans 0 to 1
     return mask
 
 
