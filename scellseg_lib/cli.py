@@ -168,16 +168,15 @@ def segment(
       scellseg segment cells.tif --model tuned.safetensors --output masks/
       scellseg segment bbbc010_elegans --model worms.safetensors --output masks
     """
-    suffix = ".tif" if file_format == "tiff" else ".png"
+    ending = export.FORMATS[file_format]
     is_named, loaded, reading = _prepare(source, model, weights, channels, axes=axes, page=page)
     if is_named:
         images = scellseg.load_dataset(source, **reading).query
         output, outcome = output or Path(layout.SEGMENTED, source), folder.FolderOutcome()
-        ending = f"{layout.MASKS}{suffix}"
         jobs = [folder.ImageJob(one, output / f"{one.name}{ending}") for one in images]
     else:
         output = output or layout.results_path(Path(source))
-        jobs, outcome = folder.plan_jobs(Path(source), output, suffix, **reading)
+        jobs, outcome = folder.plan_jobs(Path(source), output, Path(ending).suffix, **reading)
     options |= {"reading": reading | {"format": file_format}, "overwrite": overwrite}
     folder.segment_jobs(jobs, loaded, output, outcome, overlays=preview, **options)
     for doubt in [one for one in outcome.sum_up_doubts() if one not in outcome.doubts[:1]]:

@@ -55,9 +55,7 @@ class Report(NamedTuple):
 
     def __str__(self) -> str:
         lines = [f"{n} {state}" for state, n in Counter(f.state for f in self.files).items()]
-        lines += [
-            f"{f.state}: {f.file} {f.detail and f'({f.detail})'}".rstrip() for f in self.wrong
-        ]
+        lines += [f"{f.state}: {f.file} ({f.detail})".removesuffix(" ()") for f in self.wrong]
         return "\n  ".join([self.title, *lines])
 
 

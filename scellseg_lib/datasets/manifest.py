@@ -151,9 +151,7 @@ def load_subsets() -> dict[str, tuple[SubsetPart, ...]]:
     nested: dict[str, tuple[SubsetPart, ...]] = {}
     series = _parse(paths.MANIFESTS / "pretraining_subsets.yaml", _Series)["series"]
     for added in series.values():
-        so_far: tuple[SubsetPart, ...] = ()
-        for subset, parts in added.items():
-            so_far = nested[subset] = so_far + parts
+        nested |= zip(added, accumulate(added.values()), strict=True)
     return nested
 
 
