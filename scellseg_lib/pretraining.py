@@ -76,10 +76,12 @@ def pretrain(
 
     Parameters
     ----------
-    name, levels : str, tuple of int
-        One of the five models, and its widths.
+    name : str
+        One of the five models.
     datasets : sequence of Dataset
         All samples serve; the last of every 8 validates.
+    levels : tuple of int
+        Widths.
     recipe : PretrainRecipe, optional
         None: the paper's for this model.
     initial : Model, optional

@@ -92,7 +92,8 @@ def segment(
 
     Parameters
     ----------
-    model, images : Model, sequence of Sample or array
+    model : Model
+    images : sequence of Sample or array
         Arrays are float or integer [H, W] or [2, H, W] (to segment, nucleus).
     diameter, resample, flips, batch_size
         See `SegmentOptions`. The paper's protocol is ``resample=False``.
@@ -104,6 +105,10 @@ def segment(
         Gets the cells of each image, in order, as soon as they are found.
     **thresholds
         ``cell_threshold``, ``min_size`` and the others of `Decoding`; None: the model's.
+
+    Returns
+    -------
+    list of Cells
 
     Raises
     ------

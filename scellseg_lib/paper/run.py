@@ -267,7 +267,7 @@ def load_scores(
             what = f"{len(outcome.failed)} of {len(trials)} trials failed, the first of them "
             what += f"{trial.model} on {trial.data}"
             raise ScellsegError(what, remedy=f"Mend this first: {reason}")
-    return workspace.store.read_scores(among=set(trials), keys=keys)
+    return workspace.store.read_scores(among=trials, keys=keys)
 
 
 def average_scores(frame: pd.DataFrame) -> pd.DataFrame:

@@ -6,7 +6,7 @@ is there when its JSON is, so that a kill at any moment leaves nothing that is h
 
 import json
 import subprocess
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from functools import partial
 from hashlib import sha256
@@ -86,33 +86,32 @@ class Store:
         return {"trials": trials, "versions": versions, "method": sorted(methods)}
 
     def read_scores(
-        self, among: Collection[Trial] | None = None, *, keys: Iterable[str] | None = None
+        self, among: Iterable[Trial] | None = None, *, keys: Iterable[str] | None = None
     ) -> pd.DataFrame:
-        """Read the scores of trials of this version of the method: of all, or those asked for.
+        """Read scores of this version of the method: of all trials, or those asked for as ordered.
 
         One row for each trial, cell threshold, image and IoU threshold: the columns of
         `metrics.evaluate`, ``cell_threshold``, the trial's fields, and its ``key``. DatasetError if
         a file is damaged, no trial is there, or one has two results.
         """
-        found: dict[Trial, dict[str, Any]] = {}
+        found: dict[Trial, dict[str, Any]] = dict.fromkeys(among or (), {})
         hashes = {}
         for key in self.list_keys() if keys is None else dict.fromkeys(keys):
             origin = self.read_origin(key)
             trial, method = parse_trial(origin["trial"]), origin["trial"]["method"]
-            if method != METHOD_VERSION or (among is not None and trial not in among):
+            if method != METHOD_VERSION or (among is not None and trial not in found):
                 continue
-            if trial in found:
-                what = f"a trial has two results, {found[trial]['key']} and {key}: of other images "
+            if known := found.get(trial):
+                what = f"a trial has two results, {known['key']} and {key}: of other images "
                 remedy = "Delete the two files of the one that is out of date."
                 raise DatasetError(f"{what}or weights", where=self.folder, remedy=remedy)
             found[trial] = asdict(trial) | {"n_shots": trial.n_shots, "key": key}
             hashes[key] = origin.get("scores_sha256")
-        if not found:
-            what = f"the {len(among)} trials asked for" if among is not None else "any trial"
+        if not (rows := [row for row in found.values() if row]):
+            what = f"the {len(found)} trials asked for" if among is not None else "any trial"
             remedy = "Run the trials first (COMPUTE = True in a notebook, or `scellseg sweep`)."
             raise DatasetError(f"there is no result of {what}", where=self.folder, remedy=remedy)
-        order = ["data", "weights", "protocol", "model", "strategy", "n_shots", "seed"]
-        trials = pd.DataFrame(found.values()).sort_values(order, kind="stable", ignore_index=True)
+        trials = pd.DataFrame(rows)
         # All tables are read as one, which is thirty times as fast as one after the other.
         tables = [self._read_text(key, hashes[key]).partition("\n") for key in trials["key"]]
         with telling("the results cannot be read", self.folder, AGAIN):
