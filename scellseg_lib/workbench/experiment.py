@@ -24,17 +24,10 @@ from scipy import ndimage
 from scellseg_lib.atomic import whole
 from scellseg_lib.datasets.weights import RELEASED, load_model, packaged_files, released_file
 from scellseg_lib.errors import DatasetError, ImageError, ModelError, ScellsegError
-from scellseg_lib.files import layout
+from scellseg_lib.files import images, layout
 from scellseg_lib.files.export import read_list, read_table, waiting_list
 from scellseg_lib.files.folder import ImageJob, alone, is_done
-from scellseg_lib.files.images import (
-    pixel_hash,
-    read_image,
-    read_labels,
-    read_masks,
-    read_pixels,
-    write_labels,
-)
+from scellseg_lib.files.images import read_labels, read_masks, read_pixels
 from scellseg_lib.files.layout import ImageFiles
 from scellseg_lib.metrics import match, scores
 from scellseg_lib.model import Card, Model, read_card
@@ -152,7 +145,7 @@ class Survey:
     def crop(self, channels: Channels | None) -> np.ndarray:
         """Piece of an annotated image around a cell of usual size, float32[N, N]."""
         shot = min(self.usable, key=lambda shot: abs(shot.diameter - self.diameter))
-        plane = read_image(shot.image, channels=channels)[0]
+        plane = images.read_image(shot.image, channels=channels)[0]
         side = int(min(4 * self.diameter, *plane.shape))
         corner = np.clip(np.subtract(shot.middle, side // 2), 0, np.subtract(plane.shape, side))
         return plane[corner[0] : corner[0] + side, corner[1] : corner[1] + side]
@@ -254,7 +247,7 @@ class Experiment:
         written = whole(table) if noted else nullcontext(table)
         try:
             with whole(copy) as image_part, whole(labels) as masks_part, written as table_part:
-                write_labels(masks_part, masks)
+                images.write_labels(masks_part, masks)
                 shutil.copyfile(image, image_part)
                 if noted:
                     shutil.copyfile(noted, table_part)
@@ -440,7 +433,7 @@ def _hash(masks: np.ndarray | Path) -> str | None:
         labels = read_labels(masks) if isinstance(masks, Path) else masks
     except ScellsegError:
         return None
-    return pixel_hash(np.asarray(labels, np.int64))
+    return images.pixel_hash(np.asarray(labels, np.int64))
 
 
 @dataclass(frozen=True)
@@ -568,7 +561,7 @@ class ClassesChanged(ImageError):
 class ClassFile:
     """``classes.csv``: the classes of an experiment and their colours, shared by all its images.
 
-    Two windows do not merge their lists: the later one writes nothing. See `SharedClasses`.
+    Two windows do not merge their lists: the later one writes nothing.
     """
 
     def __init__(self, masks: Path) -> None:
@@ -584,21 +577,21 @@ class ClassFile:
         self._seen = None
         with self._in_words("read"):
             content = self._content()
-            found = _colours(self._parse(content)[0])
+            table, _ = self._parse(content)
         self._seen = content
-        return found
+        return dict(table["colour"])
 
     def write(self, classes: Classes) -> None:
         """Write the classes; `ClassesChanged` if somebody else has, since they were read."""
         with self._in_words("written"), alone(self.file, -1):
             content = self._content()
             table, separator = self._parse(content)
-            if list(_colours(table).items()) != list(classes.items()):
+            if [*table["colour"].items()] != [*classes.items()]:
                 if content is not None and content != self._seen:
                     what = "another window has changed the classes of this folder meanwhile"
                     remedy = "Open the image again: it then has the classes of both."
                     raise ClassesChanged(what, where=self.file, remedy=remedy)
-                table = table.set_index("class", drop=False).reindex([*classes]).fillna("")
+                table = table.reindex([*classes]).fillna("")
                 table["class"], table["colour"] = [*classes], [*classes.values()]
                 with whole(self.file) as scratch:
                     table.to_csv(scratch, sep=separator, index=False)
@@ -643,7 +636,7 @@ class ClassFile:
         return self.file.read_bytes() if self.file.exists() else None
 
     def _parse(self, content: bytes | None) -> tuple[pd.DataFrame, str]:
-        """Rows of the list, and its separator."""
+        """Rows of the list by class, and its separator; what is no colour becomes one of ours."""
         try:
             table, separator = read_table(b"class,colour" if content is None else content)
         except (ValueError, csv.Error):
@@ -653,8 +646,14 @@ class ClassFile:
             remedy = "Give it one, or move it away; it is not changed until then."
             raise ImageError(what, where=self.file, remedy=remedy)
         table["class"] = table["class"].str.split().str.join(" ")
-        table["colour"] = table.get("colour", "")
-        return table[table["class"] != ""].drop_duplicates("class"), separator
+        table = table[table["class"] != ""].drop_duplicates("class").set_index("class", drop=False)
+        found = dict.fromkeys(table.index, "")
+        for name, text in table.get("colour", {}).items():
+            with suppress(ImageError):
+                found[name] = parse_colour(text)
+        for name, colour in found.items():
+            found[name] = colour or choose_colour(found)
+        return table.assign(colour=pd.Series(found, dtype=str)), separator
 
     @contextmanager
     def _in_words(self, done: str) -> Iterator[None]:
@@ -665,14 +664,3 @@ class ClassFile:
             remedy = "Close other programs that have it open, and check the folder and its disk. "
             remedy += "This window keeps the classes until then."
             raise ImageError(what, where=self.file, remedy=remedy) from error
-
-
-def _colours(table: pd.DataFrame) -> dict[str, str]:
-    """Classes of a list; what is no colour becomes one of ours."""
-    found = dict.fromkeys(table["class"], "")
-    for name, text in zip(table["class"], table["colour"], strict=True):
-        with suppress(ImageError):
-            found[name] = parse_colour(text)
-    for name, colour in found.items():
-        found[name] = colour or choose_colour(found)
-    return found

@@ -1,8 +1,6 @@
 """Classes of cells and their colours, in the order of their keys: 1, 2, 3, .."""
 
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Protocol
 
 from matplotlib.colors import is_color_like, to_hex
 
@@ -21,25 +19,6 @@ COLOURS = {
     "grey": "#B8B8B8",
 }
 """Colours of classes, one after the other: colour-blind people tell them apart, also on black."""
-
-
-class SharedClasses(Protocol):
-    """A list of classes that the images of a folder share, such as `experiment.ClassFile`.
-
-    Two that are equal are the same list. What a method cannot do is an ImageError.
-    """
-
-    def read(self) -> dict[str, str]:
-        """Read names and colours."""
-
-    def write(self, classes: Classes) -> None:
-        """Replace the list; an error if somebody else has changed it since `read`."""
-
-    def others(self, name: str, masks: Path) -> list[str]:
-        """Names of the images, but for that of these masks, whose saved cells have a class."""
-
-    def rename(self, old: str, new: str, masks: Path) -> tuple[list[str], list[str]]:
-        """Rename a class in the lists of those images; names of the renamed and of the others."""
 
 
 def clean_name(text: str) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import wraps
 from pathlib import Path
-from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 from uuid import uuid4
 
 import numpy as np
@@ -21,11 +21,14 @@ import traitlets
 from scellseg_lib.errors import ImageError
 from scellseg_lib.samples import check_size
 from scellseg_lib.workbench.editor.annotation import PUT_ASIDE, Annotation
-from scellseg_lib.workbench.editor.classes import COLOURS, SharedClasses, clean_name
+from scellseg_lib.workbench.editor.classes import COLOURS, clean_name
 from scellseg_lib.workbench.editor.journal import Edit, edits_path
 from scellseg_lib.workbench.editor.patches import Patch, diff, set_pixels
 from scellseg_lib.workbench.editor.view import ImageView, make_layers, with_lock
 from scellseg_lib.workbench.forms import count, plain
+
+if TYPE_CHECKING:  # which knows the editor
+    from scellseg_lib.workbench.experiment import ClassFile
 
 HISTORY = 300
 """Edits that a page which opens can undo without asking Python."""
@@ -78,7 +81,7 @@ class MaskEditor(ImageView):
         self.path: Path | None = None
         self.annotation = Annotation(np.zeros((1, 1), np.int32))
         self._pages = PageEdits(self.annotation)
-        self._shared: SharedClasses | None = None
+        self._shared: ClassFile | None = None
         self._trouble = ""  # why the shared classes could not be read or written
         self._n_saved = 0
         self._stamp: tuple[int, int] | None = None
@@ -120,7 +123,7 @@ class MaskEditor(ImageView):
         layers: Mapping[str, np.ndarray] | None = None,
         title: str = "",
         path: Path | None = None,
-        classes: SharedClasses | None = None,
+        classes: ClassFile | None = None,
     ) -> None:
         """Open an image, see `ImageView.show`.
 
@@ -133,7 +136,7 @@ class MaskEditor(ImageView):
         path : path, optional
             File of masks (``NAME_masks.tif``) that `save` writes. Every edit is kept beside it at
             once; what a crash has left is offered when the image is opened again.
-        classes : SharedClasses, optional
+        classes : ClassFile, optional
             The list of classes that this image shares with others.
 
         Raises
@@ -222,7 +225,7 @@ class MaskEditor(ImageView):
         """Call a function after every save, with the file of masks."""
         self._callbacks.setdefault("save", []).append(callback)
 
-    def _start_classes(self, shared: SharedClasses | None) -> tuple[dict[str, str], str]:
+    def _start_classes(self, shared: ClassFile | None) -> tuple[dict[str, str], str]:
         """Classes that an image starts with, and why the shared ones cannot be read.
 
         Those that are in no list yet are taken along: made before there was one, or while it could
