@@ -14,18 +14,11 @@ from scellseg_lib.files import layout
 from scellseg_lib.files.images import read_masks, read_pixels
 from scellseg_lib.files.layout import ImageFiles
 from scellseg_lib.segmentation import Prediction
-from scellseg_lib.workbench import forms
+from scellseg_lib.workbench import experiment, forms
 from scellseg_lib.workbench.editor import MaskEditor, MasksChanged, operations
 from scellseg_lib.workbench.editor.journal import Edit, edits_path
 from scellseg_lib.workbench.editor.patches import apply
-from scellseg_lib.workbench.experiment import (
-    ClassFile,
-    Experiment,
-    OtherMasks,
-    SegmentedImage,
-    experiment_of,
-    read_cells,
-)
+from scellseg_lib.workbench.experiment import ClassFile, Experiment, SegmentedImage, experiment_of
 from scellseg_lib.workbench.forms import count, plain
 from scellseg_lib.workbench.jobs import Job
 from scellseg_lib.workbench.session import Suggestion, network_pictures
@@ -131,7 +124,7 @@ class AnnotatePanel(ipywidgets.VBox):
         self.editor.load(
             read_pixels(image.image),
             masks,
-            cells=None if image.masks is None else read_cells(image.masks),
+            cells=None if image.masks is None else experiment.read_cells(image.masks),
             title=image.name,
             path=image.own_masks,
             classes=ClassFile(image.own_masks),
@@ -204,7 +197,7 @@ class AnnotatePanel(ipywidgets.VBox):
         self.editor.load(
             read_pixels(result.image),
             read_masks(target) if is_begun else predicted,
-            cells=read_cells(target) if is_begun else None,
+            cells=experiment.read_cells(target) if is_begun else None,
             layers=layers,
             title=result.name,
             path=target,
@@ -399,9 +392,9 @@ class AnnotatePanel(ipywidgets.VBox):
         except Exception as error:
             self.message.fail(plain(error))
             self.editor.say(plain(error), error=True)
-            if isinstance(error, OtherMasks):
+            if isinstance(error, experiment.OtherMasks):
                 self._insist = partial(self.learn_from_it, replace=True)
             elif isinstance(error, MasksChanged):
                 self._insist = partial(self.editor.save, replace=True)
-            forms.show(self.replace, isinstance(error, OtherMasks | MasksChanged))
+            forms.show(self.replace, isinstance(error, experiment.OtherMasks | MasksChanged))
             forms.show(self.again, isinstance(error, MasksChanged))

@@ -16,24 +16,19 @@ import ipywidgets
 import pandas as pd
 import torch
 
-from scellseg_lib.errors import (
-    AxesNeeded,
-    ChannelsNeeded,
-    ScellsegError,
-    ScellsegWarning,
-    SideTooSmall,
-)
+from scellseg_lib import errors
+from scellseg_lib.errors import ScellsegError, ScellsegWarning
 from scellseg_lib.options import Options
 from scellseg_lib.training import CheckpointOfAnotherRun
 
 ERROR_COLOUR = "#b3261e"
 REMEDIES: dict[type[ScellsegError], str] = {
-    AxesNeeded: "Save it as one plane, or from ImageJ as a TIFF of several channels, which says "
-    "what they are.",
-    ChannelsNeeded: "Choose under Channels what to segment.",
+    errors.AxesNeeded: "Save it as one plane, or from ImageJ as a TIFF of several channels, which "
+    "says what they are.",
+    errors.ChannelsNeeded: "Choose under Channels what to segment.",
     CheckpointOfAnotherRun: "The images or the model have changed since this run was stopped: "
     "discard it and start anew.",
-    SideTooSmall: "Make the image of a cell {side} px or more a side, or 0.",
+    errors.SideTooSmall: "Make the image of a cell {side} px or more a side, or 0.",
 }
 """What to do about an error with the controls that there are."""
 CONTROLS = {"diameter": "a diameter of the cells of {} px", "side": "{}"}
@@ -116,13 +111,12 @@ def note(text: str) -> ipywidgets.HTML:
 
 
 def button(
-    words: str, name: str, act: Callable[[], object] | None = None, tip: str = "", style: str = ""
+    words: str, name: str, act: Callable[[], object], tip: str = "", style: str = ""
 ) -> ipywidgets.Button:
     """Button as wide as its words; its `style` may be "primary", "warning" or "danger"."""
     look: dict[str, Any] = {"button_style": style, "layout": {"width": "auto"}}
     made = ipywidgets.Button(description=words, tooltip=tip or None, **look)
-    if act is not None:
-        made.on_click(lambda _: act())
+    made.on_click(lambda _: act())
     return made.add_class(f"scellseg-{name}")
 
 
