@@ -48,8 +48,8 @@ class AnnotatePanel(ipywidgets.VBox):
     def __init__(
         self,
         folder: Path | None = None,
-        on_folder: Callable[[Path], None] | None = None,
-        on_learn: Callable[[Path], None] | None = None,
+        on_folder: Callable[[Path], object] = lambda folder: None,
+        on_learn: Callable[[Path], object] = lambda folder: None,
         on_suggest: Callable[[Path], Callable[[], Suggestion]] | None = None,
     ) -> None:
         self.path: Path | None = None
@@ -109,10 +109,8 @@ class AnnotatePanel(ipywidgets.VBox):
         images, self._doubt = forms.hear(lambda: layout.list_images(folder))
         self.path, self.images, self.current, self.correcting = folder, images, None, None
         self._before = None
-        self._fill()
         self._show_state()  # the list takes room from the picture, which then fits itself in
-        if self._on_folder:
-            self._on_folder(folder)
+        self._on_folder(folder)
         self._open_first(sorted(images, key=lambda at: (self._mark(at) != UNSAVED, bool(at.masks))))
 
     def show(self, image: ImageFiles, *, save: bool = True) -> None:
@@ -130,7 +128,6 @@ class AnnotatePanel(ipywidgets.VBox):
             classes=ClassFile(image.own_masks),
         )
         self.current, self.correcting, self._predicted = image, None, None
-        self._fill()
         self._show_state()
         self._say_where(doubt)
 
@@ -205,7 +202,6 @@ class AnnotatePanel(ipywidgets.VBox):
         )
         self._before = self.current or self._before
         self.current, self.correcting, self._predicted = None, result, predicted
-        self._fill()
         self._show_state()
         model = f"the model {result.model_file.removesuffix(layout.MODEL)}".strip()
         self.message.tell(
@@ -234,8 +230,7 @@ class AnnotatePanel(ipywidgets.VBox):
         else:
             return
         self._refresh()
-        if self._on_learn:
-            self._on_learn(folder)
+        self._on_learn(folder)
         self.message.tell(text)
 
     # --- cells that a model suggests --------------------------------------------------------------
@@ -319,7 +314,6 @@ class AnnotatePanel(ipywidgets.VBox):
                 break
             except (ScellsegError, OSError) as error:
                 problems.append(plain(error))
-        self._fill()
         self._show_state()
         if problems:
             more = len(problems) - NAMED
@@ -341,19 +335,18 @@ class AnnotatePanel(ipywidgets.VBox):
     def _fill(self) -> None:
         self._filling = True
         files = [str(one.image) for one in self.images]
-        marked = [f"{self._mark(one)} {one.name}" for one in self.images]
-        self.list.options = list(zip(marked, files, strict=True))
-        current = str(self.current.image) if self.current else None
-        self.list.value = current if current in files else None
+        names = [f"{self._mark(one)} {one.name}" for one in self.images]
+        self.list.options = list(zip(names, files, strict=True))
+        self.list.index = self.images.index(self.current) if self.current in self.images else None
         self._filling = False
 
     def _mark(self, image: ImageFiles) -> str:
-        is_open = self.current is not None and image.image == self.current.image
-        if not is_open and edits_path(image.own_masks).is_file():
+        if image != self.current and edits_path(image.own_masks).is_file():
             return UNSAVED
         return DONE if image.masks else OPEN
 
     def _show_state(self) -> None:
+        self._fill()
         is_open = bool(self.correcting or self.current)
         is_query = self.current is not None and self.current.image.parent.name == layout.QUERY
         forms.show(self.suggest, is_open and self._on_suggest is not None)

@@ -227,7 +227,7 @@ class FinetunePanel(ipywidgets.VBox):
     """
 
     def __init__(
-        self, folder: Path | None = None, on_tuned: Callable[[Path], None] | None = None
+        self, folder: Path | None = None, on_tuned: Callable[[Path], object] = lambda model: None
     ) -> None:
         self.on_tuned = on_tuned
         self.found: Survey | None = None
@@ -540,8 +540,6 @@ class FinetunePanel(ipywidgets.VBox):
         self._is_filling = self.overwrite.value = False
         self._follow_choice()
         self.message.tell(text)
-        if self.on_tuned is None:
-            return
         try:
             self.on_tuned(path)
         except Exception as error:  # the model is saved all the same
