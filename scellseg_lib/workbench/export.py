@@ -7,7 +7,7 @@ from typing import Any
 import ipywidgets
 from natsort import natsorted
 
-from scellseg_lib.errors import DatasetError, ScellsegError
+from scellseg_lib.errors import DatasetError
 from scellseg_lib.files import layout
 from scellseg_lib.files.export import FORMATS, export
 from scellseg_lib.files.folder import FolderOutcome
@@ -83,16 +83,13 @@ class ExportPanel(ipywidgets.VBox):
         if runs(self.job):
             return
         self.start.disabled = True
-        try:
+        with self.message.tell_errors():
             found, lost = self.find()
-        except (ScellsegError, OSError) as error:
-            self.message.fail(plain(error))
-            return
-        text = f"{count(len(found), 'image')}. Files go to {self.output}." if found else EMPTY
-        if lost:
-            text += f"\nLeft out, as their images are not in the folder: {', '.join(lost)}."
-        self.message.tell(text)
-        self.start.disabled = not found
+            text = f"{count(len(found), 'image')}. Files go to {self.output}." if found else EMPTY
+            if lost:
+                text += f"\nLeft out, as their images are not in the folder: {', '.join(lost)}."
+            self.message.tell(text)
+            self.start.disabled = not found
 
     @property
     def output(self) -> Path:
