@@ -14,7 +14,6 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from scellseg_lib import metrics, progress
-from scellseg_lib.errors import ScellsegError
 from scellseg_lib.metrics import Scores
 from scellseg_lib.plots import STYLE, ap_curve, render_html
 from scellseg_lib.segmentation import Prediction
@@ -272,7 +271,9 @@ class Inspector(ipywidgets.VBox):
                 self._for_each("Asking", [image], InspectedImage.ask)
         said = image.said
         if shown is None or said is not shown[1]:
-            problem = self._open(image, found, None if matched is None else found.true)
+            pixels, problem = image.read_picture()
+            true, layers = None if matched is None else found.true, image.layers()
+            self.view.show(pixels, found.predicted, reference=true, layers=layers, title=found.name)
         elif found is not shown[2]:
             self.view.show_labels(found.predicted)
         self._shown = image, said, found
@@ -286,17 +287,6 @@ class Inspector(ipywidgets.VBox):
             true_colours, true_tips = tell_outcomes(matched, "true")
             self.view.colour(colours, true_colours)
             self.view.tell(self._tips, true_tips)
-        return problem
-
-    def _open(self, image: InspectedImage, found: FoundCells, true: np.ndarray | None) -> str:
-        problem = ""
-        try:
-            pixels = image.read_picture()
-        except (ScellsegError, OSError) as error:
-            # The cells can be looked at all the same.
-            pixels, problem = np.zeros(found.predicted.shape, np.uint8), plain(error)
-        layers = image.layers()
-        self.view.show(pixels, found.predicted, reference=true, layers=layers, title=found.name)
         return problem
 
     def _order_worst_first(self) -> None:

@@ -22,7 +22,7 @@ from scellseg_lib.representation import Decoding, Representation
 from scellseg_lib.representation.flow import FLOW_SCALE
 from scellseg_lib.samples import resize
 from scellseg_lib.segmentation import Prediction, decode, far_from_model, predict
-from scellseg_lib.workbench.forms import button, plain
+from scellseg_lib.workbench.forms import button, plain, show
 
 IOUS = tuple(percent / 100 for percent in range(50, 96))
 """IoU thresholds that can be chosen: every hundredth from 0.50 to 0.95."""
@@ -116,7 +116,7 @@ class Thresholds(ipywidgets.VBox):
         self._loaded = decoding, representation, note
         used = representation.thresholds if decoding and representation else ()
         for name, slider in self._sliders.items():
-            self._rows[name].layout.display = None if name in used else "none"
+            show(self._rows[name], name in used)
             if name in used:
                 value = self.chosen.get(name, getattr(decoding, name))
                 # A model may have been tuned to a value outside of the usual.
@@ -124,7 +124,7 @@ class Thresholds(ipywidgets.VBox):
                 self._shown[name] = value
                 slider.value = value
         self._note.value = escape(note)
-        self._reset.layout.display = None if used else "none"
+        show(self._reset, bool(used))
         self._reset.disabled = not self.chosen
 
     def apply_to(self, decoding: Decoding, representation: Representation) -> Decoding:
@@ -290,13 +290,17 @@ class InspectedImage:
                 self.found = self._compare(masks, found.true, wanted)
             return self.found
 
-    def read_picture(self) -> np.ndarray:
-        """Its image; ImageError where that is not of the size of its cells."""
-        pixels, shape = _get(self.image), self.load().predicted.shape
-        if pixels.shape[:2] != shape:
+    def read_picture(self) -> tuple[np.ndarray, str]:
+        """Its image; or black, for the cells to be seen on, and why it cannot be had."""
+        shape = self.load().predicted.shape
+        try:
+            pixels = _get(self.image)
+            if pixels.shape[:2] == shape:
+                return pixels, ""
             what = f"the image is of {pixels.shape[:2]} pixels, the cells found in it of {shape}"
             raise ImageError(what, where=self.name, remedy="Segment the image again.")
-        return pixels
+        except (ScellsegError, OSError) as error:
+            return np.zeros(shape, np.uint8), plain(error)
 
     def _read(self) -> FoundCells:
         """Cells as they were given; what cannot be read is a problem of this image alone."""
