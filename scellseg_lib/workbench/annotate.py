@@ -28,8 +28,7 @@ EMPTY = (
     "Then draw the cells in one or two of them."
 )
 NEXT, ENOUGH = "Draw all cells of one or two images, then go on to Fine-tune.", 2
-DROPPED = "scellseg-images"
-"""Folder, in the user's own, that takes dropped images while none is open."""
+DROPPED = "scellseg-images"  # folder, in the user's own, for images dropped while none is open
 DONE, OPEN, UNSAVED = "\u25cf", "\u25cb", "\u25d0"
 """Marks of images: annotated, not yet, and with edits that a crash has left."""
 NAMED = 5  # problems with files that are said
@@ -55,8 +54,7 @@ class AnnotatePanel(ipywidgets.VBox):
         self.path: Path | None = None
         self.images: list[ImageFiles] = []
         self.current: ImageFiles | None = None
-        self.correcting: SegmentedImage | None = None
-        """The prediction that is being corrected."""
+        self.correcting: SegmentedImage | None = None  # the prediction that is being corrected
         self.suggesting: Job | None = None
         self._before: ImageFiles | None = None  # what was open before a correction
         self._predicted: np.ndarray | None = None

@@ -33,8 +33,7 @@ TABS = ("1 Annotate", "2 Fine-tune", "3 Segment", "4 Inspect", "5 Export")
 ANNOTATE, FINETUNE, SEGMENT, INSPECT, EXPORT = range(5)
 USED = "The thresholds are those that you have found under 4 Inspect. Press Segment to use them."
 NOTEBOOK = paths.REPOSITORY / "notebooks" / "fig6_workbench.ipynb"
-FOLDER = "SCELLSEG_FOLDER"
-"""Variable that names the folder which the workbench opens with."""
+FOLDER = "SCELLSEG_FOLDER"  # variable that names the folder which the workbench opens with
 POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; frame-ancestors 'self'"
 IDLE_HOURS = 12
 """After which the kernel of a page that was closed is ended: a reload begins a new one."""

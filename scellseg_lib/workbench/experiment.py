@@ -65,15 +65,11 @@ class SegmentedImage:
     name: str
     image: Path
     masks: Path
-    model: Model | None
-    """That made the masks; None where that is another one than chosen now."""
-    model_file: str
-    """Its `OfferedModel.key`, empty where that is not known."""
-    weights: str
-    """Hash of its weights."""
+    model: Model | None  # that made the masks; None where that is another one than chosen now
+    model_file: str  # its `OfferedModel.key`, empty where that is not known
+    weights: str  # hash of its weights
     settings: SegmentationSettings
-    hashes: tuple[str, ...] = ()
-    """Of image and masks when these were made; none where no run has noted them."""
+    hashes: tuple[str, ...] = ()  # of image and masks when these were made, where that was noted
 
     def predict(self) -> Prediction | None:
         """Run the network again (seconds), for other thresholds; None without the model."""
@@ -102,16 +98,12 @@ class AnnotatedImage:
     name: str
     image: Path
     problem: str = ""
-    doubt: str = ""
-    """What the user should know of its masks."""
+    doubt: str = ""  # what the user should know of its masks
     cells: int = 0
-    diameter: float = float("nan")
-    """Median of the cells', px."""
+    diameter: float = float("nan")  # median of the cells', px
     n_channels: int = 1
-    channels_differ: bool = False
-    """Whether its channels are different pictures, so that one is to be chosen."""
-    middle: tuple[int, int] = (0, 0)
-    """Of a cell of that diameter."""
+    channels_differ: bool = False  # whether they are different pictures: one is to be chosen
+    middle: tuple[int, int] = (0, 0)  # of a cell of that diameter
 
 
 @dataclass(frozen=True)
@@ -119,10 +111,8 @@ class Survey:
     """What an experiment holds to learn from."""
 
     folder: Path
-    shots: tuple[AnnotatedImage, ...]
-    """All annotated images, those that are left out among them."""
-    queries: tuple[str, ...]
-    """Names of the images to be segmented."""
+    shots: tuple[AnnotatedImage, ...]  # all annotated images, those that are left out among them
+    queries: tuple[str, ...]  # names of the images to be segmented
 
     @property
     def usable(self) -> tuple[AnnotatedImage, ...]:
@@ -441,12 +431,9 @@ class OfferedModel:
     """A model that can be chosen."""
 
     title: str
-    name: str | Path
-    """The file, or the network of the authors' own weights."""
-    card: Card | None = None
-    """None: not known before it is loaded, or the file is damaged."""
-    is_own: bool = False
-    """Whether it lies in the experiment's folder."""
+    name: str | Path  # the file, or the network of the authors' own weights
+    card: Card | None = None  # None: not known before it is loaded, or the file is damaged
+    is_own: bool = False  # whether it lies in the experiment's folder
 
     def load(self) -> Model:
         """Load it; ModelError where that cannot be."""

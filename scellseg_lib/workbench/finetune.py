@@ -66,21 +66,16 @@ class FinetuneRun(BaseModel):
 
     folder: Path
     channels: Channels | None
-    start: str
-    """Key of the model to start from."""
+    start: str  # key of the model to start from
     options: FinetuneOptions
     device: str
-    name: str
-    """Of the tuned model."""
+    name: str  # of the tuned model
     shots: tuple[str, ...]
     overwrite: bool = False
 
-    log: list[dict[str, float]] = Field(default=[], exclude=True)
-    """Losses of the steps done."""
-    stopped: Any = Field(default=None, exclude=True)
-    """After a stop, the `Model` as it was then; else None."""
-    left_out: list[str] = Field(default=[], exclude=True)
-    """Why images to be segmented could not be read."""
+    log: list[dict[str, float]] = Field(default=[], exclude=True)  # losses of the steps done
+    stopped: Any = Field(default=None, exclude=True)  # the `Model` as it was when it was stopped
+    left_out: list[str] = Field(default=[], exclude=True)  # why queries could not be read
 
     def model_post_init(self, context: object) -> None:
         """Look what is done already."""
@@ -232,8 +227,7 @@ class FinetunePanel(ipywidgets.VBox):
         self.on_tuned = on_tuned
         self.found: Survey | None = None
         self.job: Job | None = None
-        self.run: FinetuneRun | None = None
-        """The one that runs, or was stopped and can be gone on with."""
+        self.run: FinetuneRun | None = None  # that runs, or was stopped and can be gone on with
         self._stopped_here: FinetuneRun | None = None
         self._learnt_elsewhere: list[str] = []
         self._looking: Job | None = None

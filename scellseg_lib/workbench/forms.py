@@ -170,8 +170,7 @@ class ChannelFields(ipywidgets.HBox):
 
     def __init__(self, name: str, on_change: Callable[[], object]) -> None:
         self._on_change, self._is_offering = on_change, False
-        self.is_by_hand = False
-        """Whether the user has chosen."""
+        self.is_by_hand = False  # whether the user has chosen
         self.cells = dropdown(f"{name}-channel", width="200px")
         self.nuclei = dropdown(f"{name}-nuclei", width="200px")
         words = [ipywidgets.HTML(text) for text in ("cells in&nbsp;", "&nbsp;nuclei in&nbsp;")]

@@ -12,8 +12,7 @@ from typing import Any, Literal
 from scellseg_lib.device import release_memory
 
 State = Literal["running", "paused", "done", "cancelled", "failed"]
-TELL_EVERY = 0.1
-"""Least seconds between two calls of `on_change`: what an eye follows and a page can draw."""
+TELL_EVERY = 0.1  # least seconds between two calls of `on_change`: what an eye can follow
 
 
 class Cancelled(Exception):
@@ -41,10 +40,8 @@ class Job:
         self.state: State = "running"
         self.result: Any = None
         self.error: Exception | None = None
-        self.done = self.total = 0
-        """Of the latest report; a `total` of 0 is not known."""
-        self.facts: dict[str, Any] = {}
-        """All that the reports told beside that, the latest value of each."""
+        self.done = self.total = 0  # of the latest report; a `total` of 0 is not known
+        self.facts: dict[str, Any] = {}  # all that the reports told beside that, the latest values
         self._on_change = on_change
         self._changed, self._telling = Condition(), RLock()
         self._cancelled = False

@@ -26,8 +26,7 @@ from scellseg_lib.workbench.forms import button, plain, show
 
 IOUS = tuple(percent / 100 for percent in range(50, 96))
 """IoU thresholds that can be chosen: every hundredth from 0.50 to 0.95."""
-NOT_READ = np.zeros((0, 0), np.int32)
-"""Cells that are read when they are needed."""
+NOT_READ = np.zeros((0, 0), np.int32)  # cells that are read when they are needed
 UNLIKE = "It has not learnt from images like this one: draw or correct some, then Fine-tune it."
 STEP, AGAIN = "in step 3, Segment", "then press Suggest cells again."
 HELP = '<div style="line-height:1.3;color:#595959;margin:0 0 4px 4px">{}</div>'
@@ -94,8 +93,7 @@ class Thresholds(ipywidgets.VBox):
     """A slider for each threshold that is read; `on_change` is called after one is moved."""
 
     def __init__(self, on_change: Callable[[], None]) -> None:
-        self.chosen: dict[str, float] = {}
-        """What the user has chosen, by the names of `Decoding`'s fields."""
+        self.chosen: dict[str, float] = {}  # by the user; the names are of `Decoding`'s fields
         self._on_change = on_change
         self._shown: dict[str, float] = {}
         self._sliders = {name: self._make_slider(name) for name in Decoding.model_fields}
@@ -175,14 +173,10 @@ class FoundCells:
     predicted: np.ndarray = field(default_factory=lambda: NOT_READ)
     true: np.ndarray | None = None
     decoding: Decoding | None = None
-    scores: Scores | None = None
-    """At `IOUS`; None where no true cells are known."""
-    problem: str = ""
-    """Why the image cannot be compared, in words; empty where it can."""
-    is_pending: bool = False
-    """Whether nobody has looked at the cells yet."""
-    prediction: Prediction | None = None
-    """What the network said, once it was asked."""
+    scores: Scores | None = None  # at `IOUS`; None where no true cells are known
+    problem: str = ""  # why the image cannot be compared, in words; empty where it can
+    is_pending: bool = False  # whether nobody has looked at the cells yet
+    prediction: Prediction | None = None  # what the network said, once it was asked
 
     def ap(self, iou: float) -> float:
         """Average precision at one of `IOUS`; nan without scores."""
@@ -205,25 +199,20 @@ class InspectedImage:
     """One image with its cells at the thresholds chosen last; callables give what is not kept."""
 
     name: str
-    image: np.ndarray | Callable[[], np.ndarray]
-    """number[H, W] or number[H, W, C]."""
-    true: np.ndarray | Callable[[], np.ndarray] | None
-    """True cells, int[H, W]. None: not known."""
-    predicted: np.ndarray | Callable[[], np.ndarray]
-    """Found cells, int[H, W]."""
+    image: np.ndarray | Callable[[], np.ndarray]  # number[H, W] or number[H, W, C]
+    true: np.ndarray | Callable[[], np.ndarray] | None  # true cells, int[H, W]. None: not known
+    predicted: np.ndarray | Callable[[], np.ndarray]  # found cells, int[H, W]
     prediction: Prediction | Callable[[], Prediction | None] | None = None
     """What the network said. With it, `representation` and `decoding` the thresholds can be moved;
     where a callable gives None they cannot."""
     representation: Representation | None = None
-    decoding: Decoding | None = None
-    """Thresholds of `predicted`."""
+    decoding: Decoding | None = None  # thresholds of `predicted`
     resample: bool = True
 
     def __post_init__(self) -> None:
         self.found = FoundCells(self.name, decoding=self.decoding, is_pending=True)
         """As they were looked at last; their arrays may be freed meanwhile."""
-        self.given_scores: Scores | None = None
-        """Of the cells as they were given."""
+        self.given_scores: Scores | None = None  # of the cells as they were given
         self.said = None if callable(self.prediction) else self.prediction
         """What the network said, once it was asked."""
         needed = (self.prediction, self.representation, self.decoding)

@@ -28,10 +28,8 @@ from scellseg_lib.workbench.editor.classes import (
 from scellseg_lib.workbench.editor.journal import NOTHING, Edit, Facts, Journal
 from scellseg_lib.workbench.editor.patches import EMPTY, Patch, apply, rebase
 
-COLUMNS = ("label", "area", "class", "note")
-"""Of the list of cells; areas are in pixels."""
-LARGEST_LABEL = 2_000_000
-"""Larger ones would take too much memory in the page."""
+COLUMNS = ("label", "area", "class", "note")  # of the list of cells; areas are in pixels
+LARGEST_LABEL = 2_000_000  # larger ones would take too much memory in the page
 PUT_ASIDE = "What was not saved before is kept in a hidden file that ends in .other."
 
 

@@ -6,8 +6,7 @@ from matplotlib.colors import is_color_like, to_hex
 
 from scellseg_lib.errors import ImageError
 
-Classes = Mapping[str, str]
-"""Names and colours, as ``#RRGGBB``."""
+Classes = Mapping[str, str]  # names and colours, as ``#RRGGBB``
 COLOURS = {
     "orange": "#E69F00",
     "sky blue": "#56B4E9",

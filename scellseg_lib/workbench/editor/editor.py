@@ -30,8 +30,7 @@ from scellseg_lib.workbench.forms import count, plain
 if TYPE_CHECKING:  # which knows the editor
     from scellseg_lib.workbench.experiment import ClassFile
 
-HISTORY = 300
-"""Edits that a page which opens can undo without asking Python."""
+HISTORY = 300  # edits that a page which opens can undo without asking Python
 COMMANDS = {"merge", "split", "delete", "fill_holes", "outline", "relabel", "undo", "redo", "save"}
 COMMANDS |= {"set_class", "set_note", "add_class", "rename_class", "remove_class"}
 """What a page may ask for, by the names of the editor's methods."""

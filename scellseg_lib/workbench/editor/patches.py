@@ -8,8 +8,7 @@ import numpy as np
 
 from scellseg_lib.errors import ImageError
 
-LARGEST = np.iinfo(np.int32).max
-"""Largest label that the labels' type can hold."""
+LARGEST = np.iinfo(np.int32).max  # largest label that the labels' type can hold
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,8 +54,7 @@ class Patch:
         return Patch(runs)
 
 
-EMPTY = Patch(np.empty((0, 4), np.int64))
-"""Changes no pixel."""
+EMPTY = Patch(np.empty((0, 4), np.int64))  # changes no pixel
 
 
 def set_pixels(labels: np.ndarray, pixels: np.ndarray, new: np.ndarray | int) -> Patch:
