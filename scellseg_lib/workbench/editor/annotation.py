@@ -74,8 +74,7 @@ class Annotation:
     @property
     def free(self) -> int:
         """A label that no cell has: one more than the largest."""
-        there = np.flatnonzero(self.areas[1:])
-        return int(there[-1]) + 2 if len(there) else 1
+        return int(np.flatnonzero(self.areas).max(initial=0)) + 1
 
     # --- edits ----------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from collections.abc import Collection, Sequence
 import cv2
 import numpy as np
 from scipy import ndimage
+from skimage.segmentation import expand_labels, relabel_sequential
 
 from scellseg_lib.errors import ImageError
 from scellseg_lib.metrics import overlap
@@ -53,10 +54,7 @@ def split(labels: np.ndarray, cells: Sequence[int], line: np.ndarray) -> Patch:
         pieces = np.unique(ndimage.label(inside)[0][inside & ~cut[box]])
         if n_parts <= len(pieces):
             continue
-        nearest = ndimage.distance_transform_edt(
-            parts == 0, return_distances=False, return_indices=True
-        )
-        parts = np.where(inside, parts[tuple(nearest)], 0)
+        parts = np.where(inside, expand_labels(parts, np.inf), 0)
         near_line = ndimage.binary_dilation(cut[box])
         sizes = np.bincount(parts.ravel(), minlength=n_parts + 1)[1:]
         names = np.zeros(n_parts + 1, np.int32)
@@ -125,8 +123,7 @@ def add_found(labels: np.ndarray, found: np.ndarray) -> Patch:
 
 def relabel(labels: np.ndarray) -> Patch:
     """Number the cells 1 to n, in the order of their labels."""
-    known = np.unique(labels[labels > 0])
-    return diff(labels, np.where(labels > 0, np.searchsorted(known, labels) + 1, 0))
+    return diff(labels, relabel_sequential(labels)[0])
 
 
 def _find_boxes(labels: np.ndarray, cells: Collection[int] | np.ndarray | None) -> dict[int, Box]:
