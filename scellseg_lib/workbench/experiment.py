@@ -7,8 +7,8 @@ is kept too, marked as ``seen``, and left out of the means.
 
 import csv
 import shutil
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache, partial
@@ -23,7 +23,7 @@ from scipy import ndimage
 
 from scellseg_lib.atomic import whole
 from scellseg_lib.datasets.weights import RELEASED, load_model, packaged_files, released_file
-from scellseg_lib.errors import DatasetError, ImageError, ModelError, ScellsegError
+from scellseg_lib.errors import DatasetError, ImageError, ModelError, ScellsegError, telling
 from scellseg_lib.files import images, layout
 from scellseg_lib.files.export import read_list, read_table, waiting_list
 from scellseg_lib.files.folder import ImageJob, alone, is_done
@@ -235,7 +235,8 @@ class Experiment:
         copy, labels = self._check_shot(image, masks, replace)
         table, noted = layout.cells_path(labels), cells if cells and cells.is_file() else None
         written = whole(table) if noted else nullcontext(table)
-        try:
+        remedy = "Check the folder and the space on its disk."
+        with telling("the image cannot be copied", copy, remedy, ImageError):
             with whole(copy) as image_part, whole(labels) as masks_part, written as table_part:
                 images.write_labels(masks_part, masks)
                 shutil.copyfile(image, image_part)
@@ -243,10 +244,6 @@ class Experiment:
                     shutil.copyfile(noted, table_part)
             if cells and not noted:
                 table.unlink(missing_ok=True)
-        except OSError as error:
-            what = f"the image cannot be copied ({error.strerror})"
-            remedy = "Check the folder and the space on its disk."
-            raise ImageError(what, where=copy, remedy=remedy) from error
         return copy, labels
 
     def _check_shot(self, image: Path, masks: np.ndarray, replace: bool) -> tuple[Path, Path]:
@@ -562,7 +559,7 @@ class ClassFile:
     def read(self) -> dict[str, str]:
         """Names and colours of the classes; ImageError where the file is no such list."""
         self._seen = None
-        with self._in_words("read"):
+        with self._telling("the list of classes cannot be read"):
             content = self._content()
             table, _ = self._parse(content)
         self._seen = content
@@ -570,7 +567,7 @@ class ClassFile:
 
     def write(self, classes: Classes) -> None:
         """Write the classes; `ClassesChanged` if somebody else has, since they were read."""
-        with self._in_words("written"), alone(self.file, -1):
+        with self._telling("the list of classes cannot be written"), alone(self.file, -1):
             content = self._content()
             table, separator = self._parse(content)
             if [*table["colour"].items()] != [*classes.items()]:
@@ -642,12 +639,7 @@ class ClassFile:
             found[name] = colour or choose_colour(found)
         return table.assign(colour=pd.Series(found, dtype=str)), separator
 
-    @contextmanager
-    def _in_words(self, done: str) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            what = f"the list of classes cannot be {done} ({error.strerror})"
-            remedy = "Close other programs that have it open, and check the folder and its disk. "
-            remedy += "This window keeps the classes until then."
-            raise ImageError(what, where=self.file, remedy=remedy) from error
+    def _telling(self, what: str) -> AbstractContextManager[None]:
+        remedy = "Close other programs that have it open, and check the folder and its disk. "
+        remedy += "This window keeps the classes until then."
+        return telling(what, self.file, remedy, ImageError)

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from scellseg_lib.atomic import whole
-from scellseg_lib.errors import ImageError
+from scellseg_lib.errors import ImageError, telling
 from scellseg_lib.files.export import match_cells, waiting_list
 from scellseg_lib.files.images import write_labels
 from scellseg_lib.files.layout import cells_path
@@ -260,7 +260,9 @@ class Annotation:
         """Write the masks and the list of cells, whose path is returned; both, or neither."""
         table = cells_path(path)
         waiting = waiting_list(table, self.labels)
-        try:
+        remedy = "Close other programs that have these files open, make room on the disk, or save "
+        remedy += "elsewhere. Your edits are kept."
+        with telling("the masks cannot be saved", path, remedy, ImageError):
             if table.exists():
                 table.open("r+b").close()  # or another program has it open
             with whole(waiting) as listed:
@@ -271,11 +273,6 @@ class Annotation:
                 waiting.unlink(missing_ok=True)  # the masks that it speaks of are not there
                 raise
             waiting.replace(table)
-        except OSError as error:
-            what = f"the masks cannot be saved ({error.strerror})"
-            remedy = "Close other programs that have these files open, make room on the disk, or "
-            remedy += "save elsewhere. Your edits are kept."
-            raise ImageError(what, where=path, remedy=remedy) from error
         return table
 
     def restart_journal(self) -> None:

@@ -6,8 +6,8 @@ import base64
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import count
@@ -18,7 +18,7 @@ from uuid import uuid4
 import numpy as np
 
 from scellseg_lib.atomic import whole
-from scellseg_lib.errors import ImageError
+from scellseg_lib.errors import ImageError, telling
 from scellseg_lib.files.layout import EDITS
 from scellseg_lib.workbench.editor.classes import Classes, clean_name, parse_colour
 from scellseg_lib.workbench.editor.patches import EMPTY, Patch
@@ -98,7 +98,7 @@ class Journal:
     def append(self, edit: Edit) -> None:
         """Append an edit at once; ImageError if it cannot be written, and waits for the next."""
         self.lines.append(edit.to_json())
-        with self._as_image_error("your last edits cannot be kept safe until you save"):
+        with self._telling("your last edits cannot be kept safe until you save"):
             if self.is_left:
                 self.put_aside()
             elif self.path.exists() and not self._is_mine():
@@ -127,7 +127,7 @@ class Journal:
         """
         if not self.path.exists():
             return "", []
-        with self._as_image_error("edits that were not saved cannot be read"):
+        with self._telling("edits that were not saved cannot be read"):
             lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
         try:
             header = json.loads(lines[0])
@@ -148,7 +148,7 @@ class Journal:
 
     def take_up(self) -> None:
         """Go on with what a crash has left, as this window's."""
-        with self._as_image_error("edits that were not saved cannot be taken up"):
+        with self._telling("edits that were not saved cannot be taken up"):
             first, edits = self.path.read_bytes().split(b"\n", 1)
             with whole(self.path) as scratch:
                 header = json.loads(first.decode(errors="replace")) | {"window": self._mark}
@@ -159,14 +159,14 @@ class Journal:
 
     def discard(self) -> None:
         """Remove the file: its edits are saved. That of another window stays."""
-        with self._as_image_error("edits that are done with cannot be removed"):
+        with self._telling("edits that are done with cannot be removed"):
             if self.is_left or self._is_mine():
                 self.path.unlink(missing_ok=True)
         self.path, self.is_left = self._usual, False
 
     def put_aside(self) -> None:
         """Rename the file: it is not of these labels, or not wanted."""
-        with self._as_image_error("edits that were not saved cannot be put aside"):
+        with self._telling("edits that were not saved cannot be put aside"):
             if self.path.exists():  # or another window has saved its edits meanwhile
                 self.path.replace(self._find_aside())
         self.is_left = False
@@ -191,14 +191,9 @@ class Journal:
         self.lines, self._n_written = [], 0
         self._start = hash_labels(labels)
 
-    @contextmanager
-    def _as_image_error(self, what: str) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            what = f"{what} ({error.strerror})"
-            remedy = "Make room on the disk, check the folder's rights, or save elsewhere."
-            raise ImageError(what, where=self.path, remedy=remedy) from error
+    def _telling(self, what: str) -> AbstractContextManager[None]:
+        remedy = "Make room on the disk, check the folder's rights, or save elsewhere."
+        return telling(what, self.path, remedy, ImageError)
 
 
 def hash_labels(labels: np.ndarray) -> str:
