@@ -178,10 +178,9 @@ class Experiment:
             remedy = "Rename it: up to 200 letters, digits, spaces, - and _ will do."
             raise ImageError("no file can be called so here", where=repr(name)[:80], remedy=remedy)
         role, owner_name = layout.parse_name(name)
-        try:
+        owner = None
+        with suppress(DatasetError):  # the first image is on its way
             owner = {one.name: one for one in layout.list_images(self.folder)}.get(owner_name)
-        except DatasetError:  # the first image is on its way
-            owner = None
         if not role:
             kind = Path(name).suffix or "without ending"
             what = f"a file of the kind {kind} is no image or masks"
@@ -416,11 +415,10 @@ def _look_at(name: str, image: Path, file: Path) -> AnnotatedImage:
 
 def _hash(masks: np.ndarray | Path) -> str | None:
     """Hash of masks, or of those in a file; None where that is damaged, and so nobody's."""
-    try:
+    with suppress(ScellsegError):
         labels = read_labels(masks) if isinstance(masks, Path) else masks
-    except ScellsegError:
-        return None
-    return images.pixel_hash(np.asarray(labels, np.int64))
+        return images.pixel_hash(np.asarray(labels, np.int64))
+    return None
 
 
 @dataclass(frozen=True)
@@ -523,12 +521,11 @@ def list_results(
 
 def count_cells(result: SegmentedImage) -> int | None:
     """Cells of a result, read once; None where its masks are damaged, or not of this very image."""
-    try:
+    with suppress(ScellsegError, OSError):
         states = [file.stat() for file in (result.masks, result.image)]
         version = [(state.st_mtime_ns, state.st_size) for state in states]
         return _count_once(result.masks, result.image, result.hashes, *version)
-    except (ScellsegError, OSError):
-        return None
+    return None
 
 
 @cache

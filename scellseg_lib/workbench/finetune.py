@@ -4,6 +4,7 @@ import json
 import re
 from base64 import b64encode
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from html import escape
@@ -197,11 +198,10 @@ def find_runs(folder: Path) -> list[FinetuneRun]:
     """Unfinished runs of a folder, in whatever window, the latest first."""
     found = []
     for record in experiment.Experiment(folder).find_models(layout.RUN):
-        try:
+        # What is no record of ours is passed over.
+        with suppress(ScellsegError, OSError, TypeError, ValueError, RecursionError):
             said = json.loads(record.read_bytes()) | {"folder": record.parent}
             found.append(FinetuneRun.model_validate(said))
-        except (ScellsegError, OSError, TypeError, ValueError, RecursionError):
-            continue  # no record of ours
     return found
 
 

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import count
@@ -24,6 +24,7 @@ from scellseg_lib.workbench.editor.classes import Classes, clean_name, parse_col
 from scellseg_lib.workbench.editor.patches import EMPTY, Patch
 
 HEADER = "scellseg edits"
+DAMAGED = (ValueError, LookupError, TypeError, AttributeError, RecursionError, ImageError)
 
 
 class Facts(NamedTuple):
@@ -132,17 +133,15 @@ class Journal:
         try:
             header = json.loads(lines[0])
             fits = header.get(HEADER) == 1 and header["start"] == self._start
-        except (ValueError, LookupError, AttributeError, RecursionError):
+        except DAMAGED:
             fits, header = False, {}
         if not fits:
             self.put_aside()
             return "", []
         edits = []
         for line in dict.fromkeys(lines[1:]):  # one may stand there twice after a full disk
-            try:
+            with suppress(*DAMAGED):
                 edits.append(Edit.from_json(line, self._size))
-            except (ValueError, LookupError, TypeError, AttributeError, RecursionError, ImageError):
-                continue
         self.is_left = True
         return str(header.get("time", "")), edits
 

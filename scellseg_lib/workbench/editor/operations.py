@@ -116,7 +116,9 @@ def add_found(labels: np.ndarray, found: np.ndarray) -> Patch:
         box = boxes[cell - 1]
         inside = found[box] == cell
         if shared[k]:
-            inside = _keep_largest(inside & (labels[box] == 0))
+            inside &= labels[box] == 0
+            pieces, _ = ndimage.label(inside, np.ones((3, 3)))  # pixels may touch at a corner
+            inside = pieces == np.bincount(pieces[inside]).argmax()
         after[box][inside] = new
     return diff(labels, after)
 
@@ -137,12 +139,6 @@ def _find_boxes(labels: np.ndarray, cells: Collection[int] | np.ndarray | None) 
             raise ImageError(f"there is no cell {cell}", remedy="Choose one of the list of cells.")
         found[cell] = tuple(slice(max(one.start - 1, 0), one.stop + 1) for one in there[cell])
     return found
-
-
-def _keep_largest(inside: np.ndarray) -> np.ndarray:
-    """Largest piece of bool[h, w]; pixels that touch at a corner are of one piece."""
-    pieces, _ = ndimage.label(inside, np.ones((3, 3)))
-    return pieces == np.bincount(pieces[inside]).argmax()
 
 
 def _draw(shape: tuple[int, ...], points: np.ndarray, *, closed: bool) -> np.ndarray:
