@@ -55,7 +55,6 @@ class AnnotatePanel(ipywidgets.VBox):
         self.images: list[ImageFiles] = []
         self.current: ImageFiles | None = None
         self.correcting: SegmentedImage | None = None  # the prediction that is being corrected
-        self.suggesting: Job | None = None
         self._before: ImageFiles | None = None  # what was open before a correction
         self._predicted: np.ndarray | None = None
         self._suggested: Edit | None = None
@@ -261,8 +260,7 @@ class AnnotatePanel(ipywidgets.VBox):
         self.message.tell(
             f"The model looks at {name}. A large image may take a minute: you can draw meanwhile."
         )
-        self.suggesting = Job(lambda _: find(), on_change=follow)
-        self.suggesting.start()
+        Job(lambda _: find(), on_change=follow).start()
 
     def _bring(self, file: Path | None, name: str, found: Suggestion) -> str:
         """Add the cells and the pictures that a model has found; return what is to be said."""

@@ -153,11 +153,6 @@ class Inspector(ipywidgets.VBox):
         image = self._images[self._current]
         return replace(image.load(), prediction=image.said)
 
-    @property
-    def names(self) -> list[str]:
-        """Names of the images in the order of the list: the worst first."""
-        return [self._images[index].name for index in self._order]
-
     def step(self, by: int) -> None:
         """Go to the next image of the list (1) or the one before (-1), round and round."""
         if self._order:

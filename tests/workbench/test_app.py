@@ -117,7 +117,7 @@ def test_a_result_is_inspected_against_what_was_drawn(segmented: Workbench, fold
     inspector = segmented.inspector
     assert (segmented.tabs.selected_index, inspector.entry.name) == (INSPECT, "A")
     np.testing.assert_array_equal(inspector.entry.true, read_masks(folder / "A_masks.tif"))
-    assert sorted(inspector.names) == list(NAMES)
+    assert sorted(one.name for one in inspector._images) == list(NAMES)
     inspector._go(2)  # the network is asked about an image when it is looked at
     until(lambda: inspector.entry.name == "C" and inspector.entry.prediction is not None)
     (folder / "segmented" / "B_masks.tif").write_bytes(b"II*\0")
