@@ -98,8 +98,6 @@ class AnnotatePanel(ipywidgets.VBox):
             ipywidgets.HBox([self.list, self.editor], layout=drawing),
         ]
 
-    # --- images ---------------------------------------------------------------------------------
-
     def go_to(self, folder: Path) -> None:
         """Open a folder, and an image: with edits that were not saved, or not annotated yet."""
         self.keep()
@@ -166,8 +164,6 @@ class AnnotatePanel(ipywidgets.VBox):
         elif self.current:
             self.show(self.current, save=False)
 
-    # --- predict, correct, learn ------------------------------------------------------------------
-
     def correct(
         self,
         result: SegmentedImage,
@@ -229,8 +225,6 @@ class AnnotatePanel(ipywidgets.VBox):
         self._refresh()
         self._on_learn(folder)
         self.message.tell(text)
-
-    # --- cells that a model suggests --------------------------------------------------------------
 
     def _suggest(self) -> None:
         """Let a model find cells of the image that is open, in the background.

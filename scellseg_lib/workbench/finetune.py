@@ -296,8 +296,6 @@ class FinetunePanel(ipywidgets.VBox):
             self.curve,
         ]
 
-    # --- the folder -----------------------------------------------------------------------------
-
     def look(self) -> None:
         """Look into the folder, in the background; after what is shown of a run that ends."""
         with self._lock:
@@ -370,8 +368,6 @@ class FinetunePanel(ipywidgets.VBox):
             )
         else:
             self.message.tell("Ready: press Start.")
-
-    # --- what is chosen -------------------------------------------------------------------------
 
     def _offer_models(self) -> None:
         before: OfferedModel | None = self.model.value
@@ -453,8 +449,6 @@ class FinetunePanel(ipywidgets.VBox):
         if run.file(layout.MODEL).exists() and not run.overwrite:
             return "There is a model of this name. Give another, or tick that it be replaced."
         return ""
-
-    # --- the run --------------------------------------------------------------------------------
 
     def begin(self) -> None:
         """Start, or go on with the run that was stopped, or say what is missing."""

@@ -411,8 +411,6 @@ class SegmentPanel(ipywidgets.VBox):
         buttons = ipywidgets.HBox([self.start, self.pause, self.cancel, self.bar])
         return [buttons, self.message, self.anew, self.failures]
 
-    # --- where ----------------------------------------------------------------------------------
-
     def go_to(self, folder: Path | None, model: Path | None = None) -> None:
         """Go to an experiment, and choose a model, such as one that was just tuned."""
         self.folder = folder
@@ -467,8 +465,6 @@ class SegmentPanel(ipywidgets.VBox):
             if isinstance(error, ChannelsNeeded) and self.form.channels.value is None:
                 self._coloured = image
                 self.form.offer_channels(error.channels)
-
-    # --- the run --------------------------------------------------------------------------------
 
     def segment(self) -> Job | None:
         """Segment what has no masks yet, in a thread; None where that cannot be."""

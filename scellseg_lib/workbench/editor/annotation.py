@@ -76,8 +76,6 @@ class Annotation:
         """A label that no cell has: one more than the largest."""
         return int(np.flatnonzero(self.areas).max(initial=0)) + 1
 
-    # --- edits ----------------------------------------------------------------------------------
-
     def change(
         self,
         kind: str,
@@ -226,8 +224,6 @@ class Annotation:
         name = find_class(self.classes, name)
         listed = {k: v for k, v in self.classes.items() if k != name}
         return self.change("remove class", facts=self._reclassify(name, ""), classes=listed)
-
-    # --- files ----------------------------------------------------------------------------------
 
     def recover(self) -> int:
         """Do again what a crash has left; the number of edits.

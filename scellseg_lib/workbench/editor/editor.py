@@ -158,8 +158,6 @@ class MaskEditor(ImageView):
         """As `load`."""
         self.load(*args, **options)
 
-    # --- edits ----------------------------------------------------------------------------------
-
     merge = as_editor_method(Annotation.merge)
     split = as_editor_method(Annotation.split)
     delete = as_editor_method(Annotation.delete)
@@ -250,8 +248,6 @@ class MaskEditor(ImageView):
             self._trouble = plain(error)
             self.say(self._trouble, error=True)
 
-    # --- what pages ask for ----------------------------------------------------------------------
-
     def _take_edit(self, content: dict[str, Any], buffers: Sequence[memoryview]) -> None:
         """Perform an edit of a page, and those that have waited for it."""
         number, client = int(content["seq"]), str(content["client"])
@@ -316,8 +312,6 @@ class MaskEditor(ImageView):
             text += f" Not in {_shorten(left)}, which cannot be changed or has edits that were not "
             text += "saved: open and save it first."
         self.say(text.strip(), error=bool(left))
-
-    # --- what pages are told ---------------------------------------------------------------------
 
     def _tell_edit(self, edit: Edit) -> None:
         annotation = self.annotation
