@@ -339,12 +339,11 @@ class AnnotatePanel(ipywidgets.VBox):
         self._fill()
         is_open = bool(self.correcting or self.current)
         is_query = self.current is not None and self.current.image.parent.name == layout.QUERY
-        forms.show(self.suggest, is_open and self._on_suggest is not None)
-        forms.show(self.learn, bool(self.correcting) or is_query)
-        forms.show(self.replace, False)
-        forms.show(self.again, False)
-        forms.show(self.back, bool(self.correcting and self.images))
-        forms.show(self.list, bool(self.images))
+        forms.show(is_open and self._on_suggest is not None, self.suggest)
+        forms.show(bool(self.correcting) or is_query, self.learn)
+        forms.show(False, self.replace, self.again)
+        forms.show(bool(self.correcting and self.images), self.back)
+        forms.show(bool(self.images), self.list)
 
     def _say_where(self, doubt: str = "") -> None:
         """Say how far the folder is annotated, and what else there is to know of it."""
@@ -368,8 +367,7 @@ class AnnotatePanel(ipywidgets.VBox):
 
     def in_words(self, act: Callable[[], object]) -> None:
         """Do something; an error becomes a sentence in the panel and in the editor."""
-        forms.show(self.replace, False)
-        forms.show(self.again, False)
+        forms.show(False, self.replace, self.again)
         try:
             act()
         except Exception as error:
@@ -379,5 +377,5 @@ class AnnotatePanel(ipywidgets.VBox):
                 self._insist = partial(self.learn_from_it, replace=True)
             elif isinstance(error, MasksChanged):
                 self._insist = partial(self.editor.save, replace=True)
-            forms.show(self.replace, isinstance(error, experiment.OtherMasks | MasksChanged))
-            forms.show(self.again, isinstance(error, MasksChanged))
+            forms.show(isinstance(error, experiment.OtherMasks | MasksChanged), self.replace)
+            forms.show(isinstance(error, MasksChanged), self.again)

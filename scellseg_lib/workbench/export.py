@@ -15,7 +15,7 @@ from scellseg_lib.workbench import forms
 from scellseg_lib.workbench.forms import count, plain
 from scellseg_lib.workbench.jobs import Job, runs
 
-WORDS = {
+WORDS = {  # formats of `FORMATS` in the words of the panel
     "tiff": "masks as TIFF",
     "png": "masks as PNG",
     "cellpose": "Cellpose (_seg.npy)",
@@ -25,7 +25,6 @@ WORDS = {
     "table": "measurements (CSV)",
     "cells": "an image of each cell",
 }
-"""Formats of `FORMATS` in the words of the panel."""
 EMPTY = "There is nothing to export yet: segment your images (3), or draw cells in some (1)."
 SEGMENTED, ANNOTATED = "segmented images, with your corrections", "annotated images"
 RESULTS = f"[!.]*{layout.MASKS}.tif"

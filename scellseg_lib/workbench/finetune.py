@@ -537,14 +537,12 @@ class FinetunePanel(ipywidgets.VBox):
         running, chosen = runs(self.job), self.choose()
         stopped = self.run is not None and not running
         free = not running and not stopped
-        forms.show(self.start, free)
-        for widget in (self.stop, self.progress, self.time):
-            forms.show(widget, running)
-        for widget in (self.go_on, self.discard):
-            forms.show(widget, stopped)
-        forms.show(self.keep, stopped and self.run is not None and self.run.stopped is not None)
+        forms.show(free, self.start)
+        forms.show(running, self.stop, self.progress, self.time)
+        forms.show(stopped, self.go_on, self.discard)
+        forms.show(stopped and self.run is not None and self.run.stopped is not None, self.keep)
         is_there = chosen is not None and chosen.file(layout.MODEL).exists()
-        forms.show(self.overwrite, free and is_there)
+        forms.show(free and is_there, self.overwrite)
         self.folder.disabled = self.check.disabled = running
         for field in (
             *(self.channels.cells, self.channels.nuclei, self.model, self.strategy, self.steps),

@@ -154,9 +154,10 @@ def number_field(name: str, options: type[Options], option: str) -> ipywidgets.B
     return made.add_class(f"scellseg-{name}")
 
 
-def show(widget: ipywidgets.Widget, is_shown: bool) -> None:
-    """Show or hide a part of a panel."""
-    widget.layout.display = None if is_shown else "none"
+def show(is_shown: bool, *widgets: ipywidgets.Widget) -> None:
+    """Show or hide parts of a panel."""
+    for widget in widgets:
+        widget.layout.display = None if is_shown else "none"
 
 
 def table(frame: pd.DataFrame) -> str:
@@ -188,7 +189,7 @@ class ChannelFields(ipywidgets.HBox):
         ] + [("the mean of all channels", "gray")]
         self.cells.options = [("Choose the channel ...", None), *channels]
         self.nuclei.options = [("none", "none"), *channels]
-        show(self, bool(names))
+        show(bool(names), self)
         self.choose(usual)
         self.choose(before)
         self._is_offering = False

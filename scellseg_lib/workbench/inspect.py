@@ -105,8 +105,8 @@ class Inspector(ipywidgets.VBox):
         self._apply = button("Apply to all images", "apply", self.apply_to_all, tip=tip)
         tip = "Take the thresholds to step 3, where the cells found with them are written"
         self._use = button("Segment with these", "use", use, tip=tip)
-        forms.show(self._correct, on_edit is not None)
-        forms.show(self._use, on_use is not None)
+        forms.show(on_edit is not None, self._correct)
+        forms.show(on_use is not None, self._use)
         buttons = ipywidgets.HBox([self._previous, self._next, self._correct])
         ends = ipywidgets.HBox([self._apply, self._use])
         moved = [heading("Thresholds"), self.thresholds, ends]
@@ -223,7 +223,7 @@ class Inspector(ipywidgets.VBox):
 
     def _draw(self) -> None:
         """Show the current image at the present thresholds; `_redraw` alone calls it."""
-        forms.show(self._body, bool(self._images))
+        forms.show(bool(self._images), self._body)
         if not self._images:
             self._message.tell(EMPTY)
             return

@@ -32,7 +32,7 @@ from scellseg_lib.workbench.session import SegmentationSettings
 EMPTY = "Type the folder of your images, or the path of one image, and press Enter."
 DAMAGED = "its masks are damaged, or not of this image as it is now: delete them and segment again"
 SHOWN = 30  # failures that are listed one by one
-SUMMARY = {
+SUMMARY = {  # what is shown of the rounds of correction
     "round": "Round",
     "model": "Model",
     "shots": "Annotated images",
@@ -44,7 +44,6 @@ SUMMARY = {
     "removed": "Cells removed",
     "changed": "Cells changed",
 }
-"""What is shown of the rounds of correction."""
 Action = Callable[[SegmentedImage], object]
 Chosen = tuple[OfferedModel, Model, SegmentationSettings]
 
@@ -177,7 +176,7 @@ class SegmentPreview(ipywidgets.VBox):
         self.button = forms.button("Try", "preview-try", self.try_image)
         self.message = forms.Message()
         self.view = ImageView(height=420)
-        forms.show(self.view, False)
+        forms.show(False, self.view)
         self._redraw = session.Newest(self._draw)
         self.image.observe(lambda _: self.follow(), "value")
         parts = [forms.row("Image", self.image, self.button), self.message, self.view]
@@ -250,7 +249,7 @@ class SegmentPreview(ipywidgets.VBox):
             pictures = session.network_pictures(prediction, known)
             self.view.show(pixels, masks, layers=pictures, title=image.name)
             self._drawn = prediction
-        forms.show(self.view, True)
+        forms.show(True, self.view)
         n_cells = count(int(np.count_nonzero(np.unique(masks))), "cell")
         hint = "" if masks.any() else " Lower the cell probability, or check the diameter."
         self.message.tell(f"{n_cells} found.{hint} Move a threshold: the cells follow.")
@@ -291,7 +290,7 @@ class SegmentResults(ipywidgets.VBox):
             there = [entry.masks for entry in entries]
             self.list.options = [(entry.name, k) for k, entry in enumerate(entries)]
             self.list.index = there.index(chosen) if chosen in there else 0 if there else None
-            forms.show(self.list, bool(there))
+            forms.show(bool(there), self.list)
             for one in self.buttons.values():
                 one.disabled = not there
             self._show_rounds(folder)
@@ -406,8 +405,7 @@ class SegmentPanel(ipywidgets.VBox):
         self.message = forms.Message()
         self.failures = ipywidgets.HTML().add_class("scellseg-segment-failures")
         self.anew = forms.tick("make masks of other settings anew", "segment-anew")
-        for part in (self.pause, self.cancel, self.bar, self.anew):
-            forms.show(part, False)
+        forms.show(False, self.pause, self.cancel, self.bar, self.anew)
         buttons = ipywidgets.HBox([self.start, self.pause, self.cancel, self.bar])
         return [buttons, self.message, self.anew, self.failures]
 
@@ -477,7 +475,7 @@ class SegmentPanel(ipywidgets.VBox):
             outcome, place = FolderOutcome(), (self._source, self._output)
             work = partial(self._segment, outcome, place, self.form.chosen, self.anew.value)
             self.anew.value = False
-            forms.show(self.anew, False)
+            forms.show(False, self.anew)
             self._list_failures(outcome)
             self.job = Job(work, on_change=partial(self._on_followed, outcome, self._output))
             return self.job.start()
@@ -512,8 +510,7 @@ class SegmentPanel(ipywidgets.VBox):
         with self._lock:
             if job is not self.job:
                 return
-            for part in (self.pause, self.cancel, self.bar):
-                forms.show(part, not job.ended)
+            forms.show(not job.ended, self.pause, self.cancel, self.bar)
             self.start.disabled = not job.ended
             self.pause.description = "Go on" if job.state == "paused" else "Pause"
             self.bar.value = job.done / job.total if job.total else 0
@@ -531,7 +528,7 @@ class SegmentPanel(ipywidgets.VBox):
 
     def _on_ended(self, job: Job, outcome: FolderOutcome, output: Path) -> None:
         if isinstance(job.error, MasksMadeOtherwise) and job.error.replaceable:
-            forms.show(self.anew, True)
+            forms.show(True, self.anew)
             self.message.fail(tell_differing(job.error))
         elif job.error is not None:
             self.message.fail(plain(job.error))

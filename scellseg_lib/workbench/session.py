@@ -114,7 +114,7 @@ class Thresholds(ipywidgets.VBox):
         self._loaded = decoding, representation, note
         used = representation.thresholds if decoding and representation else ()
         for name, slider in self._sliders.items():
-            show(self._rows[name], name in used)
+            show(name in used, self._rows[name])
             if name in used:
                 value = self.chosen.get(name, getattr(decoding, name))
                 # A model may have been tuned to a value outside of the usual.
@@ -122,7 +122,7 @@ class Thresholds(ipywidgets.VBox):
                 self._shown[name] = value
                 slider.value = value
         self._note.value = escape(note)
-        show(self._reset, bool(used))
+        show(bool(used), self._reset)
         self._reset.disabled = not self.chosen
 
     def apply_to(self, decoding: Decoding, representation: Representation) -> Decoding:

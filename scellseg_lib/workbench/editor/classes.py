@@ -7,7 +7,7 @@ from matplotlib.colors import is_color_like, to_hex
 from scellseg_lib.errors import ImageError
 
 Classes = Mapping[str, str]  # names and colours, as ``#RRGGBB``
-COLOURS = {
+COLOURS = {  # of classes in turn: colour-blind people tell them apart, also on black
     "orange": "#E69F00",
     "sky blue": "#56B4E9",
     "green": "#009E73",
@@ -17,7 +17,6 @@ COLOURS = {
     "blue": "#4C9BE8",
     "grey": "#B8B8B8",
 }
-"""Colours of classes, one after the other: colour-blind people tell them apart, also on black."""
 
 
 def clean_name(text: str) -> str:
