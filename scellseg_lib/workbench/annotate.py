@@ -29,8 +29,7 @@ EMPTY = (
 )
 NEXT, ENOUGH = "Draw all cells of one or two images, then go on to Fine-tune.", 2
 DROPPED = "scellseg-images"  # folder, in the user's own, for images dropped while none is open
-DONE, OPEN, UNSAVED = "\u25cf", "\u25cb", "\u25d0"
-"""Marks of images: annotated, not yet, and with edits that a crash has left."""
+DONE, OPEN, UNSAVED = "\u25cf", "\u25cb", "\u25d0"  # annotated, not yet, with edits left by a crash
 NAMED = 5  # problems with files that are said
 HEIGHT, TOOLBARS, SPOKEN = 500, 95, 60
 """Of the image in the page, of what is above it, and of two lines of words, px."""
@@ -204,7 +203,7 @@ class AnnotatePanel(ipywidgets.VBox):
 
     def learn_from_it(self, *, replace: bool = False) -> None:
         """Put the image that is open among the annotated ones; a correction is scored and kept."""
-        _, table, *_ = self.editor.save()
+        _, table = self.editor.save()
         labels = np.array(self.editor.labels)
         if self.correcting is not None and self._predicted is not None:
             result, folder = self.correcting, experiment_of(self.correcting.image)

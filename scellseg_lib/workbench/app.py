@@ -35,8 +35,7 @@ USED = "The thresholds are those that you have found under 4 Inspect. Press Segm
 NOTEBOOK = paths.REPOSITORY / "notebooks" / "fig6_workbench.ipynb"
 FOLDER = "SCELLSEG_FOLDER"  # variable that names the folder which the workbench opens with
 POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; frame-ancestors 'self'"
-IDLE_HOURS = 12
-"""After which the kernel of a page that was closed is ended: a reload begins a new one."""
+IDLE_HOURS = 12  # after which the kernel of a closed page is ended: a reload begins a new one
 
 
 class _Top(anywidget.AnyWidget):

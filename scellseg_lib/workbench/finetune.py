@@ -54,8 +54,7 @@ CURVES = {
     "segmentation": ("#0072B2", "error on the annotated images"),
     "loss": ("#E69F00", "with the comparison of styles"),
 }
-BOX, DISK = 170, "#0072B2"
-"""Width of the piece of an image that is shown, px on the screen, and the colour of the disk."""
+BOX, DISK = 170, "#0072B2"  # width of the piece of an image, px on the screen; the disk's colour
 MAX_POINTS = 400  # more than a curve of this width can show
 
 

@@ -32,8 +32,7 @@ FIXED = (
     "model that has made its cells, and press Look at it."
 )
 ASKING = "The network is asked about this image; then the cells follow the thresholds."
-COLOURS = {"TP": "#009E73", "FP": "#E69F00", "FN": "#0072B2"}
-"""Of Okabe and Ito, which colour-blind readers tell apart."""
+COLOURS = {"TP": "#009E73", "FP": "#E69F00", "FN": "#0072B2"}  # Okabe and Ito's: colour-blind safe
 OPACITY = {"predicted": 120, "true": 255}
 """Of 255: the image is seen through found cells; of the true ones the outlines are drawn."""
 OUTCOMES = {

@@ -52,8 +52,7 @@ class SegmentForm(ipywidgets.VBox):
     """Model, diameter, channels and thresholds; `on_change` is called after any change."""
 
     def __init__(self, on_change: Callable[[], None]) -> None:
-        self.loaded: tuple[OfferedModel, Model, str] | None = None
-        """The model chosen and the hash of its weights; None where it cannot be loaded."""
+        self.loaded: tuple[OfferedModel, Model, str] | None = None  # chosen; its weights' hash
         self._on_change, self._is_filling = on_change, False
         self._chosen: OfferedModel | None = None
         self.model = forms.dropdown("segment-model")
@@ -264,8 +263,7 @@ class SegmentResults(ipywidgets.VBox):
 
     def __init__(self, on_inspect: Action | None, on_edit: Action | None) -> None:
         self.entries: list[SegmentedImage] = []
-        self.job: Job | None = None
-        """Counts their cells, which can take a while; None where their numbers are known."""
+        self.job: Job | None = None  # counts their cells, which can take a while
         self._lock = RLock()  # lists come from the page, from a run that ends, and counted
         self.list = ipywidgets.Select(rows=10, layout={"width": "520px"})
         self.list.add_class("scellseg-segment-results")

@@ -24,8 +24,7 @@ from scellseg_lib.samples import resize
 from scellseg_lib.segmentation import Prediction, decode, far_from_model, predict
 from scellseg_lib.workbench.forms import button, plain, show
 
-IOUS = tuple(percent / 100 for percent in range(50, 96))
-"""IoU thresholds that can be chosen: every hundredth from 0.50 to 0.95."""
+IOUS = tuple(percent / 100 for percent in range(50, 96))  # IoU thresholds that can be chosen
 NOT_READ = np.zeros((0, 0), np.int32)  # cells that are read when they are needed
 UNLIKE = "It has not learnt from images like this one: draw or correct some, then Fine-tune it."
 STEP, AGAIN = "in step 3, Segment", "then press Suggest cells again."
@@ -213,8 +212,7 @@ class InspectedImage:
         self.found = FoundCells(self.name, decoding=self.decoding, is_pending=True)
         """As they were looked at last; their arrays may be freed meanwhile."""
         self.given_scores: Scores | None = None  # of the cells as they were given
-        self.said = None if callable(self.prediction) else self.prediction
-        """What the network said, once it was asked."""
+        self.said = None if callable(self.prediction) else self.prediction  # once it was asked
         needed = (self.prediction, self.representation, self.decoding)
         self._is_movable = all(one is not None for one in needed)
         self._reading, self._asking = RLock(), Lock()
@@ -297,16 +295,13 @@ class InspectedImage:
             masks = _get(self.predicted)
         except (ScellsegError, OSError) as error:
             self._is_movable = False  # without cells no thresholds are moved
-            return FoundCells(self.name, self._blank(), problem=plain(error))
+            blank = np.zeros((1, 1), np.int32)
+            with suppress(ScellsegError, OSError):  # of the size of the image, if that can be read
+                blank = np.zeros(_get(self.image).shape[:2], np.int32)
+            return FoundCells(self.name, blank, problem=plain(error))
         found = self._compare(masks, self.true, self.decoding)
         self.given_scores = found.scores
         return found
-
-    def _blank(self) -> np.ndarray:
-        """No cells, of the size of the image; 1 x 1 where it cannot be read either."""
-        with suppress(ScellsegError, OSError):
-            return np.zeros(_get(self.image).shape[:2], np.int32)
-        return np.zeros((1, 1), np.int32)
 
     def _compare(self, masks: np.ndarray, true: Any, decoding: Decoding | None) -> FoundCells:
         known, scores, problem = None, None, ""

@@ -203,9 +203,9 @@ class Annotation:
         name = clean_name(name)
         known = self.classes.get(name)
         new = parse_colour(colour) if colour else known or choose_colour(self.classes)
-        return (
-            None if new == known else self.change("add class", classes={**self.classes, name: new})
-        )
+        if new == known:
+            return None
+        return self.change("add class", classes={**self.classes, name: new})
 
     def rename_class(self, old: str, new: str) -> Edit | None:
         """Rename a class, or join it to one of that name; None where nothing changes."""

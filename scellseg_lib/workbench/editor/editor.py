@@ -64,8 +64,7 @@ class MaskEditor(ImageView):
     `annotation` is what is edited, and `path` the file of masks that `save` writes.
     """
 
-    diameter = traitlets.Float(0.0).tag(sync=True)
-    """Of the disk that shows the scale, in pixels of the image; 0: none is shown."""
+    diameter = traitlets.Float(0.0).tag(sync=True)  # of the disk that shows the scale, px; 0: none
 
     def __init__(
         self,

@@ -28,8 +28,7 @@ HERE = Path(__file__).parent
 MAPS = {"grey": "gray", "inverted grey": "gray_r", "viridis": "viridis", "magma": "magma"}
 """Colour maps that an image can be seen in, by their names in matplotlib."""
 STILL_SIDE = 900  # largest side of a still picture, px
-OUTLINE, REFERENCE = (255, 210, 0), (255, 255, 255)
-"""Colours of cells and of the reference in a still picture."""
+OUTLINE, REFERENCE = (255, 210, 0), (255, 255, 255)  # of cells and true ones in a still picture
 
 
 def with_lock(method: F) -> F:
