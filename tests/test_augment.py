@@ -7,11 +7,10 @@ import pytest
 import torch
 from skimage.draw import disk
 
-from scellseg_lib import augment, representation
+from scellseg_lib import Sample, augment, representation
 from scellseg_lib.augment import CROP_SIDES, PATCH, Source, labelled_batch, prepare
 from scellseg_lib.augment import unlabelled_batch as unlabelled
 from scellseg_lib.errors import DatasetError, TrainingError
-from scellseg_lib.samples import Sample
 
 FLOW, QUICK = representation.get("flow"), representation.get("unet2")
 

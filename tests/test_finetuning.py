@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from scellseg_lib import representation
+from scellseg_lib import Sample, representation
 from scellseg_lib.augment import prepare, unlabelled_batch
 from scellseg_lib.device import Precision
 from scellseg_lib.errors import DatasetError, OptionError, TrainingError
@@ -21,7 +21,6 @@ from scellseg_lib.finetuning import FinetuneOptions, Strategy, finetune, recalib
 from scellseg_lib.model import Model, TrainingData, new_model
 from scellseg_lib.pretraining import PretrainRecipe
 from scellseg_lib.representation import Decoding
-from scellseg_lib.samples import Sample
 from scellseg_lib.segmentation import SegmentOptions
 from tests import tiny
 

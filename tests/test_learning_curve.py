@@ -13,13 +13,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scellseg_lib import augment, learning_curve, paths
-from scellseg_lib.datasets.load import load_dataset
+from scellseg_lib import Dataset, Sample, augment, finetune, learning_curve, load_dataset, paths
 from scellseg_lib.errors import TrainingError
-from scellseg_lib.finetuning import finetune
 from scellseg_lib.learning_curve import COLUMNS, Expectation, expect, plan_folds, tell_styles
 from scellseg_lib.model import new_model
-from scellseg_lib.samples import Dataset, Sample
 from scellseg_lib.segmentation import Cells, Prediction
 from scellseg_lib.stats import fit_hyperbola
 from scellseg_lib.style import embed

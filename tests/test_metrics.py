@@ -7,9 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scellseg_lib import metrics
+from scellseg_lib import Sample, metrics
 from scellseg_lib.errors import MetricError, ScellsegError
-from scellseg_lib.samples import Sample
 from tests.benchmarks.label_pairs import disc_grid, random_pair
 
 CELLPOSE = Path(__file__).parent / "data" / "cellpose_counts.csv"

@@ -7,9 +7,7 @@ from scipy.ndimage import gaussian_filter, label
 from skimage.draw import disk
 from torch.nn import functional
 
-from scellseg_lib import representation
-from scellseg_lib.datasets.load import load_dataset
-from scellseg_lib.datasets.weights import load_model
+from scellseg_lib import load_dataset, load_model, representation, segment
 from scellseg_lib.device import Precision
 from scellseg_lib.errors import ModelError
 from scellseg_lib.flows import relabel, tidy
@@ -17,7 +15,6 @@ from scellseg_lib.metrics import average_precision
 from scellseg_lib.model import new_model
 from scellseg_lib.representation import Decoding
 from scellseg_lib.samples import Sample, resize_masks
-from scellseg_lib.segmentation import segment
 from tests import tiny
 
 ALL = FLOW, HOVER, UNET2, UNET3 = [*representation.REPRESENTATIONS.values()]

@@ -12,9 +12,8 @@ import torch
 from skimage.draw import disk
 from torch import nn
 
-from scellseg_lib import segmentation
+from scellseg_lib import Sample, load_model, segmentation
 from scellseg_lib.datasets import synthetic
-from scellseg_lib.datasets.weights import load_model
 from scellseg_lib.device import Precision
 from scellseg_lib.errors import ImageError, ModelError, OptionError
 from scellseg_lib.files.folder import FolderOutcome
@@ -22,7 +21,6 @@ from scellseg_lib.metrics import average_precision
 from scellseg_lib.model import Model, new_model
 from scellseg_lib.network import NetworkOutput
 from scellseg_lib.representation import Decoding, get
-from scellseg_lib.samples import Sample
 from scellseg_lib.segmentation import FarFromModel, Prediction, decode
 from tests import tiny
 

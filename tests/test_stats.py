@@ -11,8 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scellseg_lib import stats
-from scellseg_lib.errors import ScellsegError
+from scellseg_lib import ScellsegError, stats
 
 FOLDER = Path(__file__).parent / "data" / "stats"
 ROUNDING = 1e-12

@@ -31,10 +31,9 @@ import pandas as pd
 import torch
 from safetensors.torch import load_file
 
-from scellseg_lib import augment, cli, finetuning, training
+from scellseg_lib import ScellsegError, augment, cli, finetuning, training
 from scellseg_lib.datasets import download, synthetic
 from scellseg_lib.device import Precision
-from scellseg_lib.errors import ScellsegError
 from scellseg_lib.files import export
 from scellseg_lib.files.images import read_masks, read_pixels, write_labels
 from scellseg_lib.model import new_model

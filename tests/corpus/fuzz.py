@@ -26,9 +26,8 @@ import yaml
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-from scellseg_lib import paths
+from scellseg_lib import load_model, paths
 from scellseg_lib.datasets import fetch, manifest
-from scellseg_lib.datasets.weights import load_model
 from scellseg_lib.errors import ScellsegError, ScellsegWarning
 from scellseg_lib.files.folder import read_record
 from scellseg_lib.files.images import read_masks, read_pixels, write_labels

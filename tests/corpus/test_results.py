@@ -10,13 +10,12 @@ import imagecodecs
 import numpy as np
 import pytest
 
-from scellseg_lib import atomic
+from scellseg_lib import Sample, atomic
 from scellseg_lib.device import Precision, default_device
 from scellseg_lib.errors import DatasetError, MasksMadeOtherwise
 from scellseg_lib.files import export, folder, images
 from scellseg_lib.files.images import read_pixels, write_labels
 from scellseg_lib.model import new_model
-from scellseg_lib.samples import Sample
 from tests.corpus import expect, faults
 
 MODEL = new_model("unet2", (4, 8))

@@ -20,9 +20,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from typer.main import get_command
 
-from scellseg_lib import cli, paths
+from scellseg_lib import cli, load_model, paths
 from scellseg_lib.datasets import fetch, manifest
-from scellseg_lib.datasets.weights import load_model
 from scellseg_lib.device import Precision
 from scellseg_lib.errors import FetchError, ModelError, ScellsegError, TrainingError
 from scellseg_lib.files.images import write_labels

@@ -12,9 +12,8 @@ import yaml
 from click.testing import CliRunner
 from safetensors.torch import save
 
-from scellseg_lib import finetuning, paths
+from scellseg_lib import ScellsegError, finetuning, paths
 from scellseg_lib.datasets import manifest, weights
-from scellseg_lib.errors import ScellsegError
 from scellseg_lib.files.images import write_labels
 from scellseg_lib.workbench.annotate import AnnotatePanel
 from scellseg_lib.workbench.experiment import Experiment, offer_models

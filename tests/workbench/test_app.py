@@ -13,10 +13,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scellseg_lib import paths, progress
+from scellseg_lib import Sample, paths, progress
 from scellseg_lib.datasets import synthetic
 from scellseg_lib.files.images import read_masks, write_labels
-from scellseg_lib.samples import Sample
 from scellseg_lib.workbench import app
 from scellseg_lib.workbench.app import ANNOTATE, EXPORT, FINETUNE, INSPECT, SEGMENT, Workbench
 from scellseg_lib.workbench.forms import duration, plain, read_path

@@ -14,11 +14,10 @@ import numpy as np
 import pytest
 import tifffile
 
-from scellseg_lib import paths, training
+from scellseg_lib import finetune, paths, training
 from scellseg_lib.datasets.load import load_folder
 from scellseg_lib.datasets.weights import load_model, released_file
 from scellseg_lib.device import Precision
-from scellseg_lib.finetuning import finetune
 from scellseg_lib.model import new_model
 from scellseg_lib.network import weights_hash
 from scellseg_lib.workbench.experiment import offer_models

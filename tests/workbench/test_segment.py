@@ -12,8 +12,7 @@ import pytest
 import tifffile
 from typer.testing import CliRunner
 
-from scellseg_lib import cli
-from scellseg_lib.datasets.weights import load_model
+from scellseg_lib import cli, load_model
 from scellseg_lib.files import folder as folder_module
 from scellseg_lib.files.images import read_masks, read_pixels, write_labels
 from scellseg_lib.network import weights_hash
