@@ -1,6 +1,5 @@
 """Fine-tuning: what is learnt, what stays fixed, and that no mask of a query is ever seen."""
 
-import importlib
 import math
 import re
 from dataclasses import replace
@@ -13,7 +12,7 @@ import pytest
 import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from scellseg_lib import Sample, representation
+from scellseg_lib import Sample, finetuning, representation
 from scellseg_lib.augment import prepare, unlabelled_batch
 from scellseg_lib.device import Precision
 from scellseg_lib.errors import DatasetError, OptionError, TrainingError
@@ -25,8 +24,6 @@ from scellseg_lib.segmentation import SegmentOptions
 from tests import tiny
 
 pytestmark = pytest.mark.usefixtures("small_patches")
-# By its full name: the package's attribute of that name is the function.
-module = importlib.import_module("scellseg_lib.finetuning")
 PARTS = {"extractor.down", "extractor.up", "tasker"}
 LEARNT = {"all": PARTS, "downsampling_fixed": PARTS - {"extractor.down"}}
 LEARNT["extractor_fixed"] = {"tasker"}
@@ -192,7 +189,7 @@ def test_a_strategy_of_ones_own(monkeypatch):
             return self.scale * shot_style.square().sum()
 
     make = Mock(side_effect=lambda *_: Decay())
-    monkeypatch.setitem(module.STRATEGIES, "decay", Strategy("decays", make))
+    monkeypatch.setitem(finetuning.STRATEGIES, "decay", Strategy("decays", make))
     log = tune("decay", steps=2).log
     queries, contrast, options = make.call_args.args
     assert (len(queries), [len(style) for style in contrast]) == (2, [2, 2])
@@ -221,11 +218,11 @@ def test_thresholds_of_a_unet_are_searched_on_the_shots(monkeypatch):
 
 @pytest.mark.real_data
 def test_synthetic_styles_stand_in_for_the_papers_contrast_images(real_data, tmp_path, monkeypatch):
-    chosen = module.default_contrast()
+    chosen = finetuning.default_contrast()
     assert chosen.name == "cellpose_contrast35"
     assert [len(style) for style in chosen.styles().values()] == [5] * 7
     monkeypatch.setenv("SCELLSEG_DATA", str(tmp_path))
-    assert module.default_contrast().name == "synthetic_contrast"
+    assert finetuning.default_contrast().name == "synthetic_contrast"
 
 
 def test_images_that_teach_nothing():

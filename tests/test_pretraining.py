@@ -1,13 +1,14 @@
 """Pre-training: schedules at the steps that the paper names, the split, the log and the card."""
 
-import importlib
 import re
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from scellseg_lib import pretraining as module
 from scellseg_lib.augment import prepare
 from scellseg_lib.device import Precision
 from scellseg_lib.errors import TrainingError
@@ -19,8 +20,6 @@ from scellseg_lib.training import Enough
 from tests import tiny
 
 pytestmark = pytest.mark.usefixtures("small_patches")
-# By its full name: the package's attribute of that name is the function.
-module = importlib.import_module("scellseg_lib.pretraining")
 TWO = PretrainRecipe(steps=2, batch_size=1)
 
 
@@ -39,14 +38,11 @@ def test_onecycle_rises_and_ends_near_zero():
     assert np.abs(np.diff(rates)).max() < 0.03  # no jump where the two halves meet
 
 
-def stop(_: object) -> None:
-    raise Enough
-
-
 def test_the_papers_recipe():
     """Its numbers are compared with docs/method.md in tests/test_docs.py."""
     for name in ARCHITECTURES:
-        recipe = pretrain(name, [tiny.worms(9)], levels=tiny.LEVELS, callback=stop).card.recipe
+        options = {"levels": tiny.LEVELS, "callback": Mock(side_effect=Enough)}
+        recipe = pretrain(name, [tiny.worms(9)], **options).card.recipe
         assert recipe["recipe"]["learning_rate"] == (0.002 if "unet" in name else 0.2)
     assert PretrainRecipe().n_steps(473) == 500 * 60
     assert PretrainRecipe(steps=12).n_steps(473) == 12
