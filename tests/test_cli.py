@@ -8,6 +8,7 @@ from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import cv2
 import numpy as np
@@ -28,7 +29,6 @@ from scellseg_lib.model import new_model
 from scellseg_lib.network import weights_hash
 from scellseg_lib.paper import grid
 from scellseg_lib.representation import Decoding
-from scellseg_lib.samples import Dataset, Sample
 from tests import tiny
 from tests.workbench.conftest import files
 
@@ -106,8 +106,7 @@ def done(*arguments: str | Path) -> str:
     return result.stdout
 
 
-def interrupt(*_: Any, **__: Any) -> None:
-    raise KeyboardInterrupt
+interrupt = Mock(side_effect=KeyboardInterrupt)
 
 
 def test_masks_are_those_of_the_library(first_run, model_file):
@@ -412,12 +411,12 @@ def test_options_reach_the_fine_tuning(annotated, model_file, options, expected)
 def small_worms(monkeypatch):
     """Four shots and two queries under the name of the synthetic worms."""
 
-    def one(number: int, split: str) -> Sample:
+    def one(number: int, split: str) -> scellseg.Sample:
         image, masks = tiny.worm(number)
-        return Sample(f"{split}{number}", lambda: image, lambda: masks, split)
+        return scellseg.Sample(f"{split}{number}", lambda: image, lambda: masks, split)
 
     samples = [one(n, "shot") for n in range(4)] + [one(n, "query") for n in (4, 5)]
-    worms = Dataset("synthetic_worms", "", "", tuple(samples))
+    worms = scellseg.Dataset("synthetic_worms", "", "", tuple(samples))
     monkeypatch.setattr(synthetic, "make_dataset", {"synthetic_worms": worms}.__getitem__)
     return worms
 
@@ -434,7 +433,7 @@ def test_the_whole_job_on_a_data_set_by_name(small_worms, model_file, tmp_path, 
 
     segmenting = ("segment", "synthetic_worms", "--model", "synthetic_worms.safetensors", *OPTIONS)
     with monkeypatch.context() as patch:
-        patch.setattr(Sample, "masks", property(interrupt))  # never looked at to segment
+        patch.setattr(scellseg.Sample, "masks", property(interrupt))  # never looked at to segment
         assert "2 images segmented" in done(*segmenting)
         done(*segmenting, "--output", "masks")
     made = files(tmp_path / "segmented" / "synthetic_worms")

@@ -17,30 +17,25 @@ class Terminal(io.StringIO):
         return True
 
 
-@pytest.fixture
-def output(monkeypatch):
-    """Say where errors go: to a terminal or to a file; to be called in the test."""
-
-    def outside(stream: io.StringIO) -> io.StringIO:
-        for variable in ("TQDM_DISABLE", "PYTEST_CURRENT_TEST"):
-            monkeypatch.delenv(variable, raising=False)
-        monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
-        monkeypatch.setattr(sys, "stderr", stream)
-        return stream
-
-    return outside
+def show_in(stream: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
+    """Let errors go to a terminal or to a file, as outside of tests and notebooks."""
+    for variable in ("TQDM_DISABLE", "PYTEST_CURRENT_TEST"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
+    monkeypatch.setattr(sys, "stderr", stream)
+    return stream
 
 
-def test_a_terminal_shows_a_bar_at_once_but_none_of_a_short_iteration(output):
-    stream = output(Terminal())
+def test_a_terminal_shows_a_bar_at_once_but_none_of_a_short_iteration(monkeypatch):
+    stream = show_in(Terminal(), monkeypatch)
     assert list(progress.progress_bar("abc", 3, "look")) == ["a", "b", "c"]
     assert stream.getvalue() == ""
     with progress.bar(3, "train", delay=0):
         assert re.search(r"train: +0%.* 0/3 \[", stream.getvalue())
 
 
-def test_a_log_gets_the_bar_once_a_minute_not_at_each_step(output, monkeypatch):
-    stream, seconds = output(io.StringIO()), [1000.0]
+def test_a_log_gets_the_bar_once_a_minute_not_at_each_step(monkeypatch):
+    stream, seconds = show_in(io.StringIO(), monkeypatch), [1000.0]
     assert list(progress.progress_bar("abc", 3, "look", shown=False)) == ["a", "b", "c"]
     with progress.bar(100, "train", initial=10) as bar:
         bar.start_t = bar.last_print_t = seconds[0]
@@ -61,8 +56,8 @@ def test_a_log_gets_the_bar_once_a_minute_not_at_each_step(output, monkeypatch):
         *((io.StringIO(), variable, 0) for variable in ("TQDM_DISABLE", "PYTEST_CURRENT_TEST")),
     ],
 )
-def test_silence_where_it_is_asked_for_and_in_tests(output, monkeypatch, stream, variable, every):
-    output(stream)
+def test_silence_where_it_is_asked_for_and_in_tests(monkeypatch, stream, variable, every):
+    show_in(stream, monkeypatch)
     monkeypatch.setattr(progress, "LOG_EVERY", every)
     if variable:
         monkeypatch.setenv(variable, "1")
@@ -82,9 +77,9 @@ def test_silence_where_it_is_asked_for_and_in_tests(output, monkeypatch, stream,
         (("python", "/bin/jupyter-lab"), True),
     ],
 )
-def test_a_notebook_that_a_machine_executes_is_silent(output, monkeypatch, command, seen: bool):
+def test_a_notebook_that_a_machine_executes_is_silent(monkeypatch, command, seen: bool):
     """This process is made a kernel that a program of some command line has started."""
-    output(Terminal())
+    show_in(Terminal(), monkeypatch)
     process = types.SimpleNamespace(cmdline=lambda: list(command), name=lambda: command[0])
     monkeypatch.setitem(sys.modules, "ipykernel", types.ModuleType("ipykernel"))
     monkeypatch.setitem(sys.modules, "psutil", types.SimpleNamespace(Process=lambda _: process))
@@ -93,10 +88,10 @@ def test_a_notebook_that_a_machine_executes_is_silent(output, monkeypatch, comma
 
 
 @pytest.mark.parametrize("train", ["fine-tuned", "pre-trained"])
-def test_trainings_show_all_that_takes_long(output, small_patches, monkeypatch, tmp_path, train):
+def test_trainings_show_all_that_takes_long(small_patches, monkeypatch, tmp_path, train):
     monkeypatch.setattr(training, "SAVE_EVERY", 0)
     monkeypatch.setattr(progress, "LOG_EVERY", 0)
-    stream, before = output(io.StringIO()), []
+    stream, before = show_in(io.StringIO(), monkeypatch), []
     classic = partial(tiny.tune, "classic", tiny.new_model("unet2", tiny.LEVELS))
     run = partial(classic if train == "fine-tuned" else tiny.train, checkpoint=tmp_path / "c")
     run(callback=lambda _: before.append(stream.getvalue()))

@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
-from unittest.mock import patch
+from unittest.mock import Mock, patch
 
 import numpy as np
 import yaml
@@ -161,13 +161,9 @@ def damage(content: bytes, draw: random.Random) -> bytes:
     return content
 
 
-def give_up(*_: Any) -> None:
-    raise TimeoutError
-
-
 def read_once(kind: Kind, file: Path, right: Any) -> str:
     """What became of a file: "same", "other", "refused"; or what is wrong, if it is a fault."""
-    signal.signal(signal.SIGALRM, give_up)
+    signal.signal(signal.SIGALRM, Mock(side_effect=TimeoutError))
     signal.alarm(SECONDS)
     began = time.monotonic()
     try:

@@ -3,6 +3,7 @@
 import csv
 from itertools import pairwise
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -91,12 +92,8 @@ def test_channels_and_axes_reach_the_reader(tmp_path):
 
 
 def test_images_that_cannot_be_read_are_told_apart():
-    def broken() -> np.ndarray:
-        raise ImageError("it is cut", remedy="Get it again.")
-
-    def read() -> np.ndarray:
-        return np.zeros((2, *SHAPE))
-
+    broken = Mock(side_effect=ImageError("it is cut", remedy="Get it again."))
+    read = Mock(return_value=np.zeros((2, *SHAPE)))
     every = Sample("good", read, lambda: read()[0]), Sample("bad", broken)
     images = Dataset("some", "Some images", "CC0", (*every, Sample("torn", read, broken)))
     good, wrong = find_readable(images)

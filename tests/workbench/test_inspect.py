@@ -32,6 +32,8 @@ squares = partial(conftest.squares, shape=(SIZE, SIZE))
 # Squares of 20, 24 and 30 px; the logit falls from the first to the third.
 TRUE = squares((10, 10, 20), (10, 60, 24), (60, 20, 30))
 LOGITS = (0, 5, 3, 1)
+ERROR = ImageError("the file is damaged", where="a.tif", remedy="Get it again.")
+damaged = Mock(side_effect=ERROR)
 
 
 def said(masks: np.ndarray = TRUE, name: str = "flow") -> Prediction:
@@ -89,10 +91,6 @@ def lines(panel: Inspector) -> list[str]:
 
 def names(panel: Inspector) -> list[str]:
     return [panel._images[k].name for _, k in found(panel, "images").options]
-
-
-def damaged() -> np.ndarray:
-    raise ImageError("the file is damaged", where="a.tif", remedy="Get it again.")
 
 
 def svg(html: str) -> str:
