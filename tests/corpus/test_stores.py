@@ -34,6 +34,7 @@ from scellseg_lib.training import Checkpoint, read_run, resume_precision
 from tests import tiny
 from tests.datasets.test_fetch import tarred, zipped
 from tests.datasets.test_manifest import VALID
+from tests.files.test_seg_npy import Evil
 from tests.paper.made_up import make_origin, make_scores, make_trial
 
 PROFILE = yaml.safe_load((paths.PROFILES / "smoke.yaml").read_text())
@@ -196,15 +197,11 @@ def saved(content: Any, **options: Any) -> bytes:
     return stream.getvalue()
 
 
-class Evil:
-    def __reduce__(self) -> Any:
-        return (Path.touch, (Path("evil"),))
-
-
-STATES: list[Any] = [{1: BIAS}, {None: BIAS}, [1], {"model": {"a": BIAS}}, {}, {"a": Evil()}]
+EVIL = {"a": Evil(Path.touch, Path("evil"))}
+STATES: list[Any] = [{1: BIAS}, {None: BIAS}, [1], {"model": {"a": BIAS}}, {}, EVIL]
 STATES += [{"diam_mean": torch.zeros(10**6)}, {"diam_labels": BIAS[:1] * math.nan}]
 PICKLES = [saved(state) for state in STATES]
-PICKLES += [saved({"a": Evil()}, _use_new_zipfile_serialization=False), saved({})[:99]]
+PICKLES += [saved(EVIL, _use_new_zipfile_serialization=False), saved({})[:99]]
 PICKLES += [b"", b"hello", zipped({}), zipped({"a": b"b"}), zipped({"a/data.pkl": bytes(10**8)})]
 
 

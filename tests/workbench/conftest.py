@@ -46,15 +46,13 @@ def jobs_end(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture
-def tiny_world(weights: Path, temporary_cache: Path, monkeypatch) -> Iterator[None]:
+def tiny_world(weights: Path, temporary_cache: Path, one_thread, monkeypatch) -> Iterator[None]:
     """Small models and patches, float32, two styles to contrast with, the same sums each time."""
     shrink_world(weights, monkeypatch)
-    before = torch.get_num_threads(), numba.get_num_threads()
-    torch.set_num_threads(1)
+    before = numba.get_num_threads()
     numba.set_num_threads(1)
     yield
-    torch.set_num_threads(before[0])
-    numba.set_num_threads(before[1])
+    numba.set_num_threads(before)
 
 
 def shrink_world(weights: Path, patch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,6 @@
 """The folder of an experiment: shots, rounds of correction, classes of all images; kills."""
 
 import shutil
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +17,9 @@ from scellseg_lib.workbench.editor.annotation import Annotation
 from scellseg_lib.workbench.editor.classes import COLOURS
 from scellseg_lib.workbench.experiment import COLUMNS, ClassesChanged, ClassFile, Experiment
 from scellseg_lib.workbench.session import SegmentationSettings
-from tests.workbench import conftest
-from tests.workbench.conftest import draw, files
+from tests.workbench.conftest import draw, files, squares
 from tests.workbench.editor.test_editor import connect
 
-SIDE = 40
-squares = partial(conftest.squares, shape=(SIDE, SIDE))
 PREDICTED = squares((2, 2), (2, 20), (20, 2))
 CORRECTED = squares((2, 2), (2, 21), (28, 28))
 """The first as it was, the second a pixel to the right, one removed, one added."""
@@ -31,8 +27,8 @@ CORRECTED = squares((2, 2), (2, 21), (28, 28))
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    draw(tmp_path / "shot", "a_img", "b_img", shape=(SIDE, SIDE))
-    draw(tmp_path / "query", "c_img", "d_img", "e_img", shape=(SIDE, SIDE))
+    draw(tmp_path / "shot", "a_img", "b_img")
+    draw(tmp_path / "query", "c_img", "d_img", "e_img")
     write_labels(tmp_path / "shot" / "a_masks.tif", squares((2, 2)))
     write_labels(tmp_path / "shot" / "b_masks.tif", squares((2, 2), (20, 20)))
     return tmp_path
@@ -86,7 +82,7 @@ def test_what_cannot_become_a_shot_is_refused_and_leaves_no_trace(folder: Path):
         (shot, CORRECTED, False, module.OtherMasks, "other masks already"),
         (query / "a_img.tif", CORRECTED, True, DatasetError, r"of this name.*Rename a_img\.tif"),
         (query / "c_img.tif", 0 * CORRECTED, True, DatasetError, "no cells"),
-        (query / "c_img.tif", CORRECTED[:-1], True, ImageError, "40 x 40 px"),
+        (query / "c_img.tif", CORRECTED[:-1], True, ImageError, "40 x 50 px"),
         (query / "e_img.tif", CORRECTED, True, ImageError, "damaged"),
     ):
         with pytest.raises(error, match=words):
