@@ -140,7 +140,6 @@ def test_translations_reach_the_whole_of_a_large_image_and_keep_to_a_long_one():
 
 @pytest.mark.parametrize("side", CROP_SIDES)
 def test_crops_show_their_side_of_the_30_px_scale(side: int):
-    assert CROP_SIDES == (156, 290)
     sources = prepare([sample(60, side=300, n=1)], diameter=60)  # half the size at the 30-px scale
     patches = unlabelled(sources, rng(), side, size=40)
     assert patches.shape == (40, 2, PATCH, PATCH)

@@ -17,10 +17,6 @@ def images() -> torch.Tensor:
     return torch.rand(2, 2, 48, 32, generator=torch.Generator().manual_seed(0))
 
 
-def test_the_names_for_who_checks_types_are_those_of_the_table():
-    assert set(get_args(NetworkName)) == set(ARCHITECTURES)
-
-
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_models_have_the_shapes_of_the_paper(name, images):
     """Their parameters are counted in tests/test_docs.py."""
@@ -71,7 +67,8 @@ def test_every_weight_is_learnt_and_images_of_a_batch_do_not_mix(name, images):
     torch.testing.assert_close(together.style[1:], alone.style, rtol=1e-4, atol=1e-5)
 
 
-def test_what_makes_no_network_is_an_error():
+def test_what_makes_no_network_is_an_error_and_who_checks_types_knows_the_names():
+    assert set(get_args(NetworkName)) == set(ARCHITECTURES)
     with pytest.raises(ModelError, match=r"no model 'unet4'.*cellpose"):
         build_network("unet4")
     for levels in ((), (32,), (4, 7), (0, 4), (4, -8)):

@@ -98,8 +98,7 @@ def test_any_size_gives_maps_and_masks_of_it(model, shape):
 
 def test_maps_are_of_the_30_px_scale_by_the_models_diameter_or_another(model):
     assert segment(model, []) == []
-    masks = discs(2.0)
-    made, image = oracle(masks, diameter=60.0)
+    made, image = oracle(discs(2.0), diameter=60.0)
     for given, shape in ({}, (3, 176, 176)), ({"diameter": 30}, (3, *image.shape)):
         (found,) = predict(made, [image], **given)
         assert (found.diameter, found.maps.shape) == (given.get("diameter", 60), shape)

@@ -23,11 +23,6 @@ TORCH = "torch==2.13.0+cpu" if sys.platform == "linux" else "torch==2.13.0"
 CELLPOSE = "cellpose==3.1.1.2"
 
 
-def peer_python() -> Path:
-    """Make the peer's environment if it is not there yet; return its interpreter."""
-    return make_environment(ENVIRONMENT, TORCH, CELLPOSE)
-
-
 def make_environment(folder: Path, *packages: str) -> Path:
     """Make an environment of packages, PyTorch first, if it is not there; its interpreter."""
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
@@ -62,7 +57,8 @@ def run_peer(
         given, answer = Path(folder) / "inputs.npz", Path(folder) / "outputs.npz"
         np.savez(given, allow_pickle=False, **inputs)
         module = f"tests.benchmarks.{side}"
-        command = [python or peer_python(), "-m", module, name, given, answer]
+        python = python or make_environment(ENVIRONMENT, TORCH, CELLPOSE)
+        command = [python, "-m", module, name, given, answer]
         subprocess.run([str(part) for part in command], check=True, cwd=REPOSITORY, env=environment)
         with np.load(answer, allow_pickle=False) as outputs:
             return dict(outputs)

@@ -289,11 +289,10 @@ def test_odd_names_are_found_and_read(tmp_path, name):
 
 
 # Masks, and what a warning says of them; or nothing.
-MAP = np.where(CELLS, 2, 1)
 DOUBTS = [
     (CELLS, ""),
     (CELLS > 0, "1 of 1 labels lie in pieces: label 1 in 4.*a class"),
-    (MAP, "1 of 2 labels lie in pieces: label 2 in 4"),
+    (np.where(CELLS, 2, 1), "1 of 2 labels lie in pieces: label 2 in 4"),
     (np.where(CELLS % 2, 1, (CELLS > 0) * 2), "2 of 2 labels lie in pieces: label 1 in 2, label 2"),
     (np.where(CELLS == 4, 3, CELLS), "1 of 3 labels lie in pieces: label 3 in 2.*a class"),
     (np.where(CELLS, CELLS, 255), "label 255 reaches all edges.*on 0"),

@@ -63,8 +63,7 @@ def describe(home: Path, url: str, *, sha256: str | None = None, **changes: Any)
     archive = {"url": url, "file": "a.zip", "sha256": sha256, "members": "*_*"}
     content = VALID | {"name": "cells", "archives": [archive]}
     content |= {"files": [entry | changes.pop("entry", {})]} | changes
-    text = yaml.safe_dump(content, sort_keys=False)
-    (home / "manifests" / "cells.yaml").write_text(text)
+    (home / "manifests" / "cells.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
     return "cells"
 
 

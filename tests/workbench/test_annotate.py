@@ -17,7 +17,6 @@ from scellseg_lib.workbench.finetune import tell_shots
 from scellseg_lib.workbench.session import SegmentationSettings, Suggestion
 from tests.workbench.conftest import draw, files, is_shown, problem, squares, until
 
-SHAPE = (40, 50)
 SQUARE = np.array([[5, 5], [5, 15], [15, 15], [15, 5]], float)
 """Outline of a cell, (y, x)."""
 BROKEN = b"II*\0"
@@ -446,7 +445,7 @@ def test_errors_and_that_nothing_is_found_are_said_and_the_pictures_are_there(pa
     assert (model.asked, problem(panel)) == (["worm_1.tif"] * 4, "")
     assert panel.message.text.startswith("The model mine suggests 2 cells. Correct what is wrong;")
     panel.editor.undo()
-    model.masks, model.doubt = np.zeros(SHAPE, np.int32), "Set the diameter."
+    model.masks, model.doubt = 0 * good, "Set the diameter."
     suggest(panel, model)
     assert panel.message.text == "The model mine finds no cells in worm_1. Set the diameter."
     assert [layer.name for layer in panel.editor._layers] == ["image", "cell probability"]
