@@ -10,35 +10,31 @@ from scellseg_lib.errors import ModelError
 from scellseg_lib.network import ARCHITECTURES, NetworkName, build_network, style_embedding
 
 TINY = (4, 8)
-
-
-@pytest.fixture
-def images() -> torch.Tensor:
-    return torch.rand(2, 2, 48, 32, generator=torch.Generator().manual_seed(0))
+IMAGES = torch.rand(2, 2, 48, 32, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_models_have_the_shapes_of_the_paper(name, images):
+def test_models_have_the_shapes_of_the_paper(name):
     """Their parameters are counted in tests/test_docs.py."""
     for levels in (TINY, (2, 6, 10, 14, 18)):
         network = build_network(name, levels)
         assert network.levels == levels
         assert network.stride == 2 ** (len(levels) - 1)
-        maps, style = network(images)
+        maps, style = network(IMAGES)
         assert maps.shape == (2, 2 if name == "unet2" else 3, 48, 32)
         assert style.shape == (2, levels[-1])
         torch.testing.assert_close(style.norm(dim=1), torch.ones(2))
-    assert build_network(name, TINY, outputs=7)(images).maps.shape[1] == 7
+    assert build_network(name, TINY, outputs=7)(IMAGES).maps.shape[1] == 7
 
 
 @pytest.mark.parametrize("name", ["cellpose", "scellseg"])
-def test_the_embedding_alone_is_that_of_the_whole_network(name, images):
+def test_the_embedding_alone_is_that_of_the_whole_network(name):
     network = build_network(name, TINY).eval()
     used: list[str] = []
     for part, module in network.named_modules():
         if isinstance(module, nn.Conv2d):
             module.register_forward_hook(lambda *_, part=part: used.append(part))
-    torch.testing.assert_close(network.embed(images), network(images).style, rtol=0, atol=0)
+    torch.testing.assert_close(network.embed(IMAGES), network(IMAGES).style, rtol=0, atol=0)
     once = used[: len(used) - len(set(used))]
     assert once  # the first call went no further than the downsampling pass
     assert all(part.startswith("extractor.down.") for part in once)
@@ -56,13 +52,13 @@ def test_a_style_is_the_normalised_mean_of_a_map_and_zero_for_an_empty_one():
 
 
 @pytest.mark.parametrize("name", ["cellpose", "scellseg"])
-def test_every_weight_is_learnt_and_images_of_a_batch_do_not_mix(name, images):
+def test_every_weight_is_learnt_and_images_of_a_batch_do_not_mix(name):
     network = build_network(name, TINY)
-    network(images).maps.square().sum().backward()
+    network(IMAGES).maps.square().sum().backward()
     # A bias before a BatchNorm has a gradient of zero but for rounding: it must exist only.
     assert [key for key, p in network.named_parameters() if p.grad is None] == []
     network.eval()
-    together, alone = network(images), network(images[1:])
+    together, alone = network(IMAGES), network(IMAGES[1:])
     torch.testing.assert_close(together.maps[1:], alone.maps, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(together.style[1:], alone.style, rtol=1e-4, atol=1e-5)
 

@@ -4,7 +4,6 @@ import warnings
 from collections.abc import Callable
 from functools import partial
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -27,11 +26,7 @@ from tests import tiny
 predict = partial(segmentation.predict, precision=Precision())
 segment = partial(segmentation.segment, precision=Precision())
 FLOW = get("flow")
-
-
-@pytest.fixture(scope="module")
-def model() -> Model:
-    return new_model("scellseg", tiny.LEVELS)
+MODEL = new_model("scellseg", tiny.LEVELS)
 
 
 def noise(*shape: int, seed: int = 0) -> np.ndarray:
@@ -58,7 +53,7 @@ class Stub(nn.Module):
         self.batches.append(len(images))
         return NetworkOutput(self.maps(images), torch.ones(len(images), 4) / 2)
 
-    def model(self, name: str = "cellpose", **card: Any) -> Model:
+    def model(self, name: str = "cellpose", **card) -> Model:
         base = new_model(name, tiny.LEVELS)
         return Model(self, base.representation, base.card.model_copy(update=card))  # type: ignore[arg-type]
 
@@ -69,7 +64,7 @@ def perfect_maps(images: torch.Tensor) -> torch.Tensor:
     return torch.from_numpy(maps * [[[5]], [[5]], [[12]]] - [[[0]], [[0]], [[6]]]).float()
 
 
-def oracle(masks: np.ndarray, **card: Any) -> tuple[Model, np.ndarray]:
+def oracle(masks: np.ndarray, **card) -> tuple[Model, np.ndarray]:
     """A model that segments an image of 16 cells without fault, and that image."""
     return Stub(perfect_maps).model(**card), masks.astype(np.float32)
 
@@ -87,8 +82,8 @@ def field(bias: float, name: str = "cellpose") -> Model:
 
 @pytest.mark.filterwarnings("ignore:.*next to no contrast")
 @pytest.mark.parametrize("shape", [(1, 1), (1, 1000), (7, 5), (224, 224), (225, 223)])
-def test_any_size_gives_maps_and_masks_of_it(model, shape):
-    (cells,) = segment(model, [noise(*shape)], diameter=30)
+def test_any_size_gives_maps_and_masks_of_it(shape):
+    (cells,) = segment(MODEL, [noise(*shape)], diameter=30)
     assert (cells.masks.shape, cells.masks.dtype) == (shape, np.int32)
     assert (cells.prediction.maps.shape, cells.prediction.shape) == ((3, *shape), shape)
     assert np.isfinite(cells.prediction.maps).all()
@@ -96,20 +91,20 @@ def test_any_size_gives_maps_and_masks_of_it(model, shape):
     np.testing.assert_allclose(np.linalg.norm(cells.style), 1, rtol=1e-5)
 
 
-def test_maps_are_of_the_30_px_scale_by_the_models_diameter_or_another(model):
-    assert segment(model, []) == []
+def test_maps_are_of_the_30_px_scale_by_the_models_diameter_or_another():
+    assert segment(MODEL, []) == []
     made, image = oracle(discs(2.0), diameter=60.0)
     for given, shape in ({}, (3, 176, 176)), ({"diameter": 30}, (3, *image.shape)):
         (found,) = predict(made, [image], **given)
         assert (found.diameter, found.maps.shape) == (given.get("diameter", 60), shape)
 
 
-def test_pooled_tiles_give_the_maps_of_one_image_at_a_time(model):
+def test_pooled_tiles_give_the_maps_of_one_image_at_a_time():
     shapes = [(60, 70), (260, 230), (1, 50), (64, 72), (224, 224)]
     images = [noise(*shape, seed=i) for i, shape in enumerate(shapes)]
-    single = [next(predict(model, [image], diameter=30)) for image in images]
+    single = [next(predict(MODEL, [image], diameter=30)) for image in images]
     for batch_size in (3, 8):
-        together = list(predict(model, images, batch_size=batch_size, diameter=30))
+        together = list(predict(MODEL, images, batch_size=batch_size, diameter=30))
         assert [p.name for p in together] == [str(i) for i in range(5)]
         for pooled, alone in zip(together, single, strict=True):
             np.testing.assert_allclose(pooled.maps, alone.maps, rtol=1e-3, atol=1e-4)
@@ -263,45 +258,45 @@ def test_a_packaged_model_knows_what_it_has_not_seen():
         segment(model, [cells])
 
 
-def test_arrays_and_samples_are_the_same_images_and_integers_are_normalised_as_floats(model):
+def test_arrays_and_samples_are_the_same_images_and_integers_are_normalised_as_floats():
     image, nuclei = noise(50, 60), noise(50, 60, seed=1)
     planes = np.stack((image, np.zeros_like(image)))
     whole = np.random.default_rng(0).integers(0, 60000, (50, 60), np.uint16)
     given = [image, planes, Sample("named", lambda: planes), np.stack((image, nuclei))]
-    found = list(predict(model, [*given, whole, whole.astype(np.float64) / 3]))
+    found = list(predict(MODEL, [*given, whole, whole.astype(np.float64) / 3]))
     assert [p.name for p in found] == ["0", "1", "named", "3", "4", "5"]
     for one, other in ((0, 1), (0, 2), (4, 5)):
         np.testing.assert_allclose(found[one].maps, found[other].maps, rtol=1e-2, atol=1e-3)
     assert np.abs(found[0].maps - found[3].maps).max() > 2e-3  # the nuclei are heeded
 
 
-def test_next_to_no_contrast_is_warned_of_and_taken_as_nothing(model):
+def test_next_to_no_contrast_is_warned_of_and_taken_as_nothing():
     plane = np.full((60, 70), 5, np.float32)
     plane[:, 35:] += 4e-6
     flat = Sample("flat", lambda: np.stack((plane, noise(60, 70))))
     with pytest.warns(UserWarning, match="next to no contrast, treated as empty") as caught:
-        found, _, nothing = segment(model, [flat, noise(60, 70), np.zeros((60, 70), np.uint16)])
+        found, _, nothing = segment(MODEL, [flat, noise(60, 70), np.zeros((60, 70), np.uint16)])
     assert [str(one.message).partition(":")[0] for one in caught] == ["flat", "2"]
     np.testing.assert_allclose(found.prediction.maps, nothing.prediction.maps, atol=1e-6)
 
 
-def test_what_is_no_image_is_an_error(model):
+def test_what_is_no_image_is_an_error():
     """What the image itself cannot be: tests/test_samples.py."""
     odd = (noise(3, 40, 50), noise(5), noise(0, 50), np.full((30, 30), np.inf), "a", [[1], [2, 3]])
     for image in odd:
         words = r"image 1: (an image has the shape|it holds NaN|the image cannot be read)"
         with pytest.raises(ImageError, match=words):
-            segment(model, [noise(30, 30), image])
+            segment(MODEL, [noise(30, 30), image])
     words = r"1: it has 2621 megapixels once its cells of 1\.2 px .* limit is 400"
     with pytest.raises(ImageError, match=words):
-        segment(model, [noise(30, 30), np.zeros((2048, 2048), np.float32)], diameter=1.2)
+        segment(MODEL, [noise(30, 30), np.zeros((2048, 2048), np.float32)], diameter=1.2)
     for single in (noise(30, 30), tiny.worms(1)[0]):
         with pytest.raises(ImageError, match=r"one image was given.*\[image\]"):
-            segment(model, single)  # type: ignore[arg-type]
+            segment(MODEL, single)  # type: ignore[arg-type]
     numbers = ("diameter", "cell_threshold", "flow_threshold", "min_size", "batch_size")
     for setting in (*numbers, "resample", "flips"):
         with pytest.raises(OptionError, match=rf"{setting}='odd' is not allowed\. Input should"):
-            segment(model, [noise(30, 30)], **{setting: "odd"})
+            segment(MODEL, [noise(30, 30)], **{setting: "odd"})
 
 
 def test_an_image_that_is_far_in_size_and_style_counts_as_both():

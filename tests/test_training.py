@@ -28,6 +28,8 @@ class Killed(Exception):
 
 
 kill = Mock(side_effect=Killed)
+uninterrupted = cache(tiny.run)
+"""Such a run, once for all tests."""
 
 
 def end_at(step: int, how: type[Exception] = Killed):
@@ -36,11 +38,6 @@ def end_at(step: int, how: type[Exception] = Killed):
             raise how
 
     return callback
-
-
-@cache
-def uninterrupted(kind: str) -> Model:
-    return tiny.run(kind)
 
 
 def assert_same(a: Model, b: Model) -> None:

@@ -1,9 +1,8 @@
 """Training runs of a second, for the tests of what training does."""
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -19,11 +18,8 @@ STEPS = 4
 PATCH = 64
 """Side of a patch instead of 224: a twelfth of the work. Tests patch `augment.PATCH` with it."""
 KINDS = ("classic", "contrastive", "pretrain")
-
-
-@cache
-def worm(seed: int) -> tuple[np.ndarray, np.ndarray]:
-    return synthetic.make_image("worms", seed, (200, 200))
+worm = cache(partial(synthetic.make_image, "worms", shape=(200, 200)))
+"""Image and masks of a seed."""
 
 
 def worms(n: int, first: int = 0) -> Dataset:
@@ -50,22 +46,22 @@ def contrast() -> Dataset:
     return Dataset("tiny_contrast", "Two styles", "CC0-1.0", samples)
 
 
-def tune(strategy: str = "classic", model: Model | None = None, **options: Any) -> Model:
-    settings: dict[str, Any] = {"steps": STEPS, "batch_size": 2, "precision": Precision()}
+def tune(strategy: str = "classic", model: Model | None = None, **options) -> Model:
+    settings = {"steps": STEPS, "batch_size": 2, "precision": Precision()}
     settings |= {"queries": worms(2, 5).without_masks(), "contrast": contrast()}
     model = model or new_model("scellseg", LEVELS)
     return finetune(model, worms(2), strategy=strategy, **settings | options)
 
 
-def train(name: str = "scellseg", **options: Any) -> Model:
+def train(name: str = "scellseg", **options) -> Model:
     recipe = PretrainRecipe(steps=STEPS, batch_size=2, learning_rate=0.02)
-    settings: dict[str, Any] = {"levels": LEVELS, "recipe": recipe, "precision": Precision()}
+    settings = {"levels": LEVELS, "recipe": recipe, "precision": Precision()}
     return pretrain(name, [worms(9)], **settings | options)  # type: ignore[arg-type]
 
 
 def run(kind: str, checkpoint: Path | None = None, callback: Callable | None = None) -> Model:
     """Run one of `KINDS`; the classic way with a part that is not learnt."""
-    options: dict[str, Any] = {"checkpoint": checkpoint, "callback": callback}
+    options = {"checkpoint": checkpoint, "callback": callback}
     if kind == "classic":
         options["layers"] = "downsampling_fixed"
     return train(**options) if kind == "pretrain" else tune(kind, **options)

@@ -39,14 +39,8 @@ PINNED: dict[str, tuple[int, int, float, float]] = {
     "style2": (51, 8237, 2695.2, 2672.4),
     "style3": (87, 73083, 26385.7, 0.0),
 }
-
-
 usual = cache(partial(synthetic.make_image, seed=0))
-
-
-@cache
-def small(kind: str) -> tuple[np.ndarray, np.ndarray]:
-    return synthetic.make_image(kind, 7, None if kind == "worms" else (256, 320))
+small = cache(lambda kind: synthetic.make_image(kind, 7, None if kind == "worms" else (256, 320)))
 
 
 @pytest.mark.parametrize("kind", synthetic.KINDS)
