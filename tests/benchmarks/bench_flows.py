@@ -33,20 +33,19 @@ def numbered(**images: list[np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def encode(masks: list[np.ndarray]) -> None:
-    ours = lambda: [masks_to_flows(labels, centre="mean") for labels in masks]  # noqa: E731
     answer = run_peer("encode", numbered(masks=masks))
-    report("masks_to_flows, 35 contrast images", timed(ours, REPEATS)[1], answer["seconds"])
+    _, taken = timed(lambda: [masks_to_flows(labels, centre="mean") for labels in masks], REPEATS)
+    report("masks_to_flows, 35 contrast images", taken, answer["seconds"])
 
 
 def decode(masks: list[np.ndarray], name: str, noise: float) -> None:
     generator = np.random.default_rng(0)
     given = [network_like(labels, noise, generator) for labels in masks]
     decoder = partial(flows_to_masks, cell_threshold=CELL_THRESHOLD, min_size=MIN_SIZE)
-    ours = lambda: [decoder(*pair) for pair in given]  # noqa: E731
     flows, logits = map(list, zip(*given, strict=True))
     settings = {"threshold": np.array(CELL_THRESHOLD), "min_size": np.array(MIN_SIZE)}
     answer = run_peer("decode", numbered(flows=flows, logit=logits) | settings)
-    decoded, taken = timed(ours, REPEATS)
+    decoded, taken = timed(lambda: [decoder(*pair) for pair in given], REPEATS)
     report(f"flows_to_masks, 35 contrast images, {name} flows", taken, answer["seconds"])
     theirs = [answer[f"masks_{k}"] for k in range(len(masks))]
     found = metrics.summary(metrics.evaluate(decoded, theirs))

@@ -45,8 +45,8 @@ def decode(inputs: Arrays) -> Arrays:
         "niter": 200,
         "device": CPU,
     }
-    work = lambda: [compute_masks(*pair, **options) for pair in given]  # noqa: E731
-    decoded, taken = timed(work, int(inputs["repeats"]))
+    repeats = int(inputs["repeats"])
+    decoded, taken = timed(lambda: [compute_masks(*pair, **options) for pair in given], repeats)
     outputs = {f"masks_{k}": masks.astype(np.int32) for k, masks in enumerate(decoded)}
     return outputs | {"seconds": taken}
 

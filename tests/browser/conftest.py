@@ -205,12 +205,11 @@ class Opener:
         for index, notebook in enumerate(pages):
             if failed and not notebook.page.is_closed():
                 notebook.screenshot(f"failed_{name}_{index}")
-        while self.copies:  # the kernel is that of the notebook itself
-            copy = self.copies.pop()
+        for copy in self.copies:  # the kernel is that of the notebook itself
             copy.page.close()
             copy.kernel.close()
-        while self.opened:
-            self.server.close(self.opened.pop())
+        for notebook in self.opened:
+            self.server.close(notebook)
         assert errors == [], "\n\n".join(errors)
 
 
