@@ -122,8 +122,7 @@ def test_imports_go_one_way_and_wings_do_not_know_each_other() -> None:
         others = units_imported(path)
         forbidden = {name for name in others if place[name] > place[unit(path)]}
         if unit(path) != "__main__":
-            at_start = unit(path) == "cli"
-            forbidden |= {*WINGS} & units_imported(path, at_start=at_start)
+            forbidden |= {*WINGS} & units_imported(path, at_start=unit(path) == "cli")
         wrong += [f"{path.relative_to(LIBRARY)} imports {name}" for name in forbidden]
     assert wrong == []
 

@@ -11,8 +11,6 @@ from scellseg_lib import Sample, metrics
 from scellseg_lib.errors import MetricError, ScellsegError
 from tests.benchmarks.label_pairs import disc_grid, random_pair
 
-CELLPOSE = Path(__file__).parent / "data" / "cellpose_counts.csv"
-
 
 def strip(*spans: tuple[int, int, int], width: int = 40) -> np.ndarray:
     """Label image of one row: (start, stop, label) spans."""
@@ -94,7 +92,8 @@ def test_standard_aji_by_hand() -> None:
 
 
 def test_counts_equal_those_of_cellpose() -> None:
-    pairs = pd.read_csv(CELLPOSE).sort_values("threshold").groupby("pair")
+    counts = pd.read_csv(Path(__file__).parent / "data" / "cellpose_counts.csv")
+    pairs = counts.sort_values("threshold").groupby("pair")
     assert len(pairs) >= 30
     for seed, expected in pairs:
         result = metrics.scores(*random_pair(int(seed)), expected["threshold"].to_numpy())
