@@ -1,7 +1,5 @@
 """Wells as the authors' loaders read them."""
 
-from pathlib import Path
-
 import cv2
 import numpy as np
 import pytest
@@ -11,7 +9,7 @@ from scellseg_lib.samples import Sample
 from tests.benchmarks.authors import export
 
 
-def test_wells_keep_their_16_bits_and_queries_show_no_masks(tmp_path: Path) -> None:
+def test_wells_keep_their_16_bits_and_queries_show_no_masks(tmp_path) -> None:
     grey = np.arange(24, dtype=np.float32).reshape(4, 6) * 2000
     well = Sample("B05", lambda: np.stack([grey, 0 * grey]), lambda: np.int32(grey > 9000) * 300)
     export([well], [well], tmp_path)

@@ -7,7 +7,6 @@ import warnings
 from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 from unittest.mock import Mock
 
 import cv2
@@ -92,7 +91,7 @@ def plate(segmented):
     return segmented
 
 
-def run(*arguments: str | Path) -> Any:
+def run(*arguments: str | Path):
     """Result of a command, whatever its exit code; never a traceback."""
     result = CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
@@ -219,7 +218,7 @@ def test_an_image_that_fails_does_not_stop_others(module, name, plate, model_fil
     save(plate / "B.png", np.zeros((150, 150), np.uint8))  # known by its size
     original = getattr(module, name)
 
-    def failing(*arguments: Any, **options: Any) -> Any:
+    def failing(*arguments, **options):
         shapes = [getattr(a, "shape", np.shape(getattr(a, "maps", a)))[-2:] for a in arguments]
         if (150, 150) in shapes:
             raise MemoryError("not enough of it")
@@ -235,10 +234,10 @@ def test_an_image_that_fails_does_not_stop_others(module, name, plate, model_fil
 
 
 def test_the_bar_counts_images_as_they_are_done(plate, model_file, monkeypatch):
-    told: list[Any] = []
+    told = []
 
     class Bar(tqdm):
-        def refresh(self, *_: Any, **__: Any) -> None:
+        def refresh(self, *_, **__) -> None:
             told.append("shown")
 
         def update(self, n: float | None = 1) -> None:
@@ -324,7 +323,7 @@ def test_what_goes_wrong_is_said_in_one_message(
 @pytest.fixture(autouse=True)
 def tuning(monkeypatch):
     """Options of each fine-tuning, of one patch a step, with a checkpoint after each."""
-    options: dict[str, Any] = {"batch_size": 1, "contrast": tiny.contrast()}
+    options = {"batch_size": 1, "contrast": tiny.contrast()}
     original = scellseg.finetune
     monkeypatch.setattr(scellseg, "finetune", lambda *a, **o: original(*a, **o | options))
     monkeypatch.setattr(training, "SAVE_EVERY", 0.0)

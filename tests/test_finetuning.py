@@ -4,7 +4,6 @@ import math
 import re
 from dataclasses import replace
 from functools import cache, partial
-from typing import Any
 from unittest.mock import Mock, create_autospec
 
 import numpy as np
@@ -35,7 +34,7 @@ def start(name: str = "scellseg") -> Model:
     return model
 
 
-def tune(strategy: str = "contrastive", model: Model | None = None, **options: Any) -> Model:
+def tune(strategy: str = "contrastive", model: Model | None = None, **options) -> Model:
     return tiny.tune(strategy, model or start(), **{"steps": 1} | options)
 
 
@@ -68,7 +67,7 @@ def test_the_card_tells_the_run():
     assert card.origin == "fine-tuned by the Scellseg notebooks, 1 steps; started from: a test"
     assert card.scores == {}  # those were of other weights
     assert card.training_data == [TrainingData(name="worms", images=2, licence="CC0-1.0")]
-    told: dict[str, Any] = {"strategy": "contrastive", "steps": 1, "seed": 0, "alpha": "learnt"}
+    told = {"strategy": "contrastive", "steps": 1, "seed": 0, "alpha": "learnt"}
     told |= {"shots": ["worm0", "worm1"], "queries": ["worm5", "worm6"], "initial": {"steps": 7}}
     told |= {"contrast": "tiny_contrast", "precision": {"dtype": "fp32", "channels_last": False}}
     assert told.items() <= card.recipe.items()

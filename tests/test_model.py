@@ -2,7 +2,6 @@
 
 import json
 import os
-from typing import Any
 
 import pytest
 import torch
@@ -14,9 +13,7 @@ from scellseg_lib.network import ARCHITECTURES, build_network
 from scellseg_lib.representation import Decoding
 
 TINY = (4, 8)
-
-
-KNOWN: dict[str, Any] = {"architecture": "scellseg", "levels": TINY, "representation": "flow"}
+KNOWN = {"architecture": "scellseg", "levels": TINY, "representation": "flow"}
 KNOWN |= {"diameter": 41.5, "channels": ("green", "red"), "styles": [[0.1] * 8]}
 KNOWN |= {"style_radius": 0.3, "decoding": Decoding(cell_threshold=0.25, min_size=20)}
 KNOWN |= {"origin": "a test", "licence": "BSD-3-Clause", "versions": {"torch": "2"}}

@@ -3,7 +3,6 @@
 import hashlib
 import json
 from base64 import b64decode
-from pathlib import Path
 from xml.etree import ElementTree
 
 import matplotlib.colors
@@ -108,7 +107,7 @@ def test_a_figure_goes_into_a_page_with_its_words() -> None:
     assert ElementTree.fromstring(b64decode(encoded)).tag.endswith("svg")
 
 
-def test_saving_twice_gives_the_same_bytes_and_they_are_shown_again(tmp_path: Path) -> None:
+def test_saving_twice_gives_the_same_bytes_and_they_are_shown_again(tmp_path) -> None:
     with pytest.raises(DatasetError, match=r"fig2.c.png: the figure has not been drawn"):
         plots.show_saved(tmp_path / "first" / "fig2.c")
     hashes = []

@@ -10,7 +10,6 @@ import tomllib
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -228,7 +227,7 @@ def test_skip_fails_in_ci_with_data(tmp_path, data, ci):
     (checkout / "tests" / "test_module.py").write_text(module)
     (checkout / "pytest.ini").write_text("[pytest]\nmarkers = accelerator\n")
     environment = {**os.environ, "CI": ci, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
-    how: dict[str, Any] = {"cwd": checkout, "env": environment, "capture_output": True}
+    how = {"cwd": checkout, "env": environment, "capture_output": True}
     report = subprocess.run([sys.executable, "-m", "pytest", "tests"], text=True, **how)
     lost = {"test_module.py", "test_lost.py::test_lost"} if data and ci else set()
     assert set(re.findall(r"^LOST tests/([\w.:]+): ", report.stdout, re.MULTILINE)) == lost

@@ -1,7 +1,5 @@
 """The mask editor in JupyterLab, used as its user does; what counts is Python's arrays."""
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -307,7 +305,7 @@ def test_list_of_cells(editor: EditorInPage) -> None:
     editor.press("fit")
 
 
-def test_save_and_open_again(editor: EditorInPage, tmp_path: Path) -> None:
+def test_save_and_open_again(editor: EditorInPage, tmp_path) -> None:
     path = tmp_path / "scene_masks.tif"
     editor.load(f"image, labels, title='scene', path=Path({str(path)!r})")
     editor.click((80.5, 110.5))

@@ -2,7 +2,6 @@
 
 import os
 import signal
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -124,7 +123,7 @@ def test_page_is_loaded_anew_in_the_middle_and_opened_in_two_tabs(editor, lab: O
     assert sorted([*new, *also_new]) == [3, 4]
 
 
-def test_two_editors_two_views_of_one_and_a_kernel_that_dies(lab: Opener, tmp_path: Path) -> None:
+def test_two_editors_two_views_of_one_and_a_kernel_that_dies(lab: Opener, tmp_path) -> None:
     """What was drawn and not saved is offered when the notebook has run again."""
     path = f"Path({str(tmp_path / 'image_masks.tif')!r})"
     made = f"first, second = (MaskEditor({IMAGE}, path=p, height=300) for p in ({path}, None))"

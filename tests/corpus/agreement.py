@@ -1,7 +1,6 @@
 """Numbers of this library on random cases, against plain formulas that are written here alone."""
 
 from collections import Counter
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -36,7 +35,7 @@ def by_the_text(cell: np.ndarray, mean: bool) -> np.ndarray:
     return slope / np.where(cell & (length > 1e-5 * heat) & ~(tied & mean), length, np.inf)
 
 
-def flows_of_cells(random: Random) -> Any:
+def flows_of_cells(random: Random):
     """Cells of any shape and number, some at the edge, some lines and dots; none touch."""
     masks = np.zeros(random.integers(5, 90, 2), np.int32)
     noise = ndimage.gaussian_filter(random.normal(size=masks.shape), random.uniform(0.5, 4))
@@ -52,7 +51,7 @@ def flows_of_cells(random: Random) -> Any:
     return ours * theirs.any(0), theirs
 
 
-def errors_of_flows(random: Random) -> Any:
+def errors_of_flows(random: Random):
     """Mean square of the difference between the flow of a mask and that given."""
     true, _ = random_pair(int(random.integers(10**6)))
     given = random.normal(size=(2, *true.shape)).astype(np.float32)
@@ -60,7 +59,7 @@ def errors_of_flows(random: Random) -> Any:
     return flows.flow_errors(true, given)[1:], [off[true == k].mean() for k in cells]
 
 
-def scores_of_a_pair(random: Random) -> Any:
+def scores_of_a_pair(random: Random):
     """True positives by Cellpose's costs; AJI as Kumar et al. wrote it, ties to the lower label."""
     true, predicted = random_pair(int(random.integers(10**6)))
     shared = Counter(zip(true.ravel().tolist(), predicted.ravel().tolist(), strict=True))
@@ -85,7 +84,7 @@ def scores_of_a_pair(random: Random) -> Any:
     return [*found.ap, aji], [*aps, shares / whole if whole else 1.0]
 
 
-def hyperbola(random: Random) -> Any:
+def hyperbola(random: Random):
     """For each Kd the best Bmax is a quotient: a search along one line."""
     x = np.repeat([1.0, 2, 3, 5, 8, 10], random.integers(1, 5))
     y = random.uniform(0.5, 1) * x / (random.uniform(0.2, 3) + x) + random.normal(0, 0.01, x.size)
@@ -95,7 +94,7 @@ def hyperbola(random: Random) -> Any:
         bmax = float(curve @ y / (curve @ curve))
         return float(((y - bmax * curve) ** 2).sum()), bmax
 
-    how: Any = {"bounds": (-5, 4), "options": {"xatol": 1e-10}}
+    how = {"bounds": (-5, 4), "options": {"xatol": 1e-10}}
     best = optimize.minimize_scalar(lambda log_kd: fit(log_kd)[0], **how).x
     (left, bmax), ours = fit(best), stats.fit_hyperbola(x, y)
     r = np.sqrt(1 - left / ((y - y.mean()) ** 2).sum())
@@ -108,7 +107,7 @@ def table(values: np.ndarray, names: str) -> pd.DataFrame:
     return pd.DataFrame(places, columns=names.split()).assign(y=values.ravel())
 
 
-def two_way(random: Random) -> Any:
+def two_way(random: Random):
     """Cells of unequal size: what the squares grow by without the columns of an effect."""
     frame = table(random.normal(size=(*random.integers(2, 5, 2), 4)), "a b state")
     frame = frame[(frame["state"] < 2) | (random.random(len(frame)) < 0.5)]
@@ -127,7 +126,7 @@ def two_way(random: Random) -> Any:
     return [*ours["F"], *ours["p"]], [*f, *fisher.sf(f, d, df)]
 
 
-def repeated(random: Random) -> Any:
+def repeated(random: Random):
     """Both factors within subjects, and Sidak's comparisons, by means and their differences."""
     values = random.normal(size=random.integers((3, 2, 2), (9, 4, 6)))
     (n, a, b), whole = values.shape, values.mean((1, 2), keepdims=True)

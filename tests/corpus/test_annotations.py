@@ -1,7 +1,6 @@
 """Masks and their lists of cells: of one save or of another, of one window or of two."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,13 +18,13 @@ LABELS = np.zeros((20, 30), np.int32)
 LABELS[2:5, 2:7], LABELS[9:13, 9:15] = 7, 312  # of 15 and 24 px
 
 
-def kinds(cells: Any) -> dict[int, str]:
+def kinds(cells) -> dict[int, str]:
     return dict(zip(cells["label"].tolist(), cells["class"].tolist(), strict=True))
 
 
 RIGHT = {1: "tot", 2: "müde"}
 # A list of cells, and what is read: classes by the numbers that the cells get.
-LISTS: list[tuple[Any, Any]] = [
+LISTS = [
     ("label,area,class,note\n312,24,müde,\n7,15,tot,\n", RIGHT),
     ("label,class\n7,tot\n312,müde\n", RIGHT),
     ("\ufefflabel;area;class;note\r\n7;15;tot;\r\n312;24;müde;\r\n", RIGHT),

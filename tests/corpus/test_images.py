@@ -5,11 +5,9 @@ import os
 import socket
 import struct
 import zlib
-from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import imagecodecs
 import numpy as np
@@ -30,10 +28,10 @@ GREY = ((np.sin(Y / 7) + np.cos(X / 9) + 2) * 500 + RANDOM.integers(0, 30, Y.sha
 STACK, PAIR = np.stack([GREY + 7 * k for k in range(5)]), np.stack([GREY, GREY // 2])
 COLOUR = np.stack([GREY // 9, GREY // 10, GREY // 11], axis=2).astype("u1")
 CELLS = np.pad(np.kron(np.array([[1, 0, 2], [0, 0, 0], [3, 0, 4]], "u1"), np.ones((6, 6), "u1")), 2)
-PLAIN: dict[str, Any] = {"photometric": "minisblack", "metadata": None}
+PLAIN = {"photometric": "minisblack", "metadata": None}
 
 
-def tiff(pixels: np.ndarray, axes: str = "", **options: Any) -> bytes:
+def tiff(pixels: np.ndarray, axes: str = "", **options) -> bytes:
     file = io.BytesIO()
     how = PLAIN | ({"metadata": {"axes": axes}} if axes else {})
     how |= {"photometric": "rgb"} if pixels.shape[2:] == (3,) else {}
@@ -41,7 +39,7 @@ def tiff(pixels: np.ndarray, axes: str = "", **options: Any) -> bytes:
     return file.getvalue()
 
 
-def other(pixels: np.ndarray, kind: str, mode: str | None = None, **options: Any) -> bytes:
+def other(pixels: np.ndarray, kind: str, mode: str | None = None, **options) -> bytes:
     file, image = io.BytesIO(), Image.fromarray(pixels)
     if mode == "P":
         image = Image.fromarray(pixels, "P")
@@ -50,7 +48,7 @@ def other(pixels: np.ndarray, kind: str, mode: str | None = None, **options: Any
     return file.getvalue()
 
 
-def edit(content: bytes, **tags: Any) -> bytes:
+def edit(content: bytes, **tags) -> bytes:
     file = io.BytesIO(content)
     with tifffile.TiffFile(file, mode="r+b") as opened:
         for name, value in tags.items():
@@ -125,10 +123,10 @@ WHOLE = {
     "restarts": other(COLOUR, "JPEG", restart_marker_rows=1),
     "_seg.npy": seg(),
 }
-READING: list[dict[str, Any]] = [{}, {"page": 0}, {"page": 1}, {"axes": "CYX"}]
+READING = [{}, {"page": 0}, {"page": 1}, {"axes": "CYX"}]
 
 
-def look(path: Path, content: bytes, **reading: Any) -> np.ndarray | None:
+def look(path: Path, content: bytes, **reading) -> np.ndarray | None:
     """Pixels of a file, or None where the library refuses it in words."""
     path.write_bytes(content)
     try:
@@ -171,7 +169,7 @@ BOMB += "".join(f'<!ENTITY {new} "{f"&{old};" * 10}">' for old, new in pairwise(
 MISSING = "pixels are missing, the file may be cut off"
 NO_LABELS = "whole numbers from 0.*one plane, not colours"
 # Content of a file, and the pixels or the words of the error; then as masks.
-PIXELS: list[tuple[bytes, Any]] = [
+PIXELS = [
     *((without(WHOLE["tiles"], f"Tile{n}"), MISSING) for n in ("Offsets", "ByteCounts")),
     *((without(WHOLE["zlib tiles"], f"Tile{n}"), MISSING) for n in ("Offsets", "ByteCounts")),
     *((without(WHOLE["lzw strips"], f"Strip{n}"), MISSING) for n in ("Offsets", "ByteCounts")),
@@ -200,7 +198,7 @@ PIXELS: list[tuple[bytes, Any]] = [
     (other(COLOUR, "JPEG", "CMYK"), "CMYK"),
     (other(CELLS, "PNG", "P")[:-30], "damaged"),
 ]  # fmt: skip
-LABELS: list[tuple[bytes, Any]] = [
+LABELS = [
     *((tiff(CELLS.astype(kind) * by), CELLS) for kind, by in (
         ("u1", 9), ("u4", 10**9), ("i4", 5 * 10**8), ("u8", 2**60), ("i8", 2**60), ("f8", 2.0**60),
         ("f4", 2.0**30), ("f2", 2))),
@@ -221,7 +219,7 @@ LABELS: list[tuple[bytes, Any]] = [
 @pytest.mark.parametrize("case", range(len(PIXELS) + len(LABELS)))
 def test_what_a_file_holds_is_read_or_said(tmp_path, case):
     content, right = [*PIXELS, *LABELS][case]
-    read: Callable[[Path], Any] = read_pixels if case < len(PIXELS) else read_masks
+    read = read_pixels if case < len(PIXELS) else read_masks
     (tmp_path / "a.png").write_bytes(content)
     words = rf"a\.png: .*({right})" if isinstance(right, str) else ""
     expect(lambda: read(tmp_path / "a.png"), ImageError if words else right, words)
@@ -259,7 +257,7 @@ def test_an_image_in_several_files_has_the_pages_of_all(tmp_path):
 
 
 # What is no file that can be read, and how it is made.
-NO_FILES: dict[str, Callable[[Path], Any]] = {
+NO_FILES = {
     "a folder": Path.mkdir,
     "a folder, pipe": os.mkfifo,
     "a folder, pipe or": lambda path: socket.socket(socket.AF_UNIX).bind(str(path)),

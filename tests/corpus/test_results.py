@@ -3,7 +3,6 @@
 import errno
 import os
 from pathlib import Path
-from typing import Any
 from uuid import UUID
 
 import imagecodecs
@@ -27,7 +26,7 @@ def draw(file: Path, seed: int) -> None:
     file.write_bytes(imagecodecs.png_encode(pixels))
 
 
-def segment(home: Path, **options: Any) -> tuple[int, int, list[str]]:
+def segment(home: Path, **options) -> tuple[int, int, list[str]]:
     """Segment; how many were written and done already, and the names of the files that failed."""
     jobs, outcome = folder.plan_jobs(home, home / "out", ".tif", **READING)
     how = {"diameter": 30.0, "reading": READING} | options
@@ -55,7 +54,7 @@ MASKS = "out/A_masks.tif"
 RECORD = "out/segmented.json"
 OTHERS = (0, 1, ["A_masks.tif"])
 # What is done to the folder, and what the same command comes to then.
-SPOILT: list[tuple[str, Any, Any]] = [
+SPOILT = [
     ("nothing", lambda home: None, (0, 2, [])),
     ("image touched", lambda home: os.utime(home / "A.png", ns=(0, 0)), (0, 2, [])),
     ("image replaced", lambda home: draw(home / "A.png", 7), (1, 1, [])),
@@ -117,7 +116,7 @@ def test_a_kill_on_the_way_leaves_nothing_half_done(home, monkeypatch, written):
     for name in "AB":
         draw(home / f"{name}.png", 7)
 
-    def die(*arguments: Any) -> None:
+    def die(*arguments) -> None:
         if written:
             write_labels(*arguments)
         raise KeyboardInterrupt
@@ -141,7 +140,7 @@ def test_an_image_without_a_file_is_read_once(tmp_path):
 
 
 # What lies beside masks A and B, which image is named, and how many tables come, or what is said.
-MEASURED: list[tuple[tuple[str, ...], str, Any]] = [
+MEASURED = [
     (("A.png", "B.png"), "", (2, [])),
     (("A.png", "A.tif", "B.png"), "", (1, ["A"])),  # no guess which of the two it is
     (("A.png", "B.png"), "A.png", DatasetError),  # B is not measured on A

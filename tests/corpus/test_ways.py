@@ -4,7 +4,6 @@ import shutil
 from collections.abc import Iterator
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -94,7 +93,7 @@ def type_in(command: str) -> Iterator[str]:
     yield from (one for one in faults.find_halves(made) if "segmented.json" not in one)
 
 
-def open_in_workbench(folder: Path, name: str, content: bytes, panels: list[Any]) -> Iterator[str]:
+def open_in_workbench(folder: Path, name: str, content: bytes, panels: list) -> Iterator[str]:
     """What is wrong when a folder is opened, or a file dropped on it."""
     for act in (
         lambda: Experiment(folder).survey(),

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
-from typing import Any
 
 import pytest
 
@@ -61,12 +60,12 @@ class Server:
 
 
 @contextmanager
-def serving(**how: Any) -> Iterator[Server]:
+def serving(**how) -> Iterator[Server]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             state.answer(self)
 
-        def log_message(self, *_: Any) -> None: ...
+        def log_message(self, *_) -> None: ...
 
     http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     state = Server(f"http://127.0.0.1:{http.server_port}", **how)

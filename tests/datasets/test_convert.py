@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import imagecodecs
 import numpy as np
@@ -133,7 +132,7 @@ RUNS = {"image_id": 5, "segmentation": {"size": [4, 6], "counts": [20, 4]}}
 DRAWN = [SQUARE, COLUMN, CROWD]
 
 
-def coco(folder: Path, notes: Any) -> Path:
+def coco(folder: Path, notes) -> Path:
     content = {"images": [{"id": 5, "file_name": "a.png"}], "annotations": notes}
     (folder / "cells.json").write_text(json.dumps(content))
     return folder

@@ -8,7 +8,6 @@ import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 from unittest.mock import MagicMock
 
 import imagecodecs
@@ -55,7 +54,7 @@ def home(tmp_path, server, monkeypatch):
     return tmp_path
 
 
-def describe(home: Path, url: str, *, sha256: str | None = None, **changes: Any) -> str:
+def describe(home: Path, url: str, *, sha256: str | None = None, **changes) -> str:
     """Write the manifest of a set with one image; returns its name."""
     entry = {"image": "a_img.png", "masks": "a_masks.png", "splits": ["shot"], "source": "cells/a"}
     entry |= {"shape": [40, 50], "dtype": "uint16"}
@@ -278,7 +277,7 @@ def test_verify_tells_damaged_and_changed_files_apart(home, server):
     assert [f.state for f in fetch.verify(name).files] == ["different", "ok"]
 
 
-def tarred(name, kind=tarfile.REGTYPE, content=b"", mode: Any = "w:gz") -> bytes:
+def tarred(name, kind=tarfile.REGTYPE, content=b"", mode="w:gz") -> bytes:
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode=mode) as archive:
         archive.addfile(tarfile.TarInfo("good.png"))

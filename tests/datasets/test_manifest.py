@@ -3,7 +3,6 @@
 import csv
 from collections import Counter
 from itertools import pairwise
-from typing import Any
 
 import pytest
 import yaml
@@ -28,7 +27,7 @@ LISTED = {
 }
 NO_LICENCE = {"deepcell_nuclei", "deepcell_phase", "hela_phase_nuclei"}
 NO_LICENCE |= {"mito", "raw264_fluo", "tcell_if"}
-VALID: dict[str, Any] = {  # a small manifest without a fault
+VALID = {  # a small manifest without a fault
     "name": "small",
     "title": "One image",
     "citation": "nobody",

@@ -2,7 +2,6 @@
 
 import json
 import zipfile
-from typing import Any
 
 import cv2
 import numpy as np
@@ -27,8 +26,6 @@ CELLS = np.zeros((12, 14), np.int32)
 CELLS[1:4, 1:6], CELLS[5:10, 1:6] = 1, 2
 CELLS[7, 3] = 0
 CELLS[1:3, 8:10] = CELLS[6:11, 9:13] = 4
-
-
 sides = st.integers(1, 9)
 small = arrays.arrays(np.int32, st.tuples(sides, sides), elements=st.integers(0, 3))
 many = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -143,7 +140,7 @@ def test_images_of_cells_are_read_as_they_were(tmp_path, n_channels, kind):
     """Channels are those of pixels, not pages, so that no program asks what the pages are."""
     shape = (12, 14) if n_channels is None else (12, 14, n_channels)
     image = np.arange(np.prod(shape)).reshape(shape).astype(kind)
-    layout: dict[str, Any] = {} if n_channels in (None, 3) else {"planarconfig": "contig"}
+    layout = {} if n_channels in (None, 3) else {"planarconfig": "contig"}
     colours = "rgb" if n_channels == 3 else "minisblack"
     tifffile.imwrite(tmp_path / "A.tif", image, photometric=colours, **layout)
     write_labels(tmp_path / "A_masks.png", CELLS)

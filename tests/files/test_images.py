@@ -3,7 +3,6 @@
 import csv
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import cv2
 import imagecodecs
@@ -28,14 +27,14 @@ def noise(shape: tuple[int, ...], dtype: str = "uint16") -> np.ndarray:
     return RANDOM.integers(limits.min, limits.max, shape, dtype, endpoint=True)
 
 
-def write(path: Path, pixels: np.ndarray, **options: Any) -> Path:
+def write(path: Path, pixels: np.ndarray, **options) -> Path:
     """Write an image by its ending, by other means than the library's own."""
     others = {".png": imagecodecs.png_encode, ".jpg": partial(imagecodecs.jpeg8_encode, level=100)}
     path.write_bytes(others.get(path.suffix, tiff)(pixels, **options))
     return path
 
 
-def channels(axes: str, **options: Any) -> dict[str, Any]:
+def channels(axes: str, **options):
     return {"photometric": "minisblack", "metadata": {"axes": axes}} | options
 
 
@@ -44,7 +43,7 @@ CYX = {"metadata": {"axes": "CYX"}}
 TABLE = noise((3, 256))
 ALPHA = {"photometric": "rgb", "extrasamples": ["unassalpha"]}
 # A file, the pixels that are written, how, how they are read, and what of them.
-READ: list[tuple[str, tuple[int, ...], str, dict, dict, Any]] = [
+READ = [
     *(("a.png", shape, dtype, {}, {}, np.s_[:])
       for shape in (GREY, COLOUR) for dtype in ("uint8", "uint16")),
     *(("a.tif", shape, dtype, channels("YXC"[: len(shape)]), {}, np.s_[:])
@@ -126,7 +125,7 @@ def test_several_images_in_a_tiff_are_refused(tmp_path):
 
 STACK = np.broadcast_to(np.array([1, 2, 3], np.uint16), (4, 5, 3))
 # Pixels, the planes that are asked for, and their values or what is said.
-PLANES: list[tuple[np.ndarray, Any, Any]] = [
+PLANES = [
     (STACK, ("gray", "none"), (2, 0)),
     (STACK, ("green", "red"), (2, 1)),
     (STACK, ("blue", "gray"), (3, 2)),

@@ -210,8 +210,6 @@ REFUSED = [
         b".",
     )),
 ]  # fmt: skip
-
-
 ASKED = [(read_seg, *row) for row in REFUSED] + [(read_masks, boxed(one), "") for one in OTHERS]
 
 

@@ -6,7 +6,6 @@ from math import inf
 from pathlib import Path
 from threading import Event, Thread
 from types import SimpleNamespace
-from typing import Any
 from unittest.mock import Mock
 
 import cv2
@@ -39,7 +38,7 @@ def disks(n: int) -> tuple[np.ndarray, np.ndarray]:
     return ((masks > 0) * 150 + noise).astype(np.uint8), masks
 
 
-def annotate(folder: Path, name: str, image: np.ndarray, masks: np.ndarray, **how: Any) -> None:
+def annotate(folder: Path, name: str, image: np.ndarray, masks: np.ndarray, **how) -> None:
     (folder / "shot").mkdir(parents=True, exist_ok=True)
     tifffile.imwrite(folder / "shot" / f"{name}_img.tif", image, **how)
     tifffile.imwrite(folder / "shot" / f"{name}_masks.tif", masks)

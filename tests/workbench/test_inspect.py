@@ -10,7 +10,6 @@ from threading import Event, Thread
 from typing import Any
 from unittest.mock import Mock
 
-import ipywidgets
 import numpy as np
 import pytest
 
@@ -26,8 +25,6 @@ from tests.workbench.conftest import LONG, is_shown
 
 SIZE = 96
 KINDS = ("flow", "hover", "unet2", "unet3")
-
-
 squares = partial(conftest.squares, shape=(SIZE, SIZE))
 # Squares of 20, 24 and 30 px; the logit falls from the first to the third.
 TRUE = squares((10, 10, 20), (10, 60, 24), (60, 20, 30))
@@ -63,7 +60,7 @@ def movable(name: str = "a", true: Any = TRUE, kind: str = "flow") -> InspectedI
     return entry(name, true, masks, prediction=maps, representation=chosen, decoding=decoding)
 
 
-def found(panel: ipywidgets.Widget, name: str) -> Any:
+def found(panel, name: str) -> Any:
     if f"scellseg-{name}" in panel._dom_classes:
         return panel
     inside = (found(child, name) for child in getattr(panel, "children", ()))

@@ -5,7 +5,6 @@ import os
 import re
 import threading
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -43,7 +42,7 @@ def tried(panel: SegmentPanel, name: str = "B_img.tif") -> Job:
     return panel.preview.job.join(LONG)
 
 
-def slider(panel: SegmentPanel, name: str) -> Any:
+def slider(panel: SegmentPanel, name: str):
     return panel.form.thresholds._sliders[name]
 
 
@@ -309,7 +308,7 @@ def test_doubts_about_the_diameter_are_told(panel, monkeypatch: pytest.MonkeyPat
 def test_images_chosen_while_a_run_ends_are_those_listed(experiment, panel, monkeypatch):
     original, listing, go_on = experiment_module.list_results, threading.Event(), threading.Event()
 
-    def slow(*arguments: Any) -> list[SegmentedImage]:
+    def slow(*arguments) -> list[SegmentedImage]:
         found = original(*arguments)
         if found and not listing.is_set():
             listing.set()
@@ -368,7 +367,7 @@ def test_what_is_chosen_is_opened_while_the_numbers_are_filled_in(monkeypatch: p
         assert threading.current_thread() is not threading.main_thread(), "the page waits"
         return is_counted.wait(LONG) and 7
 
-    def fills(change: dict[str, Any]) -> None:
+    def fills(change) -> None:
         if threading.current_thread() is not threading.main_thread() and change["new"] == 0:
             filling.set()
             assert go_on.wait(LONG)
