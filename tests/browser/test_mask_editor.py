@@ -79,6 +79,8 @@ def test_neighbours_are_protected_unless_asked(editor: EditorInPage) -> None:
     editor.drag(way)
     expected[sweep(SHAPE, way, 5)] = 1
     np.testing.assert_array_equal(editor.labels, expected)
+    editor.key("Control+z")
+    np.testing.assert_array_equal(editor.labels, scene())
 
 
 def test_outline_closes_itself(editor: EditorInPage) -> None:
