@@ -94,7 +94,7 @@ class Store:
         `metrics.evaluate`, ``cell_threshold``, the trial's fields, and its ``key``. DatasetError if
         a file is damaged, no trial is there, or one has two results.
         """
-        found: dict[Trial, dict[str, Any]] = dict.fromkeys(among or (), {})
+        found: dict[Trial, dict[str, Any]] = {trial: {} for trial in among or ()}
         hashes = {}
         for key in self.list_keys() if keys is None else dict.fromkeys(keys):
             origin = self.read_origin(key)
