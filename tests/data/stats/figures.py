@@ -52,7 +52,8 @@ def fig5() -> pd.DataFrame:
 
 def tables() -> dict[str, pd.DataFrame]:
     """File name -> table, each row with the key of its trial."""
-    return {"fig2.csv": fig2().round({"ap": 12}), "fig5.csv": fig5().round({"map": 12})}
+    made = {"fig2.csv": fig2().round({"ap": 12}), "fig5.csv": fig5().round({"map": 12})}
+    return {name: table.sort_values([*table.columns[:4]]) for name, table in made.items()}
 
 
 if __name__ == "__main__":
