@@ -41,7 +41,7 @@ def test_screenshots(voila: Opener, browser: Browser) -> None:
         opened.page.set_viewport_size({"width": width, "height": height})
         opened.kernel.run(do)
         ready(opened.page, INSPECT if do == SEGMENT else DRAW)
-        opened.page.wait_for_timeout(3000)  # until nothing moves
+        opened.page.wait_for_timeout(10_000)  # until nothing moves, and the network has answered
         opened.page.screenshot(path=PLACE / f"{name}.png")
         if name == "annotate":
             found = {k: opened.page.locator(v).all() for k, v in MODULES.items()}
