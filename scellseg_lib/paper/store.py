@@ -88,7 +88,7 @@ class Store:
     def read_scores(
         self, among: Iterable[Trial] | None = None, *, keys: Iterable[str] | None = None
     ) -> pd.DataFrame:
-        """Read scores of this version of the method: of all trials, or those asked for as ordered.
+        """Read scores of this version of the method: of all trials, or those given, in their order.
 
         One row for each trial, cell threshold, image and IoU threshold: the columns of
         `metrics.evaluate`, ``cell_threshold``, the trial's fields, and its ``key``. DatasetError if

@@ -72,17 +72,20 @@ if __name__ == "__main__":
     parser.add_argument("--data", required=True)
     parser.add_argument("--state", type=int, required=True)
     asked = parser.parse_args()
-    profile = load_profile("released").narrow(data=[asked.data], states=[asked.state])
-    wanted = (t for t in grid.transferability(profile) if (t.model, t.strategy) == grid.CFT)
-    frame = measure(next(wanted)).astype({"cosine": float})
     file, known = paths.results("released/contrast_gradients.csv"), dict[str, Any]()
     if file.is_file():
         known = json.loads(file.with_suffix(".json").read_text())
+    if (name := f"{asked.data} {asked.state}") in known:
+        parser.error(f"the table has {name}")  # rows must not come twice
+    profile = load_profile("released").narrow(data=[asked.data], states=[asked.state])
+    wanted = (t for t in grid.transferability(profile) if (t.model, t.strategy) == grid.CFT)
+    frame = measure(next(wanted)).astype({"cosine": float})
+    if known:
         frame = pd.concat([pd.read_csv(file), frame])
     with whole(file) as scratch:
         frame.to_csv(scratch, index=False, float_format="%.5g")
     origin = {"commit": find_commit(), "versions": library_versions()}
     with whole(file.with_suffix(".json")) as scratch:
-        known[f"{asked.data} {asked.state}"] = origin
+        known[name] = origin
         scratch.write_text(json.dumps(known, indent=1) + "\n")
     print(frame.to_string())
