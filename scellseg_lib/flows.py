@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import numba
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -29,6 +30,9 @@ _compile: Any = numba.njit
 with suppress(RuntimeError):  # compiled functions are kept, unless all places are read-only
     numba.njit(cache=True)(lambda: None)
     _compile = partial(numba.njit, cache=True)
+_threads = torch.get_num_threads()  # numba's start would set them, too
+numba.get_num_threads()
+torch.set_num_threads(_threads)
 
 
 def masks_to_flows(masks: Labels, *, centre: Literal["median", "mean"] = "median") -> Field:

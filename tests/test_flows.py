@@ -136,6 +136,15 @@ def test_flows_work_where_nothing_can_be_kept():
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "(2, 3, 3)\n"
 
 
+def test_torch_keeps_the_threads_that_its_user_chose(monkeypatch):
+    """They decide in which order the network adds up: other masks, by the last bit."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("NUMBA_NUM_THREADS", "2")
+    code = "import scellseg_lib.flows as f, numpy as np, torch; f.masks_to_flows(np.eye(3))\n"
+    code += "print(torch.get_num_threads())"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "1\n"
+
+
 @pytest.mark.slow
 def test_the_number_of_threads_changes_nothing(monkeypatch):
     rng = np.random.default_rng(0)
