@@ -26,7 +26,7 @@ from scellseg_lib.datasets.load import find_readable, list_datasets, pair_labels
 from scellseg_lib.datasets.weights import RELEASED, packaged_files, released_file, released_weights
 from scellseg_lib.errors import DatasetError, ScellsegError, explain
 from scellseg_lib.files import export, folder, layout
-from scellseg_lib.finetuning import STRATEGIES, FinetuneOptions
+from scellseg_lib.finetuning import RECIPES, STRATEGIES, FinetuneOptions, choose_options
 from scellseg_lib.model import Model
 from scellseg_lib.options import Options
 from scellseg_lib.representation import REPRESENTATIONS, Decoding
@@ -80,8 +80,8 @@ class _Commands(TyperGroup):
                     typer.echo(f"Warning: more of the same: {more}. {kind}", err=True)
 
 
-def with_options(options: type[Options], *names: str, of_model: bool = False) -> Callable:
-    """Give a command options of a class as they stand there; or None, where the model has them."""
+def with_options(options: type[Options], *names: str, owner: str = "") -> Callable:
+    """Give a command options of a class as they stand there; or None, where they are an owner's."""
 
     def add(command: Any) -> Any:
         signature = inspect.signature(command, eval_str=True)
@@ -90,10 +90,10 @@ def with_options(options: type[Options], *names: str, of_model: bool = False) ->
             said, kind = options.describe(name), options.model_fields[name].annotation
             if "enum" in said:
                 kind = Literal[tuple(said["enum"])]  # type: ignore[assignment]
-            text = said["description"] + (" Default: the model's." if of_model else "")
+            text = said["description"] + (f" Default: the {owner}'s." if owner else "")
             option = Option(*FLAGS.get(name, ()), help=text, min=said.get("minimum"))
             added = inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY)
-            added = added.replace(default=None if of_model else said["default"])
+            added = added.replace(default=None if owner else said["default"])
             parameters.append(added.replace(annotation=Annotated[kind, option]))
             command.__annotations__[name] = kind
         command.__signature__ = signature.replace(parameters=parameters)
@@ -120,6 +120,7 @@ CHANNELS = Option(
 )
 AXES = Option(None, help="Axes of the TIFFs where they do not say so, such as CYX.")
 PAGE = Option(None, min=0, help="The one page of each TIFF to read, from 0.")
+RECIPE = "; ".join(f"{name}: {one.help}" for name, one in RECIPES.items()) + "."
 FORMATS = Option(help=f"One or more of {', '.join(export.FORMATS)}.")
 FLAGS = {"resample": ("--resample/--fast",), "flips": ("--flips",)}
 OVERWRITE = Option(False, "--overwrite", help="Make anew what exists.")
@@ -143,7 +144,7 @@ def main(
 
 @app.command()
 @with_options(SegmentOptions, "diameter", "resample", "flips")
-@with_options(Decoding, *REPRESENTATIONS["flow"].thresholds, of_model=True)
+@with_options(Decoding, *REPRESENTATIONS["flow"].thresholds, owner="model")
 def segment(
     source: str = SOURCE,
     model: str = MODEL,
@@ -188,10 +189,10 @@ def segment(
 
 
 @app.command()
-@with_options(FinetuneOptions, "layers", "alpha", "statistics", "crops")
-@with_options(FinetuneOptions, "strategy", "steps", "seed", "learning_rate", "schedule")
+@with_options(FinetuneOptions, *FinetuneOptions.model_fields, owner="recipe")
 def finetune(
     source: str = SOURCE,
+    recipe: Literal[tuple(RECIPES)] = Option("best", help=RECIPE),  # type: ignore[valid-type]
     output: Path | None = Option(None, help="Default: SOURCE/model.safetensors, or NAME's."),
     shots: int | None = Option(None, min=1, help="Draw as many annotated images. Default: all."),
     model: str = MODEL,
@@ -212,7 +213,7 @@ def finetune(
     \b
     Examples:
       scellseg finetune bbbc010_elegans --shots 8 --output worms.safetensors
-      scellseg finetune worms/ --strategy classic --steps 200 --seed 1
+      scellseg finetune worms/ --recipe quick --seed 1
     """
     is_named, base, reading = _prepare(source, model, weights, channels, axes=axes, page=page)
     output = output or Path(source if is_named else f"{source}/model").with_suffix(layout.MODEL)
@@ -221,18 +222,19 @@ def finetune(
     with folder.alone(output.with_suffix(layout.CHECKPOINT)) as checkpoint:
         _refuse_to_replace(output, overwrite)
         images = scellseg.load_dataset(source, **reading)
-        chosen = images.shots(shots, options["seed"]) if shots else images.shot
+        how = choose_options(recipe, **options)
+        chosen = images.shots(shots, how.seed) if shots else images.shot
         queried = not inductive and any("query" in sample.split.split("+") for sample in images)
-        queried = queried and STRATEGIES[options["strategy"]].make_term is not None
+        queried = queried and STRATEGIES[how.strategy] is not None
         queries, unread = find_readable(images.query.without_masks()) if queried else (None, [])
         if queried and not queries:
             what = f"none of the unlabelled images can be read, the first: {tell(unread[0])}"
             raise DatasetError(what, remedy="Mend them, or give --inductive to do without.")
-        tuned = scellseg.finetune(base, chosen, queries, checkpoint=checkpoint, **options)
+        tuned = scellseg.finetune(base, chosen, queries, recipe, checkpoint=checkpoint, **options)
         tuned.save(output)
         checkpoint.unlink(missing_ok=True)
-    learnt = f"tuned on {len(chosen)} annotated and {len(queries or ())} unlabelled images"
-    typer.echo(f"{output}: {learnt}; cells are {tuned.card.diameter:.1f} px wide.")
+    learnt = f"{len(chosen)} annotated" + (f" and {len(queries)} unlabelled" if queries else "")
+    typer.echo(f"{output}: tuned on {learnt} images; cells are {tuned.card.diameter:.1f} px wide.")
     typer.echo(f"Next: scellseg segment {source if is_named else 'FOLDER'} --model {output}")
     if unread:
         fail(f"{len(unread)} unlabelled images could not be read and were left out:", unread)
@@ -348,12 +350,11 @@ def doctor() -> None:
     }
     for name, fact in facts.items():
         typer.echo(f"{name + ':':16}{fact}")
-    shots, times = [synthetic.make_dataset("synthetic_contrast")[0]], []
+    shots = [synthetic.make_dataset("synthetic_contrast")[0]]
     model = scellseg.load_model("scellseg", levels=(16, 32, 64, 128), device=here)
-    how: dict[str, Any] = {"strategy": "classic", "steps": 2, "batch_size": 2}
-    how["callback"] = lambda progress: times.append(time.perf_counter())
-    tuned = scellseg.finetune(model, shots, **how)
-    typer.echo(f"fine-tuning:    {times[1] - times[0]:.1f} s a step of 2 patches")
+    began = time.perf_counter()
+    tuned = scellseg.finetune(model, shots, steps=3, batch_size=2)
+    typer.echo(f"fine-tuning:    {(time.perf_counter() - began) / 3:.1f} s a step of 2 patches")
     found = [scellseg.segment(one, shots) for one in (model, tuned)]
     scores = [scellseg.evaluate(cells, shots)["ap"].iloc[0] for cells in found]
     typer.echo(f"segmentation:   AP@0.5 = {scores[0]:.2f}, after fine-tuning {scores[1]:.2f}")
@@ -368,8 +369,8 @@ def list_data() -> None:
         card = manifest.load_manifest(name)
         entries = card.entries()
         here = sum((card.folder / entry.image).is_file() for entry in entries)
-        count = len(entries) or "?"
-        typer.echo(f"{name:22}{here:5} of {count:>5} here  {card.access:7}{card.licence}")
+        counts = f"{here:5} of {len(entries) or '?':>5} here"
+        typer.echo(f"{name:22}{counts}  {card.access:7}{card.licence}")
     for name in synthetic.NAMES:
         typer.echo(f"{name:22}{'made as they are read':21}open   BSD-3-Clause")
 

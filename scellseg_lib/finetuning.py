@@ -17,6 +17,7 @@ from scellseg_lib.augment import Source, labelled_batch, prepare, sources_hash, 
 from scellseg_lib.contrast import ALPHA_RATE, ContrastiveTerm
 from scellseg_lib.datasets.load import DatasetNotHere, load_dataset
 from scellseg_lib.device import Precision, choose_precision
+from scellseg_lib.errors import OptionError
 from scellseg_lib.model import Model
 from scellseg_lib.network import momentum, weights_hash
 from scellseg_lib.options import Options
@@ -69,30 +70,45 @@ class FinetuneOptions(Options):
         return 0.5 ** (step * 4 // self.steps)
 
 
-class Strategy(NamedTuple):
-    """A way of learning: from the shots alone, or from other images too by a term of the loss."""
-
-    help: str  # what it learns from, for people
-    make_term: Callable[..., nn.Module] | None = None  # of queries, contrasts and options
-
-
-# All strategies, in the order in which they are offered; who adds one puts it here.
-STRATEGIES: dict[str, Strategy] = {
-    "contrastive": Strategy(
-        "learns from the annotated images, and the look of the images to be segmented",
-        lambda queries, contrasts, options: ContrastiveTerm(
-            queries, contrasts, options.alpha, options.statistics, options.crops
-        ),
+# What makes the term that is added to the loss, of queries, contrasts and options; or None.
+STRATEGIES: dict[str, Callable[..., nn.Module] | None] = {
+    "contrastive": lambda queries, contrasts, options: ContrastiveTerm(
+        queries, contrasts, options.alpha, options.statistics, options.crops
     ),
-    "classic": Strategy("learns from the annotated images alone (quicker)"),
+    "classic": None,
 }
+
+
+class Recipe(NamedTuple):
+    """Options that go together, with help for people; a version rises when an option changes."""
+
+    help: str
+    options: FinetuneOptions
+    version: int = 1
+
+
+_BEST = FinetuneOptions(strategy="classic", steps=200, schedule="cosine")
+RECIPES = {
+    "best": Recipe("the best that is known, some minutes", _BEST),
+    "quick": Recipe("for a first look, under a minute", _BEST.change(steps=20)),
+    "paper": Recipe("as in the paper, which also learns the look of the images", FinetuneOptions()),
+}
+"""All recipes, the usual one first; how it was found: docs/method.md, section 10."""
+
+
+def choose_options(recipe: str, **given: Any) -> FinetuneOptions:
+    """Options of a recipe, but those that are given and not None; OptionError for others."""
+    if recipe not in RECIPES:
+        known = f"There are: {', '.join(RECIPES)}."
+        raise OptionError("{recipe} is not allowed", remedy=known, options={"recipe": recipe})
+    return RECIPES[recipe].options.change(**given)
 
 
 def finetune(
     model: Model,
     shots: Sequence[Sample],
     queries: Sequence[Sample] | None = None,
-    strategy: str = "contrastive",
+    recipe: str = "best",
     *,
     contrast: Dataset | None = None,
     precision: Precision | None = None,
@@ -112,8 +128,8 @@ def finetune(
     queries : sequence of Sample, optional
         The images to be segmented, whose masks are never looked at: contrastive fine-tuning is then
         transductive, as the paper's. None: the shots serve as queries, the inductive variant.
-    strategy : str
-        "contrastive" (Eq. 2-3), "classic", or another of `STRATEGIES`.
+    recipe : {"best", "quick", "paper"}
+        One of `RECIPES`, whose options hold unless they are given.
     contrast : Dataset, optional
         Images of several styles. None: see `default_contrast`.
     precision : Precision, optional
@@ -125,8 +141,7 @@ def finetune(
     callback : callable, optional
         Gets a `Progress` after each step, and may raise `training.Enough` to end the run there.
     **options
-        ``steps``, ``learning_rate``, ``schedule``, ``batch_size``, ``layers``, ``alpha``,
-        ``statistics``, ``crops`` and ``seed``, see `FinetuneOptions`.
+        Fields of `FinetuneOptions`.
 
     Raises
     ------
@@ -136,10 +151,10 @@ def finetune(
     ImageError, OptionError
         For an image that cannot be read, at the step that draws it; for an option not allowed.
     """
-    chosen = FinetuneOptions(strategy=strategy, **options)
+    chosen = choose_options(recipe, **options)
     device = device or model.device
     precision = precision or training.resume_precision(checkpoint, choose_precision(device))
-    make_term, tuned = STRATEGIES[chosen.strategy].make_term, model.copy()
+    make_term, tuned = STRATEGIES[chosen.strategy], model.copy()
     robust = model.card.robust
     sources = prepare(shots, robust=robust)
     diameter = float(np.nanmean([sample.diameter for sample in shots]))
@@ -171,6 +186,7 @@ def finetune(
         return {"segmentation": segmentation, "contrast": extra, "loss": segmentation + extra}
 
     identity = chosen.model_dump() | {
+        "recipe": f"{recipe} {RECIPES[recipe].version}",
         "precision": asdict(precision),
         "weights": weights_hash(model.network),
         "shots": [sample.name for sample in shots],
@@ -183,7 +199,7 @@ def finetune(
     steps = losses_at, chosen.rate, chosen.steps
     training.train(tuned, saved, *steps, fixed=fixed, callback=callback)
     if chosen.statistics == "query":
-        recalibrate(tuned, seen, seed=chosen.seed, precision=precision)
+        recalibrate(tuned, seen, None, chosen.seed, precision)
     training.complete_card(tuned, "fine-tuned", [shots], identity | {"initial": model.card.recipe})
     tuned.card.diameter = round(diameter, 2)
     if tuned.representation.tunes:  # at the 30-px scale
@@ -196,18 +212,12 @@ def finetune(
 
 @torch.no_grad()
 def recalibrate(
-    model: Model,
-    sources: Sequence[Source],
-    term: nn.Module | None = None,
-    *,
-    seed: int = 0,
-    precision: Precision | None = None,
+    model: Model, sources: Sequence[Source], term: nn.Module | None, seed: int, precision: Precision
 ) -> None:
     """Estimate BatchNorm's running statistics anew: means over 32 batches of eight patches.
 
     Of the sources alone (of the queries, it is AdaBN), or of what a contrastive term shows, too.
     """
-    precision = precision or choose_precision(model.device)
     for layer in model.network.modules():
         if isinstance(layer, nn.BatchNorm2d):
             layer.reset_running_stats()

@@ -29,7 +29,7 @@ from scellseg_lib.device import choose_precision
 from scellseg_lib.errors import ScellsegError, TrainingError, telling
 from scellseg_lib.files import export
 from scellseg_lib.files.images import relabel, write_labels
-from scellseg_lib.finetuning import STRATEGIES, finetune
+from scellseg_lib.finetuning import STRATEGIES, choose_options, finetune
 from scellseg_lib.metrics import evaluate, summary
 from scellseg_lib.model import Model
 from scellseg_lib.network import weights_hash
@@ -41,7 +41,7 @@ from scellseg_lib.stats import HyperbolaFit, fit_hyperbola
 from scellseg_lib.style import embed
 
 PARAMETERS: dict[str, Any] = {"FOLDER": "", "CHANNELS": [], "MODEL": "scellseg", "LEVELS": []}
-PARAMETERS |= {"STRATEGY": "classic", "STEPS": 20, "FOLDS": 3, "MORE": 2, "SEED": 0}
+PARAMETERS |= {"RECIPE": "quick", "STEPS": 0, "FOLDS": 3, "MORE": 2, "SEED": 0}
 PARAMETERS |= {"SHOWN": 3, "COMPUTE": False}
 """Parameters of the notebook, with values of their types."""
 
@@ -84,11 +84,9 @@ def cross_validate(
     file: Path,
     *,
     queries: Sequence[Sample] | None = None,
-    contrast: Dataset | None = None,
-    strategy: str = "contrastive",
-    steps: int = 100,
+    recipe: str = "best",
     n_folds: int = 5,
-    seed: int = 0,
+    **options: Any,
 ) -> pd.DataFrame:
     """Tune on 1, 2, 4 .. of the annotated images, and score on others of them, never on a query.
 
@@ -103,7 +101,7 @@ def cross_validate(
         Annotated images; those without a cell are left out.
     file : path
         Table of the scores (CSV), made if need be; DatasetError if it is no such table.
-    queries, contrast, strategy, steps, n_folds, seed
+    queries, recipe, n_folds, **options
         See `finetune` and `plan_folds`; the seed is that of both.
 
     Returns
@@ -113,25 +111,20 @@ def cross_validate(
         fewer than two images.
     """
     images = [sample for sample in shots if sample.masks.any()]
-    folds = plan_folds(len(images), n_folds, seed)
+    chosen = choose_options(recipe, **options)
+    folds = plan_folds(len(images), n_folds, chosen.seed)
     counts = [0, *choose_counts(min((len(pool) for pool, _ in folds), default=0))]
     precision = choose_precision(model.device)
-    seen = (queries or ()) if STRATEGIES[strategy].make_term else ()
-    identity = {
+    seen = (queries or ()) if STRATEGIES[chosen.strategy] else ()
+    identity = chosen.model_dump() | {
         "version": VERSION,
-        "strategy": strategy,
-        "steps": steps,
-        "seed": seed,
         "weights": weights_hash(model.network),
         "decoding": model.card.decoding.model_dump(),
         "precision": asdict(precision),
-        "contrast": contrast.name if contrast else None,
         "queries": _hash_images(seen),
     }
     plan = [(fold, n) for fold in range(len(folds)) for n in counts]
     known, keys = _read_scores(file), []
-    options: dict[str, Any] = {"steps": steps, "seed": seed, "precision": precision}
-    options["contrast"] = contrast
     for fold, n in progress_bar(plan, len(plan), "learning curve", unit="score"):
         pool, held_out = ([images[i] for i in part] for part in folds[fold])
         learnt = pool[:n]
@@ -142,7 +135,9 @@ def cross_validate(
         keys.append(key)
         if key in set(known["key"]):
             continue
-        tuned = finetune(model, learnt, queries, strategy, **options) if learnt else model
+        tuned = model
+        if learnt:
+            tuned = finetune(model, learnt, queries, recipe, precision=precision, **options)
         diameter = float(np.mean([sample.diameter for sample in sized]))
         with warnings.catch_warnings(action="ignore", category=FarFromModel):  # one an image
             found = segment(tuned, held_out, diameter=diameter, precision=precision, progress=False)

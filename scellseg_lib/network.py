@@ -215,7 +215,6 @@ class Network(nn.Module):
         super().__init__()
         self.extractor = Extractor(levels, parts)
         self.tasker = Tasker(levels[0], outputs)
-        self.levels = tuple(levels)
         self.stride = 2 ** (len(levels) - 1)
 
     def forward(self, x: Tensor) -> NetworkOutput:

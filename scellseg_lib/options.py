@@ -28,8 +28,9 @@ class Options(BaseModel):
             raise OptionError(f"{{{name}}} is not allowed", remedy=remedy, options=given) from None
 
     def change(self, **values: Any) -> Self:
-        """Return a copy with other values, which are checked."""
-        return type(self)(**self.model_dump() | values)
+        """Return a copy with other values, which are checked; None leaves one as it is."""
+        given = {name: value for name, value in values.items() if value is not None}
+        return type(self)(**self.model_dump() | given)
 
     @classmethod
     def describe(cls, name: str) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """From images to masks: network at the 30-px scale, then dynamics (docs/method.md, section 5)."""
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, islice
 from operator import length_hint
@@ -85,7 +85,6 @@ def segment(
     batch_size: int = 8,
     precision: Precision | None = None,
     progress: bool = True,
-    callback: Callable[[Cells], None] | None = None,
     **thresholds: float | None,
 ) -> list[Cells]:
     """Segment images.
@@ -101,8 +100,6 @@ def segment(
         None: what pays on this machine.
     progress : bool
         Show a bar where somebody looks.
-    callback : callable, optional
-        Gets the cells of each image, in order, as soon as they are found.
     **thresholds
         ``cell_threshold``, ``min_size`` and the others of `Decoding`; None: the model's.
 
@@ -129,16 +126,13 @@ def segment(
         if doubt := far_from_model(prediction, masks, model.card):
             warnings.warn(doubt, stacklevel=2)
         cells.append(Cells(prediction.name, masks, prediction))
-        if callback:
-            callback(cells[-1])
     return cells
 
 
 def resolve(card: Card, *, diameter: float | None, **chosen: Any) -> tuple[float, Decoding]:
     """Diameter and fields of `Decoding` that are asked for, the model's where None."""
-    given = {name: value for name, value in chosen.items() if value is not None}
     asked = SegmentOptions(diameter=diameter).diameter
-    return asked or card.diameter, card.decoding.change(**given)
+    return asked or card.diameter, card.decoding.change(**chosen)
 
 
 def predict(

@@ -343,7 +343,8 @@ def annotated(tmp_path):
 
 
 def test_killed_finetuning_goes_on_to_the_same_model(annotated, model_file, tuning):
-    command = ("finetune", annotated, "--model", model_file, "--steps", "3", "--output")
+    command = ("finetune", annotated, "--model", model_file, "--steps", "3", "--recipe", "paper")
+    command += ("--output",)
     whole, part = (annotated / f"{name}.safetensors" for name in ("whole", "part"))
     assert "tuned on 1 annotated and 1 unlabelled images" in done(*command, whole)
     tuning["callback"] = lambda progress: interrupt() if progress.step == 2 else None
@@ -364,7 +365,7 @@ def test_damaged_query_images_are_left_out_and_told_of(annotated, model_file):
     query = annotated / "query"
     stack = np.zeros((3, SIDE, SIDE), np.uint8)
     tifffile.imwrite(query / "2_img.tif", stack, imagej=True, metadata={"axes": "ZYX"})
-    command = ("finetune", annotated, "--model", model_file, "--steps", "1")
+    command = ("finetune", annotated, "--model", model_file, "--recipe", "paper", "--steps", "1")
     result = run(*command)
     assert result.exit_code == 1
     assert "1 unlabelled images could not be read and were left out" in result.stderr
@@ -423,7 +424,8 @@ def small_worms(monkeypatch):
 def test_the_whole_job_on_a_data_set_by_name(small_worms, model_file, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "synthetic_worms").mkdir()  # of the same name, but not meant
-    options = ("--shots", "2", "--seed", "3", "--steps", "1", "--model", model_file)
+    options = ("--shots", "2", "--seed", "3", "--steps", "1", "--strategy", "contrastive")
+    options += ("--model", model_file)
     said = done("finetune", "synthetic_worms", *options)
     assert "scellseg segment synthetic_worms --model synthetic_worms.safetensors" in said
     card = scellseg.load_model("synthetic_worms.safetensors").card
@@ -582,7 +584,9 @@ def test_examples_in_the_help_use_its_options(command):
 
 def test_help_says_what_the_options_classes_say():
     text = re.sub(r"\s+", " ", done("finetune", "--help"))
-    assert re.search(r"--steps <int range> Optimiser steps; .*\[default: 100; x>=1\]", text)
+    assert re.search(
+        r"--steps <int range> Optimiser steps; .* Default: the recipe's\. \[x>=1\]", text
+    )
     assert "--layers <all|downsampling_fixed|extractor_fixed> What is learnt" in text
     text = re.sub(r"\s+", " ", done("segment", "--help"))
     told = re.escape(Decoding.describe("min_size")["description"])

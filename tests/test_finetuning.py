@@ -1,9 +1,11 @@
 """Fine-tuning: what is learnt, what stays fixed, and that no mask of a query is ever seen."""
 
+import inspect
 import math
 import re
 from dataclasses import replace
 from functools import cache, partial
+from typing import get_args
 from unittest.mock import Mock, create_autospec
 
 import numpy as np
@@ -11,15 +13,17 @@ import pytest
 import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from scellseg_lib import Sample, finetuning, representation
+from scellseg_lib import Sample, cli, finetuning, representation
 from scellseg_lib.augment import prepare, unlabelled_batch
 from scellseg_lib.device import Precision
 from scellseg_lib.errors import DatasetError, OptionError, TrainingError
-from scellseg_lib.finetuning import FinetuneOptions, Strategy, finetune, recalibrate
+from scellseg_lib.finetuning import FinetuneOptions, choose_options, finetune, recalibrate
+from scellseg_lib.learning_curve import cross_validate
 from scellseg_lib.model import Model, TrainingData, new_model
 from scellseg_lib.pretraining import PretrainRecipe
 from scellseg_lib.representation import Decoding
 from scellseg_lib.segmentation import SegmentOptions
+from scellseg_lib.workbench.finetune import FinetunePanel
 from tests import tiny
 
 pytestmark = pytest.mark.usefixtures("small_patches")
@@ -168,7 +172,7 @@ def test_statistics_see_what_each_way_says_and_learning_is_the_same():
 def test_recalibrated_statistics_are_means_over_batches_of_the_sources_alone():
     model, images = tuned("classic").copy(), [s.without_masks() for s in tiny.worms(2, 5)]
     queries, first = prepare(images, 12.0), "extractor.down.units.0.projection.0"
-    recalibrate(model, queries, seed=3)
+    recalibrate(model, queries, None, 3, Precision())
     drawn = [unlabelled_batch(queries, np.random.default_rng((3, i, 2))) for i in range(32)]
     state = model.network.state_dict()
     for name, value in (("mean", torch.mean), ("var", torch.var)):
@@ -188,7 +192,7 @@ def test_a_strategy_of_ones_own(monkeypatch):
             return self.scale * shot_style.square().sum()
 
     make = Mock(side_effect=lambda *_: Decay())
-    monkeypatch.setitem(finetuning.STRATEGIES, "decay", Strategy("decays", make))
+    monkeypatch.setitem(finetuning.STRATEGIES, "decay", make)
     log = tune("decay", steps=2).log
     queries, contrast, options = make.call_args.args
     assert (len(queries), [len(style) for style in contrast]) == (2, [2, 2])
@@ -222,6 +226,30 @@ def test_synthetic_styles_stand_in_for_the_papers_contrast_images(real_data, tmp
     assert [len(style) for style in chosen.styles().values()] == [5] * 7
     monkeypatch.setenv("SCELLSEG_DATA", str(tmp_path))
     assert finetuning.default_contrast().name == "synthetic_contrast"
+
+
+def test_recipes_are_the_same_for_library_command_line_and_workbench():
+    """The best that is known, unless another is asked for; each option can still be given."""
+    usual = next(iter(finetuning.RECIPES))
+    panel, callers = FinetunePanel(), (finetune, cross_validate, cli.finetune)
+    ours, curve, typed = (inspect.signature(one).parameters["recipe"] for one in callers)
+    defaults = [ours.default, curve.default, typed.default.default, panel.recipe.value, usual]
+    assert defaults == ["best"] * 5
+    named = [name for _, name in panel.recipe.options]
+    assert named == list(get_args(typed.annotation)) == list(finetuning.RECIPES)
+    for name, known in finetuning.RECIPES.items():
+        panel.recipe.value = name
+        assert choose_options(name) == known.options
+        assert (panel.steps.value, panel.batch.value) == (
+            known.options.steps,
+            known.options.batch_size,
+        )
+    assert choose_options("best", steps=7, seed=None).steps == 7
+    assert choose_options("paper") == FinetuneOptions()
+    with pytest.raises(OptionError, match="recipe='odd' is not allowed"):
+        finetune(start(), tiny.worms(1), recipe="odd")
+    card = finetune(start(), tiny.worms(1), steps=1, batch_size=1, precision=Precision()).card
+    assert (card.recipe["recipe"], card.recipe["schedule"]) == ("best 1", "cosine")
 
 
 def test_images_that_teach_nothing():

@@ -74,7 +74,6 @@ def test_each_model_comes_back_as_what_it_was_and_so_do_ablations(name, tmp_path
         model.card = model.card.model_copy(update=parts)
         loaded = read_model(model.save(tmp_path / "m.safetensors"))
         assert loaded.card == model.card
-        assert loaded.network.levels == TINY
         assert_same_weights(loaded, model)
 
 

@@ -47,7 +47,7 @@ class Stub(nn.Module):
     def __init__(self, maps: Callable[[torch.Tensor], torch.Tensor]) -> None:
         super().__init__()
         self.anchor, self.maps = nn.Parameter(torch.zeros(1)), maps
-        self.stride, self.levels, self.batches = 8, tiny.LEVELS, []
+        self.stride, self.batches = 8, []
 
     def forward(self, images: torch.Tensor) -> NetworkOutput:
         self.batches.append(len(images))
@@ -111,9 +111,9 @@ def test_pooled_tiles_give_the_maps_of_one_image_at_a_time():
             np.testing.assert_allclose(pooled.style, alone.style, rtol=1e-3, atol=1e-5)
 
 
-def test_batches_are_as_large_as_asked_for_and_cells_given_out_as_soon_as_they_are_found():
+def test_batches_are_as_large_as_asked_for_and_answers_given_as_soon_as_they_are_known():
     made, image = oracle(discs())
-    taken, told = [], []
+    taken = []
 
     class Watched(list):
         def __iter__(self):
@@ -121,13 +121,10 @@ def test_batches_are_as_large_as_asked_for_and_cells_given_out_as_soon_as_they_a
                 taken.append(number)
                 yield item
 
-    def callback(cells):
-        told.append((cells.name, len(taken)))
-
-    found = segment(made, Watched([image] * 4), batch_size=3, callback=callback)
+    answers = predict(made, Watched([image] * 4), batch_size=3)
+    told = [(answer.name, len(taken)) for answer in answers]
     assert made.network.batches == [3, 1]
     assert told == [("0", 3), ("1", 3), ("2", 3), ("3", 4)]
-    assert [cells.name for cells in found] == ["0", "1", "2", "3"]
 
 
 @pytest.mark.parametrize("shape", [(64, 48), (300, 250)])

@@ -50,7 +50,7 @@ def tune(strategy: str = "classic", model: Model | None = None, **options) -> Mo
     settings = {"steps": STEPS, "batch_size": 2, "precision": Precision()}
     settings |= {"queries": worms(2, 5).without_masks(), "contrast": contrast()}
     model = model or new_model("scellseg", LEVELS)
-    return finetune(model, worms(2), strategy=strategy, **settings | options)
+    return finetune(model, worms(2), recipe="paper", strategy=strategy, **settings | options)
 
 
 def train(name: str = "scellseg", **options) -> Model:

@@ -136,8 +136,8 @@ def _plan(
             usual |= {"data": name, "shots": find_shots(name, n, state), "seed": state}
             for model, strategy in methods:
                 tunes = STRATEGIES.get(strategy)
-                usual["contrast"] = profile.contrast if tunes and tunes.make_term else ""
-                own = fields if tunes else fields | {"steps": 0}
-                if model in profile.models and (tunes or state == plan.states[0]):
+                usual["contrast"] = profile.contrast if tunes else ""
+                own = fields if strategy in STRATEGIES else fields | {"steps": 0}
+                if model in profile.models and (strategy in STRATEGIES or state == plan.states[0]):
                     trials.append(Trial(model=model, strategy=strategy, **usual | own))
     return trials

@@ -143,6 +143,7 @@ def tune(trial: Trial, model: Model, images: Mapping[str, Dataset], scratch: Pat
         model,
         shots,
         queries=trial.select_queries(images),
+        recipe="paper",
         strategy=trial.strategy,
         contrast=images.get(trial.contrast),
         steps=trial.steps,
@@ -213,7 +214,7 @@ def _recalibrate(trial: Trial, model: Model, images: Mapping[str, Dataset]) -> N
         term = ContrastiveTerm(queries, styles, statistics=trial.recalibrated).to(model.device)
     precision = _choose_precision(trial)
     precision.place(model.network, model.device)
-    recalibrate(model, sources, term, seed=trial.seed, precision=precision)
+    recalibrate(model, sources, term, trial.seed, precision)
 
 
 def _choose_precision(trial: Trial) -> Precision:

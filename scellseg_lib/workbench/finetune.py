@@ -29,7 +29,7 @@ from scellseg_lib.device import default_device, machine
 from scellseg_lib.errors import ScellsegError
 from scellseg_lib.files import layout
 from scellseg_lib.files.folder import InUse, alone
-from scellseg_lib.finetuning import STRATEGIES, FinetuneOptions, finetune
+from scellseg_lib.finetuning import RECIPES, STRATEGIES, FinetuneOptions, finetune
 from scellseg_lib.model import Model
 from scellseg_lib.samples import Dataset
 from scellseg_lib.training import Enough, Progress, read_run
@@ -67,6 +67,7 @@ class FinetuneRun(BaseModel):
     folder: Path
     channels: Channels | None
     start: str  # key of the model to start from
+    recipe: str = "best"
     options: FinetuneOptions
     device: str
     name: str  # of the tuned model
@@ -149,6 +150,7 @@ class FinetuneRun(BaseModel):
             start,
             shots,
             queries,
+            self.recipe,
             **self.options.model_dump(),
             device=device,
             checkpoint=self.file(layout.CHECKPOINT),
@@ -166,7 +168,7 @@ class FinetuneRun(BaseModel):
         """Shots, and the images to be segmented that can be read, where the strategy needs them."""
         images = load_folder(self.folder, self.channels)
         shots = tuple(sample for sample in images.shot if sample.name in self.shots)
-        if STRATEGIES[self.options.strategy].make_term is None:
+        if STRATEGIES[self.options.strategy] is None:
             return replace(images, samples=shots), None
         self.left_out, queries = [], []
         for done, sample in enumerate(images.query.without_masks()):
@@ -237,6 +239,8 @@ class FinetunePanel(ipywidgets.VBox):
         self.folder.observe(lambda _: self.look(), "value")
         self.name.observe(lambda _: self._show_state(), "value")
         self.model.observe(lambda _: self._on_model_chosen(), "value")
+        self.recipe.observe(lambda _: self._follow_recipe(), "value")
+        self._follow_recipe()
         self._show_found()
         self.message.tell(EMPTY)
         if folder is not None:
@@ -251,13 +255,10 @@ class FinetunePanel(ipywidgets.VBox):
         )
         self.channels = forms.ChannelFields("tune", self._follow_choice)
         self.model = forms.dropdown("tune-model")
-        self.strategy = ipywidgets.RadioButtons(
-            options=[
-                (f"{name.capitalize()}: {way.help}", name) for name, way in STRATEGIES.items()
-            ],
-            value=FinetuneOptions().strategy,
+        self.recipe = ipywidgets.RadioButtons(
+            options=[(f"{name.capitalize()}: {one.help}", name) for name, one in RECIPES.items()],
             layout={"width": "auto"},
-        ).add_class("scellseg-tune-strategy")
+        ).add_class("scellseg-tune-recipe")
         self.steps = forms.number_field("tune-steps", FinetuneOptions, "steps")
         self.batch = forms.number_field("tune-batch", FinetuneOptions, "batch_size")
         self.device = forms.dropdown("tune-device", list_devices())
@@ -272,7 +273,7 @@ class FinetunePanel(ipywidgets.VBox):
             forms.heading("How to learn"),
             forms.row("Start from", self.model),
             forms.row("", self.about),
-            forms.row("Way of learning", self.strategy),
+            forms.row("Way of learning", self.recipe),
             forms.row("Steps", self.steps, self.batch, forms.note("pieces of images per step")),
             forms.row("Compute with", self.device),
             forms.row("Name of the model", self.name, self.overwrite),
@@ -398,6 +399,10 @@ class FinetunePanel(ipywidgets.VBox):
                 with self.message.tell_errors():
                     self.diameter.value = tell_diameter(found, self.channels.value)
 
+    def _follow_recipe(self) -> None:
+        chosen = RECIPES[self.recipe.value].options
+        self.steps.value, self.batch.value = chosen.steps, chosen.batch_size
+
     def _propose_name(self, start: OfferedModel) -> None:
         """Propose a free name, unless the user has given one."""
         if self.found and not self.run and self.name.value in ("", self._proposed):
@@ -414,8 +419,9 @@ class FinetunePanel(ipywidgets.VBox):
             folder=self.found.folder,
             channels=self.channels.value,
             start=self.model.value.key,
-            options=FinetuneOptions(
-                strategy=self.strategy.value, steps=self.steps.value, batch_size=self.batch.value
+            recipe=self.recipe.value,
+            options=RECIPES[self.recipe.value].options.change(
+                steps=self.steps.value, batch_size=self.batch.value
             ),
             device=self.device.value,
             name=self.name.value.strip().removesuffix(layout.MODEL),
@@ -425,8 +431,8 @@ class FinetunePanel(ipywidgets.VBox):
 
     def _fill(self, run: FinetuneRun) -> None:
         self.channels.choose(run.channels)
+        self.recipe.value, self.name.value = run.recipe, run.name
         self.steps.value, self.batch.value = run.options.steps, run.options.batch_size
-        self.strategy.value, self.name.value = run.options.strategy, run.name
         starts = {start.key: start for _, start in self.model.options}
         self.model.value = starts.get(run.start, self.model.value)
         if run.device in [device for _, device in self.device.options]:
@@ -544,7 +550,7 @@ class FinetunePanel(ipywidgets.VBox):
         forms.show(free and is_there, self.overwrite)
         self.folder.disabled = self.check.disabled = running
         for field in (
-            *(self.channels.cells, self.channels.nuclei, self.model, self.strategy, self.steps),
+            *(self.channels.cells, self.channels.nuclei, self.model, self.recipe, self.steps),
             *(self.batch, self.device, self.name, self.overwrite),
         ):
             field.disabled = not free

@@ -17,7 +17,7 @@ from scellseg_lib import paths
 from scellseg_lib.atomic import whole
 from scellseg_lib.contrast import ContrastiveTerm
 from scellseg_lib.device import Precision
-from scellseg_lib.finetuning import STRATEGIES, Strategy, finetune
+from scellseg_lib.finetuning import STRATEGIES, finetune
 from scellseg_lib.model import library_versions
 from scellseg_lib.network import Network
 from scellseg_lib.paper import grid, run
@@ -58,12 +58,12 @@ def measure(trial: Trial) -> pd.DataFrame:
         row |= {"contrast_norm": term.norm(), "segmentation_norm": segmentation.norm()}
         rows.append(row | {"cosine": torch.cosine_similarity(term, segmentation, dim=0)})
 
-    STRATEGIES["watched"] = Strategy("", lambda queries, styles, _: WatchedTerm(queries, styles))
+    STRATEGIES["watched"] = lambda queries, styles, _: WatchedTerm(queries, styles)
     start = run.load_start(trial, run.open_workspace(load_profile("released")))
     shots, queries = trial.select_shots(images), trial.select_queries(images)
     options: dict[str, Any] = {"contrast": images[trial.contrast], "steps": trial.steps}
     options |= {"precision": Precision("bf16", channels_last=True), "seed": trial.seed}
-    finetune(start, shots, queries, "watched", callback=note, **options)
+    finetune(start, shots, queries, "paper", strategy="watched", callback=note, **options)
     return pd.DataFrame(rows).astype({"contrast_norm": float, "segmentation_norm": float})
 
 

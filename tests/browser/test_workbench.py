@@ -177,7 +177,7 @@ def fine_tune(opened: NotebookPage, truth: Truth) -> None:
     models = page.locator(".scellseg-tune-model select")
     names = models.inner_text().splitlines()
     models.select_option(label=next(name for name in names if "quicker" in name))
-    page.get_by_label("Classic").check()
+    page.get_by_label("Quick").check()
     for name, number in (("steps", STEPS), ("batch", 2)):
         page.locator(f".scellseg-tune-{name} input").fill(str(number))
         page.keyboard.press("Tab")

@@ -35,8 +35,8 @@ def test_packaged_weights_are_found_by_width_the_full_first(tmp_path, monkeypatc
         load_model("unet2")
     for width in (HALF, FULL):
         new_model("unet2", width).save(packaged_file("unet2", width))
-        assert load_model("unet2").network.levels == width
-    assert load_model("unet2", levels=HALF).network.levels == HALF
+        assert load_model("unet2").card.levels == width
+    assert load_model("unet2", levels=HALF).card.levels == HALF
     with pytest.raises(ModelError, match=r"\(4, 8\).*Packaged are: unet2_16, unet2_32"):
         load_model("unet2", levels=(4, 8))
     with pytest.raises(ModelError, match=r"levels \(16, 32, 64, 128\), \(16, 4\) were asked for"):

@@ -64,9 +64,13 @@ def end(panel: FinetunePanel) -> FinetunePanel:
 
 def opened(folder: Path | None, **options) -> FinetunePanel:
     panel = end(FinetunePanel(folder, **options))
-    panel.steps.value, panel.batch.value = 4, 2
-    panel.strategy.value = "classic"
+    choose(panel, "quick")
     return panel
+
+
+def choose(panel: FinetunePanel, recipe: str) -> None:
+    panel.recipe.value = recipe
+    panel.steps.value, panel.batch.value = 4, 2
 
 
 @pytest.fixture
@@ -214,12 +218,13 @@ def test_all_packaged_fetched_and_own_models_are_offered(folder, monkeypatch):
     assert panel.about.value.startswith("HoVer, of unknown origin. Made for cells 30 px wide.")
 
 
-@pytest.mark.parametrize("strategy", ["classic", "contrastive"])
-def test_a_run_saves_a_model_with_its_diameter_and_card(folder, strategy):
+@pytest.mark.parametrize("recipe", ["quick", "paper"])
+def test_a_run_saves_a_model_with_its_diameter_and_card(folder, recipe):
     (folder / "query" / "D_img.tif").write_bytes(b"II*\0")
     passed_on = []
     panel = opened(folder, on_tuned=passed_on.append)
-    panel.strategy.value, panel.name.value = strategy, "my worms"
+    choose(panel, recipe)
+    panel.name.value = "my worms"
     panel.start.click()
     assert (panel.steps.disabled, is_shown(panel.stop)) == (True, True)
     assert end(panel).job.state == "done", panel.message.text
@@ -227,8 +232,8 @@ def test_a_run_saves_a_model_with_its_diameter_and_card(folder, strategy):
     assert passed_on == [file]
     card = load_model(file).card
     assert card.diameter == pytest.approx(panel.found.diameter, abs=0.01)
-    assert (card.recipe["strategy"], card.recipe["steps"]) == (strategy, 4)
-    uses = strategy == "contrastive"  # of what it does not use it says nothing
+    assert (card.recipe["recipe"], card.recipe["steps"]) == (f"{recipe} 1", 4)
+    uses = card.recipe["strategy"] == "contrastive"  # of what it does not use it says nothing
     assert card.recipe["queries"] == (["C"] if uses else [])
     assert ("D_img.tif: the file is damaged" in panel.message.text) is uses
     assert "my worms.safetensors" in panel.message.text
@@ -244,7 +249,7 @@ def test_the_saved_model_is_the_one_that_the_library_tunes(folder, monkeypatch):
     monkeypatch.setattr(f"{FINETUNE}.DRAWN_EVERY", LONG)
     panel = opened(folder)
     model = panel.model.value.load()
-    options = {"strategy": "classic", "steps": 4, "batch_size": 2}
+    options = {"recipe": "quick", "steps": 4, "batch_size": 2}
     same = finetune(model, load_folder(folder).shot, precision=Precision(), **options)
     assert weights_hash(load_model(tuned(panel)).network) == weights_hash(same.network)
     assert panel.name.value == "worms-scellseg-2"  # for the next one
@@ -282,7 +287,8 @@ def test_a_stopped_run_goes_on_to_the_model_that_was_never_stopped(
 ):
     """And so does one that was killed, once it is found again."""
     monkeypatch.setattr(training, "SAVE_EVERY", 0.0)
-    panel.strategy.value, panel.name.value = "contrastive", "whole"
+    choose(panel, "paper")
+    panel.name.value = "whole"
     whole = load_model(tuned(panel))
     panel.name.value = "halted"
     start(panel, pace, 2)
@@ -297,7 +303,7 @@ def test_a_stopped_run_goes_on_to_the_model_that_was_never_stopped(
     assert panel.message.text.startswith("Stopped: ")
     assert [is_shown(one) for one in (panel.go_on, panel.keep, panel.start)] == [True, True, False]
     found = end(FinetunePanel(left))
-    assert (len(found.run.log), found.steps.value, found.strategy.value) == (2, 4, "contrastive")
+    assert (len(found.run.log), found.steps.value, found.recipe.value) == (2, 4, "paper")
     assert "An unfinished run, halted, lies here" in found.message.text
     assert (found.steps.disabled, "<img" in found.curve.value) == (True, True)
     models = [whole, *(load_model(tuned(each)) for each in (panel, found))]
