@@ -1,9 +1,6 @@
 """Figures in one style, saved the same byte for byte beside a file that says their origin."""
 
 import json
-from base64 import b64encode
-from html import escape
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -149,12 +146,3 @@ def show_saved(path: str | Path, width: float = 8) -> Axes:
     axes.imshow(picture, interpolation="antialiased")
     axes.set_axis_off()
     return axes
-
-
-def render_html(figure: Figure, words: str) -> str:
-    """Draw a figure as an SVG within an ``<img>``; ``words`` are for those who do not see it."""
-    drawn = BytesIO()
-    with plt.style.context(STYLE):
-        figure.savefig(drawn, format="svg", metadata={"Date": None, "Creator": None})
-    encoded = b64encode(drawn.getvalue()).decode()
-    return f'<img src="data:image/svg+xml;base64,{encoded}" alt="{escape(words)}">'

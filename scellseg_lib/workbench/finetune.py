@@ -22,7 +22,6 @@ from matplotlib.figure import Figure
 from pydantic import BaseModel, Field
 from skimage.exposure import rescale_intensity
 
-from scellseg_lib import plots
 from scellseg_lib.atomic import whole
 from scellseg_lib.datasets.load import load_folder
 from scellseg_lib.device import default_device, machine
@@ -626,4 +625,4 @@ def draw_losses(log: list[dict[str, float]], n_steps: int) -> str:
     axes.set(xlim=(0, n_steps), ylim=(0, None), xlabel="step")
     axes.legend(loc="upper right", frameon=False)
     now = losses["segmentation"].iloc[-1]
-    return plots.render_html(figure, f"Loss over {len(log)} of {n_steps} steps, now {now:.3g}")
+    return forms.render_html(figure, f"Loss over {len(log)} of {n_steps} steps, now {now:.3g}")

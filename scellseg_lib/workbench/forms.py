@@ -5,20 +5,25 @@ Each widget has the class ``scellseg-NAME``, by which the tests find it in a pag
 
 import logging
 import warnings
+from base64 import b64encode
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from errno import ENAMETOOLONG
 from html import escape
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import ipywidgets
+import matplotlib.pyplot as plt
 import pandas as pd
 import torch
+from matplotlib.figure import Figure
 
 from scellseg_lib import errors
 from scellseg_lib.errors import ScellsegError, ScellsegWarning
 from scellseg_lib.options import Options
+from scellseg_lib.plots import STYLE
 from scellseg_lib.training import CheckpointOfAnotherRun
 
 ERROR_COLOUR = "#b3261e"
@@ -164,6 +169,15 @@ def table(frame: pd.DataFrame) -> str:
     """Table as HTML; names in it are shown as text and not as markup."""
     three = "{:.3f}".format
     return frame.to_html(index=False, border=0, col_space=90, float_format=three, na_rep="-")
+
+
+def render_html(figure: Figure, words: str) -> str:
+    """Draw a figure as an SVG within an ``<img>``; ``words`` are for those who do not see it."""
+    drawn = BytesIO()
+    with plt.style.context(STYLE):
+        figure.savefig(drawn, format="svg", metadata={"Date": None, "Creator": None})
+    encoded = b64encode(drawn.getvalue()).decode()
+    return f'<img src="data:image/svg+xml;base64,{encoded}" alt="{escape(words)}">'
 
 
 class ChannelFields(ipywidgets.HBox):

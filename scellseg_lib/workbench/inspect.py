@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from scellseg_lib import metrics, progress
 from scellseg_lib.metrics import Scores
-from scellseg_lib.plots import STYLE, ap_curve, render_html
+from scellseg_lib.plots import STYLE, ap_curve
 from scellseg_lib.segmentation import Prediction
 from scellseg_lib.workbench import forms
 from scellseg_lib.workbench.editor import ImageView
@@ -398,4 +398,4 @@ def draw_curve(found: FoundCells, iou: float, before: Scores | None = None) -> s
         axes = figure.add_axes((0.15, 0.3, 0.82, 0.67))
     ap_curve(frame, axes, marked=iou)
     words = f"Average precision by IoU threshold; {found.ap(iou):.2f} at {iou:.2f}"
-    return render_html(figure, words)
+    return forms.render_html(figure, words)

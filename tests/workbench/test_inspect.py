@@ -9,15 +9,17 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 from unittest.mock import Mock
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from scellseg_lib import metrics, representation
 from scellseg_lib.errors import ImageError
 from scellseg_lib.representation import Decoding
 from scellseg_lib.segmentation import Prediction, decode
-from scellseg_lib.workbench import inspect, session
+from scellseg_lib.workbench import forms, inspect, session
 from scellseg_lib.workbench.inspect import COLOURS, Inspector
 from scellseg_lib.workbench.session import InspectedImage
 from tests.workbench import conftest
@@ -94,6 +96,14 @@ def svg(html: str) -> str:
     code = re.search(r"base64,([^\"]+)\"", html)
     assert code
     return b64decode(code[1]).decode()
+
+
+def test_a_figure_goes_into_a_page_with_its_words():
+    image = forms.render_html(Figure(), "AP <b> 0.8")
+    shown = ElementTree.fromstring(image.replace(">", "/>"))
+    assert shown.get("alt") == "AP <b> 0.8"
+    assert shown.get("src", "").startswith("data:image/svg+xml;base64,")
+    assert ElementTree.fromstring(svg(image)).tag.endswith("svg")
 
 
 def test_cells_are_coloured_told_and_counted():
