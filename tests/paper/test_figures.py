@@ -258,13 +258,13 @@ def test_labels_of_models_and_strategies():
 
 def test_transfer_draws_means_and_stars_and_leaves_out_what_stays_under_a_hundredth(axes):
     heights = {("HoVer-FT", 0): 0.4, ("HoVer-FT", 1): 0.6, ("HoVer", 0): 0.2, ("U-Net2", 0): 0.009}
-    rows = [(*of, t, aji, "i") for of, aji in heights.items() for t in (0.5, 0.75)]
-    frame = pd.DataFrame(rows, columns=["label", "seed", "threshold", "aji", "image"])
+    rows = [(*of, t, ap, "i") for of, ap in heights.items() for t in (0.5, 0.75)]
+    frame = pd.DataFrame(rows, columns=["label", "seed", "threshold", "ap", "image"])
     frame["tuned"] = frame["label"].str.endswith("-FT")
     frame["strategy"] = np.where(frame["tuned"], "classic", "direct")
     frame = frame.assign(data="set", n_shots=1)
-    scores.draw_transfer(axes, frame, value="aji", stars={"*": [0.75], "+": []})
-    assert axes.get_ylabel().startswith("AJI")
+    scores.draw_transfer(axes, frame, stars={"*": [0.75], "+": []})
+    assert axes.get_ylabel().startswith("AP")
     assert np.allclose(axes.lines[0].get_ydata(), 0.5)
     assert axes.get_legend_handles_labels()[1] == ["HoVer-FT", "HoVer, not tuned"]
     told = [(text.get_text(), text.get_position()[0]) for text in axes.texts]

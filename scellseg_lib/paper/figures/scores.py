@@ -24,7 +24,6 @@ PRINT = [
 ]
 """Style of the paper's figures, for a journal's page."""
 PAGE = 7.2  # its width, inches
-SCORES = {"ap": "AP = TP / (TP + FP + FN)", "aji": "AJI(t) (Eq. 5)"}
 MEANS = {"ap50": "AP@0.5", "ap75": "AP@0.75", "map": "mAP", "maji": "mAJI"}
 NAMES = read_yaml(Path(__file__).with_name("names.yaml"))
 """What data sets are called in figures; one of another name by itself."""
@@ -70,19 +69,18 @@ def add_legend(figure: Figure, ncols: int = 4) -> None:
 def draw_transfer(
     axes: Axes,
     frame: pd.DataFrame,
-    value: str = "ap",
     *,
     stars: Mapping[str, Sequence[float]] | None = None,
     least: float = 0.01,
 ) -> None:
     """Draw AP against the IoU threshold, models not tuned dotted and tuned solid (Fig. 2c-e).
 
-    The frame is of one data set, protocol and cell threshold, with the columns of `add_labels`;
-    ``value`` is its "ap" or "aji". ``stars`` are, by the sign to be drawn, the IoU thresholds at
-    which a difference is significant; curves under ``least`` are left out, as in the paper.
+    The frame is of one data set, protocol and cell threshold, with the columns of `add_labels`.
+    ``stars`` are, by the sign to be drawn, the IoU thresholds at which a difference is significant;
+    curves under ``least`` are left out, as in the paper.
     """
     for (label, tuned), part in frame.groupby(["label", "tuned"], sort=False):
-        runs = part.groupby(["seed", "threshold"])[value].mean().unstack("threshold")
+        runs = part.groupby(["seed", "threshold"])["ap"].mean().unstack("threshold")
         mean = runs.mean()
         if mean.max() < least:
             continue
@@ -93,7 +91,7 @@ def draw_transfer(
     for row, (sign, thresholds) in enumerate((stars or {}).items()):
         for threshold in thresholds:
             axes.text(threshold, 1.0 - 0.05 * row, sign, ha="center", va="top")
-    axes.set(xlabel="IoU threshold", ylabel=SCORES[value], ylim=(0, 1.02))
+    axes.set(xlabel="IoU threshold", ylabel="AP = TP / (TP + FP + FN)", ylim=(0, 1.02))
     _tell_number(axes, frame)
 
 
