@@ -6,6 +6,7 @@
 import math
 from collections.abc import Sequence
 from contextlib import nullcontext
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,31 +26,29 @@ def pair_distance(a: Tensor, b: Tensor) -> Tensor:
 
 
 class ContrastiveTerm(nn.Module):
-    """Draws query patches, and contrast patches of one style a step; compares their styles."""
+    """Draws query patches, and contrast patches of one style a step; compares their styles.
+
+    Of the `FinetuneOptions` it heeds ``alpha``, ``statistics`` and ``crops``.
+    """
 
     def __init__(
-        self,
-        queries: Sequence[Source],
-        contrast: Sequence[Sequence[Source]],
-        alpha_mode: str = "learnt",
-        statistics: str = "encoder",
-        crops: str = "resized",  # these three: see `FinetuneOptions`
+        self, queries: Sequence[Source], contrast: Sequence[Sequence[Source]], options: Any
     ) -> None:
         super().__init__()
-        self.queries, self.contrast = queries, contrast
-        self.alpha_mode, self.statistics, self.crops = alpha_mode, statistics, crops
-        self.alpha = nn.Parameter(torch.tensor(INITIAL_ALPHA), alpha_mode == "learnt")
+        self.queries, self.contrast, self.options = queries, contrast, options
+        self.alpha = nn.Parameter(torch.tensor(INITIAL_ALPHA), options.alpha == "learnt")
 
     def weight(self, done: float) -> Tensor:
         """Weight of the term after a share ``done`` of the steps."""
         weight = torch.sigmoid(self.alpha)
-        if self.alpha_mode == "scheduled":
+        if self.options.alpha == "scheduled":
             return weight * 0.5 * (1 + math.cos(math.pi * done))
         return weight
 
     def batches(self, rng: np.random.Generator, size: int) -> tuple[Tensor, Tensor]:
         """Draw query and contrast patches with a crop side of their own common draw."""
-        side, clipped = int(rng.integers(*CROP_SIDES, endpoint=True)), self.crops == "clipped"
+        side = int(rng.integers(*CROP_SIDES, endpoint=True))
+        clipped = self.options.crops == "clipped"
         style = self.contrast[int(rng.integers(len(self.contrast)))]
         queries = unlabelled_batch(self.queries, rng, side, size, clipped=clipped)
         return queries, unlabelled_batch(style, rng, side, size, clipped=clipped)
@@ -64,12 +63,12 @@ class ContrastiveTerm(nn.Module):
     ) -> Tensor:
         """Term of a step; ``shot_style`` (n, S) comes from the step's pass over the shots."""
         shot, device, styles = shot_style.float(), shot_style.device, []
-        observe = self.statistics == "released"
-        with momentum(network, 0.0) if self.statistics in ("shot", "query") else nullcontext():
+        statistics = self.options.statistics
+        with momentum(network, 0.0) if statistics in ("shot", "query") else nullcontext():
             for images in self.batches(rng, len(shot_style)):
                 # A context each: within one, gradients would be summed up in bfloat16.
                 with precision.autocast(device):
-                    style = network.embed(images.to(device), observe=observe)
+                    style = network.embed(images.to(device), observe=statistics == "released")
                 styles.append(style.float())
         query, contrast = styles
         ratio = pair_distance(shot, query) / (pair_distance(shot, contrast) + 1e-5)

@@ -72,9 +72,7 @@ class FinetuneOptions(Options):
 
 # What makes the term that is added to the loss, of queries, contrasts and options; or None.
 STRATEGIES: dict[str, Callable[..., nn.Module] | None] = {
-    "contrastive": lambda queries, contrasts, options: ContrastiveTerm(
-        queries, contrasts, options.alpha, options.statistics, options.crops
-    ),
+    "contrastive": ContrastiveTerm,
     "classic": None,
 }
 

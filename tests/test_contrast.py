@@ -8,6 +8,7 @@ from torch import nn
 from scellseg_lib.augment import CROP_SIDES, Source
 from scellseg_lib.contrast import ContrastiveTerm, pair_distance
 from scellseg_lib.device import Precision
+from scellseg_lib.finetuning import FinetuneOptions
 from scellseg_lib.network import build_network
 
 TINY = (4, 8)
@@ -20,7 +21,7 @@ def sources(value: float, n: int = 2) -> list[Source]:
 
 
 def term(**options) -> ContrastiveTerm:
-    return ContrastiveTerm(sources(1), [sources(2), sources(3)], **options)
+    return ContrastiveTerm(sources(1), [sources(2), sources(3)], FinetuneOptions(**options))
 
 
 def styles(n: int, seed: int) -> torch.Tensor:

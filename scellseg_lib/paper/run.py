@@ -22,7 +22,7 @@ from scellseg_lib.datasets.load import find_readable, load_dataset, load_pretrai
 from scellseg_lib.datasets.weights import load_model
 from scellseg_lib.device import Precision, choose_precision, default_device, machine
 from scellseg_lib.errors import ScellsegError
-from scellseg_lib.finetuning import finetune, recalibrate
+from scellseg_lib.finetuning import FinetuneOptions, finetune, recalibrate
 from scellseg_lib.metrics import evaluate, summary
 from scellseg_lib.model import Model, library_versions, new_model
 from scellseg_lib.network import weights_hash
@@ -211,7 +211,8 @@ def _recalibrate(trial: Trial, model: Model, images: Mapping[str, Dataset]) -> N
         sources = prepare(trial.select_shots(images))
     if trial.recalibrated in ("encoder", "released"):
         styles = [prepare(s, s.diameter) for s in images[trial.contrast].styles().values()]
-        term = ContrastiveTerm(queries, styles, statistics=trial.recalibrated).to(model.device)
+        options = FinetuneOptions().change(statistics=trial.recalibrated)
+        term = ContrastiveTerm(queries, styles, options).to(model.device)
     precision = _choose_precision(trial)
     precision.place(model.network, model.device)
     recalibrate(model, sources, term, trial.seed, precision)

@@ -16,6 +16,7 @@ from scellseg_lib.augment import labelled_batch, prepare
 from scellseg_lib.contrast import ContrastiveTerm, pair_distance
 from scellseg_lib.datasets.load import load_dataset
 from scellseg_lib.device import Precision, choose_precision
+from scellseg_lib.finetuning import FinetuneOptions
 from scellseg_lib.model import new_model
 from scellseg_lib.training import segmentation_loss
 from tests.benchmarks.clock import THREADS
@@ -35,7 +36,7 @@ def side(name: str, strategy: str) -> float:
     worms = load_dataset("synthetic_worms")
     shots = prepare(worms.shots(2))
     styles = [prepare(style) for style in load_dataset("synthetic_contrast").styles().values()]
-    term = ContrastiveTerm(prepare(worms.query[:2], 36.0), styles)
+    term = ContrastiveTerm(prepare(worms.query[:2], 36.0), styles, FinetuneOptions())
     optimiser = torch.optim.Adam([*model.network.parameters(), *term.parameters()])
     taken = []
     for step in range(STEPS + 1):

@@ -58,7 +58,7 @@ def measure(trial: Trial) -> pd.DataFrame:
         row |= {"contrast_norm": term.norm(), "segmentation_norm": segmentation.norm()}
         rows.append(row | {"cosine": torch.cosine_similarity(term, segmentation, dim=0)})
 
-    STRATEGIES["watched"] = lambda queries, styles, _: WatchedTerm(queries, styles)
+    STRATEGIES["watched"] = WatchedTerm
     start = run.load_start(trial, run.open_workspace(load_profile("released")))
     shots, queries = trial.select_shots(images), trial.select_queries(images)
     options: dict[str, Any] = {"contrast": images[trial.contrast], "steps": trial.steps}
