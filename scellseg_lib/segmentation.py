@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby, islice
 from operator import length_hint
 from typing import Any
@@ -156,10 +157,11 @@ def predict(
 
     def cut() -> Iterator[tuple[TiledImage, int]]:
         for number, image in enumerate(images):
-            sample = as_sample(image, number)
-            tiled = cut_tiles(model, sample, scaled_by)
-            waiting.append((sample.name, sample.image.shape[1:], tiled))
-            del sample, image  # whose pixels are needed no more
+            if not isinstance(image, Sample):
+                image = Sample(str(number), partial(_as_planes, image))
+            tiled = cut_tiles(model, image, scaled_by)
+            waiting.append((image.name, image.image.shape[1:], tiled))
+            del image  # whose pixels are needed no more
             yield from ((tiled, index) for index in range(tiled.missing))
 
     for _, alike in groupby(cut(), lambda tile: tile[0].sides):
@@ -205,16 +207,10 @@ def decode(
     return tidy(pieces, min_size) if one_piece and pieces.max() > masks.max() else masks
 
 
-def as_sample(image: Sample | np.ndarray, number: int) -> Sample:
-    """Wrap an array [H, W] or [2, H, W] as a sample, which says itself if it is no image."""
-    if isinstance(image, Sample):
-        return image
-
-    def read() -> np.ndarray:
-        planes = np.asarray(image)
-        return np.stack((planes, np.zeros_like(planes))) if planes.ndim == 2 else planes
-
-    return Sample(str(number), read)
+def _as_planes(image: np.ndarray) -> np.ndarray:
+    """Two planes of an array [H, W] or [2, H, W]; a sample says itself if it is no image."""
+    planes = np.asarray(image)
+    return np.stack((planes, np.zeros_like(planes))) if planes.ndim == 2 else planes
 
 
 @torch.inference_mode()
