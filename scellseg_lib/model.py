@@ -104,16 +104,10 @@ class Model:
         return path
 
 
-def new_model(
-    name: str,
-    levels: tuple[int, ...] = (32, 64, 128, 256),
-    *,
-    representation_name: str | None = None,
-    seed: int = 0,
-) -> Model:
+def new_model(name: str, levels: tuple[int, ...] = (32, 64, 128, 256), *, seed: int = 0) -> Model:
     """Return one of the five models untrained, on the CPU; its weights depend on the seed alone."""
-    chosen = representation_name or find_architecture(name).representation
-    card = Card(architecture=name, levels=levels, representation=chosen)
+    learnt = find_architecture(name).representation
+    card = Card(architecture=name, levels=levels, representation=learnt)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return _build_model(card)
