@@ -76,12 +76,10 @@ def pretrain(
 
     Parameters
     ----------
-    name : str
-        One of the five models.
+    name, levels
+        One of the five models, and its widths.
     datasets : sequence of Dataset
         All samples serve; the last of every 8 validates.
-    levels : tuple of int
-        Widths.
     recipe : PretrainRecipe, optional
         None: the paper's for this model.
     initial : Model, optional
