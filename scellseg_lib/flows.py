@@ -232,10 +232,8 @@ def _diffuse_cells(masks, boxes, use_mean, extra_steps, n_threads, flows):  # ty
 
 @_compile(parallel=True, error_model="numpy")
 def _follow(field, places, n_steps):  # type: ignore[no-untyped-def]
-    """Move points along field[H + 1, W + 1, 2], looked up bilinearly: places int64[n] in the image.
-
-    The last row and column are padding.
-    """
+    """Move points, places int64[n] in the image, along a field that is looked up bilinearly."""
+    # The field is [H + 1, W + 1, 2]: its last row and column are padding.
     # Points advance in blocks, as a step waits for the look-up before it: 2.6 times faster.
     bottom, right = np.float32(field.shape[0] - 2), np.float32(field.shape[1] - 2)
     stride = np.int64(2 * field.shape[1])

@@ -61,7 +61,7 @@ def main(
     """Train, from another packaged model of that width where given (its own: go on), and save."""
     levels = WIDTHS[width]
     file = packaged_file(name, levels)
-    checkpoint = paths.REPOSITORY / "runs" / "pretrain" / f"{file.stem}.safetensors"
+    checkpoint = paths.RUNS / "pretrain" / f"{file.stem}.safetensors"
     start = load_model(packaged_file(initial, levels)) if initial else None
     recipe = PretrainRecipe(steps=steps, optimiser="adam", learning_rate=2e-3, schedule="onecycle")
     given: dict[str, Any] = {"levels": levels, "initial": start, "checkpoint": checkpoint}
