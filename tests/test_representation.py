@@ -13,7 +13,7 @@ from scellseg_lib.errors import ModelError
 from scellseg_lib.flows import relabel, tidy
 from scellseg_lib.metrics import average_precision
 from scellseg_lib.model import new_model
-from scellseg_lib.network import ARCHITECTURES
+from scellseg_lib.network import ARCHITECTURES, Architecture
 from scellseg_lib.representation import Decoding
 from scellseg_lib.samples import Sample, resize_masks
 from tests import tiny
@@ -70,8 +70,7 @@ class Blobs(representation.Representation):
 def test_a_new_representation_needs_no_change_of_any_file(small_patches, monkeypatch, tmp_path):
     """From its name, and that of a network, to masks of a tuned model saved and loaded."""
     monkeypatch.setitem(representation.REPRESENTATIONS, "blobs", Blobs())
-    scellseg = ARCHITECTURES["scellseg"]
-    monkeypatch.setitem(ARCHITECTURES, "mine", scellseg._replace(representation="blobs"))
+    monkeypatch.setitem(ARCHITECTURES, "mine", Architecture("Mine", "blobs", True, True, True))
     model = new_model("mine", tiny.LEVELS)
     tuned = tiny.tune("classic", model, steps=1)
     loaded = load_model(tuned.save(tmp_path / "toy.safetensors"), device=torch.device("cpu"))

@@ -100,9 +100,8 @@ def svg(html: str) -> str:
 
 def test_a_figure_goes_into_a_page_with_its_words():
     image = forms.render_html(Figure(), "AP <b> 0.8")
-    shown = ElementTree.fromstring(image.replace(">", "/>"))
-    assert shown.get("alt") == "AP <b> 0.8"
-    assert shown.get("src", "").startswith("data:image/svg+xml;base64,")
+    assert ElementTree.fromstring(image.replace(">", "/>")).get("alt") == "AP <b> 0.8"
+    assert 'src="data:image/svg+xml;base64,' in image
     assert ElementTree.fromstring(svg(image)).tag.endswith("svg")
 
 
