@@ -6,7 +6,6 @@ channels are asked for; so that is how wells are written, and queries without ma
 """
 
 import argparse
-import json
 import tarfile
 import tempfile
 from collections.abc import Sequence
@@ -18,7 +17,6 @@ import pandas as pd
 import torch
 
 from scellseg_lib import paths
-from scellseg_lib.atomic import whole
 from scellseg_lib.datasets.weights import ARCHIVE, ARCHIVE_SHA256, fetch_archive, load_model, rename
 from scellseg_lib.metrics import evaluate, summary
 from scellseg_lib.model import fill_model, library_versions
@@ -29,6 +27,7 @@ from scellseg_lib.paper.store import find_commit
 from scellseg_lib.paper.trial import Trial
 from scellseg_lib.samples import Sample
 from tests.benchmarks.peer import REPOSITORY, TORCH, make_environment, run_peer
+from tests.benchmarks.table import add_run, read_runs
 
 DATA, ENVIRONMENT = "bbbc010_elegans", REPOSITORY / "runs" / "authors"
 PACKAGES = "numpy==2.4.6 scipy==1.17.1 opencv-python-headless==5.0.0.93 scikit-image==0.26.0 "
@@ -86,16 +85,9 @@ if __name__ == "__main__":
     parser.add_argument("--bf16", action="store_const", const="bf16", default="fp32")
     parser.add_argument("--table", type=Path, default=paths.results("released/authors_code.csv"))
     asked = parser.parse_args()
-    key, file = (asked.strategy, asked.state, asked.steps, asked.bf16), asked.table
-    name, origin = " ".join(map(str, key)), file.with_suffix(".json")
-    known: dict = {"archive": ARCHIVE, "sha256": ARCHIVE_SHA256, "runs": {}}
-    if not origin.is_file() or name not in json.loads(origin.read_text())["runs"]:
-        rows, made = compare(*key)
-        if origin.is_file():  # read only now, for another run may have ended meanwhile
-            known, rows = json.loads(origin.read_text()), pd.concat([pd.read_csv(file), rows])
-        known["runs"][name] = made
-        with whole(file) as scratch:
-            rows.round(6).to_csv(scratch, index=False)
-        with whole(origin) as scratch:  # last: a run is there when its origin is
-            scratch.write_text(json.dumps(known, indent=1) + "\n")
-    print(pd.read_csv(file).to_string())
+    key = asked.strategy, asked.state, asked.steps, asked.bf16
+    if (name := " ".join(map(str, key))) not in read_runs(asked.table):
+        rows, origin = compare(*key)
+        how = {"archive": ARCHIVE, "sha256": ARCHIVE_SHA256}
+        add_run(asked.table, name, rows.round(6), origin, **how)
+    print(pd.read_csv(asked.table).to_string())

@@ -4,7 +4,6 @@ The one example of either in the archive is their window (``guis/scellsegUi.py``
 `batch_inference`), so their classes get its arguments. `scellseg.models` itself imports no Qt.
 """
 
-import sys
 import time
 from functools import cache
 from pathlib import Path
@@ -61,9 +60,3 @@ def tune(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         for name, labels in zip(names, masks[0], strict=True):
             found[f"{limit}:{Path(name).stem.removesuffix('_img')}"] = labels.astype(np.uint16)
     return found | {"diameter": np.array(shots.md)}
-
-
-if __name__ == "__main__":
-    with np.load(sys.argv[2], allow_pickle=False) as arrays:
-        outputs = tune(dict(arrays))
-    np.savez(sys.argv[3], allow_pickle=False, **outputs)

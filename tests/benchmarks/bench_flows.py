@@ -10,7 +10,7 @@ from scellseg_lib import metrics
 from scellseg_lib.datasets.load import load_dataset
 from scellseg_lib.flows import flows_to_masks, masks_to_flows
 from tests.benchmarks.clock import THREADS, report, timed
-from tests.benchmarks.peer import run_peer
+from tests.benchmarks.peer import listed, numbered, run_peer
 
 CELL_THRESHOLD, MIN_SIZE, REPEATS = 0.5, 35, 2
 NOISE = {"exact": 0.0, "noisy": 0.3}
@@ -26,14 +26,8 @@ def network_like(
     return flows.astype(np.float32), np.where(masks > 0, 5, -5).astype(np.float32)
 
 
-def numbered(**images: list[np.ndarray]) -> dict[str, np.ndarray]:
-    """One named array per image, with the number of repeats: what the peer is given."""
-    arrays = {f"{name}_{k}": image for name, all_ in images.items() for k, image in enumerate(all_)}
-    return arrays | {"repeats": np.array(REPEATS)}
-
-
 def encode(masks: list[np.ndarray]) -> None:
-    answer = run_peer("encode", numbered(masks=masks))
+    answer = run_peer("encode", numbered(masks=masks) | {"repeats": np.array(REPEATS)})
     _, taken = timed(lambda: [masks_to_flows(labels, centre="mean") for labels in masks], REPEATS)
     report("masks_to_flows, 35 contrast images", taken, answer["seconds"])
 
@@ -43,12 +37,12 @@ def decode(masks: list[np.ndarray], name: str, noise: float) -> None:
     given = [network_like(labels, noise, generator) for labels in masks]
     decoder = partial(flows_to_masks, cell_threshold=CELL_THRESHOLD, min_size=MIN_SIZE)
     flows, logits = map(list, zip(*given, strict=True))
-    settings = {"threshold": np.array(CELL_THRESHOLD), "min_size": np.array(MIN_SIZE)}
-    answer = run_peer("decode", numbered(flows=flows, logit=logits) | settings)
+    settings = {"threshold": CELL_THRESHOLD, "min_size": MIN_SIZE, "repeats": REPEATS}
+    inputs = numbered(flows=flows, logit=logits) | {k: np.array(v) for k, v in settings.items()}
+    answer = run_peer("decode", inputs)
     decoded, taken = timed(lambda: [decoder(*pair) for pair in given], REPEATS)
     report(f"flows_to_masks, 35 contrast images, {name} flows", taken, answer["seconds"])
-    theirs = [answer[f"masks_{k}"] for k in range(len(masks))]
-    found = metrics.summary(metrics.evaluate(decoded, theirs))
+    found = metrics.summary(metrics.evaluate(decoded, listed(answer, "masks")))
     print(f"  ours against peer: AP@0.5 {found['ap50']:.4f}, mAP {found['map']:.4f}")
 
 

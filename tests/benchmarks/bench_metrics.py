@@ -7,16 +7,16 @@ differences are by definition and not drawn here: Cellpose counts a label number
 an object, and gives NaN for an empty truth against an empty prediction.
 """
 
-import csv
 import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from scellseg_lib import metrics
 from tests.benchmarks.clock import report, timed
 from tests.benchmarks.label_pairs import disc_grid, random_pair
-from tests.benchmarks.peer import run_peer
+from tests.benchmarks.peer import numbered, run_peer
 
 N_RECORDED, N_OBJECTS = 48, 2000
 THRESHOLDS = (0.1, 0.3, *metrics.THRESHOLDS)  # two more than mAP's: below 0.5 matches compete
@@ -25,16 +25,12 @@ RECORDED = Path(__file__).parents[1] / "data" / "cellpose_counts.csv"
 
 def record() -> None:
     """Write the peer's counts that the tests compare with (``bench_metrics --record``)."""
-    inputs = {"thresholds": np.array(THRESHOLDS)}
-    for k in range(N_RECORDED):
-        inputs[f"true_{k}"], inputs[f"predicted_{k}"] = random_pair(k)
+    true, predicted = zip(*map(random_pair, range(N_RECORDED)), strict=True)
+    inputs = numbered(true=true, predicted=predicted) | {"thresholds": np.array(THRESHOLDS)}
     counts = run_peer("metrics", inputs)["counts"]  # int64[n_pairs, 3, n_thresholds]
-    with RECORDED.open("w", newline="") as file:
-        rows = csv.writer(file, lineterminator="\n")
-        rows.writerow(["pair", "threshold", "tp", "fp", "fn"])
-        for pair, own in enumerate(counts):
-            three = zip(THRESHOLDS, own.T.tolist(), strict=True)
-            rows.writerows([pair, threshold, *numbers] for threshold, numbers in three)
+    of = pd.MultiIndex.from_product([range(N_RECORDED), THRESHOLDS], names=["pair", "threshold"])
+    rows = counts.swapaxes(1, 2).reshape(-1, 3)
+    pd.DataFrame(rows, of, ["tp", "fp", "fn"]).to_csv(RECORDED, lineterminator="\n")
 
 
 def main() -> None:

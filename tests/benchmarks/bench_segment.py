@@ -15,7 +15,7 @@ from scellseg_lib.model import Model
 from scellseg_lib.paper.as_released import as_paper
 from scellseg_lib.segmentation import Cells, decode, segment
 from tests.benchmarks.clock import THREADS, report, timed
-from tests.benchmarks.peer import run_peer
+from tests.benchmarks.peer import listed, numbered, run_peer
 
 N_IMAGES = 6
 
@@ -34,11 +34,9 @@ def main() -> None:
     torch.set_num_threads(THREADS)
     samples = load_dataset("cellpose_contrast35")[::6][:N_IMAGES]
     model = as_paper(load_model("cellpose", weights="released"))  # Cellpose's normalisation
-    inputs = cellpose_state()
-    for k, sample in enumerate(samples):
-        inputs[f"image_{k}"] = np.moveaxis(sample.image, 0, -1)
-        inputs[f"diameter_{k}"] = np.array(sample.diameter)
-    answer = run_peer("segment", inputs)
+    images = [np.moveaxis(sample.image, 0, -1) for sample in samples]
+    sizes = [np.array(sample.diameter) for sample in samples]
+    answer = run_peer("segment", cellpose_state() | numbered(image=images, diameter=sizes))
 
     def ours() -> list[Cells]:
         found = []
@@ -52,7 +50,7 @@ def main() -> None:
     masks = {
         "ours": [found.masks for found in cells],
         "ours, masks checked as the peer does": [_checked_by_mean(model, one) for one in cells],
-        "peer": [answer[f"masks_{k}"].astype(np.int32) for k in range(N_IMAGES)],
+        "peer": [labels.astype(np.int32) for labels in listed(answer, "masks")],
     }
     for name, labels in masks.items():
         found = metrics.summary(metrics.evaluate(labels, masks["peer"]))

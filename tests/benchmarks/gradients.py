@@ -5,7 +5,6 @@ shots does, and adds to a table the norms of both gradients, in the downsampling
 """
 
 import argparse
-import json
 from collections.abc import Iterable
 from typing import Any
 
@@ -14,7 +13,6 @@ import torch
 from torch import Tensor
 
 from scellseg_lib import paths
-from scellseg_lib.atomic import whole
 from scellseg_lib.contrast import ContrastiveTerm
 from scellseg_lib.device import Precision
 from scellseg_lib.finetuning import STRATEGIES, finetune
@@ -25,6 +23,7 @@ from scellseg_lib.paper.profile import load_profile
 from scellseg_lib.paper.store import find_commit
 from scellseg_lib.paper.trial import Trial
 from scellseg_lib.training import Progress
+from tests.benchmarks.table import add_run, read_runs
 
 PULLS: list[tuple[Iterable[Tensor], Tensor, float]] = []
 """Of the step: weights of the downsampling pass, the term's gradient, and the term's weight."""
@@ -72,20 +71,13 @@ if __name__ == "__main__":
     parser.add_argument("--data", required=True)
     parser.add_argument("--state", type=int, required=True)
     asked = parser.parse_args()
-    file, known = paths.results("released/contrast_gradients.csv"), dict[str, Any]()
-    if file.is_file():
-        known = json.loads(file.with_suffix(".json").read_text())
-    if (name := f"{asked.data} {asked.state}") in known:
+    file, name = paths.results("released/contrast_gradients.csv"), f"{asked.data} {asked.state}"
+    if name in read_runs(file):
         parser.error(f"the table has {name}")  # rows must not come twice
     profile = load_profile("released").narrow(data=[asked.data], states=[asked.state])
     wanted = (t for t in grid.transferability(profile) if (t.model, t.strategy) == grid.CFT)
     frame = measure(next(wanted)).astype({"cosine": float})
-    if known:
-        frame = pd.concat([pd.read_csv(file), frame])
-    with whole(file) as scratch:
-        frame.to_csv(scratch, index=False, float_format="%.5g")
     origin = {"commit": find_commit(), "versions": library_versions()}
-    with whole(file.with_suffix(".json")) as scratch:
-        known[name] = origin
-        scratch.write_text(json.dumps(known, indent=1) + "\n")
-    print(frame.to_string())
+    short = frame.map(lambda value: f"{value:.5g}" if isinstance(value, float) else value)
+    add_run(file, name, short, origin)
+    print(pd.read_csv(file).to_string())

@@ -9,7 +9,8 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,16 @@ def make_environment(folder: Path, *packages: str) -> Path:
     return python
 
 
+def numbered(**arrays: Iterable[np.ndarray]) -> dict[str, np.ndarray]:
+    """Arrays of unequal size under a name each: ``masks_0``, ``masks_1``, .."""
+    return {f"{name}_{k}": one for name, several in arrays.items() for k, one in enumerate(several)}
+
+
+def listed(arrays: Mapping[str, np.ndarray], name: str) -> list[np.ndarray]:
+    """Those that `numbered` has put under a name."""
+    return [arrays[f"{name}_{k}"] for k in range(sum(key.startswith(f"{name}_") for key in arrays))]
+
+
 def run_peer(
     name: str,
     inputs: Mapping[str, np.ndarray],
@@ -48,7 +59,7 @@ def run_peer(
 ) -> dict[str, np.ndarray]:
     """Run a function of `peer_side`, or another side, in its environment, with these variables.
 
-    It takes a dictionary of arrays and returns one. Images of unequal size go under a name each.
+    It takes a dictionary of arrays and returns one.
     """
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
     environment = os.environ | dict.fromkeys(names, str(THREADS))
@@ -56,9 +67,15 @@ def run_peer(
     with tempfile.TemporaryDirectory() as folder:
         given, answer = Path(folder) / "inputs.npz", Path(folder) / "outputs.npz"
         np.savez(given, allow_pickle=False, **inputs)
-        module = f"tests.benchmarks.{side}"
         python = python or make_environment(ENVIRONMENT, TORCH, CELLPOSE)
-        command = [python, "-m", module, name, given, answer]
+        command = [python, "-m", __name__, side, name, given, answer]
         subprocess.run([str(part) for part in command], check=True, cwd=REPOSITORY, env=environment)
         with np.load(answer, allow_pickle=False) as outputs:
             return dict(outputs)
+
+
+if __name__ == "__main__":  # in the peer's environment
+    side, name, given, answer = sys.argv[1:]
+    with np.load(given, allow_pickle=False) as arrays:
+        found = getattr(import_module(f"tests.benchmarks.{side}"), name)(dict(arrays))
+    np.savez(answer, allow_pickle=False, **found)

@@ -1,8 +1,6 @@
-"""What runs in the peer's environment: a function of inputs, its file and that of its outputs."""
+"""What runs in the peer's environment: functions of named arrays that return some."""
 
 import logging
-import os
-import sys
 import warnings
 from pathlib import Path
 
@@ -13,19 +11,16 @@ from cellpose.metrics import average_precision
 from cellpose.models import CellposeModel
 
 from tests.benchmarks.clock import timed
+from tests.benchmarks.peer import listed, numbered
 
 Arrays = dict[str, np.ndarray]
 CPU = torch.device("cpu")
-
-
-def count(inputs: Arrays, name: str) -> range:
-    """Numbers of the inputs of a name: ``name_0``, ``name_1``, .."""
-    return range(sum(key.startswith(f"{name}_") for key in inputs))
+logging.disable(logging.WARNING)
 
 
 def encode(inputs: Arrays) -> Arrays:
     """Flows of ``masks_0`` .. int32[H, W], ``repeats`` times; returns ``seconds``."""
-    masks = [inputs[f"masks_{k}"] for k in count(inputs, "masks")]
+    masks = listed(inputs, "masks")
     work = lambda: [masks_to_flows(labels, device=CPU) for labels in masks]  # noqa: E731
     return {"seconds": timed(work, int(inputs["repeats"]))[1]}
 
@@ -36,19 +31,14 @@ def decode(inputs: Arrays) -> Arrays:
     The flows float32[2, H, W] are of unit length. Returns ``masks_0`` .. and ``seconds``.
     """
     warnings.filterwarnings("ignore", message="Sparse invariant checks")
-    each = count(inputs, "flows")
-    given = [(5 * inputs[f"flows_{k}"], inputs[f"logit_{k}"]) for k in each]  # as a network's
-    options = {
-        "cellprob_threshold": float(inputs["threshold"]),
-        "min_size": int(inputs["min_size"]),
-        "flow_threshold": 0.4,
-        "niter": 200,
-        "device": CPU,
-    }
+    flows = [5 * unit for unit in listed(inputs, "flows")]  # as a network's
+    given = [*zip(flows, listed(inputs, "logit"), strict=True)]
+    options = {"flow_threshold": 0.4, "niter": 200, "device": CPU}
+    options |= {"cellprob_threshold": float(inputs["threshold"])}
+    options |= {"min_size": int(inputs["min_size"])}
     repeats = int(inputs["repeats"])
     decoded, taken = timed(lambda: [compute_masks(*pair, **options) for pair in given], repeats)
-    outputs = {f"masks_{k}": masks.astype(np.int32) for k, masks in enumerate(decoded)}
-    return outputs | {"seconds": taken}
+    return numbered(masks=[masks.astype(np.int32) for masks in decoded]) | {"seconds": taken}
 
 
 def metrics(inputs: Arrays) -> Arrays:
@@ -57,8 +47,7 @@ def metrics(inputs: Arrays) -> Arrays:
     Returns ``counts`` int64[n_pairs, 3, n_thresholds] (TP, FP, FN) and ``seconds``.
     """
     thresholds, counts = inputs["thresholds"], []
-    for k in count(inputs, "true"):
-        pair = inputs[f"true_{k}"], inputs[f"predicted_{k}"]
+    for pair in zip(listed(inputs, "true"), listed(inputs, "predicted"), strict=True):
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")  # nothing against nothing is 0 / 0 there
             counts.append(average_precision(*pair, threshold=thresholds)[1:])
@@ -71,30 +60,15 @@ def metrics(inputs: Arrays) -> Arrays:
 
 def segment(inputs: Arrays) -> Arrays:
     """Segment ``image_K`` [H, W, 2] of ``diameter_K`` with the weights under ``weight:KEY``."""
-    state = {
-        key.removeprefix("weight:"): torch.from_numpy(np.array(value))
-        for key, value in inputs.items()
-        if key.startswith("weight:")
-    }
+    weights = {k[7:]: torch.from_numpy(v) for k, v in inputs.items() if k.startswith("weight:")}
     file = Path("runs/peer/weights")
-    torch.save(state, file)
+    torch.save(weights, file)
     model = CellposeModel(gpu=False, pretrained_model=str(file.resolve()))
     how = {"channels": [1, 2], "channel_axis": 2, "resample": True, "cellprob_threshold": 0.0}
 
     def work() -> list[np.ndarray]:
-        each = [(inputs[f"image_{k}"], inputs[f"diameter_{k}"]) for k in count(inputs, "image")]
+        each = zip(listed(inputs, "image"), listed(inputs, "diameter"), strict=True)
         return [model.eval(image, diameter=float(size), **how)[0] for image, size in each]
 
     masks, seconds = timed(work, 1)
-    return {f"masks_{k}": labels for k, labels in enumerate(masks)} | {"seconds": seconds}
-
-
-if __name__ == "__main__":
-    name, given, answer = sys.argv[1:]
-    logging.disable(logging.WARNING)
-    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    with np.load(given, allow_pickle=False) as arrays:
-        found = {"encode": encode, "decode": decode, "metrics": metrics, "segment": segment}[name](
-            dict(arrays)
-        )
-    np.savez(answer, allow_pickle=False, **found)
+    return numbered(masks=masks) | {"seconds": seconds}
