@@ -74,12 +74,15 @@ def temporary_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
     """Other tests of this process may have changed how many threads add up, and in which order."""
+    import numba
     import torch
 
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    before = {library: library.get_num_threads() for library in (numba, torch)}
+    for library in before:
+        library.set_num_threads(1)
     yield
-    torch.set_num_threads(before)
+    for library, threads in before.items():
+        library.set_num_threads(threads)
 
 
 @pytest.fixture

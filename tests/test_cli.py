@@ -112,8 +112,7 @@ def test_masks_are_those_of_the_library(first_run, model_file):
     home, said = first_run
     model = scellseg.load_model(model_file)
     images = [read_image(home / f"{name}.png") for name in "ABC"]
-    with warnings.catch_warnings(record=True) as doubts:
-        warnings.simplefilter("always")
+    with warnings.catch_warnings(record=True, action="always") as doubts:
         cells = scellseg.segment(model, images, **THRESHOLDS)
     count = sum(one.masks.max() for one in cells)
     assert count > 5
@@ -584,9 +583,8 @@ def test_examples_in_the_help_use_its_options(command):
 
 def test_help_says_what_the_options_classes_say():
     text = re.sub(r"\s+", " ", done("finetune", "--help"))
-    assert re.search(
-        r"--steps <int range> Optimiser steps; .* Default: the recipe's\. \[x>=1\]", text
-    )
+    steps = r"--steps <int range> Optimiser steps; .* Default: the recipe's\. \[x>=1\]"
+    assert re.search(steps, text)
     assert "--layers <all|downsampling_fixed|extractor_fixed> What is learnt" in text
     text = re.sub(r"\s+", " ", done("segment", "--help"))
     told = re.escape(Decoding.describe("min_size")["description"])

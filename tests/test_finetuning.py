@@ -137,9 +137,8 @@ def test_the_rate_is_halved_after_every_quarter_or_falls_as_a_cosine():
 def test_rates_reach_the_optimiser_and_each_step_is_told():
     rates, seen = [], []
     note = lambda adam, *_: rates.append([one["lr"] for one in adam.param_groups])  # noqa: E731
-    handle = register_optimizer_step_pre_hook(note)
-    log = tune(steps=4, learning_rate=0.008, callback=seen.append).log
-    handle.remove()
+    with register_optimizer_step_pre_hook(note):
+        log = tune(steps=4, learning_rate=0.008, callback=seen.append).log
     expected = [[0.008, 0.1], [0.004, 0.05], [0.002, 0.025], [0.001, 0.0125]]
     np.testing.assert_allclose(rates, expected)
     assert [(p.step, p.n_steps) for p in seen] == [(1, 4), (2, 4), (3, 4), (4, 4)]
@@ -240,10 +239,8 @@ def test_recipes_are_the_same_for_library_command_line_and_workbench():
     for name, known in finetuning.RECIPES.items():
         panel.recipe.value = name
         assert choose_options(name) == known.options
-        assert (panel.steps.value, panel.batch.value) == (
-            known.options.steps,
-            known.options.batch_size,
-        )
+        assert panel.steps.value == known.options.steps
+        assert panel.batch.value == known.options.batch_size
     assert choose_options("best", steps=7, seed=None).steps == 7
     assert choose_options("paper") == FinetuneOptions()
     with pytest.raises(OptionError, match="recipe='odd' is not allowed"):

@@ -50,12 +50,10 @@ def test_the_papers_recipe():
 
 def test_rates_and_settings_reach_the_optimiser():
     seen, names = [], ("lr", "momentum", "weight_decay")
-    handle = register_optimizer_step_pre_hook(
-        lambda sgd, *_: seen.extend([group[name] for name in names] for group in sgd.param_groups)
-    )
     recipe = PretrainRecipe(steps=3, batch_size=1, schedule="onecycle", learning_rate=0.03)
-    tiny.train(recipe=recipe)
-    handle.remove()
+    note = lambda sgd, *_: seen.extend([one[k] for k in names] for one in sgd.param_groups)  # noqa: E731
+    with register_optimizer_step_pre_hook(note):
+        tiny.train(recipe=recipe)
     expected = [[0.03 * recipe.rate(i, 3), 0.9, 1e-5] for i in range(3)]
     np.testing.assert_allclose(seen, expected)
 

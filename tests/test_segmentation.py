@@ -236,8 +236,7 @@ def test_another_scale_or_style_is_warned_of():
         ({}, None),  # a model that has stored none
     ):
         made, image = oracle(discs(), **card)
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
+        with warnings.catch_warnings(record=True, action="always") as caught:
             segment(made, [image], min_size=1)
         said = [str(warning.message) for warning in caught if warning.category is FarFromModel]
         assert len(said) == (words is not None)
@@ -250,8 +249,7 @@ def test_a_packaged_model_knows_what_it_has_not_seen():
     with pytest.warns(FarFromModel, match="times as far from the training images"):
         segment(model, [stripes])
     cells = synthetic.make_image("phase", 3, (200, 200))[0]
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", FarFromModel)
+    with warnings.catch_warnings(action="error", category=FarFromModel):
         segment(model, [cells])
 
 

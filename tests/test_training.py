@@ -11,8 +11,9 @@ from scellseg_lib import training
 from scellseg_lib.device import Precision
 from scellseg_lib.errors import TrainingError
 from scellseg_lib.model import Model, new_model
-from scellseg_lib.training import CheckpointOfAnotherRun, Enough, Progress, read_run
+from scellseg_lib.training import CheckpointOfAnotherRun, Enough, read_run
 from tests import tiny
+from tests.tiny import Killed, end_at
 
 
 @pytest.fixture(autouse=True)
@@ -23,21 +24,9 @@ def a_checkpoint_after_each_step(small_patches, monkeypatch):
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-class Killed(Exception):
-    """The plug is pulled."""
-
-
 kill = Mock(side_effect=Killed)
 uninterrupted = cache(tiny.run)
 """Such a run, once for all tests."""
-
-
-def end_at(step: int, how: type[Exception] = Killed):
-    def callback(progress: Progress) -> None:
-        if progress.step >= step:
-            raise how
-
-    return callback
 
 
 def assert_same(a: Model, b: Model) -> None:

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
+from scellseg_lib import Dataset, Sample, finetune
 from scellseg_lib.datasets import synthetic
 from scellseg_lib.device import Precision
-from scellseg_lib.finetuning import finetune
 from scellseg_lib.model import Model, new_model
 from scellseg_lib.pretraining import PretrainRecipe, pretrain
-from scellseg_lib.samples import Dataset, Sample
+from scellseg_lib.training import Progress
 
 LEVELS = (4, 8)
 STEPS = 4
@@ -57,6 +57,20 @@ def train(name: str = "scellseg", **options) -> Model:
     recipe = PretrainRecipe(steps=STEPS, batch_size=2, learning_rate=0.02)
     settings = {"levels": LEVELS, "recipe": recipe, "precision": Precision()}
     return pretrain(name, [worms(9)], **settings | options)  # type: ignore[arg-type]
+
+
+class Killed(Exception):
+    """The plug is pulled."""
+
+
+def end_at(step: int, how: type[Exception] = Killed) -> Callable[[Progress], None]:
+    """To be called after each step of a run: it ends at this one."""
+
+    def callback(progress: Progress) -> None:
+        if progress.step >= step:
+            raise how
+
+    return callback
 
 
 def run(kind: str, checkpoint: Path | None = None, callback: Callable | None = None) -> Model:

@@ -76,9 +76,8 @@ def scores_of_a_pair(random: Random):
     shares = sum(overlap[pair] for pair in hit.items())
     whole = sum(union[pair] for pair in hit.items()) + np.delete(t, [*hit]).sum()
     whole += np.delete(p, [*{*hit.values()}]).sum()
-    found, other = (
-        metrics.scores(*pair, thresholds) for pair in ((true, predicted), (predicted, true))
-    )
+    found = metrics.scores(true, predicted, thresholds)
+    other = metrics.scores(predicted, true, thresholds)
     np.testing.assert_array_equal([found.tp, found.fp], [other.tp, other.fn])
     aji = metrics.aggregated_jaccard_index(true, predicted)
     return [*found.ap, aji], [*aps, shares / whole if whole else 1.0]

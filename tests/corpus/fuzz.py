@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 from unittest.mock import Mock, patch
 
 import numpy as np
+import pandas as pd
 import yaml
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
@@ -219,17 +220,13 @@ def fuzz(name: str, n: int) -> Counter[str]:
 
 def main(n: int) -> int:
     """Try `n` files, and a tenth of it of each number; returns how many faults there were."""
-    rows = {name: fuzz(name, -(-n // len(KINDS))) for name in KINDS}
-    rows["all"] = sum(rows.values(), Counter[str]())
-    print(f"\n{'damaged files':24}{'tried':>9}" + "".join(f"{one:>9}" for one in ANSWERS))
-    for name, row in rows.items():
-        print(f"{name:24}{row.total():9}" + "".join(f"{row[one]:9}" for one in ANSWERS))
-    faults, each = rows["all"]["fault"], -(-n // 10)
-    print(f"\n{'random cases':44}{'tried':>9}{'differ':>9}")
-    for name in agreement.CASES:
-        faults += (wrong := agreement.compare(name, each))
-        print(f"{name:44}{each:9}{wrong:9}", flush=True)
-    return faults
+    found = {name: fuzz(name, -(-n // len(KINDS))) for name in KINDS}
+    files = pd.DataFrame(found, [*ANSWERS]).fillna(0).astype(int).T
+    files.loc["all"] = files.sum()
+    print(f"\ndamaged files\n{files.assign(tried=files.sum(axis=1))}\n", flush=True)
+    differ = pd.Series({name: agreement.compare(name, -(-n // 10)) for name in agreement.CASES})
+    print(f"random cases that differ, of {-(-n // 10)} each\n{differ.to_string()}")
+    return int(files.loc["all", "fault"] + differ.sum())
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from scellseg_lib.model import new_model
 from scellseg_lib.paper import grid, run
 from tests import tiny
 
-NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
+NOTEBOOKS, COMMITTED = Path(__file__).parents[2] / "notebooks", paths.results
 SMOKE = {"PROFILE": "smoke", "COMPUTE": True, "SHOTS": []}
 # One data set, two models and one random state, so that a notebook takes seconds.
 FEW = {"DATA": ["synthetic_worms"], "MODELS": ["scellseg", "cellpose"], "STATES": [0]}
@@ -99,8 +99,7 @@ def test_figure_computes_live(folder: Path, name: str, capsys) -> None:
 
 
 def test_quickstart_shows_what_is_stored_and_what_it_lacks(folder, capsys, monkeypatch) -> None:
-    committed = NOTEBOOKS.parent / "figures" / "data"
-    monkeypatch.setattr(paths, "results", lambda name: committed / name)
+    monkeypatch.setattr(paths, "results", COMMITTED)
     monkeypatch.setenv("SCELLSEG_DATA", str(folder / "nothing"))
     monkeypatch.setenv("SCELLSEG_CACHE", str(folder / "cache"))
     monkeypatch.setenv("SCELLSEG_OFFLINE", "1")
@@ -115,8 +114,7 @@ def test_quickstart_shows_what_is_stored_and_what_it_lacks(folder, capsys, monke
 
 def test_example_of_own_images_shows_what_is_stored(folder, capsys, monkeypatch) -> None:
     """But for the tuning, which the next test does."""
-    committed = NOTEBOOKS.parent / "figures" / "data"
-    monkeypatch.setattr(paths, "results", lambda name: committed / name)
+    monkeypatch.setattr(paths, "results", COMMITTED)
     monkeypatch.setattr(synthetic, "make_image", synthetic.make_image.func)  # of the usual size
     monkeypatch.setattr(scellseg, "load_model", lambda *_, **__: new_model("scellseg", (2, 4)))
     monkeypatch.setattr(scellseg, "finetune", lambda model, *_, **__: model)

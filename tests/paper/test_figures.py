@@ -7,12 +7,10 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 
-from scellseg_lib import plots, stats
-from scellseg_lib.errors import ScellsegError
+from scellseg_lib import Dataset, Sample, ScellsegError, plots, stats
 from scellseg_lib.model import new_model
 from scellseg_lib.paper import styles
 from scellseg_lib.paper.figures import architecture, datasets, diagrams, pipeline, scores, touching
-from scellseg_lib.samples import Dataset, Sample
 from scellseg_lib.segmentation import Cells, Prediction
 from scellseg_lib.style import embed
 from tests import tiny

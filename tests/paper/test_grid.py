@@ -9,14 +9,11 @@ import pandas as pd
 import pytest
 import yaml
 
-from scellseg_lib import paths
-from scellseg_lib.datasets.load import load_dataset
-from scellseg_lib.errors import ScellsegError
+from scellseg_lib import Dataset, Sample, ScellsegError, load_dataset, paths
 from scellseg_lib.model import new_model
 from scellseg_lib.paper import grid, profile, shots
 from scellseg_lib.paper.claims.evidence import SUBSETS
 from scellseg_lib.paper.profile import choose_profile, load_profile
-from scellseg_lib.samples import Dataset, Sample
 from tests import tiny
 
 RELEASED = load_profile("released")

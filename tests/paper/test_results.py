@@ -11,9 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scellseg_lib import paths
-from scellseg_lib.datasets.load import load_dataset
-from scellseg_lib.datasets.weights import load_model
+from scellseg_lib import load_dataset, load_model, paths
 from scellseg_lib.network import weights_hash
 from scellseg_lib.paper import grid, run
 from scellseg_lib.paper.claims.evidence import group_by_profile, load_evidence

@@ -3,6 +3,7 @@
 import ast
 import hashlib
 from dataclasses import replace
+from functools import partial
 from unittest.mock import Mock
 
 import numpy as np
@@ -10,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
-from scellseg_lib import augment, paths, training
+from scellseg_lib import Dataset, Sample, augment, paths, training
 from scellseg_lib import device as precision
 from scellseg_lib.device import Precision
 from scellseg_lib.model import new_model
@@ -20,7 +21,6 @@ from scellseg_lib.paper.run import Workspace
 from scellseg_lib.paper.store import Store
 from scellseg_lib.paper.trial import METHOD_SOURCES, PROTOCOLS, Trial, hash_identity
 from scellseg_lib.pretraining import PretrainRecipe
-from scellseg_lib.samples import Dataset, Sample
 from tests import tiny
 from tests.paper.made_up import make_trial
 
@@ -221,15 +221,8 @@ def test_a_killed_tuning_goes_on_in_the_layout_it_began_with(data, start, tmp_pa
     trial, known, finetune = make_trial(steps=3), images(data), run.finetune
     whole = run.tune(trial, start, known, tmp_path / "a")
 
-    def kill_at_the_second(*arguments, **options):
-        def stop(progress):
-            if progress.step == 2:
-                raise KeyboardInterrupt
-
-        return finetune(*arguments, callback=stop, **options)
-
-    monkeypatch.setattr(run, "finetune", kill_at_the_second)
-    with pytest.raises(KeyboardInterrupt):
+    monkeypatch.setattr(run, "finetune", partial(finetune, callback=tiny.end_at(2)))
+    with pytest.raises(tiny.Killed):
         run.tune(trial, start, known, tmp_path / "b")
     monkeypatch.setattr(run, "finetune", finetune)
     monkeypatch.setattr(run, "choose_precision", lambda *_: Precision(channels_last=True))

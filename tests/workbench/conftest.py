@@ -8,7 +8,6 @@ from time import monotonic, sleep
 from typing import Any
 
 import cv2
-import numba
 import numpy as np
 import pytest
 import tifffile
@@ -46,13 +45,9 @@ def jobs_end(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture
-def tiny_world(weights: Path, temporary_cache: Path, one_thread, monkeypatch) -> Iterator[None]:
+def tiny_world(weights: Path, temporary_cache: Path, one_thread, monkeypatch) -> None:
     """Small models and patches, float32, two styles to contrast with, the same sums each time."""
     shrink_world(weights, monkeypatch)
-    before = numba.get_num_threads()
-    numba.set_num_threads(1)
-    yield
-    numba.set_num_threads(before)
 
 
 def shrink_world(weights: Path, patch: pytest.MonkeyPatch) -> None:
