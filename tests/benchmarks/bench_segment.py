@@ -6,12 +6,9 @@ from unittest.mock import patch
 import numpy as np
 import torch
 
-from scellseg_lib import flows, metrics
+from scellseg_lib import Model, flows, load_dataset, load_model, metrics
 from scellseg_lib.augment import MEAN_DIAMETER
 from scellseg_lib.datasets import weights
-from scellseg_lib.datasets.load import load_dataset
-from scellseg_lib.datasets.weights import load_model
-from scellseg_lib.model import Model
 from scellseg_lib.paper.as_released import as_paper
 from scellseg_lib.segmentation import Cells, decode, segment
 from tests.benchmarks.clock import THREADS, report, timed

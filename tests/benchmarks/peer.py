@@ -9,8 +9,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping
-from importlib import import_module
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -68,14 +67,15 @@ def run_peer(
         given, answer = Path(folder) / "inputs.npz", Path(folder) / "outputs.npz"
         np.savez(given, allow_pickle=False, **inputs)
         python = python or make_environment(ENVIRONMENT, TORCH, CELLPOSE)
-        command = [python, "-m", __name__, side, name, given, answer]
+        command = [python, "-m", f"tests.benchmarks.{side}", name, given, answer]
         subprocess.run([str(part) for part in command], check=True, cwd=REPOSITORY, env=environment)
         with np.load(answer, allow_pickle=False) as outputs:
             return dict(outputs)
 
 
-if __name__ == "__main__":  # in the peer's environment
-    side, name, given, answer = sys.argv[1:]
+def answer(functions: Mapping[str, Callable]) -> None:
+    """What a side does in its environment: the function that is named, on a file of inputs."""
+    name, given, file = sys.argv[1:]
     with np.load(given, allow_pickle=False) as arrays:
-        found = getattr(import_module(f"tests.benchmarks.{side}"), name)(dict(arrays))
-    np.savez(answer, allow_pickle=False, **found)
+        found = functions[name](dict(arrays))
+    np.savez(file, allow_pickle=False, **found)

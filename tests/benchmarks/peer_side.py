@@ -11,7 +11,7 @@ from cellpose.metrics import average_precision
 from cellpose.models import CellposeModel
 
 from tests.benchmarks.clock import timed
-from tests.benchmarks.peer import listed, numbered
+from tests.benchmarks.peer import answer, listed, numbered
 
 Arrays = dict[str, np.ndarray]
 CPU = torch.device("cpu")
@@ -48,8 +48,8 @@ def metrics(inputs: Arrays) -> Arrays:
     """
     thresholds, counts = inputs["thresholds"], []
     for pair in zip(listed(inputs, "true"), listed(inputs, "predicted"), strict=True):
-        with warnings.catch_warnings(), np.errstate(all="ignore"):
-            warnings.simplefilter("ignore")  # nothing against nothing is 0 / 0 there
+        # Nothing against nothing is 0 / 0 there.
+        with warnings.catch_warnings(action="ignore"), np.errstate(all="ignore"):
             counts.append(average_precision(*pair, threshold=thresholds)[1:])
     outputs = {"counts": np.array(counts).astype(np.int64)}
     if "timed" in inputs:
@@ -72,3 +72,7 @@ def segment(inputs: Arrays) -> Arrays:
 
     masks, seconds = timed(work, 1)
     return numbered(masks=masks) | {"seconds": seconds}
+
+
+if __name__ == "__main__":
+    answer(globals())
