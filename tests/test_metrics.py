@@ -38,16 +38,6 @@ def test_thresholds_are_decimals_however_they_were_computed() -> None:
     assert told.tolist() == list(metrics.THRESHOLDS)
 
 
-def test_of_two_exact_halves_one_is_matched() -> None:
-    true, halves = strip((0, 20, 7)), strip((0, 10, 3), (10, 20, 9))
-    for pair in ((true, halves), (halves, true)):
-        result = metrics.scores(*pair, [0.5, 0.55])
-        assert result.tp.tolist() == [1, 0]
-        assert (result.fp + result.fn).tolist() == [1, 3]
-        assert result.ap.tolist() == [0.5, 0.0]
-        assert result.aji.tolist() == [10 / 30, 0.0]
-
-
 def test_below_one_half_as_many_as_possible_are_matched() -> None:
     true = strip((0, 10, 1), (10, 20, 2))
     predicted = strip((0, 4, 1), (4, 14, 2))  # IoUs: 1-1 0.4, 1-2 6/14, 2-2 0.25

@@ -1,8 +1,10 @@
 """Synthetic images: the same for ever, and like the real ones of their kind."""
 
 from functools import cache, partial
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import ndimage
 from skimage.measure import label
@@ -11,34 +13,13 @@ from scellseg_lib.datasets import synthetic
 from scellseg_lib.errors import DatasetError, ImageError
 from scellseg_lib.samples import diameter
 
-# Lowest and highest of every real image of the kind (BBBC010: 49, T98G: 23, contrast styles: 5
+# Of seed 7, 256 x 320 (worms: their usual size): cells, labelled pixels, mean of either plane.
+# Pixels are not hashed: another CPU's blur and exp may differ in the last bit.
+# Then least and most of every real image of the kind (BBBC010: 49, T98G: 23, contrast styles: 5
 # each): median diameter (px), 99th percentile of the first plane (counts), where the median lies
 # between the 1st and 99th percentile, and SD of what a blur of 2 px takes away over that range.
-REAL = {
-    "worms": ((33.6, 37.6), (2515, 2931), (0.011, 0.019), (0.0125, 0.0234)),
-    "phase": ((36.6, 45.4), (53_550, 65_540), (0.342, 0.465), (0.0411, 0.0570)),
-    "Kc167": ((29.4, 35.5), (32_900, 40_860), (0.008, 0.228), (0.0394, 0.0488)),
-    "cytomembrane": ((28.4, 36.7), (11_310, 21_070), (0.045, 0.263), (0.0606, 0.0723)),
-    "macrophagocyte": ((47.2, 50.5), (39_580, 47_030), (0.039, 0.258), (0.0285, 0.0451)),
-    "neurocyte": ((28.2, 38.2), (16_450, 31_100), (0.0, 0.026), (0.0524, 0.0649)),
-    "style1": ((22.9, 23.7), (10_540, 34_950), (0.286, 0.450), (0.0257, 0.0447)),
-    "style2": ((13.9, 14.7), (20_560, 29_810), (0.027, 0.108), (0.0549, 0.0761)),
-    "style3": ((22.7, 53.4), (52_170, 63_480), (0.315, 0.723), (0.0570, 0.0852)),
-}
-# Seed 7, 256 x 320 (worms: their usual size): cells, labelled pixels, mean of either plane.
-# Pixels are not hashed: another CPU's blur and exp may differ in the last bit.
-PINNED: dict[str, tuple[int, int, float, float]] = {
-    "worms": (14, 14701, 972.9, 0.0),
-    "phase": (18, 21807, 33901.0, 0.0),
-    "mito": (16, 46527, 2193.3, 1282.9),
-    "Kc167": (58, 41812, 9380.7, 4433.8),
-    "cytomembrane": (70, 57297, 4145.9, 0.0),
-    "macrophagocyte": (18, 26110, 6361.0, 2821.6),
-    "neurocyte": (12, 7348, 1382.6, 2417.2),
-    "style1": (88, 32906, 6050.9, 0.0),
-    "style2": (51, 8237, 2695.2, 2672.4),
-    "style3": (87, 73083, 26385.7, 0.0),
-}
+KNOWN = pd.read_csv(Path(__file__).parents[1] / "data" / "synthetic.csv", index_col="kind")
+REAL = KNOWN.loc[:, "diameter_least":].dropna()
 usual = cache(partial(synthetic.make_image, seed=0))
 small = cache(lambda kind: synthetic.make_image(kind, 7, None if kind == "worms" else (256, 320)))
 
@@ -46,11 +27,11 @@ small = cache(lambda kind: synthetic.make_image(kind, 7, None if kind == "worms"
 @pytest.mark.parametrize("kind", synthetic.KINDS)
 def test_same_seed_gives_same_image_as_when_it_was_committed(kind):
     planes, masks = small(kind)
-    cells, pixels, first, second = PINNED[kind]
-    assert abs(masks.max() - cells) <= 1
-    assert (masks > 0).sum() == pytest.approx(pixels, rel=2e-3)
-    assert planes[0].mean() == pytest.approx(first, rel=2e-3)
-    assert planes[1].mean() == pytest.approx(second, rel=2e-3)
+    known = KNOWN.loc[kind]
+    assert abs(masks.max() - known["cells"]) <= 1
+    assert (masks > 0).sum() == pytest.approx(known["pixels"], rel=2e-3)
+    assert planes[0].mean() == pytest.approx(known["first"], rel=2e-3)
+    assert planes[1].mean() == pytest.approx(known["second"], rel=2e-3)
 
 
 def test_images_depend_on_their_seed_and_not_on_what_was_made_before():
@@ -74,7 +55,7 @@ def test_labels_and_planes_are_what_is_promised(kind):
         assert (planes == np.rint(planes)).all()
         assert 0 <= planes.min() <= planes.max() <= 65535
         assert (planes[0] == 65535).mean() < 0.01
-        if PINNED[kind][3] == 0:
+        if KNOWN.loc[kind, "second"] == 0:
             assert not planes[1].any()
             continue
         bright = planes[1] > np.quantile(planes[1], 0.97)
@@ -85,15 +66,15 @@ def test_labels_and_planes_are_what_is_promised(kind):
         assert (top > 1.2 * np.median(planes[1][masks == 0])).mean() > 0.8
 
 
-@pytest.mark.parametrize("kind", sorted(REAL))
+@pytest.mark.parametrize("kind", REAL.index)
 def test_statistics_are_those_of_the_real_images(kind):
     (plane, _), masks = usual(kind)
     low, middle, high = np.percentile(plane, (1, 50, 99))
     fine = plane - ndimage.gaussian_filter(plane, 2)
     found = diameter(masks), high, (middle - low) / (high - low), fine.std() / (high - low)
     # Within the real range, a fifth wider at either end.
-    for value, (lowest, highest) in zip(found, REAL[kind], strict=True):
-        assert 0.8 * lowest <= value <= 1.2 * highest
+    for value, (least, most) in zip(found, REAL.loc[kind].to_numpy().reshape(4, 2), strict=True):
+        assert 0.8 * least <= value <= 1.2 * most
 
 
 @pytest.fixture

@@ -148,8 +148,7 @@ def test_images_of_cells_are_read_as_they_were(tmp_path, n_channels, kind):
     assert (done.written, done.failed) == (1, {})
     for number, box in ((1, np.s_[1:4, 1:6]), (2, np.s_[5:10, 1:6]), (3, np.s_[1:11, 8:13])):
         back = read_pixels(tmp_path / "A_cells" / f"A_cells_{number:05d}.tif")
-        assert back.dtype == image.dtype
-        np.testing.assert_array_equal(back, image[box])
+        np.testing.assert_array_equal(back, image[box], strict=True)
 
 
 def test_single_cells_of_a_side_and_cut_out():
