@@ -41,7 +41,9 @@ def test_thresholds_are_decimals_however_they_were_computed() -> None:
 def test_below_one_half_as_many_as_possible_are_matched() -> None:
     true = strip((0, 10, 1), (10, 20, 2))
     predicted = strip((0, 4, 1), (4, 14, 2))  # IoUs: 1-1 0.4, 1-2 6/14, 2-2 0.25
-    assert metrics.scores(true, predicted, [0.25, 0.4, 0.42]).tp.tolist() == [2, 1, 1]
+    result = metrics.scores(true, predicted, [0.25, 0.4, 0.42])
+    assert result.tp.tolist() == [2, 1, 1]
+    assert result.ap.tolist() == [1, 1 / 3, 1 / 3]
     assert metrics.match(true, predicted, 0.25)["partner"].tolist() == [1, 2, 1, 2]
     assert metrics.match(true, predicted, 0.4)["partner"].tolist() == [2, 0, 0, 1]
 
