@@ -30,9 +30,6 @@ _compile: Any = numba.njit
 with suppress(RuntimeError):  # compiled functions are kept, unless all places are read-only
     numba.njit(cache=True)(lambda: None)
     _compile = partial(numba.njit, cache=True)
-_threads = torch.get_num_threads()  # numba's start would set them, too
-numba.get_num_threads()
-torch.set_num_threads(_threads)
 
 
 def masks_to_flows(masks: Labels, *, centre: Literal["median", "mean"] = "median") -> Field:
@@ -69,7 +66,7 @@ def masks_to_flows(masks: Labels, *, centre: Literal["median", "mean"] = "median
         # Large cells first and dealt out evenly: threads end together.
         area = (boxes[:, 2] - boxes[:, 1]) * (boxes[:, 4] - boxes[:, 3])
         dealt = boxes[np.argsort(-area, kind="stable")]
-        _diffuse_cells(masks, dealt, centre == "mean", extra_steps, numba.get_num_threads(), flows)
+        _diffuse_cells(masks, dealt, centre == "mean", extra_steps, _start_threads(), flows)
     return flows
 
 
@@ -109,6 +106,7 @@ def flows_to_masks(
     for axis, flow in enumerate(flows):
         # What is no number would move points out of the image, and the compiled look-up with them.
         np.copyto(field[:-1, :-1, axis], flow, where=foreground & np.isfinite(flow))
+    _start_threads()
     ends = _follow(field, inside, n_steps)
     del field
     masks = np.zeros(foreground.shape, np.int32)
@@ -149,6 +147,14 @@ def relabel(masks: Labels) -> Labels:
     first[flat[::-1]] = np.arange(flat.size)[::-1]  # the last to be written is a label's first
     first[0] = -1
     return np.argsort(np.argsort(first)).astype(np.int32)[masks]
+
+
+def _start_threads() -> int:
+    """Start and count numba's threads. That sets the number of torch's too, which is put back."""
+    chosen, n_threads = torch.get_num_threads(), numba.get_num_threads()
+    if torch.get_num_threads() != chosen:
+        torch.set_num_threads(chosen)
+    return n_threads
 
 
 def _label_sinks(ends: NDArray[np.int64], shape: tuple[int, ...], seed_count: int) -> Labels:

@@ -17,6 +17,7 @@ from skimage.draw import polygon2mask
 
 from scellseg_lib.errors import DatasetError, ImageError, telling
 from scellseg_lib.files.images import read_masks, read_pixels, write_labels
+from scellseg_lib.samples import check_size
 
 _AGAIN = "Get the raw files from their publisher again; these are damaged or of another version."
 
@@ -126,7 +127,5 @@ def _list_files(raw: Path) -> list[str]:
 def _read_layer(path: Path, image: np.ndarray) -> np.ndarray:
     """The pixels of one cell's mask file, bool[H, W]."""
     layer: np.ndarray = np.atleast_3d(read_pixels(path)).max(axis=2) > 0
-    if layer.shape != image.shape[:2]:
-        what = f"the mask is {layer.shape}, its image {image.shape[:2]}"
-        raise ImageError(what, where=path, remedy=_AGAIN)
+    check_size(image.shape[:2], layer.shape, "the mask", path)
     return layer

@@ -198,10 +198,8 @@ def _compare(card: Manifest, folder: Path) -> Report:
     entries, files = card.entries(folder), []
     for entry in progress_bar(entries, len(entries), f"Checking {card.name}"):
         size = entry.shape and entry.shape[:2]
-        files += [
-            _check(folder / entry.image, entry.image_sha256, entry.shape, entry.dtype),
-            _check(folder / entry.masks, entry.masks_sha256, size, "uint16"),
-        ]
+        files.append(_check(folder / entry.image, entry.image_sha256, entry.shape, entry.dtype))
+        files.append(_check(folder / entry.masks, entry.masks_sha256, size, "uint16"))
     for group in card.groups:
         found = sum(1 for _ in group.entries(folder))
         if found < (group.count or 1):

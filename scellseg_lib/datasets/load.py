@@ -1,23 +1,25 @@
 """Data sets from a manifest, a folder, or made in memory."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import BaseModel, NonNegativeInt, PositiveInt
 from skimage.segmentation import relabel_sequential
 
-from scellseg_lib.datasets import synthetic
+from scellseg_lib.datasets import manifest, synthetic
 from scellseg_lib.datasets.manifest import SubsetPart, list_manifests, load_manifest, load_subsets
-from scellseg_lib.errors import DatasetError, ScellsegError
+from scellseg_lib.errors import DatasetError, ImageError, ScellsegError, telling
 from scellseg_lib.files.images import read_image, read_labels, read_masks
-from scellseg_lib.files.layout import find_labels, find_samples
+from scellseg_lib.files.layout import SHOT, ImageFiles, find_labels, find_samples, region_path
 from scellseg_lib.progress import progress_bar
 from scellseg_lib.samples import Dataset, Sample, check_size
 
 SUBSET = 80  # synthetic images that subsets are taken from: with fewer one cannot pre-train
+Reader = Callable[[], np.ndarray]
 
 
 class DatasetNotHere(DatasetError):
@@ -92,18 +94,58 @@ def load_pretraining_subset(name: str) -> list[Dataset]:
 def load_folder(
     folder: str | Path, channels: tuple[str, str] | None = None, **reading: Any
 ) -> Dataset:
-    """Load images and masks in natural order, see `layout.find_samples`, `images.read_image`."""
+    """Load images and masks in natural order, see `layout.find_samples`, `images.read_image`.
+
+    Of a shot that is annotated in part, see `read_region`, that part is the image.
+    """
     folder = Path(folder).resolve()
-    samples = tuple(
-        Sample(
-            found.name,
-            partial(read_image, found.image, channels=channels, **reading),
-            partial(read_masks, found.masks, page=reading.get("page")) if found.masks else None,
-            found.split,
-        )
-        for found in find_samples(folder)
-    )
+
+    def make(found: ImageFiles) -> Sample:
+        image: Reader = partial(read_image, found.image, channels=channels, **reading)
+        drawn = partial(read_masks, page=reading.get("page"))
+        masks: Reader | None = partial(drawn, found.masks) if found.masks else None
+        if masks and found.split == SHOT and (region := region_path(found.image)).exists():
+            both = partial(_read_part, region, image, masks)
+            image, masks = (lambda: both()[0]), (lambda: both()[1])
+        return Sample(found.name, image, masks, found.split)
+
+    samples = tuple(map(make, find_samples(folder)))
     return Dataset(folder.name, folder.name, "", samples, channels or ("gray", "none"))
+
+
+class Region(BaseModel, extra="forbid", frozen=True, strict=True):
+    """The rectangle of an image within which all cells are drawn, in pixels."""
+
+    top: NonNegativeInt
+    left: NonNegativeInt
+    height: PositiveInt
+    width: PositiveInt
+
+    @property
+    def box(self) -> tuple[slice, slice]:
+        """Its rows and columns."""
+        return np.s_[self.top : self.top + self.height, self.left : self.left + self.width]
+
+
+def read_region(file: Path, shape: tuple[int, ...]) -> Region:
+    """Read a rectangle in an image of that height and width; all of it where there is no file."""
+    if not file.exists():
+        return Region(top=0, left=0, height=shape[0], width=shape[1])
+    remedy = "Remove the file, and draw the rectangle again in the mask editor."
+    with telling("this is no rectangle in pixels", file, remedy, ImageError):
+        region = Region.model_validate_json(file.read_bytes())
+        if region.top + region.height > shape[0] or region.left + region.width > shape[1]:
+            what = f"the rectangle reaches beyond the image of {shape[0]} x {shape[1]} px"
+            raise ImageError(what, remedy=remedy)
+        return region
+
+
+def _read_part(file: Path, *readers: Reader) -> list[np.ndarray]:
+    """Image and masks within a rectangle. Both are read, for their whole sizes must agree."""
+    image, masks = (read() for read in readers)
+    check_size(image.shape[1:], masks.shape, "its masks", file)
+    box = read_region(file, masks.shape).box
+    return [image[:, *box], relabel_sequential(masks[box])[0]]
 
 
 def find_readable(data: Dataset, *, masks: bool = False) -> tuple[Dataset, list[Exception]]:
@@ -150,23 +192,17 @@ def _load_named(name: str, parts: Sequence[SubsetPart] = ()) -> Dataset:
         what = f"data set {name!r} lacks {some}"
         raise DatasetNotHere(what, where=card.folder, remedy=remedy, dataset=name)
 
-    def read(file: str, shape: tuple[int, ...] | None) -> np.ndarray:
-        image = read_image(card.folder / file, channels=card.channels)
-        if shape is not None:
-            check_size(image.shape[1:], shape[:2], "the manifest", card.folder / file)
+    def read(one: manifest.Entry) -> np.ndarray:
+        image = read_image(card.folder / one.image, channels=card.channels)
+        if one.shape is not None:
+            check_size(image.shape[1:], one.shape[:2], "the manifest", card.folder / one.image)
         return image
 
-    def read_published(file: str) -> np.ndarray:  # nobody changes these: no doubts are told
-        return relabel_sequential(read_labels(card.folder / file))[0].astype(np.int32)
+    def read_published(one: manifest.Entry) -> np.ndarray:  # nobody changes it: no doubt is told
+        return relabel_sequential(read_labels(card.folder / one.masks))[0].astype(np.int32)
 
-    samples = tuple(
-        Sample(
-            entry.name,
-            partial(read, entry.image, entry.shape),
-            partial(read_published, entry.masks),
-            "+".join(entry.splits),
-            entry.style,
-        )
-        for entry in entries
-    )
-    return Dataset(name, card.title, card.licence, samples, card.channels)
+    samples = [
+        Sample(e.name, partial(read, e), partial(read_published, e), "+".join(e.splits), e.style)
+        for e in entries
+    ]
+    return Dataset(name, card.title, card.licence, tuple(samples), card.channels)

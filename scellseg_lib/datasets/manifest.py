@@ -15,7 +15,6 @@ from scellseg_lib import paths
 from scellseg_lib.errors import DatasetError, ManifestError, telling
 
 _Schema = TypeVar("_Schema")
-
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 DEEPEST = 100  # nested brackets of a file

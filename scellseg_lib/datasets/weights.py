@@ -14,7 +14,7 @@ import sys
 import tarfile
 import zipfile
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
 from urllib.request import url2pathname
 
@@ -165,30 +165,25 @@ def _read_cellpose(path: Path) -> Model:
         what = f"the network scales cells from {diameter} px to {scale} px, ours to 30 px"
         remedy = "Use weights of the `cyto` type; those of `nuclei` have another scale."
         raise ModelError(what, where=path, remedy=remedy)
-    card = Card(
-        architecture="cellpose",
-        representation="flow",
-        diameter=diameter[0],
-        channels=("green", "red"),
-        decoding=Decoding(cell_threshold=0.0),
-        origin=f"official Cellpose weights, {path.name}",
-        licence="see the Cellpose release",
-        versions=library_versions(),
-    )
+    origin, licence = f"official Cellpose weights, {path.name}", "see the Cellpose release"
+    decoding = Decoding(cell_threshold=0.0)
+    card = _describe("cellpose", origin, licence, diameter=diameter[0], decoding=decoding)
     return fill_model(card, {rename(k): value for k, value in stored.items()}, where=path)
 
 
 def _read_released(name: str) -> Model:
-    card = Card(
-        architecture=name,
-        representation=find_architecture(name).representation,
-        channels=("green", "red"),
-        origin="the authors' release, scellseg 0.1.8",
-        licence="trained on the Cellpose data: non-commercial research",
-        training_data=[TrainingData(name="cellpose", images=540, licence="non-commercial")],
-        versions=library_versions(),
-    )
+    licence = "trained on the Cellpose data: non-commercial research"
+    learnt = [TrainingData(name="cellpose", images=540, licence="non-commercial")]
+    origin = "the authors' release, scellseg 0.1.8"
+    card = _describe(name, origin, licence, training_data=learnt)
     return fill_model(card, released_weights(name), where="scellseg 0.1.8")
+
+
+def _describe(name: str, origin: str, licence: str, **more: Any) -> Card:
+    """Card of weights that others have made: green is segmented, red are the nuclei."""
+    more |= {"architecture": name, "representation": find_architecture(name).representation}
+    more |= {"channels": ("green", "red"), "versions": library_versions()}
+    return Card(origin=origin, licence=licence, **more)
 
 
 def released_weights(name: str) -> dict[str, Tensor]:

@@ -251,9 +251,8 @@ def _claim(output: Path, jobs: list[ImageJob], made_with: dict, overwrite: bool)
             remedy, options = f"Give another folder as the output{may}", {"overwrite": True}
             facts = {"differing": differing, "replaceable": not there - ours}
             raise MasksMadeOtherwise(what, where=output, remedy=remedy, options=options, **facts)
-        for job in jobs:  # now: what is left when this run is stopped would pass for its own
-            job.masks.unlink(missing_ok=True)
-            job.overlay.unlink(missing_ok=True)
+        for file in (file for job in jobs for file in (job.masks, job.overlay)):
+            file.unlink(missing_ok=True)  # now: what a stopped run leaves would pass for its own
     if differing:
         (output / layout.HASHES).unlink(missing_ok=True)
         with whole(output / layout.RECORD) as scratch:

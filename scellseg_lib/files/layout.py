@@ -6,6 +6,7 @@ Scellseg has them, or all in one folder as Cellpose has them::
     NAME_img.tif or NAME.tif      an image (.png and .jpg too)
     NAME_masks.tif                its masks; Cellpose's are NAME_cp_masks.* or NAME_seg.npy
     NAME_cells.csv                the list of its cells, with their classes and notes
+    NAME_region.json              the rectangle of it that is annotated, where that is not all
     .NAME_masks.tif.edits         edits of the masks that were never saved
     MODEL.safetensors             a tuned model; MODEL.checkpoint and MODEL.checkpoint.json while it
                                   is being learnt
@@ -30,8 +31,8 @@ CONVERT = "Save it as OME-TIFF, for example by Fiji, whose Bio-Formats reads mos
 PICTURES = "cp_output|cp_outlines|outlines|cp_flows|flows|dP|cp_cellprob|overlay"  # of an image
 SHOT, QUERY, SEGMENTED, CORRECTED, EXPORTED = "shot", "query", "segmented", "corrected", "exported"
 CLASSES, ROUNDS, RECORD, HASHES = "classes.csv", "rounds.csv", "segmented.json", ".hashes"
-MASKS, CELLS, OVERLAY, EDITS = "_masks", "_cells.csv", "_overlay.png", ".edits"
-MODEL, CHECKPOINT, RUN = ".safetensors", ".checkpoint", ".checkpoint.json"
+MASKS, CELLS, REGION, OVERLAY = "_masks", "_cells.csv", "_region.json", "_overlay.png"
+MODEL, CHECKPOINT, RUN, EDITS = ".safetensors", ".checkpoint", ".checkpoint.json", ".edits"
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,11 @@ def cells_path(masks: Path) -> Path:
     return masks.with_name(image_name(masks) + CELLS)
 
 
+def region_path(file: Path) -> Path:
+    """Rectangle that is annotated of an image, by its own file or one beside it; there or not."""
+    return file.with_name(image_name(file) + REGION)
+
+
 def parse_name(file_name: str) -> tuple[str, str]:
     """What a file is by its name, and the name of the image that it is or belongs to.
 
@@ -140,8 +146,7 @@ class _Files:
 
     def __init__(self, folder: Path) -> None:
         found: dict[str, dict[str, list[Path]]] = {}
-        there = folder.iterdir() if folder.is_dir() else ()
-        for path in natsorted(there, key=lambda path: path.name):
+        for path in natsorted(folder.iterdir() if folder.is_dir() else (), key=lambda p: p.name):
             kind, name = parse_name(path.name)
             if not path.name.startswith("."):
                 found.setdefault(kind, {}).setdefault(name, []).append(path)

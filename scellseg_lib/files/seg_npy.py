@@ -110,9 +110,8 @@ class _Reader(_Unpickler):
         value, name = self.stack.pop(), self.stack.pop()
         self.stack[-1].update({str.__str__(name): value})
 
-    dispatch: ClassVar[dict[int, Any]] = _Unpickler.dispatch | {
-        BUILD[0]: load_build, SETITEM[0]: load_setitem, SETITEMS[0]: load_setitems
-    }  # fmt: skip
+    dispatch: ClassVar[dict[int, Any]] = {**_Unpickler.dispatch, BUILD[0]: load_build}
+    dispatch |= {SETITEM[0]: load_setitem, SETITEMS[0]: load_setitems}
 
 
 def _fill(array: np.ndarray, shape: Any, kind: _Dtype, fortran: Any, raw: Any) -> np.ndarray:

@@ -191,6 +191,7 @@ class AnnotatePanel(ipywidgets.VBox):
             title=result.name,
             path=target,
             classes=ClassFile(target),
+            region=layout.region_path(target if is_begun else result.image),
         )
         self._before = self.current or self._before
         self.current, self.correcting, self._predicted = None, result, predicted

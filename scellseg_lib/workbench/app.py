@@ -82,6 +82,8 @@ class Workbench(ipywidgets.VBox):
         results = self.segment.results.entries
         self._results = {one.name: one for one in results}
         images = layout.list_images(experiment_of(result.image))
+        # Where a part alone is annotated, what is found beside it would count as wrong.
+        images = [one for one in images if not layout.region_path(one.image).exists()]
         drawn = {one.name: partial(read_masks, one.masks) for one in images if one.masks}
         self.inspector.show([one.to_inspect(drawn.get(one.name)) for one in results], result.name)
         self._turn_to(INSPECT)

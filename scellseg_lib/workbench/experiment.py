@@ -20,8 +20,10 @@ import numpy as np
 import pandas as pd
 from natsort import natsorted
 from scipy import ndimage
+from skimage.segmentation import relabel_sequential
 
 from scellseg_lib.atomic import whole
+from scellseg_lib.datasets.load import Region, read_region
 from scellseg_lib.datasets.weights import RELEASED, load_model, packaged_files, released_file
 from scellseg_lib.errors import DatasetError, ImageError, ModelError, ScellsegError, telling
 from scellseg_lib.files import images, layout
@@ -99,6 +101,7 @@ class AnnotatedImage:
     image: Path
     problem: str = ""
     doubt: str = ""  # what the user should know of its masks
+    region: Region | None = None  # the rectangle that is annotated: what follows is said of it
     cells: int = 0
     diameter: float = float("nan")  # median of the cells', px
     n_channels: int = 1
@@ -135,7 +138,8 @@ class Survey:
     def crop(self, channels: Channels | None) -> np.ndarray:
         """Piece of an annotated image around a cell of usual size, float32[N, N]."""
         shot = min(self.usable, key=lambda shot: abs(shot.diameter - self.diameter))
-        plane = images.read_image(shot.image, channels=channels)[0]
+        assert shot.region is not None
+        plane = images.read_image(shot.image, channels=channels)[0][shot.region.box]
         side = int(min(4 * self.diameter, *plane.shape))
         corner = np.clip(np.subtract(shot.middle, side // 2), 0, np.subtract(plane.shape, side))
         return plane[corner[0] : corner[0] + side, corner[1] : corner[1] + side]
@@ -229,27 +233,42 @@ class Experiment:
         for byte, and stays where it is. All files are written before one of them gets its name.
         Other masks of the image are only replaced if that is asked for, and are `OtherMasks` else;
         another image of the same name never is. The list of `cells` is copied too; where this file
-        does not exist, a list of masks that are replaced is removed. Returns the files there.
+        does not exist, a list of masks that are replaced is removed. So is the rectangle that is
+        annotated, which is beside that list, or else beside the image. Returns image and masks.
         """
-        copy, labels = self._check_shot(image, masks, replace)
+        copy, labels = self._check_shot(image, masks, replace, cells)
         table, noted = layout.cells_path(labels), cells if cells and cells.is_file() else None
         written = whole(table) if noted else nullcontext(table)
+        region, file = _read_rectangle(cells or image, masks), layout.region_path(copy)
+        is_part = (region.height, region.width) != masks.shape
+        bounded = whole(file) if is_part else nullcontext(file)
         remedy = "Check the folder and the space on its disk."
         with telling("the image cannot be copied", copy, remedy, ImageError):
-            with whole(copy) as image_part, whole(labels) as masks_part, written as table_part:
+            with (
+                whole(copy) as image_part,
+                whole(labels) as masks_part,
+                written as table_part,
+                bounded as region_part,
+            ):
                 images.write_labels(masks_part, masks)
                 shutil.copyfile(image, image_part)
                 if noted:
                     shutil.copyfile(noted, table_part)
+                if is_part:
+                    region_part.write_text(region.model_dump_json())
             if cells and not noted:
                 table.unlink(missing_ok=True)
+            if not is_part:
+                file.unlink(missing_ok=True)
         return copy, labels
 
-    def _check_shot(self, image: Path, masks: np.ndarray, replace: bool) -> tuple[Path, Path]:
+    def _check_shot(
+        self, image: Path, masks: np.ndarray, replace: bool, cells: Path | None
+    ) -> tuple[Path, Path]:
         """Where `add_to_shots` puts them, or why it cannot."""
         pixels = read_pixels(image)
         check_size(pixels.shape[:2], masks.shape, "its masks", image)
-        if not np.any(masks):
+        if not np.any(masks[_read_rectangle(cells or image, masks).box]):
             what = "there are no cells to learn from"
             remedy = "Draw at least one cell, or choose another image."
             raise DatasetError(what, where=image, remedy=remedy)
@@ -296,17 +315,19 @@ class Experiment:
     ) -> dict[str, float]:
         """Keep a correction: its score in ``rounds.csv``, then image and masks among the shots.
 
+        Where a part alone is annotated, see `add_to_shots`, that part is scored.
         Other weights begin the next round. Correcting an image again in the same round replaces its
         row, and its masks among the shots if they are those of the former correction. Nothing is
         written where these cannot be, see `add_to_shots`.
         """
-        found, table = compare(predicted, corrected), self.rounds()
+        box = _read_rectangle(cells or result.image, corrected).box
+        found, table = compare(predicted[box], corrected[box]), self.rounds()
         name = layout.image_name(result.image)
         copy, masks = layout.place_shot(self.folder, result.image)
         former = set(table.loc[table["image"] == name, "masks"])
         replace = replace or (masks.exists() and _hash(masks) in former)
         annotated = copy.exists() and masks.exists()
-        self._check_shot(result.image, corrected, replace)
+        self._check_shot(result.image, corrected, replace, cells)
         row = self._round_of(table, result.weights)
         same = (table["round"] == row["round"]) & (table["image"] == name)
         row |= found | {
@@ -336,7 +357,9 @@ class Experiment:
         for one in layout.list_images(self.folder):
             with suppress(ScellsegError):  # a damaged shot does not cost the correction
                 if one.masks and one.split == layout.SHOT:
-                    counts.append(int(read_masks(one.masks).max()))
+                    drawn = read_masks(one.masks)
+                    drawn = drawn[_read_rectangle(one.image, drawn).box]
+                    counts.append(np.count_nonzero(np.unique(drawn)))
         last = int(table["round"].max()) if len(table) else 0
         return {"round": last + 1, "shots": len(counts), "shot_cells": sum(counts)}
 
@@ -390,10 +413,16 @@ def _look_at(name: str, image: Path, file: Path) -> AnnotatedImage:
     try:
         pixels, (masks, doubt) = read_pixels(image), hear(lambda: read_masks(file))
         check_size(pixels.shape[:2], masks.shape, "its masks", image)
+        region = _read_rectangle(image, masks)
     except (ScellsegError, OSError) as error:
         return AnnotatedImage(name, image, plain(error))
+    if (region.height, region.width) != masks.shape:
+        height, width = masks.shape
+        part = f"{region.height} x {region.width} of {height} x {width} px"
+        doubt = f"Only a part of the image is annotated: {part}. {doubt}".strip()
+    pixels, masks = pixels[region.box], relabel_sequential(masks[region.box])[0]
     if not masks.any():
-        return AnnotatedImage(name, image, "No cell is drawn in it yet.")
+        return AnnotatedImage(name, image, f"No cell is drawn in it yet. {doubt}".strip())
     sizes = diameters(np.bincount(masks.ravel())[1:])
     typical = float(np.median(sizes))
     middles = np.array(ndimage.center_of_mass(masks, masks, np.arange(1, masks.max() + 1)))
@@ -405,12 +434,18 @@ def _look_at(name: str, image: Path, file: Path) -> AnnotatedImage:
         name,
         image,
         doubt=doubt,
+        region=region,
         cells=sizes.size,
         diameter=typical,
         n_channels=planes.shape[2],
         channels_differ=not np.array_equal(planes[..., 1:], planes[..., :-1], equal_nan=True),
         middle=(int(middles[chosen][0]), int(middles[chosen][1])),
     )
+
+
+def _read_rectangle(file: Path, masks: np.ndarray) -> Region:
+    """Rectangle that is annotated of an image, by its file or one beside it, and its masks."""
+    return read_region(layout.region_path(file), masks.shape)
 
 
 def _hash(masks: np.ndarray | Path) -> str | None:

@@ -91,8 +91,7 @@ def test_outline_closes_itself(editor: EditorInPage) -> None:
         corners = [(60 + 12 * np.sin(angle), 150 + 20 * np.cos(angle)) for angle in angles]
         editor.tool("outline")
         editor.drag(corners, release=release)
-        labels = editor.labels
-        inside = polygon2mask(SHAPE, np.array(corners) - 0.5)
+        labels, inside = editor.labels, polygon2mask(SHAPE, np.array(corners) - 0.5)
         found = labels == 6
         np.testing.assert_array_equal(labels[~found], scene()[~found])
         assert not found[scene() > 0].any()
@@ -291,7 +290,6 @@ def test_list_of_cells(editor: EditorInPage) -> None:
     areas = np.bincount(scene().ravel())[1:].tolist()
     assert [cell["area"] for cell in cells.values()] == areas
     editor.root.locator(".se-chip", has_text="round 1").wait_for()
-
     editor.press("sort-area")
     editor.lists([1, 2, 5, 4, 3])  # of 400, 400, 600, 709 and 800 px
     editor.press("sort-area")
@@ -314,8 +312,13 @@ def test_save_and_open_again(editor: EditorInPage, tmp_path) -> None:
     editor.key("Delete")
     editor.row(5).locator(".se-note").fill("kept")
     editor.row(5).locator(".se-note").press("Enter")
+    editor.tool("region")
+    editor.drag([(10.2, 20.1), (110.4, 159.8)], steps=5)
+    editor.message("Draw all cells within the frame")
     editor.press("save")
     editor.message("Saved 4 cells")
+    part = '{"top":10,"left":20,"height":100,"width":140}'
+    assert (tmp_path / "scene_region.json").read_text() == part
     expected = scene()
     expected[expected == 4] = 0
     expected[expected == 5] = 4  # numbered 1 to n
@@ -324,6 +327,8 @@ def test_save_and_open_again(editor: EditorInPage, tmp_path) -> None:
     table = pd.read_csv(tmp_path / "scene_cells.csv", keep_default_na=False)
     assert table["note"].tolist() == ["", "", "", "kept"]
     cells = "cells=pd.read_csv(editor.path.with_name('scene_cells.csv'))"
-    editor.load(f"image, read_masks(editor.path), {cells}, title='scene'")
+    editor.load(f"image, read_masks(editor.path), {cells}, title='scene', path=editor.path")
     np.testing.assert_array_equal(editor.labels, expected)
     assert editor.row(4).locator(".se-note").input_value() == "kept"
+    editor.key("u")
+    editor.message("The whole image is annotated")

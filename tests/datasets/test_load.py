@@ -1,6 +1,7 @@
 """Data sets by name and from folders."""
 
 import csv
+import json
 from itertools import pairwise
 from pathlib import Path
 from unittest.mock import Mock
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import tifffile
 
+from scellseg_lib.augment import prepare, sources_hash
 from scellseg_lib.datasets import load, manifest, synthetic
 from scellseg_lib.datasets.load import DatasetNotHere, find_readable, load_dataset, load_folder
 from scellseg_lib.errors import DatasetError, ImageError
@@ -28,6 +30,14 @@ def write(folder: Path, *names: str) -> Path:
             write_seg(path, np.full(SHAPE, value, np.int32))
         else:
             write_labels(path, np.full(SHAPE, value))
+    return folder
+
+
+def write_part(folder: Path, image: np.ndarray, masks: np.ndarray, part: object = None) -> Path:
+    for kind, pixels in (("img", image), ("masks", masks)):
+        write_labels(folder / f"a_{kind}.png", pixels)
+    part = part or {"top": 6, "left": 10, "height": 20, "width": 32}
+    (folder / "a_region.json").write_text(json.dumps(part))
     return folder
 
 
@@ -77,6 +87,34 @@ def test_folders_that_leave_something_open(names, message, tmp_path):
         load_folder(write(tmp_path, *names.split()))
     with pytest.raises(DatasetError, match="no such folder"):
         load_folder(tmp_path / "absent")
+
+
+RECTANGLES = [
+    ({"top": 0, "left": 0, "height": 9}, "this is no rectangle in pixels .width: Field required"),
+    ({"top": 0, "left": -1, "height": 9, "width": 9.5}, "left: .*; width: .* integer"),
+    ({"top": 32, "left": 0, "height": 9, "width": 9}, "beyond the image of 40 x 50 px"),
+]
+
+
+def test_of_a_shot_that_is_annotated_in_part_nothing_else_is_ever_seen(tmp_path):
+    image, masks = np.random.default_rng(0).integers(0, 99, (40, 50)), np.zeros((40, 50), int)
+    masks[:5, :5], masks[8:16, 12:20], masks[20:30, 38:48] = 1, 2, 3  # the last across the edge
+    inside, place = np.zeros(image.shape, bool), write(tmp_path, "query/a_img.png") / "shot"
+    inside[6:26, 10:42], hashes = True, []
+    for shown, drawn in ((image, masks), (np.where(inside, image, 9 * image), inside * masks)):
+        (part,) = load_folder(write_part(place, shown, drawn).parent).shot
+        hashes.append(sources_hash(prepare([part])))
+    assert hashes[0] == hashes[1]
+    assert (part.image.shape[1:], np.bincount(part.masks.flat)[1:].tolist()) == ((20, 32), [64, 24])
+    (place / "a_region.json").rename(tmp_path / "query" / "a_region.json")
+    assert [one.image.shape[1:] for one in load_folder(tmp_path)] == [(40, 50), SHAPE]
+    write_part(place, image, masks[:35])  # it would fit into both
+    with pytest.raises(ImageError, match=r"image is of 40 x 50 px, its masks of 35 x 50 px"):
+        _ = load_folder(tmp_path).shot[0].image
+    for rectangle, words in RECTANGLES:
+        write_part(place, image, masks, rectangle)
+        with pytest.raises(ImageError, match=rf"a_region\.json: .*{words}.*Remove the file, and"):
+            _ = load_folder(tmp_path).shot[0].masks
 
 
 def test_channels_and_axes_reach_the_reader(tmp_path):

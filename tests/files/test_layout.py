@@ -32,6 +32,7 @@ NAMES = [
     ("cells", "A", "A_cells.csv A_img_cells.csv"),
     ("", "A", "A.csv A.npy A.czi A_flows.tif A.ome_cp_output.png"),
     ("", "A_masks", "A_masks.pdf"),
+    ("", "A_region", "A_region.json"),
 ]
 
 
@@ -91,6 +92,7 @@ def test_the_experiment_of_a_file(tmp_path):
     for name in ("shot/A_masks.tif", "corrected/A_masks.tif"):
         assert experiment_of(tmp_path / name) == tmp_path
     assert layout.cells_path(tmp_path / "A_cp_masks.ome.tif") == tmp_path / "A_cells.csv"
+    assert layout.region_path(tmp_path / "A_img.ome.tif") == tmp_path / "A_region.json"
     own = tmp_path / "corrected" / "A.tif"  # by its microscope, perhaps: nobody knows
     assert experiment_of(own) == own.parent
 

@@ -43,6 +43,12 @@ def experiment(tmp_path: Path) -> Path:
     return home
 
 
+def result_of(experiment: Path) -> SegmentedImage:
+    places = experiment / "query" / "b_img.tif", experiment / "segmented" / "b_masks.tif"
+    made_by = None, "tuned.safetensors", "first", SegmentationSettings(30.0)
+    return SegmentedImage("b", *places, *made_by)
+
+
 def marks(panel: AnnotatePanel) -> str:
     return "".join(label[0] for label, _ in panel.list.options)
 
@@ -185,8 +191,7 @@ def test_damaged_masks_are_said_and_never_overwritten(folder: Path, name, data, 
     assert opened(panel) == "worm_1"
     panel.editor.outline(SQUARE)
     panel.step(1)
-    assert opened(panel) == "worm_3"
-    assert (folder / name).read_bytes() == data
+    assert (opened(panel), (folder / name).read_bytes()) == ("worm_3", data)
 
 
 @pytest.mark.parametrize("mine", [True, False])
@@ -229,12 +234,10 @@ def test_edits_that_a_crash_has_left_are_offered_when_the_folder_is_opened(folde
 
 def test_a_dropped_image_is_opened_in_the_folder(folder: Path, tmp_path: Path, monkeypatch):
     draw(tmp_path, "new")
-    data = (tmp_path / "new.tif").read_bytes()
-    panel = AnnotatePanel(folder)
+    data, panel = (tmp_path / "new.tif").read_bytes(), AnnotatePanel(folder)
     for _ in range(2):
         drop(panel, "new.tif", data)
-        assert opened(panel) == "new"
-        assert len(panel.list.options) == 4
+        assert (opened(panel), len(panel.list.options)) == ("new", 4)
     assert (folder / "new.tif").read_bytes() == data
     monkeypatch.setenv("HOME", str(tmp_path / "home"))  # where no folder is open
     panel = AnnotatePanel()
@@ -279,12 +282,10 @@ def test_what_cannot_be_taken_is_said_and_leaves_no_trace(folder: Path):
         ("worm_2_cells.csv", b"label,class\n9,x\n", "it names cells which the masks have not"),
         ("table.csv", b"a,b\n1,2\n", "is no image"),
     ):
-        before = files(folder)
-        panel = AnnotatePanel(folder)
+        before, panel = files(folder), AnnotatePanel(folder)
         drop(panel, name, data)
         assert words in problem(panel)
-        assert files(folder) == before
-        assert opened(panel) == "worm_1"
+        assert (files(folder), opened(panel)) == (before, "worm_1")
 
 
 def test_nothing_is_learnt_from_an_image_to_be_segmented_before_it_is_asked_for(experiment: Path):
@@ -311,13 +312,38 @@ def test_nothing_is_learnt_from_an_image_to_be_segmented_before_it_is_asked_for(
     assert not is_shown(panel.learn)
 
 
+def test_the_part_that_is_annotated_is_kept_counted_and_learnt_from_alone(experiment: Path):
+    panel = AnnotatePanel(experiment)
+    panel.editor.outline(SQUARE)
+    panel.editor.outline(SQUARE + 20)
+    panel.editor.set_region([[18, 18], [40, 40]])
+    panel.step(1)  # saves
+    choose(panel, "b")
+    panel.learn.click()
+    assert files(experiment)["shot/b_region.json"] == files(experiment)["query/b_region.json"]
+    found = Experiment(experiment).survey()
+    assert usable(experiment) == [("a", 1), ("b", 1)]
+    assert "Only a part of the image is annotated: 22 x 22 of 40 x 50 px" in tell_shots(found)
+    assert found.crop(None).shape == (22, 22)
+    panel.editor.set_region([[20, 0], [40, 18]])
+    panel.learn.click()
+    assert "there are no cells to learn from" in problem(panel)
+    panel.editor.set_region([[0, 0], [40, 50]])
+    panel.learn.click()
+    assert not list(experiment.rglob("*_region.json"))
+    panel.correct(result_of(experiment))
+    panel.editor.set_region([[0, 0], [12, 12]])
+    panel.editor.delete([2])
+    panel.learn.click()
+    panel.replace.click()
+    assert "0 cells added, 0 removed, 0 changed" in panel.message.text  # within it
+    assert usable(experiment) == [("a", 1), ("b", 1)]
+
+
 def test_a_correction_is_gone_on_with_scored_and_becomes_a_shot(experiment: Path, model):
     told: list[Path] = []
     panel = AnnotatePanel(experiment, on_learn=told.append, on_suggest=model)
-    before = files(experiment / "segmented")
-    places = experiment / "query" / "b_img.tif", experiment / "segmented" / "b_masks.tif"
-    made_by = None, "tuned.safetensors", "first", SegmentationSettings(30.0)
-    result = SegmentedImage("b", *places, *made_by)
+    before, result = files(experiment / "segmented"), result_of(experiment)
     panel.correct(result)
     assert "the model tuned found in b" in panel.message.text
     panel.editor.delete([1])

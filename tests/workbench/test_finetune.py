@@ -200,8 +200,7 @@ def test_all_packaged_fetched_and_own_models_are_offered(folder, monkeypatch):
     fetched = released_file("cellpose")
     fetched.parent.mkdir()
     fetched.touch()
-    panel = end(FinetunePanel(folder))
-    starts = offer_models(folder, to_start=True)
+    panel, starts = end(FinetunePanel(folder)), offer_models(folder, to_start=True)
     packaged = [f"{name}_16" for name in ("scellseg", "cellpose", "hover", "unet3", "unet2")]
     expected = ["scellseg_32", *packaged, "released cellpose", "mine.safetensors"]
     assert [start.key for start in starts] == expected
@@ -248,8 +247,7 @@ def test_the_saved_model_is_the_one_that_the_library_tunes(folder, monkeypatch):
     monkeypatch.setattr(f"{FINETUNE}.draw_losses", lambda log, n: drawn.append(len(log)) or "")
     monkeypatch.setattr(f"{FINETUNE}.DRAWN_EVERY", LONG)
     panel = opened(folder)
-    model = panel.model.value.load()
-    options = {"recipe": "quick", "steps": 4, "batch_size": 2}
+    model, options = panel.model.value.load(), {"recipe": "quick", "steps": 4, "batch_size": 2}
     same = finetune(model, load_folder(folder).shot, precision=Precision(), **options)
     assert weights_hash(load_model(tuned(panel)).network) == weights_hash(same.network)
     assert panel.name.value == "worms-scellseg-2"  # for the next one
@@ -322,8 +320,7 @@ def test_a_stopped_run_can_be_kept_as_it_is_also_after_another_look(folder, pace
     panel.check.click()
     end(panel).keep.click()
     model = load_model(passed_on[0])
-    assert weights_hash(model.network) == kept
-    assert model.card.recipe["stopped_after"] == done
+    assert (weights_hash(model.network), model.card.recipe["stopped_after"]) == (kept, done)
     assert model.card.diameter == pytest.approx(panel.found.diameter, abs=0.01)
     assert (panel.run, is_shown(panel.start)) == (None, True)
     assert checkpoints(folder) == []

@@ -67,14 +67,9 @@ _cached = lru_cache(maxsize=8)(make_image)  # for a sample's image and for its m
 
 def _make_sample(kind: str, role: str, number: int) -> Sample:
     words = (_STREAMS[role], 0, number)  # 0 stands for nothing, but the images hang on it
-    style = kind if role == "contrast" else None
-    return Sample(
-        name=f"{kind}_{role}_{number:03d}",
-        read_image=lambda: _cached(kind, words)[0].copy(),
-        read_masks=lambda: _cached(kind, words)[1].copy(),
-        split=f"contrast:{style}" if style else role,
-        style=style,
-    )
+    name, make = f"{kind}_{role}_{number:03d}", partial(_cached, kind, words)
+    split, style = (f"contrast:{kind}", kind) if role == "contrast" else (role, None)
+    return Sample(name, lambda: make()[0].copy(), lambda: make()[1].copy(), split, style)
 
 
 def make_dataset(
@@ -103,11 +98,7 @@ def make_dataset(
     else:
         wanted = [(_FEW_SHOT[name], "shot", i) for i in range(n_shot)]
         wanted += [(_FEW_SHOT[name], "query", i) for i in range(n_query)]
-    has_nuclei = _FEW_SHOT.get(name) not in ("worms", "phase")
-    return Dataset(
-        name=name,
-        title=f"Synthetic {name.removeprefix('synthetic_')} images",
-        licence="BSD-3-Clause",
-        samples=tuple(_make_sample(*one) for one in wanted),
-        channels=("0", "1") if has_nuclei else ("gray", "none"),
-    )
+    channels = ("gray", "none") if _FEW_SHOT.get(name) in ("worms", "phase") else ("0", "1")
+    title = f"Synthetic {name.removeprefix('synthetic_')} images"
+    samples = tuple(_make_sample(*one) for one in wanted)
+    return Dataset(name, title, "BSD-3-Clause", samples, channels)

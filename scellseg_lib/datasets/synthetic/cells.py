@@ -27,12 +27,11 @@ def draw_phase(scene: Scene) -> Planes:
     for y, x, radius in places:
         tall = rng.random() < 0.5
         bent = None if tall else warp
+        size, rough = (0.9 * radius, 0.04) if tall else (radius, 0.1)
+        long = rng.uniform(1.0, 1.2) if tall else rng.uniform(1.2, 2.8)
+        spikes = (0 if tall else int(rng.integers(0, 4)), 1.0, 0.2)
         cell = scene.draw_outline(
-            *(y, x, radius * (0.9 if tall else 1.0)),
-            elongation=rng.uniform(1.0, 1.2) if tall else rng.uniform(1.2, 2.8),
-            rough=0.04 if tall else 0.1,
-            spikes=(0 if tall else int(rng.integers(0, 4)), 1.0, 0.2),
-            warp=bent,
+            y, x, size, elongation=long, rough=rough, spikes=spikes, warp=bent
         )
         nucleus = _draw_nucleus(scene, cell, 0.42 * radius, 2.0, bent)
         if nucleus is None:
@@ -212,9 +211,7 @@ def draw_cytomembrane(scene: Scene) -> Planes:
         scene.draw_outline(*place, elongation=rng.uniform(1, 1.8), rough=0.07)
         for place in scene.scatter(radii, 0.8, 1.0 - empty)
     ]
-    labels = assign(cells, shape, 1.2)
-    labels[empty] = 0
-    labels = clean(labels, 120)
+    labels = clean(np.where(empty, 0, assign(cells, shape, 1.2)), 120)
     wall = np.zeros(shape, bool)
     wall[:, 1:] |= labels[:, 1:] != labels[:, :-1]
     wall[1:] |= labels[1:] != labels[:-1]
@@ -243,8 +240,7 @@ def draw_cytomembrane(scene: Scene) -> Planes:
 def draw_style1(scene: Scene) -> Planes:
     """Neurons as faint rings in the haze of cortex."""
     rng, shape = scene.rng, scene.shape
-    dense = rng.random() < 0.2
-    per_area = 1.15e-3 if dense else rng.uniform(2.9e-4, 4.2e-4)
+    per_area = 1.15e-3 if rng.random() < 0.2 else rng.uniform(2.9e-4, 4.2e-4)
     number = max(2, int(per_area * shape[0] * shape[1]))
     places = scene.scatter(11.6 * np.exp(0.1 * rng.standard_normal(number)), 1.02)
     neuropil = scene.draw_field(1.8) + 0.8 * scene.draw_field(4)
@@ -252,8 +248,7 @@ def draw_style1(scene: Scene) -> Planes:
     points = np.column_stack([rng.random((500, 2)) * shape, rng.uniform(0.1, 1, 500) ** 2])
     light += 0.6 * blur(scene.draw_strokes(points, 12, 3, 0.4), 1.2)
     vessels = np.column_stack([rng.random((3, 2)) * shape, np.ones(3)])
-    holes = blur(scene.draw_strokes(vessels, 90, 13, 0.3), 4)
-    cells = []
+    holes, cells = blur(scene.draw_strokes(vessels, 90, 13, 0.3), 4), []
     for place in places:
         cell = scene.draw_outline(*place, elongation=rng.uniform(1, 1.35), rough=0.05)
         cells.append(cell)

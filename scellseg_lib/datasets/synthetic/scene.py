@@ -168,8 +168,7 @@ def blur(plane: np.ndarray, sigma: float) -> np.ndarray:
 
 def assign(outlines: Sequence[Outline], shape: Shape, reach: float = 1.0) -> np.ndarray:
     """Label pixels by the outline that they are deepest in (`level` below `reach`): int32[H, W]."""
-    best = np.full(shape, reach, np.float32)
-    labels = np.zeros(shape, np.int32)
+    best, labels = np.full(shape, reach, np.float32), np.zeros(shape, np.int32)
     for number, outline in enumerate(outlines, 1):
         take = outline.level < best[outline.window]
         best[outline.window][take] = outline.level[take]

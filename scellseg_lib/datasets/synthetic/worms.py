@@ -21,8 +21,7 @@ def draw_worms(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
     x = np.arange(shape[1])[None] / shape[1] - rng.normal(0.545, 0.02)
     lamp = rng.normal(2790, 60) / (1 + 5.6 * y**2 + 7.0 * x**2)
     transmission = _draw_debris(scene)
-    labels = np.zeros(shape, np.int32)
-    areas: dict[int, int] = {}
+    labels, areas = np.zeros(shape, np.int32), dict[int, int]()
     wanted = max(1, round(rng.integers(11, 18) * float((stop > 0).sum()) / 160_000))
     for _ in range(40 * wanted):
         if len(areas) == wanted:
@@ -95,8 +94,7 @@ def _draw_half_width(rng: np.random.Generator) -> np.ndarray:
 
 def _draw_worm(rng: np.random.Generator, stop: np.ndarray, centre: np.ndarray) -> Worm | None:
     """One worm about a centre (y, x); None outside the well."""
-    line = _draw_midline(rng, rng.normal(112, 8)) + centre
-    half = _draw_half_width(rng)
+    line, half = _draw_midline(rng, rng.normal(112, 8)) + centre, _draw_half_width(rng)
     low, high = np.floor(line.min(0) - 14).astype(int), np.ceil(line.max(0) + 14).astype(int)
     grain, stretch = rng.standard_normal((POINTS + 8, 25)), rng.standard_normal(POINTS)
     is_outside = (low < 0).any() or (high >= stop.shape).any()
@@ -104,17 +102,14 @@ def _draw_worm(rng: np.random.Generator, stop: np.ndarray, centre: np.ndarray) -
         return None
     y, x = np.mgrid[low[0] : high[0], low[1] : high[1]]
     away = (y[..., None] - line[:, 0]) ** 2 + (x[..., None] - line[:, 1]) ** 2
-    near = away.argmin(-1)
-    distance = np.sqrt(away.min(-1))
+    near, distance = away.argmin(-1), np.sqrt(away.min(-1))
     tangent = np.gradient(line, axis=0)
     side = (x - line[near, 1]) * tangent[near, 0] - (y - line[near, 0]) * tangent[near, 1]
-    depth = half[near] - distance
-    across = np.sign(side) * distance
+    depth, across = half[near] - distance, np.sign(side) * distance
     # Texture lives in the worm's own coordinates, so that gut and gonad run along the body.
     texture = ndimage.gaussian_filter(grain, (1.3, 1.3), mode="nearest")
-    texture = ndimage.map_coordinates(
-        texture / texture.std(), [near + 4.0, across * 1.4 + 12], order=1, mode="nearest"
-    )
+    texture, at = texture / texture.std(), [near + 4.0, across * 1.4 + 12]
+    texture = ndimage.map_coordinates(texture, at, order=1, mode="nearest")
     along = ndimage.gaussian_filter1d(stretch, 6)[near] / 0.22
     thick = np.clip(half[near] / 5.5, 0, 1)
     body = 1 / (1 + np.exp(-np.clip((depth - 0.6) / 0.45, -30, 30)))

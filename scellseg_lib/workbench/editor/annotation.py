@@ -1,10 +1,11 @@
-"""The masks of one image while they are edited: labels, classes and notes, and how they came about.
+"""The masks of one image while they are edited: labels, what is said of them, how it came about.
 
 No browser is needed: the mask editor is a window on this. What cannot be done raises an ImageError
 and changes nothing.
 """
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,10 +13,11 @@ import numpy as np
 import pandas as pd
 
 from scellseg_lib.atomic import whole
+from scellseg_lib.datasets.load import Region
 from scellseg_lib.errors import ImageError, telling
 from scellseg_lib.files.export import match_cells, waiting_list
 from scellseg_lib.files.images import write_labels
-from scellseg_lib.files.layout import cells_path
+from scellseg_lib.files.layout import cells_path, region_path
 from scellseg_lib.samples import as_labels
 from scellseg_lib.workbench.editor import operations
 from scellseg_lib.workbench.editor.classes import (
@@ -37,7 +39,8 @@ class Annotation:
     """Labels of an image, what is said of the cells, and a log of edits that can be replayed.
 
     The labels, int[H, W], are copied. `cells` has a column ``label``, and ``class`` or ``note`` or
-    both; `journal` is a file to which every edit is appended at once; `classes` are known already.
+    both; `journal` is a file to which every edit is appended at once; `classes` are known already;
+    `region` is the rectangle within which all cells are drawn, None the whole image.
     """
 
     def __init__(
@@ -46,9 +49,13 @@ class Annotation:
         cells: pd.DataFrame | None = None,
         journal: Path | None = None,
         classes: Classes | None = None,
+        region: Region | None = None,
     ) -> None:
         self.labels = as_labels(labels, largest=LARGEST_LABEL).copy()
         self.areas = np.bincount(self.labels.ravel(), minlength=1)  # pixels, by label
+        height, width = self.labels.shape
+        self.whole = Region(top=0, left=0, height=height, width=width)
+        self.region = region or self.whole
         said = None if cells is None else match_cells(cells, self.labels).itertuples(name=None)
         facts = {cell: Facts(" ".join(kind.split()), note) for cell, kind, note in said or ()}
         self.facts = {cell: one for cell, one in facts.items() if one != NOTHING}
@@ -83,12 +90,14 @@ class Annotation:
         facts: Mapping[int, Facts] | None = None,
         id: str = "",
         classes: Classes | None = None,
+        region: Region | None = None,
     ) -> Edit:
         """Apply a change, and keep it as an edit that can be undone.
 
         The patch may be made from other labels: what counts is what it writes where. `facts` is
         what is now said of cells, and `classes` the list of classes afterwards; classes of cells
-        that it lacks are added. Nothing is said any more of a cell that vanishes.
+        that it lacks are added. Nothing is said any more of a cell that vanishes. `region` is the
+        rectangle afterwards, if that changes.
         """
         written = patch.runs[:, 3]
         if len(written) and not 0 <= written.min() <= written.max() <= LARGEST_LABEL:
@@ -107,7 +116,8 @@ class Annotation:
         if list(listed.items()) != list(self.classes.items()):
             lists = self.classes, listed
         pairs = {cell: (self.facts.get(cell, NOTHING), said) for cell, said in now.items()}
-        edit = Edit(id or self._choose_id(), kind, patch, pairs, classes=lists)
+        regions = (self.region, region) if region else None
+        edit = Edit(id or self._choose_id(), kind, patch, pairs, classes=lists, region=regions)
         self._perform(edit)
         self.undoable.append(edit)
         self.redoable.clear()
@@ -120,8 +130,9 @@ class Annotation:
         last = self.undoable[-1]
         facts = {cell: (after, before) for cell, (before, after) in last.facts.items()}
         lists = last.classes and (last.classes[1], last.classes[0])
+        regions = last.region and (last.region[1], last.region[0])
         id = id or self._choose_id()
-        edit = Edit(id, "undo", last.patch.invert(), facts, last.id, lists)
+        edit = Edit(id, "undo", last.patch.invert(), facts, last.id, lists, regions)
         self._perform(edit)
         self.redoable.append(self.undoable.pop())
         return edit
@@ -146,7 +157,8 @@ class Annotation:
                 self.redo(id)
             else:
                 facts = {cell: after for cell, (_, after) in edit.facts.items()}
-                self.change(edit.kind, edit.patch, facts, id, edit.classes and edit.classes[1])
+                classes, region = edit.classes and edit.classes[1], edit.region and edit.region[1]
+                self.change(edit.kind, edit.patch, facts, id, classes, region)
 
     def is_renumbering(self, edit: Edit) -> bool:
         """Whether an edit numbers the cells anew, or takes that back."""
@@ -225,6 +237,19 @@ class Annotation:
         listed = {k: v for k, v in self.classes.items() if k != name}
         return self.change("remove class", facts=self._reclassify(name, ""), classes=listed)
 
+    def set_region(self, corners: Sequence[Sequence[float]]) -> Edit | None:
+        """Say that all cells within a rectangle are drawn; None where that is said already.
+
+        Its `corners` are two opposite ones, (y, x) in pixels; those of the image are all of it.
+        """
+        ends = np.sort(np.round(np.asarray(corners, np.float64)), axis=0)
+        (top, left), (bottom, right) = np.clip(ends, 0, self.labels.shape).astype(int).tolist()
+        if top == bottom or left == right:
+            remedy = "Drag from one corner to the other, over the image."
+            raise ImageError("the rectangle holds no pixel of the image", remedy=remedy)
+        region = Region(top=top, left=left, height=bottom - top, width=right - left)
+        return None if region == self.region else self.change("region", region=region)
+
     def recover(self) -> int:
         """Do again what a crash has left; the number of edits.
 
@@ -253,22 +278,30 @@ class Annotation:
         self.recoverable = []
 
     def write(self, path: Path) -> Path:
-        """Write the masks and the list of cells, whose path is returned; both, or neither."""
-        table = cells_path(path)
+        """Write the masks and the list of cells, whose path is returned; both, or neither.
+
+        Beside them comes the rectangle, where not the whole image is annotated.
+        """
+        table, region, is_whole = cells_path(path), region_path(path), self.region == self.whole
         waiting = waiting_list(table, self.labels)
         remedy = "Close other programs that have these files open, make room on the disk, or save "
         remedy += "elsewhere. Your edits are kept."
         with telling("the masks cannot be saved", path, remedy, ImageError):
-            if table.exists():
-                table.open("r+b").close()  # or another program has it open
+            for file in (file for file in (table, region) if file.exists()):
+                file.open("r+b").close()  # or another program has it open
             with whole(waiting) as listed:
                 self.cells.to_csv(listed, index=False)
             try:
-                write_labels(path, self.labels)
+                with nullcontext(region) if is_whole else whole(region) as scratch:
+                    if not is_whole:
+                        scratch.write_text(self.region.model_dump_json())
+                    write_labels(path, self.labels)
             except OSError:
                 waiting.unlink(missing_ok=True)  # the masks that it speaks of are not there
                 raise
             waiting.replace(table)
+            if is_whole:
+                region.unlink(missing_ok=True)
         return table
 
     def restart_journal(self) -> None:
@@ -301,6 +334,8 @@ class Annotation:
         self.areas = self._count_after(edit.patch)
         if edit.classes:
             self.classes = dict(edit.classes[1])
+        if edit.region:
+            self.region = edit.region[1]
         for cell, (_, new) in edit.facts.items():
             if new == NOTHING:
                 self.facts.pop(cell, None)

@@ -18,7 +18,9 @@ import numpy as np
 import pandas as pd
 import traitlets
 
+from scellseg_lib.datasets.load import read_region
 from scellseg_lib.errors import ImageError
+from scellseg_lib.files.layout import region_path
 from scellseg_lib.samples import check_size
 from scellseg_lib.workbench.editor.annotation import PUT_ASIDE, Annotation
 from scellseg_lib.workbench.editor.classes import COLOURS, clean_name
@@ -32,7 +34,7 @@ if TYPE_CHECKING:  # which knows the editor
 
 HISTORY = 300  # edits that a page which opens can undo without asking Python
 COMMANDS = {"merge", "split", "delete", "fill_holes", "outline", "relabel", "undo", "redo", "save"}
-COMMANDS |= {"set_class", "set_note", "add_class", "rename_class", "remove_class"}
+COMMANDS |= {"set_class", "set_note", "add_class", "rename_class", "remove_class", "set_region"}
 """What a page may ask for, by the names of the editor's methods."""
 P = ParamSpec("P")
 AnyEdit = TypeVar("AnyEdit", Edit, Edit | None)
@@ -122,6 +124,7 @@ class MaskEditor(ImageView):
         title: str = "",
         path: Path | None = None,
         classes: ClassFile | None = None,
+        region: Path | None = None,
     ) -> None:
         """Open an image, see `ImageView.show`.
 
@@ -136,18 +139,22 @@ class MaskEditor(ImageView):
             once; what a crash has left is offered when the image is opened again.
         classes : ClassFile, optional
             The list of classes that this image shares with others.
+        region : path, optional
+            File of the rectangle that is annotated, by default that beside `path`.
 
         Raises
         ------
         ImageError
-            If the image, its masks or its list do not fit: the last one stays open.
+            If the image and what there is of it do not fit: the last one stays open.
         """
         shown = make_layers(image, channels, layers or {})
         shape = shown[0].pixels.shape[:2]
         given = np.zeros(shape, np.int32) if labels is None else np.asarray(labels)
         check_size(shape, given.shape, "its masks", title or "image")
         known, trouble = self._start_classes(classes)
-        annotation = Annotation(given, cells, edits_path(path) if path else None, known)
+        file = region or (region_path(path) if path else None)
+        part = read_region(file, shape) if file else None
+        annotation = Annotation(given, cells, edits_path(path) if path else None, known, part)
         self.annotation, self._pages = annotation, PageEdits(annotation)
         self._shared, self._trouble = classes, trouble
         self.path, self._stamp, self._n_saved = path, _read_stamp(path), 0
@@ -165,6 +172,7 @@ class MaskEditor(ImageView):
     relabel = as_editor_method(Annotation.relabel)
     undo = as_editor_method(Annotation.undo)
     redo = as_editor_method(Annotation.redo)
+    set_region = as_editor_method(Annotation.set_region)
     set_class = as_editor_method(Annotation.set_class)
     set_note = as_editor_method(Annotation.set_note)
     add_class = as_editor_method(Annotation.add_class)
@@ -182,7 +190,8 @@ class MaskEditor(ImageView):
         """Save the masks and the list of cells, and give the classes to those who share them.
 
         The cells are numbered 1 to n, which is an edit as others. The file of masks is .tif or
-        .png, by default that of `load`; beside it comes ``NAME_cells.csv``. Returns both.
+        .png, by default that of `load`; beside it comes ``NAME_cells.csv``, and where a part alone
+        is annotated ``NAME_region.json``. Returns the first two.
 
         Raises
         ------
@@ -325,6 +334,7 @@ class MaskEditor(ImageView):
             "renumbers": self._pages.follow(edit),
             "facts": {cell: [*now] for cell, (_, now) in edit.facts.items()},
             "classes": self.classes,
+            "region": annotation.region.model_dump(),
             "recoverable": len(annotation.recoverable),
         }
         self.send(content, [edit.patch.to_bytes()])
@@ -362,6 +372,7 @@ class MaskEditor(ImageView):
             "number": len(annotation.edits),
             "facts": {cell: [*facts] for cell, facts in annotation.facts.items()},
             "classes": self.classes,
+            "region": annotation.region.model_dump(),
             "palette": COLOURS,
             "trouble": self._trouble,
             "undo": [(edit.id, len(runs[edit.id])) for edit in undo],

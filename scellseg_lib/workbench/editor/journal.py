@@ -18,6 +18,7 @@ from uuid import uuid4
 import numpy as np
 
 from scellseg_lib.atomic import whole
+from scellseg_lib.datasets.load import Region
 from scellseg_lib.errors import ImageError, telling
 from scellseg_lib.files.layout import EDITS
 from scellseg_lib.workbench.editor.classes import Classes, clean_name, parse_colour
@@ -47,6 +48,7 @@ class Edit:
     facts: Mapping[int, tuple[Facts, Facts]] = field(default_factory=dict)  # before and after
     of: str = ""  # the edit that an undo or redo concerns
     classes: tuple[Classes, Classes] | None = None  # before and after, if the list has changed
+    region: tuple[Region, Region] | None = None  # before and after, if it has changed
 
     @property
     def is_of_list(self) -> bool:
@@ -59,6 +61,8 @@ class Edit:
         line["facts"] = {str(cell): [*pair] for cell, pair in self.facts.items()}
         if self.classes:
             line["classes"] = [dict(one) for one in self.classes]
+        if self.region:
+            line["region"] = [one.model_dump() for one in self.region]
         line["runs"] = base64.b64encode(self.patch.to_bytes()).decode()
         return json.dumps(line)
 
@@ -71,14 +75,17 @@ class Edit:
             int(cell): (Facts(*map(str, before)), Facts(*map(str, after)))
             for cell, (before, after) in line["facts"].items()
         }
-        classes = None
+        classes = region = None
+        if "region" in line:
+            region = Region(**line["region"][0]), Region(**line["region"][1])
         if "classes" in line:
             before, after = (
                 {clean_name(name): parse_colour(colour) for name, colour in one.items()}
                 for one in line["classes"]
             )
             classes = before, after
-        return Edit(str(line["id"]), str(line["kind"]), patch, facts, str(line["of"]), classes)
+        id, kind, of = (str(line[name]) for name in ("id", "kind", "of"))
+        return Edit(id, kind, patch, facts, of, classes, region)
 
 
 class Journal:

@@ -15,9 +15,12 @@ const TOOLS = [
   ["eraser", "Eraser", "E", "Takes pixels from the selected cell, or from the one you start on."],
   ["outline", "Outline", "O", "Draw around a cell; the outline closes itself. It adds to a selected cell (N: select none)."],
   ["cut", "Cut", "X", "Draw a line across a cell to make two of it."],
+  ["region", "Part", "R", "Drag a rectangle around a part of the image in which all cells are drawn: nothing is learnt from the rest."],
 ];
 const HELP = [
   ["V B E O X", "select, brush, eraser, outline, cut"],
+  ["R", "part: the rectangle in which all cells are drawn"],
+  ["U", "the whole image is annotated, not a part"],
   ["N", "new cell: select none"],
   ["[ ]", "smaller, larger brush"],
   ["M", "merge the selected cells"],
@@ -404,11 +407,12 @@ class Editor {
       button("fill", "Fill holes", "Fill holes of the selected cells, or of all (F)", () => this.fill()),
       button("delete", "Delete", "Delete the selected cells (Delete)", () => this.remove()),
     ];
+    this.wholeButton = button("whole", "All annotated", "The whole image is annotated: take the rectangle away (U)", () => this.annotateWhole());
     this.previous = button("previous", "\u25c0 Previous", "Previous image (A)", () => this.cycle(-1));
     this.next = button("next", "Next \u25b6", "Next image (D)", () => this.cycle(1));
     const group = (...children) => make("span", { class: "se-group" }, ...children);
     this.editing = make("div", { class: "se-bar se-editing", role: "toolbar", "aria-label": "Editing" },
-      group(...Object.values(this.buttons)),
+      group(...Object.values(this.buttons), this.wholeButton),
       group(make("label", { class: "se-toggle" }, "Size", this.sizeInput, "px"), this.protectBox),
       group(this.undoButton, this.redoButton), group(...this.cellButtons), group(this.saveButton));
 
@@ -581,6 +585,7 @@ class Editor {
     }
     this.facts = new Map(Object.entries(content.facts).map(([label, facts]) => [Number(label), facts]));
     this.classes = content.classes;
+    this.region = content.region;
     this.palette = content.palette;
     this.others.hidden = true;
     this.pending = [];
@@ -666,6 +671,7 @@ class Editor {
       else this.facts.delete(Number(label));
     }
     this.classes = content.classes;
+    this.region = content.region;
     for (const label of this.chosen) if (!(this.labels.areas[label] > 0)) this.chosen.delete(label);
     this.recolour();
     this.relist();
@@ -712,6 +718,7 @@ class Editor {
     this.pending = this.pending.filter((item) => item.id !== content.id);
     if (content.pixels === null && (content.name === "undo" || content.name === "redo")) this.say(`There is nothing to ${content.name}.`);
     if (content.pixels === 0 && content.name === "fill_holes") this.say("There are no holes to fill.");
+    if (content.name === "set_region") this.say(this.isPart() ? "Draw all cells within the frame: nothing is learnt from what is outside." : "The whole image is annotated: draw all of its cells.");
     this.showState();
   }
 
@@ -841,6 +848,14 @@ class Editor {
   }
 
   cycle(by) { if (this.listens.includes("cycle")) this.model.send({ type: "cycle", by }); }
+
+  // Whether a part of the image alone is annotated.
+  isPart() { return Boolean(this.region) && (this.region.width !== this.labels.width || this.region.height !== this.labels.height); }
+
+  annotateWhole() {
+    if (this.isPart()) this.command("set_region", { corners: [[0, 0], [this.labels.height, this.labels.width]] });
+    else this.say("The whole image is annotated: there is no rectangle.");
+  }
 
   cancel() {
     if (this.stroke) {
@@ -992,6 +1007,8 @@ class Editor {
       for (const one of between.length ? between : [event]) this.continueStroke(this.point(one));
       this.paintTimes.push(performance.now() - began);
       if (this.paintTimes.length > 5000) this.paintTimes.shift();
+    } else if (this.path && this.tool === "region") {
+      this.path = [this.path[0], this.pointer]; // its two corners
     } else if (this.path) {
       this.path.push(this.pointer);
       if (this.tool === "outline" && this.closes()) this.endPath();
@@ -1023,6 +1040,11 @@ class Editor {
     const points = this.path.map(([x, y]) => [y, x]);
     this.path = null;
     this.away = false;
+    if (this.tool === "region") {
+      if (points.length === 2) this.command("set_region", { corners: points });
+      else this.say("Drag from one corner of the rectangle to the other, holding the button.");
+      return;
+    }
     if (points.length < 3) { this.say(this.tool === "cut" ? "Draw a line across a cell." : "Draw around a cell, holding the button."); return; }
     if (this.tool === "cut") this.command("split", { line: points, cells: [...this.chosen] });
     else this.command("outline", { points, cell: this.chosen.size === 1 ? [...this.chosen][0] : 0, protect: this.protect });
@@ -1100,7 +1122,7 @@ class Editor {
     const control = (event.ctrlKey || event.metaKey) && !event.getModifierState("AltGraph");
     const name = event.key.length === 1 ? event.key.toLowerCase() : event.key;
     const free = {
-      v: () => this.choose("select"), b: () => this.choose("brush"), e: () => this.choose("eraser"), o: () => this.choose("outline"), x: () => this.choose("cut"),
+      v: () => this.choose("select"), b: () => this.choose("brush"), e: () => this.choose("eraser"), o: () => this.choose("outline"), x: () => this.choose("cut"), r: () => this.choose("region"), u: () => this.annotateWhole(),
       n: () => this.select([]), "[": () => this.resize(this.size - (this.size > 20 ? 4 : 1)), "]": () => this.resize(this.size + (this.size >= 20 ? 4 : 1)),
       m: () => this.merge(), f: () => this.fill(), Delete: () => this.remove(), Backspace: () => this.remove(),
       p: () => { this.protectBox.firstChild.click(); this.say(this.protect ? "Neighbours are protected." : "You draw over neighbours."); },
@@ -1297,7 +1319,23 @@ class Editor {
     this.inks = grown;
   }
 
-  // Draw the cursor, the outline under way, and the disk.
+  // Frame the part that is annotated, or is being dragged, and darken what is outside.
+  drawRegion(context, place, twice) {
+    let corners = this.isPart() && [[this.region.left, this.region.top], [this.region.left + this.region.width, this.region.top + this.region.height]];
+    if (this.path?.length === 2 && this.tool === "region") corners = this.path.map(([x, y]) => [clamp(Math.round(x), 0, this.labels.width), clamp(Math.round(y), 0, this.labels.height)]);
+    if (!corners) return;
+    const [[x0, y0], [x1, y1]] = corners.map(place);
+    context.beginPath();
+    context.rect(0, 0, this.above.width, this.above.height);
+    context.rect(x0, y0, x1 - x0, y1 - y0);
+    context.fillStyle = "rgba(0, 0, 0, 0.55)";
+    context.fill("evenodd");
+    context.setLineDash([8 * this.painter.ratio, 5 * this.painter.ratio]);
+    twice(() => context.rect(x0, y0, x1 - x0, y1 - y0));
+    context.setLineDash([]);
+  }
+
+  // Draw the annotated part, the cursor, the outline under way, and the disk.
   drawAbove() {
     const context = this.above.getContext("2d");
     const { zoom, left, top, ratio } = this.painter;
@@ -1312,7 +1350,8 @@ class Editor {
         context.stroke();
       }
     };
-    if (this.path) twice(() => this.path.forEach((point, k) => context[k ? "lineTo" : "moveTo"](...place(point))));
+    this.drawRegion(context, place, twice);
+    if (this.path && this.tool !== "region") twice(() => this.path.forEach((point, k) => context[k ? "lineTo" : "moveTo"](...place(point))));
     if (this.pointer && (this.tool === "brush" || this.tool === "eraser") && !this.panning) {
       const [x, y] = place(this.snap(this.pointer));
       twice(() => (this.size === 1 ? context.rect(x - zoom / 2, y - zoom / 2, zoom, zoom) : context.arc(x, y, this.size / 2 * zoom, 0, 7)));
@@ -1357,6 +1396,7 @@ class Editor {
     if (!this.editable) return;
     this.undoButton.disabled = !this.undo.length;
     this.redoButton.disabled = !this.redo.length;
+    this.wholeButton.disabled = !this.isPart();
     this.cellButtons[0].disabled = this.chosen.size < 2;
     this.cellButtons[2].disabled = !this.chosen.size;
     const waiting = this.outbox.waiting.size;

@@ -142,8 +142,7 @@ def with_file(tmp_path: Path, client: str = "page") -> tuple[MaskEditor, Page]:
 
 
 def test_hello_is_answered_with_all_that_is_shown():
-    image = np.dstack([IMAGE, IMAGE[::-1]])
-    flow = np.full((12, 16, 3), 9, np.uint8)
+    image, flow = np.dstack([IMAGE, IMAGE[::-1]]), np.full((12, 16, 3), 9, np.uint8)
     editor = MaskEditor(image, cells(), channels=("DAPI", "GFP"), layers={"flow": flow}, title="a")
     editor.set_class([2], "dead")
     editor.delete([1])
@@ -203,8 +202,7 @@ def test_a_stroke_is_in_the_labels_and_answered(editor, page):
     (answer,) = page.stroke([0, 1, 2], 6, fresh=True)
     # By its number a page can tell that it has missed one.
     expected = {"type": "edit", "id": "page:1", "kind": "paint", "number": 1}
-    assert answer | expected == answer
-    assert editor.labels[0, :4].tolist() == [6, 6, 6, 0]
+    assert (answer | expected, editor.labels[0, :4].tolist()) == (answer, [6, 6, 6, 0])
     page.stroke([0, 1], 0)
     np.testing.assert_array_equal(page.labels, editor.labels)
     for _ in range(2):  # sent again, it is taken once and answered
@@ -335,8 +333,7 @@ def test_commands_by_arithmetic(editor, page, name, args, expected):
     *edits, done = page.command(name, **args)
     assert [answer["type"] for answer in edits] == ["edit"]
     assert (done["type"], done["id"], done["name"]) == ("done", "page:1", name)
-    assert done["pixels"] == (editor.labels != cells()).sum()
-    assert areas(editor) == expected
+    assert (done["pixels"], areas(editor)) == ((editor.labels != cells()).sum(), expected)
     np.testing.assert_array_equal(page.labels, editor.labels)
     editor.undo()
     np.testing.assert_array_equal(editor.labels, cells())
@@ -404,6 +401,26 @@ def test_what_is_saved_opens_as_an_equal_editor(tmp_path):
     editor.save(tmp_path / "b_masks.png")
     assert editor.is_changed  # its own file does not know of the undo yet
     assert heard == [path, tmp_path / "b_masks.png"]
+
+
+def test_the_part_that_is_annotated_is_drawn_undone_saved_and_taken_away(tmp_path):
+    (_, page), file = with_file(tmp_path), tmp_path / "a_region.json"
+    whole, part = [0, 0, 12, 16], [2, 0, 8, 14]
+    done, _ = page.command("set_region", corners=[[9.6, 14.2], [2.4, -7]])  # up, out of the image
+    (no,) = page.command("set_region", corners=[[3, 3], [3.4, 9]])
+    assert "the rectangle holds no pixel of the image" in no["text"]
+    turns = page.turn("undo", done["id"]) + page.turn("redo", done["id"])
+    assert [[*told["region"].values()] for told in (done, *turns)] == [part, whole, part]
+    (editor, page) = with_file(tmp_path)  # after a crash
+    page.post(type="recover", yes=True)
+    assert editor.is_changed
+    page.command("save")
+    for corners, expected in (([[0, 0], [12, 16]], part), ([[1, 1], [2, 2]], whole)):
+        assert (file.exists(), not editor.is_changed) == (expected == part, True)
+        editor, page = with_file(tmp_path)
+        assert [*page.told("open")["region"].values()] == expected
+        page.command("set_region", corners=corners)
+        page.command("save")
 
 
 def test_what_a_crash_has_left_is_offered_and_brought_back(tmp_path):
@@ -580,5 +597,4 @@ def test_a_view_shows_a_reference_colours_and_tips():
     with pytest.raises(ImageError, match="the sizes must agree"):
         shown.show_labels(labels[1:])
     shown.show(IMAGE)
-    assert later.told("colours")["given"] == [False, False]
-    assert shown.selected == 0
+    assert (later.told("colours")["given"], shown.selected) == ([False, False], 0)
