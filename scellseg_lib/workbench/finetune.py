@@ -91,7 +91,7 @@ class FinetuneRun(BaseModel):
         CheckpointOfAnotherRun if the images or the model have changed since a stop.
         """
         record = self.file(layout.RUN)
-        with alone(self.file(layout.CHECKPOINT)):
+        with alone(self.file(layout.CHECKPOINT), 1):  # a window that looks at it takes a moment
             self.stopped = None
             self.model_post_init(None)  # another window may have gone on with it
             job.report(0, 0, doing="Reading the model and the images")
