@@ -28,10 +28,13 @@ NO_SKIPPING = os.environ.get("CI", "") not in ("", "0", "false") and DATA_BESIDE
 
 
 def pytest_configure() -> None:
-    """Draw without windows; by call, as the variable would reach the notebooks' kernels too."""
+    """Draw without windows, by call, as the variable would reach the notebooks' kernels too."""
+    import hypothesis
     import matplotlib
 
     matplotlib.use("Agg")
+    hypothesis.settings.register_profile("untimed", deadline=None)
+    hypothesis.settings.load_profile("untimed")
 
 
 @pytest.hookimpl(optionalhook=True)

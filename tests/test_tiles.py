@@ -25,7 +25,7 @@ def test_tiles_cover_a_side_and_overlap_by_a_tenth(length: int):
     assert n == 1 or n * TILE - (n - 1) * OVERLAP * TILE < length
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(1, 500), st.integers(1, 500), st.randoms(use_true_random=False))
 def test_what_comes_back_is_what_went_out(height: int, width: int, random):
     image = np.random.default_rng(random.randrange(2**32)).normal(size=(2, height, width))

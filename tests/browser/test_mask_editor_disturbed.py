@@ -2,6 +2,7 @@
 
 import os
 import signal
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -69,22 +70,29 @@ def test_lines_that_are_dead_or_cut(editor: EditorInPage) -> None:
     np.testing.assert_array_equal(editor.labels, bars(0, 1, 2))
 
 
-def test_a_stroke_under_way_keeps_its_cell_when_the_cells_are_numbered_anew(editor) -> None:
-    """As where Python saves meanwhile: the part that is drawn already goes to the same cell."""
+@pytest.mark.parametrize("is_lost", [False, True], ids=["page-hears-of-it", "line-is-dead"])
+def test_a_stroke_goes_on_where_the_cells_are_numbered_anew(editor, is_lost) -> None:
+    """As where Python saves meanwhile; or an answer is lost, so that the page asks for all anew."""
     stroke(editor, 0, 1)
     editor.arrived()
     editor.kernel.run("edit = editor.delete([1])")
     editor.lists([2])
+    editor.kernel.run("editor.selected = 2")
     y, x = WAYS[1][0]
     longer = [(y, x), (y + 20, x), (y + 40, x)]
     editor.drag(longer[:2], release=False, steps=4)
-    editor.kernel.run("edit = editor.relabel()")
+    line = editor.notebook.server.line
+    with line.dead() if is_lost else nullcontext():
+        editor.kernel.run("edit = editor.relabel()")
+    editor.notebook.reconnect()
+    editor.kernel.run("edit = editor.add_class('round')")
     editor.lists([1])
     ((right, down),) = editor.places(longer[2:])
     editor.page.mouse.move(right, down, steps=4)
     editor.page.mouse.up()
     expected = sweep(SHAPE, WAYS[1], 7) | sweep(SHAPE, longer, 7)
     np.testing.assert_array_equal(editor.labels, expected)
+    assert editor.row(1).get_attribute("aria-selected") == "true"
 
 
 def test_page_is_loaded_anew_in_the_middle_and_opened_in_two_tabs(editor, lab: Opener) -> None:

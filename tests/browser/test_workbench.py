@@ -11,10 +11,11 @@ import pandas as pd
 import pytest
 import roifile
 import tifffile
-from playwright.sync_api import Page
+from playwright.sync_api import Page, expect
 
 from scellseg_lib.datasets import synthetic
 from scellseg_lib.files.images import read_masks, write_labels
+from scellseg_lib.finetuning import RECIPES
 from scellseg_lib.model import TrainingData, new_model
 from scellseg_lib.workbench.app import NOTEBOOK
 from tests import tiny
@@ -178,8 +179,11 @@ def fine_tune(opened: NotebookPage, truth: Truth) -> None:
     names = models.inner_text().splitlines()
     models.select_option(label=next(name for name in names if "quicker" in name))
     page.get_by_label("Quick").check()
-    for name, number in (("steps", STEPS), ("batch", 2)):
-        page.locator(f".scellseg-tune-{name} input").fill(str(number))
+    quick = RECIPES["quick"].options
+    for name, own, number in (("steps", quick.steps, STEPS), ("batch", quick.batch_size, 2)):
+        field = page.locator(f".scellseg-tune-{name} input")
+        expect(field).to_have_value(str(own), timeout=PAGE_MILLISECONDS)  # the panel has followed
+        field.fill(str(number))
         page.keyboard.press("Tab")
     opened.kernel.wait_for(f"workbench.finetune.steps.value == {STEPS}")
     page.locator(".scellseg-tune-name input").fill("worms")

@@ -369,6 +369,7 @@ class MaskEditor(ImageView):
         return {
             "session": self._pages.session,
             "seen": self._pages.seen,
+            "renamed": self._pages.renamed,
             "number": len(annotation.edits),
             "facts": {cell: [*facts] for cell, facts in annotation.facts.items()},
             "classes": self.classes,
@@ -406,7 +407,7 @@ class PageEdits:
         self._early: dict[str, dict[int, PageEdit]] = {}
         # Number of an edit, page concerned ("": every one), and the new labels by the old ones:
         # edits of a page that did not know of it yet speak of the old labels.
-        self._renamed: list[tuple[int, str, Mapping[int, int]]] = []
+        self.renamed: list[tuple[int, str, Mapping[int, int]]] = []
 
     def put_in_order(self, edit: PageEdit) -> Iterator[PageEdit]:
         """Edits that can be performed now; one that has overtaken another waits for it."""
@@ -422,7 +423,7 @@ class PageEdits:
             return False
         pairs = edit.patch.runs[:, 2:]
         names = {int(old): int(new) for old, new in pairs[(pairs > 0).all(axis=1)]}
-        self._renamed.append((len(self.annotation.edits), "", names))
+        self.renamed.append((len(self.annotation.edits), "", names))
         return True
 
     def find_patch(self, edit: PageEdit) -> Patch:
@@ -433,7 +434,7 @@ class PageEdits:
         if content.get("fresh") and 0 < now < len(areas) and areas[now]:
             # Another page, or an outline, has got the label that this page took for a new cell.
             now = self.annotation.free
-            self._renamed.append((len(self.annotation.edits) + 1, edit.client, {label: now}))
+            self.renamed.append((len(self.annotation.edits) + 1, edit.client, {label: now}))
         runs = patch.runs.copy()
         runs[runs[:, 3] == label, 3] = now
         patch = Patch(runs)
@@ -455,7 +456,7 @@ class PageEdits:
     def _find_label(self, label: int, edit: PageEdit) -> int:
         """Label that a cell has now, of which the page may not have known yet."""
         known = int(edit.content.get("number", 0))
-        for number, client, names in self._renamed:
+        for number, client, names in self.renamed:
             if number > known and client in ("", edit.client):
                 label = names.get(label, label)
         return label

@@ -515,8 +515,12 @@ class Editor {
   open(content, buffers) {
     clearTimeout(this.asking);
     this.asked = false;
-    if (this.stroke) this.endStroke(); // of the image before: Python refuses it if that was another one
-    this.start = this.panning = this.path = null;
+    const going = this.stroke;
+    if (going?.triples.length) this.endStroke(); // Python refuses it if it is of another image
+    this.stroke = null;
+    const again = this.session && content.session === this.session; // an answer was lost: what is drawn now goes on
+    const named = again && this.namer(content.renamed);
+    if (!again) this.start = this.panning = this.path = null;
     const [height, width] = content.shape;
     const same = this.labels && this.labels.width === width && this.labels.height === height && this.title === content.title;
     this.labels = new Labels(width, height, words(buffers[0]));
@@ -539,6 +543,14 @@ class Editor {
     this.recolour();
     this.relist();
     this.ready = true;
+    if (again) this.select([...this.chosen].map(named));
+    if (again && going) this.goOn({ ...going, label: named(going.label) });
+  }
+
+  // What cells are called now, by the labels that this page knew.
+  namer(renamed) {
+    const later = renamed.filter(([number, client]) => number > this.number && (!client || client === this.client));
+    return (label) => later.reduce((now, [, , names]) => names[now] ?? now, label);
   }
 
   offerPictures(shown) {
@@ -676,8 +688,11 @@ class Editor {
     this.recolour();
     this.relist();
     this.showState();
-    if (going) this.stroke = { ...going, fresh: going.fresh && !going.triples.length, triples: [] };
+    if (going) this.goOn(going);
   }
+
+  // Draw the rest of a stroke whose first part is sent.
+  goOn(stroke) { this.stroke = { ...stroke, fresh: stroke.fresh && !stroke.triples.length, triples: [] }; }
 
   // The cells that are selected, and the one drawn just now, have other labels.
   renumber(runs, going) {

@@ -21,7 +21,7 @@ from scellseg_lib.workbench.editor.classes import COLOURS, choose_colour, parse_
 from scellseg_lib.workbench.editor.journal import NOTHING, Journal
 from scellseg_lib.workbench.editor.patches import LARGEST, Patch, apply, set_pixels
 
-quick = settings(max_examples=25, deadline=None)
+quick = settings(max_examples=25)
 shapes = st.tuples(st.integers(1, 12), st.integers(1, 12))
 any_labels = hnp.arrays(np.int32, shapes, elements=st.sampled_from([0, 1, 1, 4, 9]))
 blocks = hnp.arrays(np.int32, (3, 3), elements=st.sampled_from([1, 1, 4, 9, 0])).map(
@@ -264,7 +264,7 @@ def as_bytes(*runs: tuple[int, int, int, int]) -> bytes:
     return np.array(runs, "<u4").tobytes()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(three_images)
 def test_a_patch_holds_what_differs_and_is_applied_taken_back_sent_and_rebased(three):
     before, after, other = three
@@ -481,7 +481,7 @@ class AnyEdits(RuleBasedStateMachine):
 
 
 TestAnyEdits = AnyEdits.TestCase
-TestAnyEdits.settings = settings(max_examples=25, stateful_step_count=20, deadline=None)
+TestAnyEdits.settings = settings(max_examples=25, stateful_step_count=20)
 
 
 def three(**options) -> Annotation:

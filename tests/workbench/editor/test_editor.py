@@ -451,7 +451,7 @@ some_pixels = st.lists(st.integers(0, 191), min_size=1, max_size=6, unique=True)
 message = st.tuples(st.integers(0, 1), st.sampled_from(KINDS), some_pixels, st.integers(0, 7))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(message, min_size=4, max_size=30))
 def test_two_pages_and_python_always_see_the_same(script):
     editor = MaskEditor(IMAGE, cells())
