@@ -249,8 +249,8 @@ def evaluate(
 ) -> None:
     """Score masks against true ones: two files, or two folders matched by name.
 
-    NAME_masks.* goes with NAME_masks.* or NAME.*, or with a query image of a data set. AP is
-    TP / (TP + FP + FN); mAP and mAJI are means over the IoU thresholds 0.50, 0.55 .. 0.95.
+    NAME_masks.* goes with NAME_masks.* or NAME.*, or a data set's query. AP is TP / (TP + FP + FN),
+    mAP and mAJI are means over the IoU thresholds 0.50 .. 0.95, an error is predicted / true - 1.
     """
     _refuse_to_replace(csv, overwrite)
     truth = scellseg.load_dataset(true).query if _is_named(true) else Path(true)

@@ -30,7 +30,7 @@ from scellseg_lib.errors import ScellsegError, TrainingError, telling
 from scellseg_lib.files import export
 from scellseg_lib.files.images import relabel, write_labels
 from scellseg_lib.finetuning import STRATEGIES, choose_options, finetune
-from scellseg_lib.metrics import evaluate, summary
+from scellseg_lib.metrics import MEASURED, evaluate, scores, summary
 from scellseg_lib.model import Model
 from scellseg_lib.network import weights_hash
 from scellseg_lib.plots import STYLE, contours
@@ -41,15 +41,15 @@ from scellseg_lib.stats import HyperbolaFit, fit_hyperbola
 from scellseg_lib.style import embed
 
 PARAMETERS: dict[str, Any] = {"FOLDER": "", "CHANNELS": [], "MODEL": "scellseg", "LEVELS": []}
-PARAMETERS |= {"RECIPE": "quick", "STEPS": 0, "FOLDS": 3, "MORE": 2, "SEED": 0}
+PARAMETERS |= {"RECIPE": "quick", "STEPS": 0, "FOLDS": 3, "MORE": 50, "SECONDS": 30.0, "SEED": 0}
 PARAMETERS |= {"SHOWN": 3, "COMPUTE": False}
 """Parameters of the notebook, with values of their types."""
 
-VERSION = 1
+VERSION = 2
 """Of how a fold is computed: with another number, scores of before are not taken over."""
 COLUMNS: dict[str, type] = {"key": str, "fold": int, "n_shots": int, "shots": str, "held_out": str}
-COLUMNS |= {"cells": int, "ap50": float, "ap75": float, "map": float, "maji": float}
-"""Of the table of scores, with their types."""
+COLUMNS |= {"cells": int} | dict.fromkeys(("ap50", "ap75", "map", "maji", *MEASURED), float)
+"""Of the table of scores, with their types; ``cells`` are those that were learnt from."""
 
 
 def plan_folds(n_images: int, n_folds: int, seed: int = 0) -> list[tuple[list[int], list[int]]]:
@@ -107,8 +107,8 @@ def cross_validate(
     Returns
     -------
     DataFrame
-        One row a fold and number of shots: `COLUMNS`, means over the images held out. Empty with
-        fewer than two images.
+        One row a fold and number of shots: `COLUMNS`, means over the images held out of scores
+        and relative errors. Empty with fewer than two images.
     """
     images = [sample for sample in shots if sample.masks.any()]
     chosen = choose_options(recipe, **options)
@@ -141,19 +141,21 @@ def cross_validate(
         diameter = float(np.mean([sample.diameter for sample in sized]))
         with warnings.catch_warnings(action="ignore", category=FarFromModel):  # one an image
             found = segment(tuned, held_out, diameter=diameter, precision=precision, progress=False)
-        row = {
-            "key": key,
-            "fold": fold,
-            "n_shots": n,
-            "shots": "; ".join(sample.name for sample in learnt),
-            "held_out": "; ".join(sample.name for sample in held_out),
-            "cells": sum(np.count_nonzero(np.unique(sample.masks)) for sample in held_out),
-        }
-        rows = [*_read_scores(file).to_dict("records"), row | summary(evaluate(found, held_out))]
+        names = ("; ".join(sample.name for sample in part) for part in (learnt, held_out))
+        row = {"key": key, "fold": fold, "n_shots": n, "cells": sum(count_cells(learnt))}
+        row |= zip(("shots", "held_out"), names, strict=True)
+        scored = evaluate(found, held_out)
+        row |= {**summary(scored), **scored.drop_duplicates("image")[[*MEASURED]].mean()}
+        rows = [*_read_scores(file).to_dict("records"), row]
         with whole(file) as scratch:
             pd.DataFrame(rows, columns=[*COLUMNS]).to_csv(scratch, index=False)
         known = _read_scores(file)
     return known.drop_duplicates("key").set_index("key").loc[keys].reset_index()
+
+
+def count_cells(samples: Sequence[Sample]) -> list[int]:
+    """Number of annotated cells of each image."""
+    return [int(np.count_nonzero(np.unique(sample.masks))) for sample in samples]
 
 
 def _hash_images(samples: Sequence[Sample], *, masks: bool = False) -> str:
@@ -171,7 +173,8 @@ def _read_scores(file: Path) -> pd.DataFrame:
         return pd.DataFrame(columns=[*COLUMNS])
     remedy = "Restore it, or remove it: the scores are then computed anew."
     with telling("the table of scores cannot be read", file, remedy):
-        return pd.read_csv(file, dtype=COLUMNS, keep_default_na=False)[[*COLUMNS]]
+        how: Any = {"keep_default_na": False, "na_values": dict.fromkeys(MEASURED, "")}
+        return pd.read_csv(file, dtype=COLUMNS, **how)[[*COLUMNS]]
 
 
 BLUE, ORANGE, SKY = "#0072B2", "#D55E00", "#56B4E9"
@@ -192,21 +195,25 @@ class Expectation:
     high: float = np.nan
 
 
-def expect(frame: pd.DataFrame, n_shots: int, more: int = 2) -> Expectation:
-    """Say what `more` annotated images are expected to add to the `n_shots` that there are.
+def expect(
+    frame: pd.DataFrame, cells: Sequence[int], more: int = 50, seconds: float = 30.0
+) -> Expectation:
+    """Say what `more` cells are expected to add to those of the annotated images.
 
-    The frame is that of `cross_validate`. Scores of a fold count as independent: how hard its
-    images are is taken for scatter, which makes the interval wider.
+    There are ``cells`` in each of these, and one takes so many ``seconds`` to draw. The frame is
+    that of `cross_validate`. Scores of a fold count as independent: how hard its images are is
+    taken for scatter, which makes the interval wider.
     """
-    tuned, end = frame[frame["n_shots"] > 0], n_shots + more
-    noun, verb = ("image", "is") if more == 1 else ("images", "are")
-    none = Expectation(f"What {more} more {noun} would add cannot be told: {_explain_none(tuned)}")
+    tuned, n_cells, end = frame[frame["n_shots"] > 0], sum(cells), sum(cells) + more
+    effort = f"{more / np.mean(cells or [1]):.1f} images like yours"
+    what = f"{more} more cells ({effort}, {more * seconds / 60:.0f} minutes of drawing)"
+    none = Expectation(f"What {what} would add cannot be told: {_explain_none(tuned)}")
     try:
-        fit = fit_hyperbola(tuned["n_shots"].to_numpy(), tuned["map"].to_numpy())
+        fit = fit_hyperbola(tuned["cells"].to_numpy(), tuned["map"].to_numpy())
     except ScellsegError:
         return none
-    now, then = fit.predict(np.array([n_shots, end])).tolist()
-    low, high = (float(limit) for limit in fit.confidence_band(np.array(end), n_shots))
+    now, then = fit.predict(np.array([n_cells, end])).tolist()
+    low, high = (float(limit) for limit in fit.confidence_band(np.array(end), n_cells))
     level, note = max(-low, high) < 2 * NOTICEABLE, ""
     if level:
         note = ": the curve has levelled off"
@@ -215,10 +222,10 @@ def expect(frame: pd.DataFrame, n_shots: int, more: int = 2) -> Expectation:
     elif low < NOTICEABLE:
         note = ": that may be nothing at all, the scores differ too much from image to image"
     sentence = (
-        f"{more} more {noun} {verb} expected to add {_sign(then - now)} mAP "
+        f"{what} are expected to add {_sign(then - now)} mAP "
         f"({_sign(low)} to {_sign(high)}){note}. This is an extrapolation, with its 95 % interval: "
-        f"scores were measured with 1 to {tuned['n_shots'].max()} images, and the curve through "
-        f"them is drawn on to {end}."
+        f"scores were measured with {tuned['cells'].min()} to {tuned['cells'].max()} cells, and "
+        f"the curve through them is drawn on to {end}."
     )
     return Expectation(sentence, fit, then - now, low, high)
 
@@ -246,34 +253,34 @@ def _sign(value: float) -> str:
 
 
 def draw_curve(
-    axes: Axes, frame: pd.DataFrame, expected: Expectation, n_shots: int, more: int = 2
+    axes: Axes, frame: pd.DataFrame, expected: Expectation, n_cells: int, more: int = 50
 ) -> None:
-    """Draw the scores that `expect` was given, with the curve and what more images would add."""
+    """Draw the scores that `expect` was given, with the curve and what more cells would add."""
     tuned, untuned = frame[frame["n_shots"] > 0], frame[frame["n_shots"] == 0]
-    most, end = tuned["n_shots"].max(), n_shots + more
+    most, end = tuned["cells"].max(), n_cells + more
     label = "mean of the model as it was, not tuned"
     axes.axhline(untuned["map"].mean(), color="0.45", linestyle=":", label=label)
     if fit := expected.fit:
-        x = np.linspace(1, end + 0.5, 200)
+        x = np.linspace(1, end, 200)
         axes.fill_between(x, *fit.confidence_band(x), color=BLUE, alpha=0.13, linewidth=0)
-        inside, beyond = np.linspace(1, most, 100), np.linspace(most, end + 0.5, 100)
+        inside, beyond = np.linspace(1, most, 100), np.linspace(most, end, 100)
         axes.plot(inside, fit.predict(inside), color=BLUE, label="curve, with its 95 % band")
         label = "extrapolated: nothing was measured here"
         axes.plot(beyond, fit.predict(beyond), color=BLUE, linestyle="--", label=label)
-        now = float(fit.predict(np.array(n_shots)))
-        label = "all images that are annotated now"
-        axes.plot([n_shots], [now], "o", color=ORANGE, mfc="white", markersize=7, label=label)
+        now = float(fit.predict(np.array(n_cells)))
+        label = "all cells that are annotated now"
+        axes.plot([n_cells], [now], "o", color=ORANGE, mfc="white", markersize=7, label=label)
         then = now + expected.gain
         bars = [[expected.gain - expected.low], [expected.high - expected.gain]]
-        label = "expected with more annotated images (95 %)"
+        label = "expected with more annotated cells (95 %)"
         axes.errorbar([end], [then], bars, fmt="o", color=ORANGE, capsize=4, label=label)
     label = "one score: learnt from some, tested on others"
-    axes.plot(tuned["n_shots"], tuned["map"], "o", color=BLUE, alpha=0.35, mew=0, label=label)
-    means = tuned.groupby("n_shots")["map"].mean()
-    axes.plot(means.index, means, "D", color="black", markersize=5, label="their mean")
-    axes.set(xlim=(0, end + 0.6), xlabel="annotated images that the model learns from")
+    axes.plot(tuned["cells"], tuned["map"], "o", color=BLUE, alpha=0.35, mew=0, label=label)
+    means = tuned.groupby("n_shots")[["cells", "map"]].mean()
+    label = "their mean, for 1, 2, 4 .. images"
+    axes.plot(means["cells"], means["map"], "D", color="black", markersize=5, label=label)
+    axes.set(xlim=(0, 1.03 * end), xlabel="annotated cells that the model learns from")
     axes.set(ylim=(0, 1), ylabel="score on images held out (mAP; 1 is perfect)")
-    axes.set_xticks(range(end + 1) if end < 15 else range(0, end + 1, 5))
 
 
 def write_example(folder: Path, n_shot: int = 6, n_query: int = 3) -> Path:
@@ -360,6 +367,18 @@ def check_styles(model: Model, samples: Sequence[Sample], diameter: float) -> pd
         far, near = "far from anything the model has seen", "like what it has seen"
         table["in words"] = np.where(table["distance"] > 1, far, near)
     return table
+
+
+def rank_doubts(model: Model, samples: Sequence[Sample]) -> pd.DataFrame:
+    """Say how unsure a tuned model is of images, the least sure first: ``image`` and ``doubt``.
+
+    The doubt is 1 - mAP of the cells that it finds with flips against those without.
+    """
+    found = [segment(model, samples, flips=flips, progress=False) for flips in (False, True)]
+    pairs = zip(*found, strict=True)
+    doubts = [1 - scores(plain.masks, flipped.masks).ap.mean() for plain, flipped in pairs]
+    table = pd.DataFrame({"image": [sample.name for sample in samples], "doubt": doubts})
+    return table.sort_values("doubt", ascending=False, ignore_index=True)
 
 
 def tell_styles(table: pd.DataFrame) -> str:

@@ -12,11 +12,13 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import coo_array, eye_array, hstack
 from scipy.sparse.csgraph import min_weight_full_bipartite_matching
+from skimage.measure import regionprops_table
 
 from scellseg_lib.errors import MetricError, ScellsegError
 from scellseg_lib.samples import INT64_MAX, Sample, as_labels
 
 THRESHOLDS = (0.50, 0.55, 0.60, 0.65, 0.70, 0.75, 0.80, 0.85, 0.90, 0.95)  # of mAP and mAJI
+MEASURED = ("count", "total_area", "mean_area", "mean_length")  # length: of the major axis
 _DECIMALS = 10**6  # thresholds are exact decimals of at most six places
 
 
@@ -116,11 +118,6 @@ def average_precision(
     return scores(true, predicted, thresholds).ap
 
 
-def mean_average_precision(true: np.ndarray, predicted: np.ndarray) -> float:
-    """Mean of the average precision over the thresholds 0.50, 0.55 .. 0.95."""
-    return float(scores(true, predicted).ap.mean())
-
-
 def aggregated_jaccard_index(
     true: np.ndarray, predicted: np.ndarray, threshold: float | None = None
 ) -> float:
@@ -135,6 +132,18 @@ def aggregated_jaccard_index(
     if threshold is None:
         return _standard_aji(overlap(true, predicted))
     return float(scores(true, predicted, [threshold]).aji[0])
+
+
+def measurement_errors(true: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
+    """Predicted over true, less 1, of what is `MEASURED` on an image; NaN where there is none."""
+    measured = []
+    for side, labels in zip((true, predicted), overlap(true, predicted).labels, strict=True):
+        ordered = np.searchsorted(labels, side, "right")  # any labels, as 1 to n
+        cells = pd.DataFrame(regionprops_table(ordered, properties=("area", "axis_major_length")))
+        values = [len(cells), cells["area"].sum(), *cells.mean()]
+        measured.append(pd.Series(values, MEASURED))
+    errors = (measured[1] / measured[0] - 1).replace(np.inf, np.nan)
+    return dict(zip(MEASURED, errors.tolist(), strict=True))
 
 
 def evaluate(
@@ -157,7 +166,8 @@ def evaluate(
     -------
     DataFrame
         One row per image and threshold: ``image``, ``threshold``, ``ap``, ``tp``, ``fp``, ``fn``,
-        ``aji`` (AJI at this threshold) and ``aji_standard`` (the same on all rows of an image).
+        ``aji`` (AJI at this threshold), and the same on all rows of an image: ``aji_standard``
+        and its `measurement_errors`.
     """
     if len(predictions) != len(truths):
         what = f"there are {len(predictions)} predictions for {len(truths)} true label images"
@@ -167,11 +177,11 @@ def evaluate(
         name = getattr(truth, "name", str(position))
         true, found = (np.asarray(getattr(one, "masks", one)) for one in (truth, predicted))
         try:
-            result = scores(true, found, thresholds)
+            result = scores(true, found, thresholds)._asdict() | measurement_errors(true, found)
         except ScellsegError as error:
             error.where = f"image {name}" + (f", {error.where}" if error.where else "")
             raise
-        frames.append(pd.DataFrame({"image": name, **result._asdict()}))
+        frames.append(pd.DataFrame({"image": name, **result}))
     if not frames:
         raise MetricError("there is no image to score", remedy="Give at least one.")
     return pd.concat(frames, ignore_index=True).rename(columns={"thresholds": "threshold"})

@@ -471,12 +471,14 @@ def scored(tmp_path):
 def test_scores_by_arithmetic(scored, tmp_path, monkeypatch):
     table = tmp_path / "scores.csv"
     lines = done("evaluate", *scored, "--csv", table).splitlines()
-    assert lines[0].split() == ["AP@0.5", "AP@0.75", "mAP", "mAJI", "AJI"]
-    assert lines[1].split() == ["A", *["1.000"] * 5]
+    assert lines[0].split()[:7] == ["AP@0.5", "AP@0.75", "mAP", "mAJI", "AJI", "count", "error"]
+    assert lines[1].split() == ["A", *["1.000"] * 5, *["0.000"] * 4]
     # 80 px of 120 are common: a match at four of ten thresholds. The other cell has 100 px.
-    assert lines[2].split() == ["B", "0.500", "0.000", "0.200", "0.145", "0.364"]
-    means = ["0.750", "0.500", "0.600", "0.573", "0.682"]
-    assert lines[3].split() == ["mean", "(n", "=", "2)", *means]
+    errors = ["-0.500", "-0.500", "0.000", "0.000"]
+    assert lines[2].split() == ["B", "0.500", "0.000", "0.200", "0.145", "0.364", *errors]
+    means = ["0.750", "0.500", "0.600", "0.573", "0.682", "-0.250", "-0.250", "0.000", "0.000"]
+    assert lines[3].split() == ["mean", "of", "2", *means]
+    assert lines[4].split()[:2] == ["SD", "0.354"]
     frame = pd.read_csv(table)
     assert len(frame) == 20
     counts = frame[frame["image"] == "B"][["tp", "fp", "fn"]].drop_duplicates()

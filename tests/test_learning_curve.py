@@ -16,6 +16,7 @@ import pytest
 from scellseg_lib import Dataset, Sample, finetune, learning_curve, load_dataset, paths
 from scellseg_lib.errors import TrainingError
 from scellseg_lib.learning_curve import COLUMNS, Expectation, expect, plan_folds, tell_styles
+from scellseg_lib.metrics import MEASURED
 from scellseg_lib.model import new_model
 from scellseg_lib.segmentation import Cells, Prediction
 from scellseg_lib.stats import fit_hyperbola
@@ -76,8 +77,8 @@ def test_a_table_of_folds_and_numbers_of_shots(tmp_path: Path, tuning: Mock):
         learnt = {name for name in row["shots"].split("; ") if name}
         assert len(learnt) == row["n_shots"]
         assert not learnt & set(row["held_out"].split("; "))
-        held = [one for one in worms(5) if one.name in row["held_out"].split("; ")]
-        assert row["cells"] == sum(one.masks.max() for one in held)
+        assert row["cells"] == sum(one.masks.max() for one in worms(5) if one.name in learnt)
+        assert (row[[*MEASURED]] == 0).all()
     # Nested: the shots of a smaller number are among those of a larger one.
     for _, part in frame[frame["n_shots"] > 0].groupby("fold"):
         drawn = [names.split("; ") for names in part["shots"]]
@@ -133,7 +134,7 @@ def test_images_without_cells_are_left_out(tmp_path: Path, tuning: Mock):
     assert len(frame) == 3 * 3
     one = run(tmp_path / "one.csv", 1)
     assert one.empty
-    assert "at least three annotated images" in expect(one, 1).sentence
+    assert "at least three annotated images" in expect(one, [1]).sentence
 
 
 def test_it_tunes_and_scores_in_earnest(tmp_path: Path, small_patches: None):
@@ -145,8 +146,10 @@ def test_it_tunes_and_scores_in_earnest(tmp_path: Path, small_patches: None):
     shot, held = ([worms(2)[i] for i in part] for part in fold)
     tuned = finetune(model, shot, strategy="classic", steps=1)
     found = learning_curve.segment(tuned, held)
-    by_hand = learning_curve.summary(learning_curve.evaluate(found, held))
-    assert frame.iloc[-1][list(by_hand)].tolist() == pytest.approx(list(by_hand.values()))
+    scored = learning_curve.evaluate(found, held)
+    by_hand = learning_curve.summary(scored) | scored.iloc[0][[*MEASURED]].to_dict()
+    last = frame.iloc[-1][list(by_hand)].tolist()
+    assert last == pytest.approx(list(by_hand.values()), nan_ok=True)
 
 
 COUNTS = np.array([1, 2, 4, 8] * 5)
@@ -172,32 +175,35 @@ def test_interval_is_that_of_the_difference():
 
 def table(scores: dict[int, list[float]]) -> pd.DataFrame:
     rows = [(n, score, fold) for n, all_ in scores.items() for fold, score in enumerate(all_)]
-    return pd.DataFrame(rows, columns=["n_shots", "map", "fold"])
+    frame = pd.DataFrame(rows, columns=["n_shots", "map", "fold"])
+    return frame.assign(cells=frame["n_shots"])  # one in each image
 
 
 def of_curve(noise: float, **shape: float) -> pd.DataFrame:
     rng = np.random.default_rng(0)
     scores = curve(COUNTS, **shape) + rng.normal(0, noise, COUNTS.size)
-    return pd.DataFrame({"n_shots": COUNTS, "map": scores, "fold": 0})
+    return pd.DataFrame({"n_shots": COUNTS, "map": scores, "fold": 0, "cells": COUNTS})
 
 
 def test_sentence_of_a_curve_that_rises():
     frame = pd.concat([of_curve(0.005), table({0: [0.9, 0.9]})])  # the untuned is not on the curve
-    said = expect(frame, 10)
+    said = expect(frame, [1] * 10, 2)
     numbers = [f"{value:.2f}" for value in (said.gain, said.low, said.high)]
     assert said.gain == pytest.approx(curve(12) - curve(10), abs=0.01)
-    start = "2 more images are expected to add {} mAP ({} to {}). This is an extrapolation"
+    start = "2 more cells (2.0 images like yours, 1 minutes of drawing) are expected to add "
+    start += "{} mAP ({} to {}). This is an extrapolation"
     assert said.sentence.startswith(start.format(*numbers))
-    assert "with 1 to 8 images" in said.sentence
-    assert expect(frame, 10, 1).sentence.startswith("1 more image is expected to add")
+    assert "with 1 to 8 cells" in said.sentence
+    start = "90 more cells (9.0 images like yours, 30 minutes of drawing) are"
+    assert expect(frame, [4, 16], 90, 20).sentence.startswith(start)
 
 
 def test_sentences_of_scores_that_scatter_and_of_a_curve_that_has_levelled_off():
-    said = expect(of_curve(0.3, kd=1.0), 10)
+    said = expect(of_curve(0.3, kd=1.0), [1] * 10, 2)
     assert said.low < 0 < said.high
     assert "that may be nothing at all" in said.sentence
     assert "\N{MINUS SIGN}0." in said.sentence
-    level = expect(of_curve(0.002, kd=0.001), 10).sentence
+    level = expect(of_curve(0.002, kd=0.001), [10], 2).sentence
     assert "add 0.00 mAP" in level
     assert "the curve has levelled off" in level
 
@@ -211,17 +217,18 @@ def test_where_there_is_no_curve_it_says_why():
         ({1: [0.1], 2: [0.2], 4: [0.41]}, r"not level off.*0\.10 with 1, 0\.20 with 2, 0\.41 with"),
         ({1: [0.9], 2: [0.5], 4: [0.05]}, "does not rise"),
     ):
-        said = expect(table(scores), 5)
+        said = expect(table(scores), [2, 3])
         assert said.fit is None, scores
         assert np.isnan([said.gain, said.low, said.high]).all()
-        assert said.sentence.startswith("What 2 more images would add cannot be told: ")
+        start = "What 50 more cells (20.0 images like yours, 25 minutes of drawing) would add"
+        assert said.sentence.startswith(f"{start} cannot be told: ")
         assert re.search(why, said.sentence)
 
 
 def test_the_curve_is_drawn_as_far_as_there_is_one():
     frame = pd.concat([of_curve(0.02), table({0: [0.1, 0.2]})])
     axes = plt.figure().subplots(1, 3)
-    learning_curve.draw_curve(axes[0], frame, expect(frame, 10), 10)
+    learning_curve.draw_curve(axes[0], frame, expect(frame, [10], 2), 10, 2)
     learning_curve.draw_curve(axes[1], frame, Expectation("no curve"), 10)
     learning_curve.draw_curve(axes[2], frame[:0], Expectation("no curve"), 1)
     labels = [" ".join(panel.get_legend_handles_labels()[1]) for panel in axes]

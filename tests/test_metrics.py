@@ -52,7 +52,7 @@ def test_empty_against_empty_is_perfect_and_one_sided_emptiness_is_nothing() -> 
     nothing, something = strip(), strip((0, 10, 1))
     for true, predicted in ((nothing, nothing), (nothing, something), (something, nothing)):
         score = float(true is predicted)
-        assert metrics.mean_average_precision(true, predicted) == score
+        assert metrics.scores(true, predicted).ap.mean() == score
         for threshold in (None, 0.5):
             assert metrics.aggregated_jaccard_index(true, predicted, threshold) == score
 
@@ -117,7 +117,7 @@ def test_memory_grows_with_pixels_and_not_with_pairs() -> None:
     true = np.arange(1, 160_001, dtype=np.int32).reshape(400, 400)  # a dense table: 200 GB
     metrics.overlap(true[:2], true[:2])
     tracemalloc.start()
-    ap = metrics.mean_average_precision(true, true[::-1])
+    ap = metrics.scores(true, true[::-1]).ap.mean()
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert ap == 1.0
@@ -131,9 +131,22 @@ def test_what_cannot_be_compared_is_refused() -> None:
         (np.zeros((4, 5), int), np.full((4, 5), -1), "predicted labels.*from -1.*on background 0"),
     ):
         with pytest.raises(ScellsegError, match=words):
-            metrics.mean_average_precision(true, predicted)
+            metrics.scores(true, predicted)
         with pytest.raises(ScellsegError, match=f"^image 1.*{words}"):
             metrics.evaluate([strip(), predicted], [strip(), true])
+
+
+def test_errors_are_in_what_is_measured_and_nothing_is_made_of_nothing() -> None:
+    true, nothing = np.zeros((20, 30), int), np.zeros((20, 30), int)
+    true[2:6, 2:12], true[8:12, 2:12] = 5, 2**40  # two cells of 4 x 10 px
+    halved = np.where(np.arange(30) == 7, 0, true)  # of 5 and 4 px each
+    halved[:, 8:][true[:, 8:] > 0] += 1
+    long, *short = (np.sqrt(n**2 - 1) for n in (10, 4, 5))  # to which the axis is proportional
+    expected = dict(zip(metrics.MEASURED, (1, -0.1, -0.55, np.mean(short) / long - 1), strict=True))
+    assert metrics.measurement_errors(true, halved) == pytest.approx(expected)
+    for given, found, error in ((true, nothing, -1), (nothing, true, np.nan)):
+        errors = [*metrics.measurement_errors(given, found).values()]
+        np.testing.assert_array_equal(errors, [error, error, np.nan, np.nan])
 
 
 @pytest.mark.parametrize("thresholds", [[0.0], [1.1], [-0.5], [np.nan], 0.5, [[0.5]]])
@@ -146,12 +159,14 @@ def test_evaluate_is_tidy_and_its_summary_averages_over_images() -> None:
     perfect, half = strip((0, 10, 1)), strip((0, 6, 1))
     truths = [Sample(name, lambda: None, lambda: perfect) for name in ("B05", "C19")]
     frame = metrics.evaluate([perfect, half], truths)
-    assert list(frame) == ["image", "threshold", "ap", "tp", "fp", "fn", "aji", "aji_standard"]
+    scored = ["image", "threshold", "ap", "tp", "fp", "fn", "aji", "aji_standard"]
+    assert list(frame) == [*scored, *metrics.MEASURED]
     assert frame["image"].tolist() == ["B05"] * 10 + ["C19"] * 10
     assert frame["threshold"].tolist() == list(metrics.THRESHOLDS) * 2
     second = frame[frame["image"] == "C19"]
     assert second["tp"].tolist() == [1, 1, 1] + [0] * 7
     assert set(second["aji_standard"]) == {0.6}
+    assert set(second["total_area"]) == {6 / 10 - 1}
     expected = {"ap50": 1.0, "ap75": 0.5, "map": (1 + 0.3) / 2, "maji": (1 + 0.3 * 0.6) / 2}
     assert metrics.summary(frame) == pytest.approx(expected)
     frame = metrics.evaluate([perfect], [half], [0.5, 0.75])  # bare labels, too few thresholds

@@ -25,7 +25,7 @@ from scellseg_lib.errors import DatasetError, ImageError, MasksMadeOtherwise, Sc
 from scellseg_lib.files import images, layout
 from scellseg_lib.files.images import pixel_hash, read_image, read_masks, read_pixels
 from scellseg_lib.files.outlines import write_overlay
-from scellseg_lib.metrics import evaluate, summary
+from scellseg_lib.metrics import MEASURED, evaluate, summary
 from scellseg_lib.model import Model
 from scellseg_lib.network import weights_hash
 from scellseg_lib.progress import bar, progress_bar
@@ -281,9 +281,9 @@ def score_files(pairs: list[tuple[Path, Sample]]) -> pd.DataFrame:
 
 
 def score_table(frame: pd.DataFrame) -> pd.DataFrame:
-    """One row for each image, and their mean: AP@0.5, AP@0.75, mAP, mAJI and the standard AJI."""
+    """One row for each image, their mean and SD: scores, and errors of the measurements."""
     parts = frame.groupby("image", sort=False)
-    rows = {name: [*summary(p).values(), p["aji_standard"].iloc[0]] for name, p in parts}
-    table = pd.DataFrame(rows, index=["AP@0.5", "AP@0.75", "mAP", "mAJI", "AJI"]).T
-    table.loc[f"mean (n = {len(rows)})"] = table.mean()
-    return table
+    means = pd.DataFrame({name: summary(part) for name, part in parts}).T
+    columns = ["AP@0.5", "AP@0.75", "mAP", "mAJI", "AJI", *(f"{name} error" for name in MEASURED)]
+    table = means.join(parts[["aji_standard", *MEASURED]].first()).set_axis(columns, axis=1)
+    return pd.concat([table, table.agg(["mean", "std"]).set_axis([f"mean of {len(means)}", "SD"])])

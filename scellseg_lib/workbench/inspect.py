@@ -330,11 +330,22 @@ def sum_up(every: Sequence[FoundCells], iou: float, *, n_stale: int = 0) -> str:
         over = "In the one image" if len(scored) == 1 else f"Over the {len(scored)} images"
         text += (
             f"<br>{over} with true cells: AP {ap:.2f} at IoU {iou:.2f}, "
-            f"mean AP {mean:.2f} (IoU 0.50 to 0.95)"
+            f"mean AP {mean:.2f} (IoU 0.50 to 0.95)<br>"
+            f"{tell_errors(pd.DataFrame([one.errors for one in scored]))}"
         )
     if n_stale:
         text += f"<br>* {count(n_stale, 'image')} still at the thresholds before"
     return f'<div style="line-height:1.4">{text}</div>'
+
+
+def tell_errors(errors: pd.DataFrame) -> str:
+    """Say by how much what is measured is wrong, from a row of `metrics.MEASURED` an image."""
+    told = []
+    for name, column in errors.items():
+        spread = f" (SD {column.std():.0%})" if column.count() > 1 else ""
+        if column.count():
+            told.append(f"{str(name).replace('_', ' ')} {column.mean():+.0%}{spread}")
+    return f"Errors of what is measured: {', '.join(told)}" if told else ""
 
 
 def tell_outcomes(matched: pd.DataFrame, side: str) -> tuple[np.ndarray, list[str]]:

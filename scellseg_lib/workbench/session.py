@@ -176,6 +176,7 @@ class FoundCells:
     problem: str = ""  # why the image cannot be compared, in words; empty where it can
     is_pending: bool = False  # whether nobody has looked at the cells yet
     prediction: Prediction | None = None  # what the network said, once it was asked
+    errors: dict[str, float] = field(default_factory=dict)  # of `metrics.MEASURED`
 
     def ap(self, iou: float) -> float:
         """Average precision at one of `IOUS`; nan without scores."""
@@ -304,14 +305,15 @@ class InspectedImage:
         return found
 
     def _compare(self, masks: np.ndarray, true: Any, decoding: Decoding | None) -> FoundCells:
-        known, scores, problem = None, None, ""
+        known, scores, problem, errors = None, None, "", dict[str, float]()
         if true is not None:
             try:
                 known = _get(true)
                 scores = metrics.scores(known, masks, IOUS)
+                errors = metrics.measurement_errors(known, masks)
             except (ScellsegError, OSError) as error:
                 problem = plain(error)
-        return FoundCells(self.name, masks, known, decoding, scores, problem)
+        return FoundCells(self.name, masks, known, decoding, scores, problem, errors=errors)
 
 
 def _get(given: Any) -> np.ndarray:

@@ -323,6 +323,8 @@ def test_images_are_compared_one_by_one_and_their_memory_freed():
     assert names(panel) == ["c", "b", "a"]
     assert [line[:7] for line in lines(panel)] == ["AP 0.00", "AP 0.33", "AP 1.00"]
     assert "Over the 3 images with true cells: AP 0.44" in text(panel, "summary")
+    # Three squares are found in each; of the two images with one there are two too many.
+    assert "measured: count +133% (SD 115%), total area" in text(panel, "summary")
     assert [one.asked.is_set() for one in waiting] == [True, False, False]
 
     def freed() -> list[bool]:
