@@ -5,6 +5,7 @@ section 10), adds a row to a table for each model that it tunes, and goes on whe
 """
 
 import argparse
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -63,10 +64,11 @@ def compare(data: str, state: int, fold: int) -> pd.DataFrame:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--table", type=Path, default=paths.results("next_image.csv"))
-    table = parser.parse_args().table
-    for state, fold, data in ((s, f, d) for s in (0, 1) for f in range(5) for d in DATA):
+    parser.add_argument("--states", type=int, nargs="+", default=[0, 1])
+    asked = parser.parse_args()
+    for state, fold, data in itertools.product(asked.states, range(5), DATA):
         name = f"{data} {state} {fold}"
-        if name not in read_runs(table):
+        if name not in read_runs(asked.table):
             rows = compare(data, state, fold)
             print(name, rows["map"].round(3).tolist(), flush=True)
-            add_run(table, name, rows.round(6), {"commit": find_commit()}, recipe=RECIPE)
+            add_run(asked.table, name, rows.round(6), {"commit": find_commit()}, recipe=RECIPE)
