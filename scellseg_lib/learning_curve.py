@@ -7,7 +7,7 @@ what a model knows, and measurements to take away.
 import hashlib
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -45,8 +45,7 @@ PARAMETERS |= {"RECIPE": "quick", "STEPS": 0, "FOLDS": 3, "MORE": 50, "SECONDS":
 PARAMETERS |= {"SHOWN": 3, "COMPUTE": False}
 """Parameters of the notebook, with values of their types."""
 
-VERSION = 2
-"""Of how a fold is computed: with another number, scores of before are not taken over."""
+VERSION = 2  # of how a score is computed: those of another one are not taken over
 COLUMNS: dict[str, type] = {"key": str, "fold": int, "n_shots": int, "shots": str, "held_out": str}
 COLUMNS |= {"cells": int} | dict.fromkeys(("ap50", "ap75", "map", "maji", *MEASURED), float)
 """Of the table of scores, with their types; ``cells`` are those that were learnt from."""
@@ -86,6 +85,7 @@ def cross_validate(
     queries: Sequence[Sample] | None = None,
     recipe: str = "best",
     n_folds: int = 5,
+    report: Callable[[int, int], object] = lambda done, total: None,
     **options: Any,
 ) -> pd.DataFrame:
     """Tune on 1, 2, 4 .. of the annotated images, and score on others of them, never on a query.
@@ -103,6 +103,8 @@ def cross_validate(
         Table of the scores (CSV), made if need be; DatasetError if it is no such table.
     queries, recipe, n_folds, **options
         See `finetune` and `plan_folds`; the seed is that of both.
+    report : callable
+        Called at every step with how many scores are known, of how many; what it raises ends all.
 
     Returns
     -------
@@ -125,7 +127,7 @@ def cross_validate(
     }
     plan = [(fold, n) for fold in range(len(folds)) for n in counts]
     known, keys = _read_scores(file), []
-    for fold, n in progress_bar(plan, len(plan), "learning curve", unit="score"):
+    for done, (fold, n) in enumerate(progress_bar(plan, len(plan), "learning curve", unit="score")):
         pool, held_out = ([images[i] for i in part] for part in folds[fold])
         learnt = pool[:n]
         sized = learnt or pool  # those whose diameter is taken
@@ -137,7 +139,8 @@ def cross_validate(
             continue
         tuned = model
         if learnt:
-            tuned = finetune(model, learnt, queries, recipe, precision=precision, **options)
+            told: Any = options | {"callback": lambda _, done=done: report(done, len(plan))}
+            tuned = finetune(model, learnt, queries, recipe, precision=precision, **told)
         diameter = float(np.mean([sample.diameter for sample in sized]))
         with warnings.catch_warnings(action="ignore", category=FarFromModel):  # one an image
             found = segment(tuned, held_out, diameter=diameter, precision=precision, progress=False)
@@ -178,15 +181,12 @@ def _read_scores(file: Path) -> pd.DataFrame:
 
 
 BLUE, ORANGE, SKY = "#0072B2", "#D55E00", "#56B4E9"
-NOTICEABLE = 0.005
-"""A smaller gain in mAP is 0.00 to two decimals."""
+NOTICEABLE = 0.005  # a smaller gain in mAP is 0.00 to two decimals
 
 
 @dataclass(frozen=True)
 class Expectation:
-    """What more annotated images are expected to add: a sentence, and the curve where there is one,
-    with the gain in mAP and its 95 % interval.
-    """
+    """What more cells are expected to add, in words; the curve if there is one, and its gain."""
 
     sentence: str
     fit: HyperbolaFit | None = None
@@ -374,7 +374,8 @@ def rank_doubts(model: Model, samples: Sequence[Sample]) -> pd.DataFrame:
 
     The doubt is 1 - mAP of the cells that it finds with flips against those without.
     """
-    found = [segment(model, samples, flips=flips, progress=False) for flips in (False, True)]
+    with warnings.catch_warnings(action="ignore", category=FarFromModel):  # one an image
+        found = [segment(model, samples, flips=flips, progress=False) for flips in (False, True)]
     pairs = zip(*found, strict=True)
     doubts = [1 - scores(plain.masks, flipped.masks).ap.mean() for plain, flipped in pairs]
     table = pd.DataFrame({"image": [sample.name for sample in samples], "doubt": doubts})

@@ -275,8 +275,7 @@ def is_done(job: ImageJob, known: list[str] | None) -> bool:
 def score_files(pairs: list[tuple[Path, Sample]]) -> pd.DataFrame:
     """Score label files, one pair in memory at a time; the frame of `evaluate`."""
     each = progress_bar(pairs, len(pairs), "evaluate")
-    # A sample keeps what it has read: the copy is forgotten with its masks.
-    frames = [evaluate([read_masks(predicted)], [replace(truth)]) for predicted, truth in each]
+    frames = [evaluate([read_masks(file)], [replace(one)]) for file, one in each]  # copies: freed
     return pd.concat(frames, ignore_index=True)
 
 

@@ -10,7 +10,7 @@ Scellseg has them, or all in one folder as Cellpose has them::
     .NAME_masks.tif.edits         edits of the masks that were never saved
     MODEL.safetensors             a tuned model; MODEL.checkpoint and MODEL.checkpoint.json while it
                                   is being learnt
-    classes.csv, rounds.csv       the classes of cells, and the rounds of correction
+    classes.csv, rounds.csv, learning_curve.csv    of cells, of correction, and of all annotated
     segmented/                    masks that a model gave, and segmented.json, which says how
     corrected/, exported/         the same masks corrected by hand, and files for other programs
 """
@@ -30,7 +30,8 @@ UNREAD += "ilp mrc ics nrrd dcm jp2 bmp gif webp heic"  # in what other programs
 CONVERT = "Save it as OME-TIFF, for example by Fiji, whose Bio-Formats reads most formats."
 PICTURES = "cp_output|cp_outlines|outlines|cp_flows|flows|dP|cp_cellprob|overlay"  # of an image
 SHOT, QUERY, SEGMENTED, CORRECTED, EXPORTED = "shot", "query", "segmented", "corrected", "exported"
-CLASSES, ROUNDS, RECORD, HASHES = "classes.csv", "rounds.csv", "segmented.json", ".hashes"
+CLASSES, ROUNDS, CURVE = "classes.csv", "rounds.csv", "learning_curve.csv"
+RECORD, HASHES = "segmented.json", ".hashes"
 MASKS, CELLS, REGION, OVERLAY = "_masks", "_cells.csv", "_region.json", "_overlay.png"
 MODEL, CHECKPOINT, RUN, EDITS = ".safetensors", ".checkpoint", ".checkpoint.json", ".edits"
 

@@ -266,8 +266,7 @@ class Experiment:
         self, image: Path, masks: np.ndarray, replace: bool, cells: Path | None
     ) -> tuple[Path, Path]:
         """Where `add_to_shots` puts them, or why it cannot."""
-        pixels = read_pixels(image)
-        check_size(pixels.shape[:2], masks.shape, "its masks", image)
+        check_size(read_pixels(image).shape[:2], masks.shape, "its masks", image)
         if not np.any(masks[_read_rectangle(cells or image, masks).box]):
             what = "there are no cells to learn from"
             remedy = "Draw at least one cell, or choose another image."
@@ -351,8 +350,7 @@ class Experiment:
         """Number of the round that a prediction of these weights belongs to, and its shots."""
         of_these = table[table["weights"] == weights]
         if len(of_these):
-            names = ("round", "shots", "shot_cells")
-            return {name: int(of_these[name].iloc[-1]) for name in names}
+            return {name: int(of_these[name].iloc[-1]) for name in ("round", "shots", "shot_cells")}
         counts = []
         for one in layout.list_images(self.folder):
             with suppress(ScellsegError):  # a damaged shot does not cost the correction

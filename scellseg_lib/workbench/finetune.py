@@ -33,6 +33,7 @@ from scellseg_lib.model import Model
 from scellseg_lib.samples import Dataset
 from scellseg_lib.training import Enough, Progress, read_run
 from scellseg_lib.workbench import experiment, forms
+from scellseg_lib.workbench.curve import CurvePanel
 from scellseg_lib.workbench.experiment import OfferedModel, Survey
 from scellseg_lib.workbench.forms import Channels, count, plain
 from scellseg_lib.workbench.jobs import Cancelled, Job, runs
@@ -95,7 +96,7 @@ class FinetuneRun(BaseModel):
             self.stopped = None
             self.model_post_init(None)  # another window may have gone on with it
             job.report(0, 0, doing="Reading the model and the images")
-            shots, queries = self._read_images(job)
+            shots, queries = self.read_images(job)
             job.report(0, 0, doing="Preparing")
             with whole(record) as scratch:
                 scratch.write_text(self.model_dump_json(indent=2))
@@ -163,7 +164,7 @@ class FinetuneRun(BaseModel):
         except Cancelled:
             raise Enough from None  # at the end of a step, so that this state is whole
 
-    def _read_images(self, job: Job) -> tuple[Dataset, Dataset | None]:
+    def read_images(self, job: Job) -> tuple[Dataset, Dataset | None]:
         """Shots, and the images to be segmented that can be read, where the strategy needs them."""
         images = load_folder(self.folder, self.channels)
         shots = tuple(sample for sample in images.shot if sample.name in self.shots)
@@ -182,8 +183,7 @@ class FinetuneRun(BaseModel):
     def _save(self, tuned: Model) -> Path:
         file = self.file(layout.MODEL)
         if file.exists() and not self.overwrite:  # it came while this learnt
-            free = find_free_name(self.folder, self.name)
-            file = self.folder / f"{free}{layout.MODEL}"
+            file = self.folder / f"{find_free_name(self.folder, self.name)}{layout.MODEL}"
         tuned.save(file)
         self._forget()
         return file
@@ -248,6 +248,7 @@ class FinetunePanel(ipywidgets.VBox):
     def _make_choices(self) -> list[ipywidgets.Widget]:
         self.folder = forms.text_field("tune-folder", hint="folder of your experiment")
         self.check = forms.button("Check", "tune-check", self.look, tip="look into it again")
+        self.more = CurvePanel(self.choose)
         self.shots, self.diameter, self.about = (
             ipywidgets.HTML().add_class(f"scellseg-tune-{name}")
             for name in ("shots", "diameter", "about")
@@ -269,6 +270,7 @@ class FinetunePanel(ipywidgets.VBox):
             self.shots,
             self.channels,
             forms.row("Size of the cells", self.diameter),
+            self.more,
             forms.heading("How to learn"),
             forms.row("Start from", self.model),
             forms.row("", self.about),
@@ -370,8 +372,7 @@ class FinetunePanel(ipywidgets.VBox):
 
     def _offer_models(self) -> None:
         before: OfferedModel | None = self.model.value
-        folder = self.found.folder if self.found else None
-        known = experiment.offer_models(folder, to_start=True)
+        known = experiment.offer_models(self.found.folder if self.found else None, to_start=True)
         self.model.options = [(start.title, start) for start in known]
         self.model.value = next(
             (one for one in known if before and one.key == before.key), known[0]

@@ -107,8 +107,7 @@ class Inspector(ipywidgets.VBox):
         forms.show(on_edit is not None, self._correct)
         forms.show(on_use is not None, self._use)
         buttons = ipywidgets.HBox([self._previous, self._next, self._correct])
-        ends = ipywidgets.HBox([self._apply, self._use])
-        moved = [heading("Thresholds"), self.thresholds, ends]
+        moved = [heading("Thresholds"), self.thresholds, ipywidgets.HBox([self._apply, self._use])]
         columns = {
             "0 0 250px": [self._summary, self._list],
             "1 1 420px": [buttons, self.view, self._told],

@@ -178,8 +178,7 @@ class SegmentPreview(ipywidgets.VBox):
         forms.show(False, self.view)
         self._redraw = session.Newest(self._draw)
         self.image.observe(lambda _: self.follow(), "value")
-        parts = [forms.row("Image", self.image, self.button), self.message, self.view]
-        super().__init__(parts)
+        super().__init__([forms.row("Image", self.image, self.button), self.message, self.view])
         self.add_class("scellseg-preview")
 
     def offer(self, images: Sequence[Path]) -> None:

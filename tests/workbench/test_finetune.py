@@ -10,6 +10,7 @@ from unittest.mock import Mock
 
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
 import tifffile
 
@@ -17,6 +18,7 @@ from scellseg_lib import finetune, paths, training
 from scellseg_lib.datasets.load import load_folder
 from scellseg_lib.datasets.weights import load_model, released_file
 from scellseg_lib.device import Precision
+from scellseg_lib.finetuning import RECIPES
 from scellseg_lib.model import new_model
 from scellseg_lib.network import weights_hash
 from scellseg_lib.workbench.experiment import offer_models
@@ -324,6 +326,35 @@ def test_a_stopped_run_can_be_kept_as_it_is_also_after_another_look(folder, pace
     assert model.card.diameter == pytest.approx(panel.found.diameter, abs=0.01)
     assert (panel.run, is_shown(panel.start)) == (None, True)
     assert checkpoints(folder) == []
+
+
+def test_it_says_what_more_cells_would_add(folder, pace, monkeypatch):
+    short = RECIPES["quick"].options.change(steps=2, batch_size=2)
+    monkeypatch.setitem(RECIPES, "quick", RECIPES["quick"]._replace(options=short))
+    panel = opened(folder)
+    panel.more.button.click()
+    assert "three images or more" in problem(panel.more)
+    annotate(folder, "E", *disks(4))
+    panel.check.click()
+    end(panel)
+    pace.left = 3  # the first model, and one step of the second
+    panel.more.button.click()
+    until(lambda: "Learning and testing: 2 of 9 scores" in panel.more.message.text)
+    assert panel.more.button.description == "Stop"
+    panel.more.button.click()
+    pace.left = inf
+    assert panel.more.job.join(LONG).state == "cancelled"
+    assert "Stopped. The scores so far are kept" in panel.more.message.text
+    kept = pd.read_csv(folder / "learning_curve.csv")
+    panel.more.button.click()
+    assert panel.more.job.join(LONG).state == "done", panel.more.message.text
+    scores = pd.read_csv(folder / "learning_curve.csv")
+    assert scores["n_shots"].tolist() == [0, 1, 2] * 3
+    pd.testing.assert_frame_equal(scores[: len(kept)], kept)
+    assert panel.more.message.text.startswith("worms, 3 images with 12 cells: ")
+    assert "50 more cells (12.5 images like yours, 25 minutes" in panel.more.message.text
+    assert "<img" in panel.more.curve.value
+    assert panel.more.button.description == "What would more cells add?"
 
 
 def test_what_learns_in_another_window_or_from_other_images_is_left_alone(folder, pace):

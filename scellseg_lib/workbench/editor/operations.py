@@ -77,8 +77,7 @@ def fill_holes(labels: np.ndarray, cells: Sequence[int]) -> Patch:
     # The hole of a ring in a ring belongs to the inner one.
     for cell in sorted(boxes, key=lambda cell: labels[boxes[cell]].size):
         box = boxes[cell]
-        filled = ndimage.binary_fill_holes(labels[box] == cell)
-        after[box][filled & (after[box] == 0)] = cell
+        after[box][ndimage.binary_fill_holes(labels[box] == cell) & (after[box] == 0)] = cell
     return diff(labels, after)
 
 

@@ -338,6 +338,5 @@ def draw_still(
             drawn[edge] = usual
         else:
             known = np.minimum(small[edge], len(table) - 1)
-            shown = table[known, 3:] > 0
-            drawn[edge] = np.where(shown, table[known, :3], drawn[edge])
+            drawn[edge] = np.where(table[known, 3:] > 0, table[known, :3], drawn[edge])
     return cv2.imencode(".png", drawn[..., ::-1])[1].tobytes()
