@@ -213,6 +213,11 @@ def scores(models: int = 2, states: int = 4, thresholds: int = 3, seed: int = 0)
     return frame.assign(ap=np.random.default_rng(seed).normal(size=len(frame)))
 
 
+@pytest.fixture
+def frame() -> pd.DataFrame:
+    return scores()
+
+
 TWO = ["model", "threshold"]
 COMPARED = {"value": "ap", "factor": "model", "by": "threshold", "subject": "state"}
 REPEATEDLY = partial(stats.two_way_rm_anova, value="ap", subject="state")
@@ -225,9 +230,8 @@ REPEATED = [within, mixed, matched, unmatched]
 ALL = [independent, *REPEATED]
 
 
-def test_subjects_are_nested_whatever_their_names():
+def test_subjects_are_nested_whatever_their_names(frame):
     """State 0 of two models is two subjects: naming them apart changes nothing."""
-    frame = scores()
     apart = frame.assign(state=frame["model"] + frame["state"].astype(str))
     pd.testing.assert_frame_equal(mixed(frame), mixed(apart))
     pd.testing.assert_frame_equal(unmatched(frame), unmatched(apart))
@@ -238,16 +242,14 @@ def test_subjects_are_nested_whatever_their_names():
 
 
 @pytest.mark.parametrize("analysis", ALL)
-def test_order_and_types_do_not_matter(analysis):
-    frame = scores()
+def test_order_and_types_do_not_matter(analysis, frame):
     shuffled = frame.sample(frac=1, random_state=0).assign(unused=np.nan)
     shuffled["model"] = pd.Categorical(shuffled["model"], ["a", "b", "absent"])
     pd.testing.assert_frame_equal(analysis(frame), analysis(shuffled))
 
 
 @pytest.mark.parametrize("analysis", ALL)
-def test_bad_tables(analysis):
-    frame = scores()
+def test_bad_tables(analysis, frame):
     for bad, message in (
         (frame.assign(ap=frame["ap"].where(frame.index != 3)), "1 of 24 rows hold missing"),
         (frame.assign(ap=np.inf), "24 of 24 rows hold missing or infinite"),
@@ -263,8 +265,7 @@ def test_bad_tables(analysis):
 
 
 @pytest.mark.parametrize("analysis", REPEATED)
-def test_each_subject_once_in_each_cell(analysis):
-    frame = scores()
+def test_each_subject_once_in_each_cell(analysis, frame):
     who = r"state 1, model a" if analysis in (within, matched) else r"model/state a/1"
     with pytest.raises(ScellsegError, match=f"{who}, threshold 0.7 was observed 0 times. Compute"):
         analysis(frame.drop(index=4))
@@ -277,8 +278,7 @@ def test_each_subject_once_in_each_cell(analysis):
         analysis(scores(states=1))
 
 
-def test_independent_observations_need_full_cells_and_one_repeat():
-    frame = scores()
+def test_independent_observations_need_full_cells_and_one_repeat(frame):
     with pytest.raises(ScellsegError, match=r"no observation of model b, threshold 0\.9"):
         independent(frame.query("model == 'a' or threshold < 0.8"))
     with pytest.raises(ScellsegError, match="each cell of model:threshold was observed once"):
@@ -287,9 +287,8 @@ def test_independent_observations_need_full_cells_and_one_repeat():
 
 
 @pytest.mark.parametrize("analysis", [independent, within, mixed])
-def test_nothing_random(analysis):
-    frame = scores().assign(ap=lambda f: 0.1 + 0.2 * (f["model"] == "a"))
-    table = analysis(frame)
+def test_nothing_random(analysis, frame):
+    table = analysis(frame.assign(ap=0.1 + 0.2 * (frame["model"] == "a")))
     assert table["error_sum_of_squares"].tolist() == [0, 0, 0]
     assert table["F"].loc["model"] == np.inf
     assert table["p"].loc["model"] == 0
@@ -298,16 +297,14 @@ def test_nothing_random(analysis):
 
 
 @pytest.mark.parametrize("analysis", [matched, unmatched])
-def test_no_comparison_without_variance(analysis):
-    frame = scores()
+def test_no_comparison_without_variance(analysis, frame):
     worse = (frame["model"] == "a") & (frame["threshold"] > 0.6)
     table = analysis(frame.assign(ap=0.3 - 0.1 * worse))
     assert table["difference"].tolist() == pytest.approx([0, -0.1, -0.1])
     assert table["p_adjusted"].tolist() == pytest.approx([np.nan, 0, 0], nan_ok=True)
 
 
-def test_designs_are_two_factors():
-    frame = scores()
+def test_designs_are_two_factors(frame):
     for names, between in ((["threshold"], None), ([], "model"), (["model", "threshold"], "state")):
         with pytest.raises(ScellsegError, match="not two factors"):
             stats.two_way_rm_anova(frame, "ap", names, between, "state")
@@ -317,8 +314,7 @@ def test_designs_are_two_factors():
         stats.two_way_rm_anova(frame, "ap", ["model", "model"], None, "state")
 
 
-def test_difference_follows_the_order_of_categories():
-    frame = scores()
+def test_difference_follows_the_order_of_categories(frame):
     turned = frame.assign(model=pd.Categorical(frame["model"], ["b", "a"]))
     one, other = matched(frame), matched(turned)
     assert other["first"].tolist() == ["b"] * 3
