@@ -51,15 +51,11 @@ def test_a_style_is_the_normalised_mean_of_a_map_and_zero_for_an_empty_one():
 
 
 @pytest.mark.parametrize("name", ["cellpose", "scellseg"])
-def test_every_weight_is_learnt_and_images_of_a_batch_do_not_mix(name):
+def test_every_weight_is_learnt(name):
     network = build_network(name, TINY)
     network(IMAGES).maps.square().sum().backward()
     # A bias before a BatchNorm has a gradient of zero but for rounding: it must exist only.
     assert [key for key, p in network.named_parameters() if p.grad is None] == []
-    network.eval()
-    together, alone = network(IMAGES), network(IMAGES[1:])
-    torch.testing.assert_close(together.maps[1:], alone.maps, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(together.style[1:], alone.style, rtol=1e-4, atol=1e-5)
 
 
 def test_what_makes_no_network_is_an_error_and_who_checks_types_knows_the_names():
