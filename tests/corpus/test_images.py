@@ -21,6 +21,7 @@ from scellseg_lib.files import layout
 from scellseg_lib.files.images import read_masks, read_pixels, relabel
 from scellseg_lib.files.seg_npy import write_seg
 from tests.corpus import expect
+from tests.files.test_layout import make
 
 RANDOM = np.random.default_rng(0)
 Y, X = np.mgrid[:48, :60]
@@ -339,9 +340,7 @@ FOLDERS = [
 
 @pytest.mark.parametrize(("names", "left", "images"), FOLDERS)
 def test_what_is_not_read_in_a_folder_is_named(tmp_path, recwarn, names, left, images):
-    for name in names.split():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
+    make(tmp_path, *names.split())
     if images is None:
         words = f"no images, but .*{', '.join(left)}.*Bio-Formats"
         expect(lambda: layout.list_images(tmp_path), DatasetError, words)

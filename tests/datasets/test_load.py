@@ -17,6 +17,7 @@ from scellseg_lib.errors import DatasetError, ImageError
 from scellseg_lib.files.images import write_labels
 from scellseg_lib.files.seg_npy import write_seg
 from scellseg_lib.samples import Dataset, Sample
+from tests.files.test_layout import make
 
 SHAPE = (6, 8)
 
@@ -206,10 +207,8 @@ def test_synthetic_subsets_are_nested_and_hold_no_kind_that_is_tested():
 
 
 def test_the_papers_subsets_are_splits_of_cellpose(tmp_path, monkeypatch):
-    (tmp_path / "cellpose").mkdir()
     for number in (10, 88, 89, 400):
-        for kind in ("img", "masks"):
-            (tmp_path / "cellpose" / f"train_{number:03d}_{kind}.png").touch()
+        make(tmp_path / "cellpose", f"train_{number:03d}_img.png", f"train_{number:03d}_masks.png")
     monkeypatch.setenv("SCELLSEG_DATA", str(tmp_path))
     counts = [len(load.load_pretraining_subset(name)[0]) for name in ("Sneuro", "Sfluor", "Smicro")]
     assert counts == [2, 3, 4]

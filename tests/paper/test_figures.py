@@ -14,6 +14,7 @@ from scellseg_lib.paper.figures import architecture, datasets, diagrams, pipelin
 from scellseg_lib.segmentation import Cells, Prediction
 from scellseg_lib.style import embed
 from tests import tiny
+from tests.test_plots import legend
 
 
 @pytest.fixture(autouse=True)
@@ -25,10 +26,6 @@ def _close_figures() -> object:
 @pytest.fixture
 def axes() -> Axes:
     return plt.figure().subplots()
-
-
-def legend(axes: Axes) -> list[str]:
-    return [text.get_text() for text in axes.get_legend().get_texts()]
 
 
 def make_sample(name: str, masks: np.ndarray, split: str = "shot", width: int = 20) -> Sample:
