@@ -40,9 +40,9 @@ from scellseg_lib.model import new_model
 from scellseg_lib.paper import run
 from scellseg_lib.paper.store import Store
 from scellseg_lib.paper.trial import Trial
-from scellseg_lib.workbench.editor import MaskEditor
-from scellseg_lib.workbench.experiment import ClassFile, Experiment, read_cells
+from scellseg_lib.workbench.experiment import ClassFile, Experiment
 from tests import tiny
+from tests.corpus.test_annotations import open_editor
 from tests.corpus.test_stores import FOREIGN
 from tests.datasets.conftest import serving
 from tests.paper.made_up import make_origin, make_scores, make_trial
@@ -101,9 +101,7 @@ def get(to: Path) -> None:
 
 def annotate(to: Path) -> None:
     """Twenty edits, of which each is noted once it is done, saved now and then."""
-    path, image, labels = to / "A_masks.tif", np.zeros((40, 60), np.uint8), np.zeros((40, 60), int)
-    known = (read_masks(path), read_cells(path)) if path.exists() else (labels, None)
-    editor = MaskEditor(image, known[0], cells=known[1], path=path)
+    editor = open_editor(to / "A_masks.tif", np.zeros((40, 60), int))
     editor.recover()
     noted = to.parent / "edits"
     if noted.exists() and len(editor.cells) < int(noted.read_text() or 0):

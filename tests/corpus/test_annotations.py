@@ -61,15 +61,16 @@ def test_a_list_is_of_the_cells_that_it_names_or_of_none(tmp_path, text, right):
     assert kinds(exported) == {1: "", 2: ""} | right
 
 
+def open_editor(path: Path, labels: np.ndarray = LABELS) -> MaskEditor:
+    """Of the masks and the list of cells that are there, or of these labels."""
+    known = (read_masks(path), read_cells(path)) if path.exists() else (labels, None)
+    return MaskEditor(np.zeros(labels.shape, np.uint8), known[0], cells=known[1], path=path)
+
+
 @pytest.mark.parametrize("dies", ["masks", "list"])
 def test_a_save_that_is_killed_leaves_masks_with_their_own_list(tmp_path, monkeypatch, dies):
-    path, image = tmp_path / "A_masks.tif", np.zeros(LABELS.shape, np.uint8)
-
-    def opened() -> MaskEditor:
-        known = (read_masks(path), read_cells(path)) if path.exists() else (LABELS, None)
-        return MaskEditor(image, known[0], cells=known[1], path=path)
-
-    editor = opened()
+    path = tmp_path / "A_masks.tif"
+    editor = open_editor(path)
     editor.set_class([7], "dead")
     editor.save()
     editor.delete([1])
@@ -87,7 +88,7 @@ def test_a_save_that_is_killed_leaves_masks_with_their_own_list(tmp_path, monkey
     export(path, tmp_path / "out", ["table"])  # reads as the editor will, and changes nothing
     told = pd.read_csv(tmp_path / "out/A_measurements.csv", keep_default_na=False)["class"]
     assert told.tolist() == (["dead", ""] if dies == "masks" else ["alive"])
-    again = opened()
+    again = open_editor(path)
     assert kinds(again.cells) == ({1: "dead", 2: ""} if dies == "masks" else {1: "alive"})
     if dies == "masks":
         again.recover()
@@ -95,8 +96,8 @@ def test_a_save_that_is_killed_leaves_masks_with_their_own_list(tmp_path, monkey
 
 
 def test_two_windows_on_one_image_lose_nothing_and_overwrite_nothing_unsaid(tmp_path):
-    path, image = tmp_path / "A_masks.tif", np.zeros(LABELS.shape, np.uint8)
-    one, two = (MaskEditor(image, LABELS, path=path) for _ in range(2))
+    path = tmp_path / "A_masks.tif"
+    one, two = (open_editor(path) for _ in range(2))
     one.set_note([7], "one")
     two.set_note([312], "two")
     two.set_class([312], "dead")
