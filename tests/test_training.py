@@ -13,6 +13,7 @@ from scellseg_lib.errors import TrainingError
 from scellseg_lib.model import Model, new_model
 from scellseg_lib.training import CheckpointOfAnotherRun, Enough, read_run
 from tests import tiny
+from tests.test_model import assert_same_weights
 from tests.tiny import Killed, end_at
 
 
@@ -30,8 +31,7 @@ uninterrupted = cache(tiny.run)
 
 
 def assert_same(a: Model, b: Model) -> None:
-    first, second = a.network.state_dict(), b.network.state_dict()
-    assert [key for key, value in first.items() if not torch.equal(value, second[key])] == []
+    assert_same_weights(a, b)
     assert a.log == b.log
 
 

@@ -15,6 +15,7 @@ from scellseg_lib.paper import grid, profile, shots
 from scellseg_lib.paper.claims.evidence import SUBSETS
 from scellseg_lib.paper.profile import choose_profile, load_profile
 from tests import tiny
+from tests.datasets.test_manifest import LISTED
 
 RELEASED = load_profile("released")
 
@@ -65,8 +66,7 @@ def test_smicro_is_shot_scale_with_other_weights_of_scellseg():
 def test_longer_training_never_sees_a_query_image():
     found = grid.longer_training(RELEASED)
     assert {(t.split, t.contrast) for t in found} == {("held_out", "")}
-    pools = {"bbbc010_elegans": 10, "t98g_phase": 10, "hela_phase_nuclei": 12}
-    assert all(t.n_shots < pools[t.data] for t in found)
+    assert all(t.n_shots < LISTED[t.data]["shot"] for t in found)
     assert {t.n_shots for t in grid.longer_training(RELEASED.narrow(shots=[8]))} == {8}
     assert {(t.steps, t.options) for t in found} == {
         (steps, (("schedule", schedule),)) for steps in grid.STEPS for schedule in grid.SCHEDULES

@@ -110,13 +110,11 @@ def start(panel: FinetunePanel, pace: SimpleNamespace, steps: int = 1) -> None:
     until(lambda: len(panel.run.log) == steps)
 
 
-def stopped(panel: FinetunePanel, pace: SimpleNamespace) -> FinetunePanel:
-    """Start a run and stop it on the way: after two steps, or one more."""
-    start(panel, pace, 2)
+def stop(panel: FinetunePanel, pace: SimpleNamespace) -> None:
+    """On the way: where it waits, or a step later."""
     panel.stop.click()
     pace.left = inf
     assert end(panel).job.state == "cancelled"
-    return panel
 
 
 def test_the_shots_their_cells_and_diameter_are_found(panel):
@@ -294,9 +292,7 @@ def test_a_stopped_run_goes_on_to_the_model_that_was_never_stopped(
     start(panel, pace, 2)
     left = tmp_path / "left/worms"  # what lies on the disk now is all that a kill would leave
     shutil.copytree(folder, left, ignore=shutil.ignore_patterns(".*"))
-    panel.stop.click()
-    pace.left = inf
-    assert end(panel).job.state == "cancelled"
+    stop(panel, pace)
     assert 2 <= len(panel.run.log) < 4
     assert "halted.checkpoint" in checkpoints(folder)
     assert not (folder / "halted.safetensors").exists()
@@ -317,7 +313,8 @@ def test_a_stopped_run_can_be_kept_as_it_is_also_after_another_look(folder, pace
     passed_on = []
     panel = opened(folder, on_tuned=passed_on.append)
     panel.model.value = next(value for _, value in panel.model.options if value.key == key)
-    stopped(panel, pace)
+    start(panel, pace, 2)
+    stop(panel, pace)
     done, kept = len(panel.run.log), weights_hash(panel.run.stopped.network)
     panel.check.click()
     end(panel).keep.click()
@@ -360,7 +357,8 @@ def test_it_says_what_more_cells_would_add(folder, pace, monkeypatch):
 def test_what_learns_in_another_window_or_from_other_images_is_left_alone(folder, pace):
     stale = opened(folder)
     stale.steps.value = 9
-    stopped(stale, pace)
+    start(stale, pace, 2)
+    stop(stale, pace)
     first, n_steps = opened(folder), len(stale.run.log)
     pace.left = 0
     first.go_on.click()
@@ -374,9 +372,7 @@ def test_what_learns_in_another_window_or_from_other_images_is_left_alone(folder
         assert "another run or window is at work here" in end(stale).message.text
     pace.left = 1
     until(lambda: len(first.run.log) > n_steps)
-    first.stop.click()
-    pace.left = inf
-    end(first)
+    stop(first, pace)
     stale.check.click()  # what the other window has gone on with is not kept as it was here
     assert [is_shown(one) for one in (end(stale).keep, stale.go_on)] == [False, True]
     annotate(folder, "B", *disks(6))
