@@ -20,6 +20,7 @@ from scellseg_lib.paper.claims.rules import judge_lead
 from scellseg_lib.paper.profile import load_profile
 from scellseg_lib.paper.store import Store, parse_trial
 from scellseg_lib.paper.trial import hash_identity
+from tests.datasets.test_manifest import LISTED
 
 pytestmark = pytest.mark.slow
 
@@ -31,10 +32,7 @@ ORIGINS = {
 }
 TRIALS = {name: parse_trial(origin["trial"]) for name, origin in ORIGINS.items()}
 SHOTS = pd.read_csv(paths.MANIFESTS / "shots.csv", dtype={"images": str})
-POOLS = SHOTS.groupby("data")["images"].first().str.split(" ").map(len)  # that shots are drawn from
 README = " ".join((paths.REPOSITORY / "README.md").read_text(encoding="utf-8").split())
-QUERIES = {"bbbc010_elegans": 39, "t98g_phase": 13, "hela_phase_nuclei": 20}
-QUERIES |= {"huh7_nuclei": 16, "tcell_if": 8, "cellpose_cyto_test": 68}
 
 
 def test_each_result_is_whole_and_named_by_what_it_says():
@@ -42,9 +40,10 @@ def test_each_result_is_whole_and_named_by_what_it_says():
     wrong = []
     for name, origin in ORIGINS.items():
         trial, (profile, key) = TRIALS[name], name.split("/")
-        n_images = QUERIES[trial.tested_on or trial.data]
+        splits = LISTED[trial.tested_on or trial.data]
+        n_images = splits["general_test" if trial.tested_on else "query"]
         if trial.split == "held_out":
-            n_images = POOLS[trial.data] - trial.n_shots
+            n_images = splits["shot"] - trial.n_shots
         rows = (STORES[profile].folder / f"{key}.csv").read_text().splitlines()[1:]
         whole = len(rows) == 2 * n_images
         traced = len(origin["commit"]) == 40 and origin["versions"]["torch"]  # of a clean tree
