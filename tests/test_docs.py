@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+import pandas as pd
+
 from scellseg_lib import augment, contrast, metrics, samples, tiles
 from scellseg_lib.datasets import weights
 from scellseg_lib.datasets.manifest import load_manifest
@@ -92,3 +94,42 @@ def test_numbers_of_images_are_those_of_the_manifest():
     listed = re.findall(r"(\w+)((?: \d{3}){5})", SECTIONS["4"].replace("\n", " "))
     told = {f"contrast:{name}": tuple(map(int, numbers.split())) for name, numbers in listed}
     assert told == train.picks
+
+
+LEVELS = {  # of the table of the best recipe: what the runs and the decoding of a row differ in
+    "base": {},
+    "400 steps of 4": {"steps": 400, "batch_size": 4},
+    "cells 1.5 times": {"magnification": 1.5},
+    "a rate of 0.002": {"learning_rate": 0.002},
+    "400 steps": {"steps": 400},
+    "20 steps of warm-up": {"warm_up": 20},
+    "mean of the weights": {"averaged": True},
+    "flips": {"flips": True},
+    "cells found at the 30-px": {"resample": False},
+    "cell threshold 0": {"cell_threshold": 0.0},
+}
+
+
+def test_the_table_of_recipes_is_that_of_the_committed_runs() -> None:
+    runs = pd.read_csv(ROOT / "figures" / "data" / "recipe_stage1.csv")
+    base = {"steps": 200, "batch_size": 8, "learning_rate": 0.001, "magnification": 1.0}
+    base |= {"warm_up": 0, "slower": 1.0, "photometric": 0.0, "elastic": 0.0}
+    base |= {"averaged": False, "flips": False, "resample": True, "cell_threshold": 0.5}
+
+    def scores(level: dict) -> pd.Series:
+        chosen = (runs[[*base]] == pd.Series(base | level)).all(axis=1)
+        return runs[chosen].set_index(["data", "fold"])["map"]
+
+    lines = re.findall(r"^\|(.*)\|$", SECTIONS["10"], flags=re.MULTILINE)
+    _, _, *rows = [[cell.strip() for cell in line.split("|")] for line in lines]
+    for (told, *numbers, verdict), (name, level) in zip(rows, LEVELS.items(), strict=True):
+        assert told.startswith(name)
+        change = (scores(level) - (scores({}) if level else 0)).dropna()
+        order = ["bbbc010_elegans", "t98g_phase", "hela_phase_nuclei"]
+        sets = change.groupby("data").mean().reindex(order)
+        sign = "+.3f" if level else ".3f"
+        error = change.std(ddof=1) / len(change) ** 0.5
+        whole = f"{sets.mean():+.3f} ({error:.3f})" if level and not sets.isna().any() else ""
+        assert numbers == [whole, *("" if value != value else f"{value:{sign}}" for value in sets)]
+        goes_on = sets.mean() >= max(0.005, error) and sets.min() >= -0.01
+        assert not level or verdict.startswith("yes" if goes_on else "no"), name
