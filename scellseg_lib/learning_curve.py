@@ -225,7 +225,7 @@ def expect(
         f"{what} are expected to add {_sign(then - now)} mAP "
         f"({_sign(low)} to {_sign(high)}){note}. This is an extrapolation, with its 95 % interval: "
         f"scores were measured with {tuned['cells'].min()} to {tuned['cells'].max()} cells, and "
-        f"the curve through them is drawn on to {end}."
+        f"the curve through them is drawn on to {end:.0f}."
     )
     return Expectation(sentence, fit, then - now, low, high)
 

@@ -35,7 +35,7 @@ class CurvePanel(ipywidgets.VBox):
         self._choose = choose
         self.button = forms.button(ASK, "curve", self.press, TIP)
         self.message, self.curve = forms.Message(), ipywidgets.HTML()
-        super().__init__([self.button, self.message, self.curve])
+        super().__init__([forms.row("", self.button), self.message, self.curve])
 
     def press(self) -> None:
         """Begin, or stop: each score is kept in the folder, so that it goes on where it was."""
