@@ -244,7 +244,7 @@ def _explain_none(tuned: pd.DataFrame) -> str:
     else:
         why = "the score does not rise with the number of images: annotate all alike, or learn more"
     told = ", ".join(f"{score:.2f} with {n}" for n, score in means.items())
-    return f"{why} (mean mAP: {told})."
+    return f"{why} (mean mAP by images learnt from: {told})."
 
 
 def _sign(value: float) -> str:

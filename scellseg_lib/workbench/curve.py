@@ -68,7 +68,7 @@ def _learn_and_test(run: FinetuneRun, job: Job) -> tuple[str, str]:
     how = {"recipe": "quick", "n_folds": 3, "report": job.report}
     frame = cross_validate(start, shots, run.folder / layout.CURVE, **how)  # type: ignore[arg-type]
     cells = count_cells(shots)
-    expected, figure = expect(frame, cells), Figure(figsize=(5.8, 3.4), layout="constrained")
+    expected, figure = expect(frame, cells), Figure(figsize=(5.8, 4.2), layout="constrained")
     draw_curve(axes := figure.subplots(), frame, expected, sum(cells))
     axes.legend(loc="lower right", fontsize=7)
     said = f"{run.folder.name}, {len(shots)} images with {sum(cells)} cells: {expected.sentence}"
