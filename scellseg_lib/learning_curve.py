@@ -30,7 +30,7 @@ from scellseg_lib.errors import ScellsegError, TrainingError, telling
 from scellseg_lib.files import export
 from scellseg_lib.files.images import relabel, write_labels
 from scellseg_lib.finetuning import STRATEGIES, choose_options, finetune
-from scellseg_lib.metrics import MEASURED, evaluate, scores, summary
+from scellseg_lib.metrics import MEASURED, evaluate, summary
 from scellseg_lib.model import Model
 from scellseg_lib.network import weights_hash
 from scellseg_lib.plots import STYLE, contours
@@ -367,19 +367,6 @@ def check_styles(model: Model, samples: Sequence[Sample], diameter: float) -> pd
         far, near = "far from anything the model has seen", "like what it has seen"
         table["in words"] = np.where(table["distance"] > 1, far, near)
     return table
-
-
-def rank_doubts(model: Model, samples: Sequence[Sample]) -> pd.DataFrame:
-    """Say how unsure a tuned model is of images, the least sure first: ``image`` and ``doubt``.
-
-    The doubt is 1 - mAP of the cells that it finds with flips against those without.
-    """
-    with warnings.catch_warnings(action="ignore", category=FarFromModel):  # one an image
-        found = [segment(model, samples, flips=flips, progress=False) for flips in (False, True)]
-    pairs = zip(*found, strict=True)
-    doubts = [1 - scores(plain.masks, flipped.masks).ap.mean() for plain, flipped in pairs]
-    table = pd.DataFrame({"image": [sample.name for sample in samples], "doubt": doubts})
-    return table.sort_values("doubt", ascending=False, ignore_index=True)
 
 
 def tell_styles(table: pd.DataFrame) -> str:
