@@ -9,6 +9,7 @@ import json
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ from scellseg_lib.samples import Dataset, Sample, normalise, resize
 from scellseg_lib.segmentation import Cells, FarFromModel, segment, style_distance
 from scellseg_lib.stats import HyperbolaFit, fit_hyperbola
 from scellseg_lib.style import embed
+from scellseg_lib.training import Progress
 
 PARAMETERS: dict[str, Any] = {"FOLDER": "", "CHANNELS": [], "MODEL": "scellseg", "LEVELS": []}
 PARAMETERS |= {"RECIPE": "quick", "STEPS": 0, "FOLDS": 3, "MORE": 50, "SECONDS": 30.0, "SEED": 0}
@@ -104,7 +106,7 @@ def cross_validate(
     queries, recipe, n_folds, **options
         See `finetune` and `plan_folds`; the seed is that of both.
     report : callable
-        Called at every step with how many scores are known, of how many; what it raises ends all.
+        Called at every step with how many are done, of how many; what it raises ends all.
 
     Returns
     -------
@@ -139,8 +141,9 @@ def cross_validate(
             continue
         tuned = model
         if learnt:
-            told: Any = options | {"callback": lambda _, done=done: report(done, len(plan))}
-            tuned = finetune(model, learnt, queries, recipe, precision=precision, **told)
+            tell = partial(_tell_steps, report, done, len(plan))
+            told: Any = options | {"precision": precision, "callback": tell}
+            tuned = finetune(model, learnt, queries, recipe, **told)
         diameter = float(np.mean([sample.diameter for sample in sized]))
         with warnings.catch_warnings(action="ignore", category=FarFromModel):  # one an image
             found = segment(tuned, held_out, diameter=diameter, precision=precision, progress=False)
@@ -154,6 +157,10 @@ def cross_validate(
             pd.DataFrame(rows, columns=[*COLUMNS]).to_csv(scratch, index=False)
         known = _read_scores(file)
     return known.drop_duplicates("key").set_index("key").loc[keys].reset_index()
+
+
+def _tell_steps(report: Callable, done: int, n_scores: int, now: Progress) -> None:
+    report(done * now.n_steps + now.step, n_scores * now.n_steps)
 
 
 def count_cells(samples: Sequence[Sample]) -> list[int]:
@@ -205,8 +212,9 @@ def expect(
     taken for scatter, which makes the interval wider.
     """
     tuned, n_cells, end = frame[frame["n_shots"] > 0], sum(cells), sum(cells) + more
-    effort = f"{more / np.mean(cells or [1]):.1f} images like yours"
-    what = f"{more} more cells ({effort}, {more * seconds / 60:.0f} minutes of drawing)"
+    n_images, minutes = more * len(cells) / max(n_cells, 1), more * seconds / 60
+    effort = f"{n_images:.1f} images like yours, {minutes:.0f} minutes at {seconds:.0f} s a cell"
+    what = f"{more} more cells ({effort})"
     none = Expectation(f"What {what} would add cannot be told: {_explain_none(tuned)}")
     try:
         fit = fit_hyperbola(tuned["cells"].to_numpy(), tuned["map"].to_numpy())

@@ -190,11 +190,11 @@ def test_sentence_of_a_curve_that_rises():
     said = expect(frame, [1] * 10, 2)
     numbers = [f"{value:.2f}" for value in (said.gain, said.low, said.high)]
     assert said.gain == pytest.approx(curve(12) - curve(10), abs=0.01)
-    start = "2 more cells (2.0 images like yours, 1 minutes of drawing) are expected to add "
+    start = "2 more cells (2.0 images like yours, 1 minutes at 30 s a cell) are expected to add "
     start += "{} mAP ({} to {}). This is an extrapolation"
     assert said.sentence.startswith(start.format(*numbers))
     assert "with 1 to 8 cells" in said.sentence
-    start = "90 more cells (9.0 images like yours, 30 minutes of drawing) are"
+    start = "90 more cells (9.0 images like yours, 30 minutes at 20 s a cell) are"
     assert expect(frame, [4, 16], 90, 20).sentence.startswith(start)
 
 
@@ -220,7 +220,7 @@ def test_where_there_is_no_curve_it_says_why():
         said = expect(table(scores), [2, 3])
         assert said.fit is None, scores
         assert np.isnan([said.gain, said.low, said.high]).all()
-        start = "What 50 more cells (20.0 images like yours, 25 minutes of drawing) would add"
+        start = "What 50 more cells (20.0 images like yours, 25 minutes at 30 s a cell) would add"
         assert said.sentence.startswith(f"{start} cannot be told: ")
         assert re.search(why, said.sentence)
 

@@ -5,12 +5,12 @@ Scellseg has them, or all in one folder as Cellpose has them::
 
     NAME_img.tif or NAME.tif      an image (.png and .jpg too)
     NAME_masks.tif                its masks; Cellpose's are NAME_cp_masks.* or NAME_seg.npy
-    NAME_cells.csv                the list of its cells, with their classes and notes
+    NAME_cells.csv, classes.csv   the list of its cells with their classes and notes; all classes
     NAME_region.json              the rectangle of it that is annotated, where that is not all
     .NAME_masks.tif.edits         edits of the masks that were never saved
     MODEL.safetensors             a tuned model; MODEL.checkpoint and MODEL.checkpoint.json while it
                                   is being learnt
-    classes.csv, rounds.csv, learning_curve.csv    of cells, of correction, and of all annotated
+    rounds.csv, learning_curve.csv      scores of the rounds of correction, and of images held out
     segmented/                    masks that a model gave, and segmented.json, which says how
     corrected/, exported/         the same masks corrected by hand, and files for other programs
 """

@@ -23,8 +23,7 @@ SEARCH_IOUS = (0.5, 0.75, 0.9)
 
 def _log_odds(output: np.ndarray, index: int) -> np.ndarray:
     """Log-odds of one class (float32[H, W]) from the logits of all (float32[K, H, W])."""
-    others = np.delete(output, index, axis=0)
-    return output[index] - logsumexp(others, axis=0)
+    return output[index] - logsumexp(np.delete(output, index, axis=0), axis=0)
 
 
 class UNet2(Representation):

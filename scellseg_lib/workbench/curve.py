@@ -1,36 +1,30 @@
 """What more annotated cells would add: the learning curve of a folder, in the fine-tune panel."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import Any
 
 import ipywidgets
 import torch
 from matplotlib.figure import Figure
 
 from scellseg_lib.files import layout
+from scellseg_lib.files.folder import alone
+from scellseg_lib.finetuning import RECIPES
 from scellseg_lib.learning_curve import count_cells, cross_validate, draw_curve, expect
 from scellseg_lib.workbench import experiment, forms
 from scellseg_lib.workbench.jobs import Job, runs
 
-if TYPE_CHECKING:  # which shows this panel
-    from scellseg_lib.workbench.finetune import FinetuneRun
-
 ASK = "What would more cells add?"
 TIP = "learn from some annotated images and test on the others, by the quick recipe: some minutes"
-NOTHING = "Draw the cells of three images or more: some are learnt from, the others tested on."
+NOTHING = "Name your folder, and draw the cells of three images or more, to learn from and test on."
 QUICK = "This is by the quick recipe: where the curve is flat, see if the best one learns more."
 
 
 class CurvePanel(ipywidgets.VBox):
-    """A button, and what comes of it: a sentence, and a curve of scores on images held out.
+    """A button, and what comes of it: a sentence and a curve. `choose` gives a run, or None."""
 
-    `choose` gives the run that is chosen in the fine-tune panel, or None.
-    """
-
-    def __init__(self, choose: Callable[[], FinetuneRun | None]) -> None:
+    def __init__(self, choose: Callable[[], Any]) -> None:
         self.job: Job | None = None
         self._choose = choose
         self.button = forms.button(ASK, "curve", self.press, TIP)
@@ -39,8 +33,10 @@ class CurvePanel(ipywidgets.VBox):
 
     def press(self) -> None:
         """Begin, or stop: each score is kept in the folder, so that it goes on where it was."""
+        self.curve.value = ""
         if self.job is not None and runs(self.job):
             self.job.cancel()
+            self.message.tell("Stopping ...")
         elif (run := self._choose()) is None or len(run.shots) < 3:
             self.message.fail(NOTHING)
         else:
@@ -58,18 +54,19 @@ class CurvePanel(ipywidgets.VBox):
             self.message.tell("Stopped. The scores so far are kept: press the button to go on.")
         else:
             left = f", about {forms.duration(job.seconds_left)} left" if job.seconds_left else ""
-            self.message.tell(f"Learning and testing: {job.done} of {job.total} scores{left}")
+            far = f"{job.done} of {job.total} steps{left}" if job.total else "reading the images"
+            self.message.tell(f"Learning from some images, testing on the others: {far} ...")
 
 
-def _learn_and_test(run: FinetuneRun, job: Job) -> tuple[str, str]:
+def _learn_and_test(run: Any, job: Job) -> tuple[str, str]:
     """What more cells are expected to add, in words and as a picture."""
-    shots, start = run.read_images(job)[0], experiment.load_start(run.start, run.folder)
+    shots, _ = run.model_copy(update={"options": RECIPES["quick"].options}).read_images(job)
+    start, cells = experiment.load_start(run.start, run.folder), count_cells(shots)
     start.network.to(torch.device(run.device))
-    how = {"recipe": "quick", "n_folds": 3, "report": job.report}
-    frame = cross_validate(start, shots, run.folder / layout.CURVE, **how)  # type: ignore[arg-type]
-    cells = count_cells(shots)
+    with alone(run.folder / layout.CURVE) as file:
+        frame = cross_validate(start, shots, file, recipe="quick", n_folds=3, report=job.report)
     expected, figure = expect(frame, cells), Figure(figsize=(5.8, 4.2), layout="constrained")
     draw_curve(axes := figure.subplots(), frame, expected, sum(cells))
     axes.legend(loc="lower right", fontsize=7)
-    said = f"{run.folder.name}, {len(shots)} images with {sum(cells)} cells: {expected.sentence}"
+    said = f"{run.folder}, {len(shots)} images with {sum(cells)} cells: {expected.sentence}"
     return said, forms.render_html(figure, said)

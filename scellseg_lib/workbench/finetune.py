@@ -304,6 +304,8 @@ class FinetunePanel(ipywidgets.VBox):
                 return
             folder = forms.read_path(self.folder.value)
             self._stopped_here = self.run or self._stopped_here
+            self.more.curve.value = ""
+            self.more.message.tell("")
             self.found = self.run = None
             if self._looking is not None:
                 self._looking.cancel()
@@ -459,7 +461,8 @@ class FinetunePanel(ipywidgets.VBox):
         """Start, or go on with the run that was stopped, or say what is missing."""
         if runs(self.job):
             return
-        problem = "" if self.run else self._find_problem()
+        busy = "Stop the test of what more cells would add first." if runs(self.more.job) else ""
+        problem = busy or ("" if self.run else self._find_problem())
         run = self.run or self.choose()
         if problem or run is None:
             self.message.fail(problem)
@@ -548,7 +551,7 @@ class FinetunePanel(ipywidgets.VBox):
         forms.show(stopped and self.run is not None and self.run.stopped is not None, self.keep)
         is_there = chosen is not None and chosen.file(layout.MODEL).exists()
         forms.show(free and is_there, self.overwrite)
-        self.folder.disabled = self.check.disabled = running
+        self.folder.disabled = self.check.disabled = self.more.button.disabled = running
         for field in (
             *(self.channels.cells, self.channels.nuclei, self.model, self.recipe, self.steps),
             *(self.batch, self.device, self.name, self.overwrite),

@@ -154,8 +154,7 @@ class Inspector(ipywidgets.VBox):
     def step(self, by: int) -> None:
         """Go to the next image of the list (1) or the one before (-1), round and round."""
         if self._order:
-            place = self._order.index(self._current)
-            self._go(self._order[(place + by) % len(self._order)])
+            self._go(self._order[(self._order.index(self._current) + by) % len(self._order)])
 
     def apply_to_all(self) -> Job:
         """Bring the other images to the present thresholds too, in a thread of its own."""
@@ -343,7 +342,7 @@ def tell_errors(errors: pd.DataFrame) -> str:
     for name, column in errors.items():
         spread = f" (SD {column.std():.0%})" if column.count() > 1 else ""
         if column.count():
-            told.append(f"{str(name).replace('_', ' ')} {column.mean():+.0%}{spread}")
+            told.append(f"{str(name).replace('_', ' ')} {column.mean():+z.0%}{spread}")
     return f"Errors of what is measured: {', '.join(told)}" if told else ""
 
 

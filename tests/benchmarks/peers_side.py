@@ -119,7 +119,7 @@ def forest(given: Arrays, shots: Images, masks: Images, setting: str) -> Segment
 
     borders = setting == "inside and border"
     edges = [borders & find_boundaries(labels, mode="inner") for labels in masks]
-    classes = [(labels > 0) + edge for labels, edge in zip(masks, edges, strict=True)]
+    classes = [1 * (labels > 0) + edge for labels, edge in zip(masks, edges, strict=True)]
     how = {"max_depth": 20, "max_samples": 0.05, "n_jobs": 2, "random_state": int(given["seed"])}
     features = np.concatenate([describe(image).reshape(image[0].size, -1) for image in shots])
     known = np.concatenate([one.ravel() for one in classes]).astype(int)

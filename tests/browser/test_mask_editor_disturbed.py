@@ -95,6 +95,19 @@ def test_a_stroke_goes_on_where_the_cells_are_numbered_anew(editor, is_lost) -> 
     assert editor.row(1).get_attribute("aria-selected") == "true"
 
 
+def test_a_selected_cell_that_is_gone_when_the_page_asks_anew_is_no_other(editor) -> None:
+    stroke(editor, 0, 1, 2)
+    editor.arrived()
+    editor.kernel.run("editor.selected = 2")
+    editor.wait("root => root.scellseg.chosen.has(2)")
+    with editor.notebook.server.line.dead():
+        editor.kernel.run("edits = editor.delete([2]), editor.relabel()")  # 3 is 2 now
+    editor.notebook.reconnect()
+    editor.kernel.run("edit = editor.add_class('round')")
+    editor.lists([1, 2])
+    assert editor.row(2).get_attribute("aria-selected") == "false"
+
+
 def test_page_is_loaded_anew_in_the_middle_and_opened_in_two_tabs(editor, lab: Opener) -> None:
     stroke(editor, 0)
     editor.arrived()

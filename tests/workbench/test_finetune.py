@@ -337,8 +337,10 @@ def test_it_says_what_more_cells_would_add(folder, pace, monkeypatch):
     end(panel)
     pace.left = 3  # the first model, and one step of the second
     panel.more.button.click()
-    until(lambda: "Learning and testing: 2 of 9 scores" in panel.more.message.text)
+    until(lambda: "5 of 18 steps" in panel.more.message.text)
     assert panel.more.button.description == "Stop"
+    panel.start.click()
+    assert "Stop the test of what more cells would add" in problem(panel)
     panel.more.button.click()
     pace.left = inf
     assert panel.more.job.join(LONG).state == "cancelled"
@@ -349,10 +351,12 @@ def test_it_says_what_more_cells_would_add(folder, pace, monkeypatch):
     scores = pd.read_csv(folder / "learning_curve.csv")
     assert scores["n_shots"].tolist() == [0, 1, 2] * 3
     pd.testing.assert_frame_equal(scores[: len(kept)], kept)
-    assert panel.more.message.text.startswith("worms, 3 images with 12 cells: ")
+    assert panel.more.message.text.startswith(f"{folder}, 3 images with 12 cells: ")
     assert "50 more cells (12.5 images like yours, 25 minutes" in panel.more.message.text
     assert "<img" in panel.more.curve.value
     assert panel.more.button.description == "What would more cells add?"
+    panel.folder.value = str(folder / "query")  # of which it says nothing
+    assert (panel.more.message.text, panel.more.curve.value) == ("", "")
 
 
 def test_what_learns_in_another_window_or_from_other_images_is_left_alone(folder, pace):

@@ -431,8 +431,9 @@ class PageEdits:
         content, labels, areas = edit.content, self.annotation.labels, self.annotation.areas
         patch, label = Patch.from_bytes(edit.parts[0], labels.size), int(content["label"])
         now = self._find_label(label, edit)
-        if content.get("fresh") and 0 < now < len(areas) and areas[now]:
-            # Another page, or an outline, has got the label that this page took for a new cell.
+        is_taken = content.get("fresh") and 0 < now < len(areas) and areas[now]
+        if is_taken or (label and not now):
+            # Another page or an outline has got the label of this page's cell, or that is gone.
             now = self.annotation.free
             self.renamed.append((len(self.annotation.edits) + 1, edit.client, {label: now}))
         runs = patch.runs.copy()
@@ -454,11 +455,12 @@ class PageEdits:
         return args
 
     def _find_label(self, label: int, edit: PageEdit) -> int:
-        """Label that a cell has now, of which the page may not have known yet."""
+        """Label that a cell has now, of which the page may not have known yet; 0 if it is gone."""
         known = int(edit.content.get("number", 0))
-        for number, client, names in self.renamed:
-            if number > known and client in ("", edit.client):
-                label = names.get(label, label)
+        later = [one for one in self.renamed if one[0] > known and one[1] in ("", edit.client)]
+        own = [k for k, (_, client, names) in enumerate(later) if client and label in names]
+        for _, _, names in later[max(own, default=0) :]:  # its own name for a cell is no other's
+            label = names.get(label, 0 if label in names.values() else label)
         return label
 
 

@@ -543,15 +543,22 @@ class Editor {
     this.recolour();
     this.relist();
     this.ready = true;
-    if (again) this.select([...this.chosen].map(named));
-    if (again && going) this.goOn({ ...going, label: named(going.label) });
+    if (!again) return;
+    const chosen = [...this.chosen].map(named).filter((label) => this.labels.areas[label] > 0);
+    if (chosen.join() !== [...this.chosen].join()) this.select(chosen);
+    const label = going && (this.isOwn(going) ? going.label : named(going.label));
+    if (going && (label || !going.label)) this.goOn({ ...going, label }); // else its cell is gone
   }
 
-  // What cells are called now, by the labels that this page knew.
+  // What cells are called now, by the labels that this page knew; 0 if they are gone. As `_find_label` in Python.
   namer(renamed) {
     const later = renamed.filter(([number, client]) => number > this.number && (!client || client === this.client));
-    return (label) => later.reduce((now, [, , names]) => names[now] ?? now, label);
+    const rename = (now, [, , names]) => names[now] ?? (Object.values(names).includes(now) ? 0 : now);
+    return (label) => later.slice(Math.max(later.findLastIndex(([, client, names]) => client && label in names), 0)).reduce(rename, label);
   }
+
+  // Whether a stroke is of a new cell that Python has not named yet: no other's label is meant.
+  isOwn(stroke) { return stroke.fresh || [...this.outbox.waiting.values()].some(({ content }) => content.fresh && content.label === stroke.label); }
 
   offerPictures(shown) {
     this.channels = this.layers.filter((one) => one.channel && one.kind !== "rgb");
@@ -700,7 +707,7 @@ class Editor {
     for (let i = 0; i < runs.length; i += 4) if (runs[i + 2] && runs[i + 3]) names.set(runs[i + 2], runs[i + 3]);
     const named = (label) => names.get(label) ?? label;
     this.select([...this.chosen].map(named));
-    if (going) going.label = named(going.label);
+    if (going && !this.isOwn(going)) going.label = named(going.label);
   }
 
   // Put an edit on the stack of undo or redo. One that is there already stays in its place, with other runs.

@@ -269,6 +269,28 @@ def test_strokes_and_commands_find_cells_that_were_numbered_anew_meanwhile(edito
     assert np.unique(editor.labels).tolist() == [0, 2]
 
 
+def test_edits_of_a_cell_that_is_gone_touch_no_other(editor, page):
+    page.is_deaf = True
+    page.command("delete", cells=[2])
+    editor.relabel()  # 5 is 2 now
+    page.command("delete", cells=[2])
+    assert areas(editor) == {1: 16, 2: 12}
+    page.paint(np.s_[0:1, 0:2], 2)
+    page.paint(np.s_[0:1, 2:4], 2)
+    assert areas(editor) == {1: 16, 2: 12, 3: 4}
+
+
+def test_a_new_cell_is_one_where_another_of_its_number_was_numbered_anew(editor):
+    one, two = connect(editor, "one", "two")
+    one.is_deaf = True
+    two.stroke([15], 6, fresh=True)
+    editor.delete([1])
+    editor.relabel()  # that 6 is 3 now
+    one.stroke([0, 1], 6, fresh=True)
+    one.stroke([2], 6)
+    assert editor.labels[0, [0, 1, 2, 15]].tolist() == [4, 4, 4, 3]
+
+
 BAD_RUNS = [b"123", *(np.array([0, n, 0, to], "<u4").tobytes() for n, to in ((999, 1), (1, 2**31)))]
 
 
