@@ -99,7 +99,7 @@ def test_a_selected_cell_that_is_gone_when_the_page_asks_anew_is_no_other(editor
     stroke(editor, 0, 1, 2)
     editor.arrived()
     editor.kernel.run("editor.selected = 2")
-    editor.wait("root => root.scellseg.chosen.has(2)")
+    editor.page.locator(".se-cell[data-label='2'][aria-selected='true']").wait_for()
     with editor.notebook.server.line.dead():
         editor.kernel.run("edits = editor.delete([2]), editor.relabel()")  # 3 is 2 now
     editor.notebook.reconnect()
