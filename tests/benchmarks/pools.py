@@ -1,9 +1,8 @@
 """Experiments within the shot pools, by the folds of docs/method.md, section 10.
 
 ``python -m tests.benchmarks.pools next`` asks which image to annotate next: those that the tuned
-model doubts most, or any. ``.. parts`` asks whether quarters of eight images teach as much as two
-whole images with as many cells, ``.. pixels`` what one pixel does to a score. Each adds rows to a
-table of its own for every fold, and goes on where it was stopped.
+model doubts most, or any; ``.. pixels`` what one pixel does to a score. Each adds rows to a table
+of its own for every fold, and goes on where it was stopped.
 """
 
 import argparse
@@ -11,7 +10,6 @@ import itertools
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -28,7 +26,7 @@ from scellseg_lib.model import Model
 from scellseg_lib.paper.shots import find_shots
 from scellseg_lib.paper.store import find_commit
 from scellseg_lib.representation.flow import FLOW_SCALE
-from scellseg_lib.samples import Dataset, Sample, resize_masks
+from scellseg_lib.samples import Dataset, resize_masks
 from scellseg_lib.segmentation import FarFromModel, Prediction, decode, segment
 from tests.benchmarks.table import add_run, read_runs
 
@@ -84,30 +82,10 @@ def measure_doubts(model: Model, images: Dataset) -> dict[str, float]:
     """1 - mAP of the cells that it finds with flips against those without; 1 if it finds none."""
     with warnings.catch_warnings(action="ignore", category=FarFromModel):
         found = [segment(model, images, flips=flips, progress=False) for flips in (False, True)]
-    agreement = {
-        plain.name: scores(plain.masks, flipped.masks).ap.mean() * plain.masks.any()
+    return {
+        plain.name: 1 - float(scores(plain.masks, flipped.masks).ap.mean() * plain.masks.any())
         for plain, flipped in zip(*found, strict=True)
     }
-    return {name: 1 - float(share) for name, share in agreement.items()}
-
-
-def learn_from_parts(fold: Fold) -> None:
-    """Learn from a quarter of each image, and from two images with about as many cells."""
-    parts = fold.pick(fold.pool)
-    parts = replace(parts, samples=tuple(take_quarter(one, fold.random) for one in parts))
-    fold.tune(parts, "quarters", "best")
-    wanted = sum(count_cells(parts))
-    pairs = [fold.pick(pair) for pair in itertools.combinations(fold.pool, 2)]
-    fold.tune(min(pairs, key=lambda pair: abs(sum(count_cells(pair)) - wanted)), "whole", "best")
-
-
-def take_quarter(sample: Sample, random: np.random.Generator) -> Sample:
-    """One of the four quarters of an image and its masks, as if nobody had drawn the others."""
-    height, width = (length // 2 for length in sample.masks.shape)
-    top, left = random.integers(0, 2, 2) * (height, width)
-    box = np.s_[top : top + height, left : left + width]
-    image, masks = sample.image[:, *box], sample.masks[box]
-    return replace(sample, read_image=partial(np.copy, image), read_masks=partial(np.copy, masks))
 
 
 def change_a_pixel(fold: Fold) -> None:
@@ -131,7 +109,7 @@ def as_flows(masks: np.ndarray, fold: Fold) -> np.ndarray:
     return decode(said, representation, fold.model.card.decoding, resample=True)
 
 
-EXPERIMENTS = {"next": find_next, "parts": learn_from_parts, "pixels": change_a_pixel}
+EXPERIMENTS = {"next": find_next, "pixels": change_a_pixel}
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
