@@ -44,9 +44,7 @@ class _Top(anywidget.AnyWidget):
     _esm = """
     export default {
       render({ model, el }) {
-        const show = () => el.scrollIntoView();
-        model.on("msg:custom", show);
-        return () => model.off("msg:custom", show);
+        model.on("msg:custom", () => el.scrollIntoView());
       },
     };
     """

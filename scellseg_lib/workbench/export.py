@@ -121,11 +121,10 @@ class ExportPanel(ipywidgets.VBox):
             found, _ = self.find()
         if runs(self.job) or not found:
             return None
-        output, options = self.output, dict[str, Any]()
-        names = [one.strip() for one in self.channels.value.split(",")]
-        options |= {"channels": [name for name in names if name], "side": self.side.value or None}
+        output, names = self.output, [one.strip() for one in self.channels.value.split(",")]
+        options: dict[str, Any] = {"channels": [*filter(None, names)]}
+        options |= {"side": self.side.value or None, "overwrite": self.overwrite.value}
         options["keep_background"] = not self.cut_out.value
-        options["overwrite"] = self.overwrite.value
 
         def work(job: Job) -> tuple[FolderOutcome, list[str]]:
             every, doubts = FolderOutcome(), list[str]()

@@ -376,9 +376,8 @@ class FinetunePanel(ipywidgets.VBox):
         before: OfferedModel | None = self.model.value
         known = experiment.offer_models(self.found.folder if self.found else None, to_start=True)
         self.model.options = [(start.title, start) for start in known]
-        self.model.value = next(
-            (one for one in known if before and one.key == before.key), known[0]
-        )
+        kept = [one for one in known if before and one.key == before.key]
+        self.model.value = (kept or known)[0]
 
     def _on_model_chosen(self) -> None:
         with self._lock:  # a choice by hand while a thread fills the form comes after that
@@ -446,8 +445,7 @@ class FinetunePanel(ipywidgets.VBox):
             return "Name the folder of your experiment first, and press Check."
         if not self.found.usable:
             return NONE_USABLE if self.found.shots else NO_SHOTS
-        run = self.choose()
-        if run is None:
+        if (run := self.choose()) is None:
             return "The images have several channels: choose the one of the cells."
         if not NAME.fullmatch(run.name):
             return "Give the new model a name of letters, digits, spaces, - and _."
@@ -462,8 +460,7 @@ class FinetunePanel(ipywidgets.VBox):
         if runs(self.job):
             return
         busy = "Stop the test of what more cells would add first." if runs(self.more.job) else ""
-        problem = busy or ("" if self.run else self._find_problem())
-        run = self.run or self.choose()
+        problem, run = busy or ("" if self.run else self._find_problem()), self.run or self.choose()
         if problem or run is None:
             self.message.fail(problem)
             return
@@ -566,9 +563,8 @@ def list_devices() -> list[tuple[str, str]]:
     """What can compute here, as (label, name), the fastest first."""
     graphics = [torch.device("cuda", i) for i in range(torch.cuda.device_count())]
     known = [(f"Graphics card ({machine(device)})", str(device)) for device in graphics]
-    if default_device().type == "mps":
-        known.append(("Graphics processor (Apple)", "mps"))
-    return [*known, ("Processor (CPU)", "cpu")]
+    apple = [("Graphics processor (Apple)", "mps")] if default_device().type == "mps" else []
+    return [*known, *apple, ("Processor (CPU)", "cpu")]
 
 
 def tell_progress(job: Job) -> str:

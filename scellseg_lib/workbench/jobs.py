@@ -81,13 +81,14 @@ class Job:
             self._cancelled = True
             self._changed.notify_all()
 
-    def pause(self) -> None:
-        """Hold the work at its next report."""
-        self._turn("running", "paused")
-
-    def resume(self) -> None:
-        """Let work that is paused go on."""
-        self._turn("paused", "running")
+    def pause_or_resume(self) -> None:
+        """Hold the work at its next report, or let it go on."""
+        with self._changed:
+            if self.ended or self._cancelled:
+                return
+            self.state = "running" if self.state == "paused" else "paused"
+            self._changed.notify_all()
+        self._tell()
 
     def join(self, timeout: float | None = None) -> Job:
         """Wait for the end, at most `timeout` seconds; `state` says whether it came."""
@@ -107,14 +108,6 @@ class Job:
     def ended(self) -> bool:
         """Whether it is done, cancelled or failed."""
         return self.state in ("done", "cancelled", "failed")
-
-    def _turn(self, before: State, after: State) -> None:
-        with self._changed:
-            if self.state != before or self._cancelled:
-                return
-            self.state = after
-            self._changed.notify_all()
-        self._tell()
 
     def _run(self, work: Callable[[Job], Any]) -> None:
         state: State = "done"

@@ -450,9 +450,8 @@ class SegmentPanel(ipywidgets.VBox):
 
     def _tell_found(self) -> None:
         there = sum(job.masks.exists() for job in self._jobs)
-        text = f"{count(len(self._jobs), 'image')} found"
-        text = f"{text}, {there} of them with masks." if there else f"{text}."
-        self.found.tell(f"{text} {self._doubt}".strip())
+        having = f", {there} of them with masks" if there else ""
+        self.found.tell(f"{count(len(self._jobs), 'image')} found{having}. {self._doubt}".strip())
 
     def ask_channels(self, image: Path, error: Exception) -> None:
         """Ask for channels, if the first image has no choice of them but one that failed has."""
@@ -549,8 +548,7 @@ class SegmentPanel(ipywidgets.VBox):
             self.list_results()
 
     def _list_failures(self, outcome: FolderOutcome) -> None:
-        lines = [f"<li>{escape(plain(error))}</li>" for error in outcome.failed.values()]
-        text = ""
+        text, lines = "", [f"<li>{escape(plain(error))}</li>" for error in outcome.failed.values()]
         if lines:
             more = [f"<li>and {len(lines) - SHOWN} more</li>"] if len(lines) > SHOWN else []
             text = (
@@ -565,7 +563,7 @@ class SegmentPanel(ipywidgets.VBox):
 
     def _pause_or_resume(self) -> None:
         if self.job is not None:
-            (self.job.resume if self.job.state == "paused" else self.job.pause)()
+            self.job.pause_or_resume()
 
     def _cancel(self) -> None:
         with self._lock:
@@ -606,9 +604,9 @@ def find_channels(images: Sequence[Path]) -> list[str]:
     for image in images[:5]:
         try:
             read_image(image)
+            return []
         except ChannelsNeeded as error:
             return error.channels
         except ScellsegError:
             continue
-        return []
     return []

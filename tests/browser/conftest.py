@@ -156,6 +156,11 @@ class EditorInPage:
         shown = "[...root.querySelectorAll('.se-number-cell')].map(node => node.textContent)"
         self.wait(f"(root, labels) => labels.join() === {shown}.join()", *labels)
 
+    def selects(self, *labels: int) -> None:
+        """Wait until these cells alone are selected in the list."""
+        shown = "[...root.querySelectorAll('[aria-selected=true]')].map(row => row.dataset.label)"
+        self.wait(f"(root, labels) => labels.join() === {shown}.join()", *labels)
+
     def message(self, words: str) -> None:
         """Wait for a sentence in the line under the image."""
         self.root.locator(".se-message", has_text=words).wait_for()

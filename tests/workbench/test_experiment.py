@@ -315,7 +315,7 @@ def test_a_page_is_told_what_became_of_a_class_and_who_else_has_it(plate, args, 
     assert page.told("say")["text"].startswith(text)
     if images and "new" in args:
         assert page.told("others") == {"type": "others", "images": images} | args
-        page.post(type="rename_elsewhere", **args)
+        page.post(type="rename", **args)
         told = page.told("say")["text"]
         assert told.startswith('"{old}" is called "{new}" in b too. Not in c'.format(**args))
     else:

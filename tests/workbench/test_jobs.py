@@ -51,13 +51,13 @@ def test_a_pause_holds_the_work_and_does_not_count_in_the_time_left(clock):
     take_ten_seconds(1)
     take_ten_seconds(2)
     until(lambda: work.step == 3)
-    job.pause()
+    job.pause_or_resume()
     take_ten_seconds(3)
     until(lambda: rests(job))
     assert (job.state, job.done) == ("paused", 3)
     clock.now += 1000
     assert job.seconds_left == 20  # two steps of ten seconds
-    job.resume()
+    job.pause_or_resume()
     take_ten_seconds(4)
     until(lambda: work.step == 5)
     assert (job.state, job.seconds_left, job.facts) == ("running", 10, {"latest": 4})
@@ -114,7 +114,7 @@ def test_the_end_does_not_come_in_the_middle_of_what_is_told():
 
     job = Job(work, on_change=tell).start()
     until(lambda: work.step == 1)
-    page = threading.Thread(target=job.pause)
+    page = threading.Thread(target=job.pause_or_resume)
     page.start()
     assert pausing.wait(LONG)
     job.cancel()  # which wakes it: its end now waits until the pause is told
@@ -149,7 +149,7 @@ def test_a_job_that_has_ended_keeps_nothing_of_its_work(fails):
     gc.collect()
     assert seen() is None
     job.cancel()
-    job.pause()  # what has ended stays as it is
+    job.pause_or_resume()  # what has ended stays as it is
     expected = ("failed", None, "1 image is odd") if fails else ("done", "done", "None")
     assert (job.state, job.result, str(job.error)) == expected
 

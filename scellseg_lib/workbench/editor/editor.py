@@ -86,8 +86,8 @@ class MaskEditor(ImageView):
         self._n_saved = 0
         self._stamp: tuple[int, int] | None = None
         self._handlers |= dict.fromkeys(("stroke", "turn", "command"), self._take_edit)
-        self._handlers["recover"] = self._answer_recovery
-        self._handlers["rename_elsewhere"] = self._answer_rename
+        self._handlers |= {"recover": self._answer_recovery, "rename": self._answer_rename}
+        self._handlers["diameter"] = lambda content, _: self.set_trait("diameter", content["value"])
         if image is not None:
             self.load(image, labels, **options)
 
@@ -160,9 +160,7 @@ class MaskEditor(ImageView):
         self.path, self._stamp, self._n_saved = path, _read_stamp(path), 0
         self._show(title, shown, annotation.labels)
 
-    def show(self, *args: Any, **options: Any) -> None:
-        """As `load`."""
-        self.load(*args, **options)
+    show = load  # type: ignore[assignment]
 
     merge = as_editor_method(Annotation.merge)
     split = as_editor_method(Annotation.split)

@@ -360,7 +360,7 @@ class Editor {
     this.client = Math.random().toString(36).slice(2, 10);
     this.outbox = new Outbox((content, runs) => model.send(content, undefined, runs ? [runs.buffer] : []));
     Object.assign(this, {
-      seq: 0, pending: [], undo: [], redo: [], facts: new Map(), classes: {}, chosen: new Set(),
+      seq: 0, heard: 0, pending: [], undo: [], redo: [], facts: new Map(), classes: {}, chosen: new Set(),
       tool: "select", size: 9, protect: true, editable: model.get("tools"), layers: [], maps: [], layer: 0, map: 0,
       contrast: [1, 99], masks: true, outlines: true, reference: true, byClass: false, opacity: 90,
       given: [null, null], tips: [[], []], sort: ["label", 1], filter: "", paintTimes: [], listens: [],
@@ -368,7 +368,6 @@ class Editor {
     this.build(element);
     this.listen();
     model.on("msg:custom", this.onMessage = (content, buffers) => this.receive(content, buffers));
-    model.on("change:selected", this.onSelected = () => this.followSelected());
     model.on("change:diameter", this.onDiameter = () => this.showDiameter());
     this.outbox.clean();
     this.ask();
@@ -376,7 +375,6 @@ class Editor {
 
   close() {
     this.model.off("msg:custom", this.onMessage);
-    this.model.off("change:selected", this.onSelected);
     this.model.off("change:diameter", this.onDiameter);
     clearInterval(this.timer);
     clearTimeout(this.asking);
@@ -494,6 +492,8 @@ class Editor {
   // --- messages ---------------------------------------------------------------------------------
 
   receive(content, buffers) {
+    if (content.n <= this.heard) return; // repeated by the server
+    this.heard = content.n;
     if (content.to && content.to !== this.client) return;
     const handlers = {
       open: () => this.open(content, buffers),
@@ -508,6 +508,7 @@ class Editor {
       tips: () => { this.tips = [content.cells, content.reference]; },
       others: () => this.offerOthers(content),
       say: () => this.say(content.text, content.error),
+      select: () => { if (content.by !== this.client) this.followSelected(content.label); },
     };
     handlers[content.type]?.();
   }
@@ -535,7 +536,7 @@ class Editor {
     this.referenceBox.hidden = !this.truth;
     this.empty.hidden = true;
     this.root.classList.remove("se-blank");
-    if (!same) this.chosen.clear();
+    if (!same) { this.chosen.clear(); this.told = null; }
     this.listens = content.listens;
     this.previous.hidden = this.next.hidden = !this.editable || !this.listens.includes("cycle");
     if (this.editable) this.beginEditing(content, buffers.at(-1));
@@ -979,7 +980,7 @@ class Editor {
     const button = (end, text, action) => make("button", { type: "button", class: `se-button se-${end}`, textContent: text, onclick: () => { this.others.hidden = true; action(); this.canvas.focus({ preventScroll: true }); } });
     this.others.replaceChildren(
       make("div", {}, `${images.length} other image${images.length > 1 ? "s" : ""} of this folder still ${images.length > 1 ? "have" : "has"} the class "${old}": ${shown}. Undo does not reach ${images.length > 1 ? "them" : "it"}.`),
-      make("div", { class: "se-line" }, button("rename-elsewhere", "Rename there too", () => this.model.send({ type: "rename_elsewhere", old, new: name })), button("leave-others", "Leave as is", () => {})));
+      make("div", { class: "se-line" }, button("rename-elsewhere", "Rename there too", () => this.model.send({ type: "rename", old, new: name })), button("leave-others", "Leave as is", () => {})));
     this.others.hidden = false;
   }
 
@@ -1086,18 +1087,15 @@ class Editor {
   select(labels) {
     this.chosen = new Set(labels);
     const first = labels[0] ?? 0;
-    if (this.model.get("selected") !== first) {
-      this.model.set("selected", first);
-      this.model.save_changes();
-    }
+    if (this.told !== first) this.model.send({ type: "select", client: this.client, label: this.told = first });
     this.redraw();
     this.relist();
     this.scrollTo(first);
     this.showState();
   }
 
-  followSelected() {
-    const label = this.model.get("selected");
+  followSelected(label) {
+    this.told = label;
     if (!this.labels || this.chosen.has(label) || (!label && !this.chosen.size)) return;
     this.select(label ? [label] : []);
   }
@@ -1405,7 +1403,7 @@ class Editor {
 
   setDiameter(value) {
     this.model.set("diameter", Math.max(value || 0, 0));
-    this.model.save_changes();
+    this.model.send({ type: "diameter", value: this.model.get("diameter") }); // save_changes() waits for a lost answer for ever
     this.showDiameter();
   }
 

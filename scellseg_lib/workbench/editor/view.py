@@ -49,15 +49,16 @@ class ImageView(anywidget.AnyWidget):
     hold them, and a page that is loaded again asks for them. Under papermill, nbval and nbconvert
     it is a still picture.
 
-    `selected` is the label of the cell that was last clicked on, 0 for none, and `height` the
-    widget's in px of the page. Who holds `lock` is alone: no message, no thread changes anything.
+    `selected` is the label of the cell that was last clicked on, 0 for none (told by messages: a
+    lost line can hold back a synchronised trait for good), and `height` the widget's in px of the
+    page. Who holds `lock` is alone: no message, no thread changes anything.
     """
 
     _esm = HERE / "mask_editor.js"
     _css = HERE / "mask_editor.css"
     tools = traitlets.Bool(False).tag(sync=True)
     height = traitlets.Int(520).tag(sync=True)
-    selected = traitlets.Int(0).tag(sync=True)
+    selected = traitlets.Int(0)
 
     def __init__(self, **traits: Any) -> None:
         super().__init__(**traits)
@@ -68,10 +69,12 @@ class ImageView(anywidget.AnyWidget):
         self._tips: list[list[str]] = [[], []]
         self._callbacks: dict[str, list[Callable[..., None]]] = {}
         self._dropped: dict[str, list[bytes]] = {}  # parts of files, by page
+        self._selecting, self._n_sent = "", 0  # the page that selects just now; messages so far
         self._handlers: dict[str, Callable[[dict[str, Any], Sequence[memoryview]], None]] = {
             "hello": lambda content, _: self._send_picture(content["client"]),
             "cycle": lambda content, _: self._call("cycle", int(content["by"])),
             "drop": self._take_dropped,
+            "select": self._take_selected,
         }
         self.lock = RLock()  # some kernels take messages in a thread of their own
         self.on_msg(self._receive)
@@ -82,6 +85,12 @@ class ImageView(anywidget.AnyWidget):
         view = self._labels.view()
         view.flags.writeable = False
         return view
+
+    @with_lock
+    def send(self, content: dict[str, Any], buffers: Sequence[Any] | None = None) -> None:
+        """Send a message to all pages, numbered: after a lost line a server may repeat old ones."""
+        self._n_sent += 1
+        super().send(content | {"n": self._n_sent}, buffers)
 
     @with_lock
     def show(
@@ -197,6 +206,15 @@ class ImageView(anywidget.AnyWidget):
                 self._handlers[content["type"]](content, buffers)
         except Exception as error:  # whatever a page sends, the kernel goes on
             self.say(plain(error), error=True)
+
+    def _take_selected(self, content: dict[str, Any], buffers: Sequence[memoryview]) -> None:
+        self._selecting = content["client"]
+        self.selected = int(content["label"])
+        self._selecting = ""
+
+    @traitlets.observe("selected")
+    def _tell_selected(self, change: Any) -> None:
+        self.send({"type": "select", "label": self.selected, "by": self._selecting})
 
     def _take_dropped(self, content: dict[str, Any], buffers: Sequence[memoryview]) -> None:
         """Collect the parts of a file, in order; a page sends one file after the other."""

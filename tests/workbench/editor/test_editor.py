@@ -605,7 +605,10 @@ def test_a_view_shows_a_reference_colours_and_tips():
     shown.show(IMAGE, labels, reference=labels[::-1], title="a")
     shown.colour(np.full((6, 4), 7, np.uint8))
     shown.tell(["", "IoU 0.9"], ["", "missed"])
+    heard = page.post(type="select", client="page", label=3)
+    assert (heard, shown.selected) == ([{"type": "select", "label": 3, "by": "page"}], 3)
     shown.selected = 2
+    assert page.told("select") == {"type": "select", "label": 2, "by": ""}
     (later,) = connect(shown)  # a page that comes later is told all the same
     np.testing.assert_array_equal(decode_labels(later.parts("open")[1], (12, 16)), labels[::-1])
     assert later.told("colours")["given"] == [True, False]
