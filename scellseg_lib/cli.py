@@ -292,7 +292,8 @@ def export_masks(
 def sweep(
     experiments: list[str] = Argument(
         help="all, transferability, shot_scale, pretraining_scale, smicro, generalization, layers, "
-        "contrast_weight, statistics, decoding, fair_baselines, which_images, longer_training."
+        "contrast_weight, statistics, decoding, fair_baselines, which_images, best_recipe, "
+        "longer_training."
     ),
     profile: str = Option("released", help="Scale, a file of notebooks/profiles."),
     data: list[str] | None = Option(None, help="Only this data set; repeatable."),
@@ -315,15 +316,14 @@ def sweep(
     workspace = run.open_workspace(scale)
     trials, missing = run.plan_sweep(experiments, scale, workspace.store)
     there, hours = len(trials) - len(missing), sum(missing.values()) / 3600
-    typer.echo(f"{len(trials)} trials, {there} of them are there.", nl=False)
-    typer.echo(f" The others take about {hours:.1f} h here, one after the other.")
+    typer.echo(f"{len(trials)} trials, {there} of them are there. The others take {hours:.1f} h.")
     if dry_run:
         return
     if cluster:
         outcome = run.compute_on_cluster([*missing], workspace, cluster)
     else:
-        seconds = limit_time and 60 * limit_time
-        outcome = run.compute_missing([*missing], workspace, limit_seconds=seconds)
+        limit = limit_time and 60 * limit_time
+        outcome = run.compute_missing([*missing], workspace, limit_seconds=limit)
     typer.echo(f"{outcome.computed} trials computed; results are in {workspace.store.folder}.")
     if outcome.failed:
         why = (

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable
 from dataclasses import replace
-from itertools import product
+from itertools import chain, product
 from typing import Any
 
-from scellseg_lib.finetuning import STRATEGIES
+from scellseg_lib.finetuning import RECIPES, STRATEGIES
 from scellseg_lib.paper.profile import Profile, load_profile
 from scellseg_lib.paper.shots import find_covering_shots, find_shots
 from scellseg_lib.paper.trial import Trial
@@ -71,18 +71,16 @@ def contrast_weight(profile: Profile) -> list[Trial]:
 
 def statistics(profile: Profile) -> list[Trial]:
     """Statistics of BatchNorm, estimated anew of other images for the same tuned models."""
-    trials = []
-    for way, place in product(STATISTICS, [{}, *_general_tests(profile)[:1]]):
-        trials += _plan(profile, (CFT, FT), recalibrated=way, contrast=profile.contrast, **place)
-    return trials
+    places, how = [{}, *_general_tests(profile)[:1]], {"contrast": profile.contrast}
+    plans = (how | {"recalibrated": way} | place for way, place in product(STATISTICS, places))
+    return [trial for plan in plans for trial in _plan(profile, (CFT, FT), **plan)]
 
 
 def decoding(profile: Profile) -> list[Trial]:
     """How maps become masks: at full size, averaged over flips, or both (that as in Fig. 5 too)."""
-    trials = _plan(profile, COMPARED, protocol="best", every_number=True)
-    for protocol in ("resample", "flips"):
-        trials += _plan(profile, COMPARED, protocol=protocol)
-    return trials
+    every = {"best": True, "resample": False, "flips": False}
+    plans = (_plan(profile, COMPARED, protocol=one, every_number=every[one]) for one in every)
+    return [*chain(*plans)]
 
 
 def fair_baselines(profile: Profile) -> list[Trial]:
@@ -97,6 +95,14 @@ def which_images(profile: Profile) -> list[Trial]:
     return [replace(t, shots=shots) for t, shots in zip(drawn, chosen, strict=True) if shots]
 
 
+def best_recipe(profile: Profile) -> list[Trial]:
+    """Scellseg-FT by the recipe "best", decoded as by default and with flips too."""
+    best = RECIPES["best"].options
+    how = {"steps": best.steps * profile.steps // 100, "options": (("schedule", best.schedule),)}
+    trials = _plan(profile, (FT,), every_number=True, protocol="resample", **how)
+    return trials + [replace(trial, protocol="best") for trial in trials]
+
+
 def longer_training(profile: Profile) -> list[Trial]:
     """More steps and another schedule, scored on the images of the pool that are no shots."""
     pools = load_profile(profile.name).data  # the most shots of the whole profile leave none
@@ -107,9 +113,9 @@ def longer_training(profile: Profile) -> list[Trial]:
     return [trial for trial in trials if trial.n_shots < pools[trial.data].shots[-1]]
 
 
-OF_THE_PAPER = (transferability, shot_scale, pretraining_scale, smicro, generalization, layers)
-BEYOND_IT = (contrast_weight, statistics, decoding, fair_baselines, which_images, longer_training)
-EXPERIMENTS = {experiment.__name__: experiment for experiment in (*OF_THE_PAPER, *BEYOND_IT)}
+_FIRST = (transferability, shot_scale, pretraining_scale, smicro, generalization, layers)
+_MORE = (contrast_weight, statistics, decoding, fair_baselines, which_images, best_recipe)
+EXPERIMENTS = {one.__name__: one for one in (*_FIRST, *_MORE, longer_training)}
 
 
 def order_by_state(trials: Iterable[Trial]) -> list[Trial]:
@@ -119,10 +125,9 @@ def order_by_state(trials: Iterable[Trial]) -> list[Trial]:
 
 def _general_tests(profile: Profile) -> list[dict[str, Any]]:
     """Fields of trials that are scored on a general test, one set after the other."""
-    return [
-        {"tested_on": name, "split": "query" if name.startswith("synthetic") else "general_test"}
-        for name in profile.general_test
-    ]
+    names = profile.general_test
+    splits = {n: "query" if n.startswith("synthetic") else "general_test" for n in names}
+    return [{"tested_on": name, "split": split} for name, split in splits.items()]
 
 
 def _plan(

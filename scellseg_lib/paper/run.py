@@ -303,9 +303,8 @@ def plan_sweep(
 
 def estimate_seconds(trial: Trial, taken: Mapping[Trial, float]) -> float:
     """Seconds of a trial: the median of those of its kind, else from a step measured here."""
-    kind = attrgetter(
-        *("model", "strategy", "steps", "levels", "precision", "data", "tested_on", "protocol")
-    )
+    names = ("model", "strategy", "steps", "levels", "precision", "data", "tested_on", "protocol")
+    kind = attrgetter(*names)
     alike = [s for other, s in taken.items() if kind(other) == kind(trial) and np.isfinite(s)]
     if alike:
         return float(np.median(alike))

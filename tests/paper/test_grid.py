@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from scellseg_lib import Dataset, Sample, ScellsegError, load_dataset, paths
+from scellseg_lib.finetuning import RECIPES
 from scellseg_lib.model import new_model
 from scellseg_lib.paper import grid, profile, shots
 from scellseg_lib.paper.claims.evidence import SUBSETS
@@ -71,6 +72,12 @@ def test_longer_training_never_sees_a_query_image():
     assert {(t.steps, t.options) for t in found} == {
         (steps, (("schedule", schedule),)) for steps in grid.STEPS for schedule in grid.SCHEDULES
     }
+
+
+def test_the_best_recipe_is_the_one_that_users_get():
+    for trial in grid.best_recipe(RELEASED):
+        options = {"strategy": trial.strategy, "steps": trial.steps} | dict(trial.options)
+        assert RECIPES["paper"].options.change(**options) == RECIPES["best"].options
 
 
 def test_chosen_shots_differ_from_random_ones_in_nothing_else():

@@ -197,11 +197,8 @@ def _unet3_gain(claim: Claim, at: Scale) -> Iterator[Judgement]:
     """
     gain, paper = _gain(at, at.sets("elegans")[0], UNET3), claim.value or 0
     found = judge_range("the gain of U-Net3", gain, paper - 2 * TOLERANCE, paper + 2 * TOLERANCE)
-    if at.profile.name in AS_PRETRAINED:
-        yield add(found, OTHER_WELLS)
-    else:
-        end = "of a model that is pre-trained otherwise than the paper's"
-        yield add(found, end, Verdict.UNTESTED)
+    other = "of a model that is pre-trained otherwise than the paper's", Verdict.UNTESTED
+    yield add(found, OTHER_WELLS) if at.profile.name in AS_PRETRAINED else add(found, *other)
 
 
 @rule("fig2.gain50", "fig2_transferability", AS_PRETRAINED)
