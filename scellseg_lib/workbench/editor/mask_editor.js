@@ -493,7 +493,9 @@ class Editor {
 
   receive(content, buffers) {
     if (content.n <= this.heard) return; // repeated by the server
+    const lost = this.heard && content.n > this.heard + 1;
     this.heard = content.n;
+    if (lost && !this.asked && content.type !== "open") this.ask();
     if (content.to && content.to !== this.client) return;
     const handlers = {
       open: () => this.open(content, buffers),
