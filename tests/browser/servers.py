@@ -35,12 +35,15 @@ VOILA_KERNEL = "JSON.parse(document.getElementById('jupyter-config-data').textCo
 LAB_IS_OPEN = """() => window.jupyterapp?.shell.currentWidget?.sessionContext
   ?.session?.kernel?.status === 'idle'"""
 # The server says that a line is open before it hears the kernel: what is said between is lost.
-RECONNECT = LAB_KERNEL.replace(".id", """.reconnect().then(async () => {
+RECONNECT = LAB_KERNEL.replace(
+    ".id",
+    """.reconnect().then(async () => {
   const { kernel } = jupyterapp.shell.currentWidget.sessionContext.session;
   const wait = () => new Promise((resolve) => setTimeout(resolve, 1000, true));
   const ask = () => kernel.requestExecute({ code: "", silent: true, store_history: false }).done;
   while (await Promise.race([ask().then(() => false), wait()]));
-})""")
+})""",
+)
 VOILA_IS_OPEN = "() => document.querySelector('#rendered_cells')"
 # Closes what JupyterLab says of a lost line as it opens. A test cuts off all pages at once, and a
 # page that waits for the next notebook behind this dialog would not show it.
