@@ -144,18 +144,6 @@ if here := [name for name, packages in ANSWERED.items() if all(map(r_has, packag
         pd.testing.assert_frame_equal(fresh, committed, rtol=1e-6, atol=ROUNDING)
 
 
-def test_hyperbola_without_noise():
-    x = np.repeat(SHOTS, 2)
-    fit = stats.fit_hyperbola(x, 0.9 * x / (1.5 + x))
-    assert (fit.bmax, fit.kd, fit.r) == pytest.approx((0.9, 1.5, 1))
-    assert fit.standard_errors == pytest.approx((0, 0), abs=1e-9)
-    value, error = fit.shots_for_95_percent
-    assert value == pytest.approx(28.5)
-    assert error == pytest.approx(0, abs=1e-8)
-    assert fit.predict([0, value]) == pytest.approx([0, 0.95 * 0.9])
-    assert fit.confidence_band(np.array([[0, 1.5]]))[1] == pytest.approx(np.array([[0, 0.45]]))
-
-
 def test_scores_that_do_not_rise_have_kd_about_zero_and_a_curve_worse_than_the_mean_no_r():
     x = np.repeat(SHOTS, 3)
     for rise in (0.0, -0.004):
@@ -201,6 +189,8 @@ def test_each_group_has_its_fit_or_says_why_not():
     assert list(fits) == [("a", "good")]
     row = table.loc[("a", "good")]
     assert row[["n", "bmax", "kd", "shots_95"]].tolist() == pytest.approx([4, 0.8, 1.5, 28.5])
+    _, upper = fits["a", "good"].confidence_band(np.array([[0, 1.5]]))
+    assert upper == pytest.approx(np.array([[0, 0.4]]))
     assert row["why_none"] == ""
     assert "no curve" in table.loc[("a", "flat"), "why_none"]
     assert "no plateau" in table.loc[("a", "up"), "why_none"]

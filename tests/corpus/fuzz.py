@@ -36,10 +36,9 @@ from scellseg_lib.learning_curve import COLUMNS, _read_scores
 from scellseg_lib.network import weights_hash
 from scellseg_lib.paper.profile import load_profile
 from scellseg_lib.paper.store import Store
-from scellseg_lib.workbench.editor import MaskEditor
 from scellseg_lib.workbench.experiment import ClassFile, Experiment, read_cells
 from tests.corpus import agreement
-from tests.corpus.test_annotations import LABELS
+from tests.corpus.test_annotations import LABELS, open_editor
 from tests.corpus.test_images import WHOLE
 from tests.corpus.test_stores import FOREIGN, MODEL, ORIGIN, checkpoint
 from tests.datasets.test_fetch import GOOD, tarred
@@ -61,19 +60,15 @@ class Kind(NamedTuple):
     has_sums: bool = False
 
 
-def edit(folder: Path) -> MaskEditor:
-    return MaskEditor(LABELS > 0, LABELS, path=folder / MASKS)
-
-
 def leave_edits(folder: Path) -> None:
-    editor = edit(folder)
-    editor.set_class([7], "dead")
-    editor.set_note([312], "odd")
-    editor.delete([7])
+    editor = open_editor(folder / MASKS)
+    editor.set_class([1], "dead")
+    editor.set_note([2], "odd")
+    editor.delete([1])
 
 
 def recover(file: Path) -> Any:
-    editor = edit(file.parent)
+    editor = open_editor(file.with_name(MASKS))
     editor.recover()
     return editor.annotation.labels, editor.cells.to_csv(), json.dumps(editor.classes)
 
