@@ -19,7 +19,7 @@ from scellseg_lib.workbench.experiment import Experiment, offer_models
 from scellseg_lib.workbench.export import ExportPanel
 from scellseg_lib.workbench.finetune import find_runs
 from tests import tiny
-from tests.corpus import agreement, faults, fuzz, test_annotations, test_images, test_stores
+from tests.corpus import faults, fuzz, test_annotations, test_images, test_stores
 from tests.corpus.test_images import CELLS, GREY, WHOLE, tiff
 from tests.corpus.test_results import MODEL
 from tests.corpus.test_stores import CLI, FOREIGN, WEIGHTS
@@ -134,8 +134,3 @@ def test_there_are_five_hundred_inputs():
 @pytest.mark.parametrize("kind", sorted(fuzz.KINDS))
 def test_damaged_files_are_read_or_refused(kind):
     assert not fuzz.fuzz(kind, 25)["fault"]
-
-
-@pytest.mark.parametrize("name", agreement.CASES)
-def test_numbers_are_those_of_plain_formulas(name):
-    assert not agreement.compare(name, 20)
