@@ -114,6 +114,11 @@ def test_going_on_saves_what_was_drawn(folder: Path, panel):
     assert (opened(alone), alone.editor.labels.max()) == ("worm_3", 1)
 
 
+def test_an_image_is_chosen_from_the_list(panel):
+    choose(panel, "worm_3")
+    assert opened(panel) == panel.editor.title == "worm_3"
+
+
 def test_classes_and_notes_are_saved_and_come_back(folder: Path, panel):
     choose(panel, "worm_2")
     panel.editor.set_class([2], "male")
@@ -247,7 +252,6 @@ def test_dropped_masks_open_with_their_image(folder: Path, tmp_path: Path, name:
     (write_seg if name.endswith(".npy") else write_labels)(tmp_path / name, wanted)
     panel = AnnotatePanel(folder)
     choose(panel, "worm_3")
-    assert opened(panel) == panel.editor.title == "worm_3"
     drop(panel, name, (tmp_path / name).read_bytes())
     assert opened(panel) == "worm_1"
     np.testing.assert_array_equal(panel.editor.labels, wanted)
