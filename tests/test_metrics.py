@@ -134,6 +134,9 @@ def test_what_cannot_be_compared_is_refused() -> None:
             metrics.scores(true, predicted)
         with pytest.raises(ScellsegError, match=f"^image 1.*{words}"):
             metrics.evaluate([strip(), predicted], [strip(), true])
+    for thresholds in ([0.0], [1.1], [-0.5], [np.nan], 0.5, [[0.5]]):
+        with pytest.raises(MetricError, match="above 0 and at most 1"):
+            metrics.average_precision(strip(), strip(), thresholds)  # type: ignore[arg-type]
 
 
 def test_errors_are_in_what_is_measured_and_nothing_is_made_of_nothing() -> None:
@@ -147,12 +150,6 @@ def test_errors_are_in_what_is_measured_and_nothing_is_made_of_nothing() -> None
     for given, found, error in ((true, nothing, -1), (nothing, true, np.nan)):
         errors = [*metrics.measurement_errors(given, found).values()]
         np.testing.assert_array_equal(errors, [error, error, np.nan, np.nan])
-
-
-@pytest.mark.parametrize("thresholds", [[0.0], [1.1], [-0.5], [np.nan], 0.5, [[0.5]]])
-def test_thresholds_outside_their_range_are_refused(thresholds: object) -> None:
-    with pytest.raises(MetricError, match="above 0 and at most 1"):
-        metrics.average_precision(strip(), strip(), thresholds)  # type: ignore[arg-type]
 
 
 def test_evaluate_is_tidy_and_its_summary_averages_over_images() -> None:
