@@ -48,7 +48,7 @@ def test_image_and_masks_of_different_sizes(first: str) -> None:
         _ = one.masks if first == "image" else one.image
 
 
-def test_what_is_no_image_is_refused() -> None:
+def test_what_is_no_image_and_what_are_no_labels_is_refused() -> None:
     for shape in ((6, 8), (3, 6, 8), (2, 6, 8, 1)):
         with pytest.raises(ImageError, match=r"odd: .*\(2, H, W\)"):
             _ = Sample("odd", lambda shape=shape: np.zeros(shape)).image
@@ -57,13 +57,10 @@ def test_what_is_no_image_is_refused() -> None:
         image[1, 3, 3] = value
         with pytest.raises(ImageError, match=r"odd: .*it holds NaN or infinity"):
             _ = Sample("odd", lambda image=image: image).image
-
-
-@pytest.mark.parametrize("masks", [np.full(SHAPE, 1.5), np.full(SHAPE, -1), np.ones((2, *SHAPE))])
-@pytest.mark.parametrize("times", [1, np.nan, 3e9])
-def test_what_is_no_label_is_refused(masks: np.ndarray, times: float) -> None:
-    with pytest.raises(ImageError, match=r"^odd: "):
-        _ = Sample("odd", lambda: np.zeros((2, *SHAPE)), lambda: masks * times).masks
+    wrong = (np.full(SHAPE, 1.5), np.full(SHAPE, -1), np.ones((2, *SHAPE)))
+    for masks in (one * times for one in wrong for times in (1, np.nan, 3e9)):
+        with pytest.raises(ImageError, match=r"^odd: "):
+            _ = Sample("odd", lambda: np.zeros((2, *SHAPE)), lambda masks=masks: masks).masks
 
 
 def test_diameter_is_the_median_over_cells() -> None:
