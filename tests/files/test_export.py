@@ -12,8 +12,8 @@ import tifffile
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
-from matplotlib.path import Path as Polygon
 from scipy.ndimage import label
+from skimage.measure import grid_points_in_poly
 
 from scellseg_lib.errors import ImageError, ScellsegError, ScellsegWarning, SideTooSmall
 from scellseg_lib.files import export, outlines
@@ -33,12 +33,10 @@ many = settings(max_examples=60, suppress_health_check=[HealthCheck.function_sco
 
 def fill(rings: list[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
     """Pixels whose middle is within an odd number of the rings, as ImageJ fills them."""
-    y, x = np.mgrid[: shape[0], : shape[1]] + 0.5
-    middles = np.column_stack([x.ravel(), y.ravel()])
-    odd = np.zeros(len(middles), bool)
+    odd = np.zeros(shape, bool)
     for ring in rings:
-        odd ^= Polygon(ring).contains_points(middles)
-    return odd.reshape(shape)
+        odd ^= grid_points_in_poly(shape, ring[:, ::-1] - 0.5)
+    return odd
 
 
 def area(ring: np.ndarray) -> float:
