@@ -130,15 +130,7 @@ def judge_all(evidence: Evidence) -> dict[str, Any]:
     return {row.Index: row for row in judge_claims(evidence).itertuples()}
 
 
-def test_a_mistyped_claim_is_an_error(monkeypatch, tmp_path):
-    text = (paths.MANIFESTS / "paper_claims.yaml").read_text()
-    (tmp_path / "paper_claims.yaml").write_text(text.replace("minimum: 0.35", "minimun: 0.35", 1))
-    monkeypatch.setattr(paths, "MANIFESTS", tmp_path)
-    with pytest.raises(ManifestError, match="minimun"):
-        load_claims()
-
-
-def test_each_of_thirty_claims_has_one_rule_that_says_what_counts(monkeypatch):
+def test_each_of_thirty_claims_has_one_rule_that_says_what_counts(monkeypatch, tmp_path):
     paper = load_claims()
     assert (len(paper.claims), paper.repeats) == (30, REPEATS)
     assert "paper_claims" not in manifest.list_manifests()
@@ -146,16 +138,24 @@ def test_each_of_thirty_claims_has_one_rule_that_says_what_counts(monkeypatch):
     monkeypatch.delitem(RULES, "fig2.best")
     with pytest.raises(ScellsegError, match=r"fig2\.best"):
         judge_claims(Evidence(pd.DataFrame()))
+    text = (paths.MANIFESTS / "paper_claims.yaml").read_text()
+    (tmp_path / "paper_claims.yaml").write_text(text.replace("minimum: 0.35", "minimun: 0.35", 1))
+    monkeypatch.setattr(paths, "MANIFESTS", tmp_path)
+    with pytest.raises(ManifestError, match="minimun"):
+        load_claims()
 
 
-def test_nothing_is_tested_without_trials_or_by_small_synthetic_ones():
+def test_nothing_is_tested_without_trials_or_by_small_synthetic_ones(monkeypatch, tmp_path):
     small = grid.transferability(load_profile("smoke"))
     found = judge_all(Evidence(scored(rows(small, "smoke"), [0.5] * len(small))))
     assert {one.verdict for one in found.values()} == {UNTESTED}
     for one in found.values():
         assert all((one.paper, one.ours, one.reason, one.notebook))
-    none = "There are no results of paper or released or cpu."
-    assert found["fig5.plateau"].reason == none
+    assert found["fig5.plateau"].reason == "There are no results of paper or released or cpu."
+    monkeypatch.setattr(paths, "results", lambda profile: tmp_path / profile)
+    nothing = load_evidence(["released", "cpu"])
+    assert nothing.trials.empty
+    assert not nothing.tables
 
 
 def test_all_claims_hold_where_the_world_is_as_the_paper_says():
@@ -168,8 +168,7 @@ def test_all_claims_hold_where_the_world_is_as_the_paper_says():
     assert list(all_agree.index) == ["datasets", *(claim.id for claim in load_claims().claims)]
     assert not all_agree.drop(columns=["on", "profile"]).isin(["", None]).any(axis=None)
     assert all_agree.loc["fig2.ap50", "profile"] == "paper"
-    said = "Sneuro 0.013; Sfluor 0.436; Sgeneral 0.554"
-    assert all_agree.loc["fig4.elegans", "paper"] == said
+    assert all_agree.loc["fig4.elegans", "paper"] == "Sneuro 0.013; Sfluor 0.436; Sgeneral 0.554"
 
 
 def method(trial: Trial) -> tuple[str, str]:
@@ -442,13 +441,6 @@ def test_committed_tables_are_evidence():
     assert ours == "bbbc010_elegans 10 + 39 images, 540 cells"
     assert measure_purity(found.tables["fig2_styles"]).n_images > 0
     assert {"pairs", "separated"} <= set(found.tables["fig3_neighbours"])
-
-
-def test_without_results_nothing_is_there(monkeypatch, tmp_path):
-    monkeypatch.setattr(paths, "results", lambda profile: tmp_path / profile)
-    found = load_evidence(["released", "cpu"])
-    assert found.trials.empty
-    assert not found.tables
 
 
 def test_an_interval_is_students():
