@@ -72,8 +72,7 @@ def test_examples_show_images_or_words_in_their_place():
 
 def make_clouds(distance: float, n: int = 20, sets: int = 2) -> pd.DataFrame:
     """Round clouds of points in 8 dimensions, their middles ``distance`` apart."""
-    rng = np.random.default_rng(0)
-    points = rng.normal(size=(sets * n, 8))
+    points = np.random.default_rng(0).normal(size=(sets * n, 8))
     points[:, 0] += np.repeat(np.arange(sets), n) * distance
     frame = pd.DataFrame(points, columns=[f"s{k}" for k in range(8)])
     names = np.repeat([f"set{k}" for k in range(sets)], n)
@@ -118,26 +117,20 @@ def test_the_layout_is_the_same_each_time_and_keeps_far_clouds_apart(axes):
     assert legend(axes) == ["set0 (n = 20)", "set1 (n = 20)"]
 
 
-def make_styles() -> pd.DataFrame:
+def test_distances_of_styles_by_hand_and_all_panels_have_the_plane_of_the_first():
     """Styles in the plane: shots at 0 and 2, queries at 1, contrasts at 5 and 7 (before)."""
     rows = [("shot", 0.0), ("shot", 2.0), ("query", 1.0), ("contrast", 5.0), ("contrast", 7.0)]
     before = pd.DataFrame(rows, columns=["role", "s0"]).assign(s1=0.0, when="before")
-    return pd.concat([before, before.assign(s0=before["s0"] / 2, when="after")])
-
-
-def test_distances_of_styles_by_hand():
-    found = styles.compare_distances(make_styles()).set_index("when")
+    both = pd.concat([before, before.assign(s0=before["s0"] / 2, when="after")])
+    found = styles.compare_distances(both).set_index("when")
     # Mean over two components of squares of 1, 1 and of 5, 7, 3, 5.
     assert found.loc["before"].tolist() == pytest.approx([0.5, 13.5, 0.5 / 13.5])
     assert found.loc["after"].tolist() == pytest.approx([0.125, 3.375, 0.5 / 13.5])
     assert list(found.index) == ["before", "after"]
-
-
-def test_all_panels_have_the_plane_of_the_first():
     axes = plt.figure().subplots(1, 2)
-    pipeline.draw_style_plane(axes, make_styles())
-    (*_, before), (*_, after) = (panel.collections for panel in axes)  # shots lie on top
-    widths = [np.ptp(np.asarray(drawn.get_offsets())[:, 0]) for drawn in (before, after)]
+    pipeline.draw_style_plane(axes, both)
+    shots = [panel.collections[-1] for panel in axes]  # they lie on top
+    widths = [np.ptp(np.asarray(drawn.get_offsets())[:, 0]) for drawn in shots]
     assert widths == pytest.approx([2.0, 1.0])
     named = ["contrast (n = 2 images)", "query (n = 1 images)", "shot (n = 2 images)"]
     assert legend(axes[1]) == named
@@ -184,8 +177,7 @@ def test_arrows_run_between_the_sides_of_boxes_and_back_beside_them(axes):
 def test_parts_of_a_network_hold_all_its_parameters(axes):
     network = new_model("scellseg", (4, 8)).network.train()
     parts = architecture.list_parts(network, side=32)
-    total = sum(parameter.numel() for parameter in network.parameters())
-    assert parts["parameters"].sum() == total
+    assert parts["parameters"].sum() == sum(each.numel() for each in network.parameters())
     assert network.training
     assert parts.loc[parts["style"] > 0, "style"].tolist() == [8, 12]  # deep first
     architecture.draw_network(axes, parts, left=0)
@@ -196,8 +188,7 @@ def test_parts_of_a_network_hold_all_its_parameters(axes):
         diagrams.draw_plan(axes, unit)
 
 
-ROWS = ["112200", "112205", "000305", "770330"]
-TRUE = np.array([[*map(int, row)] for row in ROWS], np.int32)
+TRUE = np.array([[*map(int, row)] for row in ("112200", "112205", "000305", "770330")], np.int32)
 
 
 def test_touching_agrees_with_every_pair_of_pixels():
@@ -233,8 +224,7 @@ def test_touching_cells_of_images_are_counted_and_drawn():
     sample = Sample("a", lambda: np.zeros((2, *TRUE.shape), np.float32), lambda: TRUE)
     empty = Sample("b", lambda: np.zeros((2, 2, 2), np.float32), lambda: np.zeros((2, 2), int))
     found = [make_cells(np.where(TRUE, 1, 0)), make_cells(np.zeros((2, 2), int))]
-    frame = touching.count_touching(found, [sample, empty])
-    lines = frame.to_csv(index=False).splitlines()
+    lines = touching.count_touching(found, [sample, empty]).to_csv(index=False).splitlines()
     assert lines == ["image,pairs,separated,both_found", "a,3,0,0", "b,0,0,0"]
     row, pairs = plt.figure().subplots(1, 2), touching.find_touching(TRUE)
     one = make_cells(np.where(TRUE == 2, 0, TRUE))
@@ -311,8 +301,7 @@ def test_differences_over_shots_are_of_one_random_state_with_intervals():
     runs = pd.DataFrame(rows, columns=["label", "n_shots", "seed", "map"])
     runs = runs.assign(data="a_set", strategy="classic")
     anovas = scores.compare_over_shots(runs, "map")
-    figure = scores.draw_over_shots(runs, "map", {}, anovas)
-    above, below = figure.axes
+    above, below = scores.draw_over_shots(runs, "map", {}, anovas).axes
     mean, _, (bars,) = below.containers[0].lines
     np.testing.assert_allclose(np.asarray(mean.get_ydata(), float), [0.15, -0.1])
     half = (bars.get_segments()[0][1, 1] - bars.get_segments()[0][0, 1]) / 2
