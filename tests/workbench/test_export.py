@@ -8,7 +8,7 @@ import pytest
 import tifffile
 
 from scellseg_lib.files.export import FORMATS
-from scellseg_lib.files.images import read_masks, write_labels
+from scellseg_lib.files.images import write_labels
 from scellseg_lib.workbench.export import ANNOTATED, SEGMENTED, WORDS, ExportPanel
 from scellseg_lib.workbench.jobs import Job
 from tests.workbench.conftest import LONG, draw, problem, squares
@@ -48,13 +48,10 @@ def written(folder: Path) -> list[str]:
 
 def test_all_formats(folder: Path, panel: ExportPanel):
     assert WORDS.keys() == FORMATS.keys()
-    assert panel.message.text.startswith("2 images.")
     result = exported(panel, *WORDS).result[0]
     assert (result.written, result.already, result.failed) == (16, 0, {})
     assert written(folder) == sorted(f"{n}{end}" for n in "bc" for end in FORMATS.values())
     assert panel.message.text == f"16 files written to {folder / 'exported'}."
-    corrected = read_masks(folder / "exported" / "c_masks.tif")
-    np.testing.assert_array_equal(corrected, squares((2, 2), (20, 20)))
 
 
 def test_corrected_cells_come_before_those_that_a_model_gave(folder: Path, panel: ExportPanel):
