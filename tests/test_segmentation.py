@@ -214,11 +214,6 @@ def test_a_cell_is_one_piece_and_a_stray_pixel_none(resample: bool):
     np.testing.assert_array_equal(whole, expected)
 
 
-def test_an_answer_that_is_no_number_is_an_error():
-    with pytest.raises(ModelError, match="the image 0 is no number"):
-        segment(field(np.nan), [noise(40, 40)], progress=False)
-
-
 FAR, NEAR = [[-0.5] * 4, [0.5, -0.5, 0.5, -0.5]], [[-0.5] * 4, [0.5, 0.5, 0.5, 0.4]]
 SCALE = "0: the masks' median diameter is 30 px, the image was scaled for 70 px. Give diameter=30."
 STYLE = "0: its style is 14.1 times as far from the training images as these usually "
@@ -248,9 +243,8 @@ def test_a_packaged_model_knows_what_it_has_not_seen():
     stripes = np.tile(np.sin(np.arange(200) / 2), (200, 1)).astype(np.float32)
     with pytest.warns(FarFromModel, match="times as far from the training images"):
         segment(model, [stripes])
-    cells = synthetic.make_image("phase", 3, (200, 200))[0]
     with warnings.catch_warnings(action="error", category=FarFromModel):
-        segment(model, [cells])
+        segment(model, [synthetic.make_image("phase", 3, (200, 200))[0]])
 
 
 def test_arrays_and_samples_are_the_same_images_and_integers_are_normalised_as_floats():
@@ -275,8 +269,10 @@ def test_next_to_no_contrast_is_warned_of_and_taken_as_nothing():
     np.testing.assert_allclose(found.prediction.maps, nothing.prediction.maps, atol=1e-6)
 
 
-def test_what_is_no_image_is_an_error():
+def test_what_is_no_image_and_an_answer_that_is_no_number_is_an_error():
     """What the image itself cannot be: tests/test_samples.py."""
+    with pytest.raises(ModelError, match="the image 0 is no number"):
+        segment(field(np.nan), [noise(40, 40)], progress=False)
     odd = (noise(3, 40, 50), noise(5), noise(0, 50), np.full((30, 30), np.inf), "a", [[1], [2, 3]])
     for image in odd:
         words = r"image 1: (an image has the shape|it holds NaN|the image cannot be read)"
