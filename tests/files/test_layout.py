@@ -89,8 +89,7 @@ def test_where_an_image_is_put_among_the_annotated_ones(tmp_path, names, image, 
 
 
 def test_the_experiment_of_a_file(tmp_path):
-    for name in ("shot/A_masks.tif", "corrected/A_masks.tif"):
-        assert experiment_of(tmp_path / name) == tmp_path
+    assert experiment_of(tmp_path / "corrected" / "A_masks.tif") == tmp_path
     assert layout.cells_path(tmp_path / "A_cp_masks.ome.tif") == tmp_path / "A_cells.csv"
     assert layout.region_path(tmp_path / "A_img.ome.tif") == tmp_path / "A_region.json"
     own = tmp_path / "corrected" / "A.tif"  # by its microscope, perhaps: nobody knows
