@@ -528,11 +528,10 @@ def test_label_files_that_do_not_fit_are_named(scored):
 def test_every_format_by_the_command(tmp_path):
     """Out of Cellpose's file, with an image of two channels; a damaged file is told of."""
     pixels = np.arange(12 * 14 * 2, dtype=np.uint16).reshape(12, 14, 2)
-    masks = np.pad(np.ones((3, 5), np.int32), ((1, 8), (1, 8)))
     for name in "AB":
         layout = {"planarconfig": "contig", "photometric": "minisblack"}
         tifffile.imwrite(tmp_path / f"{name}.tif", pixels, **layout)
-    write_seg(tmp_path / "A_seg.npy", masks)
+    write_seg(tmp_path / "A_seg.npy", np.pad(np.ones((3, 5), np.int32), ((1, 8), (1, 8))))
     (tmp_path / "B_seg.npy").write_bytes(b"\x93NUMPY")
     kinds = [part for kind in export.FORMATS for part in ("--to", kind)]
     command = ("export", tmp_path, *kinds, "--channels", "worm,dye", "--images", tmp_path)

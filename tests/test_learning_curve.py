@@ -145,8 +145,7 @@ def test_it_tunes_and_scores_in_earnest(tmp_path: Path, small_patches: None):
     model, fold = new_model("scellseg", tiny.LEVELS), plan_folds(2, 2)[1]
     shot, held = ([worms(2)[i] for i in part] for part in fold)
     tuned = finetune(model, shot, strategy="classic", steps=1)
-    found = learning_curve.segment(tuned, held)
-    scored = learning_curve.evaluate(found, held)
+    scored = learning_curve.evaluate(learning_curve.segment(tuned, held), held)
     by_hand = learning_curve.summary(scored) | scored.iloc[0][[*MEASURED]].to_dict()
     last = frame.iloc[-1][list(by_hand)].tolist()
     assert last == pytest.approx(list(by_hand.values()), nan_ok=True)

@@ -59,8 +59,7 @@ def test_empty_against_empty_is_perfect_and_one_sided_emptiness_is_nothing() -> 
 
 def test_labels_need_not_be_contiguous_nor_of_one_type_nor_in_one_order() -> None:
     true, predicted = disc_grid(30, seed=2)
-    table = np.random.default_rng(0).permutation(np.arange(1, 250))[:30]
-    gaps = np.append(0, table)[predicted]
+    gaps = np.append(0, np.random.default_rng(0).permutation(np.arange(1, 250))[:30])[predicted]
     large = np.where(predicted > 0, predicted + np.int64(2**40), 0)
     types = (np.uint8, np.uint16, ">u2", ">i4", np.int64, np.uint64)
     for changed in (*map(gaps.astype, types), large, np.asfortranarray(gaps)):

@@ -54,8 +54,7 @@ def test_rates_and_settings_reach_the_optimiser():
     note = lambda sgd, *_: seen.extend([one[k] for k in names] for one in sgd.param_groups)  # noqa: E731
     with register_optimizer_step_pre_hook(note):
         tiny.train(recipe=recipe)
-    expected = [[0.03 * recipe.rate(i, 3), 0.9, 1e-5] for i in range(3)]
-    np.testing.assert_allclose(seen, expected)
+    np.testing.assert_allclose(seen, [[0.03 * recipe.rate(i, 3), 0.9, 1e-5] for i in range(3)])
 
 
 @pytest.mark.parametrize(("n", "batch"), [(7, 2), (16, 8), (3, 8)])

@@ -75,8 +75,7 @@ def test_a_new_representation_needs_no_change_of_any_file(small_patches, monkeyp
     tuned = tiny.tune("classic", model, steps=1)
     loaded = load_model(tuned.save(tmp_path / "toy.safetensors"), device=torch.device("cpu"))
     assert isinstance(loaded.representation, Blobs)
-    threshold = loaded.card.decoding.cell_threshold
-    assert threshold == tuned.card.decoding.cell_threshold != 0.5
+    assert loaded.card.decoding.cell_threshold == tuned.card.decoding.cell_threshold != 0.5
     first, same = (segment(m, tiny.worms(1), precision=Precision())[0] for m in (tuned, loaded))
     np.testing.assert_array_equal(first.masks, same.masks)
     assert first.prediction.maps.shape[0] == 1

@@ -23,8 +23,7 @@ def test_of_many_images_the_radius_reaches_each(monkeypatch):
     styles = np.random.default_rng(0).normal(size=(100, 3))
     card = remembered(styles, monkeypatch)
     assert len(card.styles) == style.MAX_CENTRES
-    distances = [style_distance(one, card) for one in styles]
-    assert max(distances) == pytest.approx(1, abs=1e-3)
+    assert max(style_distance(one, card) for one in styles) == pytest.approx(1, abs=1e-3)
 
 
 def test_of_few_images_each_is_a_centre_and_the_radius_twice_their_distance(monkeypatch):

@@ -345,8 +345,7 @@ def test_what_is_not_read_in_a_folder_is_named(tmp_path, recwarn, names, left, i
         words = f"no images, but .*{', '.join(left)}.*Bio-Formats"
         expect(lambda: layout.list_images(tmp_path), DatasetError, words)
         return
-    finders = layout.list_images, layout.find_samples, layout.find_images
-    for find in finders:
+    for find in (layout.list_images, layout.find_samples, layout.find_images):
         assert [one[0] if isinstance(one, tuple) else one.name for one in find(tmp_path)] == images
     told = [str(one.message) for one in recwarn if one.category is ScellsegWarning]
     assert bool(told) == bool(left)

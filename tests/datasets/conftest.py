@@ -10,8 +10,6 @@ from threading import Thread
 
 import pytest
 
-from scellseg_lib.datasets import download
-
 
 @dataclass
 class Server:
@@ -80,6 +78,6 @@ def server(monkeypatch):
     """An empty server, which is asked without a proxy and without patience."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.delenv("SCELLSEG_OFFLINE", raising=False)
-    monkeypatch.setattr(download, "PATIENCE", 0.0)
+    monkeypatch.setattr("scellseg_lib.datasets.download.PATIENCE", 0.0)
     with serving() as state:
         yield state

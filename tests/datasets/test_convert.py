@@ -92,10 +92,9 @@ def test_bbbc010_orders_worms_by_area_and_ignores_the_fluorescence(tmp_path):
 
 def test_dsb2018_keeps_colours_and_drops_equal_planes(tmp_path):
     gray = np.arange(48, dtype=np.uint8).reshape(6, 8)
-    opaque = np.full_like(gray, 255)
     for name, planes in {"gray": [gray] * 3, "red": [gray + 1, gray, gray]}.items():
         folder = tmp_path / "stage1_train" / name
-        png(folder / f"images/{name}.png", np.stack([*planes, opaque], axis=-1))
+        png(folder / f"images/{name}.png", np.stack([*planes, np.full_like(gray, 255)], axis=-1))
         png(folder / "masks/1.png", (gray < 5).astype(np.uint8) * 255)
     pictures = {p.name: p for p in convert.convert_dsb2018(tmp_path, "*")}
     assert np.array_equal(pictures["gray"].image, gray)

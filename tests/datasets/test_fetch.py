@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import yaml
 
-from scellseg_lib import paths
 from scellseg_lib.datasets import download, fetch, manifest, weights
 from scellseg_lib.errors import FetchError, ModelError
 from scellseg_lib.files.images import pixel_hash, read_pixels
@@ -47,7 +46,7 @@ def home(tmp_path, server, monkeypatch):
     (tmp_path / "manifests").mkdir()
     monkeypatch.setenv("SCELLSEG_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("SCELLSEG_DATA", str(tmp_path / "data"))
-    monkeypatch.setattr(paths, "MANIFESTS", tmp_path / "manifests")
+    monkeypatch.setattr("scellseg_lib.paths.MANIFESTS", tmp_path / "manifests")
     monkeypatch.setattr(download, "CHUNK", 250)
     manifest._parse.cache_clear()
     server.files[A] = GOOD

@@ -7,7 +7,6 @@ from itertools import pairwise
 import pytest
 import yaml
 
-from scellseg_lib import paths
 from scellseg_lib.datasets import manifest, synthetic
 from scellseg_lib.errors import DatasetError, ManifestError
 
@@ -140,7 +139,7 @@ FAULTS = [
 @pytest.mark.parametrize(("part", "fault", "message"), FAULTS)
 def test_faulty_manifest_is_refused_with_the_field(part, fault, message, tmp_path, monkeypatch):
     change = {part: [VALID[part][0] | fault]} if part else fault
-    monkeypatch.setattr(paths, "MANIFESTS", tmp_path)
+    monkeypatch.setattr("scellseg_lib.paths.MANIFESTS", tmp_path)
     manifest._parse.cache_clear()
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(VALID | change, sort_keys=False))
     with pytest.raises(ManifestError, match=rf"small\.yaml: the manifest(.|\n)*{message}"):
@@ -148,7 +147,7 @@ def test_faulty_manifest_is_refused_with_the_field(part, fault, message, tmp_pat
 
 
 def test_what_is_no_manifest(tmp_path, monkeypatch):
-    monkeypatch.setattr(paths, "MANIFESTS", tmp_path)
+    monkeypatch.setattr("scellseg_lib.paths.MANIFESTS", tmp_path)
     (tmp_path / "claims.yaml").write_text("claims: []\n")
     (tmp_path / "broken.yaml").write_text("name: [")
     assert manifest.list_manifests() == ["broken"]

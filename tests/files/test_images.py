@@ -40,7 +40,6 @@ def channels(axes: str, **options):
 
 DEPTHS = ["uint8", "int8", "uint16", "int16", "uint32", "int32", "float16", "float32", "float64"]
 CYX = {"metadata": {"axes": "CYX"}}
-TABLE = noise((3, 256))
 ALPHA = {"photometric": "rgb", "extrasamples": ["unassalpha"]}
 # A file, the pixels that are written, how, how they are read, and what of them.
 READ = [
@@ -63,7 +62,7 @@ READ = [
     ("a.png", (20, 30, 2), "uint8", {}, {}, np.s_[..., 0]),
     ("a.tif", (20, 30, 4), "uint8", ALPHA, {}, np.s_[..., :3]),
     ("a.tif", GREY, "uint8", {"photometric": "miniswhite"}, {}, np.s_[:]),
-    ("a.tif", GREY, "uint8", {"photometric": "palette", "colormap": TABLE}, {}, np.s_[:]),
+    ("a.tif", GREY, "uint8", {"photometric": "palette", "colormap": noise((3, 256))}, {}, np.s_[:]),
 ]  # fmt: skip
 
 

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from scellseg_lib.errors import ImageError
-from scellseg_lib.files import seg_npy
 from scellseg_lib.files.images import read_masks
 from scellseg_lib.files.seg_npy import read_seg, write_seg
 
@@ -57,8 +56,7 @@ def test_what_is_written_is_read_again(tmp_path):
     np.testing.assert_array_equal(seg["masks"], CELLS)
     np.testing.assert_array_equal(seg["img"], image)
     assert (seg["img"].dtype, seg["filename"], len(seg["ismanual"])) == (np.uint16, "A.tif", 2)
-    expected = np.median(2 * np.sqrt(np.array([72, 156]) / np.pi))
-    assert seg["est_diam"] == pytest.approx(expected)
+    assert seg["est_diam"] == pytest.approx(np.median(2 * np.sqrt(np.array([72, 156]) / np.pi)))
     assert edge.dtype == np.uint16
     assert (edge[2:10, 3:12] == 1).sum() == 2 * (8 + 9) - 4
     assert not edge[CELLS == 0].any()
@@ -216,7 +214,7 @@ ASKED = [(read_seg, *row) for row in REFUSED] + [(read_masks, boxed(one), "") fo
 @pytest.mark.parametrize(("read", "steps", "said"), ASKED, ids=lambda _: "")
 def test_what_is_refused_is_named_and_not_called(tmp_path, monkeypatch, read, steps, said):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(seg_npy, "STEPS", 10_000)
+    monkeypatch.setattr("scellseg_lib.files.seg_npy.STEPS", 10_000)
     path = save(tmp_path / "a_seg.npy", steps)
     copyreg.add_extension("os", "system", 1)
     tracemalloc.start()

@@ -14,7 +14,6 @@ import pandas as pd
 import pytest
 
 from scellseg_lib import Sample, paths, progress
-from scellseg_lib.datasets import synthetic
 from scellseg_lib.files.images import read_masks, write_labels
 from scellseg_lib.workbench import app
 from scellseg_lib.workbench.app import ANNOTATE, EXPORT, FINETUNE, INSPECT, SEGMENT, Workbench
@@ -140,8 +139,7 @@ def test_thresholds_found_in_the_inspector_are_those_to_segment_with(segmented, 
     assert "Press Segment" in segmented.segment.message.text
     segmented.segment.anew.value = True
     assert segmented.segment.segment().join(LONG).state == "done"
-    written = read_masks(folder / "segmented" / "B_masks.tif")
-    np.testing.assert_array_equal(written > 0, seen > 0)
+    np.testing.assert_array_equal(read_masks(folder / "segmented/B_masks.tif") > 0, seen > 0)
 
 
 def test_cells_are_corrected_from_the_inspector_as_they_are_seen(segmented, folder):
@@ -186,8 +184,7 @@ def test_a_machine_that_runs_the_notebook_gets_pictures(folder: Path, monkeypatc
     assert workbench.annotate.current.name == "A"  # the one with cells
     inspector.show([InspectedImage("a", np.zeros((96, 96)), None, editor.labels)])
     told = f"A: 96 x 96 px, {len(editor.cells)} cells"
-    shown = (editor, editor, told), (inspector, inspector.view, "Inspector: 1 ima")
-    for one, view, text in shown:
+    for one, view, text in (editor, editor, told), (inspector, inspector.view, "Inspector: 1 ima"):
         data, _ = one._repr_mimebundle_()
         assert base64.b64decode(data["image/png"]) == view.picture()
         assert data["text/plain"].startswith(text)
@@ -201,7 +198,7 @@ def test_the_example_is_made_once_where_no_folder_is_named(tmp_path: Path, monke
         worms = zip(tiny.worms(len(splits)), splits, strict=True)
         return [replace(worm, split=split) for worm, split in worms]
 
-    monkeypatch.setattr(synthetic, "make_dataset", make_small_dataset)
+    monkeypatch.setattr("scellseg_lib.datasets.synthetic.make_dataset", make_small_dataset)
     monkeypatch.setattr(paths, "RUNS", tmp_path)
     monkeypatch.delenv(app.FOLDER, raising=False)
     folder = app.start_folder()

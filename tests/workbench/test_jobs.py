@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from scellseg_lib import progress
-from scellseg_lib.workbench import jobs
 from scellseg_lib.workbench.jobs import Job
 from tests.workbench.conftest import LONG, rests, until
 
@@ -35,7 +34,7 @@ class Gated:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     clock = SimpleNamespace(now=0.0)
-    monkeypatch.setattr(jobs, "monotonic", lambda: clock.now)
+    monkeypatch.setattr("scellseg_lib.workbench.jobs.monotonic", lambda: clock.now)
     return clock
 
 

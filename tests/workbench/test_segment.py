@@ -12,7 +12,6 @@ import tifffile
 from typer.testing import CliRunner
 
 from scellseg_lib import cli, load_model
-from scellseg_lib.files import folder as folder_module
 from scellseg_lib.files.images import read_masks, read_pixels, write_labels
 from scellseg_lib.network import weights_hash
 from scellseg_lib.segmentation import decode
@@ -252,7 +251,7 @@ def test_paused_it_waits_and_then_goes_on(experiment: Path, panel, monkeypatch):
         write_labels(path, masks)
         _ = acts and acts.pop(0)()  # in the run's thread, between the images of a group
 
-    monkeypatch.setattr(folder_module.images, "write_labels", write)
+    monkeypatch.setattr("scellseg_lib.files.images.write_labels", write)
     panel.start.click()
     until(lambda: conftest.rests(panel.job))
     state = panel.start.disabled, is_shown(panel.pause), panel.pause.description
@@ -263,8 +262,7 @@ def test_paused_it_waits_and_then_goes_on(experiment: Path, panel, monkeypatch):
     assert panel.job.join(LONG).state == "cancelled"
     assert panel.message.text.startswith("Stopped: 2 of 6 images done")
     assert "could not be segmented" not in panel.failures.value  # nothing was at fault
-    made = ["A_masks.tif", "B_masks.tif", "segmented.json"]
-    assert list(files(experiment / "segmented")) == made
+    assert list(files(experiment / "segmented")) == ["A_masks.tif", "B_masks.tif", "segmented.json"]
     run(panel)
     assert len(files(experiment / "segmented")) == 7
     assert re.match(r"4 images segmented.*2 images done before", panel.message.text)
