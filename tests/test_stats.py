@@ -126,10 +126,8 @@ def test_reference_holds_every_analysis():
 
 
 def r_has(package: str) -> bool:
-    if shutil.which("Rscript") is None:
-        return False
-    ask = f"find.package('{package}')"
-    return subprocess.run(["Rscript", "--vanilla", "-e", ask], capture_output=True).returncode == 0
+    ask = ["Rscript", "--vanilla", "-e", f"find.package('{package}')"]
+    return bool(shutil.which(ask[0])) and not subprocess.run(ask, capture_output=True).returncode
 
 
 # R is no requirement: where it or car is missing, there is nothing to test.
@@ -156,7 +154,7 @@ def test_scores_that_do_not_rise_have_kd_about_zero_and_a_curve_worse_than_the_m
 X = np.array(SHOTS, float)
 
 
-def test_no_hyperbola():
+def test_no_hyperbola(monkeypatch: pytest.MonkeyPatch):
     for x, y, message in (
         (X[:2], X[:2], "2 points, 2 positive x: too few"),
         ([2, 2, 2], [0.5, 0.6, 0.7], "3 points, 1 positive x"),
@@ -171,9 +169,6 @@ def test_no_hyperbola():
     ):
         with pytest.raises(ScellsegError, match=message):
             stats.fit_hyperbola(x, y)
-
-
-def test_fit_that_does_not_converge(monkeypatch: pytest.MonkeyPatch):
     original = stats.curve_fit
     monkeypatch.setattr(stats, "curve_fit", lambda *a, **k: original(*a, **k, maxfev=2))
     with pytest.raises(ScellsegError, match=r"does not converge\. Look at the data"):
