@@ -291,9 +291,8 @@ def test_options_of_commands(command, option, tmp_path, monkeypatch):
     monkeypatch.setattr(FinetuneOptions, "save", lambda *_: None, raising=False)
     monkeypatch.setattr(FinetuneOptions, "card", MODEL.card, raising=False)
     MODEL.save(tmp_path / "m.safetensors")
-    masks = np.pad(np.ones((9, 9), np.int32), 20)
     for name in ("m/a_masks.tif", "i/a_masks.tif"):
-        write_labels(tmp_path / name, masks)
+        write_labels(tmp_path / name, np.pad(np.ones((9, 9), np.int32), 20))
     write_labels(tmp_path / "i" / "a_img.tif", np.arange(49 * 49).reshape(49, 49))
     for value in VALUES:
         result = CliRunner().invoke(CLI, [command, *GIVEN[command].split(), f"--{option}", value])
