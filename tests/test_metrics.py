@@ -20,15 +20,12 @@ def strip(*spans: tuple[int, int, int], width: int = 40) -> np.ndarray:
     return labels
 
 
-def test_an_iou_equal_to_the_threshold_passes_and_one_pixel_less_does_not() -> None:
+def test_an_iou_equal_to_the_threshold_passes_however_computed_and_one_pixel_less_not() -> None:
     true = strip((0, 100, 1), width=200)
     for percent in range(50, 100, 5):
         for shared, expected in ((percent, 1.0), (percent - 1, 0.0)):
             predicted = strip((0, shared, 1), width=200)
             assert metrics.average_precision(true, predicted, [percent / 100])[0] == expected
-
-
-def test_thresholds_are_decimals_however_they_were_computed() -> None:
     accumulated = np.arange(0.5, 1, 0.05)
     assert accumulated[2] > 0.6  # this is what a floating-point comparison trips over
     true, predicted = strip((0, 10, 1)), strip((0, 6, 1))
@@ -38,7 +35,7 @@ def test_thresholds_are_decimals_however_they_were_computed() -> None:
     assert told.tolist() == list(metrics.THRESHOLDS)
 
 
-def test_below_one_half_as_many_as_possible_are_matched() -> None:
+def test_below_one_half_as_many_as_possible_are_matched_and_of_equal_ious_the_larger() -> None:
     true = strip((0, 10, 1), (10, 20, 2))
     predicted = strip((0, 4, 1), (4, 14, 2))  # IoUs: 1-1 0.4, 1-2 6/14, 2-2 0.25
     result = metrics.scores(true, predicted, [0.25, 0.4, 0.42])
@@ -46,6 +43,10 @@ def test_below_one_half_as_many_as_possible_are_matched() -> None:
     assert result.ap.tolist() == [1, 1 / 3, 1 / 3]
     assert metrics.match(true, predicted, 0.25)["partner"].tolist() == [1, 2, 1, 2]
     assert metrics.match(true, predicted, 0.4)["partner"].tolist() == [2, 0, 0, 1]
+    one, other = np.array([[0, 1, 1, 1, 0, 0, 0, 0, 0]]), np.array([[1, 1, 2, 2, 2, 2, 2, 2, 2]])
+    assert metrics.overlap(one, other).iou.tolist() == [1 / 4, 2 / 8]
+    for pair in ((one, other), (other, one)):
+        assert metrics.scores(*pair, [0.2]).aji.tolist() == [2 / 10]  # the larger overlap
 
 
 def test_empty_against_empty_is_perfect_and_one_sided_emptiness_is_nothing() -> None:
@@ -90,13 +91,6 @@ def test_counts_equal_those_of_cellpose() -> None:
         result = metrics.scores(*random_pair(int(seed)), expected["threshold"].to_numpy())
         for name in ("tp", "fp", "fn"):
             assert getattr(result, name).tolist() == expected[name].tolist(), seed
-
-
-def test_of_equal_ious_the_larger_overlap_is_matched_either_way() -> None:
-    one, other = np.array([[0, 1, 1, 1, 0, 0, 0, 0, 0]]), np.array([[1, 1, 2, 2, 2, 2, 2, 2, 2]])
-    assert metrics.overlap(one, other).iou.tolist() == [1 / 4, 2 / 8]
-    for pair in ((one, other), (other, one)):
-        assert metrics.scores(*pair, [0.2]).aji.tolist() == [2 / 10]
 
 
 def test_records_say_what_became_of_each_object() -> None:
