@@ -152,10 +152,9 @@ def test_it_tunes_and_scores_in_earnest(tmp_path: Path, small_patches: None):
 
 
 COUNTS = np.array([1, 2, 4, 8] * 5)
-TRUE = (0.7, 1.5)
 
 
-def curve(x, bmax=TRUE[0], kd=TRUE[1]):
+def curve(x, bmax=0.7, kd=1.5):
     return bmax * np.asarray(x, float) / (kd + np.asarray(x, float))
 
 
@@ -184,7 +183,7 @@ def of_curve(noise: float, **shape: float) -> pd.DataFrame:
     return pd.DataFrame({"n_shots": COUNTS, "map": scores, "fold": 0, "cells": COUNTS})
 
 
-def test_sentence_of_a_curve_that_rises():
+def test_sentences_of_curves_that_rise_or_have_levelled_off_and_of_scores_that_scatter():
     frame = pd.concat([of_curve(0.005), table({0: [0.9, 0.9]})])  # the untuned is not on the curve
     said = expect(frame, [1] * 10, 2)
     numbers = [f"{value:.2f}" for value in (said.gain, said.low, said.high)]
@@ -195,9 +194,6 @@ def test_sentence_of_a_curve_that_rises():
     assert "with 1 to 8 cells" in said.sentence
     start = "90 more cells (9.0 images like yours, 30 minutes at 20 s a cell) are"
     assert expect(frame, [4, 16], 90, 20).sentence.startswith(start)
-
-
-def test_sentences_of_scores_that_scatter_and_of_a_curve_that_has_levelled_off():
     said = expect(of_curve(0.3, kd=1.0), [1] * 10, 2)
     assert said.low < 0 < said.high
     assert "that may be nothing at all" in said.sentence
