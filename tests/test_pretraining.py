@@ -23,14 +23,12 @@ pytestmark = pytest.mark.usefixtures("small_patches")
 TWO = PretrainRecipe(steps=2, batch_size=1)
 
 
-def test_the_papers_schedule():
+def test_the_schedules():
     shares = {0: 0, 5: 0.5, 10: 1, 399: 1, 409: 1, 410: 1 / 2, 420: 1 / 4, 499: 1 / 2**9}
     for batches in (0.25, 1, 7, 59):  # an epoch; a run that is shorter has the same shares
         rates = [PretrainRecipe().rate(epoch * batches, 500 * batches) for epoch in shares]
         assert rates == pytest.approx([*shares.values()], abs=1e-12)
-
-
-def test_onecycle_rises_and_ends_near_zero():
+    # Onecycle rises and ends near zero.
     recipe = PretrainRecipe(learning_rate=0.01, schedule="onecycle")
     rates = np.array([recipe.rate(step, 400) for step in range(400)])
     np.testing.assert_allclose(rates[[0, 60, -1]], [0.04, 1, 0], atol=1e-4)
