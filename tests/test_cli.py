@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import warnings
+from dataclasses import replace
 from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
@@ -404,21 +405,15 @@ def test_options_reach_the_fine_tuning(annotated, model_file, options, expected)
     assert done(*command, "--overwrite")
 
 
-@pytest.fixture
-def small_worms(monkeypatch):
+def test_the_whole_job_on_a_data_set_by_name(model_file, tmp_path, monkeypatch):
     """Four shots and two queries under the name of the synthetic worms."""
-
-    def one(number: int, split: str) -> scellseg.Sample:
-        image, masks = tiny.worm(number)
-        return scellseg.Sample(f"{split}{number}", lambda: image, lambda: masks, split)
-
-    samples = [one(n, "shot") for n in range(4)] + [one(n, "query") for n in (4, 5)]
-    worms = scellseg.Dataset("synthetic_worms", "", "", tuple(samples))
-    monkeypatch.setattr(synthetic, "make_dataset", {"synthetic_worms": worms}.__getitem__)
-    return worms
-
-
-def test_the_whole_job_on_a_data_set_by_name(small_worms, model_file, tmp_path, monkeypatch):
+    splits = ["shot"] * 4 + ["query"] * 2
+    samples = (
+        replace(one, name=f"{split}{k}", split=split)
+        for k, (one, split) in enumerate(zip(tiny.worms(6), splits, strict=True))
+    )
+    small_worms = scellseg.Dataset("synthetic_worms", "", "", tuple(samples))
+    monkeypatch.setattr(synthetic, "make_dataset", {"synthetic_worms": small_worms}.__getitem__)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "synthetic_worms").mkdir()  # of the same name, but not meant
     options = ("--shots", "2", "--seed", "3", "--steps", "1", "--strategy", "contrastive")

@@ -63,12 +63,6 @@ def without(content: bytes, name: str, value: int = 0) -> bytes:
     return edit(content, **{name: lambda old: (*old[:2], value, *old[3:])})
 
 
-def flood(content: bytes) -> bytes:
-    """A PNG that says it is of 30,000 x 30,000 pixels."""
-    header = content[12:16] + struct.pack(">II", 30_000, 30_000) + content[24:29]
-    return content[:12] + header + struct.pack(">I", zlib.crc32(header)) + content[33:]
-
-
 def seg() -> bytes:
     with TemporaryDirectory() as folder:
         write_seg(Path(folder, "a_seg.npy"), CELLS.astype(np.int32))
@@ -227,8 +221,9 @@ def test_what_a_file_holds_is_read_or_said(tmp_path, case):
 
 
 def test_the_limit_in_megapixels_is_said_and_can_be_changed(tmp_path, monkeypatch):
-    path, pixels = tmp_path / "a.png", np.zeros((2000, 2000), "u1")
-    path.write_bytes(flood(WHOLE["PNG"]))
+    path, pixels, png = tmp_path / "a.png", np.zeros((2000, 2000), "u1"), WHOLE["PNG"]
+    header = png[12:16] + struct.pack(">II", 30_000, 30_000) + png[24:29]  # as if it were so large
+    path.write_bytes(png[:12] + header + struct.pack(">I", zlib.crc32(header)) + png[33:])
     expect(lambda: read_pixels(path), ImageError, "900 mega.* 400.*SCELLSEG_MEGAPIXELS")
     for content in (*(other(pixels, kind) for kind in ("PNG", "JPEG", "TIFF")), tiff(pixels)):
         path.write_bytes(content)

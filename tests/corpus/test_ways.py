@@ -54,17 +54,6 @@ WAYS = {
 }
 
 
-@pytest.fixture
-def home(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(finetuning, "default_contrast", tiny.contrast)
-    for name in ("PROFILES", "MANIFESTS"):
-        monkeypatch.setattr(paths, name, tmp_path)
-    monkeypatch.setenv("SCELLSEG_CACHE", str(tmp_path))
-    monkeypatch.setenv("SCELLSEG_DATA", str(tmp_path / "out"))
-    return tmp_path
-
-
 def write(file: str, content: bytes) -> None:
     """An image, its masks and a model, and the input; nothing else is there."""
     for old in Path().glob("*"):
@@ -112,7 +101,13 @@ def open_in_workbench(folder: Path, name: str, content: bytes, panels: list) -> 
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", WAYS)
-def test_every_input_by_the_command_line_and_the_workbench(kind, home, monkeypatch):
+def test_every_input_by_the_command_line_and_the_workbench(kind, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(finetuning, "default_contrast", tiny.contrast)
+    for name in ("PROFILES", "MANIFESTS"):
+        monkeypatch.setattr(paths, name, tmp_path)
+    monkeypatch.setenv("SCELLSEG_CACHE", str(tmp_path))
+    monkeypatch.setenv("SCELLSEG_DATA", str(tmp_path / "out"))
     (file, inputs, command), wrong = WAYS[kind], []
     if kind in ("image", "record", "checkpoint"):  # of one model: to read it takes half of the time
         monkeypatch.setattr(weights, "read_model", cache(weights.read_model))
@@ -121,7 +116,7 @@ def test_every_input_by_the_command_line_and_the_workbench(kind, home, monkeypat
         write(file, content)
         found = [*type_in(command)]
         write(file, content)
-        found += open_in_workbench(home / Path(file).parent, Path(file).name, content, panels)
+        found += open_in_workbench(tmp_path / Path(file).parent, Path(file).name, content, panels)
         wrong += [f"{kind} {number}: {one}"[:300] for one in found]
     assert wrong == []
 
