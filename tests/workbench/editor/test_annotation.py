@@ -24,13 +24,10 @@ from scellseg_lib.workbench.editor.patches import LARGEST, Patch, apply, set_pix
 quick = settings(max_examples=25)
 shapes = st.tuples(st.integers(1, 12), st.integers(1, 12))
 any_labels = hnp.arrays(np.int32, shapes, elements=st.sampled_from([0, 1, 1, 4, 9]))
-blocks = hnp.arrays(np.int32, (3, 3), elements=st.sampled_from([1, 1, 4, 9, 0])).map(
-    lambda labels: np.kron(labels, np.ones((6, 6), np.int32))
-)
+nine = hnp.arrays(np.int32, (3, 3), elements=st.sampled_from([1, 1, 4, 9, 0]))
+blocks = nine.map(lambda labels: np.kron(labels, np.ones((6, 6), np.int32)))
 places = st.floats(2, 16, width=32)
-across = st.tuples(places, places, places).map(
-    lambda x: np.array([[-9, x[0]], [9, x[1]], [30, x[2]]], np.float64)
-)
+across = hnp.arrays(np.float64, 3, elements=places).map(lambda x: np.c_[[-9.0, 9, 30], x])
 coordinates = st.floats(-20, 30, allow_nan=False, width=32)
 BAR = np.pad(np.full((4, 20), 3, np.int32), 1)
 
