@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -83,17 +84,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_table_is_made_once_and_only_where_it_may_be(folder):
-    calls = []
-
-    def make() -> pd.DataFrame:
-        calls.append(1)
-        return pd.DataFrame({"image": ["000", "1"], "area": [1 / 3, 2.0]})
-
+    make = Mock(return_value=pd.DataFrame({"image": ["000", "1"], "area": [1 / 3, 2.0]}))
     with pytest.raises(DatasetError, match=r"table sizes of the profile 'smoke'.*COMPUTE = True"):
         load_or_compute("sizes", SMOKE, make)
     first = load_or_compute("sizes", SMOKE, make, compute=True, data=["worms"])
     again = load_or_compute("sizes", SMOKE, make, data=["worms"])
-    assert len(calls) == 1
+    assert make.call_count == 1
     pd.testing.assert_frame_equal(first, again)
     assert first["image"].tolist() == ["000", "1"]
     origin = json.loads((folder / "sizes.json").read_text())
