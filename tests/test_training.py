@@ -18,11 +18,8 @@ from tests.tiny import Killed, end_at
 
 
 @pytest.fixture(autouse=True)
-def a_checkpoint_after_each_step(small_patches, monkeypatch):
+def a_checkpoint_after_each_step(small_patches, one_thread, monkeypatch):
     monkeypatch.setattr(training, "SAVE_EVERY", 0)
-
-
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 kill = Mock(side_effect=Killed)

@@ -283,10 +283,7 @@ def test_a_claim_is_judged_at_both_cell_thresholds():
 
 
 def test_missing_trials_are_said():
-    def drop(trial: Trial, score: float) -> float:
-        return np.nan if trial.data == MITO and method(trial) == CFT else score
-
-    found = judge_all(evidence(change=drop))["fig5.ablation"]
+    found = judge_all(evidence(change=given(np.nan, of=CFT, data=MITO)))["fig5.ablation"]
     assert (found.verdict, found.ours) == (UNTESTED, "none")
     assert found.reason == ("The profile paper lacks trials of Scellseg-CFT with 1 shot on mito.")
 

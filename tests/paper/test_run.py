@@ -70,14 +70,12 @@ def test_what_decides_the_scores_decides_the_key(data):
 
 
 def test_images_of_a_trial(data):
-    def names(samples: Dataset) -> list[str]:
-        return [sample.name for sample in samples]
-
     known = images(data)
-    assert names(make_trial(split="held_out").select_tested(known)) == ["worm2"]
+    (held_out,) = make_trial(split="held_out").select_tested(known)
+    assert held_out.name == "worm2"
     inductive = make_trial("contrastive", queries="shot").select_queries(known)
-    assert names(inductive) == ["worm0", "worm1", "worm2"]
-    assert [sample.read_masks for sample in inductive] == [None] * 3
+    seen = [(sample.name, sample.read_masks) for sample in inductive]
+    assert seen == [("worm0", None), ("worm1", None), ("worm2", None)]
     # One tuned model serves all scorings.
     each = [make_trial(protocol=p, tested_on=other) for p in PROTOCOLS for other in "ab"]
     each += [make_trial(recalibrated=way, contrast="two") for way in ("shot", "released")]
