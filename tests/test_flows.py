@@ -177,10 +177,8 @@ def by_threads(n: int, masks: np.ndarray, noisy: np.ndarray) -> tuple[np.ndarray
 
 
 def test_flows_work_where_nothing_can_be_kept_and_torch_keeps_its_threads(monkeypatch):
-    """As where both the installation and the user's home are read-only.
-
-    The threads decide in which order the network adds up: other masks, by the last bit.
-    """
+    """As where both the installation and the user's home are read-only."""
+    # The threads decide in which order the network adds up: other masks, by the last bit.
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("NUMBA_NUM_THREADS", "2")
     code = "from numba.core import caching; caching.CodeLibraryCacheImpl._locator_classes = []\n"

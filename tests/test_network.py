@@ -4,7 +4,6 @@ from typing import get_args
 
 import pytest
 import torch
-from torch import nn
 
 from scellseg_lib.errors import ModelError
 from scellseg_lib.network import ARCHITECTURES, NetworkName, build_network, style_embedding
@@ -31,7 +30,7 @@ def test_the_embedding_alone_is_that_of_the_whole_network(name):
     network = build_network(name, TINY).eval()
     used: list[str] = []
     for part, module in network.named_modules():
-        if isinstance(module, nn.Conv2d):
+        if isinstance(module, torch.nn.Conv2d):
             module.register_forward_hook(lambda *_, part=part: used.append(part))
     torch.testing.assert_close(network.embed(IMAGES), network(IMAGES).style, rtol=0, atol=0)
     once = used[: len(used) - len(set(used))]

@@ -5,7 +5,6 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter, label
 from skimage.draw import disk
-from torch.nn import functional
 
 from scellseg_lib import load_dataset, load_model, representation, segment
 from scellseg_lib.device import Precision
@@ -54,7 +53,7 @@ class Blobs(representation.Representation):
         return (masks > 0)[None].astype(np.float32)
 
     def loss(self, output: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        return functional.binary_cross_entropy_with_logits(output, targets)
+        return torch.nn.functional.binary_cross_entropy_with_logits(output, targets)
 
     def masks(self, output: np.ndarray, decoding: Decoding) -> np.ndarray:
         return tidy(label(output[0] > decoding.cell_threshold)[0], decoding.min_size)

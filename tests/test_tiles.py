@@ -1,7 +1,6 @@
 """Tiles: they cover, they overlap, and what comes back blended is what went out."""
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -53,7 +52,7 @@ def test_a_seam_is_blended():
     assert (row[224 - EDGE :] == 1).all()
     assert (np.diff(row) >= 0).all()
     assert np.diff(row).max() < 0.1
-    assert row[200 - EDGE] == pytest.approx(0.5, abs=0.05)
+    assert 0.45 < row[200 - EDGE] < 0.55
     assert (tiled.style() == 0).all()  # styles that are all zero stay so
 
 

@@ -52,7 +52,6 @@ SPLITS = [
     # Of each image its masks; if it has none those that Cellpose has saved, then its own file.
     ("a.png b.ome.tif c.png a_seg.npy b.ome_seg.npy .c_seg.npy", "a:shot b:shot c:query"),
     ("a.png b.png c_img.png a_seg.npy a_masks.png c_cp_masks.png", "a:shot b:query c:shot"),
-    ("query/a_img.png query/a_img_seg.npy", "a:query"),
 ]
 
 

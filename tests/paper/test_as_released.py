@@ -1,5 +1,7 @@
 """The decoders of the released code, and what is wrong with them."""
 
+from unittest.mock import Mock
+
 import numpy as np
 import pytest
 
@@ -49,17 +51,14 @@ def test_nothing_stays_nothing(chosen):
 
 
 def test_thresholds_of_a_unet_come_from_squashed_shots_and_images_keep_their_size(monkeypatch):
-    seen = []
-
-    def tune(representation, decoding, outputs, truths):
-        seen.extend(array.shape for array in (*outputs, *truths))
-        return decoding
-
+    tune = Mock(side_effect=lambda decoding, *_: decoding)
     monkeypatch.setattr(UNet3AsReleased, "tune", tune)
     model, shots = new_model("unet3", tiny.LEVELS), tiny.worms(2)
     representation, _, diameter = choose_decoder(model, shots, Precision())
     assert isinstance(representation, UNet3AsReleased)
     assert diameter == 30  # at which an image is not scaled
-    assert seen == [(3, 224, 224)] * 2 + [(224, 224)] * 2
+    _, outputs, truths = tune.call_args.args
+    shapes = [array.shape for array in (*outputs, *truths)]
+    assert shapes == [(3, 224, 224)] * 2 + [(224, 224)] * 2
     with pytest.raises(ScellsegError, match=r"flow as this library does.*hover, unet2, unet3"):
         choose_decoder(new_model("scellseg", tiny.LEVELS), shots, Precision())
