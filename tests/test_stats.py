@@ -151,28 +151,26 @@ def test_scores_that_do_not_rise_have_kd_about_zero_and_a_curve_worse_than_the_m
     assert np.isnan(stats.fit_hyperbola(x, np.array([0.8, 0.9, 0.6, 0.7, 0.6, 0.7])).r)
 
 
-X = np.array(SHOTS, float)
-
-
 def test_no_hyperbola(monkeypatch: pytest.MonkeyPatch):
+    shots = np.array(SHOTS, float)
     for x, y, message in (
-        (X[:2], X[:2], "2 points, 2 positive x: too few"),
+        (shots[:2], shots[:2], "2 points, 2 positive x: too few"),
         ([2, 2, 2], [0.5, 0.6, 0.7], "3 points, 1 positive x"),
         ([0, 0, 2], [0.0, 0.0, 0.7], "1 positive x"),
         ([], [], "0 points"),
-        (X, X[:-1], r"x is \(7,\), y \(6,\)"),
-        (X, np.where(X == 3, np.nan, X), "missing values"),
-        (np.where(X == 3, np.inf, X), X, "missing values"),
-        (X, np.full(7, 0.5), "the same at all x"),
-        (X, 0.05 * X, "no plateau"),
-        (X, X**2, "no plateau"),
+        (shots, shots[:-1], r"x is \(7,\), y \(6,\)"),
+        (shots, np.where(shots == 3, np.nan, shots), "missing values"),
+        (np.where(shots == 3, np.inf, shots), shots, "missing values"),
+        (shots, np.full(7, 0.5), "the same at all x"),
+        (shots, 0.05 * shots, "no plateau"),
+        (shots, shots**2, "no plateau"),
     ):
         with pytest.raises(ScellsegError, match=message):
             stats.fit_hyperbola(x, y)
     original = stats.curve_fit
     monkeypatch.setattr(stats, "curve_fit", lambda *a, **k: original(*a, **k, maxfev=2))
     with pytest.raises(ScellsegError, match=r"does not converge\. Look at the data"):
-        stats.fit_hyperbola(X, 0.9 * X / (5 + X) + 0.01 * (-1) ** np.arange(7))
+        stats.fit_hyperbola(shots, 0.9 * shots / (5 + shots) + 0.01 * (-1) ** np.arange(7))
 
 
 def test_each_group_has_its_fit_or_says_why_not():

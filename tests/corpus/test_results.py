@@ -3,6 +3,7 @@
 import errno
 import os
 from pathlib import Path
+from unittest.mock import Mock
 from uuid import UUID
 
 import imagecodecs
@@ -99,14 +100,9 @@ def test_masks_of_other_settings_or_numeric_type_are_not_done(home, monkeypatch,
 
 def test_a_second_run_at_once_is_refused_and_changes_nothing(home):
     draw(home / "A.png", 7)
-    refused: list[int] = []
-
-    def again() -> None:
-        expect(lambda: segment(home, diameter=20.0), folder.InUse)
-        refused.append(1)
-
+    again = Mock(side_effect=lambda: expect(lambda: segment(home, diameter=20.0), folder.InUse))
     assert segment(home, callback=again) == (1, 1, [])
-    assert refused
+    assert again.called
     assert segment(home) == (0, 2, [])
 
 
@@ -132,11 +128,10 @@ def test_a_kill_on_the_way_leaves_nothing_half_done(home, monkeypatch, written):
 
 
 def test_an_image_without_a_file_is_read_once(tmp_path):
-    reads: list[int] = []
-    image = Sample("A", lambda: reads.append(1) or np.ones((2, 40, 50), np.float32))
+    image = Sample("A", read := Mock(return_value=np.ones((2, 40, 50), np.float32)))
     jobs, how = [folder.ImageJob(image, tmp_path / "A_masks.tif")], {"diameter": 30.0}
     folder.segment_jobs(jobs, MODEL, tmp_path, folder.FolderOutcome(), reading=READING, **how)
-    assert len(reads) == 1
+    assert read.call_count == 1
 
 
 # What lies beside masks A and B, which image is named, and how many tables come, or what is said.

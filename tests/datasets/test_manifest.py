@@ -50,10 +50,8 @@ def test_every_set_has_a_manifest_with_its_splits_and_says_its_terms():
     assert {name for name, card in cards.items() if "none stated" in card.licence} == NO_LICENCE
 
 
-ROLES = ({"shot", "pretrain"}, {"validation"}, {"query", "general_test"})
-
-
 def test_manifests_are_consistent_and_nothing_both_trains_and_tests():
+    roles = ({"shot", "pretrain"}, {"validation"}, {"query", "general_test"})
     for name in manifest.list_manifests():
         card = manifest.load_manifest(name)
         assert card.name == name
@@ -64,7 +62,7 @@ def test_manifests_are_consistent_and_nothing_both_trains_and_tests():
         assert len(set(names)) == len(names)
         served = [entry.splits for entry in card.files]
         served += [group.splits_of(n) for group in card.groups for n in range(-1, 1000)]
-        assert all(sum(not role.isdisjoint(splits) for role in ROLES) <= 1 for splits in served)
+        assert all(sum(not role.isdisjoint(splits) for role in roles) <= 1 for splits in served)
 
 
 @pytest.mark.real_data

@@ -85,19 +85,17 @@ def test_trials_of_a_subset_start_from_one_pretrained_model():
     assert len(set().union(*hashes.values())) == len(hashes)
 
 
-DRAWS = {(name, state): images.split(" ") for name, state, images in SHOTS.itertuples(index=False)}
-
-
 def recompute(data: str, model: str, strategy: str, protocol: str, n: int) -> list[list[float]]:
     """Four means at each of both cell thresholds, by plain arithmetic from the committed files."""
     asked = {"data": data, "model": model, "strategy": strategy, "protocol": protocol}
     asked |= {"split": "query", "options": [], "weights": "released", "precision": "bf16"}
     asked |= {"steps": 0 if strategy == "direct" else 100}
     found: list[list[list[float]]] = [[], []]
+    draws = {(name, state): images.split(" ") for name, state, images in SHOTS.to_numpy()}
     for file in (paths.results("released") / "trials").glob("*.json"):
         said = json.loads(file.read_text())["trial"]
         usual = said.get("queries", "query") == "query" and not said.get("recalibrated")
-        drawn = said["shots"] == DRAWS[said["data"], said["seed"]][:n]
+        drawn = said["shots"] == draws[said["data"], said["seed"]][:n]
         if usual and drawn and not said.get("tested_on") and asked.items() <= said.items():
             rows = np.genfromtxt(file.with_suffix(".csv"), delimiter=",", names=True)
             for threshold, scores in zip((0.5, 0.0), found, strict=True):

@@ -624,9 +624,6 @@ def test_a_damaged_line_costs_that_edit_alone(path):
     assert len(opened(path).edits) == 8
 
 
-NO_HEADERS = [b"", b"null\n", b"\xff\xfe\x00\n", b'{"id": "a"}\n', b'{"scellseg edits": 2}\n']
-
-
 def test_files_without_a_header_and_of_other_labels_are_put_aside_and_never_overwritten(path):
     edited(path)
     first = path.read_bytes()
@@ -639,11 +636,12 @@ def test_files_without_a_header_and_of_other_labels_are_put_aside_and_never_over
     assert path.with_name(path.name + ".other").read_bytes() == first
     path.with_name(path.name + ".other").replace(path)
     assert len(Annotation(FIRST, journal=path).recoverable) == 8
-    for damage in NO_HEADERS:
+    none = {b"", b"null\n", b"\xff\xfe\x00\n", b'{"id": "a"}\n', b'{"scellseg edits": 2}\n'}
+    for damage in none:
         path.write_bytes(damage)
         assert Annotation(FIRST, journal=path).recoverable == []
         assert not path.exists()
-    assert {file.read_bytes() for file in path.parent.iterdir()} >= {*NO_HEADERS}
+    assert {file.read_bytes() for file in path.parent.iterdir()} >= none
 
 
 @pytest.mark.parametrize("act", [Annotation.discard, Annotation.recover, None])
