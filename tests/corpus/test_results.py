@@ -139,6 +139,7 @@ MEASURED = [
     (("A.png", "B.png"), "", (2, [])),
     (("A.png", "A.tif", "B.png"), "", (1, ["A"])),  # no guess which of the two it is
     (("A.png", "B.png"), "A.png", DatasetError),  # B is not measured on A
+    (("A.png",), "", DatasetError),
 ]
 
 
