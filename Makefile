@@ -61,8 +61,8 @@ test-fast: $(STAMP) ## the tests of the library alone, for the working day (unde
 	  -m "not slow" --ignore tests/browser --ignore tests/notebooks tests
 
 N := 5000
-fuzz: $(STAMP) ## read N damaged files, compare numbers with plain formulas, count (five minutes)
-	@echo "Reading $(N) damaged files of all kinds, and comparing random numbers: five minutes at N=5000."
+fuzz: $(STAMP) ## read N damaged files, compare flows with a plain formula, count (five minutes)
+	@echo "Reading $(N) damaged files of all kinds, and comparing flows of random cells: five minutes at N=5000."
 	OMP_NUM_THREADS=1 $(RUN) -m tests.corpus.fuzz $(N)
 
 faults: $(STAMP) ## kill, fill the disk, forbid folders, start two at once, and count (five minutes)

@@ -1,4 +1,4 @@
-"""Damaged files and random numbers by the thousand: ``make fuzz`` counts what becomes of them.
+"""Damaged files and random cells by the thousand: ``make fuzz`` counts what becomes of them.
 
 A damaged file is read as it was, is refused in words, or is read with other content, which only a
 format without a check of its own may do. All else is a fault: an error of another class or in the
