@@ -106,6 +106,7 @@ LEVELS = {  # of the table of the best recipe: what the runs and the decoding of
     "a rate of 0.3 times": {"slower": 0.3},
     "brightness": {"photometric": 1.0},
     "elastic": {"elastic": 3.0},
+    "the optimiser": {"optimiser": "sgd", "learning_rate": 0.1, "warm_up": 20},
     "mean of the weights": {"averaged": True},
     "flips": {"flips": True},
     "cells found at the 30-px": {"resample": False},
@@ -116,7 +117,7 @@ LEVELS = {  # of the table of the best recipe: what the runs and the decoding of
 def test_the_table_of_recipes_is_that_of_the_committed_runs() -> None:
     runs = pd.read_csv(ROOT / "figures" / "data" / "recipe_stage1.csv")
     base = {"steps": 200, "batch_size": 8, "learning_rate": 0.001, "magnification": 1.0}
-    base |= {"warm_up": 0, "slower": 1.0, "photometric": 0.0, "elastic": 0.0}
+    base |= {"optimiser": "adam", "warm_up": 0, "slower": 1.0, "photometric": 0.0, "elastic": 0.0}
     base |= {"averaged": False, "flips": False, "resample": True, "cell_threshold": 0.5}
 
     def scores(level: dict) -> pd.Series:
