@@ -315,8 +315,8 @@ def sweep(
     scale = load_profile(profile).narrow(data=data or (), states=states or ())
     workspace = run.open_workspace(scale)
     trials, missing = run.plan_sweep(experiments, scale, workspace.store)
-    there, hours = len(trials) - len(missing), sum(missing.values()) / 3600
-    typer.echo(f"{len(trials)} trials, {there} of them are there. The others take {hours:.1f} h.")
+    n, hours = len(trials) - len(missing), sum(missing.values()) / 3600
+    typer.echo(f"{len(trials)} trials, {n} of them are there. The others take about {hours:.1f} h.")
     if dry_run:
         return
     if cluster:
