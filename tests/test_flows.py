@@ -176,13 +176,18 @@ def by_threads(n: int, masks: np.ndarray, noisy: np.ndarray) -> tuple[np.ndarray
     return found
 
 
-def test_flows_work_where_nothing_can_be_kept_and_torch_keeps_its_threads(monkeypatch):
+def test_flows_work_where_nothing_can_be_kept():
     """As where both the installation and the user's home are read-only."""
-    # The threads decide in which order the network adds up: other masks, by the last bit.
+    code = "from numba.core import caching; caching.CodeLibraryCacheImpl._locator_classes = []\n"
+    code += "import scellseg_lib.flows as f, numpy as np; print(f.masks_to_flows(np.eye(3)).shape)"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "(2, 3, 3)\n"
+
+
+def test_torch_keeps_the_threads_that_its_user_chose(monkeypatch):
+    """They decide in which order the network adds up: other masks, by the last bit."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("NUMBA_NUM_THREADS", "2")
-    code = "from numba.core import caching; caching.CodeLibraryCacheImpl._locator_classes = []\n"
-    code += "import scellseg_lib.flows as f, numpy as np, torch; f.masks_to_flows(np.eye(3))\n"
+    code = "import scellseg_lib.flows as f, numpy as np, torch\n"
     code += "f.flows_to_masks(np.ones((2, 9, 9)), np.ones((9, 9))); print(torch.get_num_threads())"
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "1\n"
 

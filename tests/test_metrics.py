@@ -83,6 +83,22 @@ def test_standard_aji_by_hand() -> None:
         assert metrics.aggregated_jaccard_index(strip((10, 16, 1)), predicted) == aji
 
 
+def test_scores_of_random_pairs_are_those_of_the_formula_from_either_side() -> None:
+    """AJI as Kumar et al. wrote it: of equal IoUs that with the lower label counts."""
+    for true, predicted in map(random_pair, range(20)):
+        shared = np.zeros((true.max() + 1, predicted.max() + 1), int)
+        np.add.at(shared, (true, predicted), 1)
+        t, p, overlap = shared.sum(1)[1:], shared.sum(0)[1:], shared[1:, 1:]
+        union = t[:, None] + p - overlap
+        hit = {i: int(row.argmax()) for i, row in enumerate(overlap / union) if row.any()}
+        whole = sum(union[pair] for pair in hit.items()) + np.delete(t, [*hit]).sum()
+        whole += np.delete(p, [*{*hit.values()}]).sum()
+        aji = sum(overlap[pair] for pair in hit.items()) / whole if whole else 1.0
+        assert metrics.aggregated_jaccard_index(true, predicted) == pytest.approx(aji)
+        one, other = metrics.scores(true, predicted), metrics.scores(predicted, true)
+        assert (one.tp.tolist(), one.fp.tolist()) == (other.tp.tolist(), other.fn.tolist())
+
+
 def test_counts_equal_those_of_cellpose() -> None:
     counts = pd.read_csv(Path(__file__).parent / "data" / "cellpose_counts.csv")
     pairs = counts.sort_values("threshold").groupby("pair")

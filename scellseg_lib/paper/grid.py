@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import replace
-from itertools import chain, product
+from itertools import product
 from typing import Any
 
 from scellseg_lib.finetuning import RECIPES, STRATEGIES
@@ -80,7 +80,7 @@ def decoding(profile: Profile) -> list[Trial]:
     """How maps become masks: at full size, averaged over flips, or both (that as in Fig. 5 too)."""
     every = {"best": True, "resample": False, "flips": False}
     plans = (_plan(profile, COMPARED, protocol=one, every_number=every[one]) for one in every)
-    return [*chain(*plans)]
+    return [trial for plan in plans for trial in plan]
 
 
 def fair_baselines(profile: Profile) -> list[Trial]:
@@ -113,9 +113,9 @@ def longer_training(profile: Profile) -> list[Trial]:
     return [trial for trial in trials if trial.n_shots < pools[trial.data].shots[-1]]
 
 
-_FIRST = (transferability, shot_scale, pretraining_scale, smicro, generalization, layers)
-_MORE = (contrast_weight, statistics, decoding, fair_baselines, which_images, best_recipe)
-EXPERIMENTS = {one.__name__: one for one in (*_FIRST, *_MORE, longer_training)}
+OF_THE_PAPER = (transferability, shot_scale, pretraining_scale, smicro, generalization, layers)
+BEYOND_IT = (contrast_weight, statistics, decoding, fair_baselines, which_images, best_recipe)
+EXPERIMENTS = {one.__name__: one for one in (*OF_THE_PAPER, *BEYOND_IT, longer_training)}
 
 
 def order_by_state(trials: Iterable[Trial]) -> list[Trial]:

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from hashlib import sha256
 from io import StringIO
+from operator import add
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -222,7 +223,7 @@ class Case:
         for one in (*wrong, *(f"{one} is lost" for one in lost)):
             print(f"FAULT {fault}, {self.name}: {one}", flush=True)
         added = 1, bool(lost), bool(wrong)
-        self.counts[fault] = [*map(sum, zip(self.counts.get(fault, [0] * 3), added, strict=True))]
+        self.counts[fault] = [*map(add, self.counts.get(fault, [0] * 3), added)]
 
     def empty(self) -> Path:
         (to := self.home / f"to{len([*self.home.glob('to*')])}").mkdir()

@@ -62,16 +62,19 @@ CONTENTS += [json.dumps(ORIGIN | {"seconds": "long"}).encode(), b'{"a": ' + b"9"
 
 
 @pytest.mark.parametrize("content", CONTENTS)
-def test_foreign_json_in_a_store_and_beside_a_table(content, tmp_path, monkeypatch):
+def test_foreign_json_in_a_store(content, tmp_path):
     store = Store(tmp_path)
     store.put("one", make_scores(), ORIGIN)
     (tmp_path / "one.json").write_bytes(content)
     for ask in (store.read_scores, store.list_trials, lambda: store.summarise_origins(["one"])):
         refused(ask, "one.json")
+
+
+@pytest.mark.parametrize("content", TEXTS)
+def test_the_origin_of_a_table(content, tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "results", lambda _: tmp_path)
     (tmp_path / "sizes.json").write_bytes(content)
-    if content in TEXTS:
-        refused(lambda: load_or_compute("sizes", load_profile("smoke"), make_scores), "sizes.")
+    refused(lambda: load_or_compute("sizes", load_profile("smoke"), make_scores), "sizes.")
 
 
 TABLES = [b"", "cell,é\n".encode("latin-1"), b'"', "a,b".encode("utf-16"), None]

@@ -50,8 +50,11 @@ SPLITS = [
     ("a_img.png a_masks.png b_img.png c_img.TIF a_flows.tif", "a:shot b:query c:query"),
     ("w2.tif w10.ome.tif w2_masks.png w2_flows.tif .x.png", "w2:shot w10:query"),
     # Of each image its masks; if it has none those that Cellpose has saved, then its own file.
+    ("a.png b.png a_cp_masks.png", "a:shot b:query"),
+    ("a.png b.png a_cp_masks.png b_masks.png", "a:shot b:shot"),
     ("a.png b.ome.tif c.png a_seg.npy b.ome_seg.npy .c_seg.npy", "a:shot b:shot c:query"),
     ("a.png b.png c_img.png a_seg.npy a_masks.png c_cp_masks.png", "a:shot b:query c:shot"),
+    ("query/a_img.png query/a_img_seg.npy", "a:query"),
 ]
 
 

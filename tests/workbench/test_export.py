@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import tifffile
 
 from scellseg_lib.files.export import FORMATS
-from scellseg_lib.files.images import read_pixels, write_labels
+from scellseg_lib.files.images import write_labels
 from scellseg_lib.workbench.export import ANNOTATED, SEGMENTED, WORDS, ExportPanel
 from scellseg_lib.workbench.jobs import Job
 from tests.workbench.conftest import LONG, draw, problem, squares
@@ -76,7 +77,7 @@ def test_images_of_cells_have_the_size_asked_for_and_can_be_cut_out(folder: Path
     assert written(folder) == ["b_masks.png", "c_masks.png"]
     panel.side.value = 12
     exported(panel)
-    crop = read_pixels(folder / "exported" / "c_cells" / "c_cells_00002.tif")
+    crop = tifffile.imread(folder / "exported" / "c_cells" / "c_cells_00002.tif")
     assert crop.shape == (12, 12, 2)
     assert np.count_nonzero(crop[..., 0]) == 64
 

@@ -51,31 +51,37 @@ def square(low: float, high: float) -> np.ndarray:
     return np.array([[low, low], [low, high], [high, high], [high, low]])
 
 
-def test_a_line_cuts_a_square_where_it_was_drawn():
-    for line, area, within in (
-        ([[-1, -1], [21, 21]], 200, 50),  # no corner holds the parts together
-        ([[-300, 10.5], [300, 10.5]], 200, 20),  # from far outside
-        ([[-100, -90], [110, 120]], 50, 12),  # row = column - 10
-    ):
-        labels = np.ones((20, 20), np.int32)
-        after = done(labels, operations.split(labels, [], np.array(line)))
-        assert present(after) == {1, 2}, line
-        assert np.bincount(after.ravel())[2] == pytest.approx(area, abs=within), line
+@pytest.mark.parametrize(
+    ("line", "area", "within"),
+    [
+        pytest.param([[-1, -1], [21, 21]], 200, 50, id="no corner holds the parts together"),
+        pytest.param([[-300, 10.5], [300, 10.5]], 200, 20, id="from far outside"),
+        pytest.param([[-100, -90], [110, 120]], 50, 12, id="row = column - 10"),
+    ],
+)
+def test_a_line_cuts_a_square_where_it_was_drawn(line, area, within):
+    labels = np.ones((20, 20), np.int32)
+    after = done(labels, operations.split(labels, [], np.array(line)))
+    assert present(after) == {1, 2}
+    assert np.bincount(after.ravel())[2] == pytest.approx(area, abs=within)
 
 
-def test_a_line_that_cuts_nothing_is_an_error():
-    for line, text in (
-        ([[-1, 0.5], [7, 0.5]], "cuts no cell in two"),  # beside the cell
-        ([[-1, 8.5], [3, 8.5]], "cuts no cell in two"),  # ends in the cell
-        ([[2.5, 5.5], [3.5, 15.5]], "cuts no cell in two"),  # within the cell
-        ([[1.5, 0.5], [1.5, 21.5]], "cuts no cell in two"),  # along its edge
-        ([[3, 3]], "cuts no cell in two"),  # a point
-        ([], "a line is points"),
-        ([1.0, 2.0, 3.0], "a line is points"),  # no pairs
-        ([[np.nan, 1], [2, 2]], "a line is points"),  # no numbers
-    ):
-        with pytest.raises(ImageError, match=text):
-            operations.split(BAR, [], np.array(line))
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        pytest.param([[-1, 0.5], [7, 0.5]], "cuts no cell in two", id="beside the cell"),
+        pytest.param([[-1, 8.5], [3, 8.5]], "cuts no cell in two", id="ends in the cell"),
+        pytest.param([[2.5, 5.5], [3.5, 15.5]], "cuts no cell in two", id="within the cell"),
+        pytest.param([[1.5, 0.5], [1.5, 21.5]], "cuts no cell in two", id="along its edge"),
+        pytest.param([[3, 3]], "cuts no cell in two", id="a point"),
+        pytest.param([], "a line is points", id="no points"),
+        pytest.param([1.0, 2.0, 3.0], "a line is points", id="no pairs"),
+        pytest.param([[np.nan, 1], [2, 2]], "a line is points", id="no numbers"),
+    ],
+)
+def test_a_line_that_cuts_nothing_is_an_error(line, text):
+    with pytest.raises(ImageError, match=text):
+        operations.split(BAR, [], np.array(line))
 
 
 def test_pieces_and_cells_that_the_line_does_not_concern_stay_what_they_are():
@@ -274,19 +280,22 @@ def test_a_patch_holds_what_differs_and_is_applied_taken_back_sent_and_rebased(t
     assert (np.diff(pairs[:, 0].astype(np.int64)) != 0).all()
 
 
-def test_bytes_that_do_not_fit_are_refused():
-    for data in (
-        as_bytes((0, 2, 0, 1))[:-1],  # a byte is missing
-        as_bytes((0, 2, 0, 1), (1, 2, 0, 1)),  # overlap
-        as_bytes((4, 1, 0, 1), (1, 1, 0, 1)),  # out of order
-        as_bytes((3, 0, 0, 1)),  # no pixel
-        as_bytes((5, 2, 0, 1)),  # one pixel beyond
-        as_bytes((2**32 - 1, 2**32 - 1, 0, 1)),  # far beyond
-        as_bytes((0, 1, 0, LARGEST + 1)),  # no label after
-        as_bytes((0, 1, 2**32 - 1, 1)),  # no label before
-    ):
-        with pytest.raises(ImageError, match="does not fit the masks"):
-            Patch.from_bytes(data, n_pixels=6)
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(as_bytes((0, 2, 0, 1))[:-1], id="a byte is missing"),
+        pytest.param(as_bytes((0, 2, 0, 1), (1, 2, 0, 1)), id="overlap"),
+        pytest.param(as_bytes((4, 1, 0, 1), (1, 1, 0, 1)), id="out of order"),
+        pytest.param(as_bytes((3, 0, 0, 1)), id="no pixel"),
+        pytest.param(as_bytes((5, 2, 0, 1)), id="one pixel beyond"),
+        pytest.param(as_bytes((2**32 - 1, 2**32 - 1, 0, 1)), id="far beyond"),
+        pytest.param(as_bytes((0, 1, 0, LARGEST + 1)), id="no label after"),
+        pytest.param(as_bytes((0, 1, 2**32 - 1, 1)), id="no label before"),
+    ],
+)
+def test_bytes_that_do_not_fit_are_refused(data):
+    with pytest.raises(ImageError, match="does not fit the masks"):
+        Patch.from_bytes(data, n_pixels=6)
 
 
 @pytest.mark.parametrize("run", [(0, 2, 3, 1), (1, 2, 0, 1), (4, 3, 0, 1)])
