@@ -122,7 +122,7 @@ AXES = Option(None, help="Axes of the TIFFs where they do not say so, such as CY
 PAGE = Option(None, min=0, help="The one page of each TIFF to read, from 0.")
 RECIPE = "; ".join(f"{name}: {one.help}" for name, one in RECIPES.items()) + "."
 FORMATS = Option(help=f"One or more of {', '.join(export.FORMATS)}.")
-FLAGS = {"resample": ("--resample/--fast",), "flips": ("--flips",)}
+FLAGS = {"resample": ("--resample/--fast",), "flips": ("--flips/--no-flips",)}
 OVERWRITE = Option(False, "--overwrite", help="Make anew what exists.")
 
 

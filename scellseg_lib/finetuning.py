@@ -83,11 +83,12 @@ class Recipe(NamedTuple):
     help: str
     options: FinetuneOptions
     version: int = 1
+    flips: bool = False  # of its models' cards
 
 
 _BEST = FinetuneOptions(strategy="classic", steps=200, schedule="cosine")
 RECIPES = {
-    "best": Recipe("the best that is known, some minutes", _BEST),
+    "best": Recipe("the best that is known, some minutes", _BEST, 2, flips=True),
     "quick": Recipe("for a first look, under a minute", _BEST.change(steps=64, batch_size=2), 2),
     "paper": Recipe("as in the paper, which also learns the look of the images", FinetuneOptions()),
 }
@@ -199,7 +200,7 @@ def finetune(
     if chosen.statistics == "query":
         recalibrate(tuned, seen, None, chosen.seed, precision)
     training.complete_card(tuned, "fine-tuned", [shots], identity | {"initial": model.card.recipe})
-    tuned.card.diameter = round(diameter, 2)
+    tuned.card.diameter, tuned.card.flips = round(diameter, 2), RECIPES[recipe].flips
     if tuned.representation.tunes:  # at the 30-px scale
         predictions = predict(tuned, shots, precision=precision)
         outputs = [one.maps for one in progress_bar(predictions, len(shots), "thresholds")]

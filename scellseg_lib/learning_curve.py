@@ -30,7 +30,7 @@ from scellseg_lib.device import choose_precision
 from scellseg_lib.errors import ScellsegError, TrainingError, telling
 from scellseg_lib.files import export
 from scellseg_lib.files.images import relabel, write_labels
-from scellseg_lib.finetuning import STRATEGIES, choose_options, finetune
+from scellseg_lib.finetuning import RECIPES, STRATEGIES, choose_options, finetune
 from scellseg_lib.metrics import MEASURED, evaluate, summary
 from scellseg_lib.model import Model
 from scellseg_lib.network import weights_hash
@@ -123,7 +123,7 @@ def cross_validate(
     identity = chosen.model_dump() | {
         "version": VERSION,
         "weights": weights_hash(model.network),
-        "decoding": model.card.decoding.model_dump(),
+        "decoding": model.card.decoding.model_dump() | {"flips": RECIPES[recipe].flips},
         "precision": asdict(precision),
         "queries": _hash_images(seen),
     }

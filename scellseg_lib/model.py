@@ -40,8 +40,9 @@ class Card(BaseModel, extra="forbid"):
     dense: bool | None = None
     hierarchical_style: bool | None = None
     representation: str
-    diameter: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)] = 30.0  # of cells, pixels
+    diameter: Annotated[float, Field(ge=1, le=1e6, allow_inf_nan=False)] = 30.0  # of cells, pixels
     channels: tuple[str, str] = ("gray", "none")  # of the training images; not binding
+    flips: bool = False  # whether it looks at images in all four flips, unless it is told otherwise
     robust: bool = True  # how images are normalised, see `samples.normalise`; False: as the paper
     origin: str = ""
     licence: str = ""

@@ -36,8 +36,8 @@ class SegmentOptions(Options):
     """Of the cells, in pixels of the images. Default: the model's."""
     resample: bool = True
     """Find the cells at the image's own size, with smooth outlines; else at the 30-px scale."""
-    flips: bool = False
-    """Average the network's maps over the four flips: better, four times the work."""
+    flips: bool | None = None
+    """Average the maps over four flips: better, four times the work. Default: the model's."""
     batch_size: int = Field(default=8, ge=1)
     """Tiles in a batch; tiles of all images are pooled."""
 
@@ -82,7 +82,7 @@ def segment(
     *,
     diameter: float | None = None,
     resample: bool = True,
-    flips: bool = False,
+    flips: bool | None = None,
     batch_size: int = 8,
     precision: Precision | None = None,
     progress: bool = True,
@@ -118,7 +118,7 @@ def segment(
     FarFromModel, UserWarning
         When `far_from_model` doubts the masks; when an image has next to no contrast.
     """
-    diameter, decoding = resolve(model.card, diameter=diameter, **thresholds)
+    decoding = model.card.decoding.change(**thresholds)
     sizes: dict[str, Any] = {"diameter": diameter, "flips": flips, "batch_size": batch_size}
     SegmentOptions(resample=resample)  # the others are checked by `predict`
     predictions, cells = predict(model, images, precision=precision, **sizes), []
@@ -130,10 +130,9 @@ def segment(
     return cells
 
 
-def resolve(card: Card, *, diameter: float | None, **chosen: Any) -> tuple[float, Decoding]:
-    """Diameter and fields of `Decoding` that are asked for, the model's where None."""
-    asked = SegmentOptions(diameter=diameter).diameter
-    return asked or card.diameter, card.decoding.change(**chosen)
+def resolve(card: Card, **chosen: Any) -> SegmentOptions:
+    """Options that are asked for, the model's where None."""
+    return SegmentOptions(diameter=card.diameter, flips=card.flips).change(**chosen)
 
 
 def predict(
@@ -141,14 +140,14 @@ def predict(
     images: Sequence[Sample | np.ndarray],
     *,
     diameter: float | None = None,
-    flips: bool = False,
+    flips: bool | None = None,
     batch_size: int = 8,
     precision: Precision | None = None,
 ) -> Iterator[Prediction]:
     """Yield what the network says of each image once it is known; takes and raises as `segment`."""
     if isinstance(images, np.ndarray | Sample):
         raise ImageError("one image was given", remedy="Give a list of images: [image].")
-    options = SegmentOptions(diameter=diameter, batch_size=batch_size, flips=flips)
+    options = resolve(model.card, diameter=diameter, batch_size=batch_size, flips=flips)
     scaled_by = options.diameter or model.card.diameter
     turns = FLIPS if options.flips else FLIPS[:1]
     precision = precision or choose_precision(model.device)

@@ -245,8 +245,11 @@ def test_recipes_are_the_same_for_library_command_line_and_workbench():
     assert choose_options("paper") == FinetuneOptions()
     with pytest.raises(OptionError, match="recipe='odd' is not allowed"):
         finetune(start(), tiny.worms(1), recipe="odd")
-    card = finetune(start(), tiny.worms(1), steps=1, batch_size=1, precision=Precision()).card
-    assert (card.recipe["recipe"], card.recipe["schedule"]) == ("best 1", "cosine")
+    for recipe, flips in (("best", True), ("quick", False)):
+        given = {"steps": 1, "batch_size": 1, "precision": Precision()}
+        card = finetune(start(), tiny.worms(1), recipe=recipe, **given).card
+        assert (card.recipe["recipe"], card.recipe["schedule"]) == (f"{recipe} 2", "cosine")
+        assert card.flips is flips
 
 
 def test_images_that_teach_nothing():

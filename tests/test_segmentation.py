@@ -136,7 +136,11 @@ def test_flips_turn_vectors_back(shape):
         (turned,) = predict(turning, [image], flips=True)
         np.testing.assert_allclose(turned.maps, plain.maps, atol=1e-5)
         np.testing.assert_allclose(turned.style, plain.style, rtol=1e-6)
-    assert sum(biased.network.batches) == sum(exact.network.batches) * 4 / 5
+    biased.card.flips = True  # the model's own, unless something else is asked for
+    assert (next(predict(biased, [image])).maps == turned.maps).all()
+    assert (segment(biased, [image])[0].prediction.maps == turned.maps).all()
+    assert (next(predict(biased, [image], flips=False)).maps != turned.maps).any()
+    assert sum(biased.network.batches) == sum(exact.network.batches) * 13 / 5
     (classes,) = predict(field(0.7, "unet3"), [image], flips=True)
     np.testing.assert_allclose(classes.maps[:2], 0.7, atol=1e-5)  # no vectors: they keep their sign
 

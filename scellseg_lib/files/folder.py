@@ -143,7 +143,6 @@ def segment_jobs(
     overwrite: bool = False,
     overlays: bool = False,
     resample: bool = True,
-    flips: bool = False,
     callback: Callable[[], None] = lambda: None,
     **chosen: Any,
 ) -> None:
@@ -153,8 +152,9 @@ def segment_jobs(
     the images are read. ``outcome`` is completed on the way, its first doubt warned of at once.
     ``overlays`` are drawn of older masks, too. ``callback`` is called after each read and write.
     """
-    diameter, decoding = segmentation.resolve(model.card, **chosen)
-    how: dict[str, Any] = {"diameter": diameter, "flips": flips}
+    asked = {name: chosen.pop(name, None) for name in ("diameter", "flips")}
+    how = segmentation.resolve(model.card, **asked).model_dump(include={*asked})
+    decoding = model.card.decoding.change(**chosen)
     made_with = how | {"weights": weights_hash(model.network), **decoding.model_dump(), **reading}
     how["precision"] = precision = choose_precision(model.device)
     made_with |= {"resample": resample, "robust": model.card.robust, "dtype": precision.dtype}

@@ -151,7 +151,7 @@ class SegmentForm(ipywidgets.VBox):
             self.origin.value = escape(experiment.describe_model(model.card))
             self.usual.value = f"&nbsp;px (the model was made for {model.card.diameter:g})"
             self._is_filling = True
-            self.diameter.value = model.card.diameter
+            self.diameter.value, self.flips.value = model.card.diameter, model.card.flips
             self._is_filling = False
             self.thresholds.load(model.card.decoding, model.representation)
             self.offer_channels([name for _, name in self.channels.cells.options[1:-1]])

@@ -93,6 +93,10 @@ def test_masks_of_other_settings_or_numeric_type_are_not_done(home, monkeypatch,
     assert segment(home, overwrite=True, **other) == (2, 0, [])
     there = folder.choose_precision(default_device()).dtype
     asked = {"fp32": "bf16", "bf16": "fp32"}[there]
+    if "flips" not in other:
+        with monkeypatch.context() as patch:
+            patch.setattr(MODEL.card, "flips", True)  # the model's own setting counts as asked for
+            expect(lambda: segment(home, **other), MasksMadeOtherwise, "flips False there, True")
     monkeypatch.setattr(folder, "choose_precision", lambda _: Precision(asked))
     words = f"dtype {there} there, {asked} asked for"
     expect(lambda: segment(home, **other), MasksMadeOtherwise, words)

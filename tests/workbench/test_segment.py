@@ -51,7 +51,7 @@ def panel(experiment: Path) -> SegmentPanel:
 
 
 def test_the_chosen_model_says_what_it_is_and_brings_its_diameter(experiment: Path):
-    os.utime(conftest.add_model(experiment, "older", "unet3", diameter=41.5), (1, 1))
+    os.utime(conftest.add_model(experiment, "older", "unet3", diameter=41.5, flips=True), (1, 1))
     panel = SegmentPanel(experiment)
     form = panel.form
     titles = [title for title, _ in form.model.options]
@@ -60,12 +60,12 @@ def test_the_chosen_model_says_what_it_is_and_brings_its_diameter(experiment: Pa
     assert "made for a test" in form.origin.value
     form.diameter.value = 50
     form.model.value = offer_models(experiment)[1]
-    assert form.diameter.value == 41.5
+    assert (form.diameter.value, form.chosen[2].flips) == (41.5, True)
     panel.go_to(experiment)  # what the user has chosen stays
     assert form.loaded[0].title == "Yours: older"
     made = conftest.add_model(experiment, "round2", diameter=33.0)
     panel.go_to(experiment, made)  # until a model is just tuned
-    assert (form.loaded[0].name, form.diameter.value) == (made, 33)
+    assert (form.loaded[0].name, form.diameter.value, form.flips.value) == (made, 33, False)
 
 
 def test_a_damaged_model_is_said_and_cannot_be_run(experiment: Path):
