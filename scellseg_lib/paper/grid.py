@@ -96,11 +96,11 @@ def which_images(profile: Profile) -> list[Trial]:
 
 
 def best_recipe(profile: Profile) -> list[Trial]:
-    """Scellseg-FT by the recipe "best", decoded as by default and with flips too."""
+    """Scellseg-FT by the recipe "best", with flips, as its models are used, and without."""
     best = RECIPES["best"].options
     how = {"steps": best.steps * profile.steps // 100, "options": (("schedule", best.schedule),)}
-    trials = _plan(profile, (FT,), every_number=True, protocol="resample", **how)
-    return trials + [replace(trial, protocol="best") for trial in trials]
+    trials = _plan(profile, (FT,), every_number=True, protocol="best", **how)
+    return trials + [replace(trial, protocol="resample") for trial in trials]
 
 
 def longer_training(profile: Profile) -> list[Trial]:

@@ -15,6 +15,7 @@ from scellseg_lib.model import new_model
 from scellseg_lib.paper import grid, profile, shots
 from scellseg_lib.paper.claims.evidence import SUBSETS
 from scellseg_lib.paper.profile import choose_profile, load_profile
+from scellseg_lib.paper.trial import PROTOCOLS
 from tests import tiny
 from tests.datasets.test_manifest import LISTED
 
@@ -78,6 +79,8 @@ def test_the_best_recipe_is_the_one_that_users_get():
     for trial in grid.best_recipe(RELEASED):
         options = {"strategy": trial.strategy, "steps": trial.steps} | dict(trial.options)
         assert RECIPES["paper"].options.change(**options) == RECIPES["best"].options
+    usual = grid.best_recipe(RELEASED)[0].protocol
+    assert PROTOCOLS[usual] == (True, RECIPES["best"].flips, False)
 
 
 def test_chosen_shots_differ_from_random_ones_in_nothing_else():
