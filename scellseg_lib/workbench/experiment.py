@@ -239,19 +239,21 @@ class Experiment:
         copy, labels = self._check_shot(image, masks, replace, cells)
         table, noted = layout.cells_path(labels), cells if cells and cells.is_file() else None
         written = whole(table) if noted else nullcontext(table)
+        copied = nullcontext(copy) if copy.exists() else whole(copy)
         region, file = _read_rectangle(cells or image, masks), layout.region_path(copy)
         is_part = (region.height, region.width) != masks.shape
         bounded = whole(file) if is_part else nullcontext(file)
         remedy = "Check the folder and the space on its disk."
         with telling("the image cannot be copied", copy, remedy, ImageError):
             with (
-                whole(copy) as image_part,
+                copied as image_part,
                 whole(labels) as masks_part,
                 written as table_part,
                 bounded as region_part,
             ):
                 images.write_labels(masks_part, masks)
-                shutil.copyfile(image, image_part)
+                if image_part != copy:  # it may be the image itself
+                    shutil.copyfile(image, image_part)
                 if noted:
                     shutil.copyfile(noted, table_part)
                 if is_part:
@@ -394,7 +396,9 @@ def _write_new(
     file: Path, content: bytes, read: Callable[[Path], Any], *, replace: bool = False
 ) -> None:
     """Write a file that can be read, where no other is."""
-    if not replace and file.exists() and file.read_bytes() != content:
+    if file.exists() and file.read_bytes() == content:
+        return
+    if not replace and file.exists():
         what = "another file of this name is there"
         remedy = "Rename yours, or move that one away."
         raise DatasetError(what, where=file, remedy=remedy)

@@ -1,6 +1,8 @@
 """What all tests of the workbench share: small models and images, and no thread of another test."""
 
+import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import enumerate as threads
@@ -15,6 +17,7 @@ import torch
 
 from scellseg_lib import augment, paths
 from scellseg_lib.datasets import synthetic
+from scellseg_lib.files import layout
 from scellseg_lib.model import new_model
 from scellseg_lib.representation import Decoding
 from scellseg_lib.workbench.jobs import Job
@@ -35,6 +38,34 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("scellseg", "unet2"):
         new_model(name, tiny.LEVELS).save(folder / f"{name}_4.safetensors")
     return folder
+
+
+TOUCHED: list[str] = []
+"""Images that were there already and that the library has written, moved or removed."""
+
+
+def _watch(event: str, about: tuple) -> None:
+    writes = event == "open" and isinstance(about[2], int) and about[2] & (os.O_WRONLY | os.O_RDWR)
+    files = about[: {"os.rename": 2, "os.remove": 1, "os.truncate": 1}.get(event, bool(writes))]
+    for file in (str(one) for one in files):
+        if layout.parse_name(Path(file).name)[0] in ("image", "img") and Path(file).is_file():
+            frame, seen = sys._getframe(), set[str]()
+            while frame := frame.f_back:  # type: ignore[assignment]
+                seen.add(frame.f_globals.get("__name__", "").partition(".")[0])
+            if "scellseg_lib" in seen and not Path(file).name.startswith("."):
+                TOUCHED.append(f"{event} {file}")
+
+
+sys.addaudithook(_watch)
+
+
+@pytest.fixture(autouse=True)
+def images_are_never_written() -> Iterator[None]:
+    """Whatever a test of the workbench does: images that are there are read, and nothing else."""
+    yield
+    touched = TOUCHED.copy()
+    TOUCHED.clear()
+    assert not touched
 
 
 @pytest.fixture(autouse=True)
