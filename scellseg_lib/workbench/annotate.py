@@ -16,7 +16,8 @@ from scellseg_lib.files.layout import ImageFiles
 from scellseg_lib.segmentation import Prediction
 from scellseg_lib.workbench import experiment, forms
 from scellseg_lib.workbench.editor import MaskEditor, MasksChanged, operations
-from scellseg_lib.workbench.editor.journal import Edit, edits_path
+from scellseg_lib.workbench.editor.annotation import SUGGEST
+from scellseg_lib.workbench.editor.journal import edits_path, read_kinds
 from scellseg_lib.workbench.editor.patches import apply
 from scellseg_lib.workbench.experiment import ClassFile, Experiment, SegmentedImage, experiment_of
 from scellseg_lib.workbench.forms import count, plain
@@ -27,17 +28,24 @@ EMPTY = (
     "Type the folder with your images and press Enter, or drop images onto the grey field below. "
     "Then draw the cells in one or two of them."
 )
-NEXT, ENOUGH = "Draw all cells of one or two images, then go on to Fine-tune.", 2
+NEXT, ENOUGH = "Draw all cells of an image and press Done; with one or two go on to Fine-tune.", 2
 DROPPED = "scellseg-images"  # folder, in the user's own, for images dropped while none is open
-DONE, OPEN, UNSAVED = "\u25cf", "\u25cb", "\u25d0"  # annotated, not yet, with edits left by a crash
+DONE, OPEN, BEGUN, SUGGESTED = "\u25cf", "\u25cb", "\u25d0", "\u25cc"
+"""Marks of images: all cells are drawn, none yet, some, only such as a model suggests."""
 NAMED = 5  # problems with files that are said
 HEIGHT, TOOLBARS, SPOKEN = 500, 95, 60
 """Of the image in the page, of what is above it, and of two lines of words, px."""
 
 
-class AnnotatePanel(ipywidgets.VBox):
-    """Draw and correct the cells of a folder's images. Going to another image saves the one before.
+class Unsure(ImageError):
+    """All cells of an image are said to be drawn, which does not look so."""
 
+
+class AnnotatePanel(ipywidgets.VBox):
+    """Draw and correct the cells of a folder's images.
+
+    Every stroke is on the disk at once, as an edit; the masks are written, and the image learnt
+    from, once it is said that all of its cells are drawn. A correction is saved in going on.
     `on_folder` is called with a folder that is opened, and `on_learn` when an image was put among
     its annotated ones. `on_suggest` is called with the image's file by "Suggest cells", which is
     there only with it; it gives what finds the cells, to be called in the background.
@@ -56,8 +64,7 @@ class AnnotatePanel(ipywidgets.VBox):
         self.correcting: SegmentedImage | None = None  # the prediction that is being corrected
         self._before: ImageFiles | None = None  # what was open before a correction
         self._predicted: np.ndarray | None = None
-        self._suggested: Edit | None = None
-        self._insist: Callable[[], object] = self.keep  # what "Replace them" does
+        self._insist: Callable[[], object] = self.keep  # what the answer to a question does
         self._on_folder, self._on_learn, self._on_suggest = on_folder, on_learn, on_suggest
         self._filling, self._doubt = False, ""  # of files that are not read
         self.message = forms.Message()
@@ -68,7 +75,8 @@ class AnnotatePanel(ipywidgets.VBox):
         self.list.observe(lambda change: self._on_chosen(change["new"]), "value")
         self.editor.on_cycle(lambda by: self.in_words(partial(self.step, by)))
         self.editor.on_drop(lambda name, content: self.in_words(partial(self.take, name, content)))
-        self.editor.on_save(lambda _: self._on_saved())
+        self.editor.on_save(lambda _: self._refresh())
+        self.editor.on_finish(lambda: self.in_words(self.finish))
         self._show_state()
         self.message.tell(EMPTY)
         self.folder.value = "" if folder is None else str(folder)
@@ -84,7 +92,7 @@ class AnnotatePanel(ipywidgets.VBox):
         tip = "The model chosen in step 3 finds cells; what you have drawn stays"
         self.suggest = press("Suggest cells", "suggest", self._suggest, tip=tip)
         self.learn = press("Learn from this image", "learn", self.learn_from_it, style="primary")
-        self.replace = press("Replace them", "replace", lambda: self._insist(), style="danger")
+        self.replace = press("", "replace", lambda: self._insist(), style="danger")
         self.again = press("Open the image again", "again", self._open_again)
         self.back = press("Back to my images", "back", self._leave)
         buttons = [self.suggest, self.learn, self.replace, self.again, self.back]
@@ -105,7 +113,11 @@ class AnnotatePanel(ipywidgets.VBox):
         self._before = None
         self._show_state()  # the list takes room from the picture, which then fits itself in
         self._on_folder(folder)
-        self._open_first(sorted(images, key=lambda at: (self._mark(at) != UNSAVED, bool(at.masks))))
+        self._open_first(
+            sorted(
+                images, key=lambda at: (self._mark(at) not in (BEGUN, SUGGESTED), bool(at.masks))
+            )
+        )
 
     def show(self, image: ImageFiles, *, save: bool = True) -> None:
         """Open an image, after the one before is saved; where one of both fails, that stays."""
@@ -113,8 +125,8 @@ class AnnotatePanel(ipywidgets.VBox):
             self.keep()  # first: it may be this image whose masks are written
         image = next((one for one in self.images if one.image == image.image), image)
         masks, doubt = forms.hear(lambda: image.masks and read_masks(image.masks))
-        self.editor.load(
-            read_pixels(image.image),
+        self._load(
+            image.image,
             masks,
             cells=None if image.masks is None else experiment.read_cells(image.masks),
             title=image.name,
@@ -133,10 +145,36 @@ class AnnotatePanel(ipywidgets.VBox):
             at = here[0] if here else -max(by, 0)
             self._open_first([self.images[(at + by * k) % n] for k in range(1, n + 1)])
 
+    def _load(self, image: Path, labels: np.ndarray | None, **what: Any) -> None:
+        """Open an image in the editor, with the edits of it that are not in its masks."""
+        self.editor.load(read_pixels(image), labels, **what)
+        if self.editor.annotation.recoverable:
+            self.editor.recover()
+
     def keep(self) -> None:
-        """Save what was edited since the last save."""
-        if self.editor.is_changed:
+        """See that what was drawn is on the disk; a correction is saved."""
+        if self.editor.is_changed and self.correcting:
             self.editor.save()
+        elif self.editor.annotation.journal:
+            self.editor.annotation.journal.flush()
+
+    def finish(self, *, sure: bool = False) -> None:
+        """Write the masks of the image that is open: all of its cells are drawn.
+
+        It is asked whether that is so where there are none, or suggestions that nobody has checked.
+        """
+        unchecked, name = len(self.editor.annotation.unchecked), self.editor.title
+        if self.correcting:
+            self.learn_from_it()
+        elif not sure and (unchecked or not self.editor.labels.any()):
+            what, remedy = f"there are no cells in {name}", "Draw them first."
+            if unchecked:
+                what = f"nobody has checked {count(unchecked, 'suggested cell')} of {name}"
+                remedy = "Go through them by the key Y."
+            raise Unsure(what, remedy=remedy)
+        else:
+            self.editor.save()
+            self._say_where()
 
     def take(self, name: str, content: bytes) -> None:
         """Take a dropped file into the folder and open its image."""
@@ -183,8 +221,8 @@ class AnnotatePanel(ipywidgets.VBox):
         is_begun, layers = target.exists(), {}
         if prediction is not None and result.model is not None:
             layers = network_pictures(prediction, result.model.representation)
-        self.editor.load(
-            read_pixels(result.image),
+        self._load(
+            result.image,
             read_masks(target) if is_begun else predicted,
             cells=experiment.read_cells(target) if is_begun else None,
             layers=layers,
@@ -235,9 +273,6 @@ class AnnotatePanel(ipywidgets.VBox):
         opened = self.correcting or self.current
         if self._on_suggest is None or opened is None:
             return
-        if self.editor.annotation.recoverable:
-            remedy = "Bring them back or forget them first, above the image."
-            raise ImageError("there are edits that were not saved", remedy=remedy)
         find, file, name = self._on_suggest(opened.image), self.editor.path, opened.name
 
         def bring(job: Job) -> None:
@@ -265,7 +300,7 @@ class AnnotatePanel(ipywidgets.VBox):
                     "another image. Go back to it and press Suggest cells again."
                 )
             undoable = self.editor.annotation.undoable
-            if undoable and undoable[-1] is self._suggested:
+            if undoable and undoable[-1].kind == SUGGEST:
                 self.editor.undo()
             labels = np.array(self.editor.labels)
             patch = operations.add_found(labels, found.masks)
@@ -273,15 +308,15 @@ class AnnotatePanel(ipywidgets.VBox):
             new = len(np.unique(patch.runs[:, 3]))
             if new:
                 apply(labels, patch)
-                self.editor.show_labels(labels)
-                self._suggested = self.editor.annotation.undoable[-1]
+                self.editor.show_labels(labels, SUGGEST)
             self.editor.show_layers(found.pictures)
         if new:
             text = f"The model {found.model} suggests {count(new, 'cell')}"
             if there:
                 text += f"; {count(there, 'that was there is', 'that were there are')} kept"
             back = "undo takes it back" if new == 1 else "undo takes them all back"
-            return f"{text}. Correct what is wrong; {back}. {found.doubt}".strip()
+            text += ". The key Y keeps the one that is chosen, Delete throws it away, and the next "
+            return f"{text}comes; {back}. Draw what is missing. {found.doubt}".strip()
         beside = f" beside the {there} that are there" if there and found.masks.any() else ""
         return f"The model {found.model} finds no cells in {name}{beside}. {found.doubt}".strip()
 
@@ -310,10 +345,6 @@ class AnnotatePanel(ipywidgets.VBox):
             others = f"\nAnd {count(more, 'other file')}." if more > 0 else ""
             self.message.fail("\n".join(problems[:NAMED]) + others)
 
-    def _on_saved(self) -> None:
-        self._refresh()
-        self._say_where()
-
     def _refresh(self) -> None:
         if self.path is None:
             return
@@ -331,8 +362,8 @@ class AnnotatePanel(ipywidgets.VBox):
         self._filling = False
 
     def _mark(self, image: ImageFiles) -> str:
-        if image != self.current and edits_path(image.own_masks).is_file():
-            return UNSAVED
+        if kinds := read_kinds(edits_path(image.own_masks)):
+            return SUGGESTED if not image.masks and kinds <= {SUGGEST, "undo", "redo"} else BEGUN
         return DONE if image.masks else OPEN
 
     def _show_state(self) -> None:
@@ -349,12 +380,15 @@ class AnnotatePanel(ipywidgets.VBox):
         """Say how far the folder is annotated, and what else there is to know of it."""
         if self.current is None or self.path is None:
             return
-        done = sum(image.masks is not None for image in self.images)
-        said = [f"{done} of {count(len(self.images), 'image')} annotated ({DONE})."]
+        marks = [self._mark(image) for image in self.images]
+        done = marks.count(DONE)
+        said = [f"{done} of {count(len(self.images), 'image')} done ({DONE})."]
         if done < ENOUGH:
             said.append(NEXT)
-        if unsaved := [one.name for one in self.images if self._mark(one) == UNSAVED]:
-            said.append(f"With edits that were not saved ({UNSAVED}): {', '.join(unsaved)}.")
+        for mark, words in ((BEGUN, "Begun or changed"), (SUGGESTED, "With suggestions alone")):
+            if mark in marks:
+                some = (self.images[k].name for k, own in enumerate(marks) if own == mark)
+                said.append(f"{words} ({mark}): {', '.join(some)}.")
         ending = f"{layout.MASKS}.tif{layout.EDITS}"
         if left := natsorted((self.path / layout.CORRECTED).glob(f".*{ending}"), str):
             names = ", ".join(file.name[1:].removesuffix(ending) for file in left)
@@ -373,9 +407,14 @@ class AnnotatePanel(ipywidgets.VBox):
         except Exception as error:
             self.message.fail(plain(error))
             self.editor.say(plain(error), error=True)
+            self.replace.description = "Replace them"
             if isinstance(error, experiment.OtherMasks):
                 self._insist = partial(self.learn_from_it, replace=True)
             elif isinstance(error, MasksChanged):
                 self._insist = partial(self.editor.save, replace=True)
-            forms.show(isinstance(error, experiment.OtherMasks | MasksChanged), self.replace)
+            elif isinstance(error, Unsure):
+                self.replace.description = "It is done as it is"
+                self._insist = partial(self.finish, sure=True)
+            asked = isinstance(error, experiment.OtherMasks | MasksChanged | Unsure)
+            forms.show(asked, self.replace)
             forms.show(isinstance(error, MasksChanged), self.again)

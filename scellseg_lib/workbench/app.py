@@ -154,11 +154,9 @@ class Workbench(ipywidgets.VBox):
 
     def _on_turned(self, tab: int) -> None:
         """Bring what other panels may have changed up to date."""
-        self.annotate.in_words(self.annotate.keep)
-        if self.annotate.editor.is_changed:
-            self.message.fail(self.annotate.message.text)
-        elif self.message.is_error:
-            self.message.tell("")
+        self.message.tell("")
+        with self.message.tell_errors():
+            self.annotate.keep()
         if tab == FINETUNE and self.finetune.folder.value:
             self.finetune.look()
         elif tab == SEGMENT:

@@ -51,8 +51,10 @@ def _watch(event: str, about: tuple) -> None:
         if layout.parse_name(Path(file).name)[0] in ("image", "img") and Path(file).is_file():
             frame, seen = sys._getframe(), set[str]()
             while frame := frame.f_back:  # type: ignore[assignment]
-                seen.add(frame.f_globals.get("__name__", "").partition(".")[0])
-            if "scellseg_lib" in seen and not Path(file).name.startswith("."):
+                seen.add(frame.f_globals.get("__name__", ""))
+            if any(name.startswith("scellseg_lib.workbench") for name in seen) and not Path(
+                file
+            ).name.startswith("."):
                 TOUCHED.append(f"{event} {file}")
 
 

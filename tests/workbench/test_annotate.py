@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Event
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,7 @@ import pytest
 from scellseg_lib.errors import ChannelsNeeded
 from scellseg_lib.files.images import read_masks, write_labels
 from scellseg_lib.files.seg_npy import write_seg
-from scellseg_lib.workbench.annotate import DONE, OPEN, UNSAVED, AnnotatePanel
+from scellseg_lib.workbench.annotate import BEGUN, DONE, OPEN, SUGGESTED, AnnotatePanel
 from scellseg_lib.workbench.experiment import Experiment, SegmentedImage
 from scellseg_lib.workbench.finetune import tell_shots
 from scellseg_lib.workbench.session import SegmentationSettings, Suggestion
@@ -70,6 +71,10 @@ def drop(panel: AnnotatePanel, name: str, content: bytes) -> None:
         panel.editor._receive(None, said, [memoryview(data)])
 
 
+def finish(panel: AnnotatePanel) -> None:
+    panel.editor.finish()  # as the button Done does
+
+
 def usable(folder: Path) -> list[tuple[str, int]]:
     return [(shot.name, shot.cells) for shot in Experiment(folder).survey().usable]
 
@@ -82,7 +87,7 @@ def test_a_folder_opens_at_the_first_image_that_is_not_annotated(folder: Path):
     listed = [label for label, _ in panel.list.options]
     assert listed == [f"{OPEN} worm_1", f"{DONE} worm_2", f"{OPEN} worm_3"]
     assert opened(panel) == "worm_1"
-    assert panel.message.text.startswith(f"1 of 3 images annotated ({DONE}). Draw all cells")
+    assert panel.message.text.startswith(f"1 of 3 images done ({DONE}). Draw all cells")
     assert not panel.editor.labels.any()
     (folder / "empty").mkdir()  # of a wrong one it is said, and the one before stays
     for typed, words in (("nowhere", "there is no such folder"), ("empty", "there are no images")):
@@ -91,13 +96,25 @@ def test_a_folder_opens_at_the_first_image_that_is_not_annotated(folder: Path):
         assert (panel.path, opened(panel)) == (folder, "worm_1")
 
 
-def test_going_on_saves_what_was_drawn(folder: Path, panel):
+def test_an_image_is_learnt_from_once_it_is_done_and_going_on_loses_nothing(folder: Path, panel):
     panel.editor.outline(SQUARE)
-    drawn = np.array(panel.editor.labels)
+    drawn, file = np.array(panel.editor.labels), folder / "worm_1_masks.tif"
     panel.editor._receive(None, {"type": "cycle", "by": 1}, [])
     assert opened(panel) == "worm_2"
-    np.testing.assert_array_equal(read_masks(folder / "worm_1_masks.tif"), drawn)
-    assert marks(panel) == DONE + DONE + OPEN
+    assert (marks(panel), file.exists()) == (BEGUN + DONE + OPEN, False)
+    assert f"Begun or changed ({BEGUN}): worm_1." in panel.message.text
+    assert usable(folder) == [("worm_2", 2)]
+    panel.step(-1)
+    finish(panel)
+    np.testing.assert_array_equal(read_masks(file), drawn)
+    assert (marks(panel), usable(folder)) == (DONE + DONE + OPEN, [("worm_1", 1), ("worm_2", 2)])
+    panel.editor.outline(SQUARE + 20)  # once more: what is learnt from stays until it is done again
+    panel.step(1)
+    assert (marks(panel), read_masks(file).max()) == (BEGUN + DONE + OPEN, 1)
+    panel.step(-1)
+    panel.editor.undo()
+    finish(panel)
+    panel.step(1)
     np.testing.assert_array_equal(panel.editor.labels, TWO)
     panel.step(1)
     panel.step(1)
@@ -114,6 +131,35 @@ def test_going_on_saves_what_was_drawn(folder: Path, panel):
     assert (opened(alone), alone.editor.labels.max()) == ("worm_3", 1)
 
 
+def test_an_image_without_cells_is_done_only_if_that_is_said_twice(folder: Path, panel):
+    finish(panel)
+    assert "there are no cells in worm_1. Draw them first." in problem(panel)
+    assert (panel.replace.description, usable(folder)) == ("It is done as it is", [("worm_2", 2)])
+    assert not (folder / "worm_1_masks.tif").exists()
+    panel.replace.click()
+    assert (problem(panel), marks(panel)) == ("", DONE + DONE + OPEN)
+    assert not read_masks(folder / "worm_1_masks.tif").any()
+
+
+def test_suggestions_are_no_annotation_until_somebody_has_looked_at_each(folder, panel, model):
+    suggest(panel, model)
+    panel.step(1)
+    assert (marks(panel), usable(folder)) == (SUGGESTED + DONE + OPEN, [("worm_2", 2)])
+    again = AnnotatePanel(folder)  # the kernel has died meanwhile
+    assert (opened(again), again.editor.annotation.unchecked) == ("worm_1", {1, 2})
+    finish(again)
+    assert "nobody has checked 2 suggested cells of worm_1" in problem(again)
+    assert not (folder / "worm_1_masks.tif").exists()
+    again.editor.accept([1])
+    assert again.editor.annotation.unchecked == {2}
+    again.editor.relabel()
+    again.editor.delete([2])
+    assert again.editor.annotation.unchecked == set()
+    finish(again)
+    assert (problem(again), usable(folder)) == ("", [("worm_1", 1), ("worm_2", 2)])
+    np.testing.assert_array_equal(read_masks(folder / "worm_1_masks.tif"), model.masks == 1)
+
+
 def test_an_image_is_chosen_from_the_list(panel):
     choose(panel, "worm_3")
     assert opened(panel) == panel.editor.title == "worm_3"
@@ -123,7 +169,7 @@ def test_classes_and_notes_are_saved_and_come_back(folder: Path, panel):
     choose(panel, "worm_2")
     panel.editor.set_class([2], "male")
     panel.editor.set_note([2], "curled")
-    choose(panel, "worm_1")
+    finish(panel)
     table = pd.read_csv(folder / "worm_2_cells.csv", keep_default_na=False)
     assert table.iloc[1].to_dict() == {"label": 2, "area": 64, "class": "male", "note": "curled"}
     again = AnnotatePanel(folder)
@@ -144,7 +190,7 @@ def test_masks_of_cellpose_are_opened_and_never_overwritten(folder: Path):
     choose(panel, "worm_1")
     np.testing.assert_array_equal(panel.editor.labels, squares((2, 2)))
     panel.editor.outline(SQUARE + 20)
-    panel.keep()
+    finish(panel)
     assert files(folder).items() >= before.items()
     # One file of ours hides none of theirs from the next step.
     assert usable(folder) == [("worm_1", 2), ("worm_2", 2)]
@@ -201,7 +247,7 @@ def test_masks_of_another_program_are_not_overwritten_unasked(folder: Path, mine
     panel.editor.outline(SQUARE + 20)
     drawn, theirs = np.array(panel.editor.labels), squares((2, 30))
     write_labels(file, theirs)
-    panel.editor._receive(None, {"type": "cycle", "by": 1}, [])
+    finish(panel)
     assert "another window or program" in problem(panel)
     assert opened(panel) == "worm_2"
     np.testing.assert_array_equal(read_masks(file), theirs)
@@ -209,27 +255,33 @@ def test_masks_of_another_program_are_not_overwritten_unasked(folder: Path, mine
     assert not any(map(is_shown, (panel.replace, panel.again)))
     expected = drawn if mine else theirs
     np.testing.assert_array_equal(panel.editor.labels, expected)
-    panel.step(1)
-    assert opened(panel) == "worm_3"
     np.testing.assert_array_equal(read_masks(file), expected)
 
 
-def test_edits_that_a_crash_has_left_are_offered_when_the_folder_is_opened(folder, panel, model):
+def test_edits_that_a_crash_has_left_are_there_when_the_folder_is_opened(folder, panel):
     choose(panel, "worm_2")
     panel.editor.outline(SQUARE)
-    again = AnnotatePanel(folder, on_suggest=model)  # the first one is gone with its kernel
-    assert (opened(again), again.editor.labels.max()) == ("worm_2", 2)
-    choose(again, "worm_1")
-    assert marks(again) == OPEN + UNSAVED + OPEN
-    assert f"not saved ({UNSAVED}): worm_2" in again.message.text
-    choose(again, "worm_2")
-    again.suggest.click()
-    assert "Bring them back or forget them first" in again.message.text
-    assert model.asked == []
-    again.editor.recover()
-    again.step(1)
+    again = AnnotatePanel(folder)  # the first one is gone with its kernel
+    assert (opened(again), again.editor.labels.max()) == ("worm_2", 3)
+    assert marks(again) == OPEN + BEGUN + OPEN
+    again.editor.undo()
+    again.editor.redo()
+    finish(again)
     assert marks(again) == OPEN + DONE + OPEN
     assert read_masks(folder / "worm_2_masks.tif").max() == 3
+
+
+def test_what_cannot_be_kept_is_not_left_behind(folder: Path, panel, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", Mock(side_effect=OSError(28, "No space left on device")))
+        panel.editor.outline(SQUARE)
+    panel.editor.annotation.journal.path.mkdir()  # nothing can be written there
+    panel.editor._receive(None, {"type": "cycle", "by": 1}, [])
+    assert "your last edits cannot be written" in problem(panel)
+    assert opened(panel) == "worm_1"
+    panel.editor.annotation.journal.path.rmdir()
+    panel.step(1)
+    assert (opened(panel), marks(panel)) == ("worm_2", BEGUN + DONE + OPEN)
 
 
 def test_a_dropped_image_is_opened_in_the_folder(folder: Path, tmp_path: Path, monkeypatch):
@@ -317,7 +369,7 @@ def test_the_part_that_is_annotated_is_kept_counted_and_learnt_from_alone(experi
     panel.editor.outline(SQUARE)
     panel.editor.outline(SQUARE + 20)
     panel.editor.set_region([[18, 18], [40, 40]])
-    panel.step(1)  # saves
+    panel.step(1)
     choose(panel, "b")
     panel.learn.click()
     assert files(experiment)["shot/b_region.json"] == files(experiment)["query/b_region.json"]
@@ -469,7 +521,7 @@ def test_errors_and_that_nothing_is_found_are_said_and_the_pictures_are_there(pa
     assert panel.suggest.disabled
     suggest(panel, model)
     assert (model.asked, problem(panel)) == (["worm_1.tif"] * 4, "")
-    assert panel.message.text.startswith("The model mine suggests 2 cells. Correct what is wrong;")
+    assert panel.message.text.startswith("The model mine suggests 2 cells. The key Y keeps")
     panel.editor.undo()
     model.masks, model.doubt = 0 * good, "Set the diameter."
     suggest(panel, model)

@@ -78,14 +78,16 @@ def test_what_is_drawn_is_kept_while_it_cannot_be_written(folder: Path, monkeypa
     workbench, masks = Workbench(folder), folder / "B_masks.tif"
     workbench.annotate.editor.outline(SQUARE)
     monkeypatch.setattr(Path, "replace", fail)
+    workbench.annotate.editor.finish()
+    assert "B_masks.tif" in problem(workbench.annotate)
+    assert os.strerror(fault) in problem(workbench.annotate)
     workbench.tabs.selected_index = EXPORT
-    assert "B_masks.tif" in problem(workbench)  # said above all tabs
-    assert os.strerror(fault) in problem(workbench)
     workbench.segment.segment().join(LONG)
     segment = workbench.segment
     assert os.strerror(fault) in segment.failures.value + segment.message.text
     assert not list((folder / "segmented").glob("*.tif"))
     monkeypatch.undo()
+    workbench.annotate.editor.finish()
     workbench.tabs.selected_index = FINETUNE
     assert read_masks(masks).max() == 1
     assert workbench.message.text == ""
@@ -100,6 +102,7 @@ def test_a_folder_that_vanishes_is_missed_in_words_and_what_is_drawn_is_kept(fol
         workbench.tabs.selected_index = tab
     assert "there are no images" in workbench.segment.found.text
     assert "there are no images" in problem(workbench.export)
+    workbench.annotate.editor.finish()
     assert read_masks(folder / "B_masks.tif").max() == 1
 
 

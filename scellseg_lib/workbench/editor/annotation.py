@@ -32,6 +32,7 @@ from scellseg_lib.workbench.editor.patches import EMPTY, Patch, apply, rebase
 
 COLUMNS = ("label", "area", "class", "note")  # of the list of cells; areas are in pixels
 LARGEST_LABEL = 2_000_000  # larger ones would take too much memory in the page
+SUGGEST = "suggest"  # kind of the edits that add what a model has found
 PUT_ASIDE = "What was not saved before is kept in a hidden file that ends in .other."
 
 
@@ -64,6 +65,7 @@ class Annotation:
         self._by_id: dict[str, Edit] = {}
         self.undoable: list[Edit] = []  # the last edit is last
         self.redoable: list[Edit] = []  # the next edit is last
+        self.unchecked = set[int]()  # cells that were suggested, and that nobody has touched since
         self.journal = Journal(journal, self.labels) if journal else None
         # The edits that a crash has left, and when they were begun.
         self.begun, self.recoverable = self.journal.read() if self.journal else ("", [])
@@ -163,6 +165,10 @@ class Annotation:
     def is_renumbering(self, edit: Edit) -> bool:
         """Whether an edit numbers the cells anew, or takes that back."""
         return self._by_id.get(edit.of, edit).kind == "renumber"
+
+    def accept(self, cells: Sequence[int]) -> Edit:
+        """Say that cells which were suggested are right."""
+        return self.change("accept", facts={k: self._facts_of(k) for k in cells})
 
     def merge(self, cells: Sequence[int]) -> Edit:
         """Make one cell of several, with the smallest label, the first class, and all notes."""
@@ -306,6 +312,7 @@ class Annotation:
 
     def restart_journal(self) -> None:
         """Go on from labels that are in a file now; what a crash has left is kept until decided."""
+        self.unchecked.clear()
         if self.journal and not self.recoverable:
             self.journal.restart(self.labels)
             self.trouble = ""
@@ -343,6 +350,14 @@ class Annotation:
                 self.facts[cell] = new
         self.edits.append(edit)
         self._by_id[edit.id] = edit
+        pairs, kind = edit.patch.runs[:, 2:], self._by_id.get(edit.of, edit).kind
+        if kind == "renumber":
+            names = dict(np.unique(pairs, axis=0).tolist())
+            self.unchecked = {names.get(cell, cell) for cell in self.unchecked}
+        elif kind == SUGGEST and edit.kind != "undo":
+            self.unchecked |= {*np.unique(pairs[:, 1]).tolist()} - {0}
+        else:
+            self.unchecked -= {*np.unique(pairs).tolist(), *edit.facts}
         if self.journal and (self.journal.lines or not edit.is_of_list):
             left, self.recoverable = self.recoverable, []
             try:

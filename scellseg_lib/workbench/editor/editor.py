@@ -35,6 +35,7 @@ if TYPE_CHECKING:  # which knows the editor
 HISTORY = 300  # edits that a page which opens can undo without asking Python
 COMMANDS = {"merge", "split", "delete", "fill_holes", "outline", "relabel", "undo", "redo", "save"}
 COMMANDS |= {"set_class", "set_note", "add_class", "rename_class", "remove_class", "set_region"}
+COMMANDS |= {"accept", "finish"}
 """What a page may ask for, by the names of the editor's methods."""
 P = ParamSpec("P")
 AnyEdit = TypeVar("AnyEdit", Edit, Edit | None)
@@ -170,6 +171,7 @@ class MaskEditor(ImageView):
     relabel = as_editor_method(Annotation.relabel)
     undo = as_editor_method(Annotation.undo)
     redo = as_editor_method(Annotation.redo)
+    accept = as_editor_method(Annotation.accept)
     set_region = as_editor_method(Annotation.set_region)
     set_class = as_editor_method(Annotation.set_class)
     set_note = as_editor_method(Annotation.set_note)
@@ -178,10 +180,10 @@ class MaskEditor(ImageView):
     remove_class = as_editor_method(Annotation.remove_class)
 
     @with_lock
-    def show_labels(self, labels: np.ndarray) -> None:
+    def show_labels(self, labels: np.ndarray, kind: str = "replace") -> None:
         """Put other cells in the place of all, as one edit that can be undone."""
         check_size(self.labels.shape, labels.shape, "its masks", self.title or "image")
-        self._tell_edit(self.annotation.change("replace", diff(self.labels, labels)))
+        self._tell_edit(self.annotation.change(kind, diff(self.labels, labels)))
 
     @with_lock
     def save(self, path: Path | None = None, *, replace: bool = False) -> tuple[Path, Path]:
@@ -227,6 +229,14 @@ class MaskEditor(ImageView):
     def on_save(self, callback: Callable[[Path], None]) -> None:
         """Call a function after every save, with the file of masks."""
         self._callbacks.setdefault("save", []).append(callback)
+
+    def on_finish(self, callback: Callable[[], None]) -> None:
+        """Call a function when it is said that all cells are drawn, which saves nothing itself."""
+        self._callbacks.setdefault("finish", []).append(callback)
+
+    def finish(self) -> None:
+        """Say that all cells are drawn."""
+        self._call("finish")
 
     def _start_classes(self, shared: ClassFile | None) -> tuple[dict[str, str], str]:
         """Classes that an image starts with, and why the shared ones cannot be read.
@@ -334,6 +344,7 @@ class MaskEditor(ImageView):
             "classes": self.classes,
             "region": annotation.region.model_dump(),
             "recoverable": len(annotation.recoverable),
+            "unchecked": sorted(annotation.unchecked),
         }
         self.send(content, [edit.patch.to_bytes()])
         if annotation.trouble:
@@ -378,6 +389,7 @@ class MaskEditor(ImageView):
             "redo": [(edit.id, len(runs[edit.id])) for edit in redo],
             "savable": self.path is not None,
             "found": [len(annotation.recoverable), annotation.begun],
+            "unchecked": sorted(annotation.unchecked),
         }, b"".join(runs.values())
 
 

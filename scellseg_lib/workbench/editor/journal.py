@@ -106,7 +106,11 @@ class Journal:
     def append(self, edit: Edit) -> None:
         """Append an edit at once; ImageError if it cannot be written, and waits for the next."""
         self.lines.append(edit.to_json())
-        with self._telling("your last edits cannot be kept safe until you save"):
+        self.flush()
+
+    def flush(self) -> None:
+        """Write what waits; ImageError if it cannot be written."""
+        with self._telling("your last edits cannot be written"):
             if self.is_left:
                 self.put_aside()
             elif self.path.exists() and not self._is_mine():
@@ -212,3 +216,12 @@ def hash_labels(labels: np.ndarray) -> str:
 def edits_path(masks: Path) -> Path:
     """File of the edits of a label file that were not saved."""
     return masks.with_name(f".{masks.name}{EDITS}")
+
+
+def read_kinds(path: Path) -> set[str]:
+    """Kinds of the edits in such a file, as far as they can be read; none where it is not."""
+    kinds = set[str]()
+    for line in path.read_text("utf-8", "replace").splitlines()[1:] if path.is_file() else ():
+        with suppress(*DAMAGED):
+            kinds.add(json.loads(line)["kind"])
+    return kinds

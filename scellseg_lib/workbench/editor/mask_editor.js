@@ -42,7 +42,8 @@ const HELP = [
   ["Z", "zoom to the selected cell"],
   ["Space", "hold it and drag: move the image"],
   ["A, D", "previous, next image"],
-  ["Ctrl S", "save"],
+  ["Y", "a suggested cell is right; Delete throws it away: the next one comes"],
+  ["Ctrl S", "save; where images of a folder are annotated, done: all cells are drawn"],
   ["Esc", "break off, select none"],
   ["?", "this list"],
 ];
@@ -329,8 +330,9 @@ class Painter {
             || from[above + column] !== mine || from[below + column] !== mine;
           if (label && shown.visible(label)) {
             const chosen = shown.chosen.has(label);
-            if ((shown.outlines || chosen) && onEdge(pixels, label)) colour = chosen ? 0xffffffff : fill[label];
-            else if (shown.masks) colour = mix(colour, fill[label], chosen ? opacity >> 1 : opacity);
+            const unsure = shown.unchecked.has(label); // a dashed outline, no colour
+            if ((shown.outlines || chosen || unsure) && onEdge(pixels, label)) { if (!unsure || (x + y) & 4) colour = chosen ? 0xffffffff : fill[label]; }
+            else if (shown.masks && !unsure) colour = mix(colour, fill[label], chosen ? opacity >> 1 : opacity);
           }
           if (other && shown.reference) {
             const truth = other[row + column];
@@ -360,7 +362,7 @@ class Editor {
     this.client = Math.random().toString(36).slice(2, 10);
     this.outbox = new Outbox((content, runs) => model.send(content, undefined, runs ? [runs.buffer] : []));
     Object.assign(this, {
-      seq: 0, heard: 0, pending: [], undo: [], redo: [], facts: new Map(), classes: {}, chosen: new Set(),
+      seq: 0, heard: 0, pending: [], undo: [], redo: [], facts: new Map(), classes: {}, chosen: new Set(), unchecked: new Set(), answered: new Set(),
       tool: "select", size: 9, protect: true, editable: model.get("tools"), layers: [], maps: [], layer: 0, map: 0,
       contrast: [1, 99], masks: true, outlines: true, reference: true, byClass: false, opacity: 90,
       given: [null, null], tips: [[], []], sort: ["label", 1], filter: "", paintTimes: [], listens: [],
@@ -463,10 +465,12 @@ class Editor {
     this.newClass = make("input", { class: "se-text se-new-class", placeholder: "New class", "aria-label": "Name of a new class", onkeydown: (event) => { if (event.key === "Enter") this.addClass(); } });
     this.search = make("input", { class: "se-text se-filter", placeholder: "Find: number, class, note", "aria-label": "Filter the list", oninput: (event) => { this.filter = event.target.value.trim().toLowerCase(); this.relist(); } });
     const column = (name, text) => make("button", { type: "button", class: `se-column se-sort-${name}`, title: `Sort by ${text.toLowerCase()}`, onclick: () => { this.sort = [name, this.sort[0] === name ? -this.sort[1] : 1]; this.relist(); } }, text);
+    this.checking = make("div", { class: "se-checking", hidden: true, role: "group", "aria-label": "Suggested cells" }, make("span", {}),
+      button("keep-cell", "Keep", "The suggested cell is right (Y)", () => this.check(true)), button("throw-away", "Throw away", "It is not (Delete)", () => this.check(false)));
     this.head = make("div", { class: "se-row se-head" }, make("span", {}), column("label", "Cell"), column("area", "Area"), column("class", "Class"), column("note", "Note"));
     this.filler = make("div", { class: "se-filler" });
     this.rows = make("div", { class: "se-rows", onscroll: () => this.showRows() }, this.filler);
-    return make("div", { class: "se-list" }, this.counts, this.chips, this.classForm, this.others, make("div", { class: "se-add" }, this.newClass, button("add-class", "Add", "Add the class", () => this.addClass())), this.search, this.head, this.rows);
+    return make("div", { class: "se-list" }, this.counts, this.checking, this.chips, this.classForm, this.others, make("div", { class: "se-add" }, this.newClass, button("add-class", "Add", "Add the class", () => this.addClass())), this.search, this.head, this.rows);
   }
 
   listen() {
@@ -523,7 +527,7 @@ class Editor {
     this.stroke = null;
     const again = this.session && content.session === this.session; // an answer was lost: what is drawn now goes on
     const named = again && this.namer(content.renamed);
-    if (!again) this.start = this.panning = this.path = null;
+    if (!again) { this.start = this.panning = this.path = null; this.say(""); }
     const [height, width] = content.shape;
     const same = this.labels && this.labels.width === width && this.labels.height === height && this.title === content.title;
     this.labels = new Labels(width, height, words(buffers[0]));
@@ -616,6 +620,9 @@ class Editor {
     this.undo = content.undo.map(take);
     this.redo = content.redo.map(take);
     this.saveButton.hidden = !content.savable;
+    [this.saveButton.textContent, this.saveButton.title] = this.finishes() ? ["Done", "All cells are drawn: learn from this image (Ctrl S)"] : ["Save", "Save masks and list (Ctrl S)"];
+    this.answered.clear();
+    this.showUnchecked(content.unchecked);
     this.diskGroup.hidden = false;
     const [n, begun] = content.found;
     this.recovery.hidden = !n;
@@ -694,6 +701,8 @@ class Editor {
     }
     this.classes = content.classes;
     this.region = content.region;
+    if (content.kind !== "accept" && content.kind !== "delete") this.answered.clear();
+    this.showUnchecked(content.unchecked);
     for (const label of this.chosen) if (!(this.labels.areas[label] > 0)) this.chosen.delete(label);
     this.recolour();
     this.relist();
@@ -864,12 +873,48 @@ class Editor {
 
   remove() {
     if (!this.chosen.size) this.say("Select a cell to delete: click on it.");
+    else if ([...this.chosen].every((label) => this.unchecked.has(label))) this.check(false);
     else this.command("delete", { cells: [...this.chosen] });
   }
 
   save() {
     if (this.saveButton.hidden) this.say("These masks have no file: save them in Python, editor.save(\u2026).");
-    else this.command("save");
+    else this.command(this.finishes() ? "finish" : "save");
+  }
+
+  // Whether somebody wants to know when all cells are drawn.
+  finishes() { return this.listens.includes("finish"); }
+
+  // Cells that a model has suggested and nobody has checked, but for those that Python has not heard of yet.
+  showUnchecked(cells) {
+    this.unchecked = new Set(cells.filter((label) => !this.answered.has(label)));
+    const n = this.unchecked.size;
+    this.checking.hidden = !n;
+    this.checking.firstChild.textContent = n === 1 ? "One suggested cell to check" : `${n} suggested cells to check`;
+    this.redraw();
+  }
+
+  // Keep the suggested cells that are selected, or throw them away, and go on to the next one.
+  check(keep) {
+    const cells = [...this.chosen].filter((label) => this.unchecked.has(label));
+    for (const label of cells) this.answered.add(label);
+    if (cells.length) this.command(keep ? "accept" : "delete", { cells });
+    this.showUnchecked([...this.unchecked]);
+    const [next] = [...this.unchecked].sort((one, other) => one - other);
+    this.select(next ? [next] : []);
+    if (next) this.bringIntoView(next);
+    else this.say("No suggested cell is left to be checked. Draw what is missing.");
+  }
+
+  bringIntoView(label) {
+    const { painter } = this;
+    const [left, top, right, bottom] = this.labels.box(new Set([label]));
+    const [width, height] = [this.canvas.width / painter.zoom, this.canvas.height / painter.zoom];
+    if (left >= painter.left && top >= painter.top && right <= painter.left + width && bottom <= painter.top + height) return;
+    this.moved = true;
+    painter.left = (left + right - width) / 2;
+    painter.top = (top + bottom - height) / 2;
+    this.repaint();
   }
 
   cycle(by) { if (this.listens.includes("cycle")) this.model.send({ type: "cycle", by }); }
@@ -1146,7 +1191,7 @@ class Editor {
     const free = {
       v: () => this.choose("select"), b: () => this.choose("brush"), e: () => this.choose("eraser"), o: () => this.choose("outline"), x: () => this.choose("cut"), r: () => this.choose("region"), u: () => this.annotateWhole(),
       n: () => this.select([]), "[": () => this.resize(this.size - (this.size > 20 ? 4 : 1)), "]": () => this.resize(this.size + (this.size >= 20 ? 4 : 1)),
-      m: () => this.merge(), f: () => this.fill(), Delete: () => this.remove(), Backspace: () => this.remove(),
+      y: () => this.check(true), m: () => this.merge(), f: () => this.fill(), Delete: () => this.remove(), Backspace: () => this.remove(),
       p: () => { this.protectBox.firstChild.click(); this.say(this.protect ? "Neighbours are protected." : "You draw over neighbours."); },
       0: () => this.setClass([...this.chosen], ""), t: () => this.diskFromCells(), q: () => this.newClass.focus(),
       Enter: () => this.writeNote(), ...Object.fromEntries(Object.keys(this.classes).slice(0, 9).map((kind, k) => [String(k + 1), () => this.setClass([...this.chosen], kind)])),
@@ -1308,7 +1353,7 @@ class Editor {
     }
     const [given, givenTrue] = this.given;
     const shown = {
-      fill: this.inks, opacity: this.opacity, masks: this.masks, outlines: this.outlines, reference: this.reference, chosen: this.chosen,
+      fill: this.inks, opacity: this.opacity, masks: this.masks, outlines: this.outlines, reference: this.reference, chosen: this.chosen, unchecked: this.unchecked,
       visible: given ? (label) => label < given.length && given[label] >>> 24 > 0 : () => true,
       trueColour: givenTrue ?? this.white(),
     };

@@ -706,7 +706,7 @@ def test_a_file_that_cannot_be_read_written_or_removed_is_an_error_in_words(path
             act()
     annotation.split(np.array([[-1, 5.5], [7, 5.5]]))
     annotation.delete([5])
-    assert "cannot be kept safe" in annotation.trouble
+    assert "cannot be written" in annotation.trouble
     assert annotation.cells["label"].tolist() == [4]
     path.rmdir()
     path.touch()  # as on a full disk
