@@ -20,12 +20,11 @@ from scellseg_lib.errors import ImageError, ModelError
 from scellseg_lib.files import layout
 from scellseg_lib.files.images import read_masks, write_labels
 from scellseg_lib.workbench.annotate import AnnotatePanel
-from scellseg_lib.workbench.experiment import SegmentedImage, experiment_of
+from scellseg_lib.workbench.experiment import Experiment, SegmentedImage, experiment_of
 from scellseg_lib.workbench.export import ExportPanel
 from scellseg_lib.workbench.finetune import FinetunePanel
-from scellseg_lib.workbench.forms import Message, plain
+from scellseg_lib.workbench.forms import Message
 from scellseg_lib.workbench.inspect import Inspector
-from scellseg_lib.workbench.jobs import Job
 from scellseg_lib.workbench.segment import SegmentPanel
 from scellseg_lib.workbench.session import STEP, FoundCells, Suggestion, find_cells
 
@@ -58,11 +57,11 @@ class Workbench(ipywidgets.VBox):
         self.finetune = FinetunePanel(
             on_tuned=lambda model: self.segment.go_to(model.parent, model)
         )
-        self.segment = SegmentPanel(on_inspect=self.inspect, on_edit=self.correct)
+        self.segment = SegmentPanel(on_inspect=lambda: self._turn_to(INSPECT))
         self.inspector = Inspector(on_edit=self._correct_inspected, on_use=self._use_thresholds)
         self.export = ExportPanel()
         self._results: dict[str, SegmentedImage] = {}
-        self._asking: Job | None = None
+        self._inspected: list[tuple] = []  # what the inspector's images depend on
         self.message = Message()
         panels = [self.annotate, self.finetune, self.segment, self.inspector, self.export]
         self.tabs = ipywidgets.Tab(panels, titles=TABS).add_class("scellseg-tabs")
@@ -75,34 +74,21 @@ class Workbench(ipywidgets.VBox):
         if folder is not None:
             self.annotate.folder.value = str(folder)
 
-    def inspect(self, result: SegmentedImage) -> None:
-        """Look at a result among all others, against the cells that were drawn."""
-        results = self.segment.results.entries
-        self._results = {one.name: one for one in results}
-        images = layout.list_images(experiment_of(result.image))
-        # Where a part alone is annotated, what is found beside it would count as wrong.
-        images = [one for one in images if not layout.region_path(one.image).exists()]
-        drawn = {one.name: partial(read_masks, one.masks) for one in images if one.masks}
-        self.inspector.show([one.to_inspect(drawn.get(one.name)) for one in results], result.name)
-        self._turn_to(INSPECT)
-
-    def correct(self, result: SegmentedImage) -> Job:
-        """Open a result in the mask editor, with what the network says of it."""
-
-        def followed(job: Job) -> None:
-            if job is not self._asking or not job.ended:
-                return  # something else was asked meanwhile
-            if job.error is not None:
-                self.message.fail(plain(job.error))
-                return
-            self.message.tell("")
-            with self.message.tell_errors():
-                self.annotate.correct(result, prediction=job.result)
-                self._turn_to(ANNOTATE)
-
-        self.message.tell(f"Opening {result.name} ...")
-        self._asking = Job(lambda job: result.predict(), on_change=followed)
-        return self._asking.start()
+    def _fill_inspector(self) -> None:
+        """Show all results against the cells that were drawn, unless they are shown as they are."""
+        self.segment.list_results()
+        results, drawn = self.segment.entries, dict[str, Path]()
+        for folder in {experiment_of(one.image) for one in results}:
+            for name, (_, masks, origin) in Experiment(folder).best_cells()[0].items():
+                # Where a part alone is annotated, what is found beside it would count as wrong.
+                if origin != "found" and not layout.region_path(masks).exists():
+                    drawn[name] = masks
+        state = [(one.masks, one.model, one.masks.stat().st_mtime_ns) for one in results]
+        state += [(masks, None, masks.stat().st_mtime_ns) for masks in drawn.values()]
+        if state != self._inspected:
+            true = {name: partial(read_masks, masks) for name, masks in drawn.items()}
+            self.inspector.show([one.to_inspect(true.get(one.name)) for one in results])
+            self._inspected, self._results = state, {one.name: one for one in results}
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
         if not progress.run_by_machine():
@@ -161,6 +147,9 @@ class Workbench(ipywidgets.VBox):
             self.finetune.look()
         elif tab == SEGMENT:
             self.segment.check()
+        elif tab == INSPECT:
+            with self.message.tell_errors():
+                self._fill_inspector()
         elif tab == EXPORT:
             self.export.look()
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cache, partial
+from functools import partial
 from glob import escape
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,7 @@ from scellseg_lib.workbench.editor.classes import Classes, choose_colour, parse_
 from scellseg_lib.workbench.forms import Channels, hear, plain
 from scellseg_lib.workbench.session import InspectedImage, SegmentationSettings, predict_one
 
+RESULTS = f"[!.]*{layout.MASKS}.tif"
 COLUMNS = {
     **{"round": "int64", "time": "str", "model": "str", "weights": "str"},
     **{"shots": "int64", "shot_cells": "int64", "image": "str", "seen": "bool"},
@@ -73,6 +74,14 @@ class SegmentedImage:
     settings: SegmentationSettings
     hashes: tuple[str, ...] = ()  # of image and masks when these were made, where that was noted
 
+    def read(self) -> np.ndarray:
+        """Cells that were found, int32[H, W]; an error where they are not of this very image."""
+        sample = Sample(self.name, partial(read_pixels, self.image))
+        if not is_done(ImageJob(sample, self.masks, self.image), list(self.hashes)):
+            what = "these masks are damaged, or not of the image as it is now"
+            raise ImageError(what, where=self.masks, remedy="Delete them and segment it again.")
+        return read_masks(self.masks)
+
     def predict(self) -> Prediction | None:
         """Run the network again (seconds), for other thresholds; None without the model."""
         if self.model is None:
@@ -85,7 +94,7 @@ class SegmentedImage:
             self.name,
             partial(read_pixels, self.image),
             true,
-            partial(read_masks, self.masks),
+            self.read,
             None if self.model is None else self.predict,
             None if self.model is None else self.model.representation,
             self.settings.decoding,
@@ -223,6 +232,23 @@ class Experiment:
             shots.append(_look_at(sample.name, sample.image, sample.masks))
         queries = tuple(sample.name for sample in samples if sample.split == "query")
         return Survey(self.folder, tuple(shots), queries)
+
+    def best_cells(self) -> tuple[dict[str, tuple[Path, Path, str]], list[str]]:
+        """Image, masks and their origin by name, and names of masks whose image is gone.
+
+        They are those that were drawn, else corrected, else found by a model; where a part of the
+        image alone is drawn, that comes last.
+        """
+        every, best = layout.list_images(self.folder), dict[str, tuple[Path, str]]()
+        for place, origin in ((layout.SEGMENTED, "found"), (layout.CORRECTED, "corrected")):
+            for file in natsorted((self.folder / place).rglob(RESULTS), str):
+                best[layout.image_name(file)] = file, origin
+        for one in every:
+            if one.masks and not (one.name in best and layout.region_path(one.image).exists()):
+                best[one.name] = one.masks, "drawn"
+        images = {one.name: one.image for one in every}  # a copy in shot/ serves to learn
+        lost = [name for name in best if name not in images]
+        return {name: (images[name], *best[name]) for name in best if name in images}, lost
 
     def add_to_shots(
         self, image: Path, masks: np.ndarray, *, replace: bool = False, cells: Path | None = None
@@ -554,22 +580,6 @@ def list_results(
         for image, masks in files
         if masks.exists()
     ]
-
-
-def count_cells(result: SegmentedImage) -> int | None:
-    """Cells of a result, read once; None where its masks are damaged, or not of this very image."""
-    with suppress(ScellsegError, OSError):
-        states = [file.stat() for file in (result.masks, result.image)]
-        version = [(state.st_mtime_ns, state.st_size) for state in states]
-        return _count_once(result.masks, result.image, result.hashes, *version)
-    return None
-
-
-@cache
-def _count_once(masks: Path, image: Path, hashes: tuple[str, ...], *version: object) -> int | None:
-    sample = Sample(image.name, partial(read_pixels, image))
-    is_whole = is_done(ImageJob(sample, masks, image), list(hashes))
-    return int(np.count_nonzero(np.unique(read_labels(masks)))) if is_whole else None
 
 
 class ClassesChanged(ImageError):

@@ -1,17 +1,21 @@
 """The export panel: cells of a folder for other programs, with measurements."""
 
+from collections import Counter
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import ipywidgets
-from natsort import natsorted
+import pandas as pd
 
+from scellseg_lib.atomic import whole
 from scellseg_lib.errors import DatasetError
 from scellseg_lib.files import layout
 from scellseg_lib.files.export import FORMATS, export
 from scellseg_lib.files.folder import FolderOutcome
 from scellseg_lib.workbench import forms
+from scellseg_lib.workbench.experiment import Experiment
 from scellseg_lib.workbench.forms import count, plain
 from scellseg_lib.workbench.jobs import Job, runs
 
@@ -22,12 +26,13 @@ WORDS = {  # formats of `FORMATS` in the words of the panel
     "imagej": "ImageJ (ROI Manager)",
     "geojson": "QuPath (GeoJSON)",
     "outlines": "outlines as text",
-    "table": "measurements (CSV)",
     "cells": "an image of each cell",
+    "table": "measurements, a table an image",
+    "measurements.csv": "measurements of all images (CSV)",
 }
 EMPTY = "There is nothing to export yet: segment your images (3), or draw cells in some (1)."
-SEGMENTED, ANNOTATED = "segmented images, with your corrections", "annotated images"
-RESULTS = f"[!.]*{layout.MASKS}.tif"
+ALL = "measurements.csv"
+WAYS = {"drawn": "drawn", "corrected": "corrected", "found": "a model's"}
 SIDE = "px a side, the same for all cells; 0: as large as each cell is"
 
 
@@ -37,14 +42,12 @@ class ExportPanel(ipywidgets.VBox):
     def __init__(self, folder: Path | None = None) -> None:
         self.path: Path | None = None
         self.job: Job | None = None
-        self.what = forms.dropdown("export-what", [SEGMENTED, ANNOTATED], width="320px")
-        self.what.observe(lambda _: self.look(), "value")
         self.formats = {
-            name: forms.tick(
-                WORDS[name], f"export-{name}", value=name in ("imagej", "table"), width="220px"
-            )
-            for name in FORMATS
+            name: forms.tick(words, f"export-{name}", value=name in (ALL, "imagej"), width="240px")
+            for name, words in WORDS.items()
         }
+        for box in self.formats.values():
+            box.observe(lambda _: self.look(), "value")
         hint = "names of the channels, such as worm, dye"
         self.channels = forms.text_field("export-channels", width="320px", hint=hint)
         self.side = ipywidgets.BoundedIntText(max=10_000, layout={"width": "90px"})
@@ -57,8 +60,7 @@ class ExportPanel(ipywidgets.VBox):
         formats = forms.row("As", ipywidgets.HBox(list(self.formats.values()), layout=grid))
         formats.layout.align_items = "flex-start"
         parts = [
-            forms.heading("Which cells, and for what"),
-            forms.row("Cells of", self.what),
+            forms.heading("All cells, and for what"),
             formats,
             forms.heading("How"),
             forms.row("Channels", self.channels, forms.note("for the table; may be left empty")),
@@ -84,7 +86,12 @@ class ExportPanel(ipywidgets.VBox):
         self.start.disabled = True
         with self.message.tell_errors():
             found, lost = self.find()
-            text = f"{count(len(found), 'image')}. Files go to {self.output}." if found else EMPTY
+            text, origins = EMPTY, Counter(origin for _, _, origin in found.values())
+            if found:
+                told = ", ".join(f"{n} {WAYS[way]}" for way, n in origins.items())
+                files = sum(1 if name == ALL else len(found) for name in self._wanted())
+                text = f"{count(len(found), 'image')}: their cells are {told}. "
+                text += f"{count(files, 'file')} in {self.output}."
             if lost:
                 text += f"\nLeft out, as their images are not in the folder: {', '.join(lost)}."
             self.message.tell(text)
@@ -95,26 +102,16 @@ class ExportPanel(ipywidgets.VBox):
         """Where files go."""
         return (self.path or Path()) / layout.EXPORTED
 
-    def find(self) -> tuple[list[tuple[Path, Path]], list[str]]:
-        """Images with the masks that count for them, and names of masks whose image is gone."""
-        if self.path is None:
-            return [], []
-        images = layout.list_images(self.path)
-        if self.what.value == ANNOTATED:
-            return [(one.image, one.masks) for one in images if one.masks], []
-        places = [self.path / layout.SEGMENTED, self.path / layout.CORRECTED]  # which comes first
-        files = [file for place in places for file in natsorted(place.rglob(RESULTS), str)]
-        masks = {layout.image_name(file): file for file in files}
-        # Annotated images have copies in shot/, which serve to learn.
-        shots = self.path / layout.SHOT
-        segmented = {one.name: one.image for one in images if one.image.parent != shots}
-        found = [(segmented[name], file) for name, file in masks.items() if name in segmented]
-        return found, [name for name in masks if name not in segmented]
+    def find(self) -> tuple[dict[str, tuple[Path, Path, str]], list[str]]:
+        """See `Experiment.best_cells`."""
+        return Experiment(self.path).best_cells() if self.path else ({}, [])
+
+    def _wanted(self) -> list[str]:
+        return [name for name, box in self.formats.items() if box.value]
 
     def export(self) -> Job | None:
         """Write the files, in the background; None where something is missing."""
-        wanted = [name for name, box in self.formats.items() if box.value]
-        found: list[tuple[Path, Path]] = []
+        wanted, found = self._wanted(), dict[str, tuple[Path, Path, str]]()
         with self.message.tell_errors():
             if not wanted:
                 raise DatasetError("nothing is chosen", remedy="Tick one of the kinds of files.")
@@ -127,15 +124,30 @@ class ExportPanel(ipywidgets.VBox):
         options["keep_background"] = not self.cut_out.value
 
         def work(job: Job) -> tuple[FolderOutcome, list[str]]:
-            every, doubts = FolderOutcome(), list[str]()
-            for done, (image, masks) in enumerate(found):
-                job.report(done, len(found))
-                write = partial(export, masks, output, wanted, images=image.parent, **options)
-                part, doubt = forms.hear(write)
-                doubts += [doubt] if doubt else []
-                every.written += part.written
-                every.already += part.already
-                every.failed |= part.failed
+            every, doubts, tables = FolderOutcome(), list[str](), list[pd.DataFrame]()
+            each = [name for name in wanted if name != ALL]
+            kept = (output / ALL).exists() and not self.overwrite.value
+            tabled = ["table"] if ALL in wanted and not kept else list[str]()
+            with TemporaryDirectory() as scratch:
+                for done, (name, (image, masks, origin)) in enumerate(found.items()):
+                    job.report(done, len(found))
+                    how = options | {"images": image.parent}
+                    part, doubt = forms.hear(partial(export, masks, output, each, **how))
+                    table = partial(export, masks, Path(scratch), tabled, **how)
+                    every.written += part.written
+                    every.already += part.already
+                    part.failed |= forms.hear(table)[0].failed
+                    every.failed |= part.failed
+                    doubts += [doubt] if doubt else []
+                    if tabled and not part.failed:
+                        rows = pd.read_csv(Path(scratch, f"{name}{FORMATS['table']}"))
+                        rows.insert(0, "image", name)
+                        tables.append(rows.assign(cells_are=origin))
+            every.already += ALL in wanted and kept
+            if tables:
+                with whole(output / ALL) as file:
+                    pd.concat(tables).to_csv(file, index=False)
+                every.written += 1
             return every, doubts
 
         self.start.disabled = True

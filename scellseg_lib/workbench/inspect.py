@@ -28,8 +28,8 @@ EMPTY = (
     "here, beside the true cells where you have drawn them."
 )
 FIXED = (
-    "The thresholds of these cells cannot be moved: choose the image under 3 Segment, with the "
-    "model that has made its cells, and press Look at it."
+    "The thresholds of these cells cannot be moved: choose the model that has made them under "
+    "3 Segment, and come back."
 )
 ASKING = "The network is asked about this image; then the cells follow the thresholds."
 COLOURS = {"TP": "#009E73", "FP": "#E69F00", "FN": "#0072B2"}  # Okabe and Ito's: colour-blind safe
@@ -122,10 +122,11 @@ class Inspector(ipywidgets.VBox):
         return self._body
 
     def show(self, entries: Sequence[InspectedImage], first: str = "") -> None:
-        """Look at other images, the worst first or that of a name, at their own thresholds."""
+        """Look at other images, at their own thresholds: first that of a name, else of before."""
         for job in self._jobs.values():
             job.cancel()
         self.thresholds.chosen = {}
+        first = first or (self._images[self._current].name if self._images else "")
         self._images = [replace(entry) for entry in entries]
         for image in self._images:
             if not callable(image.predicted):
@@ -314,13 +315,14 @@ def describe(found: FoundCells, iou: float) -> str:
     """Say how an image stands, for a list: AP at the threshold, mean AP, name."""
     text = f"AP {found.ap(iou):.2f} · mean {found.mean_ap:.2f}"
     if found.scores is None:
-        text = "cannot be compared" if found.problem else "no true cells given"
+        text = "cannot be compared" if found.problem else f"{count(found.cells, 'cell')} found"
     return f"{'...' if found.is_pending else text} · {found.name}"
 
 
 def sum_up(every: Sequence[FoundCells], iou: float, *, n_stale: int = 0) -> str:
     """Say how all images stand, and that some are marked by a star as not up to date, as HTML."""
-    text = f"<b>{count(len(every), 'image')}</b>, the worst first"
+    text = f"<b>{count(len(every), 'image')}</b>, the worst first; "
+    text += f"{count(sum(one.cells for one in every), 'cell')} found"
     scored = [one for one in every if one.scores is not None]
     if scored:
         ap = np.mean([one.ap(iou) for one in scored])

@@ -1,4 +1,4 @@
-"""The inference panel: one image or a folder, with a preview, and results to look at and correct.
+"""The inference panel: one image or a folder, with a preview, and the rounds of correction.
 
 A run is that of ``scellseg segment`` (see `files.folder`), with the same files as results: either
 goes on with what the other has begun.
@@ -24,27 +24,23 @@ from scellseg_lib.representation import Decoding
 from scellseg_lib.segmentation import Prediction, decode
 from scellseg_lib.workbench import experiment, forms, session
 from scellseg_lib.workbench.editor import ImageView
-from scellseg_lib.workbench.experiment import OfferedModel, SegmentedImage
+from scellseg_lib.workbench.experiment import Experiment, OfferedModel, SegmentedImage
 from scellseg_lib.workbench.forms import count, plain
 from scellseg_lib.workbench.jobs import Job, runs
 from scellseg_lib.workbench.session import SegmentationSettings
 
 EMPTY = "Type the folder of your images, or the path of one image, and press Enter."
-DAMAGED = "its masks are damaged, or not of this image as it is now: delete them and segment again"
 SHOWN = 30  # failures that are listed one by one
-SUMMARY = {  # what is shown of the rounds of correction
-    "round": "Round",
-    "model": "Model",
-    "shots": "Annotated images",
-    "shot_cells": "Their cells",
-    "images": "Corrected images",
-    "ap50": "AP at IoU 0.5",
-    "map": "Mean AP",
-    "added": "Cells added",
-    "removed": "Cells removed",
-    "changed": "Cells changed",
-}
-Action = Callable[[SegmentedImage], object]
+ROUNDS = """Annotated images: when the round began. Scores, from 0 to 1, compare what the model gave
+with your correction; images that it had learnt from do not count. IoU says how well two outlines
+agree: the area that both share, divided by the area of either. AP at IoU 0.5: the cells found with
+an IoU of 0.5 or more, divided by these and all that were missed or found wrongly. Mean AP: the
+same, averaged over ten demands from 0.5 to 0.95.</small>"""
+SUMMARY = {"round": "Round", "model": "Model", "shots": "Annotated images"}
+SUMMARY |= {"shot_cells": "Their cells", "images": "Corrected images", "ap50": "AP at IoU 0.5"}
+SUMMARY |= {"map": "Mean AP", "added": "Cells added", "removed": "Cells removed"}
+SUMMARY |= {"changed": "Cells changed"}
+"""What is shown of the rounds of correction."""
 Chosen = tuple[OfferedModel, Model, SegmentationSettings]
 
 
@@ -253,114 +249,14 @@ class SegmentPreview(ipywidgets.VBox):
         self.message.tell(f"{n_cells} found.{hint} Move a threshold: the cells follow.")
 
 
-class SegmentResults(ipywidgets.VBox):
-    """List of segmented images, with their numbers of cells, and the rounds of correction.
-
-    `on_inspect` and `on_edit` are called with a `SegmentedImage` by "Look at it" and "Correct it",
-    which are there only with them.
-    """
-
-    def __init__(self, on_inspect: Action | None, on_edit: Action | None) -> None:
-        self.entries: list[SegmentedImage] = []
-        self.job: Job | None = None  # counts their cells, which can take a while
-        self._lock = RLock()  # lists come from the page, from a run that ends, and counted
-        self.list = ipywidgets.Select(rows=10, layout={"width": "520px"})
-        self.list.add_class("scellseg-segment-results")
-        self.message = forms.Message()
-        actions = (("Look at it", "inspect", on_inspect), ("Correct it", "edit", on_edit))
-        self.buttons = {
-            name: forms.button(words, f"segment-{name}", partial(self._press, act))
-            for words, name, act in actions
-            if act
-        }
-        self.rounds = ipywidgets.HTML()
-        buttons = ipywidgets.HBox(list(self.buttons.values()))
-        super().__init__([self.message, self.list, buttons, self.rounds])
-
-    def show(self, entries: Sequence[SegmentedImage], folder: Path | None) -> None:
-        """Show results, and the rounds of the experiment in a folder."""
-        with self._lock:
-            if self.job is not None:
-                self.job.cancel()
-            chosen = None if self.list.index is None else self.entries[self.list.index].masks
-            self.entries = list(entries)
-            there = [entry.masks for entry in entries]
-            self.list.options = [(entry.name, k) for k, entry in enumerate(entries)]
-            self.list.index = there.index(chosen) if chosen in there else 0 if there else None
-            forms.show(bool(there), self.list)
-            for one in self.buttons.values():
-                one.disabled = not there
-            self._show_rounds(folder)
-            self.job = Job(partial(self._count, self.entries), on_change=self._on_followed)
-            self.job.start()
-
-    def _count(self, entries: list[SegmentedImage], job: Job) -> list[int | None]:
-        cells = []
-        for done, entry in enumerate(entries):
-            job.report(done, len(entries))
-            cells.append(experiment.count_cells(entry))
-        return cells
-
-    def _on_followed(self, job: Job) -> None:
-        """Add the numbers of cells to the list; what is chosen in it stays."""
-        with self._lock:
-            if job is not self.job:
-                return  # others are listed by now
-            if not self.entries:
-                self.message.tell("Nothing is segmented here yet. Press Segment above.")
-            elif job.error is not None:
-                self.message.fail(plain(job.error))
-            elif job.state != "done":
-                n_images = count(len(self.entries), "image")
-                self.message.tell(f"{n_images}; their cells are being counted ...")
-            else:
-                chosen = self.list.index
-                self.list.options = [
-                    (f"{one.name}: {DAMAGED if cells is None else count(cells, 'cell')}", k)
-                    for k, (one, cells) in enumerate(zip(self.entries, job.result, strict=True))
-                ]
-                self.list.index = chosen
-                total = count(sum(number or 0 for number in job.result), "cell")
-                self.message.tell(f"{count(len(job.result), 'image')} with {total}.")
-
-    def _press(self, act: Action) -> None:
-        with self._lock:
-            chosen = self.entries[self.list.index]
-        with self.message.tell_errors():
-            act(chosen)
-
-    def _show_rounds(self, folder: Path | None) -> None:
-        self.rounds.value = ""
-        if folder is None:
-            return
-        try:
-            summary = experiment.Experiment(folder).sum_up_rounds()
-        except ScellsegError as error:
-            self.rounds.value = f"<p>&#9888; {escape(plain(error))}</p>"
-            return
-        if len(summary):
-            frame = summary[list(SUMMARY)].rename(columns=SUMMARY)
-            self.rounds.value = (
-                f"<b>Rounds of correction</b>{forms.table(frame)}<small>Annotated "
-                "images: when the round began. Scores, from 0 to 1, compare what the model gave "
-                "with your correction; images that it had learnt from do not count. IoU says how "
-                "well two outlines agree: the area that both share, divided by the area of either. "
-                "AP at IoU 0.5: the cells found with an IoU of 0.5 or more, divided by these and "
-                "all that were missed or found wrongly. Mean AP: the same, averaged over ten "
-                "demands from 0.5 to 0.95.</small>"
-            )
-
-
 class SegmentPanel(ipywidgets.VBox):
-    """Segment one image or a folder, of an experiment or not; see `SegmentResults`."""
+    """Segment one image or a folder, of an experiment or not; `on_inspect` is to show `entries`."""
 
     def __init__(
-        self,
-        folder: Path | None = None,
-        on_inspect: Action | None = None,
-        on_edit: Action | None = None,
+        self, folder: Path | None = None, on_inspect: Callable[[], object] = lambda: None
     ) -> None:
-        self.folder = folder
+        self.folder, self.entries = folder, list[SegmentedImage]()
+        self.inspect = forms.button("Look at the cells", "segment-inspect", on_inspect)
         self.job: Job | None = None
         self._jobs: list[ImageJob] = []
         self._source = self._output = Path()
@@ -373,7 +269,7 @@ class SegmentPanel(ipywidgets.VBox):
         self.found = forms.Message().add_class("scellseg-segment-found")
         self.form = SegmentForm(lambda: self.preview.follow())
         self.preview = SegmentPreview(self.form, self.ask_channels)
-        self.results = SegmentResults(on_inspect, on_edit)
+        self.rounds = ipywidgets.HTML()
         parts = [
             forms.heading("Segment images"),
             forms.row("Images", self.source),
@@ -384,8 +280,7 @@ class SegmentPanel(ipywidgets.VBox):
             self.preview,
             forms.heading("Segment them all"),
             *self._make_run(),
-            forms.heading("Results"),
-            self.results,
+            self.rounds,
         ]
         super().__init__(parts)
         self.add_class("scellseg-segment-panel")
@@ -403,7 +298,7 @@ class SegmentPanel(ipywidgets.VBox):
         self.failures = ipywidgets.HTML().add_class("scellseg-segment-failures")
         self.anew = forms.tick("make masks of other settings anew", "segment-anew")
         forms.show(False, self.pause, self.cancel, self.bar, self.anew)
-        buttons = ipywidgets.HBox([self.start, self.pause, self.cancel, self.bar])
+        buttons = ipywidgets.HBox([self.start, self.inspect, self.pause, self.cancel, self.bar])
         return [buttons, self.message, self.anew, self.failures]
 
     def go_to(self, folder: Path | None, model: Path | None = None) -> None:
@@ -485,8 +380,8 @@ class SegmentPanel(ipywidgets.VBox):
         outcome.failed |= planned.failed
 
         def tell() -> None:
-            done = outcome.already + outcome.written + len(outcome.failed) - len(planned.failed)
-            job.report(done, len(jobs), cells=outcome.cells)
+            done = outcome.written + len(outcome.failed) - len(planned.failed)
+            job.report(done, len(jobs) - outcome.already, cells=outcome.cells)  # at its own speed
 
         tell()
         segment_jobs(
@@ -580,7 +475,15 @@ class SegmentPanel(ipywidgets.VBox):
                 with self.found.tell_errors():
                     record = read_record(self._output)
                     found = experiment.list_results(files, record, self.form.loaded)
-            self.results.show(found, self.folder)
+            self.entries, self.inspect.disabled = found, not found
+            with self.found.tell_errors():
+                self._show_rounds()
+
+    def _show_rounds(self) -> None:
+        self.rounds.value = ""
+        if self.folder and len(rounds := Experiment(self.folder).sum_up_rounds()):
+            frame = rounds[list(SUMMARY)].rename(columns=SUMMARY)
+            self.rounds.value = f"<b>Rounds of correction</b>{forms.table(frame)}<small>{ROUNDS}"
 
 
 def tell_differing(error: MasksMadeOtherwise) -> str:

@@ -177,6 +177,7 @@ class FoundCells:
     is_pending: bool = False  # whether nobody has looked at the cells yet
     prediction: Prediction | None = None  # what the network said, once it was asked
     errors: dict[str, float] = field(default_factory=dict)  # of `metrics.MEASURED`
+    cells: int = 0  # number of predicted ones
 
     def ap(self, iou: float) -> float:
         """Average precision at one of `IOUS`; nan without scores."""
@@ -313,7 +314,8 @@ class InspectedImage:
                 errors = metrics.measurement_errors(known, masks)
             except (ScellsegError, OSError) as error:
                 problem = plain(error)
-        return FoundCells(self.name, masks, known, decoding, scores, problem, errors=errors)
+        n, given = int(np.count_nonzero(np.bincount(masks.ravel())[1:])), (known, decoding, scores)
+        return FoundCells(self.name, masks, *given, problem, errors=errors, cells=n)
 
 
 def _get(given: Any) -> np.ndarray:

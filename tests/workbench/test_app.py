@@ -38,9 +38,7 @@ def folder(made_experiment: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def segmented(made_results: Path, folder: Path) -> Workbench:
     shutil.copytree(made_results / "segmented", folder / "segmented")
-    workbench = Workbench(folder)
-    assert workbench.segment.results.job.join(LONG).state == "done"
-    return workbench
+    return Workbench(folder)
 
 
 def test_without_a_folder_each_panel_says_what_to_do_and_a_folder_goes_to_all(folder: Path):
@@ -56,9 +54,8 @@ def test_without_a_folder_each_panel_says_what_to_do_and_a_folder_goes_to_all(fo
         assert words in message.text
     parts = (annotate.list, annotate.learn, annotate.replace, annotate.again, annotate.back)
     assert not any(map(is_shown, (*parts, annotate.suggest)))
-    buttons = (segment.start, segment.preview.button, *segment.results.buttons.values())
-    assert all(button.disabled for button in (*buttons, workbench.export.start))
-    until(lambda: "Nothing is segmented here yet" in segment.results.message.text)
+    buttons = (segment.start, segment.preview.button, segment.inspect, workbench.export.start)
+    assert all(button.disabled for button in buttons)
     (folder / "d.czi").touch()  # is not read, which is said
     annotate.folder.value = str(folder)
     assert "by their format or name: d.czi. Save it as" in annotate.message.text
@@ -107,10 +104,11 @@ def test_a_folder_that_vanishes_is_missed_in_words_and_what_is_drawn_is_kept(fol
 
 
 def inspect(workbench: Workbench, name: str) -> None:
-    results = workbench.segment.results
-    results.list.index = [entry.name for entry in results.entries].index(name)
-    results.buttons["inspect"].click()
-    workbench.inspector.join(LONG)
+    workbench.tabs.selected_index = SEGMENT
+    workbench.segment.inspect.click()
+    inspector = workbench.inspector
+    inspector._go([one.name for one in inspector._images].index(name))
+    inspector.join(LONG)
 
 
 def test_a_result_is_inspected_against_what_was_drawn(segmented: Workbench, folder: Path):
@@ -158,21 +156,28 @@ def test_cells_are_corrected_from_the_inspector_as_they_are_seen(segmented, fold
     segmented.annotate.learn.click()
     table = pd.read_csv(folder / "rounds.csv")
     assert table[["image", "predicted"]].values.tolist() == [["B", len(np.unique(seen)) - 1]]
-    assert "Rounds of correction" in segmented.segment.results.rounds.value
+    assert "Rounds of correction" in segmented.segment.rounds.value
     until(lambda: segmented.finetune.found and len(segmented.finetune.found.usable) == 2)
 
 
-def test_a_result_is_corrected_from_the_list(segmented: Workbench, folder: Path):
-    results, masks = segmented.segment.results, read_masks(folder / "segmented" / "C_masks.tif")
-    results.list.index = 2
-    for content in (None, b"II*\0"):
-        if content:
-            (folder / "C_img.tif").write_bytes(content)
-        results.buttons["edit"].click()
-        assert segmented._asking.join(LONG).ended
-        assert segmented.tabs.selected_index == ANNOTATE
-        np.testing.assert_array_equal(segmented.annotate.editor.labels, masks)
-    assert "C_img.tif" in problem(segmented)
+def test_the_inspector_knows_what_is_on_the_disk_whenever_it_is_opened(segmented, folder: Path):
+    inspector, tabs = segmented.inspector, segmented.tabs
+    tabs.selected_index = INSPECT
+    inspector.join(LONG)
+    assert [one.name for one in inspector._images] == list(NAMES)
+    assert [one.name for one in inspector._images if one.found.true is not None] == ["A"]
+    inspector._go(3)
+    shown = inspector._images
+    for tab in (EXPORT, INSPECT):
+        tabs.selected_index = tab
+    assert inspector._images is shown  # nothing has changed
+    write_labels(folder / "corrected" / "D_masks.tif", read_masks(folder / "segmented/D_masks.tif"))
+    (folder / "segmented" / "F_masks.tif").unlink()
+    for tab in (EXPORT, INSPECT):
+        tabs.selected_index = tab
+    inspector.join(LONG)
+    assert [one.name for one in inspector._images] == list(NAMES[:-1])
+    assert (inspector.entry.name, inspector.entry.mean_ap) == ("D", 1)
 
 
 def test_a_machine_that_runs_the_notebook_gets_pictures(folder: Path, monkeypatch):

@@ -7,9 +7,10 @@ import pandas as pd
 import pytest
 import tifffile
 
+from scellseg_lib.datasets.load import Region
 from scellseg_lib.files.export import FORMATS
 from scellseg_lib.files.images import write_labels
-from scellseg_lib.workbench.export import ANNOTATED, SEGMENTED, WORDS, ExportPanel
+from scellseg_lib.workbench.export import ALL, WORDS, ExportPanel
 from scellseg_lib.workbench.jobs import Job
 from tests.workbench.conftest import LONG, draw, problem, squares
 
@@ -47,26 +48,41 @@ def written(folder: Path) -> list[str]:
 
 
 def test_all_formats(folder: Path, panel: ExportPanel):
-    assert WORDS.keys() == FORMATS.keys()
-    result = exported(panel, *WORDS).result[0]
-    assert (result.written, result.already, result.failed) == (16, 0, {})
-    assert written(folder) == sorted(f"{n}{end}" for n in "bc" for end in FORMATS.values())
-    assert panel.message.text == f"16 files written to {folder / 'exported'}."
+    assert WORDS.keys() == {*FORMATS, ALL}
+    for box in panel.formats.values():
+        box.value = True
+    assert f"25 files in {folder / 'exported'}." in panel.message.text
+    result = exported(panel).result[0]
+    assert (result.written, result.already, result.failed) == (25, 0, {})
+    assert written(folder) == sorted(
+        [ALL, *(f"{n}{end}" for n in "abc" for end in FORMATS.values())]
+    )
+    assert panel.message.text == f"25 files written to {folder / 'exported'}."
 
 
-def test_corrected_cells_come_before_those_that_a_model_gave(folder: Path, panel: ExportPanel):
-    panel.what.value = ANNOTATED  # or those that were drawn alone
-    assert panel.message.text.startswith("1 image.")
+def test_the_best_cells_of_each_image_go_out_and_one_table_says_which(folder: Path, panel):
+    """Those that were drawn, else corrected, else found by a model."""
+    assert "3 images: their cells are 1 a model's, 1 corrected, 1 drawn." in panel.message.text
+    write_labels(folder / "segmented" / "a_masks.tif", squares((30, 30)))
     exported(panel)
-    assert written(folder) == ["a_measurements.csv", "a_rois.zip"]
-    panel.what.value = SEGMENTED
-    assert panel.message.text.startswith("2 images.")
-    places = [(image.name, masks.parent.name) for image, masks in panel.find()[0]]
-    assert places == [("b_img.tif", "segmented"), ("c_img.tif", "corrected")]
+    assert written(folder) == ["a_rois.zip", "b_rois.zip", "c_rois.zip", ALL]
+    table = pd.read_csv(folder / "exported" / ALL, keep_default_na=False)
+    told = table.groupby("image")["cells_are"].agg(["first", "size"])
+    assert told.to_dict("list") == {"first": ["drawn", "found", "corrected"], "size": [3, 1, 2]}
+    assert table["class"].tolist().count("male") == 1
     (folder / "query" / "b_img.tif").unlink()
     panel.look()
-    assert panel.message.text.startswith("1 image.")
+    assert panel.message.text.startswith("2 images")
     assert "Left out, as their images are not in the folder: b." in panel.message.text
+    for masks, origin in ((squares((5, 5)), "drawn"), (None, "found")):
+        if masks is not None:  # drawn beside an image to be segmented, and its copy in shot/
+            write_labels(folder / "query" / "c_masks.tif", masks)
+        else:  # of a part alone, what a model has found in all of it counts
+            (folder / "corrected" / "c_masks.tif").unlink()
+            region = Region(top=0, left=0, height=20, width=20)
+            (folder / "query" / "c_region.json").write_text(region.model_dump_json())
+        image, _, way = panel.find()[0]["c"]
+        assert (image.name, way) == ("c_img.tif", origin)
 
 
 def test_images_of_cells_have_the_size_asked_for_and_can_be_cut_out(folder: Path, panel):
@@ -74,7 +90,7 @@ def test_images_of_cells_have_the_size_asked_for_and_can_be_cut_out(folder: Path
     exported(panel, "cells", "png")
     assert "c: 2 of 2 cells do not fit into 4 x 4 px" in problem(panel)
     assert "Make the image of a cell 8 px or more a side, or 0." in problem(panel)
-    assert written(folder) == ["b_masks.png", "c_masks.png"]
+    assert written(folder) == ["a_masks.png", "b_masks.png", "c_masks.png"]
     panel.side.value = 12
     exported(panel)
     crop = tifffile.imread(folder / "exported" / "c_cells" / "c_cells_00002.tif")
@@ -92,7 +108,7 @@ def test_a_table_has_classes_notes_and_channels_and_stays_unless_asked(folder, p
     file.write_text("mine")
     exported(panel)
     assert file.read_text() == "mine"
-    assert "2 files were there already and kept" in panel.message.text
+    assert "3 files were there already and kept" in panel.message.text
     panel.overwrite.value = True
     exported(panel)
     assert file.read_text().startswith("label,area")
@@ -104,8 +120,8 @@ def test_what_cannot_be_exported_is_said_and_does_not_stop_the_others(folder: Pa
     (folder / "query" / "c_img2.tif").replace(folder / "query" / "c_img.tiff")  # which is c?
     write_labels(folder / "segmented" / "d_masks.tif", squares((2, 2), (20, 20)) > 0)
     panel = ExportPanel(folder)
-    assert exported(panel).result[0].written == 2
-    assert written(folder) == ["d_measurements.csv", "d_rois.zip"]
+    assert exported(panel).result[0].written == 3
+    assert written(folder) == ["a_rois.zip", "d_rois.zip", ALL]
     assert "Please check: d_masks.tif: 1 of 1 labels lie in pieces" in problem(panel)
     assert "Not exported:\nb: b_masks.tif" in problem(panel)
     assert "files of the same name: c_img.tif, c_img.tiff" in problem(panel)

@@ -256,7 +256,7 @@ def test_the_list_is_worst_first_at_the_threshold_and_goes_round():
     panel = Inspector(three())
     # Of ten thresholds, the cells of the first image pass the first seven (IoU 0.81 and 0.84).
     scored = ["AP 0.33 · mean 0.33 · second", "AP 0.67 · mean 0.47 · first"]
-    assert lines(panel) == [*scored, "no true cells given · unknown"]
+    assert lines(panel) == [*scored, "3 cells found · unknown"]
     panel.iou.value = 0.85
     assert names(panel) == ["first", "second", "unknown"]
     assert panel.entry.name == "second"  # what is looked at stays
@@ -359,7 +359,7 @@ def test_the_page_stays_alive_while_the_network_is_asked():
 def test_a_network_that_does_not_answer(fails: bool):
     panel = Inspector([Waiting("a", answer=damaged if fails else lambda: None).entry])
     panel.join(LONG)
-    assert "choose the image under 3 Segment" in text(panel, "thresholds-note")
+    assert "choose the model that has made them" in text(panel, "thresholds-note")
     assert ("Get it again" in text(panel, "message")) is fails
     assert panel.entry.prediction is None
 

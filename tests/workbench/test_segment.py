@@ -20,8 +20,7 @@ from scellseg_lib.workbench import session
 from scellseg_lib.workbench.experiment import Experiment, SegmentedImage, offer_models
 from scellseg_lib.workbench.inspect import Inspector
 from scellseg_lib.workbench.jobs import Job
-from scellseg_lib.workbench.segment import SegmentPanel, SegmentResults
-from scellseg_lib.workbench.session import SegmentationSettings
+from scellseg_lib.workbench.segment import SegmentPanel
 from tests.workbench import conftest
 from tests.workbench.conftest import DECODING, LONG, NAMES, SIDE, files, is_shown, problem, until
 
@@ -31,7 +30,6 @@ pytestmark = conftest.SMALL
 def run(panel: SegmentPanel) -> Job:
     panel.start.click()
     assert panel.job.join(LONG).ended
-    assert panel.results.job.join(LONG).ended
     return panel.job
 
 
@@ -163,7 +161,7 @@ def test_the_network_runs_once_and_cells_follow_the_thresholds(experiment, panel
     assert str(len(np.unique(fast)) - 1) in panel.preview.message.text
     run(panel)  # writes what was seen
     np.testing.assert_array_equal(read_pixels(experiment / "segmented" / "B_masks.tif"), fast)
-    entry = panel.results.entries[1]  # which knows how it was made
+    entry = panel.entries[1]  # which knows how it was made
     assert (entry.settings.resample, entry.settings.decoding) == (False, decoding)
     np.testing.assert_array_equal(entry.predict().maps, prediction.maps)
 
@@ -207,15 +205,22 @@ def test_a_run_writes_what_the_command_writes(experiment, panel, tmp_path: Path,
     assert list(ours) == [*(f"{name}_masks.tif" for name in NAMES), "segmented.json"]
     assert other.job.join(LONG).state == "done"
     assert ours == files(tmp_path / "command") == files(experiment / "other")
-    for line, k in panel.results.list.options:
-        n_cells = read_pixels(experiment / f"segmented/{NAMES[k]}_masks.tif").max()
-        assert line == f"{NAMES[k]}: {n_cells} cells"
     assert panel.message.text.startswith("6 images segmented")
     assert not is_shown(panel.cancel)
     run(panel)
     said = panel.message.text
     assert said.startswith("0 images segmented, 0 cells; 6 images done before. The masks are in")
     assert files(experiment / "segmented") == ours
+    for name in "BCD":
+        (experiment / "segmented" / f"{name}_masks.tif").unlink()
+    told = []
+    panel.message.observe(lambda change: told.append(panel.message.text), "value")
+    run(panel)
+    # What was done before took no time: it is counted apart, and tells nothing of what is left.
+    assert any(text.startswith("1 of 3 images") and "left" in text for text in told), told
+    assert not any(text.startswith("4 of") for text in told)
+    assert files(experiment / "segmented") == ours
+    said = panel.message.text
     panel.cancel.click()  # the page has not heard of the end yet
     assert panel.message.text == said
 
@@ -225,14 +230,14 @@ def test_one_image_alone(experiment: Path, panel):
     assert panel.found.text == "1 image found."
     run(panel)
     assert list(files(experiment / "segmented")) == ["C_masks.tif", "segmented.json"]
-    assert [entry.name for entry in panel.results.entries] == ["C"]
+    assert [entry.name for entry in panel.entries] == ["C"]
 
 
 def test_a_folder_survives_a_damaged_file_and_says_what_to_do(experiment: Path, panel):
     whole = (experiment / "query" / "B_img.tif").read_bytes()
     (experiment / "query" / "B_img.tif").write_bytes(whole[:200])
     assert run(panel).state == "done"
-    assert [entry.name for entry in panel.results.entries] == list("ACDEF")
+    assert [entry.name for entry in panel.entries] == list("ACDEF")
     assert panel.message.text.startswith("5 images segmented")
     for words in ("1 image could not", "<li>B_img.tif: the file is damaged", "export the file"):
         assert words in panel.failures.value
@@ -324,20 +329,20 @@ def test_images_chosen_while_a_run_ends_are_those_listed(experiment, panel, monk
     go_on.set()
     page.join(LONG)
     panel.job.join(LONG)
-    assert (panel.found.text, panel.results.entries) == ("1 image found.", [])
+    assert (panel.found.text, panel.entries) == ("1 image found.", [])
 
 
 def test_former_results_are_listed_and_belong_to_their_model(segmented: Path):
     panel, said = SegmentPanel(segmented), "6 images found, 6 of them with masks."
-    entry = panel.results.entries[0]
-    assert (panel.found.text, panel.results.rounds.value) == (said, "")
+    entry = panel.entries[0]
+    assert (panel.found.text, panel.rounds.value) == (said, "")
     assert entry.model is panel.form.loaded[1]
     labels = read_masks(entry.masks)
     Experiment(segmented).keep_correction(entry, labels, np.where(labels == 1, 0, labels))
     panel.go_to(segmented, conftest.add_model(segmented, "second"))
     assert panel.found.text == said
-    assert "tuned.safetensors" in panel.results.rounds.value
-    entry = panel.results.entries[0]
+    assert "tuned.safetensors" in panel.rounds.value
+    entry = panel.entries[0]
     assert (entry.model, entry.predict()) == (None, None)
     assert Inspector([entry.to_inspect()]).entry.prediction is None
     assert entry.weights == weights_hash(load_model(segmented / "tuned.safetensors").network)
@@ -349,46 +354,8 @@ def test_former_results_are_listed_and_belong_to_their_model(segmented: Path):
 def test_masks_that_are_not_those_of_their_image_are_listed_as_such(segmented: Path, file, write):
     """Damaged, or the image or the masks are others since they were made."""
     write(segmented / file, np.ones((SIDE, SIDE), np.int32))
-    results = SegmentPanel(segmented).results
-    assert results.job.join(LONG).ended
-    assert "B: its masks are damaged, or not of this image" in results.list.options[1][0]
-    assert results.list.options[0][0].endswith(("cell", "cells"))
-
-
-def test_what_is_chosen_is_opened_while_the_numbers_are_filled_in(monkeypatch: pytest.MonkeyPatch):
-    """They are listed before their cells are counted; filled anew, the list begins anew."""
-    settings = SegmentationSettings(30.0)
-    three = [SegmentedImage(k, Path(k), Path(k), None, "", "", settings) for k in "abc"]
-    is_counted, filling, go_on = threading.Event(), threading.Event(), threading.Event()
-
-    def count(masks: Path) -> int:
-        assert threading.current_thread() is not threading.main_thread(), "the page waits"
-        return is_counted.wait(LONG) and 7
-
-    def fills(change) -> None:
-        if threading.current_thread() is not threading.main_thread() and change["new"] == 0:
-            filling.set()
-            assert go_on.wait(LONG)
-
-    monkeypatch.setattr(experiment_module, "count_cells", count)
-    looked: list[SegmentedImage] = []
-    results = SegmentResults(looked.append, None)
-    results.show(three[:1], None)
-    former = results.job
-    results.show(three, None)
-    assert [line for line, _ in results.list.options] == ["a", "b", "c"]
-    assert "being counted" in results.message.text
-    results.list.index = 2
-    results.list.observe(fills, "index")
-    is_counted.set()
-    assert filling.wait(LONG)
-    page = threading.Thread(target=results.buttons["inspect"].click)
-    page.start()
-    page.join(0.2)  # it waits until the list is filled
-    go_on.set()
-    page.join(LONG)
-    assert [one.name for one in looked] == ["c"]
-    for job in (former, results.job):  # the former's numbers are not those of other images
-        assert job.join(LONG).ended
-    assert [line for line, _ in results.list.options] == [f"{name}: 7 cells" for name in "abc"]
-    assert results.message.text == "3 images with 21 cells."
+    inspector = Inspector([one.to_inspect() for one in SegmentPanel(segmented).entries])
+    inspector.join(LONG)
+    problems = {one.name: one.found.problem for one in inspector._images}
+    assert {name for name in NAMES if problems[name]} == {"B"}
+    assert Path(file).name in problems["B"] or "B_masks.tif" in problems["B"]
