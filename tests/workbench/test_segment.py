@@ -208,8 +208,8 @@ def test_a_run_writes_what_the_command_writes(experiment, panel, tmp_path: Path,
     assert panel.message.text.startswith("6 images segmented")
     assert not is_shown(panel.cancel)
     run(panel)
-    said = panel.message.text
-    assert said.startswith("0 images segmented, 0 cells; 6 images done before. The masks are in")
+    ended = panel.message.text
+    assert ended.startswith("0 images segmented, 0 cells; 6 images done before. The masks are in")
     assert files(experiment / "segmented") == ours
     for name in "BCD":
         (experiment / "segmented" / f"{name}_masks.tif").unlink()
@@ -220,9 +220,9 @@ def test_a_run_writes_what_the_command_writes(experiment, panel, tmp_path: Path,
     assert any(text.startswith("1 of 3 images") and "left" in text for text in told), told
     assert not any(text.startswith("4 of") for text in told)
     assert files(experiment / "segmented") == ours
-    said = panel.message.text
+    ended = panel.message.text
     panel.cancel.click()  # the page has not heard of the end yet
-    assert panel.message.text == said
+    assert panel.message.text == ended
 
 
 def test_one_image_alone(experiment: Path, panel):
