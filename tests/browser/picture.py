@@ -29,7 +29,7 @@ TUNE = "workbench.tabs.selected_index = 1; workbench.finetune.folder.value = 'wo
 SEGMENT = """models = workbench.segment.form.model
 models.value = next(value for name, value in models.options if "quicker" in name)
 workbench.segment.segment().join(600)
-workbench.inspect(workbench.segment.results.entries[0])"""
+workbench.tabs.selected_index = 3"""
 SHOTS = {"annotate": (1280, 812, ""), "finetune": (760, 680, TUNE), "inspect": (760, 680, SEGMENT)}
 
 

@@ -98,7 +98,7 @@ def test_suggestions_are_one_edit_and_their_pictures_are_looked_at(panel: Sugges
     assert masks.max() > 10
     panel.ask()
     panel.answer()
-    panel.says(f"suggests {masks.max()} cells. Correct what is wrong; undo takes them all back.")
+    panel.says(f"suggests {masks.max()} cells. The key Y keeps the one that is chosen")
     panel.wait("(root, [n]) => root.scellseg.labels.list().length === n", int(masks.max()))
     np.testing.assert_array_equal(panel.labels, masks)
     pictures = panel.root.locator(".se-layer")
@@ -115,6 +115,34 @@ def test_suggestions_are_one_edit_and_their_pictures_are_looked_at(panel: Sugges
     for button, labels in (("undo", masks * 0), ("redo", masks), ("undo", masks * 0)):
         panel.press(button)
         np.testing.assert_array_equal(panel.labels, labels)
+
+
+def test_suggested_cells_are_kept_or_thrown_away_by_a_key(panel: Suggesting) -> None:
+    panel.go_to("worms_2")
+    masks = panel.find()
+    n = int(masks.max())
+    panel.ask()
+    panel.answer()
+    panel.wait("(root, [n]) => root.scellseg.labels.list().length === n", n)
+    checking = panel.root.locator(".se-checking")
+    checking.filter(has_text=f"{n} suggested cells to check").wait_for()
+    panel.key("y")  # goes to the first
+    panel.key("y")  # keeps it
+    panel.key("Delete")  # throws the second away
+    panel.arrived()
+    checking.filter(has_text=f"{n - 2} suggested cells to check").wait_for()
+    assert panel.kernel.value(f"sorted({EDITOR}.annotation.unchecked)") == [*range(3, n + 1)]
+    np.testing.assert_array_equal(panel.labels, np.where(masks == 2, 0, masks))
+    panel.press("save")
+    panel.says(f"nobody has checked {n - 2} suggested cells of worms_2")
+    panel.key(*["y"] * (n - 2))
+    panel.arrived()
+    assert checking.is_hidden()
+    assert panel.kernel.value(f"sorted({EDITOR}.annotation.unchecked)") == []
+    said = panel.root.locator(".se-message")
+    said.filter(has_text="No suggested cell is left to be checked").wait_for()
+    panel.go_to("worms_0")
+    assert said.inner_text() == ""  # of this image nothing was said yet
 
 
 def test_what_is_drawn_while_the_network_runs_is_kept(panel: Suggesting) -> None:
@@ -143,7 +171,7 @@ def test_what_is_drawn_while_the_network_runs_is_kept(panel: Suggesting) -> None
         np.testing.assert_array_equal(labels == cell, bar)
     np.testing.assert_array_equal((labels > 0) & ~bars[0] & ~bars[1], masks > 0)
     kinds = panel.kernel.value(f"[edit.kind for edit in {EDITOR}.edits]")
-    assert kinds[:2] == ["paint", "replace"]
+    assert kinds[:2] == ["paint", "suggest"]
     for _ in kinds[1:]:
         panel.press("undo")
         panel.arrived()

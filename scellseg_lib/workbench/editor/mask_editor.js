@@ -331,7 +331,7 @@ class Painter {
           if (label && shown.visible(label)) {
             const chosen = shown.chosen.has(label);
             const unsure = shown.unchecked.has(label); // a dashed outline, no colour
-            if ((shown.outlines || chosen || unsure) && onEdge(pixels, label)) { if (!unsure || (x + y) & 4) colour = chosen ? 0xffffffff : fill[label]; }
+            if ((shown.outlines || chosen) && onEdge(pixels, label)) { if (!unsure || (x + y) & 4) colour = chosen ? 0xffffffff : fill[label]; }
             else if (shown.masks && !unsure) colour = mix(colour, fill[label], chosen ? opacity >> 1 : opacity);
           }
           if (other && shown.reference) {
