@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from natsort import natsorted
-from scipy import ndimage
 from skimage.segmentation import relabel_sequential
 
 from scellseg_lib.atomic import whole
@@ -38,7 +37,7 @@ from scellseg_lib.representation import Decoding
 from scellseg_lib.samples import Sample, check_size, diameters
 from scellseg_lib.segmentation import Prediction
 from scellseg_lib.workbench.editor.classes import Classes, choose_colour, parse_colour
-from scellseg_lib.workbench.forms import Channels, hear, plain
+from scellseg_lib.workbench.forms import hear, plain
 from scellseg_lib.workbench.session import InspectedImage, SegmentationSettings, predict_one
 
 RESULTS = f"[!.]*{layout.MASKS}.tif"
@@ -99,6 +98,7 @@ class SegmentedImage:
             None if self.model is None else self.model.representation,
             self.settings.decoding,
             self.settings.resample,
+            learnt=self.model is not None and self.name in learnt_from(self.model.card),
         )
 
 
@@ -115,7 +115,6 @@ class AnnotatedImage:
     diameter: float = float("nan")  # median of the cells', px
     n_channels: int = 1
     channels_differ: bool = False  # whether they are different pictures: one is to be chosen
-    middle: tuple[int, int] = (0, 0)  # of a cell of that diameter
 
 
 @dataclass(frozen=True)
@@ -143,15 +142,6 @@ class Survey:
             return []
         least = min(shot.n_channels for shot in self.usable)
         return [*("red", "green", "blue")[:least], *map(str, range(3, least))]
-
-    def crop(self, channels: Channels | None) -> np.ndarray:
-        """Piece of an annotated image around a cell of usual size, float32[N, N]."""
-        shot = min(self.usable, key=lambda shot: abs(shot.diameter - self.diameter))
-        assert shot.region is not None
-        plane = images.read_image(shot.image, channels=channels)[0][shot.region.box]
-        side = int(min(4 * self.diameter, *plane.shape))
-        corner = np.clip(np.subtract(shot.middle, side // 2), 0, np.subtract(plane.shape, side))
-        return plane[corner[0] : corner[0] + side, corner[1] : corner[1] + side]
 
 
 def compare(predicted: np.ndarray, corrected: np.ndarray) -> dict[str, float]:
@@ -452,11 +442,6 @@ def _look_at(name: str, image: Path, file: Path) -> AnnotatedImage:
     if not masks.any():
         return AnnotatedImage(name, image, f"No cell is drawn in it yet. {doubt}".strip())
     sizes = diameters(np.bincount(masks.ravel())[1:])
-    typical = float(np.median(sizes))
-    middles = np.array(ndimage.center_of_mass(masks, masks, np.arange(1, masks.max() + 1)))
-    # Of the cells of nearly that size, the one next to the middle of the image.
-    off, errors = np.hypot(*(middles - np.divide(masks.shape, 2)).T), abs(sizes - typical)
-    chosen = int(np.argmin(np.where(errors <= errors.min() + 0.1 * typical, off, np.inf)))
     planes = np.atleast_3d(pixels)
     return AnnotatedImage(
         name,
@@ -464,10 +449,9 @@ def _look_at(name: str, image: Path, file: Path) -> AnnotatedImage:
         doubt=doubt,
         region=region,
         cells=sizes.size,
-        diameter=typical,
+        diameter=float(np.median(sizes)),
         n_channels=planes.shape[2],
         channels_differ=not np.array_equal(planes[..., 1:], planes[..., :-1], equal_nan=True),
-        middle=(int(middles[chosen][0]), int(middles[chosen][1])),
     )
 
 
@@ -482,6 +466,15 @@ def _hash(masks: np.ndarray | Path) -> str | None:
         labels = read_labels(masks) if isinstance(masks, Path) else masks
         return images.pixel_hash(np.asarray(labels, np.int64))
     return None
+
+
+def learnt_from(card: Card) -> set[str]:
+    """Names of the annotated images that a model was tuned on, and the one that it began from."""
+    recipe, names = card.recipe, set[str]()
+    while recipe:
+        names |= {*recipe.get("shots", ())}
+        recipe = recipe.get("initial") or {}
+    return names
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 import json
 import re
-from base64 import b64encode
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -14,13 +13,10 @@ from time import monotonic
 from typing import Any
 
 import ipywidgets
-import numpy as np
 import pandas as pd
 import torch
-from imagecodecs import png_encode
 from matplotlib.figure import Figure
 from pydantic import BaseModel, Field
-from skimage.exposure import rescale_intensity
 
 from scellseg_lib.atomic import whole
 from scellseg_lib.datasets.load import load_folder
@@ -54,7 +50,6 @@ CURVES = {
     "segmentation": ("#0072B2", "error on the annotated images"),
     "loss": ("#E69F00", "with the comparison of styles"),
 }
-BOX, DISK = 170, "#0072B2"  # width of the piece of an image, px on the screen; the disk's colour
 MAX_POINTS = 400  # more than a curve of this width can show
 
 
@@ -396,9 +391,11 @@ class FinetunePanel(ipywidgets.VBox):
         self._show_state()
         if found:
             self._say_what_next(found)
-            if found.usable and not self.channels.is_missing:
-                with self.message.tell_errors():
-                    self.diameter.value = tell_diameter(found, self.channels.value)
+            if found.usable:
+                self.diameter.value = (
+                    "On average your drawn cells are as large as a disk "
+                    f"{found.diameter:.0f} px wide; the new model remembers it."
+                )
 
     def _follow_recipe(self) -> None:
         chosen = RECIPES[self.recipe.value].options
@@ -592,20 +589,6 @@ def tell_shots(found: Survey) -> str:
     ]
     frame = pd.DataFrame(rows, columns=["Image", "Cells", "Diameter", ""])
     return summary + (forms.table(frame) if rows else "")
-
-
-def tell_diameter(found: Survey, channels: Channels | None) -> str:
-    """Tell the diameter of the cells, with a piece of an image, which is read, and their disk."""
-    crop, diameter = found.crop(channels), found.diameter
-    grey = rescale_intensity(crop, tuple(np.percentile(crop, (1, 99))), np.uint8).astype(np.uint8)
-    png, disk = b64encode(png_encode(grey)).decode(), BOX * diameter / len(crop)
-    large = " (they are nearly as large as the image)" if len(crop) <= 2 * diameter else ""
-    return (
-        f"<img src='data:image/png;base64,{png}' width='{BOX}' alt='a piece of an image'/> "
-        f"<div style='display:inline-block;border-radius:50%;background:{DISK};"
-        f"width:{disk:.1f}px;height:{disk:.1f}px'></div><br>On average your drawn cells are as "
-        f"large as a disk {diameter:.0f} px wide{large}; the new model remembers it."
-    )
 
 
 def draw_losses(log: list[dict[str, float]], n_steps: int) -> str:

@@ -31,6 +31,7 @@ FIXED = (
     "The thresholds of these cells cannot be moved: choose the model that has made them under "
     "3 Segment, and come back."
 )
+LEARNT = "that the model has learnt from, which flatters it"
 ASKING = "The network is asked about this image; then the cells follow the thresholds."
 COLOURS = {"TP": "#009E73", "FP": "#E69F00", "FN": "#0072B2"}  # Okabe and Ito's: colour-blind safe
 OPACITY = {"predicted": 120, "true": 255}
@@ -316,23 +317,25 @@ def describe(found: FoundCells, iou: float) -> str:
     text = f"AP {found.ap(iou):.2f} · mean {found.mean_ap:.2f}"
     if found.scores is None:
         text = "cannot be compared" if found.problem else f"{count(found.cells, 'cell')} found"
-    return f"{'...' if found.is_pending else text} · {found.name}"
+    learnt = " (learnt from)" if found.learnt else ""
+    return f"{'...' if found.is_pending else text} · {found.name}{learnt}"
 
 
 def sum_up(every: Sequence[FoundCells], iou: float, *, n_stale: int = 0) -> str:
     """Say how all images stand, and that some are marked by a star as not up to date, as HTML."""
     text = f"<b>{count(len(every), 'image')}</b>, the worst first; "
     text += f"{count(sum(one.cells for one in every), 'cell')} found"
-    scored = [one for one in every if one.scores is not None]
-    if scored:
-        ap = np.mean([one.ap(iou) for one in scored])
-        mean = np.mean([one.mean_ap for one in scored])
-        over = "In the one image" if len(scored) == 1 else f"Over the {len(scored)} images"
-        text += (
-            f"<br>{over} with true cells: AP {ap:.2f} at IoU {iou:.2f}, "
-            f"mean AP {mean:.2f} (IoU 0.50 to 0.95)<br>"
-            f"{tell_errors(pd.DataFrame([one.errors for one in scored]))}"
-        )
+    for learnt, words in ((False, "with true cells"), (True, LEARNT)):
+        scored = [one for one in every if one.scores is not None and one.learnt is learnt]
+        if scored:
+            ap = np.mean([one.ap(iou) for one in scored])
+            mean = np.mean([one.mean_ap for one in scored])
+            over = "In the one image" if len(scored) == 1 else f"Over the {len(scored)} images"
+            text += (
+                f"<br>{over} {words}: AP {ap:.2f} at IoU {iou:.2f}, "
+                f"mean AP {mean:.2f} (IoU 0.50 to 0.95)<br>"
+                f"{tell_errors(pd.DataFrame([one.errors for one in scored]))}"
+            )
     if n_stale:
         text += f"<br>* {count(n_stale, 'image')} still at the thresholds before"
     return f'<div style="line-height:1.4">{text}</div>'

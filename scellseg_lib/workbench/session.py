@@ -178,6 +178,7 @@ class FoundCells:
     prediction: Prediction | None = None  # what the network said, once it was asked
     errors: dict[str, float] = field(default_factory=dict)  # of `metrics.MEASURED`
     cells: int = 0  # number of predicted ones
+    learnt: bool = False  # whether the model has learnt from this image
 
     def ap(self, iou: float) -> float:
         """Average precision at one of `IOUS`; nan without scores."""
@@ -209,6 +210,7 @@ class InspectedImage:
     representation: Representation | None = None
     decoding: Decoding | None = None  # thresholds of `predicted`
     resample: bool = True
+    learnt: bool = False  # whether the model has learnt from it, so that its scores flatter
 
     def __post_init__(self) -> None:
         self.found = FoundCells(self.name, decoding=self.decoding, is_pending=True)
@@ -315,7 +317,8 @@ class InspectedImage:
             except (ScellsegError, OSError) as error:
                 problem = plain(error)
         n, given = int(np.count_nonzero(np.bincount(masks.ravel())[1:])), (known, decoding, scores)
-        return FoundCells(self.name, masks, *given, problem, errors=errors, cells=n)
+        said: dict[str, Any] = {"errors": errors, "cells": n, "learnt": self.learnt}
+        return FoundCells(self.name, masks, *given, problem, **said)
 
 
 def _get(given: Any) -> np.ndarray:
