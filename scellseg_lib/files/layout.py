@@ -10,7 +10,7 @@ Scellseg has them, or all in one folder as Cellpose has them::
     .NAME_masks.tif.edits         edits of the masks that were never saved
     MODEL.safetensors             a tuned model; MODEL.checkpoint and MODEL.checkpoint.json while it
                                   is being learnt
-    rounds.csv, learning_curve.csv      scores of the rounds of correction, and of images held out
+    rounds.csv, learning_curve.csv, channels.json   scores, and the channels that models see
     segmented/                    masks that a model gave, and segmented.json, which says how
     corrected/, exported/         the same masks corrected by hand, and files for other programs
 """
@@ -31,7 +31,7 @@ CONVERT = "Save it as OME-TIFF, for example by Fiji, whose Bio-Formats reads mos
 PICTURES = "cp_output|cp_outlines|outlines|cp_flows|flows|dP|cp_cellprob|overlay"  # of an image
 SHOT, QUERY, SEGMENTED, CORRECTED, EXPORTED = "shot", "query", "segmented", "corrected", "exported"
 CLASSES, ROUNDS, CURVE = "classes.csv", "rounds.csv", "learning_curve.csv"
-RECORD, HASHES = "segmented.json", ".hashes"
+RECORD, HASHES, CHANNELS = "segmented.json", ".hashes", "channels.json"
 MASKS, CELLS, REGION, OVERLAY = "_masks", "_cells.csv", "_region.json", "_overlay.png"
 MODEL, CHECKPOINT, RUN, EDITS = ".safetensors", ".checkpoint", ".checkpoint.json", ".edits"
 

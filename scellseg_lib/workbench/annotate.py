@@ -57,6 +57,7 @@ class AnnotatePanel(ipywidgets.VBox):
         on_folder: Callable[[Path], object] = lambda folder: None,
         on_learn: Callable[[Path], object] = lambda folder: None,
         on_suggest: Callable[[Path], Callable[[], Suggestion]] | None = None,
+        channels: ipywidgets.Widget | None = None,
     ) -> None:
         self.path: Path | None = None
         self.images: list[ImageFiles] = []
@@ -69,7 +70,7 @@ class AnnotatePanel(ipywidgets.VBox):
         self._filling, self._doubt = False, ""  # of files that are not read
         self.message = forms.Message()
         self.editor = MaskEditor(height=HEIGHT, layout={"flex": "1 1 0", "width": "auto"})
-        super().__init__(self._make())
+        super().__init__(self._make(channels))
         self.add_class("scellseg-annotate-panel")
         self.folder.observe(lambda change: self._on_typed(change["new"]), "value")
         self.list.observe(lambda change: self._on_chosen(change["new"]), "value")
@@ -81,7 +82,7 @@ class AnnotatePanel(ipywidgets.VBox):
         self.message.tell(EMPTY)
         self.folder.value = "" if folder is None else str(folder)
 
-    def _make(self) -> list[ipywidgets.Widget]:
+    def _make(self, channels: ipywidgets.Widget | None) -> list[ipywidgets.Widget]:
         def press(words: str, name: str, act: Callable[[], object], **look: str) -> Any:
             return forms.button(words, f"annotate-{name}", lambda: self.in_words(act), **look)
 
@@ -101,6 +102,7 @@ class AnnotatePanel(ipywidgets.VBox):
         drawing = {"align_items": "flex-start", "width": "100%", "grid_gap": "8px"}
         return [
             forms.row("Folder", self.folder),
+            *([channels] if channels else []),
             ipywidgets.HBox([*buttons, self.message], layout=speaking),
             ipywidgets.HBox([self.list, self.editor], layout=drawing),
         ]
@@ -167,11 +169,10 @@ class AnnotatePanel(ipywidgets.VBox):
         if self.correcting:
             self.learn_from_it()
         elif not sure and (unchecked or not self.editor.labels.any()):
-            what, remedy = f"there are no cells in {name}", "Draw them first."
-            if unchecked:
-                what = f"nobody has checked {count(unchecked, 'suggested cell')} of {name}"
-                remedy = "Go through them by the key Y."
-            raise Unsure(what, remedy=remedy)
+            what = f"nobody has checked {count(unchecked, 'suggested cell')} of {name}"
+            if not unchecked:
+                raise Unsure(f"there are no cells in {name}", remedy="Draw them first.")
+            raise Unsure(what, remedy="Go through them by the key Y.")
         else:
             self.editor.save()
             self._say_where()
@@ -187,8 +188,6 @@ class AnnotatePanel(ipywidgets.VBox):
         for one in self.images:
             if one.image.resolve() == taken.resolve():
                 self.show(one)
-                if Path(name).suffix.lower() == ".csv":
-                    self.editor.save()  # one row for each cell
 
     def _leave(self) -> None:
         if self.images:

@@ -16,7 +16,7 @@ from imagecodecs import jpeg_encode, png_decode
 from scellseg_lib import paths, progress
 from scellseg_lib.atomic import whole
 from scellseg_lib.datasets import synthetic
-from scellseg_lib.errors import ImageError, ModelError
+from scellseg_lib.errors import ImageError
 from scellseg_lib.files import layout
 from scellseg_lib.files.images import read_masks, write_labels
 from scellseg_lib.workbench.annotate import AnnotatePanel
@@ -26,7 +26,7 @@ from scellseg_lib.workbench.finetune import FinetunePanel
 from scellseg_lib.workbench.forms import Message
 from scellseg_lib.workbench.inspect import Inspector
 from scellseg_lib.workbench.segment import SegmentPanel
-from scellseg_lib.workbench.session import STEP, FoundCells, Suggestion, find_cells
+from scellseg_lib.workbench.session import FoundCells, Suggestion, find_cells
 
 TABS = ("1 Annotate", "2 Fine-tune", "3 Segment", "4 Inspect", "5 Export")
 ANNOTATE, FINETUNE, SEGMENT, INSPECT, EXPORT = range(5)
@@ -53,11 +53,12 @@ class Workbench(ipywidgets.VBox):
     """All steps from images to measurements, side by side; without a folder it is asked for."""
 
     def __init__(self, folder: Path | None = None) -> None:
-        self.annotate = AnnotatePanel(None, self._go_to, self._on_learnt, self._finder)
         self.finetune = FinetunePanel(
             on_tuned=lambda model: self.segment.go_to(model.parent, model)
         )
         self.segment = SegmentPanel(on_inspect=lambda: self._turn_to(INSPECT))
+        asked = self.segment.form.channels  # wherever a model is to look at images
+        self.annotate = AnnotatePanel(None, self._go_to, self._on_learnt, self._finder, asked)
         self.inspector = Inspector(on_edit=self._correct_inspected, on_use=self._use_thresholds)
         self.export = ExportPanel()
         self._results: dict[str, SegmentedImage] = {}
@@ -116,7 +117,7 @@ class Workbench(ipywidgets.VBox):
         """What finds cells of an image with the model and the settings of step 3 as they are."""
         chosen = self.segment.form.chosen
         if chosen is None:
-            raise ModelError("there is no model", remedy=f"Choose one {STEP}.")
+            raise self.segment.form.problem
         offered, model, settings = chosen
 
         def find() -> Suggestion:

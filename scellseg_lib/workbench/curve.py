@@ -69,7 +69,7 @@ def _learn_and_test(run: Any, job: Job) -> tuple[str, str]:
     draw_curve(axes := figure.subplots(), frame, expected, sum(cells))
     axes.legend(loc="lower right", fontsize=7)
     most = frame.loc[frame["n_shots"] == frame["n_shots"].max(), "map"]
-    said = f"On images that it has not learnt from the model scores {most.mean():.2f} of 1 (mean "
-    said += f"AP; SD {most.std():.2f} over {len(most)} tries). "
-    said = f"{run.folder}, {len(shots)} images with {sum(cells)} cells: {said}{expected.sentence}"
+    said = f"{run.folder}, {len(shots)} images with {sum(cells)} cells: on those that it has not "
+    said += f"learnt from the model scores {most.mean():.2f} of 1 (mean AP, SD {most.std():.2f}). "
+    said += expected.sentence
     return said, forms.render_html(figure, said)

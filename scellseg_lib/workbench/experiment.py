@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from glob import escape
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import pandas as pd
 from natsort import natsorted
 from skimage.segmentation import relabel_sequential
 
+from scellseg_lib import errors
 from scellseg_lib.atomic import whole
 from scellseg_lib.datasets.load import Region, read_region
 from scellseg_lib.datasets.weights import RELEASED, load_model, packaged_files, released_file
@@ -29,7 +31,6 @@ from scellseg_lib.files import images, layout
 from scellseg_lib.files.export import read_list, read_table, waiting_list
 from scellseg_lib.files.folder import ImageJob, alone, is_done
 from scellseg_lib.files.images import read_labels, read_masks, read_pixels
-from scellseg_lib.files.layout import ImageFiles
 from scellseg_lib.metrics import match, scores
 from scellseg_lib.model import Card, Model, read_card
 from scellseg_lib.network import ARCHITECTURES
@@ -113,8 +114,6 @@ class AnnotatedImage:
     region: Region | None = None  # the rectangle that is annotated: what follows is said of it
     cells: int = 0
     diameter: float = float("nan")  # median of the cells', px
-    n_channels: int = 1
-    channels_differ: bool = False  # whether they are different pictures: one is to be chosen
 
 
 @dataclass(frozen=True)
@@ -134,14 +133,6 @@ class Survey:
     def diameter(self) -> float:
         """Mean of the usable shots' diameters, px, which the tuned model gets."""
         return float(np.mean([shot.diameter for shot in self.usable]))
-
-    @property
-    def channels(self) -> list[str]:
-        """Names of the channels to choose from; none where there is nothing to choose."""
-        if not any(shot.channels_differ for shot in self.usable):
-            return []
-        least = min(shot.n_channels for shot in self.usable)
-        return [*("red", "green", "blue")[:least], *map(str, range(3, least))]
 
 
 def compare(predicted: np.ndarray, corrected: np.ndarray) -> dict[str, float]:
@@ -173,8 +164,8 @@ class Experiment:
     def take(self, name: str, content: bytes) -> Path:
         """Write a file that was dropped on the page into the folder; return its image.
 
-        It is an image, or the masks or the list of cells of one that is there, by its name. Another
-        kind of file, a damaged one, or one in whose place there is another, is an error.
+        It is an image, or the masks of one that is there, by its name. Another kind of file, a
+        damaged one, or one in whose place there is another, is an error.
         """
         is_name = name.isprintable() and Path(name).name == name and not name.startswith(".")
         if not is_name or len(name.encode()) > 200:  # files beside it have longer names
@@ -184,11 +175,11 @@ class Experiment:
         owner = None
         with suppress(DatasetError):  # the first image is on its way
             owner = {one.name: one for one in layout.list_images(self.folder)}.get(owner_name)
-        if not role:
+        if role in ("", "cells"):
             kind = Path(name).suffix or "without ending"
             what = f"a file of the kind {kind} is no image or masks"
-            remedy = f"Images end in {', '.join(layout.SUFFIXES)}, masks in _masks before that, "
-            remedy += f"lists of cells in _cells.csv. Another format: {layout.CONVERT}"
+            remedy = f"Images end in {', '.join(layout.SUFFIXES)}, masks in _masks before that. "
+            remedy += f"Another format: {layout.CONVERT}"
             raise ImageError(what, where=name, remedy=remedy)
         if role in ("img", "image"):
             parts = [self.folder / part for part in (layout.SHOT, layout.QUERY)]
@@ -202,14 +193,11 @@ class Experiment:
             what = f"there is no image {owner_name} here that it could belong to"
             remedy = "Drop the image first."
             raise DatasetError(what, where=name, remedy=remedy)
-        if role == "cells":
-            _write_cells(owner, name, content)
-        elif owner.masks not in (None, owner.image.with_name(name)):
+        if owner.masks not in (None, owner.image.with_name(name)):
             what = "the image has masks already"
             remedy = "Move them away if others are to take their place."
             raise DatasetError(what, where=owner.masks, remedy=remedy)
-        else:
-            _write_new(owner.image.with_name(name), content, read_masks)
+        _write_new(owner.image.with_name(name), content, read_masks)
         return owner.image
 
     def survey(self, report: Callable[[int, int], None] = lambda done, total: None) -> Survey:
@@ -397,27 +385,13 @@ def read_cells(masks: Path, table: Path | None = None) -> pd.DataFrame | None:
     return cells.assign(label=np.searchsorted(np.unique(labels[labels > 0]), cells.index) + 1)
 
 
-def _write_cells(owner: ImageFiles, name: str, content: bytes) -> None:
-    """Write a list of cells that was dropped, unless one is there that says something."""
-    if owner.masks is None:
-        what = f"{owner.name} has no masks yet that the list could belong to"
-        remedy = "Drop the masks first, or draw the cells."
-        raise DatasetError(what, where=name, remedy=remedy)
-    before, table = read_cells(owner.masks), layout.cells_path(owner.masks)
-    says = before is not None and before.filter(["class", "note"]).any(axis=None)
-    _write_new(table, content, partial(read_cells, owner.masks), replace=not says)
-
-
-def _write_new(
-    file: Path, content: bytes, read: Callable[[Path], Any], *, replace: bool = False
-) -> None:
+def _write_new(file: Path, content: bytes, read: Callable[[Path], Any]) -> None:
     """Write a file that can be read, where no other is."""
-    if file.exists() and file.read_bytes() == content:
-        return
-    if not replace and file.exists():
+    if file.exists():
+        if file.read_bytes() == content:
+            return
         what = "another file of this name is there"
-        remedy = "Rename yours, or move that one away."
-        raise DatasetError(what, where=file, remedy=remedy)
+        raise DatasetError(what, where=file, remedy="Rename yours, or move that one away.")
     with whole(file) as scratch:
         scratch.write_bytes(content)
         try:
@@ -442,7 +416,6 @@ def _look_at(name: str, image: Path, file: Path) -> AnnotatedImage:
     if not masks.any():
         return AnnotatedImage(name, image, f"No cell is drawn in it yet. {doubt}".strip())
     sizes = diameters(np.bincount(masks.ravel())[1:])
-    planes = np.atleast_3d(pixels)
     return AnnotatedImage(
         name,
         image,
@@ -450,8 +423,6 @@ def _look_at(name: str, image: Path, file: Path) -> AnnotatedImage:
         region=region,
         cells=sizes.size,
         diameter=float(np.median(sizes)),
-        n_channels=planes.shape[2],
-        channels_differ=not np.array_equal(planes[..., 1:], planes[..., :-1], equal_nan=True),
     )
 
 
@@ -466,6 +437,18 @@ def _hash(masks: np.ndarray | Path) -> str | None:
         labels = read_labels(masks) if isinstance(masks, Path) else masks
         return images.pixel_hash(np.asarray(labels, np.int64))
     return None
+
+
+def find_channels(files: Iterable[Path]) -> tuple[list[str], Path]:
+    """Channels to choose from, and whose they are, by the first files; none if none differ."""
+    for file in islice(files, 5):
+        try:
+            images.read_image(file)
+        except errors.ChannelsNeeded as error:
+            return error.channels, file
+        except (ScellsegError, OSError):
+            continue
+    return [], Path()
 
 
 def learnt_from(card: Card) -> set[str]:

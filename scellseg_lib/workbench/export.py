@@ -85,7 +85,7 @@ class ExportPanel(ipywidgets.VBox):
             return
         self.start.disabled = True
         with self.message.tell_errors():
-            found, lost = self.find()
+            found, lost = Experiment(self.path).best_cells() if self.path else ({}, [])
             text, origins = EMPTY, Counter(origin for _, _, origin in found.values())
             if found:
                 told = ", ".join(f"{n} {WAYS[way]}" for way, n in origins.items())
@@ -102,10 +102,6 @@ class ExportPanel(ipywidgets.VBox):
         """Where files go."""
         return (self.path or Path()) / layout.EXPORTED
 
-    def find(self) -> tuple[dict[str, tuple[Path, Path, str]], list[str]]:
-        """See `Experiment.best_cells`."""
-        return Experiment(self.path).best_cells() if self.path else ({}, [])
-
     def _wanted(self) -> list[str]:
         return [name for name, box in self.formats.items() if box.value]
 
@@ -115,7 +111,7 @@ class ExportPanel(ipywidgets.VBox):
         with self.message.tell_errors():
             if not wanted:
                 raise DatasetError("nothing is chosen", remedy="Tick one of the kinds of files.")
-            found, _ = self.find()
+            found = Experiment(self.path).best_cells()[0] if self.path else {}
         if runs(self.job) or not found:
             return None
         output, names = self.output, [one.strip() for one in self.channels.value.split(",")]

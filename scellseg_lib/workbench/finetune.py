@@ -337,7 +337,9 @@ class FinetunePanel(ipywidgets.VBox):
         self.shots.value = tell_shots(found) if found else ""
         self._is_filling = True
         self._offer_models()
-        self.channels.offer(found.channels if found and found.usable else [])
+        if found:
+            names, image = experiment.find_channels(shot.image for shot in found.usable)
+            self.channels.offer(names, image, found.folder)
         if self.run:
             self._fill(self.run)
         self._is_filling = False

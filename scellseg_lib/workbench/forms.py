@@ -3,11 +3,12 @@
 Each widget has the class ``scellseg-NAME``, by which the tests find it in a page.
 """
 
+import json
 import logging
 import warnings
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from errno import ENAMETOOLONG
 from html import escape
 from io import BytesIO
@@ -16,12 +17,17 @@ from typing import Any
 
 import ipywidgets
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import torch
+from imagecodecs import png_encode
 from matplotlib.figure import Figure
 
 from scellseg_lib import errors
+from scellseg_lib.atomic import whole
 from scellseg_lib.errors import ScellsegError, ScellsegWarning
+from scellseg_lib.files import layout
+from scellseg_lib.files.images import read_pixels
 from scellseg_lib.options import Options
 from scellseg_lib.plots import STYLE
 from scellseg_lib.training import CheckpointOfAnotherRun
@@ -180,47 +186,66 @@ def render_html(figure: Figure, words: str) -> str:
     return f'<img src="data:image/svg+xml;base64,{encoded}" alt="{escape(words)}">'
 
 
-class ChannelFields(ipywidgets.HBox):
-    """Channel of the cells and of the nuclei; hidden where there is nothing to choose."""
+class ChannelFields(ipywidgets.VBox):
+    """Channel of the cells and of the nuclei; hidden where there is nothing to choose.
+
+    What is chosen by hand is kept in a file of the folder, and holds there from then on.
+    """
 
     def __init__(self, name: str, on_change: Callable[[], object]) -> None:
         self._on_change, self._is_offering = on_change, False
-        self.is_by_hand = False  # whether the user has chosen
+        self._image = self._file = Path()  # that is shown, and where the choice is kept
+        self.pictures = ipywidgets.HTML()
         self.cells = dropdown(f"{name}-channel", width="200px")
         self.nuclei = dropdown(f"{name}-nuclei", width="200px")
         words = [ipywidgets.HTML(text) for text in ("cells in&nbsp;", "&nbsp;nuclei in&nbsp;")]
-        super().__init__([row("Channels", words[0], self.cells, words[1], self.nuclei)])
-        self.offer([])
+        choices = row("Channels", words[0], self.cells, words[1], self.nuclei)
+        super().__init__([choices, row("", self.pictures)])
+        self.offer([], Path(), Path())
         for field in (self.cells, self.nuclei):
             field.observe(lambda _: self._on_changed(), "value")
 
-    def offer(self, names: Sequence[str], usual: Channels | None = None) -> None:
-        """Offer channels by the library's names; what was chosen stays, else `usual` is."""
+    def offer(
+        self, names: Sequence[str], image: Path, folder: Path, usual: Channels | None = None
+    ) -> None:
+        """Offer channels of an image by the library's names.
+
+        Chosen is what is kept in the folder, else what was chosen, else `usual`.
+        """
         before, self._is_offering = self.value, True
-        channels = [
-            (f"channel {number}" if name.isdigit() else f"channel {number} ({name})", name)
-            for number, name in enumerate(names, 1)
-        ] + [("the mean of all channels", "gray")]
+        self._file = folder / layout.CHANNELS
+        named = ["" if name.isdigit() else f" ({name})" for name in names]
+        titles = [*(f"channel {k}{one}" for k, one in enumerate(named, 1)), "the mean of all"]
+        channels = list(zip(titles, [*names, "gray"], strict=True))
         self.cells.options = [("Choose the channel ...", None), *channels]
         self.nuclei.options = [("none", "none"), *channels]
         show(bool(names), self)
-        self.choose(usual)
+        if usual and usual[0] != "gray":  # several are never averaged in silence
+            self.choose(usual)
         self.choose(before)
+        with suppress(OSError, ValueError, TypeError):
+            cells, nuclei = json.loads(self._file.read_bytes())
+            self.choose((cells, nuclei))
         self._is_offering = False
+        if names and image != self._image:
+            self._image, planes = image, np.atleast_3d(read_pixels(image))
+            self.pictures.value = "".join(map(_picture, titles, planes.transpose(2, 0, 1)))
 
     def choose(self, wanted: Channels | None) -> None:
         """Choose channels, if there are such."""
-        named = {name for _, name in self.cells.options}
-        if wanted and wanted[0] in named and wanted[1] in {*named, "none"}:
+        names = [name for _, name in self.cells.options[1:]]
+        colours = dict(zip("012", names[:-1], strict=False))
+        cells, nuclei = (colours.get(one, one) for one in wanted or ("", ""))
+        if cells in names and nuclei in {*names, "none"}:
             before, self._is_offering = self._is_offering, True
-            self.cells.value, self.nuclei.value = wanted
+            self.cells.value, self.nuclei.value = cells, nuclei
             self._is_offering = before
 
     @property
     def value(self) -> Channels | None:
         """Channel of the cells and of the nuclei; None where none is chosen, or is to be."""
         is_chosen = self.layout.display != "none" and self.cells.value is not None
-        return (self.cells.value, self.nuclei.value) if is_chosen else None
+        return (self.cells.value, self.nuclei.value or "none") if is_chosen else None
 
     @property
     def is_missing(self) -> bool:
@@ -229,8 +254,21 @@ class ChannelFields(ipywidgets.HBox):
 
     def _on_changed(self) -> None:
         if not self._is_offering:
-            self.is_by_hand = True
+            if self.value:
+                with suppress(OSError), whole(self._file) as scratch:
+                    scratch.write_text(json.dumps(self.value))
             self._on_change()
+
+
+def _picture(title: str, plane: np.ndarray) -> str:
+    small = plane[:: 1 + len(plane) // 120, :: 1 + len(plane) // 120].astype(float)
+    low, high = np.percentile(small, (1, 99))
+    grey = np.clip(255 * (small - low) / max(high - low, 1e-9), 0, 255).astype(np.uint8)
+    png = b64encode(png_encode(grey)).decode()
+    image = f"<img src='data:image/png;base64,{png}' height='90' alt='{escape(title)}'/>"
+    return (
+        f"<figure style='display:inline-block;margin:0 8px 0 0'>{image}<br>{escape(title)}</figure>"
+    )
 
 
 class Message(ipywidgets.HTML):

@@ -14,10 +14,11 @@ from threading import RLock
 import ipywidgets
 import numpy as np
 
-from scellseg_lib.errors import ChannelsNeeded, MasksMadeOtherwise, ScellsegError
+from scellseg_lib import errors
+from scellseg_lib.errors import ScellsegError
 from scellseg_lib.files import layout
 from scellseg_lib.files.folder import FolderOutcome, ImageJob, plan_jobs, read_record, segment_jobs
-from scellseg_lib.files.images import read_image, read_pixels
+from scellseg_lib.files.images import read_pixels
 from scellseg_lib.model import Model
 from scellseg_lib.network import weights_hash
 from scellseg_lib.representation import Decoding
@@ -51,6 +52,7 @@ class SegmentForm(ipywidgets.VBox):
         self.loaded: tuple[OfferedModel, Model, str] | None = None  # chosen; its weights' hash
         self._on_change, self._is_filling = on_change, False
         self._chosen: OfferedModel | None = None
+        self._offered: tuple[Sequence[str], Path] = ((), Path())
         self.model = forms.dropdown("segment-model")
         self.origin = ipywidgets.HTML(layout={"width": "620px"})
         self.message = forms.Message()
@@ -95,8 +97,8 @@ class SegmentForm(ipywidgets.VBox):
 
     @property
     def chosen(self) -> Chosen | None:
-        """The model and the settings as they are; None without a model."""
-        if self.loaded is None:
+        """The model and the settings as they are; None without a model, or a channel."""
+        if self.loaded is None or self.channels.is_missing:
             return None
         offered, model, _ = self.loaded
         settings = SegmentationSettings(
@@ -118,13 +120,19 @@ class SegmentForm(ipywidgets.VBox):
             self.thresholds.load(own, model.representation)
             self._on_changed()
 
-    def offer_channels(self, names: Sequence[str]) -> None:
-        """Offer channels, at first those that the model was made for; none: nothing to choose."""
-        self.channels.offer(names, ("gray", "none"))
-        if self.loaded is not None and not self.channels.is_by_hand:
-            colours = dict(zip("012", names, strict=False))
-            cells, nuclei = self.loaded[1].card.channels
-            self.channels.choose((colours.get(cells, cells), colours.get(nuclei, nuclei)))
+    @property
+    def problem(self) -> ScellsegError:
+        """Why nothing is chosen."""
+        if self.loaded is None:
+            return errors.ModelError("there is no model", remedy=f"Choose one {session.STEP}.")
+        return errors.ImageError("the images have several channels", remedy="Choose one above.")
+
+    def offer_channels(self, names: Sequence[str] | None = None, image: Path = Path()) -> None:
+        """Offer channels, or those of before anew; at first those of a model of one's own."""
+        names, image = self._offered = self._offered if names is None else (names, image)
+        own = self.loaded and self.loaded[0].is_own
+        usual = self.loaded[1].card.channels if self.loaded and own else None
+        self.channels.offer(names, image, experiment.experiment_of(image), usual)
 
     def _on_model_chosen(self, change: dict) -> None:
         if not self._is_filling:
@@ -150,7 +158,7 @@ class SegmentForm(ipywidgets.VBox):
             self.diameter.value, self.flips.value = model.card.diameter, model.card.flips
             self._is_filling = False
             self.thresholds.load(model.card.decoding, model.representation)
-            self.offer_channels([name for _, name in self.channels.cells.options[1:-1]])
+            self.offer_channels()
         self._on_change()
 
     def _on_changed(self) -> None:
@@ -184,10 +192,6 @@ class SegmentPreview(ipywidgets.VBox):
         if images:
             self.image.value = before if before in images else images[0]
         self._allow()
-        if not images:
-            self.message.tell("Say above where your images are; then try the settings on one.")
-        elif self._tried is None:
-            self.message.tell("Choose an image and press Try.")
 
     def try_image(self) -> Job | None:
         """Let the network see the chosen image, in a thread of its own."""
@@ -211,8 +215,14 @@ class SegmentPreview(ipywidgets.VBox):
 
     def _allow(self) -> None:
         """Let an image be tried if there is one, the model is loaded, and none is looked at."""
-        ready = self._form.loaded is not None and self.image.value is not None
+        ready = self._form.chosen is not None and self.image.value is not None
         self.button.disabled = not ready or runs(self.job)
+        if not self.image.value:
+            self.message.tell("Say above where your images are; then try the settings on one.")
+        elif self._form.channels.is_missing:
+            self.message.tell("Choose above in which channel the cells are.")
+        elif self._tried is None:
+            self.message.tell("Choose an image and press Try.")
 
     def _on_followed(self, image: Path, job: Job) -> None:
         if job is not self.job:
@@ -337,7 +347,7 @@ class SegmentPanel(ipywidgets.VBox):
                     self._tell_found()
             images = [job.image for job in self._jobs if job.image]
             coloured = [image for image in images if image == self._coloured]
-            self.form.offer_channels(find_channels([*coloured, *images]))
+            self.form.offer_channels(*experiment.find_channels([*coloured, *images]))
             self.preview.offer(images)
             self.start.disabled = not images or runs(self.job)
             self._list_failures(outcome)
@@ -351,9 +361,9 @@ class SegmentPanel(ipywidgets.VBox):
     def ask_channels(self, image: Path, error: Exception) -> None:
         """Ask for channels, if the first image has no choice of them but one that failed has."""
         with self._lock:
-            if isinstance(error, ChannelsNeeded) and self.form.channels.value is None:
+            if isinstance(error, errors.ChannelsNeeded) and self.form.channels.value is None:
                 self._coloured = image
-                self.form.offer_channels(error.channels)
+                self.form.offer_channels(error.channels, image)
 
     def segment(self) -> Job | None:
         """Segment what has no masks yet, in a thread; None where that cannot be."""
@@ -361,7 +371,7 @@ class SegmentPanel(ipywidgets.VBox):
             if not self._jobs or runs(self.job):
                 return None
             if self.form.chosen is None:
-                self.message.fail("There is no model. Choose one above.")
+                self.message.fail(plain(self.form.problem))
                 return None
             outcome, place = FolderOutcome(), (self._source, self._output)
             work = partial(self._segment, outcome, place, self.form.chosen, self.anew.value)
@@ -418,7 +428,7 @@ class SegmentPanel(ipywidgets.VBox):
             self.message.tell(f"{text}.")
 
     def _on_ended(self, job: Job, outcome: FolderOutcome, output: Path) -> None:
-        if isinstance(job.error, MasksMadeOtherwise) and job.error.replaceable:
+        if isinstance(job.error, errors.MasksMadeOtherwise) and job.error.replaceable:
             forms.show(True, self.anew)
             self.message.fail(tell_differing(job.error))
         elif job.error is not None:
@@ -486,7 +496,7 @@ class SegmentPanel(ipywidgets.VBox):
             self.rounds.value = f"<b>Rounds of correction</b>{forms.table(frame)}<small>{ROUNDS}"
 
 
-def tell_differing(error: MasksMadeOtherwise) -> str:
+def tell_differing(error: errors.MasksMadeOtherwise) -> str:
     """Tell that masks of other settings are there, and that they may be made anew."""
     words = {"resample": "full size", "flips": "four views", "weights": "model"}
     words |= {"robust": "new normalisation", "dtype": "type of numbers"}
@@ -500,16 +510,3 @@ def tell_differing(error: MasksMadeOtherwise) -> str:
         "Choose another folder for the new masks, or the former settings; or tick that they be "
         "made anew and press Segment, which deletes them."
     )
-
-
-def find_channels(images: Sequence[Path]) -> list[str]:
-    """Channels to choose from, by the first image that can be read; none if they do not differ."""
-    for image in images[:5]:
-        try:
-            read_image(image)
-            return []
-        except ChannelsNeeded as error:
-            return error.channels
-        except ScellsegError:
-            continue
-    return []

@@ -309,17 +309,6 @@ def test_dropped_masks_open_with_their_image(folder: Path, tmp_path: Path, name:
     np.testing.assert_array_equal(panel.editor.labels, wanted)
 
 
-def test_a_dropped_list_of_cells_is_loaded(folder: Path, panel):
-    choose(panel, "worm_2")
-    drop(panel, "worm_2_cells.csv", b"label,class,note\n2,male,old\n")
-    assert panel.editor.cells["class"].tolist() == ["", "male"]
-    table = pd.read_csv(folder / "worm_2_cells.csv", keep_default_na=False)
-    assert table["note"].tolist() == ["", "old"]
-    drop(panel, "worm_2_cells.csv", b"label,class,note\n1,other,\n")  # in the place of what is said
-    assert "another file of this name is there" in panel.message.text
-    assert panel.editor.cells["class"].tolist() == ["", "male"]
-
-
 def test_what_cannot_be_taken_is_said_and_leaves_no_trace(folder: Path):
     for name, data, words in (
         ("notes.docx", b"PK", "a file of the kind .docx is no image"),
@@ -330,8 +319,7 @@ def test_what_cannot_be_taken_is_said_and_leaves_no_trace(folder: Path):
         ("worm_2_cp_masks.png", b"", "worm_2_masks.tif: the image has masks already"),
         ("other_masks.tif", b"", "there is no image other here"),
         ("worm_1_seg.npy", b"\x93NUMPY", "worm_1_seg.npy"),
-        ("worm_1_cells.csv", b"label\n1\n", "worm_1 has no masks yet"),
-        ("worm_2_cells.csv", b"label,class\n9,x\n", "it names cells which the masks have not"),
+        ("worm_2_cells.csv", b"label,class\n1,x\n", "a file of the kind .csv is no image or masks"),
         ("table.csv", b"a,b\n1,2\n", "is no image"),
     ):
         before, panel = files(folder), AnnotatePanel(folder)

@@ -10,6 +10,7 @@ import tifffile
 from scellseg_lib.datasets.load import Region
 from scellseg_lib.files.export import FORMATS
 from scellseg_lib.files.images import write_labels
+from scellseg_lib.workbench.experiment import Experiment
 from scellseg_lib.workbench.export import ALL, WORDS, ExportPanel
 from scellseg_lib.workbench.jobs import Job
 from tests.workbench.conftest import LONG, draw, problem, squares
@@ -81,7 +82,7 @@ def test_the_best_cells_of_each_image_go_out_and_one_table_says_which(folder: Pa
             (folder / "corrected" / "c_masks.tif").unlink()
             region = Region(top=0, left=0, height=20, width=20)
             (folder / "query" / "c_region.json").write_text(region.model_dump_json())
-        image, _, way = panel.find()[0]["c"]
+        image, _, way = Experiment(folder).best_cells()[0]["c"]
         assert (image.name, way) == ("c_img.tif", origin)
 
 

@@ -347,7 +347,7 @@ def test_it_says_what_more_cells_would_add(folder, pace, monkeypatch):
     pd.testing.assert_frame_equal(scores[: len(kept)], kept)
     assert panel.more.message.text.startswith(f"{folder}, 3 images with 12 cells: ")
     held_out = scores.loc[scores["n_shots"] == 2, "map"].mean()
-    words = f"not learnt from the model scores {held_out:.2f} of 1"
+    words = f"on those that it has not learnt from the model scores {held_out:.2f} of 1"
     assert words in panel.more.message.text
     assert "50 more cells (12.5 images like yours, 25 minutes" in panel.more.message.text
     assert "<img" in panel.more.curve.value

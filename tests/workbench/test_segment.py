@@ -71,7 +71,7 @@ def test_a_damaged_model_is_said_and_cannot_be_run(experiment: Path):
     panel = SegmentPanel(experiment)
     assert "tuned.safetensors" in problem(panel.form)
     assert panel.segment() is None
-    assert problem(panel) == "There is no model. Choose one above."
+    assert problem(panel) == "there is no model. Choose one in step 3, Segment."
     panel.form.model.value = offer_models(None)[0]
     assert not problem(panel.form)
     assert panel.form.chosen is not None
@@ -99,7 +99,11 @@ def test_channels_are_asked_for_only_where_they_differ(experiment: Path, panel, 
     channels = panel.form.channels
     assert channels.value is None
     panel.source.value = str(colours)
-    assert channels.value == ("gray", "none")
+    assert (channels.value, channels.is_missing) == (None, True)
+    assert channels.pictures.value.count("<img") == 3
+    assert (panel.preview.button.disabled, panel.segment()) == (True, None)
+    assert "in which channel" in panel.preview.message.text
+    assert "the images have several channels. Choose one above." in problem(panel)
     panel.go_to(experiment, conftest.add_model(experiment, "other", channels=("1", "red")))
     panel.source.value = str(colours)
     assert channels.value == ("green", "red")  # as the model's card says
@@ -109,6 +113,8 @@ def test_channels_are_asked_for_only_where_they_differ(experiment: Path, panel, 
     assert run(panel).state == "done"
     record = json.loads((colours / "segmented" / "segmented.json").read_text())
     assert record["channels"] == ["blue", "none"]
+    again = SegmentPanel(colours)  # the folder remembers it
+    assert again.form.channels.value == ("blue", "none")
     panel.source.value = str(experiment / "query")
     assert channels.value is None
 
@@ -116,7 +122,8 @@ def test_channels_are_asked_for_only_where_they_differ(experiment: Path, panel, 
 @pytest.mark.parametrize("is_tried", [False, True])
 def test_channels_are_asked_for_once_an_image_needs_them(tmp_path: Path, is_tried: bool):
     grey = np.random.default_rng(0).integers(0, 255, (SIDE, SIDE, 1), np.uint8).repeat(3, 2)
-    for name, image in (("A", grey), ("B", np.roll(grey, (0, 9), (0, 2)) // [1, 2, 3])):
+    coloured = np.roll(grey, (0, 9), (0, 2)) // [1, 2, 3]  # not among the five looked at first
+    for name, image in (*((name, grey) for name in "123456"), ("B", coloured)):
         tifffile.imwrite(tmp_path / f"{name}.tif", image.astype(np.uint8), photometric="rgb")
     conftest.add_model(tmp_path, "tuned")
     panel = SegmentPanel(tmp_path)

@@ -103,7 +103,11 @@ def test_the_workbench_suggests_what_the_segment_panel_would_find(experiment: Pa
     assert form.channels.value is None  # the first image has no choice of them
     press(workbench)
     assert "Choose under Channels what to segment" in workbench.annotate.message.text
-    assert form.channels.value is not None
+    assert form.channels.is_missing  # nothing is taken in silence: it is asked for here, too
+    press(workbench)
+    assert "several channels. Choose one above." in workbench.annotate.message.text
+    assert form.channels in workbench.annotate.children
+    form.channels.cells.value = "green"
     press(workbench)
     assert not workbench.annotate.message.is_error
     form.loaded = None
