@@ -341,8 +341,8 @@ class AnnotatePanel(ipywidgets.VBox):
         self._show_state()
         if problems:
             more = len(problems) - NAMED
-            others = f"\nAnd {count(more, 'other file')}." if more > 0 else ""
-            self.message.fail("\n".join(problems[:NAMED]) + others)
+            said = "\n".join(problems[:NAMED] + [f"And {count(more, 'other file')}."] * (more > 0))
+            self._say_where(f"Passed over: {said}") if self.current else self.message.fail(said)
 
     def _refresh(self) -> None:
         if self.path is None:
