@@ -122,7 +122,7 @@ class Workbench(ipywidgets.VBox):
 
         def find() -> Suggestion:
             try:
-                return find_cells(image, offered.key.removesuffix(layout.MODEL), model, settings)
+                return find_cells(image, offered.title.removeprefix("Yours: "), model, settings)
             except ImageError as error:
                 self.segment.ask_channels(image, error)
                 raise

@@ -270,7 +270,7 @@ class FinetunePanel(ipywidgets.VBox):
             forms.row("Start from", self.model),
             forms.row("", self.about),
             forms.row("Way of learning", self.recipe),
-            forms.row("Steps", self.steps, self.batch, forms.note("pieces of images per step")),
+            forms.row("Steps", self.steps, self.batch, forms.note("parts of images in each step")),
             forms.row("Compute with", self.device),
             forms.row("Name of the model", self.name, self.overwrite),
         ]

@@ -7,15 +7,14 @@ from matplotlib.colors import is_color_like, to_hex
 from scellseg_lib.errors import ImageError
 
 Classes = Mapping[str, str]  # names and colours, as ``#RRGGBB``
-COLOURS = {  # of classes in turn: colour-blind people tell them apart, also on black
+COLOURS = {  # of cells and classes in turn: Okabe and Ito's, which colour-blind people tell apart
     "orange": "#E69F00",
     "sky blue": "#56B4E9",
     "green": "#009E73",
     "yellow": "#F0E442",
     "pink": "#CC79A7",
     "vermilion": "#D55E00",
-    "blue": "#4C9BE8",
-    "grey": "#B8B8B8",
+    "blue": "#0072B2",
 }
 
 

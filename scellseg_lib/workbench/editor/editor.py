@@ -23,7 +23,7 @@ from scellseg_lib.errors import ImageError
 from scellseg_lib.files.layout import region_path
 from scellseg_lib.samples import check_size
 from scellseg_lib.workbench.editor.annotation import PUT_ASIDE, Annotation
-from scellseg_lib.workbench.editor.classes import COLOURS, clean_name
+from scellseg_lib.workbench.editor.classes import clean_name
 from scellseg_lib.workbench.editor.journal import Edit, edits_path
 from scellseg_lib.workbench.editor.patches import Patch, diff, set_pixels
 from scellseg_lib.workbench.editor.view import ImageView, make_layers, with_lock
@@ -383,7 +383,6 @@ class MaskEditor(ImageView):
             "facts": {cell: [*facts] for cell, facts in annotation.facts.items()},
             "classes": self.classes,
             "region": annotation.region.model_dump(),
-            "palette": COLOURS,
             "trouble": self._trouble,
             "undo": [(edit.id, len(runs[edit.id])) for edit in undo],
             "redo": [(edit.id, len(runs[edit.id])) for edit in redo],

@@ -5,7 +5,6 @@
 // until Python has answered. If the answer differs from what was shown, it replaces that, and the
 // edits that came after it are done again on top.
 
-const PALETTE = ["#E69F00", "#56B4E9", "#2FC79B", "#F0E442", "#CC79A7", "#F07838", "#7AA6FF", "#C9C9C9"];
 const RESEND_MS = 5000; // the first pause before a message is sent again; each further one is twice as long
 const LONGEST_MS = 60000;
 const ROW = 27; // height of a row of the list of cells, px
@@ -65,6 +64,7 @@ function make(tag, properties = {}, ...children) {
 const words = (view) => new Uint32Array(view.buffer.slice(view.byteOffset, view.byteOffset + view.byteLength));
 const bytes = (view) => new Uint8Array(view.buffer, view.byteOffset, view.byteLength);
 const pack = (r, g, b) => (255 << 24 | b << 16 | g << 8 | r) >>> 0;
+const PLAIN = pack(235, 235, 235); // outline of a cell without a class, where cells are coloured by class: it is not filled
 const unhex = (text) => { const n = parseInt(text.slice(1), 16); return pack(n >> 16, (n >> 8) & 255, n & 255); };
 const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
 const fillChoice = (node, names, chosen) => node.replaceChildren(...names.map((name, k) => make("option", { value: k, textContent: name, selected: k === chosen })));
@@ -315,6 +315,11 @@ class Painter {
     const edge = Math.max(1, Math.round(this.ratio));
     const [pixels, fill, opacity] = [cells.pixels, shown.fill, shown.opacity];
     const other = reference?.pixels;
+    const nearEdge = (x, y, mine) => { // a selected cell has an outline of twice the width
+      const [far, row, column] = [2 * edge, rows[y] * width, columns[x]];
+      return pixels[row + columns[Math.max(x - far, 0)]] !== mine || pixels[row + columns[Math.min(x + far, n - 1)]] !== mine
+        || pixels[rows[Math.max(y - far, 0)] * width + column] !== mine || pixels[rows[Math.min(y + far, height - 1)] * width + column] !== mine;
+    };
     for (let y = y0; y < y1; y++) {
       const row = rows[y] * width;
       const above = rows[Math.max(y - edge, 0)] * width;
@@ -331,8 +336,8 @@ class Painter {
           if (label && shown.visible(label)) {
             const chosen = shown.chosen.has(label);
             const unsure = shown.unchecked.has(label); // a dashed outline, no colour
-            if ((shown.outlines || chosen) && onEdge(pixels, label)) { if (!unsure || (x + y) & 4) colour = chosen ? 0xffffffff : fill[label]; }
-            else if (shown.masks && !unsure) colour = mix(colour, fill[label], chosen ? opacity >> 1 : opacity);
+            if ((shown.outlines || chosen) && (onEdge(pixels, label) || (chosen && nearEdge(x, y, label)))) { if (!unsure || (x + y) & 4) colour = chosen ? 0xffffffff : fill[label]; }
+            else if (shown.masks && !unsure && fill[label] !== PLAIN) colour = mix(colour, fill[label], opacity);
           }
           if (other && shown.reference) {
             const truth = other[row + column];
@@ -425,7 +430,7 @@ class Editor {
     this.referenceBox = toggle("reference", "Truth", true, "Show true outlines", (on) => { this.reference = on; this.redraw(); });
     this.classBox = toggle("by-class", "Colour by class", false, "Colour cells by their class", (on) => { this.byClass = on; this.recolour(); this.relist(); });
     this.diskInput = make("input", { type: "number", class: "se-number se-diameter", min: 0, step: 0.5, title: "Diameter of the disk in the corner, in pixels; 0 hides it", "aria-label": "Diameter in pixels", onchange: (event) => this.setDiameter(Number(event.target.value)) });
-    this.diskGroup = group(make("label", { class: "se-toggle" }, "Disk", this.diskInput, "px"), button("from-cells", "Size of my cells", "Median diameter of the cells drawn so far (T)", () => this.diskFromCells()));
+    this.diskGroup = group(make("label", { class: "se-toggle" }, "Size shown", this.diskInput, "px"), button("from-cells", "Size of my cells", "Median diameter of the cells drawn so far (T)", () => this.diskFromCells()));
     this.display = make("div", { class: "se-bar se-display", role: "toolbar", "aria-label": "Display" },
       group(this.layerChoice, this.mapChoice),
       group(make("label", { class: "se-toggle" }, "Contrast", this.lowRange, this.highRange)),
@@ -535,6 +540,7 @@ class Editor {
     this.maps = content.maps.map((_, k) => bytes(buffers[2]).subarray(768 * k, 768 * (k + 1)));
     this.layers = content.layers.map((described, k) => new Layer(described, buffers[3 + k]));
     this.title = content.title;
+    this.palette = content.palette;
     this.given = [null, null];
     this.tips = [[], []];
     this.offerPictures(same ? this.pictures[this.layer] : "");
@@ -612,7 +618,6 @@ class Editor {
     this.facts = new Map(Object.entries(content.facts).map(([label, facts]) => [Number(label), facts]));
     this.classes = content.classes;
     this.region = content.region;
-    this.palette = content.palette;
     this.others.hidden = true;
     this.pending = [];
     let at = 0;
@@ -1167,7 +1172,7 @@ class Editor {
   }
 
   wheel(event) {
-    if (!this.ready || !(event.ctrlKey || this.root.contains(document.activeElement))) return; // let the page scroll
+    if (!this.ready) return;
     event.preventDefault();
     this.zoomBy(Math.exp(-clamp(event.deltaY, -100, 100) / 300), this.point(event));
   }
@@ -1374,13 +1379,13 @@ class Editor {
 
   colourUpTo(label) {
     if (label < this.inks.length) return;
-    const palette = PALETTE.map(unhex);
+    const palette = Object.values(this.palette).map(unhex);
     const [given] = this.given;
     const grown = new Uint32Array(label + 64);
     for (let one = 0; one < grown.length; one++) {
       const kind = this.facts.get(one)?.[0];
       if (given) grown[one] = one < given.length ? (given[one] | 0xff000000) >>> 0 : palette[one % palette.length];
-      else if (this.byClass) grown[one] = kind ? unhex(this.classes[kind]) : pack(150, 150, 150);
+      else if (this.byClass) grown[one] = kind ? unhex(this.classes[kind]) : PLAIN;
       else grown[one] = palette[one % palette.length];
     }
     this.inks = grown;

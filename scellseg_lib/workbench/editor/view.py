@@ -20,6 +20,7 @@ from skimage.segmentation import find_boundaries
 from scellseg_lib import progress
 from scellseg_lib.errors import ImageError
 from scellseg_lib.samples import check_size
+from scellseg_lib.workbench.editor.classes import COLOURS
 from scellseg_lib.workbench.editor.patches import encode_labels
 from scellseg_lib.workbench.forms import plain
 
@@ -239,6 +240,7 @@ class ImageView(anywidget.AnyWidget):
             "shape": list(self._labels.shape),
             "layers": [layer.describe() for layer in self._layers],
             "maps": list(MAPS),
+            "palette": COLOURS,
             "reference": self._reference is not None,
             "listens": sorted(self._callbacks),
         }
