@@ -157,7 +157,7 @@ class AnnotatePanel(ipywidgets.VBox):
         """See that what was drawn is on the disk; a correction is saved."""
         if self.editor.is_changed and self.correcting:
             self.editor.save()
-        elif self.editor.annotation.journal:
+        elif self.editor.is_changed and self.editor.annotation.journal:
             self.editor.annotation.journal.flush()
 
     def finish(self, *, sure: bool = False) -> None:

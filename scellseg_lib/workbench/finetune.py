@@ -39,8 +39,8 @@ EMPTY = (
     "(Annotate)."
 )
 NO_SHOTS = (
-    "None of the images in this folder is annotated yet. Draw all cells in one or two of them "
-    "(Annotate), then press Check."
+    "None of the images in this folder is done yet. Draw all cells in one or two of them and press "
+    "Done (Annotate), then press Check."
 )
 NONE_USABLE = "None of the annotated images can be used: the table says why. Mend them, then Check."
 NAME = re.compile(r"\w[\w .()+-]*")
