@@ -454,9 +454,9 @@ def find_channels(files: Iterable[Path]) -> tuple[list[str], Path]:
 def learnt_from(card: Card) -> set[str]:
     """Names of the annotated images that a model was tuned on, and the one that it began from."""
     recipe, names = card.recipe, set[str]()
-    while recipe:
+    while isinstance(recipe, dict):  # of a pre-training that went on it is in words
         names |= {*recipe.get("shots", ())}
-        recipe = recipe.get("initial") or {}
+        recipe = recipe.get("initial", "")
     return names
 
 

@@ -32,7 +32,7 @@ WORDS = {  # formats of `FORMATS` in the words of the panel
 }
 EMPTY = "There is nothing to export yet: segment your images (3), or draw cells in some (1)."
 ALL = "measurements.csv"
-WAYS = {"drawn": "drawn", "corrected": "corrected", "found": "a model's"}
+WAYS = {"drawn": "drawn", "corrected": "corrected", "found": "found by a model"}
 SIDE = "px a side, the same for all cells; 0: as large as each cell is"
 
 
@@ -43,7 +43,7 @@ class ExportPanel(ipywidgets.VBox):
         self.path: Path | None = None
         self.job: Job | None = None
         self.formats = {
-            name: forms.tick(words, f"export-{name}", value=name in (ALL, "imagej"), width="240px")
+            name: forms.tick(words, f"export-{name}", value=name in (ALL, "imagej"), width="270px")
             for name, words in WORDS.items()
         }
         for box in self.formats.values():
@@ -88,9 +88,9 @@ class ExportPanel(ipywidgets.VBox):
             found, lost = Experiment(self.path).best_cells() if self.path else ({}, [])
             text, origins = EMPTY, Counter(origin for _, _, origin in found.values())
             if found:
-                told = ", ".join(f"{n} {WAYS[way]}" for way, n in origins.items())
+                told = ", ".join(f"{WAYS[way]} in {n}" for way, n in origins.items())
                 files = sum(1 if name == ALL else len(found) for name in self._wanted())
-                text = f"{count(len(found), 'image')}: their cells are {told}. "
+                text = f"{count(len(found), 'image')}: cells {told}. "
                 text += f"{count(files, 'file')} in {self.output}."
             if lost:
                 text += f"\nLeft out, as their images are not in the folder: {', '.join(lost)}."

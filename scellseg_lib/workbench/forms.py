@@ -113,8 +113,8 @@ def row(label: str, *widgets: ipywidgets.Widget) -> ipywidgets.HBox:
     """Labelled row; the widgets take the room beside the label."""
     name = ipywidgets.HTML(f"<span>{escape(label)}</span>", layout={"flex": "0 0 150px"})
     layout = {"align_items": "center", "flex_flow": "row wrap", "width": "100%"}
-    for widget in (one for one in widgets if one.has_trait("tooltip") and not one.tooltip):
-        widget.tooltip = label  # which names it for a screen reader
+    for field in (one for one in widgets if one.has_trait("description") and not one.tooltip):
+        field.tooltip = label  # which names it for a screen reader
     return ipywidgets.HBox([name, *widgets], layout=layout).add_class("scellseg-row")
 
 
@@ -298,5 +298,5 @@ class Message(ipywidgets.HTML):
         """Say what goes wrong within, and go on after it."""
         try:
             yield
-        except (ScellsegError, OSError) as error:
+        except Exception as error:
             self.fail(plain(error))

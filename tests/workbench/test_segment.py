@@ -345,7 +345,7 @@ def test_former_results_are_listed_and_belong_to_their_model(segmented: Path):
     assert (panel.found.text, panel.rounds.value) == (said, "")
     assert entry.model is panel.form.loaded[1]
     assert not entry.to_inspect().learnt
-    entry.model.card.recipe = {"shots": ["Z"], "initial": {"shots": ["A"], "initial": {}}}
+    entry.model.card.recipe = {"shots": ["Z"], "initial": {"shots": ["A"], "initial": "ours"}}
     assert [one.to_inspect().learnt for one in panel.entries] == [True] + [False] * 5
     labels = read_masks(entry.masks)
     Experiment(segmented).keep_correction(entry, labels, np.where(labels == 1, 0, labels))
