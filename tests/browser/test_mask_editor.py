@@ -332,3 +332,16 @@ def test_save_and_open_again(editor: EditorInPage, tmp_path) -> None:
     assert editor.row(4).locator(".se-note").input_value() == "kept"
     editor.key("u")
     editor.message("The whole image is annotated")
+
+
+def test_the_wheel_zooms_without_a_click_and_leaves_the_page_where_it_is(editor: EditorInPage):
+    editor.load("image, labels")
+    editor.page.evaluate("document.activeElement.blur()")
+    ((x, y),) = editor.places([(60.5, 60.5)])
+    editor.page.mouse.move(x, y)
+    zoom = editor.root.evaluate("root => root.scellseg.painter.zoom")
+    place = editor.root.bounding_box()
+    editor.page.mouse.wheel(0, -300)
+    editor.wait("(root, [zoom]) => root.scellseg.painter.zoom > 1.2 * zoom", zoom)
+    assert editor.root.bounding_box() == place
+    editor.press("fit")

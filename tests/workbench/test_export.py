@@ -63,7 +63,8 @@ def test_all_formats(folder: Path, panel: ExportPanel):
 
 def test_the_best_cells_of_each_image_go_out_and_one_table_says_which(folder: Path, panel):
     """Those that were drawn, else corrected, else found by a model."""
-    assert "3 images: cells found by a model in 1, corrected in 1, drawn in 1." in panel.message.text
+    words = "3 images: cells found by a model in 1, corrected in 1, drawn in 1."
+    assert words in panel.message.text
     write_labels(folder / "segmented" / "a_masks.tif", squares((30, 30)))
     exported(panel)
     assert written(folder) == ["a_rois.zip", "b_rois.zip", "c_rois.zip", ALL]
