@@ -146,7 +146,12 @@ def cross_validate(
             tuned = finetune(model, learnt, queries, recipe, **told)
         diameter = float(np.mean([sample.diameter for sample in sized]))
         with warnings.catch_warnings(action="ignore", category=FarFromModel):  # one an image
-            found = segment(tuned, held_out, diameter=diameter, precision=precision, progress=False)
+            how: dict[str, Any] = {
+                "diameter": diameter,
+                "flips": RECIPES[recipe].flips,
+                "precision": precision,
+            }
+            found = segment(tuned, held_out, progress=False, **how)
         names = ("; ".join(sample.name for sample in part) for part in (learnt, held_out))
         row = {"key": key, "fold": fold, "n_shots": n, "cells": sum(count_cells(learnt))}
         row |= zip(("shots", "held_out"), names, strict=True)

@@ -1,6 +1,7 @@
 """The annotation panel: images of a folder, drawn and corrected one after the other."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from scellseg_lib.files.layout import ImageFiles
 from scellseg_lib.segmentation import Prediction
 from scellseg_lib.workbench import experiment, forms
 from scellseg_lib.workbench.editor import MaskEditor, MasksChanged, operations
-from scellseg_lib.workbench.editor.annotation import SUGGEST
+from scellseg_lib.workbench.editor.annotation import PUT_ASIDE, SUGGEST
 from scellseg_lib.workbench.editor.journal import edits_path, read_kinds
 from scellseg_lib.workbench.editor.patches import apply
 from scellseg_lib.workbench.experiment import ClassFile, Experiment, SegmentedImage, experiment_of
@@ -125,9 +126,11 @@ class AnnotatePanel(ipywidgets.VBox):
         """Open an image, after the one before is saved; where one of both fails, that stays."""
         if save:
             self.keep()  # first: it may be this image whose masks are written
+        if self.path is not None:
+            self.images = layout.list_images(self.path)  # others may have drawn meanwhile
         image = next((one for one in self.images if one.image == image.image), image)
         masks, doubt = forms.hear(lambda: image.masks and read_masks(image.masks))
-        self._load(
+        doubt += self._load(
             image.image,
             masks,
             cells=None if image.masks is None else experiment.read_cells(image.masks),
@@ -147,15 +150,17 @@ class AnnotatePanel(ipywidgets.VBox):
             at = here[0] if here else -max(by, 0)
             self._open_first([self.images[(at + by * k) % n] for k in range(1, n + 1)])
 
-    def _load(self, image: Path, labels: np.ndarray | None, **what: Any) -> None:
-        """Open an image in the editor, with the edits of it that are not in its masks."""
+    def _load(self, image: Path, labels: np.ndarray | None, **what: Any) -> str:
+        """Open an image in the editor, with the edits of it that are not in its masks; a doubt."""
+        is_begun = edits_path(what["path"]).is_file()
         self.editor.load(read_pixels(image), labels, **what)
-        if self.editor.annotation.recoverable:
-            self.editor.recover()
+        with suppress(ImageError):  # else they are offered in the page
+            is_begun = is_begun and not self.editor.recover()
+        return f"Its masks have changed since you drew. {PUT_ASIDE}" if is_begun else ""
 
     def keep(self) -> None:
         """See that what was drawn is on the disk; a correction is saved."""
-        if self.editor.is_changed and self.correcting:
+        if self.editor.is_changed and self.correcting and not self.editor.annotation.unchecked:
             self.editor.save()
         elif self.editor.is_changed and self.editor.annotation.journal:
             self.editor.annotation.journal.flush()
@@ -165,17 +170,19 @@ class AnnotatePanel(ipywidgets.VBox):
 
         It is asked whether that is so where there are none, or suggestions that nobody has checked.
         """
-        unchecked, name = len(self.editor.annotation.unchecked), self.editor.title
         if self.correcting:
-            self.learn_from_it()
-        elif not sure and (unchecked or not self.editor.labels.any()):
-            what = f"nobody has checked {count(unchecked, 'suggested cell')} of {name}"
-            if not unchecked:
-                raise Unsure(f"there are no cells in {name}", remedy="Draw them first.")
-            raise Unsure(what, remedy="Go through them by the key Y.")
+            self.learn_from_it(sure=sure)
         else:
+            self._ask_for_suggestions(sure)
+            if not sure and not self.editor.labels.any():
+                what = f"there are no cells in {self.editor.title}"
+                raise Unsure(what, remedy="Draw them first.")
             self.editor.save()
-            self._say_where()
+
+    def _ask_for_suggestions(self, sure: bool) -> None:
+        if (unchecked := len(self.editor.annotation.unchecked)) and not sure:
+            what = f"nobody has checked {count(unchecked, 'suggested cell')} of {self.editor.title}"
+            raise Unsure(what, remedy="Go through them by the key Y.")
 
     def take(self, name: str, content: bytes) -> None:
         """Take a dropped file into the folder and open its image."""
@@ -220,7 +227,7 @@ class AnnotatePanel(ipywidgets.VBox):
         is_begun, layers = target.exists(), {}
         if prediction is not None and result.model is not None:
             layers = network_pictures(prediction, result.model.representation)
-        self._load(
+        doubt = self._load(
             result.image,
             read_masks(target) if is_begun else predicted,
             cells=experiment.read_cells(target) if is_begun else None,
@@ -236,11 +243,13 @@ class AnnotatePanel(ipywidgets.VBox):
         model = f"the model {result.model_file.removesuffix(layout.MODEL)}".strip()
         self.message.tell(
             f"Correct the cells that {model} found in {result.name}, then let the next model "
-            f"learn from them.{' You see your correction as you left it.' if is_begun else ''}"
+            "learn from them."
+            f"{' You see your correction as you left it.' if is_begun else ''} {doubt}".rstrip()
         )
 
-    def learn_from_it(self, *, replace: bool = False) -> None:
+    def learn_from_it(self, *, replace: bool = False, sure: bool = False) -> None:
         """Put the image that is open among the annotated ones; a correction is scored and kept."""
+        self._ask_for_suggestions(sure or replace)
         _, table = self.editor.save()
         labels = np.array(self.editor.labels)
         if self.correcting is not None and self._predicted is not None:
@@ -351,6 +360,7 @@ class AnnotatePanel(ipywidgets.VBox):
         opened = [one for one in self.images if self.current and one.image == self.current.image]
         self.current = opened[0] if opened else self.current
         self._fill()
+        self._say_where()
 
     def _fill(self) -> None:
         self._filling = True
@@ -392,9 +402,10 @@ class AnnotatePanel(ipywidgets.VBox):
         if left := natsorted((self.path / layout.CORRECTED).glob(f".*{ending}"), str):
             names = ", ".join(file.name[1:].removesuffix(ending) for file in left)
             said.append(f"Corrections that were not saved: {names}.")
-            said.append("Go there by Segment, Correct it.")
+            said.append("Go there by Inspect, Correct this image.")
         if self.current.image.parent.name == layout.QUERY:
-            said.append("This one is to be segmented: its cells serve to check what a model finds.")
+            said.append("This one is to be segmented: its cells serve to check what a model finds,")
+            said.append("unless you press Learn from this image.")
         said += [self._doubt, doubt]
         self.message.tell(" ".join(said).rstrip())
 
@@ -413,7 +424,7 @@ class AnnotatePanel(ipywidgets.VBox):
                 self._insist = partial(self.editor.save, replace=True)
             elif isinstance(error, Unsure):
                 self.replace.description = "It is done as it is"
-                self._insist = partial(self.finish, sure=True)
+                self._insist = partial(act, sure=True)  # type: ignore[call-arg]
             asked = isinstance(error, experiment.OtherMasks | MasksChanged | Unsure)
             forms.show(asked, self.replace)
             forms.show(isinstance(error, MasksChanged), self.again)

@@ -10,11 +10,9 @@ from typing import Any
 import anywidget
 import ipywidgets
 import numpy as np
-import tifffile
 from imagecodecs import jpeg_encode, png_decode
 
 from scellseg_lib import paths, progress
-from scellseg_lib.atomic import whole
 from scellseg_lib.datasets import synthetic
 from scellseg_lib.errors import ImageError
 from scellseg_lib.files import layout
@@ -82,7 +80,7 @@ class Workbench(ipywidgets.VBox):
         for folder in {experiment_of(one.image) for one in results}:
             for name, (_, masks, origin) in Experiment(folder).best_cells()[0].items():
                 # Where a part alone is annotated, what is found beside it would count as wrong.
-                if origin != "found" and not layout.region_path(masks).exists():
+                if origin == "drawn" and not layout.region_path(masks).exists():
                     drawn[name] = masks
         state = [(one.masks, one.model, one.masks.stat().st_mtime_ns) for one in results]
         state += [(masks, None, masks.stat().st_mtime_ns) for masks in drawn.values()]
@@ -183,8 +181,7 @@ def make_example(folder: Path) -> Path:
             continue
         if sample.split == "shot":
             write_labels(folder / f"worms_{number}{layout.MASKS}.tif", sample.masks)
-        with whole(image) as scratch:
-            tifffile.imwrite(scratch, np.round(sample.image[0]).astype(np.uint16))
+        write_labels(image, np.round(sample.image[0]).astype(np.uint16))  # a TIFF like another
     return folder
 
 

@@ -38,6 +38,7 @@ from scellseg_lib.representation import Decoding
 from scellseg_lib.samples import Sample, check_size, diameters
 from scellseg_lib.segmentation import Prediction
 from scellseg_lib.workbench.editor.classes import Classes, choose_colour, parse_colour
+from scellseg_lib.workbench.editor.journal import edits_path
 from scellseg_lib.workbench.forms import hear, plain
 from scellseg_lib.workbench.session import InspectedImage, SegmentationSettings, predict_one
 
@@ -99,7 +100,7 @@ class SegmentedImage:
             None if self.model is None else self.model.representation,
             self.settings.decoding,
             self.settings.resample,
-            learnt=self.model is not None and self.name in learnt_from(self.model.card),
+            learnt=self.model is None or self.name in learnt_from(self.model.card),
         )
 
 
@@ -193,8 +194,9 @@ class Experiment:
             what = f"there is no image {owner_name} here that it could belong to"
             remedy = "Drop the image first."
             raise DatasetError(what, where=name, remedy=remedy)
-        if owner.masks not in (None, owner.image.with_name(name)):
-            what = "the image has masks already"
+        is_begun = edits_path(owner.own_masks).is_file()
+        if is_begun or owner.masks not in (None, owner.image.with_name(name)):
+            what = "the image has masks already, or some that are begun"
             remedy = "Move them away if others are to take their place."
             raise DatasetError(what, where=owner.masks, remedy=remedy)
         _write_new(owner.image.with_name(name), content, read_masks)
@@ -221,7 +223,7 @@ class Experiment:
         for place, origin in ((layout.SEGMENTED, "found"), (layout.CORRECTED, "corrected")):
             for file in natsorted((self.folder / place).rglob(RESULTS), str):
                 best[layout.image_name(file)] = file, origin
-        for one in every:
+        for one in sorted(every, key=lambda one: one.masks.stat().st_mtime if one.masks else 0):
             if one.masks and not (one.name in best and layout.region_path(one.image).exists()):
                 best[one.name] = one.masks, "drawn"
         images = {one.name: one.image for one in every}  # a copy in shot/ serves to learn
@@ -282,7 +284,8 @@ class Experiment:
             what = "another image of this name is among the annotated ones"
             remedy = f"Rename {image.name}, segment it again and correct it under its new name."
             raise DatasetError(what, where=copy, remedy=remedy)
-        if labels.exists() and not replace and _hash(labels) != _hash(masks):
+        is_there = labels.exists() or edits_path(labels).is_file()
+        if is_there and not replace and _hash(labels) != _hash(masks):
             what = "this image has other masks already"
             remedy = "Replace them, or leave them as they are."
             raise OtherMasks(what, where=labels, remedy=remedy)

@@ -136,7 +136,8 @@ class ExportPanel(ipywidgets.VBox):
                     every.failed |= part.failed
                     doubts += [doubt] if doubt else []
                     if tabled and not part.failed:
-                        rows = pd.read_csv(Path(scratch, f"{name}{FORMATS['table']}"))
+                        file = Path(scratch, f"{name}{FORMATS['table']}")
+                        rows = pd.read_csv(file, dtype=str, keep_default_na=False)
                         rows.insert(0, "image", name)
                         tables.append(rows.assign(cells_are=origin))
             every.already += ALL in wanted and kept

@@ -10,7 +10,6 @@ from html import escape
 from pathlib import Path
 from threading import RLock
 from time import monotonic
-from typing import Any
 
 import ipywidgets
 import pandas as pd
@@ -40,7 +39,7 @@ EMPTY = (
 )
 NO_SHOTS = (
     "None of the images in this folder is done yet. Draw all cells in one or two of them and press "
-    "Done (Annotate), then press Check."
+    "Done (Annotate), of those in query/ Learn from this image; then press Check."
 )
 NONE_USABLE = "None of the annotated images can be used: the table says why. Mend them, then Check."
 NAME = re.compile(r"\w[\w .()+-]*")
@@ -70,7 +69,6 @@ class FinetuneRun(BaseModel):
     overwrite: bool = False
 
     log: list[dict[str, float]] = Field(default=[], exclude=True)  # losses of the steps done
-    stopped: Any = Field(default=None, exclude=True)  # the `Model` as it was when it was stopped
     left_out: list[str] = Field(default=[], exclude=True)  # why queries could not be read
 
     def model_post_init(self, context: object) -> None:
@@ -82,13 +80,12 @@ class FinetuneRun(BaseModel):
         return self.folder / f"{self.name}{ending}"
 
     def __call__(self, job: Job) -> Path:
-        """Learn to the end and save; a stop keeps the checkpoint and `stopped`, and is `Cancelled`.
+        """Learn to the end and save; a stop keeps the checkpoint, and is `Cancelled`.
 
         CheckpointOfAnotherRun if the images or the model have changed since a stop.
         """
         record = self.file(layout.RUN)
         with alone(self.file(layout.CHECKPOINT), 1):  # a window that looks at it takes a moment
-            self.stopped = None
             self.model_post_init(None)  # another window may have gone on with it
             job.report(0, 0, doing="Reading the model and the images")
             shots, queries = self.read_images(job)
@@ -102,7 +99,6 @@ class FinetuneRun(BaseModel):
                     record.unlink(missing_ok=True)
             self.log = tuned.log
             if len(tuned.log) < self.options.steps:
-                self.stopped = tuned
                 raise Cancelled
             return self._save(tuned)
 
@@ -123,15 +119,6 @@ class FinetuneRun(BaseModel):
             return True
         except OSError:  # nobody learns where nothing can be written
             return False
-
-    def keep(self) -> Path:
-        """Save the model as it was when the run was stopped."""
-        assert self.stopped is not None
-        with alone(self.file(layout.CHECKPOINT)):
-            card = self.stopped.card
-            recipe = card.recipe | {"stopped_after": len(self.stopped.log)}
-            self.stopped.card = card.model_copy(update={"recipe": recipe})
-            return self._save(self.stopped)
 
     def discard(self) -> None:
         """Forget the run, its checkpoint too."""
@@ -184,7 +171,6 @@ class FinetuneRun(BaseModel):
         return file
 
     def _forget(self) -> None:
-        self.stopped = None
         for ending in (layout.CHECKPOINT, layout.RUN):
             self.file(ending).unlink(missing_ok=True)
 
@@ -223,7 +209,6 @@ class FinetunePanel(ipywidgets.VBox):
         self.found: Survey | None = None
         self.job: Job | None = None
         self.run: FinetuneRun | None = None  # that runs, or was stopped and can be gone on with
-        self._stopped_here: FinetuneRun | None = None
         self._learnt_elsewhere: list[str] = []
         self._looking: Job | None = None
         self._proposed, self._drawn, self._is_filling = "", 0.0, False
@@ -279,14 +264,13 @@ class FinetunePanel(ipywidgets.VBox):
         self.start = forms.button("Start", "tune-start", self.begin, style="primary")
         self.stop = forms.button("Stop", "tune-stop", self.cancel, style="warning")
         self.go_on = forms.button("Go on", "tune-go-on", self.begin, style="primary")
-        self.keep = forms.button("Keep as it is", "tune-keep", self.keep_as_is)
         self.discard = forms.button("Discard", "tune-discard", self.forget)
         self.progress = ipywidgets.IntProgress(layout={"width": "420px"})
         self.time, self.curve = ipywidgets.HTML(), ipywidgets.HTML()
         self.message = forms.Message()
         return [
             forms.heading("Fine-tune"),
-            ipywidgets.HBox([self.start, self.stop, self.go_on, self.keep, self.discard]),
+            ipywidgets.HBox([self.start, self.stop, self.go_on, self.discard]),
             ipywidgets.HBox([self.progress, self.time]),
             self.message,
             self.curve,
@@ -298,7 +282,6 @@ class FinetunePanel(ipywidgets.VBox):
             if runs(self.job):
                 return
             folder = forms.read_path(self.folder.value)
-            self._stopped_here = self.run or self._stopped_here
             self.more.curve.value = ""
             self.more.message.tell("")
             self.found = self.run = None
@@ -330,10 +313,6 @@ class FinetunePanel(ipywidgets.VBox):
         unfinished = find_runs(found.folder) if found else []
         self._learnt_elsewhere = [run.name for run in unfinished if run.is_learnt]
         self.run = next((run for run in unfinished if run.log and not run.is_learnt), None)
-        mine, keys = self._stopped_here, ("folder", "name", "log")
-        # Another window may have gone on with it: then the model that is held here is out of date.
-        if mine and self.run and all(getattr(mine, k) == getattr(self.run, k) for k in keys):
-            self.run = mine
         self.shots.value = tell_shots(found) if found else ""
         self._is_filling = True
         self._offer_models()
@@ -475,12 +454,6 @@ class FinetunePanel(ipywidgets.VBox):
                 self.message.tell("Stopping after this step ...")
                 self.job.cancel()
 
-    def keep_as_is(self) -> None:
-        """Save the model as it was when the run was stopped."""
-        if self.run and self.run.stopped and not runs(self.job):
-            with self.message.tell_errors():
-                self._on_saved(self.run.keep(), self.run)
-
     def forget(self) -> None:
         """Discard the run that was stopped; what it had learnt is lost."""
         if self.run and not runs(self.job):
@@ -512,11 +485,10 @@ class FinetunePanel(ipywidgets.VBox):
         self._show_state()
         if job.error is not None:
             self.message.fail(plain(job.error))
-        elif run.stopped is None:
+        elif self.run is None:
             self.message.tell("Stopped before the first step.")
         else:
-            what_next = "Go on, keep the model as it is now, or discard it."
-            self.message.tell(f"Stopped: {run.how_far}. {what_next}")
+            self.message.tell(f"Stopped: {run.how_far}. Go on with it, or discard it.")
 
     def _on_saved(self, path: Path, run: FinetuneRun) -> None:
         """Say what was saved, and offer it as a model to start from."""
@@ -544,7 +516,6 @@ class FinetunePanel(ipywidgets.VBox):
         forms.show(free, self.start)
         forms.show(running, self.stop, self.progress, self.time)
         forms.show(stopped, self.go_on, self.discard)
-        forms.show(stopped and self.run is not None and self.run.stopped is not None, self.keep)
         is_there = chosen is not None and chosen.file(layout.MODEL).exists()
         forms.show(free and is_there, self.overwrite)
         self.folder.disabled = self.check.disabled = self.more.button.disabled = running

@@ -214,13 +214,14 @@ class ChannelFields(ipywidgets.VBox):
 
         Chosen is what is kept in the folder, else what was chosen, else `usual`.
         """
-        before, self._is_offering = self.value, True
-        self._file = folder / layout.CHANNELS
+        before = self.value if self._file == folder / layout.CHANNELS else None
+        self._file, self._is_offering = folder / layout.CHANNELS, True
         named = ["" if name.isdigit() else f" ({name})" for name in names]
         titles = [*(f"channel {k}{one}" for k, one in enumerate(named, 1)), "the mean of all"]
         channels = list(zip(titles, [*names, "gray"], strict=True))
         self.cells.options = [("Choose the channel ...", None), *channels]
         self.nuclei.options = [("none", "none"), *channels]
+        self.cells.value, self.nuclei.value = None, "none"
         show(bool(names), self)
         if usual and usual[0] != "gray":  # several are never averaged in silence
             self.choose(usual)
@@ -247,7 +248,7 @@ class ChannelFields(ipywidgets.VBox):
     def value(self) -> Channels | None:
         """Channel of the cells and of the nuclei; None where none is chosen, or is to be."""
         is_chosen = self.layout.display != "none" and self.cells.value is not None
-        return (self.cells.value, self.nuclei.value or "none") if is_chosen else None
+        return (self.cells.value, self.nuclei.value) if is_chosen else None
 
     @property
     def is_missing(self) -> bool:

@@ -31,7 +31,7 @@ FIXED = (
     "The thresholds of these cells cannot be moved: choose the model that has made them under "
     "3 Segment, and come back."
 )
-LEARNT = "that the model has learnt from, which flatters it"
+LEARNT = "that the model has learnt from, or may have, which flatters it"
 ASKING = "The network is asked about this image; then the cells follow the thresholds."
 COLOURS = {"TP": "#009E73", "FP": "#E69F00", "FN": "#0072B2"}  # Okabe and Ito's: colour-blind safe
 OPACITY = {"predicted": 120, "true": 255}
@@ -317,7 +317,7 @@ def describe(found: FoundCells, iou: float) -> str:
     text = f"AP {found.ap(iou):.2f} · mean {found.mean_ap:.2f}"
     if found.scores is None:
         text = "cannot be compared" if found.problem else f"{count(found.cells, 'cell')} found"
-    learnt = " (learnt from)" if found.learnt else ""
+    learnt = " (perhaps learnt from)" if found.learnt and found.scores else ""
     return f"{'...' if found.is_pending else text} · {found.name}{learnt}"
 
 

@@ -178,7 +178,7 @@ class FoundCells:
     prediction: Prediction | None = None  # what the network said, once it was asked
     errors: dict[str, float] = field(default_factory=dict)  # of `metrics.MEASURED`
     cells: int = 0  # number of predicted ones
-    learnt: bool = False  # whether the model has learnt from this image
+    learnt: bool = False  # whether the model has learnt from this image, or may have
 
     def ap(self, iou: float) -> float:
         """Average precision at one of `IOUS`; nan without scores."""
@@ -210,7 +210,7 @@ class InspectedImage:
     representation: Representation | None = None
     decoding: Decoding | None = None  # thresholds of `predicted`
     resample: bool = True
-    learnt: bool = False  # whether the model has learnt from it, so that its scores flatter
+    learnt: bool = False  # whether the model has learnt from it, or may have: its scores flatter
 
     def __post_init__(self) -> None:
         self.found = FoundCells(self.name, decoding=self.decoding, is_pending=True)

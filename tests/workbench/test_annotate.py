@@ -9,10 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scellseg_lib.errors import ChannelsNeeded
+from scellseg_lib.errors import ChannelsNeeded, ImageError
 from scellseg_lib.files.images import read_masks, write_labels
 from scellseg_lib.files.seg_npy import write_seg
 from scellseg_lib.workbench.annotate import BEGUN, DONE, OPEN, SUGGESTED, AnnotatePanel
+from scellseg_lib.workbench.editor.journal import Journal
 from scellseg_lib.workbench.experiment import Experiment, SegmentedImage
 from scellseg_lib.workbench.finetune import tell_shots
 from scellseg_lib.workbench.session import SegmentationSettings, Suggestion
@@ -131,6 +132,21 @@ def test_an_image_is_learnt_from_once_it_is_done_and_going_on_loses_nothing(fold
     assert (opened(alone), alone.editor.labels.max()) == ("worm_3", 1)
 
 
+def test_suggestions_are_neither_learnt_from_nor_a_correction_unless_checked(experiment, model):
+    panel = AnnotatePanel(experiment, on_suggest=model)
+    suggest(panel, model)
+    panel.learn.click()
+    assert "nobody has checked 2 suggested cells of b" in problem(panel)
+    assert usable(experiment) == [("a", 1)]
+    panel.replace.click()
+    assert usable(experiment) == [("a", 1), ("b", 2)]
+    panel.correct(result_of(experiment))
+    model.masks = squares((10, 40))
+    suggest(panel, model)
+    panel.keep()
+    assert not (experiment / "corrected").is_dir() or not files(experiment / "corrected")
+
+
 def test_an_image_without_cells_is_done_only_if_that_is_said_twice(folder: Path, panel):
     finish(panel)
     assert "there are no cells in worm_1. Draw them first." in problem(panel)
@@ -151,6 +167,9 @@ def test_suggestions_are_no_annotation_until_somebody_has_looked_at_each(folder,
     assert "nobody has checked 2 suggested cells of worm_1" in problem(again)
     assert not (folder / "worm_1_masks.tif").exists()
     again.editor.accept([1])
+    again.editor.undo()  # by mistake
+    assert again.editor.annotation.unchecked == {1, 2}
+    again.editor.redo()
     assert again.editor.annotation.unchecked == {2}
     again.editor.relabel()
     again.editor.delete([2])
@@ -270,6 +289,42 @@ def test_edits_that_a_crash_has_left_are_there_when_the_folder_is_opened(folder,
     finish(again)
     assert marks(again) == OPEN + DONE + OPEN
     assert read_masks(folder / "worm_2_masks.tif").max() == 3
+
+
+def test_what_two_windows_draw_is_shown_to_the_one_that_drew_last(folder: Path, panel):
+    panel.editor.outline(SQUARE)
+    other = AnnotatePanel(folder)  # opens the image, with what the first has drawn so far
+    assert len(other.editor.cells) == 1
+    panel.editor.outline(SQUARE + 20)
+    panel.step(1)
+    panel.step(-1)
+    assert len(panel.editor.cells) == 2
+    finish(panel)
+    assert read_masks(folder / "worm_1_masks.tif").max() == 2
+    assert marks(panel) == DONE + DONE + OPEN
+
+
+def test_a_draft_is_not_put_aside_in_silence(folder: Path, panel):
+    panel.editor.outline(SQUARE)
+    drop(panel, "worm_1_masks.tif", b"any")
+    assert "the image has masks already, or some that are begun" in problem(panel)
+    panel.step(1)
+    write_labels(folder / "worm_1_masks.tif", TWO)  # by another program
+    panel.step(-1)
+    assert "Its masks have changed since you drew. What was not saved before" in panel.message.text
+    np.testing.assert_array_equal(panel.editor.labels, TWO)
+
+
+def test_edits_that_cannot_be_taken_up_stay_on_offer_for_their_image(folder, panel, monkeypatch):
+    panel.editor.outline(SQUARE)
+    panel.step(1)
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "take_up", Mock(side_effect=ImageError("no room")))
+        panel.step(-1)
+    assert opened(panel) == panel.editor.title == "worm_1"
+    assert len(panel.editor.annotation.recoverable) == 1
+    panel.editor.recover()
+    assert len(panel.editor.cells) == 1
 
 
 def test_what_cannot_be_kept_is_not_left_behind(folder: Path, panel, monkeypatch):

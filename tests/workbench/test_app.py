@@ -171,13 +171,16 @@ def test_the_inspector_knows_what_is_on_the_disk_whenever_it_is_opened(segmented
     for tab in (EXPORT, INSPECT):
         tabs.selected_index = tab
     assert inspector._images is shown  # nothing has changed
-    write_labels(folder / "corrected" / "D_masks.tif", read_masks(folder / "segmented/D_masks.tif"))
+    write_labels(folder / "D_masks.tif", read_masks(folder / "segmented/D_masks.tif"))
+    write_labels(folder / "corrected/E_masks.tif", read_masks(folder / "segmented/E_masks.tif"))
     (folder / "segmented" / "F_masks.tif").unlink()
     for tab in (EXPORT, INSPECT):
         tabs.selected_index = tab
     inspector.join(LONG)
     assert [one.name for one in inspector._images] == list(NAMES[:-1])
     assert (inspector.entry.name, inspector.entry.mean_ap) == ("D", 1)
+    # A correction that is begun is no truth yet.
+    assert [one.name for one in inspector._images if one.found.scores] == ["A", "D"]
 
 
 def test_a_machine_that_runs_the_notebook_gets_pictures(folder: Path, monkeypatch):

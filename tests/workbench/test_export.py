@@ -1,5 +1,7 @@
 """The export panel, driven as by a hand but without a browser: the files that come of it."""
 
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -72,13 +74,23 @@ def test_the_best_cells_of_each_image_go_out_and_one_table_says_which(folder: Pa
     told = table.groupby("image")["cells_are"].agg(["first", "size"])
     assert told.to_dict("list") == {"first": ["drawn", "found", "corrected"], "size": [3, 1, 2]}
     assert table["class"].tolist().count("male") == 1
+    (folder / "corrected" / "c_cells.csv").write_text("label,class,note\n1,007,NA\n2,,\n")
+    panel.overwrite.value = True
+    exported(panel)
+    table = pd.read_csv(folder / "exported" / ALL, keep_default_na=False, dtype=str)
+    assert table.query("image == 'c'")[["class", "note"]].values.tolist()[0] == ["007", "NA"]
     (folder / "query" / "b_img.tif").unlink()
     panel.look()
     assert panel.message.text.startswith("2 images")
     assert "Left out, as their images are not in the folder: b." in panel.message.text
     for masks, origin in ((squares((5, 5)), "drawn"), (None, "found")):
-        if masks is not None:  # drawn beside an image to be segmented, and its copy in shot/
+        if masks is not None:  # drawn beside an image to be segmented, or later its copy in shot/
             write_labels(folder / "query" / "c_masks.tif", masks)
+            draw(folder / "shot", "c_img", shape=(40, 50, 2))
+            write_labels(folder / "shot" / "c_masks.tif", squares((5, 5), (20, 20)))
+            os.utime(folder / "query" / "c_masks.tif", (1, 1))
+            assert Experiment(folder).best_cells()[0]["c"][1].parent.name == "shot"
+            shutil.rmtree(folder / "shot")
         else:  # of a part alone, what a model has found in all of it counts
             (folder / "corrected" / "c_masks.tif").unlink()
             region = Region(top=0, left=0, height=20, width=20)

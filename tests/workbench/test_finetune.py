@@ -125,7 +125,7 @@ def test_the_shots_their_cells_and_diameter_are_found(panel):
     assert "2 annotated images</b> with 8 cells; 2 images to be segmented" in panel.shots.value
     assert "a disk 24 px wide" in panel.diameter.value
     assert panel.message.text == "Ready: press Start."
-    later = (panel.stop, panel.go_on, panel.keep, panel.discard, panel.overwrite, panel.channels)
+    later = (panel.stop, panel.go_on, panel.discard, panel.overwrite, panel.channels)
     assert not any(map(is_shown, (*later, panel.progress, panel.time)))
 
 
@@ -292,7 +292,7 @@ def test_a_stopped_run_goes_on_to_the_model_that_was_never_stopped(
     assert "halted.checkpoint" in checkpoints(folder)
     assert not (folder / "halted.safetensors").exists()
     assert panel.message.text.startswith("Stopped: ")
-    assert [is_shown(one) for one in (panel.go_on, panel.keep, panel.start)] == [True, True, False]
+    assert [is_shown(one) for one in (panel.go_on, panel.start)] == [True, False]
     found = end(FinetunePanel(left))
     assert (len(found.run.log), found.steps.value, found.recipe.value) == (2, 4, "paper")
     assert "An unfinished run, halted, lies here" in found.message.text
@@ -300,23 +300,6 @@ def test_a_stopped_run_goes_on_to_the_model_that_was_never_stopped(
     models = [whole, *(load_model(tuned(each)) for each in (panel, found))]
     assert len({weights_hash(one.network) for one in models}) == 1
     assert len({one.card.model_dump_json(exclude={"recipe"}) for one in models}) == 1
-    assert checkpoints(folder) == []
-
-
-@pytest.mark.parametrize("key", ["scellseg_4", "unet2_4"])
-def test_a_stopped_run_can_be_kept_as_it_is_also_after_another_look(folder, pace, key):
-    passed_on = []
-    panel = opened(folder, on_tuned=passed_on.append)
-    panel.model.value = next(value for _, value in panel.model.options if value.key == key)
-    start(panel, pace, 2)
-    stop(panel, pace)
-    done, kept = len(panel.run.log), weights_hash(panel.run.stopped.network)
-    panel.check.click()
-    end(panel).keep.click()
-    model = load_model(passed_on[0])
-    assert (weights_hash(model.network), model.card.recipe["stopped_after"]) == (kept, done)
-    assert model.card.diameter == pytest.approx(panel.found.diameter, abs=0.01)
-    assert (panel.run, is_shown(panel.start)) == (None, True)
     assert checkpoints(folder) == []
 
 
@@ -369,14 +352,14 @@ def test_what_learns_in_another_window_or_from_other_images_is_left_alone(folder
     assert second.run is None
     assert "worms-scellseg is still being learnt in another window" in second.message.text
     assert second.name.value == "worms-scellseg-2"
-    for button in (stale.go_on, stale.keep, stale.discard):
+    for button in (stale.go_on, stale.discard):
         button.click()
         assert "another run or window is at work here" in end(stale).message.text
     pace.left = 1
     until(lambda: len(first.run.log) > n_steps)
     stop(first, pace)
-    stale.check.click()  # what the other window has gone on with is not kept as it was here
-    assert [is_shown(one) for one in (end(stale).keep, stale.go_on)] == [False, True]
+    stale.check.click()
+    assert is_shown(end(stale).go_on)
     annotate(folder, "B", *disks(6))
     stale.go_on.click()
     assert "have changed since this run was stopped" in problem(end(stale))

@@ -115,6 +115,10 @@ def test_channels_are_asked_for_only_where_they_differ(experiment: Path, panel, 
     assert record["channels"] == ["blue", "none"]
     again = SegmentPanel(colours)  # the folder remembers it
     assert again.form.channels.value == ("blue", "none")
+    conftest.draw(tmp_path / "others", "c", shape=(64, 64, 3))
+    panel.source.value = str(tmp_path / "others")  # of another it says nothing
+    assert channels.is_missing
+    panel.source.value = str(colours)
     panel.source.value = str(experiment / "query")
     assert channels.value is None
 

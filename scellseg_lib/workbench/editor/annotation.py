@@ -66,6 +66,7 @@ class Annotation:
         self.undoable: list[Edit] = []  # the last edit is last
         self.redoable: list[Edit] = []  # the next edit is last
         self.unchecked = set[int]()  # cells that were suggested, and that nobody has touched since
+        self._checked: dict[str, set[int]] = {}  # by which edit
         self.journal = Journal(journal, self.labels) if journal else None
         # The edits that a crash has left, and when they were begun.
         self.begun, self.recoverable = self.journal.read() if self.journal else ("", [])
@@ -261,6 +262,8 @@ class Annotation:
 
         Classes that these edits do not know have been added by other images since, and stay.
         """
+        if self.journal and self.recoverable:
+            self.journal.take_up()
         edits, self.recoverable = self.recoverable, []
         known = {name for edit in edits for one in edit.classes or () for name in one}
         added = {name: colour for name, colour in self.classes.items() if name not in known}
@@ -273,8 +276,6 @@ class Annotation:
                 self.replay([edit])
         finally:
             self.journal = journal
-        if journal and edits:
-            journal.take_up()
         return len(edits)
 
     def discard(self) -> None:
@@ -312,7 +313,6 @@ class Annotation:
 
     def restart_journal(self) -> None:
         """Go on from labels that are in a file now; what a crash has left is kept until decided."""
-        self.unchecked.clear()
         if self.journal and not self.recoverable:
             self.journal.restart(self.labels)
             self.trouble = ""
@@ -357,7 +357,13 @@ class Annotation:
         elif kind == SUGGEST and edit.kind != "undo":
             self.unchecked |= {*np.unique(pairs[:, 1]).tolist()} - {0}
         else:
-            self.unchecked -= {*np.unique(pairs).tolist(), *edit.facts}
+            if edit.kind == "undo":
+                self.unchecked |= self._checked.get(edit.of, set())
+            else:
+                touched = {*np.unique(pairs).tolist(), *edit.facts}
+                self._checked[edit.of or edit.id] = self.unchecked & touched
+                self.unchecked -= touched
+            self.unchecked = {cell for cell in self.unchecked if self.areas[cell]}
         if self.journal and (self.journal.lines or not edit.is_of_list):
             left, self.recoverable = self.recoverable, []
             try:

@@ -209,6 +209,8 @@ class MaskEditor(ImageView):
             remedy = "Replace them by what you see, or open the image again."
             raise MasksChanged(what, where=path, remedy=remedy)
         annotation = self.annotation
+        if annotation.unchecked:
+            self.accept(sorted(annotation.unchecked))
         if annotation.free > len(annotation.cells) + 1:
             self.relabel()
         table = annotation.write(path)
@@ -222,8 +224,8 @@ class MaskEditor(ImageView):
     @with_lock
     def recover(self) -> int:
         """Do again what a crash has left; the number of edits."""
-        n_edits = self.annotation.recover()
-        self._send_picture()
+        if n_edits := self.annotation.recover():
+            self._send_picture()
         return n_edits
 
     def on_save(self, callback: Callable[[Path], None]) -> None:

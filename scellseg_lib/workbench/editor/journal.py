@@ -99,7 +99,7 @@ class Journal:
 
     def __init__(self, path: Path, labels: np.ndarray) -> None:
         self.path, self._start, self._size = path, hash_labels(labels), labels.size
-        self._usual, self._mark = path, uuid4().hex  # the mark of this window is in the first line
+        self._mark = uuid4().hex  # of this window, in the first line
         self.lines: list[str] = []  # all since the start, of which the last may have to wait
         self._n_written = 0
         self.is_left = False  # whether the file is what a crash has left, and undecided
@@ -112,10 +112,8 @@ class Journal:
     def flush(self) -> None:
         """Write what waits; ImageError if it cannot be written."""
         with self._telling("your last edits cannot be written"):
-            if self.is_left:
-                self.put_aside()
-            elif self.path.exists() and not self._is_mine():
-                self.path = self._find_aside()
+            if self.is_left or (self.path.exists() and not self._is_mine()):
+                self.put_aside()  # of another window: each has all of its own edits
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a+b") as file:
                 if not file.seek(0, os.SEEK_END):
@@ -173,7 +171,7 @@ class Journal:
         with self._telling("edits that are done with cannot be removed"):
             if self.is_left or self._is_mine():
                 self.path.unlink(missing_ok=True)
-        self.path, self.is_left = self._usual, False
+        self.is_left = False
 
     def put_aside(self) -> None:
         """Rename the file: it is not of these labels, or not wanted."""
@@ -184,7 +182,7 @@ class Journal:
 
     def _find_aside(self) -> Path:
         """First of ``NAME.other``, ``.other2``, .. that is free."""
-        names = (f"{self._usual.name}.other{k if k > 1 else ''}" for k in count(1))
+        names = (f"{self.path.name}.other{k if k > 1 else ''}" for k in count(1))
         others = (self.path.with_name(name) for name in names)
         return next(other for other in others if not other.exists())
 

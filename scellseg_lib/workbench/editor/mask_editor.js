@@ -625,7 +625,7 @@ class Editor {
     this.undo = content.undo.map(take);
     this.redo = content.redo.map(take);
     this.saveButton.hidden = !content.savable;
-    [this.saveButton.textContent, this.saveButton.title] = this.finishes() ? ["Done", "All cells are drawn: learn from this image (Ctrl S)"] : ["Save", "Save masks and list (Ctrl S)"];
+    [this.saveButton.textContent, this.saveButton.title] = this.finishes() ? ["Done", "All cells are drawn (Ctrl S)"] : ["Save", "Save masks and list (Ctrl S)"];
     this.answered.clear();
     this.showUnchecked(content.unchecked);
     this.diskGroup.hidden = false;
@@ -748,6 +748,7 @@ class Editor {
   refused(content) {
     this.outbox.answered(content.id);
     this.pending = this.pending.filter((item) => item.id !== content.id);
+    this.answered.clear();
     this.say(content.text, true);
     this.showState();
   }
