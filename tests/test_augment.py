@@ -1,7 +1,5 @@
 """Patches: image and masks warped alike, targets computed afterwards, scale and draws as told."""
 
-from functools import partial
-
 import numpy as np
 import pytest
 import torch
@@ -44,14 +42,12 @@ def test_each_image_is_normalised_and_brought_to_30_px_by_its_own_masks_or_all_o
         prepare([nothing])
 
 
-def test_masks_are_not_looked_at_where_a_diameter_is_given():
-    image, _ = disc_image(24)
-    forbidden = partial(pytest.fail, "the masks were read")
-    (source,) = prepare([Sample("query", lambda: image, forbidden)], diameter=24)
-    assert source.masks is None
-    assert source.scale == 30 / 24
+def test_masks_are_needed_only_where_no_diameter_is_given():
+    """That none of a query is looked at: tests/test_finetuning.py."""
+    (source,) = prepare([sample(24).without_masks()], diameter=24)
+    assert (source.masks, source.scale) == (None, 30 / 24)
     with pytest.raises(DatasetError, match="no masks"):
-        prepare([Sample("query", lambda: image)])
+        prepare([sample(24).without_masks()])
 
 
 def test_large_cells_are_averaged_down_first():

@@ -160,20 +160,15 @@ def test_holes_are_filled_but_neighbours_in_them_stay():
     masks[10:14, 10:14] = 0
     masks[20:25, 20:25] = 9
     masks[17, 5:8] = 0  # a bay, open to the outside
-    expected = np.zeros_like(masks)
-    expected[5:30, 5:30] = 1
-    expected[20:25, 20:25] = 2
-    expected[17, 5:8] = 0
+    expected = masks.clip(max=1)
+    expected[10:14, 10:14], expected[20:25, 20:25] = 1, 2
     np.testing.assert_array_equal(tidy(masks, 1), expected)
 
 
 def by_threads(n: int, masks: np.ndarray, noisy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both ways, with so many threads."""
-    before = numba.get_num_threads()
+    """Both ways, with so many threads from here on."""
     numba.set_num_threads(n)
-    found = masks_to_flows(masks), flows_to_masks(noisy, logit(masks))
-    numba.set_num_threads(before)
-    return found
+    return masks_to_flows(masks), flows_to_masks(noisy, logit(masks))
 
 
 def test_flows_work_where_nothing_can_be_kept():
@@ -193,7 +188,7 @@ def test_torch_keeps_the_threads_that_its_user_chose(monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_number_of_threads_changes_nothing(monkeypatch):
+def test_the_number_of_threads_changes_nothing(one_thread, monkeypatch):
     rng = np.random.default_rng(0)
     masks = np.zeros((300, 320), np.int32)
     for number in range(1, 60):

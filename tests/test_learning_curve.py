@@ -108,8 +108,7 @@ def test_what_a_score_depends_on_is_not_taken_over(tmp_path: Path, tuning: Mock,
     first = run(file, images)
     options = {} if change == "masks" else {change: 3}
     if change == "masks":
-        corrected = images[0].masks.copy()
-        corrected[:100] = 0
+        corrected = np.flipud(images[0].masks)
         images[0] = replace(images[0], read_masks=lambda: corrected)
     second = run(file, images, **options)
     assert not set(first["key"]) & set(second["key"])

@@ -74,22 +74,17 @@ def test_diameter_is_the_median_over_cells() -> None:
     assert np.isnan(dataset(sample(side=0)).diameter)
 
 
-def test_an_unlabelled_sample_says_so() -> None:
-    one = sample("B05")
-    assert one.masks.any()
-    assert (one.without_masks().name, one.without_masks().split) == ("B05", "shot")
-    with pytest.raises(DatasetError, match="B05: the image has no masks"):
-        _ = one.without_masks().diameter
-
-
-def test_a_slice_is_a_dataset_with_the_same_card() -> None:
+def test_a_slice_is_a_dataset_with_the_same_card_and_so_is_one_without_masks() -> None:
     part = POOL[2:4]
     assert isinstance(part, Dataset)
     assert (part.name, part.licence, part.channels) == ("some", "CC0", ("gray", "none"))
     assert [s.name for s in part] == ["s2", "s3"]
     assert (POOL[-1].name, len(POOL)) == ("q", 11)
-    assert [s.read_masks for s in POOL.without_masks()] == [None] * 11
+    bare = [(s.name, s.split, s.read_masks) for s in POOL.without_masks()]
+    assert bare == [(s.name, s.split, None) for s in POOL]
     assert POOL[0].read_masks is not None
+    with pytest.raises(DatasetError, match="s0: the image has no masks"):
+        _ = POOL[0].without_masks().diameter
     with pytest.raises(dataclasses.FrozenInstanceError):
         POOL.name = "other"  # type: ignore[misc]
 

@@ -7,7 +7,6 @@ import struct
 import zlib
 from itertools import pairwise
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import imagecodecs
 import numpy as np
@@ -19,9 +18,9 @@ from scellseg_lib import load_dataset
 from scellseg_lib.errors import AxesNeeded, DatasetError, ImageError, ScellsegWarning
 from scellseg_lib.files import layout
 from scellseg_lib.files.images import read_masks, read_pixels, relabel
-from scellseg_lib.files.seg_npy import write_seg
 from tests.corpus import expect
 from tests.files.test_layout import make
+from tests.files.test_seg_npy import BY_CELLPOSE
 
 RANDOM = np.random.default_rng(0)
 Y, X = np.mgrid[:48, :60]
@@ -61,12 +60,6 @@ def edit(content: bytes, **tags) -> bytes:
 def without(content: bytes, name: str, value: int = 0) -> bytes:
     """A TIFF whose third segment has another offset, or another number of bytes."""
     return edit(content, **{name: lambda old: (*old[:2], value, *old[3:])})
-
-
-def seg() -> bytes:
-    with TemporaryDirectory() as folder:
-        write_seg(Path(folder, "a_seg.npy"), CELLS.astype(np.int32))
-        return Path(folder, "a_seg.npy").read_bytes()
 
 
 def pyramid() -> bytes:
@@ -116,7 +109,7 @@ WHOLE = {
     "JPEG": imagecodecs.jpeg8_encode(COLOUR, level=90),
     "progressive": other(COLOUR, "JPEG", progressive=True),
     "restarts": other(COLOUR, "JPEG", restart_marker_rows=1),
-    "_seg.npy": seg(),
+    "_seg.npy": BY_CELLPOSE.read_bytes(),
 }
 READING = [{}, {"page": 0}, {"page": 1}, {"axes": "CYX"}]
 
@@ -200,7 +193,7 @@ LABELS = [
     (tiff(np.array([[0, 900, 900], [7, 0, 40_000]], "u2")), [[0, 2, 2], [1, 0, 3]]),
     (tiff(np.array([[3, 3], [5, 9]], "u2")), [[1, 1], [2, 3]]),
     (tiff(np.zeros((2, 2), "u1")), [[0, 0], [0, 0]]),
-    (WHOLE["_seg.npy"], CELLS),
+
     (tiff(CELLS.astype("u8") * 2**62), NO_LABELS),
     (tiff(CELLS.astype("f8") * 2.0**62), NO_LABELS),
     (tiff(CELLS - 1.0), NO_LABELS),

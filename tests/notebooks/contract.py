@@ -74,17 +74,14 @@ def _frame(notebook: NotebookNode) -> Iterator[str]:
 
 def _parameters(notebook: NotebookNode) -> Iterator[str]:
     """Literals only: papermill overrides values but does not recompute what derives from them."""
-    for cell in notebook.cells:
-        if cell.cell_type != "code" or "parameters" not in _tags(cell):
-            continue
-        for statement in _parse(cell).body:
-            value = getattr(statement, "value", None)
-            try:
-                if not isinstance(statement, ast.Assign | ast.AnnAssign) or value is None:
-                    raise ValueError
-                ast.literal_eval(value)
-            except ValueError:
-                yield f"parameter is not NAME = LITERAL: {ast.unparse(statement)}"
+    cells = [c for c in notebook.cells if c.cell_type == "code" and "parameters" in _tags(c)]
+    for statement in (statement for cell in cells for statement in _parse(cell).body):
+        try:
+            if not isinstance(statement, ast.Assign | ast.AnnAssign) or statement.value is None:
+                raise ValueError
+            ast.literal_eval(statement.value)
+        except ValueError:
+            yield f"parameter is not NAME = LITERAL: {ast.unparse(statement)}"
 
 
 def _code(notebook: NotebookNode) -> Iterator[str]:
@@ -125,10 +122,8 @@ def _outputs(notebook: NotebookNode) -> Iterator[str]:
         yield "not executed from top to bottom in one run: 'make figures' does it"
     if not any(cell.outputs for cell in cells):
         yield "has no outputs: a reader on the web sees only what is committed"
-    for cell in cells:
-        for output in cell.outputs:
-            if output.output_type == "error":
-                yield f"holds an error: {output.ename}: {output.evalue}"
+    errors = (one for cell in cells for one in cell.outputs if one.output_type == "error")
+    yield from (f"holds an error: {one.ename}: {one.evalue}" for one in errors)
 
 
 def _texts(notebook: NotebookNode) -> Iterator[tuple[str, str]]:

@@ -373,13 +373,9 @@ def census(
 
 def touching(after: Sequence[int]) -> pd.DataFrame:
     """Two images of 100 pairs: of 40 and 60 both were found before."""
-    found = {"direct": (40, 60), "contrastive": after}
-    rows = [
-        (ELEGANS, image, strategy, 100, both)
-        for strategy, counts in found.items()
-        for image, both in zip("ab", counts, strict=False)
-    ]
-    return pd.DataFrame(rows, columns=["data", "image", "strategy", "pairs", "both_found"])
+    before = pd.DataFrame({"image": [*"ab"], "strategy": "direct", "both_found": [40, 60]})
+    tuned = before[: len(after)].assign(strategy="contrastive", both_found=after)
+    return pd.concat([before, tuned]).assign(data=ELEGANS, pairs=100)
 
 
 def styles(accuracy: float, silhouette: float) -> dict[str, pd.DataFrame]:

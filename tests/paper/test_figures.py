@@ -1,5 +1,7 @@
 """Tables and panels of the figures: what they count, measure and draw, by arithmetic."""
 
+from collections.abc import Iterator
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -18,14 +20,10 @@ from tests.test_plots import legend
 
 
 @pytest.fixture(autouse=True)
-def _close_figures() -> object:
-    yield
+def axes() -> Iterator[Axes]:
+    """An empty panel; all figures are closed afterwards."""
+    yield plt.figure().subplots()
     plt.close("all")
-
-
-@pytest.fixture
-def axes() -> Axes:
-    return plt.figure().subplots()
 
 
 def make_sample(name: str, masks: np.ndarray, split: str = "shot", width: int = 20) -> Sample:
@@ -151,10 +149,7 @@ def make_cells(masks: np.ndarray) -> Cells:
 
 
 def test_pipeline_says_what_its_objects_are(axes):
-    masks = np.zeros((32, 32), np.int32)
-    masks[4:12, 4:12], masks[20:28, 20:28] = 1, 2
-    image = np.stack((masks, np.zeros_like(masks))).astype(np.float32)
-    sample = Sample("a", lambda: image, lambda: masks)
+    sample = make_sample("a", masks := draw_squares(4, 4))
     found = [make_cells(np.where(masks == 2, 1, 0)), make_cells(masks)]
     pipeline.draw_pipeline(axes, [sample] * 2, [sample] * 2, sample, found, "made up")
     told = " ".join(text.get_text() for text in axes.texts)

@@ -37,7 +37,6 @@ README = " ".join((paths.REPOSITORY / "README.md").read_text(encoding="utf-8").s
 
 def test_each_result_is_whole_and_named_by_what_it_says():
     assert len(ORIGINS) >= 3
-    wrong = []
     for name, origin in ORIGINS.items():
         trial, (profile, key) = TRIALS[name], name.split("/")
         splits = LISTED[trial.tested_on or trial.data]
@@ -45,11 +44,9 @@ def test_each_result_is_whole_and_named_by_what_it_says():
         if trial.split == "held_out":
             n_images = splits["shot"] - trial.n_shots
         rows = (STORES[profile].folder / f"{key}.csv").read_text().splitlines()[1:]
-        whole = len(rows) == 2 * n_images
-        traced = len(origin["commit"]) == 40 and origin["versions"]["torch"]  # of a clean tree
-        if not (whole and traced and hash_identity(origin["trial"]) == key):
-            wrong.append(name)
-    assert wrong == []
+        assert len(rows) == 2 * n_images, name
+        assert (len(origin["commit"]), bool(origin["versions"]["torch"])) == (40, True)  # clean
+        assert hash_identity(origin["trial"]) == key
 
 
 @pytest.mark.real_data
@@ -62,7 +59,6 @@ def test_results_are_those_of_these_images_and_weights(real_data: Path):
         for name, trial in sorted(TRIALS.items(), key=lambda item: item[1].n_shots)
     }
     some |= {(t.model, t.weights, t.levels): name for name, t in TRIALS.items()}
-    wrong = []
     for name in {*some.values()}:
         trial, said = TRIALS[name], ORIGINS[name]["trial"]
         if trial.weights.startswith("subset:"):  # not committed: see the test below
@@ -70,9 +66,7 @@ def test_results_are_those_of_these_images_and_weights(real_data: Path):
         else:
             start = weights_hash(weights(trial.model, trial.weights, levels=trial.levels).network)
         identity = trial.identify({each: images(each) for each in trial.needs}, start)
-        if not name.endswith(hash_identity(identity)):
-            wrong.append(name)
-    assert wrong == []
+        assert name.endswith(hash_identity(identity))
 
 
 def test_trials_of_a_subset_start_from_one_pretrained_model():
