@@ -90,8 +90,7 @@ def forward(state: State, x: Tensor) -> tuple[Tensor, Tensor]:
         if attention:
             x, skip = _gate(state, level, x, features[level]), 0.0
         x = _up(state, f"extractor.upsample.up.res_up_{level}", x, skip, style)
-    maps = _conv(state, "tasker.base_conv", F.relu(_bn(state, "tasker.base_bn", x)))
-    return maps, deepest
+    return _conv(state, "tasker.base_conv", F.relu(_bn(state, "tasker.base_bn", x))), deepest
 
 
 def random_state(name: str, seed: int = 0) -> State:

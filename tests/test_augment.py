@@ -5,10 +5,9 @@ import pytest
 import torch
 from skimage.draw import disk
 
-from scellseg_lib import Sample, augment, representation
+from scellseg_lib import Sample, augment, errors, representation
 from scellseg_lib.augment import CROP_SIDES, PATCH, Source, labelled_batch, prepare
 from scellseg_lib.augment import unlabelled_batch as unlabelled
-from scellseg_lib.errors import DatasetError, TrainingError
 
 FLOW, QUICK = representation.get("flow"), representation.get("unet2")
 
@@ -18,8 +17,7 @@ def disc_image(diameter: float, side: int = 200, n: int = 4) -> tuple[np.ndarray
     for i in range(n):
         centre = (side / 4 + side / 2 * (i // 2), side / 4 + side / 2 * (i % 2))
         masks[disk(centre, diameter / 2)] = i + 1
-    image = np.stack((masks > 0, np.zeros_like(masks))).astype(np.float32) * 1000
-    return image, masks
+    return np.stack((masks > 0, np.zeros_like(masks))).astype(np.float32) * 1000, masks
 
 
 def sample(diameter: float, **options) -> Sample:
@@ -38,7 +36,7 @@ def test_each_image_is_normalised_and_brought_to_30_px_by_its_own_masks_or_all_o
     assert set(np.unique(small.image)) == {0, 1}
     assert not small.image[1].any()
     assert not empty.masks.any()
-    with pytest.raises(TrainingError, match="no image has an annotated cell"):
+    with pytest.raises(errors.TrainingError, match="no image has an annotated cell"):
         prepare([nothing])
 
 
@@ -46,7 +44,7 @@ def test_masks_are_needed_only_where_no_diameter_is_given():
     """That none of a query is looked at: tests/test_finetuning.py."""
     (source,) = prepare([sample(24).without_masks()], diameter=24)
     assert (source.masks, source.scale) == (None, 30 / 24)
-    with pytest.raises(DatasetError, match="no masks"):
+    with pytest.raises(errors.DatasetError, match="no masks"):
         prepare([sample(24).without_masks()])
 
 

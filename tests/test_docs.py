@@ -6,27 +6,24 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from scellseg_lib import augment, contrast, metrics, samples, tiles
-from scellseg_lib.datasets import weights
+from scellseg_lib import augment, contrast, datasets, metrics, pretraining, samples, tiles
 from scellseg_lib.datasets.manifest import load_manifest
 from scellseg_lib.finetuning import FinetuneOptions
 from scellseg_lib.network import ARCHITECTURES, build_network, count_parameters
-from scellseg_lib.pretraining import PretrainRecipe
 from scellseg_lib.representation import Decoding, hover, semantic
 
 ROOT = Path(__file__).resolve().parents[1]
 METHOD = (ROOT / "docs" / "method.md").read_text(encoding="utf-8")
 SECTIONS = dict(re.findall(r"^## (\d+)\. (.*?)(?=^## |\Z)", METHOD, re.MULTILINE | re.DOTALL))
-TUNED, PRETRAINED, DECODED = FinetuneOptions(), PretrainRecipe(), Decoding()
+TUNED, PRETRAINED, DECODED = FinetuneOptions(), pretraining.PretrainRecipe(), Decoding()
 UNET_RATE = ARCHITECTURES["unet2"].learning_rate
 ADDITIONS = {"attention": "attention", "dense": "dense", "style": "hierarchical_style"}
 
 
 def test_every_section_that_the_code_cites_is_there():
     assert [*SECTIONS] == [str(number) for number in range(1, 11)]
-    files = [p for folder in ("scellseg_lib", "tests") for p in (ROOT / folder).rglob("*.py")]
     found = {}
-    for file in files:
+    for file in (p for folder in ("scellseg_lib", "tests") for p in (ROOT / folder).rglob("*.py")):
         plain = re.sub(r"\s+(?:# )?", " ", file.read_text(encoding="utf-8"))
         said = re.findall(r"docs/method\.md`?,? sections? ([\d, and]*\d)", plain)
         if said:
@@ -57,7 +54,7 @@ def test_constants_are_those_of_the_code():
         ("4", f"batches of {PRETRAINED.batch_size}, {PRETRAINED.epochs} epochs"),
         ("4", f"learning rate {PRETRAINED.learning_rate} (U-Nets {UNET_RATE})"),
         ("4", f"range is under {samples.MINIMAL_RANGE:.0e}".replace("e-03", "e-3")),
-        ("4", f"SHA-256 `{weights.ARCHIVE_SHA256}`"),
+        ("4", f"SHA-256 `{datasets.weights.ARCHIVE_SHA256}`"),
         ("5", f"tiles of {tiles.TILE} x {tiles.TILE} with an overlap of at least {tiles.OVERLAP},"),
         ("5", f"at least {tiles.EDGE} px of zeros"),
         ("5", f"here {DECODED.cell_threshold} by default"),
@@ -83,9 +80,8 @@ def test_networks_have_the_parameters_that_are_told() -> None:
 
 def test_options_are_those_of_the_code():
     for name in ("alpha", "statistics", "crops"):
-        said = re.search(rf"option `{name}` is (.*?)\.\s", SECTIONS["3"], flags=re.DOTALL)
-        assert said is not None
-        assert set(FinetuneOptions.describe(name)["enum"]) == set(re.findall(r"`(\w+)`", said[1]))
+        (said,) = re.findall(rf"option `{name}` is (.*?)\.\s", SECTIONS["3"], flags=re.DOTALL)
+        assert set(FinetuneOptions.describe(name)["enum"]) == set(re.findall(r"`(\w+)`", said))
 
 
 def test_numbers_of_images_are_those_of_the_manifest():
@@ -124,8 +120,7 @@ def test_the_tables_of_recipes_are_those_of_the_committed_runs(stage, names) -> 
 
     def scores(level: dict) -> pd.Series:
         asked = pd.Series(base | level).filter(runs.columns)
-        chosen = (runs[asked.index] == asked).all(axis=1)
-        return runs[chosen].set_index(["data", "fold"])["map"]
+        return runs[(runs[asked.index] == asked).all(axis=1)].set_index(["data", "fold"])["map"]
 
     tables = re.findall(r"^\|[-|]+\|\n((?:\|.*\|\n)+)", SECTIONS["10"], flags=re.MULTILINE)
     lines = tables[stage // 2].splitlines()

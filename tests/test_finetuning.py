@@ -6,23 +6,19 @@ import re
 from dataclasses import replace
 from functools import cache, partial
 from typing import get_args
-from unittest.mock import Mock, create_autospec
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from scellseg_lib import Sample, cli, finetuning, representation
-from scellseg_lib.augment import prepare, unlabelled_batch
+from scellseg_lib import Sample, augment, cli, finetuning, learning_curve, pretraining, segmentation
 from scellseg_lib.device import Precision
 from scellseg_lib.errors import DatasetError, OptionError, TrainingError
 from scellseg_lib.finetuning import FinetuneOptions, choose_options, finetune, recalibrate
-from scellseg_lib.learning_curve import cross_validate
 from scellseg_lib.model import Model, TrainingData, new_model
-from scellseg_lib.pretraining import PretrainRecipe
 from scellseg_lib.representation import Decoding
-from scellseg_lib.segmentation import SegmentOptions
 from scellseg_lib.workbench.finetune import FinetunePanel
 from tests import tiny
 
@@ -161,9 +157,9 @@ def test_statistics_see_what_each_way_says_and_learning_is_the_same():
 
 def test_recalibrated_statistics_are_means_over_batches_of_the_sources_alone():
     model, images = tuned("classic").copy(), [s.without_masks() for s in tiny.worms(2, 5)]
-    queries, first = prepare(images, 12.0), "extractor.down.units.0.projection.0"
+    queries, first = augment.prepare(images, 12.0), "extractor.down.units.0.projection.0"
     recalibrate(model, queries, None, 3, Precision())
-    drawn = [unlabelled_batch(queries, np.random.default_rng((3, i, 2))) for i in range(32)]
+    drawn = [augment.unlabelled_batch(queries, np.random.default_rng((3, i, 2))) for i in range(32)]
     state = model.network.state_dict()
     for name, value in (("mean", torch.mean), ("var", torch.var)):
         each = [value(batch.transpose(0, 1).flatten(1), dim=1) for batch in drawn]
@@ -192,23 +188,6 @@ def test_a_strategy_of_ones_own(monkeypatch):
     assert log[1]["contrast"] == pytest.approx(3.8, rel=1e-3)
 
 
-def test_thresholds_of_a_unet_are_searched_on_the_shots(monkeypatch):
-    asked = "scellseg_lib.segmentation.choose_precision"
-    monkeypatch.setattr(asked, lambda _: pytest.fail("a precision was given"))
-    kind = representation.semantic.UNet3
-    search = create_autospec(kind.tune, side_effect=kind.tune)
-    monkeypatch.setattr(kind, "tune", search)
-    monkeypatch.setattr(representation.semantic, "INTERIOR_THRESHOLDS", [-1.5])
-    monkeypatch.setattr(kind, "borders", [-1.0])
-    card = tune("classic", start("unet3")).card
-    assert (card.decoding.interior_threshold, card.decoding.border_threshold) == (-1.5, -1.0)
-    side = round(200 * 30 / card.diameter)
-    _, _, outputs, truths = search.call_args.args
-    assert len(outputs) == len(truths) == 2
-    for output, truth in zip(outputs, truths, strict=True):
-        assert output.shape[1:] == truth.shape == pytest.approx((side, side), abs=1)
-
-
 @pytest.mark.real_data
 def test_synthetic_styles_stand_in_for_the_papers_contrast_images(real_data, tmp_path, monkeypatch):
     chosen = finetuning.default_contrast()
@@ -221,7 +200,7 @@ def test_synthetic_styles_stand_in_for_the_papers_contrast_images(real_data, tmp
 def test_recipes_are_the_same_for_library_command_line_and_workbench():
     """The best that is known, unless another is asked for; each option can still be given."""
     usual = next(iter(finetuning.RECIPES))
-    panel, callers = FinetunePanel(), (finetune, cross_validate, cli.finetune)
+    panel, callers = FinetunePanel(), (finetune, learning_curve.cross_validate, cli.finetune)
     ours, curve, typed = (inspect.signature(one).parameters["recipe"] for one in callers)
     defaults = [ours.default, curve.default, typed.default.default, panel.recipe.value, usual]
     assert defaults == ["best"] * 5
@@ -244,10 +223,8 @@ def test_recipes_are_the_same_for_library_command_line_and_workbench():
 
 
 def test_images_that_teach_nothing():
-    blank = Sample("b", lambda: tiny.worm(0)[0], lambda: np.zeros((200, 200), np.int32))
-    for shots in ([], [blank]):
-        with pytest.raises(TrainingError, match="no image has an annotated cell"):
-            finetune(start(), shots, strategy="classic", precision=Precision())
+    with pytest.raises(TrainingError, match="no image has an annotated cell"):
+        finetune(start(), [], strategy="classic", precision=Precision())
     with pytest.raises(DatasetError, match="'worms' have no styles"):
         tune(contrast=tiny.worms(2))
 
@@ -259,10 +236,10 @@ def test_options_that_cannot_be():
         (FinetuneOptions, {"strategy": "odd", "layers": "odd", "alpha": "odd"}),
         (FinetuneOptions, {"statistics": "odd", "schedule": "odd", "seed": -1}),
         (FinetuneOptions, {"steps": "5", "batch_size": True, "learning_rate": "0.1", "seed": 5.0}),
-        (PretrainRecipe, {"steps": 0, "batch_size": 0, "epochs": 0}),
-        (PretrainRecipe, {"optimiser": "odd", "schedule": "odd", "learning_rate": -1}),
-        (SegmentOptions, {"diameter": 0, "batch_size": 0}),
-        (SegmentOptions, {"diameter": math.inf, "batch_size": 1.5}),
+        (pretraining.PretrainRecipe, {"steps": 0, "batch_size": 0, "epochs": 0}),
+        (pretraining.PretrainRecipe, {"optimiser": "odd", "schedule": "odd", "learning_rate": -1}),
+        (segmentation.SegmentOptions, {"diameter": 0, "batch_size": 0}),
+        (segmentation.SegmentOptions, {"diameter": math.inf, "batch_size": 1.5}),
         (Decoding, {"cell_threshold": [0.5], "flow_threshold": -0.1, "min_size": 2.5}),
     ):
         for name, value in wrong.items():

@@ -91,11 +91,9 @@ def units_imported(path: Path, *, at_start: bool = False) -> set[str]:
     A name that is no module is of the façade.
     """
     within = list(trees()[path].body) if at_start else nodes(path)
-    parts = [name.split(".") for name in imported(within)]
     known = {unit(other) for other in trees()}
-    own = [p for p in parts if p[0] == "scellseg_lib"]
-    found = {p[1] if len(p) > 1 and p[1] in known else "__init__" for p in own}
-    return found - {unit(path)}
+    own = [p for p in (name.split(".") for name in imported(within)) if p[0] == "scellseg_lib"]
+    return {p[1] if len(p) > 1 and p[1] in known else "__init__" for p in own} - {unit(path)}
 
 
 def said(path: Path, node: ast.AST) -> str:
@@ -110,8 +108,7 @@ def test_every_module_has_its_place_in_the_house() -> None:
 @pytest.mark.parametrize("part", BUDGETS)
 def test_each_part_keeps_its_budget(part: str) -> None:
     own = [path for path in trees() if PARTS.get(unit(path), unit(path)) == part]
-    lines = sum(path.read_text().count("\n") for path in own)
-    assert 0 < lines <= BUDGETS[part]
+    assert 0 < sum(path.read_text().count("\n") for path in own) <= BUDGETS[part]
 
 
 def test_imports_go_one_way_and_wings_do_not_know_each_other() -> None:
@@ -119,8 +116,7 @@ def test_imports_go_one_way_and_wings_do_not_know_each_other() -> None:
     place = {name: i for i, group in enumerate(ORDER) for name in group}
     wrong = []
     for path in trees():
-        others = units_imported(path)
-        forbidden = {name for name in others if place[name] > place[unit(path)]}
+        forbidden = {name for name in units_imported(path) if place[name] > place[unit(path)]}
         if unit(path) != "__main__":
             forbidden |= {*WINGS} & units_imported(path, at_start=unit(path) == "cli")
         wrong += [f"{path.relative_to(LIBRARY)} imports {name}" for name in forbidden]
@@ -163,12 +159,11 @@ def test_every_error_says_what_to_do() -> None:
     assert len(every) > 8
     own_words = {name for name, one in every.items() if "__init__" in vars(one)} - {"ScellsegError"}
     silent = set()
-    for path in trees():
-        for node in nodes(path):
-            if isinstance(node, ast.Raise) and node.exc and last_name(node.exc) in every:
-                silent.add(said(path, node))
-            elif isinstance(node, ast.Call) and last_name(node.func) in every.keys() - own_words:
-                silent |= {said(path, node)} if not says_remedy(node) else set()
+    for path, node in ((p, n) for p in trees() for n in nodes(p)):
+        bare = isinstance(node, ast.Raise) and node.exc and last_name(node.exc) in every
+        made = isinstance(node, ast.Call) and last_name(node.func) in every.keys() - own_words
+        if bare or (made and not says_remedy(node)):
+            silent.add(said(path, node))
     for name in own_words:
         calls = [n for n in ast.walk(ast.parse(getsource(every[name]))) if isinstance(n, ast.Call)]
         calls = [call for call in calls if ast.unparse(call.func) == "super().__init__"]

@@ -13,8 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scellseg_lib import Dataset, Sample, finetune, learning_curve, load_dataset, paths
-from scellseg_lib.errors import TrainingError
+from scellseg_lib import Dataset, Sample, errors, finetune, learning_curve, load_dataset, paths
 from scellseg_lib.learning_curve import COLUMNS, Expectation, expect, plan_folds, tell_styles
 from scellseg_lib.metrics import MEASURED
 from scellseg_lib.model import new_model
@@ -45,7 +44,7 @@ def test_folds_hang_on_the_seed_and_their_draws_differ():
     # Else the same image would be the one shot of most folds.
     assert len({pool[0] for pool, _ in plan_folds(10, 10)}) > 2
     assert plan_folds(1, 3) == plan_folds(0, 3) == []
-    with pytest.raises(TrainingError, match="two folds"):
+    with pytest.raises(errors.TrainingError, match="two folds"):
         plan_folds(5, 1)
     counts = {0: [], 1: [1], 3: [1, 2, 3], 4: [1, 2, 4], 10: [1, 2, 4, 8, 10]}
     assert {n_pool: learning_curve.choose_counts(n_pool) for n_pool in counts} == counts
@@ -177,8 +176,7 @@ def table(scores: dict[int, list[float]]) -> pd.DataFrame:
 
 
 def of_curve(noise: float, **shape: float) -> pd.DataFrame:
-    rng = np.random.default_rng(0)
-    scores = curve(COUNTS, **shape) + rng.normal(0, noise, COUNTS.size)
+    scores = curve(COUNTS, **shape) + np.random.default_rng(0).normal(0, noise, COUNTS.size)
     return pd.DataFrame({"n_shots": COUNTS, "map": scores, "fold": 0, "cells": COUNTS})
 
 
@@ -253,9 +251,8 @@ def test_styles_say_which_images_are_far():
     unknown = learning_curve.check_styles(model, images, 20.0)
     assert unknown["distance"].isna().all()
     assert "does not say" in tell_styles(unknown)
-    near = embed(model, images[0], 20.0).astype(float)
-    card = {"styles": [near.tolist()], "style_radius": 1e-6}
-    model.card = model.card.model_copy(update=card)
+    near = embed(model, images[0], 20.0).astype(float).tolist()
+    model.card = model.card.model_copy(update={"styles": [near], "style_radius": 1e-6})
     some = learning_curve.check_styles(model, images, 20.0)
     assert some["in words"].str.startswith("far").tolist() == [False, True, True]
     assert "seen: 2 of 3 images (up to" in tell_styles(some)
@@ -310,6 +307,5 @@ def test_the_notebook_tells_the_scores_of_its_second_curve() -> None:
     means = means.groupby("n_shots")["map"].mean()
     notebook = nbformat.read(paths.REPOSITORY / "notebooks" / "your_own_images.ipynb", as_version=4)
     (told,) = [c.source for c in notebook.cells if c.source.startswith("With the example stands")]
-    said = re.search(r"was has (\S+) mAP, tuned on one image (\S+), on eight (\S+)\.", told)
-    assert said is not None
-    assert list(said.groups()) == [f"{means[n]:.2f}" for n in (0, 1, 8)]
+    (said,) = re.findall(r"was has (\S+) mAP, tuned on one image (\S+), on eight (\S+)\.", told)
+    assert [*said] == [f"{means[n]:.2f}" for n in (0, 1, 8)]

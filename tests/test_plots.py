@@ -9,8 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scellseg_lib import plots
-from scellseg_lib.errors import DatasetError, ImageError
+from scellseg_lib import errors, plots
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +48,7 @@ def test_overlay_has_the_papers_colours() -> None:
     assert true.get_linestyle()[0][1] is None  # solid
     assert (len(predicted.get_segments()), len(true.get_segments())) == (2, 1)
     assert legend(axes) == ["truth (n = 1 cells)", "prediction (n = 2 cells)"]
-    with pytest.raises(ImageError, match="prediction"):
+    with pytest.raises(errors.ImageError, match="prediction"):
         plots.overlay(np.zeros((40, 61)), two_cells())
 
 
@@ -97,7 +96,7 @@ def test_curve_of_one_image_is_marked_where_one_looks_and_lies_beside_another() 
 
 
 def test_saving_twice_gives_the_same_bytes_and_they_are_shown_again(tmp_path) -> None:
-    with pytest.raises(DatasetError, match=r"fig2.c.png: the figure has not been drawn"):
+    with pytest.raises(errors.DatasetError, match=r"fig2.c.png: the figure has not been drawn"):
         plots.show_saved(tmp_path / "first" / "fig2.c")
     hashes = []
     for name in ("first", "second"):

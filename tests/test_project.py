@@ -115,8 +115,7 @@ def test_lock_is_the_whole_set_and_no_more(system, python):
 
 def test_conda_installs_the_lock():
     """Conda brings Python and pip alone; everything else comes from the lock and nowhere else."""
-    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
-    python, pip, from_pip = environment["dependencies"]
+    python, pip, from_pip = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
     assert pip == "pip"
     supported = Requirement("python" + PROJECT["requires-python"]).specifier
     assert python.removeprefix("python=") in supported
@@ -161,11 +160,9 @@ NEVER_IN_CODE = {
 
 @pytest.mark.parametrize("what", [*NEVER, *NEVER_IN_CODE])
 def test_never_there(what):
-    searched = texts() if what in NEVER else texts(".py", ".ipynb")
+    within = texts() if what in NEVER else texts(".py", ".ipynb")
     wrong = re.compile((NEVER | NEVER_IN_CODE)[what], re.IGNORECASE | re.MULTILINE)
-    found = {
-        name: match.group() for name, text in searched.items() if (match := wrong.search(text))
-    }
+    found = {name: match.group() for name, text in within.items() if (match := wrong.search(text))}
     assert found.keys() <= {READER if what == "unpickling" else ""}, found
 
 
@@ -174,8 +171,7 @@ READER = "scellseg_lib/files/seg_npy.py"
 
 def test_the_one_reader_of_pickles_asks_a_list_for_every_name():
     """What it does with a name, its own tests say; here, that nothing goes around it."""
-    text = texts(".py")[READER]
-    assert not re.search(r"super\(\)|[p]ickle\.|\bloads?\b(?!\(\)\[\(\)\])", text)
+    assert not re.search(r"super\(\)|[p]ickle\.|\bloads?\b(?!\(\)\[\(\)\])", texts(".py")[READER])
 
 
 def test_no_path_of_this_machine():

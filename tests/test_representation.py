@@ -6,9 +6,8 @@ import torch
 from scipy.ndimage import gaussian_filter, label
 from skimage.draw import disk
 
-from scellseg_lib import load_dataset, load_model, representation, segment
+from scellseg_lib import errors, load_dataset, load_model, representation, segment, segmentation
 from scellseg_lib.device import Precision
-from scellseg_lib.errors import ModelError
 from scellseg_lib.flows import relabel, tidy
 from scellseg_lib.metrics import average_precision
 from scellseg_lib.model import new_model
@@ -24,8 +23,7 @@ def perfect(chosen: representation.Representation, masks: np.ndarray) -> np.ndar
     """What a network that makes no mistake would give."""
     targets = chosen.targets(masks)
     if not chosen.vector:
-        classes = [targets[0] == k for k in range(chosen.n_outputs)]
-        return (6 * np.stack(classes)).astype(np.float32)
+        return (6 * np.stack([targets[0] == k for k in range(chosen.n_outputs)])).astype(np.float32)
     return np.stack((*(5 * targets[:2]), np.where(masks > 0, 6, -6))).astype(np.float32)  # Eq. 1
 
 
@@ -62,16 +60,19 @@ class Blobs(representation.Representation):
         return output[0]
 
     def tune(self, decoding, outputs, truths):
+        """What two shots of 200 px are at the 30-px scale."""
+        side = 200 * 30 / tiny.worms(2).diameter
         assert [o.shape[1:] for o in outputs] == [t.shape for t in truths]
+        assert [len(truth) for truth in truths] == pytest.approx([side] * 2, abs=1)
         return decoding.change(cell_threshold=float(np.median(outputs[0])))
 
 
 def test_a_new_representation_needs_no_change_of_any_file(small_patches, monkeypatch, tmp_path):
     """From its name, and that of a network, to masks of a tuned model saved and loaded."""
+    monkeypatch.setattr(segmentation, "choose_precision", lambda _: pytest.fail("one was given"))
     monkeypatch.setitem(representation.REPRESENTATIONS, "blobs", Blobs())
     monkeypatch.setitem(ARCHITECTURES, "mine", Architecture("Mine", "blobs", True, True, True))
-    model = new_model("mine", tiny.LEVELS)
-    tuned = tiny.tune("classic", model, steps=1)
+    tuned = tiny.tune("classic", new_model("mine", tiny.LEVELS), steps=1)
     loaded = load_model(tuned.save(tmp_path / "toy.safetensors"), device=torch.device("cpu"))
     assert isinstance(loaded.representation, Blobs)
     assert loaded.card.decoding.cell_threshold == tuned.card.decoding.cell_threshold != 0.5
@@ -79,16 +80,15 @@ def test_a_new_representation_needs_no_change_of_any_file(small_patches, monkeyp
     np.testing.assert_array_equal(first.masks, same.masks)
     assert first.prediction.maps.shape[0] == 1
     assert first.masks.any()
-    with pytest.raises(ModelError, match="does not write cells as flows"):
+    with pytest.raises(errors.ModelError, match="does not write cells as flows"):
         _ = first.flows
 
 
 @pytest.mark.parametrize("chosen", ALL, ids=lambda r: r.name)
 def test_empty_images_have_empty_targets_and_masks(chosen):
     nothing = np.zeros((40, 50), np.int32)
-    targets = chosen.targets(nothing)
     none = np.zeros((3 if chosen.vector else 1, 40, 50), np.float32)
-    np.testing.assert_array_equal(targets, none, strict=True)
+    np.testing.assert_array_equal(chosen.targets(nothing), none, strict=True)
     found = chosen.masks(perfect(chosen, nothing), Decoding())
     np.testing.assert_array_equal(found, nothing, strict=True)
 
@@ -127,8 +127,7 @@ def test_equation_1(chosen):
     targets = torch.tensor([[[[0.6, 0.0]], [[-0.8, 0.0]], [[1.0, 0.0]]]])
     squares = ((4 - 3) ** 2 + 0 + (-3 + 4) ** 2 + 1**2) / 4  # over y and x, background included
     entropy = np.log1p(np.exp([-2, -1])).mean()  # of logits 2 and -1 for a cell and background
-    expected = entropy + 0.5 * squares
-    assert float(chosen.loss(output, targets)) == pytest.approx(expected, rel=1e-6)
+    assert float(chosen.loss(output, targets)) == pytest.approx(entropy + 0.5 * squares, rel=1e-6)
 
 
 @pytest.mark.parametrize(("chosen", "factor"), [(UNET2, 8 / 2), (UNET3, 8 / 3)])

@@ -169,8 +169,7 @@ def test_a_plane_of_next_to_no_range_becomes_zeros(height: float, kept: bool) ->
 
 
 def test_resize_is_linear_above_half_and_averages_below() -> None:
-    ramp = np.broadcast_to(np.arange(8, dtype=np.float32), (2, 8, 8))
-    twice = resize(ramp, 2)
+    twice = resize(np.broadcast_to(np.arange(8, dtype=np.float32), (2, 8, 8)), 2)
     assert twice.shape == (2, 16, 16)
     np.testing.assert_allclose(twice[0, 5, 3:7], [1.25, 1.75, 2.25, 2.75])
     noise = np.random.default_rng(0).random((2, 16, 16), np.float32)

@@ -12,20 +12,16 @@ import torch
 from skimage.draw import disk
 from torch import nn
 
-from scellseg_lib import Sample, load_model, segmentation
-from scellseg_lib.datasets import synthetic
-from scellseg_lib.device import Precision
+from scellseg_lib import Sample, datasets, device, load_model, metrics, network, segmentation
 from scellseg_lib.errors import ImageError, ModelError, OptionError
 from scellseg_lib.files.folder import FolderOutcome
-from scellseg_lib.metrics import average_precision
 from scellseg_lib.model import Model, new_model
-from scellseg_lib.network import NetworkOutput
 from scellseg_lib.representation import Decoding, get
 from scellseg_lib.segmentation import FarFromModel, Prediction, decode
 from tests import tiny
 
-predict = partial(segmentation.predict, precision=Precision())
-segment = partial(segmentation.segment, precision=Precision())
+predict = partial(segmentation.predict, precision=device.Precision())
+segment = partial(segmentation.segment, precision=device.Precision())
 FLOW = get("flow")
 MODEL = new_model("scellseg", tiny.LEVELS)
 
@@ -50,9 +46,9 @@ class Stub(nn.Module):
         self.anchor, self.maps = nn.Parameter(torch.zeros(1)), maps
         self.stride, self.batches = 8, []
 
-    def forward(self, images: torch.Tensor) -> NetworkOutput:
+    def forward(self, images: torch.Tensor) -> network.NetworkOutput:
         self.batches.append(len(images))
-        return NetworkOutput(self.maps(images), torch.ones(len(images), 4) / 2)
+        return network.NetworkOutput(self.maps(images), torch.ones(len(images), 4) / 2)
 
     def model(self, name: str = "cellpose", **card) -> Model:
         base = new_model(name, tiny.LEVELS)
@@ -116,8 +112,7 @@ def test_batches_are_as_large_as_asked_for_and_answers_given_as_soon_as_they_are
     made, image = oracle(discs())
     read = Mock(return_value=np.stack((image, 0 * image)))
     images = [Sample(name, read) for name in "0123"]
-    answers = predict(made, images, batch_size=3)
-    told = [(answer.name, read.call_count) for answer in answers]
+    told = [(answer.name, read.call_count) for answer in predict(made, images, batch_size=3)]
     assert made.network.batches == [3, 1]
     assert told == [("0", 3), ("1", 3), ("2", 3), ("3", 4)]
 
@@ -145,11 +140,10 @@ def test_what_the_network_sees_comes_back_as_masks_and_other_thresholds_need_no_
     masks = discs()
     made, image = oracle(masks)
     (cells,) = segment(made, [image], resample=resample)
-    assert average_precision(masks, cells.masks, [0.9])[0] == 1
+    assert metrics.average_precision(masks, cells.masks, [0.9])[0] == 1
     for threshold, n in ((0.0, 16), (7.0, 0)):
         decoding = Decoding(cell_threshold=threshold)
-        found = decode(cells.prediction, made.representation, decoding, resample=resample)
-        assert found.max() == n
+        assert decode(cells.prediction, made.representation, decoding, resample=resample).max() == n
     assert made.network.batches == [1]
 
 
@@ -175,7 +169,7 @@ def test_resampling_decodes_at_the_images_own_size(scale: float):
     made = {r: decode(prediction, FLOW, Decoding(), resample=r) for r in (True, False)}
     for found in made.values():
         assert found.shape == masks.shape
-        assert average_precision(masks, found, [0.8])[0] == 1
+        assert metrics.average_precision(masks, found, [0.8])[0] == 1
     if scale > 1:
         # Blocks of 2 x 2 px without it, none with it.
         for resample, found in made.items():
@@ -184,16 +178,13 @@ def test_resampling_decodes_at_the_images_own_size(scale: float):
 
 
 def test_steps_and_sizes_follow_the_scale_where_it_resamples():
-    seen = []
-
-    def masks(output, decoding):
-        seen.append((output.shape, decoding.n_steps, decoding.min_size))
-        return np.zeros(output.shape[1:], np.int32)
-
+    masks = Mock(side_effect=lambda output, _: np.zeros(output.shape[1:], np.int32))
     prediction = Prediction("p", np.zeros((3, 50, 60), np.float32), np.ones(1), (100, 120), 60)
     for suited, resample in ((True, True), (True, False), (False, True)):
         chosen = SimpleNamespace(resamples=suited, masks=masks)
         assert decode(prediction, chosen, Decoding(), resample=resample).shape == (100, 120)
+    each = [call.args for call in masks.call_args_list]
+    seen = [(output.shape, decoding.n_steps, decoding.min_size) for output, decoding in each]
     assert seen == [((3, 100, 120), 400, 140), ((3, 50, 60), 200, 35), ((3, 50, 60), 200, 35)]
 
 
@@ -243,7 +234,7 @@ def test_a_packaged_model_knows_what_it_has_not_seen():
     with pytest.warns(FarFromModel, match="times as far from the training images"):
         segment(model, [stripes])
     with warnings.catch_warnings(action="error", category=FarFromModel):
-        segment(model, [synthetic.make_image("phase", 3, (200, 200))[0]])
+        segment(model, [datasets.synthetic.make_image("phase", 3, (200, 200))[0]])
 
 
 def test_arrays_and_samples_are_the_same_images_and_integers_are_normalised_as_floats():

@@ -25,21 +25,16 @@ from typing import Any
 from unittest.mock import patch
 from zipfile import ZipFile
 
-import imagecodecs
 import numpy as np
 import pandas as pd
 import torch
 from safetensors.torch import load_file
 
-from scellseg_lib import ScellsegError, augment, cli, finetuning, training
+from scellseg_lib import ScellsegError, augment, cli, device, finetuning, model, training
 from scellseg_lib.datasets import download, synthetic
-from scellseg_lib.device import Precision
 from scellseg_lib.files import export
 from scellseg_lib.files.images import read_masks, read_pixels, write_labels
-from scellseg_lib.model import new_model
-from scellseg_lib.paper import run
-from scellseg_lib.paper.store import Store
-from scellseg_lib.paper.trial import Trial
+from scellseg_lib.paper import run, store, trial
 from scellseg_lib.workbench.experiment import ClassFile, Experiment
 from tests import tiny
 from tests.corpus.test_annotations import open_editor
@@ -59,8 +54,8 @@ def prepare(home: Path) -> None:
         image, masks = (plane[..., :120, :120] for plane in tiny.worm(seed))
         write_labels(home / f"in/{seed}_masks.tif", masks)
         pixels = np.uint8(255 * (image[0] - image[0].min()) / np.ptp(image[0]))
-        (home / f"in/{seed}.png").write_bytes(imagecodecs.png_encode(pixels))
-    new_model("scellseg", tiny.LEVELS).save(home / "in/base.safetensors")
+        write_labels(home / f"in/{seed}.png", pixels)
+    model.new_model("scellseg", tiny.LEVELS).save(home / "in/base.safetensors")
     subprocess.run(["chmod", "-R", "a+rX", str(home)], check=True)
 
 
@@ -82,15 +77,15 @@ def tune(to: Path) -> None:
 def compute_trials(to: Path) -> None:
     of = "synthetic_mito", "unet2", "untrained", "classic"
     usual: dict[str, Any] = {"shots": ("mito_shot_000",), "levels": (2, 4), "steps": 2}
-    trials = [Trial(*of, seed=k, **usual) for k in range(2)]
-    done = run.compute_missing(trials, run.Workspace(Store(to / "store"), to / "runs"))
+    trials = [trial.Trial(*of, seed=k, **usual) for k in range(2)]
+    done = run.compute_missing(trials, run.Workspace(store.Store(to / "store"), to / "runs"))
     if done.failed:
         raise ScellsegError(str(done.failed), remedy="See there.")
 
 
 def put(to: Path) -> None:
     for k in range(6):
-        Store(to).put(f"t{k}", make_scores(k / 8), make_origin(make_trial(seed=k)))
+        store.Store(to).put(f"t{k}", make_scores(k / 8), make_origin(make_trial(seed=k)))
 
 
 def get(to: Path) -> None:
@@ -151,7 +146,7 @@ def work(name: str, to: Path, answers: Any, user: int = 0) -> None:
     finetuning.default_contrast = tiny.contrast
     synthetic.make_image = partial(synthetic.make_image, shape=(120, 120))
     synthetic.make_dataset = partial(synthetic.make_dataset, n_query=1)
-    run.choose_precision = lambda *_: Precision()
+    run.choose_precision = lambda *_: device.Precision()
     torch.cpu.get_capabilities = dict
     torch.backends.mkldnn.enabled = False  # which rounds by what was computed before
     torch.set_num_threads(1)
@@ -166,14 +161,10 @@ def work(name: str, to: Path, answers: Any, user: int = 0) -> None:
             os.setuid(user)
         try:
             WRITERS[name](to)
-        except ScellsegError as error:
-            answer = "refused" if error.remedy else f"without a remedy: {error}"
-        except OSError as error:
-            answer = "refused" if error.filename and error.strerror else repr(error)
-        except SystemExit as error:  # of the command line, which has told why
-            answer = "refused" if "Error: " in said.getvalue() else f"exit {error.code}"
-        except Exception as error:
-            answer = repr(error)
+        except (Exception, SystemExit) as error:
+            of_file = getattr(error, "filename", None) and getattr(error, "strerror", None)
+            told = isinstance(error, SystemExit) and "Error: " in said.getvalue()  # by a command
+            answer = "refused" if getattr(error, "remedy", of_file or told) else repr(error)
     found = [word for word in FOREIGN if word in said.getvalue()]
     answers.put(f"foreign words: {said.getvalue()[:400]}" if found else answer)
     if user:

@@ -26,13 +26,10 @@ import yaml
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-from scellseg_lib import load_model, paths
-from scellseg_lib.datasets import fetch, manifest
-from scellseg_lib.errors import ScellsegError, ScellsegWarning
+from scellseg_lib import datasets, errors, load_model, network, paths
 from scellseg_lib.files.folder import read_record
 from scellseg_lib.files.images import read_masks, read_pixels, write_labels
 from scellseg_lib.learning_curve import COLUMNS, _read_scores
-from scellseg_lib.network import weights_hash
 from scellseg_lib.paper.profile import load_profile
 from scellseg_lib.paper.store import Store
 from scellseg_lib.workbench.experiment import ClassFile, Experiment, read_cells
@@ -74,13 +71,13 @@ def recover(file: Path) -> Any:
 
 def unpack(file: Path) -> Any:
     with TemporaryDirectory() as to:
-        fetch.unpack(file, Path(to))
+        datasets.fetch.unpack(file, Path(to))
         return sorted(file.read_bytes() for file in Path(to).rglob("*") if file.is_file())
 
 
 def load(file: Path) -> Any:
     model = load_model(file)
-    return weights_hash(model.network), model.card.model_dump_json()
+    return network.weights_hash(model.network), model.card.model_dump_json()
 
 
 def resume(file: Path) -> Any:
@@ -97,7 +94,7 @@ def put(folder: Path) -> None:
 
 
 def read_yaml(folder: str, load: Callable[[str], Any], file: Path) -> Any:
-    manifest._parse.cache_clear()
+    datasets.manifest._parse.cache_clear()
     with patch.object(paths, folder, file.parent):
         return load(file.stem)
 
@@ -115,7 +112,7 @@ ROUNDS = ",".join(Experiment(Path("nowhere")).rounds()).encode()
 ROUNDS += b"\n2,2026-01-01,m.safetensors,ab,3,40,A,False,0.5,0.25,9,8,1,2,3,cd\n"
 CURVE = f"{','.join(COLUMNS)}\n{','.join('1' * len(COLUMNS))}\n".encode()
 PROFILE = partial(read_yaml, "PROFILES", load_profile)
-MANIFEST = partial(read_yaml, "MANIFESTS", manifest.load_manifest)
+MANIFEST = partial(read_yaml, "MANIFESTS", datasets.manifest.load_manifest)
 TARRED = partial(tarred, "b/c.txt", content=b"a.txt" * 100)
 KINDS = {name: image(name) for name in WHOLE} | {
     "page of a stack": Kind("a.bin", WHOLE["ImageJ stack"], lambda file: read_pixels(file, page=1)),
@@ -163,9 +160,9 @@ def read_once(kind: Kind, file: Path, right: Any) -> str:
     began = time.monotonic()
     try:
         with warnings.catch_warnings(action="error"):
-            warnings.simplefilter("ignore", ScellsegWarning)
+            warnings.simplefilter("ignore", errors.ScellsegWarning)
             found = kind.read(file)
-    except ScellsegError as error:
+    except errors.ScellsegError as error:
         said, name = str(error), kind.file.partition(".")[0] or kind.file
         foreign = len(said) > 900 or not error.remedy or [one for one in FOREIGN if one in said]
         answer = f"not in our words: {said[:200]}" if foreign or name not in said else "refused"

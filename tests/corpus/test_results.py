@@ -6,25 +6,21 @@ from pathlib import Path
 from unittest.mock import Mock
 from uuid import UUID
 
-import imagecodecs
 import numpy as np
 import pytest
 
-from scellseg_lib import Sample, atomic
-from scellseg_lib.device import Precision, default_device
+from scellseg_lib import Sample, atomic, device, model
 from scellseg_lib.errors import DatasetError, MasksMadeOtherwise
 from scellseg_lib.files import export, folder, images
 from scellseg_lib.files.images import read_pixels, write_labels
-from scellseg_lib.model import new_model
 from tests.corpus import expect, faults
 
-MODEL = new_model("unet2", (4, 8))
+MODEL = model.new_model("unet2", (4, 8))
 READING = {"channels": None, "axes": None, "page": None}
 
 
 def draw(file: Path, seed: int) -> None:
-    pixels = np.random.default_rng(seed).integers(0, 255, (40, 50), np.uint8)
-    file.write_bytes(imagecodecs.png_encode(pixels))
+    write_labels(file, np.random.default_rng(seed).integers(0, 255, (40, 50)))
 
 
 def segment(home: Path, **options) -> tuple[int, int, list[str]]:
@@ -91,13 +87,13 @@ def test_done_are_whole_masks_of_the_very_image(home, name, spoil, right):
 def test_masks_of_other_settings_or_numeric_type_are_not_done(home, monkeypatch, other):
     expect(lambda: segment(home, **other), MasksMadeOtherwise)
     assert segment(home, overwrite=True, **other) == (2, 0, [])
-    there = folder.choose_precision(default_device()).dtype
+    there = folder.choose_precision(device.default_device()).dtype
     asked = {"fp32": "bf16", "bf16": "fp32"}[there]
     if "flips" not in other:
         with monkeypatch.context() as patch:
             patch.setattr(MODEL.card, "flips", True)  # the model's own setting counts as asked for
             expect(lambda: segment(home, **other), MasksMadeOtherwise, "flips False there, True")
-    monkeypatch.setattr(folder, "choose_precision", lambda _: Precision(asked))
+    monkeypatch.setattr(folder, "choose_precision", lambda _: device.Precision(asked))
     words = f"dtype {there} there, {asked} asked for"
     expect(lambda: segment(home, **other), MasksMadeOtherwise, words)
 
@@ -152,11 +148,10 @@ def test_masks_are_measured_on_their_own_image_or_on_none(tmp_path, there, named
     for name in there:
         draw(tmp_path / name, 1)
     for name in "AB":
-        write_labels(tmp_path / "masks" / f"{name}_masks.tif", np.eye(40, 50, dtype=int))
+        write_labels(tmp_path / "in" / f"{name}_masks.tif", np.eye(40, 50, dtype=int))
 
     def measure() -> tuple[int, list[str]]:
-        how = {"images": tmp_path / named}
-        done = export.export(tmp_path / "masks", tmp_path / "out", ["table"], **how)
+        done = export.export(tmp_path / "in", tmp_path / "out", ["table"], images=tmp_path / named)
         return done.written, list(done.failed)
 
     expect(measure, right if isinstance(right, type) else right.__eq__)

@@ -18,14 +18,11 @@ from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 from typer.main import get_command
 
-from scellseg_lib import cli, load_model, paths
+from scellseg_lib import cli, device, learning_curve, load_model, model, paths
 from scellseg_lib.datasets import fetch, manifest
-from scellseg_lib.device import Precision
 from scellseg_lib.errors import FetchError, ModelError, ScellsegError, TrainingError
 from scellseg_lib.files.images import write_labels
 from scellseg_lib.finetuning import FinetuneOptions
-from scellseg_lib.learning_curve import COLUMNS, _read_scores
-from scellseg_lib.model import new_model, read_card
 from scellseg_lib.paper.profile import load_profile
 from scellseg_lib.paper.store import Store, load_or_compute, read_table
 from scellseg_lib.training import Checkpoint, read_run, resume_precision
@@ -78,7 +75,7 @@ def test_the_origin_of_a_table(content, tmp_path, monkeypatch):
 
 
 TABLES = [b"", "cell,é\n".encode("latin-1"), b'"', "a,b".encode("utf-16"), None]
-CUT = f"{','.join(COLUMNS)}\nkey,0,1".encode()
+CUT = f"{','.join(learning_curve.COLUMNS)}\nkey,0,1".encode()
 
 
 @pytest.mark.parametrize("content", [*TABLES, b"a,b\n1,2\n", b"<html>", CUT])
@@ -88,7 +85,7 @@ def test_tables(content, tmp_path):
     file.unlink()
     _ = file.mkdir() if content is None else file.write_bytes(content)
     refused(store.read_scores, "one.csv")
-    refused(lambda: _read_scores(file), "one.csv")
+    refused(lambda: learning_curve._read_scores(file), "one.csv")
     if content in TABLES:
         refused(lambda: read_table(file), "one.csv")
     refused(lambda: store.put("one" * 90, make_scores(), ORIGIN), "oneone")
@@ -144,7 +141,7 @@ def test_ranges_without_end_cost_nothing():
     assert group.splits_of(10**9) == ("shot", "query")
 
 
-MODEL = new_model("scellseg", tiny.LEVELS)
+MODEL = model.new_model("scellseg", tiny.LEVELS)
 CARD: dict[str, Any] = json.loads(MODEL.card.model_dump_json())
 WEIGHTS = MODEL.network.state_dict()
 BIAS = WEIGHTS["tasker.2.bias"]
@@ -180,11 +177,11 @@ def test_headers_of_models_and_what_is_no_file(tmp_path):
         file.write_bytes(struct.pack("<Q", len(said)) + said + whole[8 + size :])
         refused(lambda: load_model(file), "m.safetensors", ModelError)
     file.write_bytes(struct.pack("<Q", 2**63) + whole[8:])
-    refused(lambda: read_card(file), "m.safetensors", ModelError)
+    refused(lambda: model.read_card(file), "m.safetensors", ModelError)
     (tmp_path / "d.safetensors").mkdir()
     for name in ("d.safetensors", "none.safetensors", "y" * 300 + ".safetensors"):
         refused(lambda name=name: load_model(tmp_path / name), name[:12], ModelError)
-        refused(lambda name=name: read_card(tmp_path / name), name[:12], ModelError)
+        refused(lambda name=name: model.read_card(tmp_path / name), name[:12], ModelError)
     refused(lambda: MODEL.save(tmp_path / ("y" * 250 + ".safetensors")), "yyy", ModelError)
     assert MODEL.save(tmp_path / ("y" * 230 + ".safetensors")).is_file()
 
@@ -238,7 +235,7 @@ def test_checkpoints(run, tensors, tmp_path):
     refused(state.resume, "c.safetensors", TrainingError)
     for precision in ([], None, "x", {"foo": 1}):
         save_file({}, file, {"run": json.dumps({"identity": {"precision": precision}, "log": []})})
-        assert resume_precision(file, Precision("bf16")) == Precision("bf16")
+        assert resume_precision(file, device.Precision("bf16")) == device.Precision("bf16")
     file.unlink()
     file.mkdir()
     assert read_run(file) == {}

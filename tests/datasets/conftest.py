@@ -1,6 +1,7 @@
 """A server on this machine that misbehaves on demand."""
 
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,14 +26,11 @@ class Server:
     busy: int = 0  # answers of 503 before it serves
     length: str | None = None  # what it says instead
     elsewhere: bool = False  # whether it says that another part comes than is asked for
-    requests: list[tuple[str, str | None]] = field(default_factory=list)  # and Range headers
-
-    def asked(self, path: str) -> list[str | None]:
-        return [wanted for one, wanted in self.requests if one == path]
+    asked: dict[str, list] = field(default_factory=lambda: defaultdict(list))  # Range headers
 
     def answer(self, handler: BaseHTTPRequestHandler) -> None:
         wanted, since = (handler.headers.get(name) for name in ("Range", "If-Unmodified-Since"))
-        self.requests.append((handler.path, wanted))
+        self.asked[handler.path].append(wanted)
         content = self.files.get(handler.path, b"")
         start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and self.ranges else 0
         status, said = 206 if start else 200, content[start:]

@@ -96,10 +96,10 @@ def test_a_file_comes_whole(part, fails, asked, home, server):
         os.utime(home / "a.zip.part", (1e9, 1e9))
     file = download.download(server.address + A, home / "a.zip")
     assert file.read_bytes() == GOOD
-    assert server.asked(A) == asked
+    assert server.asked[A] == asked
     assert list_files(home) == ["a.zip"]
     download.download(server.address + A, file, sha256(GOOD).hexdigest())
-    assert server.asked(A) == asked  # what is there is not fetched again
+    assert server.asked[A] == asked  # what is there is not fetched again
 
 
 def test_a_download_does_not_leave_tls(tmp_path, monkeypatch):
@@ -119,7 +119,7 @@ def test_a_beginning_of_another_file_is_found_out_by_the_hash(home, server):
     (home / "b.zip.part").write_bytes(GOOD[:300])
     with pytest.raises(FetchError, match="does not have the SHA-256 0000"):
         download.download(server.address + A, home / "b.zip", "0" * 64)
-    assert server.asked(A) == ["bytes=300-", None] * 2  # anew, once
+    assert server.asked[A] == ["bytes=300-", None] * 2  # anew, once
     assert list_files(home) == ["a.zip"]
 
 
@@ -128,7 +128,7 @@ def test_two_at_once_fetch_a_file_once(home, server):
     with ThreadPoolExecutor(2) as pool:
         both = pool.map(download.download, [server.address + A] * 2, [home / "a.zip"] * 2)
     assert [file.read_bytes() for file in both] == [GOOD] * 2
-    assert len(server.asked(A)) == 1
+    assert len(server.asked[A]) == 1
     assert list_files(home) == ["a.zip"]
 
 
@@ -159,7 +159,7 @@ def test_fetched_files_are_the_pixels_of_the_manifest(home, server, monkeypatch)
     (folder / "a_masks.png").unlink()
     fetch.fetch(name)
     assert not fetch.verify(name).wrong
-    assert len(server.asked(A)) == 1
+    assert len(server.asked[A]) == 1
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_what_was_not_promised_is_not_kept(fails, says, message, asked, home, se
     said = {name: value for name, value in says.items() if name.islower()}
     with pytest.raises(FetchError, match=message):
         fetch.fetch(describe(home, **{"url": server.address + A} | said))
-    assert len(server.asked(A)) == asked
+    assert len(server.asked[A]) == asked
     is_whole = "entry" in says or "SCELLSEG_DATA" in says
     assert leftovers(home) == (["downloads/cells/a.zip"] if is_whole else [])
 
@@ -197,7 +197,7 @@ def test_what_a_bad_line_let_through_is_kept_for_the_next_run(home, server, monk
         fetch.fetch(describe(home, server.address + A))
     assert leftovers(home) == ["downloads/cells/a.zip.part"]
     fetch.fetch("cells")
-    assert server.asked(A)[1:] == ["bytes=1000-"]
+    assert server.asked[A][1:] == ["bytes=1000-"]
 
 
 @pytest.mark.parametrize("when", ["downloading", "unpacking"])
@@ -229,7 +229,7 @@ def test_manual_access_tells_what_to_do_and_where_to_put_it(home, server):
     (place / "a.zip").write_bytes(GOOD)
     fetch.fetch(name)
     assert not fetch.verify(name).wrong
-    assert server.asked(A) == []
+    assert server.asked[A] == []
     (home / "data" / name / "a_img.png").unlink()
     manifest._parse.cache_clear()
     describe(home, server.address + A, **manual, archives=[], converter=None)

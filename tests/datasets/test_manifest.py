@@ -108,12 +108,9 @@ def test_cellpose_subsets_and_styles_follow_the_numbers_of_the_files(tmp_path):
     counts = Counter(split for entry in entries for split in entry.splits)
     sizes = {"Sneuro": 89, "Sfluor": 288, "Scell": 382, "Smicro": 455, "Sgeneral": 540}
     assert {name: counts[f"subset:{name}"] for name in sizes} == sizes
-    styled: dict[str, list[int]] = {}
-    for entry in entries:
-        if entry.style:
-            styled.setdefault(entry.style, []).append(int(entry.name.removeprefix("train_")))
+    styled = {(f"contrast:{one.style}", one.name) for one in entries if one.style}
     picks = card.groups[0].picks.items()  # whose numbers tests/test_docs.py compares
-    assert styled == {split.removeprefix("contrast:"): [*numbers] for split, numbers in picks}
+    assert styled == {(style, f"train_{n:03d}") for style, numbers in picks for n in numbers}
     (tmp_path / "train_043_img.png").unlink()  # a missing file shifts nothing
     assert {e.name: e.splits for e in card.entries(tmp_path)} == {
         e.name: e.splits for e in entries if e.name != "train_043"

@@ -13,8 +13,7 @@ from pypi_simple import PYPI_SIMPLE_ENDPOINT
 from safetensors import safe_open
 
 from scellseg_lib import paths
-from scellseg_lib.datasets import weights
-from scellseg_lib.datasets.manifest import list_manifests, load_manifest
+from scellseg_lib.datasets import manifest, weights
 from scellseg_lib.datasets.weights import load_model, packaged_file, packaged_files
 from scellseg_lib.errors import ModelError
 from scellseg_lib.model import new_model
@@ -86,7 +85,7 @@ def test_a_packaged_model_says_what_it_is_and_has_seen_no_queries(file):
         kinds = {tensors.get_tensor(key).dtype for key in tensors.keys() if "weight" in key}  # noqa: SIM118
     assert kinds == {torch.float16}
     assert file.stat().st_size < (4e6 if card.levels[0] == 16 else 16e6)
-    entries = {name: load_manifest(name).entries() for name in list_manifests()}
+    entries = {name: manifest.load_manifest(name).entries() for name in manifest.list_manifests()}
     tested = {name for name, those in entries.items() if any("query" in e.splits for e in those)}
     seen = {one.name for one in card.training_data}
     assert "bbbc010_elegans" in tested
@@ -165,9 +164,8 @@ UNFIT = [
 @pytest.mark.parametrize(("changes", "words"), UNFIT)
 def test_official_weights_that_do_not_fit_are_refused(tmp_path, theirs, changes, words):
     state = theirs if "output.2.bias" in changes else {}
-    path = write_cellpose(tmp_path / "cyto", state, **changes)
     with pytest.raises(ModelError, match=words):
-        load_model("cellpose", weights=path)
+        load_model("cellpose", weights=write_cellpose(tmp_path / "cyto", state, **changes))
 
 
 THEIRS = {"tasker.base_bn.weight": torch.arange(32.0), "tasker.base_conv.bias": torch.ones(3)}
@@ -217,7 +215,7 @@ def test_fetched_once_then_served_from_the_cache(index, cache, monkeypatch):
     (cache / weights.ARCHIVE).unlink()
     monkeypatch.setenv("SCELLSEG_OFFLINE", "1")
     assert_fetched()
-    assert len(index.asked(FILE)) == 1
+    assert len(index.asked[FILE]) == 1
 
 
 def test_weights_are_converted_again_when_our_names_change(index, monkeypatch):
@@ -238,7 +236,7 @@ def test_a_folder_of_archives_will_do(index, monkeypatch, tmp_path):
     (tmp_path / weights.ARCHIVE).write_bytes(index.files[FILE])
     configure(monkeypatch, find_links=str(tmp_path), no_index="1")
     assert_fetched()
-    assert index.asked(FILE) == []
+    assert index.asked[FILE] == []
 
 
 SPOILT = [
@@ -268,7 +266,7 @@ def test_what_forbids_the_network_is_said(index, monkeypatch):
         monkeypatch.setenv("SCELLSEG_OFFLINE", offline)
         with pytest.raises(ModelError, match=words):
             weights.released_weights("scellseg")
-    assert index.asked(FILE) == []
+    assert index.asked[FILE] == []
 
 
 def test_settings_come_from_the_files_and_the_environment_of_pip(cache, tmp_path, monkeypatch):

@@ -19,7 +19,7 @@ from scellseg_lib.errors import ImageError, ScellsegError, ScellsegWarning, Side
 from scellseg_lib.files import export, outlines
 from scellseg_lib.files.images import read_masks, read_pixels, relabel, write_labels
 from scellseg_lib.files.seg_npy import read_seg, write_seg
-from tests.corpus.test_images import other
+from tests.corpus.test_images import other, tiff
 
 # A plain cell, one with a hole, one in two pieces; label 3 is missing.
 CELLS = np.zeros((12, 14), np.int32)
@@ -90,9 +90,8 @@ def test_imagej_has_polygons_and_composites_named_by_label(tmp_path):
 
 def test_geojson_is_polygons_with_holes_and_pieces(tmp_path):
     outlines.write_geojson(tmp_path / "a.geojson", CELLS)
-    features = json.loads((tmp_path / "a.geojson").read_text())["features"]
     back = np.zeros(CELLS.shape, np.int32)
-    for feature in features:
+    for feature in json.loads((tmp_path / "a.geojson").read_text())["features"]:
         shape = feature["geometry"]
         several = shape["type"] == "MultiPolygon"
         for rings in shape["coordinates"] if several else [shape["coordinates"]]:
@@ -136,9 +135,8 @@ def test_images_of_cells_are_read_as_they_were(tmp_path, n_channels, kind):
     """Channels are those of pixels, not pages, so that no program asks what the pages are."""
     shape = (12, 14) if n_channels is None else (12, 14, n_channels)
     image = np.arange(np.prod(shape)).reshape(shape).astype(kind)
-    layout = {} if n_channels in (None, 3) else {"planarconfig": "contig"}
-    colours = "rgb" if n_channels == 3 else "minisblack"
-    tifffile.imwrite(tmp_path / "A.tif", image, photometric=colours, **layout)
+    layout = {"planarconfig": "contig"} if n_channels else {}
+    (tmp_path / "A.tif").write_bytes(tiff(image, **layout))
     write_labels(tmp_path / "A_masks.png", CELLS)
     done = export.export(tmp_path, tmp_path, ["cells"], images=tmp_path / "A.tif")
     assert (done.written, done.failed) == (1, {})
@@ -243,8 +241,7 @@ def test_classes_and_notes_go_with_their_cells(tmp_path, masks):
 
 
 def test_what_cannot_be_exported(plate, tmp_path):
-    (tmp_path / "elsewhere").mkdir()
-    tifffile.imwrite(tmp_path / "elsewhere" / "Z.tif", np.zeros((4, 4), np.uint8))
+    write_labels(tmp_path / "elsewhere" / "Z.tif", np.zeros((4, 4), np.int32))
     for kind, images, message in (
         ("roi", None, r"no format 'roi'.*imagej"),
         ("cells", None, r"cells are cut out of images. Say where they are: images=\.\.\."),

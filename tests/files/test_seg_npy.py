@@ -227,8 +227,7 @@ def test_what_is_shared_is_not_multiplied_and_arrays_are_of_the_bytes_that_are_t
     one: list[object] = ["a"]
     for _ in range(60):  # 2 to the power of 60 leaves, would one walk them all
         one = [one, one]
-    path = save(tmp_path / "a_seg.npy", boxed({"masks": CELLS, "x": one}))
-    assert len(read_seg(path)["x"]) == 2
+    assert len(read_seg(save(tmp_path / "a_seg.npy", boxed({"masks": CELLS, "x": one})))["x"]) == 2
     steps = in_a_file(lying((2, 3), bytes(12)))  # is no lie
     assert read_seg(save(tmp_path / "b_seg.npy", steps))["masks"].shape == (2, 3)
 

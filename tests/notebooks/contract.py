@@ -21,6 +21,7 @@ MAX_BYTES = 300_000
 KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 LANGUAGE = {"name": "python"}
 
+
 # A rooted path of two parts or more, or a Windows drive; neither a URL nor a relative path.
 ABSOLUTE = re.compile(r"(?<![\w:/.<>~+)\]}-])/(?:[\w.-]+/)+[\w.-]*|\b[A-Za-z]:\\{1,2}\w|file://")
 # Names that say nothing about a person or a machine, and occur as words of their own.

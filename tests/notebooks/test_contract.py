@@ -42,8 +42,7 @@ def check(notebook: NotebookNode, folder: Path) -> str:
 
 def test_good_notebook_has_no_problem(good, tmp_path) -> None:
     """Nor one whose pixels read like a path, or whose comments and empty lines are many."""
-    picture = new_output("display_data", data={"image/png": "iVBO =/ab/cd/ef"})
-    good.cells[3].outputs.append(picture)
+    good.cells[3].outputs.append(new_output("display_data", data={"image/png": "iVBO =/ab/cd/ef"}))
     # Parameters and imports count: four lines here.
     good.cells[3].source = "# why\n\n" + "\n".join(["x = 1"] * 95)
     assert check(good, tmp_path) == ""
@@ -56,14 +55,10 @@ DEFINITIONS = ["def f(): ...", "class A: ...", "async def f(): ...", "f = lambda
 DEFINITIONS.append("if 1:\n    def f(): ...")
 # Written in parts, since no file of the project may hold such a path.
 PATHS = ["/" + "home/ada/data", "/" + "root/x.png", "C:" + "\\Users", "file:" + "//x"]
-
-
 ERROR = new_output("error", ename="ValueError", evalue="no", traceback=["..."])
 LARGE = new_output("display_data", data={"image/png": "A" * contract.MAX_BYTES})
 SHOWN = [new_output("stream", name="stdout", text=f"wrote {path}\n") for path in PATHS]
 SHOWN += [new_output("display_data", data={"text/html": f"<td>x={path}</td>"}) for path in PATHS]
-
-
 OTHER, TAGGED = ({"metadata": NotebookNode(tags=[tag])} for tag in ("other", "parameters"))
 # What is changed of which cells, and what is said of it.
 BROKEN: list[tuple[dict[int, dict], str]] = [

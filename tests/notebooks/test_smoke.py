@@ -103,8 +103,7 @@ def test_quickstart_shows_what_is_stored_and_what_it_lacks(folder, capsys, monke
     monkeypatch.setenv("SCELLSEG_DATA", str(folder / "nothing"))
     monkeypatch.setenv("SCELLSEG_CACHE", str(folder / "cache"))
     monkeypatch.setenv("SCELLSEG_OFFLINE", "1")
-    few = {"N_SHOTS": 1, "STEPS": 1, "N_QUERIES": 1}
-    text = execute("00_quickstart", capsys, REAL=True, **few)
+    text = execute("00_quickstart", capsys, REAL=True, N_SHOTS=1, STEPS=1, N_QUERIES=1)
     stored = [one for one in list_stored("00_quickstart") if "8 shots, 3 query" not in one]
     assert len(stored) == 1
     assert all(one in text for one in stored)

@@ -12,16 +12,12 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from scellseg_lib import paths
-from scellseg_lib.datasets import manifest
-from scellseg_lib.errors import ManifestError, ScellsegError
-from scellseg_lib.metrics import THRESHOLDS
+from scellseg_lib import datasets, errors, metrics, paths
 from scellseg_lib.paper import grid
 from scellseg_lib.paper.claims import evidence as evidence_of
 from scellseg_lib.paper.claims import rules
 from scellseg_lib.paper.claims.evidence import Evidence, group_by_profile, load_evidence
 from scellseg_lib.paper.claims.judgement import RULES, Judgement, Verdict, judge_claims, load_claims
-from scellseg_lib.paper.claims.rules import REPEATS, judge_lead
 from scellseg_lib.paper.grid import CELLPOSE, CFT, FT
 from scellseg_lib.paper.profile import load_profile
 from scellseg_lib.paper.styles import Purity, measure_purity
@@ -84,7 +80,7 @@ def rows(found: Sequence[Trial], profile: str) -> pd.DataFrame:
     """What the store has of trials: images at ten IoU thresholds each; ``of``: whose they are."""
     said = pd.DataFrame([asdict(one) | {"n_shots": one.n_shots} for one in found])
     said = said.assign(of=range(len(said)), key=[f"{k:016x}" for k in range(len(said))])
-    iou = pd.DataFrame({"threshold": np.round(THRESHOLDS, 2), "curve": CURVE})
+    iou = pd.DataFrame({"threshold": np.round(metrics.THRESHOLDS, 2), "curve": CURVE})
     images = pd.DataFrame({"image": [*"abcd"], "ease": [-0.01, -0.005, 0.005, 0.01]})
     frame = said.assign(profile=profile, cell_threshold=0.5).merge(images, how="cross")
     return frame.merge(iou, how="cross")
@@ -126,16 +122,16 @@ def judge_all(evidence: Evidence) -> dict[str, Any]:
 
 def test_each_of_thirty_claims_has_one_rule_that_says_what_counts(monkeypatch, tmp_path):
     paper = load_claims()
-    assert (len(paper.claims), paper.repeats) == (30, REPEATS)
-    assert "paper_claims" not in manifest.list_manifests()
+    assert (len(paper.claims), paper.repeats) == (30, rules.REPEATS)
+    assert "paper_claims" not in datasets.manifest.list_manifests()
     assert {"datasets", *(claim.id for claim in paper.claims)} == set(RULES)
     monkeypatch.delitem(RULES, "fig2.best")
-    with pytest.raises(ScellsegError, match=r"fig2\.best"):
+    with pytest.raises(errors.ScellsegError, match=r"fig2\.best"):
         judge_claims(Evidence(pd.DataFrame()))
     text = (paths.MANIFESTS / "paper_claims.yaml").read_text()
     (tmp_path / "paper_claims.yaml").write_text(text.replace("minimum: 0.35", "minimun: 0.35", 1))
     monkeypatch.setattr(paths, "MANIFESTS", tmp_path)
-    with pytest.raises(ManifestError, match="minimun"):
+    with pytest.raises(errors.ManifestError, match="minimun"):
         load_claims()
 
 
@@ -228,7 +224,6 @@ DISAGREEING = [
     ("fig4.smicro_equals_sgeneral", given(0.3, weights=SMICRO), "mito"),
     ("fig4.elegans", given(0.2, of=CFT, weights=SNEURO), "after Sneuro is 0.36.*not within"),
     ("fig4.general_elegans", given(0.2, of=DIRECT), "after Sneuro is 0.3.*not at most"),
-    ("fig4.general_bv2", given(0.1, of=DIRECT, weights=SMICRO), "-0.146"),
     ("fig4.general_bv2", given(0.2, of=DIRECT, weights=SMICRO), "-0.046"),
     ("fig4.general_mito", given(0, of=DIRECT, weights=SFLUOR), "Sfluor less Scell .*not at least"),
     ("fig5.variance", noisy_to_the_end, "variance with few shots .*not at least 1"),
@@ -276,9 +271,8 @@ def test_aji_in_another_order_than_ap_disagrees():
 
 
 def test_a_claim_is_judged_at_both_cell_thresholds():
-    half = evidence().trials
     zero = evidence(change=shifted(0.02, of=FT)).trials.assign(cell_threshold=0.0)
-    found = judge_all(Evidence(pd.concat([half, zero])))["fig5.ablation"]
+    found = judge_all(Evidence(pd.concat([evidence().trials, zero])))["fig5.ablation"]
     assert (found.verdict, found.at_zero) == (AGREES, DISAGREES)
 
 
@@ -322,8 +316,7 @@ def test_released_models_are_judged_on_stand_ins_that_are_named():
 
 def test_models_pretrained_otherwise_test_only_what_they_can():
     """Those of the profile ``cpu``, which come behind the authors' where both are there."""
-    mine = evidence("cpu", states=3).trials
-    both = pd.concat([mine, evidence("released", states=3).trials])
+    both = pd.concat([evidence("cpu", states=3).trials, evidence("released", states=3).trials])
     found = judge_all(Evidence(both))
     assert found["fig2.best"].verdict == "agrees (on a stand-in)"  # whatever their budgets
     behind = judge_one("fig2.best", evidence("cpu", shifted(0.1, of=UNET2), 3), "cpu")
@@ -339,8 +332,7 @@ def test_trials_by_another_protocol_do_not_count():
     frame = evidence().trials
     other = frame.assign(ap=0.0, aji=0.0)
     fields = {"protocol": "best", "queries": "shot", "split": "held_out", "steps": 300}
-    fields["recalibrated"] = "shot"
-    fields |= {"cell_threshold": 0.0, "levels": [(8, 16)] * len(other)}
+    fields |= {"recalibrated": "shot", "cell_threshold": 0.0, "levels": [(8, 16)] * len(other)}
     fields["options"] = [(("alpha", "fixed"),)] * len(other)
     fields["shots"] = other["shots"].map(lambda names: (*names[:-1], "chosen"))
     others = [other.assign(**{k: v}, key=other["key"] + k) for k, v in fields.items()]
@@ -362,9 +354,7 @@ def test_two_trials_of_one_state_count_as_one_unless_the_precision_is_anothers(c
     pd.testing.assert_series_equal(twice, once + rise)
 
 
-def census(
-    *, data: str = ELEGANS, cells: int = 670, test: int = 39, width: int = 696, area: float = 1100.0
-) -> dict[str, pd.DataFrame]:
+def census(data=ELEGANS, cells=670, test=39, width=696, area=1100.0) -> dict[str, pd.DataFrame]:
     """Ten shots of no cells, and queries whose first has all of them."""
     rows = pd.DataFrame({"split": ["shot"] * 10 + ["query"] * test, "data": data, "cells": 0})
     rows.loc[10, "cells"] = cells
@@ -424,8 +414,7 @@ def test_data_sets_are_summed_up_by_hand():
 def test_committed_tables_are_evidence():
     found = load_evidence([])
     assert set(found.tables) == set(evidence_of.TABLES)
-    ours = judge_all(found)["datasets"].ours
-    assert ours == "bbbc010_elegans 10 + 39 images, 540 cells"
+    assert judge_all(found)["datasets"].ours == "bbbc010_elegans 10 + 39 images, 540 cells"
     assert measure_purity(found.tables["fig2_styles"]).n_images > 0
     assert {"pairs", "separated"} <= set(found.tables["fig3_neighbours"])
 
@@ -494,4 +483,4 @@ def lead_by(level: float, gaps: Sequence[Sequence[float]], least: float = 0.0) -
     theirs = [frame_of(level + images.repeat(len(gap), axis=0)) for gap in gaps]
     ours = [one.add(pd.Series(gap), axis=0) for one, gap in zip(theirs, gaps, strict=True)]
     pairs = zip(ours, theirs, strict=True)
-    return judge_lead(dict(zip("ab", pairs, strict=True)), "one", "two", "mAP", least)
+    return rules.judge_lead(dict(zip("ab", pairs, strict=True)), "one", "two", "mAP", least)

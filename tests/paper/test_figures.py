@@ -9,12 +9,11 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 
-from scellseg_lib import Dataset, Sample, ScellsegError, plots, stats
+from scellseg_lib import Dataset, Sample, ScellsegError, plots, stats, style
 from scellseg_lib.model import new_model
 from scellseg_lib.paper import styles
 from scellseg_lib.paper.figures import architecture, datasets, diagrams, pipeline, scores, touching
 from scellseg_lib.segmentation import Cells, Prediction
-from scellseg_lib.style import embed
 from tests import tiny
 from tests.test_plots import legend
 
@@ -85,7 +84,7 @@ def test_each_image_is_embedded_at_the_scale_of_its_cells():
     assert frame["data"].tolist() == ["worms", "worms", "other"]  # no cells, no scale
     assert frame["image"].tolist() == ["worm0", "worm1", "c0"]
     assert styles.stack_styles(frame).shape == (3, tiny.LEVELS[-1])
-    expected = embed(model, worms[1], worms[1].diameter)
+    expected = style.embed(model, worms[1], worms[1].diameter)
     np.testing.assert_allclose(styles.stack_styles(frame)[1], expected, rtol=1e-6)
     np.testing.assert_allclose(np.linalg.norm(styles.stack_styles(frame), axis=1), 1, rtol=1e-5)
 
@@ -103,8 +102,7 @@ def test_purity_is_that_of_arithmetic_and_needs_two_sets():
 
 
 def test_the_layout_is_the_same_each_time_and_keeps_far_clouds_apart(axes):
-    frame = make_clouds(20)
-    first, again = (styles.lay_out(frame, perplexity=10, seed=0) for _ in range(2))
+    first, again = (styles.lay_out(make_clouds(20), perplexity=10, seed=0) for _ in range(2))
     pd.testing.assert_frame_equal(first, again)
     assert first.columns.tolist() == ["data", "image", "x", "y"]
     points = first[["x", "y"]].to_numpy()
@@ -192,8 +190,7 @@ def test_touching_agrees_with_every_pair_of_pixels():
         masks = rng.integers(0, 6, shape)
         expected = set()
         for y, x in np.ndindex(shape):
-            around = masks[max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2]
-            for other in around.ravel().tolist():
+            for other in masks[max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2].ravel().tolist():
                 pair = tuple(sorted((int(masks[y, x]), other)))
                 expected |= {pair} if pair[0] and pair[0] != pair[1] else set()
         assert set(map(tuple, touching.find_touching(masks).tolist())) == expected

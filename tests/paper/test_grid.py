@@ -3,47 +3,43 @@
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
 
-from scellseg_lib import Dataset, Sample, ScellsegError, load_dataset, paths
+from scellseg_lib import Dataset, ScellsegError, load_dataset, paths
 from scellseg_lib.finetuning import RECIPES
 from scellseg_lib.model import new_model
 from scellseg_lib.paper import grid, profile, shots
 from scellseg_lib.paper.claims.evidence import SUBSETS
-from scellseg_lib.paper.profile import choose_profile, load_profile
 from scellseg_lib.paper.trial import PROTOCOLS
 from tests import tiny
 from tests.datasets.test_manifest import LISTED
 
-RELEASED = load_profile("released")
+RELEASED = profile.load_profile("released")
 
 
 def test_each_state_has_the_same_shots_for_all_models():
-    found = grid.shot_scale(RELEASED)
     plan = RELEASED.data["bbbc010_elegans"]
-    mine = [trial for trial in found if trial.data == "bbbc010_elegans"]
+    mine = [one for one in grid.shot_scale(RELEASED) if one.data == "bbbc010_elegans"]
     assert len(mine) == 3 * len(plan.shots) * len(plan.states)
-    drawn: dict[tuple[int, int], set[tuple[str, ...]]] = {}
-    for trial in mine:
-        drawn.setdefault((trial.n_shots, trial.seed), set()).add(trial.shots)
-    assert {len(sets) for sets in drawn.values()} == {1}
-    for (n, state), (one,) in drawn.items():  # those of a smaller number are among the larger's
-        assert set(one) <= set(*drawn[10, state])
-        assert len(set(one)) == n
+    drawn = {(one.n_shots, one.seed): one.shots for one in mine}
+    assert all(drawn[one.n_shots, one.seed] == one.shots for one in mine)
+    for (n, state), names in drawn.items():  # those of a smaller number are among the larger's
+        assert {*names} <= {*drawn[10, state]}
+        assert len({*names}) == n
 
 
 def test_transferability_has_each_model_of_the_profile_directly_and_tuned():
-    found = grid.transferability(load_profile("smoke"))
+    found = grid.transferability(profile.load_profile("smoke"))
     models = {"unet2", "unet3", "hover", "cellpose", "scellseg"}
     expected = {(model, way) for model in models for way in ("direct", "classic")}
     assert {(t.model, t.strategy) for t in found} == expected | {("scellseg", "contrastive")}
     ways = {(t.strategy, t.steps, t.contrast) for t in found}
-    contrastive = ("contrastive", 2, "synthetic_contrast")
-    assert ways == {("direct", 0, ""), ("classic", 2, ""), contrastive}
+    assert ways == {("direct", 0, ""), ("classic", 2, ""), ("contrastive", 2, "synthetic_contrast")}
     assert {t.seed for t in found if t.strategy == "direct"} == {0}
 
 
@@ -59,7 +55,7 @@ def test_generalization_and_statistics_are_of_the_models_that_transferability_tu
 
 
 def test_smicro_is_shot_scale_with_other_weights_of_scellseg():
-    cpu = load_profile("cpu")
+    cpu = profile.load_profile("cpu")
     found = grid.smicro(cpu)
     assert [replace(trial, weights="packaged") for trial in found] == grid.shot_scale(cpu)
     assert {t.weights for t in found if t.model == "scellseg"} == {"subset:micro"}
@@ -96,24 +92,20 @@ def test_chosen_shots_differ_from_random_ones_in_nothing_else():
 
 @pytest.mark.parametrize("name", grid.EXPERIMENTS)
 def test_an_experiment_has_trials_where_its_profile_has_what_it_needs(name: str):
-    found = grid.EXPERIMENTS[name](load_profile("cpu"))
+    found = grid.EXPERIMENTS[name](profile.load_profile("cpu"))
     assert len(found) == len(set(found)) > 0
     states = [trial.seed for trial in grid.order_by_state(found * 2)]
     assert states == sorted(trial.seed for trial in found)  # each once, one state after the other
 
 
 def test_shots_cover_the_styles_of_pool_and_queries_whose_masks_are_not_looked_at(monkeypatch):
-    pool = tiny.worms(3).samples
     queries = tuple(replace(s, split="query", read_masks=None) for s in tiny.worms(2, 5))
-    data = Dataset("worms", "", "", (*pool, *queries))
+    data = Dataset("worms", "", "", (*tiny.worms(3), *queries))
     places = {"worm0": 0.0, "worm1": 4.0, "worm2": 5.0, "worm5": 9.0, "worm6": 9.5}
-
-    def embed(model: object, sample: Sample, diameter: float) -> np.ndarray:
-        assert diameter == data.shot.diameter
-        return np.array([places[sample.name]])
-
+    embed = Mock(side_effect=lambda _, sample, diameter: np.array([places[sample.name]]))
     monkeypatch.setattr(shots, "embed", embed)
     chosen = shots.cover_styles(data, new_model("scellseg", tiny.LEVELS))
+    assert {call.args[2] for call in embed.call_args_list} == {data.shot.diameter}
     assert chosen == ("worm2", "worm0", "worm1")
 
 
@@ -127,8 +119,7 @@ def test_the_tables_of_shots_are_what_data_sets_draw_and_of_their_pools(real_dat
     assert [*table.itertuples(index=False, name=None)] == rows
     for data in sets:
         pool = {sample.name for sample in data.shot}
-        chosen = shots.find_covering_shots(data.name, len(pool) - 1)
-        assert len({*chosen} & pool) == len(pool) - 1
+        assert len({*shots.find_covering_shots(data.name, len(pool) - 1)} & pool) == len(pool) - 1
         assert not shots.find_covering_shots(data.name, len(pool))  # all of them are no choice
 
 
@@ -140,7 +131,7 @@ def test_shots_of_a_set_that_is_not_here_are_open(monkeypatch, tmp_path):
 
 
 def test_the_profile_of_the_paper_is_the_papers():
-    paper = load_profile("paper")
+    paper = profile.load_profile("paper")
     claims = yaml.safe_load((paths.MANIFESTS / "paper_claims.yaml").read_text())
     assert {name: list(plan.shots) for name, plan in paper.data.items()} == claims["shot_levels"]
     assert {len(plan.states) for plan in paper.data.values()} == {claims["repeats"]}
@@ -165,10 +156,10 @@ def namespace(**changes) -> dict:
 
 
 def test_a_notebook_gets_the_profile_that_its_parameters_ask_for():
-    found = choose_profile(namespace(PROFILE="smoke", STATES=[1]))
+    found = profile.choose_profile(namespace(PROFILE="smoke", STATES=[1]))
     assert found.name == "smoke"
     assert {plan.states for plan in found.data.values()} == {(1,)}
-    assert choose_profile(namespace()) == RELEASED
+    assert profile.choose_profile(namespace()) == RELEASED
 
 
 def test_a_wrong_parameter_is_refused_in_words():
@@ -181,4 +172,4 @@ def test_a_wrong_parameter_is_refused_in_words():
         ({"PROFILE": "fast"}, r"no profile 'fast'\. There are: cpu, paper"),
     ):
         with pytest.raises(ScellsegError, match=message):
-            choose_profile(namespace(**wrong))
+            profile.choose_profile(namespace(**wrong))

@@ -70,13 +70,10 @@ def test_results_are_those_of_these_images_and_weights(real_data: Path):
 
 
 def test_trials_of_a_subset_start_from_one_pretrained_model():
-    hashes: dict[tuple[object, ...], set[str]] = {}
-    for name, trial in TRIALS.items():
-        if trial.weights.startswith("subset:"):
-            start = (name.split("/")[0], trial.model, trial.weights, trial.levels)
-            hashes.setdefault(start, set()).add(ORIGINS[name]["trial"]["weights_sha256"])
-    assert all(len(known) == 1 for known in hashes.values())
-    assert len(set().union(*hashes.values())) == len(hashes)
+    some = {name: trial for name, trial in TRIALS.items() if trial.weights.startswith("subset:")}
+    starts = [(name.split("/")[0], t.model, t.weights, t.levels) for name, t in some.items()]
+    hashes = [ORIGINS[name]["trial"]["weights_sha256"] for name in some]
+    assert len({*starts}) == len({*hashes}) == len({*zip(starts, hashes, strict=True)})
 
 
 def recompute(data: str, model: str, strategy: str, protocol: str, n: int) -> list[list[float]]:
@@ -85,6 +82,7 @@ def recompute(data: str, model: str, strategy: str, protocol: str, n: int) -> li
     asked |= {"split": "query", "options": [], "weights": "released", "precision": "bf16"}
     asked |= {"steps": 0 if strategy == "direct" else 100}
     found: list[list[list[float]]] = [[], []]
+    at = range(50, 100, 5)  # hundredths of IoU
     draws = {(name, state): images.split(" ") for name, state, images in SHOTS.to_numpy()}
     for file in (paths.results("released") / "trials").glob("*.json"):
         said = json.loads(file.read_text())["trial"]
@@ -94,10 +92,7 @@ def recompute(data: str, model: str, strategy: str, protocol: str, n: int) -> li
             rows = np.genfromtxt(file.with_suffix(".csv"), delimiter=",", names=True)
             for threshold, scores in zip((0.5, 0.0), found, strict=True):
                 mine = rows[rows["cell_threshold"] == threshold]
-                tp, aji = (
-                    np.array([mine[f"{name}_{t}"] for t in range(50, 100, 5)])
-                    for name in ("tp", "aji")
-                )
+                tp, aji = (np.array([mine[f"{name}_{t}"] for t in at]) for name in ("tp", "aji"))
                 ap = tp / (mine["n_true"] + mine["n_predicted"] - tp)
                 scores.append([ap[0].mean(), ap[5].mean(), ap.mean(), aji.mean()])
     return [np.mean(scores, axis=0).tolist() for scores in found]

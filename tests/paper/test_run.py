@@ -11,15 +11,11 @@ import pandas as pd
 import pytest
 import torch
 
-from scellseg_lib import Dataset, Sample, augment, paths, training
-from scellseg_lib.device import Precision
+from scellseg_lib import Dataset, Sample, augment, device, paths, pretraining, training
 from scellseg_lib.model import new_model
 from scellseg_lib.network import weights_hash
-from scellseg_lib.paper import as_released, run
-from scellseg_lib.paper.run import Workspace
-from scellseg_lib.paper.store import Store
+from scellseg_lib.paper import as_released, run, store
 from scellseg_lib.paper.trial import METHOD_SOURCES, PROTOCOLS, Trial, hash_identity
-from scellseg_lib.pretraining import PretrainRecipe
 from tests import tiny
 from tests.paper.made_up import make_trial
 
@@ -30,8 +26,8 @@ pytestmark = pytest.mark.slow
 def data(monkeypatch) -> Dataset:
     """Three shots and two queries, with tiny models, small patches and two styles of contrast."""
     monkeypatch.setattr(augment, "PATCH", tiny.PATCH)
-    monkeypatch.setattr("scellseg_lib.device.choose_precision", lambda *_: Precision())
-    monkeypatch.setattr(run, "choose_precision", lambda *_: Precision())
+    monkeypatch.setattr("scellseg_lib.device.choose_precision", lambda *_: device.Precision())
+    monkeypatch.setattr(run, "choose_precision", lambda *_: device.Precision())
     query = tuple(Sample(s.name, s.read_image, s.read_masks, "query") for s in tiny.worms(2, 5))
     worms = Dataset("worms", "Worms", "", tiny.worms(3).samples + query)
 
@@ -151,7 +147,7 @@ def test_a_tuned_model_serves_both_protocols(data, start, tmp_path, monkeypatch)
 
 def test_a_trial_that_fails_is_named_and_stops_no_other(data, tmp_path):
     poisoned, sound = make_trial("direct", shots=("no such image",)), make_trial("direct")
-    workspace = Workspace(Store(tmp_path / "store"), tmp_path)
+    workspace = run.Workspace(store.Store(tmp_path / "store"), tmp_path)
     outcome = run.compute_missing([poisoned, sound], workspace)
     assert list(outcome.failed) == [poisoned]
     assert "no such image" in outcome.failed[poisoned]
@@ -189,8 +185,8 @@ def test_a_model_of_a_subset_is_pretrained_once(data, tmp_path, monkeypatch):
     monkeypatch.setattr(run, "pretrain", pretrain)
     monkeypatch.setattr(run, "load_pretraining_subset", lambda name: [f"images of {name}", "none"])
     monkeypatch.setattr(run, "_drop_damaged", lambda images: images.replace("none", ""))
-    recipe = PretrainRecipe(steps=3)
-    workspace = Workspace(Store(tmp_path / "store"), tmp_path, recipe)
+    recipe = pretraining.PretrainRecipe(steps=3)
+    workspace = run.Workspace(store.Store(tmp_path / "store"), tmp_path, recipe)
     trial = replace(make_trial("direct"), weights="subset:micro")
     first, again = run.load_start(trial, workspace), run.load_start(trial, workspace)
     assert calls == [("scellseg", ["images of micro"], recipe)]  # of "none" all are damaged
@@ -199,7 +195,7 @@ def test_a_model_of_a_subset_is_pretrained_once(data, tmp_path, monkeypatch):
     (file,) = tmp_path.glob("*.safetensors")
     assert file == run.locate_pretrained(trial, workspace)
     assert pd.read_csv(run.log_of(file)).to_dict("list") == {"step": [1], "loss": [2.0]}
-    run.load_start(trial, replace(workspace, pretraining=PretrainRecipe(steps=4)))
+    run.load_start(trial, replace(workspace, pretraining=pretraining.PretrainRecipe(steps=4)))
     assert len(calls) == 2  # by another recipe it is another model
 
 
@@ -220,7 +216,7 @@ def test_a_killed_tuning_goes_on_in_the_layout_it_began_with(data, start, tmp_pa
     with pytest.raises(tiny.Killed):
         run.tune(trial, start, known, tmp_path / "b")
     monkeypatch.setattr(run, "finetune", finetune)
-    monkeypatch.setattr(run, "choose_precision", lambda *_: Precision(channels_last=True))
+    monkeypatch.setattr(run, "choose_precision", lambda *_: device.Precision(channels_last=True))
     model = run.tune(trial, new_model("scellseg", tiny.LEVELS), images(data), tmp_path / "b")
     assert weights_hash(model.network) == weights_hash(whole.network)
     assert model.card.recipe["precision"] == {"dtype": "fp32", "channels_last": False}

@@ -8,9 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scellseg_lib import paths
+from scellseg_lib import metrics, paths
 from scellseg_lib.errors import DatasetError
-from scellseg_lib.metrics import evaluate
 from scellseg_lib.paper.profile import load_profile
 from scellseg_lib.paper.run import average_scores
 from scellseg_lib.paper.store import Store, load_or_compute
@@ -67,7 +66,7 @@ def test_two_results_of_one_trial_are_not_averaged(store):
 
 def test_empty_pictures_keep_their_ap_of_one_whatever_line_ends_a_checkout_has(store):
     nothing = np.zeros((5, 5), np.int32)
-    frame = evaluate([nothing], [nothing]).assign(cell_threshold=0.5)
+    frame = metrics.evaluate([nothing], [nothing]).assign(cell_threshold=0.5)
     store.put("empty", frame, make_origin(make_trial()))
     for file in store.folder.iterdir():
         file.write_text(file.read_text(), newline="\r\n")

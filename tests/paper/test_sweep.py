@@ -16,7 +16,6 @@ from scellseg_lib.device import default_device, machine
 from scellseg_lib.errors import ScellsegError
 from scellseg_lib.paper import run
 from scellseg_lib.paper.profile import load_profile
-from scellseg_lib.paper.run import Workspace
 from scellseg_lib.paper.store import Store
 from scellseg_lib.paper.trial import Trial
 from tests.paper.made_up import make_origin, make_scores
@@ -28,9 +27,8 @@ def test_a_plan_counts_what_is_missing_and_learns_how_long_it_takes(tmp_path, mo
     step = 8.0
     monkeypatch.setattr(run, "measure_step", lambda _: step)
     store = Store(tmp_path)
-    some = {"data": ["bbbc010_elegans"], "shots": [10], "states": [0, 1, 2]}
-    profile = load_profile("released").narrow(**some)
-    trials, missing = run.plan_sweep(["shot_scale"], profile, store)
+    some = load_profile("released").narrow(data=["bbbc010_elegans"], shots=[10], states=[0, 1, 2])
+    trials, missing = run.plan_sweep(["shot_scale"], some, store)
     assert [*missing] == trials
     contrastive, classic, other = trials[:3]
     assert run.estimate_seconds(classic, {}) == pytest.approx(step * (100 + 10))
@@ -39,13 +37,13 @@ def test_a_plan_counts_what_is_missing_and_learns_how_long_it_takes(tmp_path, mo
     assert run.estimate_seconds(flipped, {}) == pytest.approx(step * (100 + 40))
     for trial, seconds in ((classic, 50.0), (other, 30.0)):
         store.put(trial.model, make_scores(), make_origin(trial) | {"seconds": seconds})
-    again, missing = run.plan_sweep(["shot_scale"], profile, store)
+    again, missing = run.plan_sweep(["shot_scale"], some, store)
     assert (again, len(trials), len(missing)) == (trials, 9, 7)
     # Two of each kind that is known, three contrastive ones of which nothing is known.
     assert sum(missing.values()) == pytest.approx(2 * 50 + 2 * 30 + 3 * step * 190)
     assert not {classic, other} & {*missing}
     with pytest.raises(ScellsegError, match=r"no experiment 'shots'.*shot_scale"):
-        run.plan_sweep(["shots"], profile, store)
+        run.plan_sweep(["shots"], some, store)
     trials, missing = run.plan_sweep(["all"], load_profile("paper").narrow(states=[0]), store)
     assert len(trials) == len(missing) > 400
 
@@ -81,7 +79,7 @@ def test_a_cluster_elsewhere_computes_what_the_store_lacks(tmp_path: Path):
     """A scheduler that was there before and goes on after; trials and results pass a socket."""
     usual = {"shots": ("mito_shot_000",), "seed": 2, "levels": (2, 4)}
     trial = Trial("synthetic_mito", "unet2", "untrained", "direct", **usual)
-    workspace = Workspace(Store(tmp_path / "store"), tmp_path)
+    workspace = run.Workspace(Store(tmp_path / "store"), tmp_path)
     options = {"processes": False, "protocol": "tcp://", "dashboard_address": None}
     with LocalCluster(1, threads_per_worker=1, **options) as elsewhere:
         address = elsewhere.scheduler_address
@@ -97,4 +95,4 @@ def test_an_address_that_is_none_is_refused(tmp_path, monkeypatch):
     wrong = {"local:0": "no number of processes", "tcp://127.0.0.1:9": "no scheduler answers"}
     for address, message in wrong.items():
         with pytest.raises(ScellsegError, match=message):
-            run.compute_on_cluster([], Workspace(Store(tmp_path), tmp_path), address)
+            run.compute_on_cluster([], run.Workspace(Store(tmp_path), tmp_path), address)
