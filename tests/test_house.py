@@ -160,10 +160,10 @@ def test_every_error_says_what_to_do() -> None:
     own_words = {name for name, one in every.items() if "__init__" in vars(one)} - {"ScellsegError"}
     silent = set()
     for path, node in ((p, n) for p in trees() for n in nodes(p)):
-        bare = isinstance(node, ast.Raise) and node.exc and last_name(node.exc) in every
-        made = isinstance(node, ast.Call) and last_name(node.func) in every.keys() - own_words
-        if bare or (made and not says_remedy(node)):
+        if isinstance(node, ast.Raise) and node.exc and last_name(node.exc) in every:
             silent.add(said(path, node))
+        elif isinstance(node, ast.Call) and last_name(node.func) in every.keys() - own_words:
+            silent |= {said(path, node)} if not says_remedy(node) else set()
     for name in own_words:
         calls = [n for n in ast.walk(ast.parse(getsource(every[name]))) if isinstance(n, ast.Call)]
         calls = [call for call in calls if ast.unparse(call.func) == "super().__init__"]

@@ -3,6 +3,7 @@
 import runpy
 import shutil
 import subprocess
+from collections.abc import Hashable
 from functools import cache, partial
 from itertools import product
 from pathlib import Path
@@ -16,7 +17,7 @@ from scellseg_lib import ScellsegError, stats
 FOLDER = Path(__file__).parent / "data" / "stats"
 ROUNDING = 1e-12
 SHOTS = (1, 2, 3, 4, 6, 8, 10)
-Answers = dict[tuple[str, str], float]
+Answers = dict[Hashable, float]  # of (item, quantity)
 
 
 def read(name: str) -> pd.DataFrame:
@@ -27,7 +28,7 @@ def read(name: str) -> pd.DataFrame:
 def reference(name: str = "reference") -> dict[str, Answers]:
     """Analysis -> (item, quantity) -> value, as R said."""
     answers = read(name).set_index(["item", "quantity"]).groupby("analysis")["value"]
-    return {analysis: values.to_dict() for analysis, values in answers}
+    return {str(analysis): values.to_dict() for analysis, values in answers}
 
 
 def hyperbola_answers(fit: stats.HyperbolaFit) -> Answers:
@@ -282,9 +283,9 @@ def test_no_comparison_without_variance(analysis, frame):
 
 
 def test_designs_are_two_factors(frame):
-    for design in (["threshold"], None), ([], "model"), (TWO, "state"), (["model"] * 2, None):
+    for names, between in (["threshold"], None), ([], "model"), (TWO, "state"), (TWO[:1] * 2, None):
         with pytest.raises(ScellsegError, match=r"not two factors|are not 4 columns"):
-            stats.two_way_rm_anova(frame, "ap", *design, "state")
+            stats.two_way_rm_anova(frame, "ap", names, between, "state")
     with pytest.raises(ScellsegError, match="not two factors"):
         stats.two_way_anova(frame, "ap", ["model"])
 

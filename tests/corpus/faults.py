@@ -53,8 +53,8 @@ def prepare(home: Path) -> None:
     for seed in range(3):
         image, masks = (plane[..., :120, :120] for plane in tiny.worm(seed))
         write_labels(home / f"in/{seed}_masks.tif", masks)
-        pixels = np.uint8(255 * (image[0] - image[0].min()) / np.ptp(image[0]))
-        write_labels(home / f"in/{seed}.png", pixels)
+        pixels = 255 * (image[0] - image[0].min()) / np.ptp(image[0])
+        write_labels(home / f"in/{seed}.png", pixels.astype(np.uint8))
     model.new_model("scellseg", tiny.LEVELS).save(home / "in/base.safetensors")
     subprocess.run(["chmod", "-R", "a+rX", str(home)], check=True)
 
