@@ -532,7 +532,7 @@ class Editor {
     this.stroke = null;
     const again = this.session && content.session === this.session; // an answer was lost: what is drawn now goes on
     const named = again && this.namer(content.renamed);
-    if (!again) { this.start = this.panning = this.path = null; this.say(""); }
+    if (!again) { this.start = this.panning = this.path = null; this.hint(); }
     const [height, width] = content.shape;
     const same = this.labels && this.labels.width === width && this.labels.height === height && this.title === content.title;
     this.labels = new Labels(width, height, words(buffers[0]));
@@ -773,7 +773,7 @@ class Editor {
     this.tool = tool;
     for (const [name, node] of Object.entries(this.buttons)) node.setAttribute("aria-pressed", String(name === tool));
     this.canvas.dataset.tool = tool;
-    if (this.editable) this.say(TOOLS.find(([name]) => name === tool)[3]);
+    this.hint();
     this.drawAbove();
   }
 
@@ -1443,6 +1443,9 @@ class Editor {
   }
 
   // --- words and the list --------------------------------------------------------------------------
+
+  // What the tool does, in the place of what was said before.
+  hint() { this.say(this.editable ? TOOLS.find(([name]) => name === this.tool)[3] : ""); }
 
   say(text, error = false, busy = false) {
     this.busy = busy;
