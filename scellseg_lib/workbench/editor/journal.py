@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from glob import escape
 from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -93,8 +94,8 @@ class Journal:
     """Edits of one image in a file of lines of JSON, from the labels that they start at.
 
     The file is made with the first edit. What a crash has left in it is read, and then taken up or
-    put aside; if it is neither, the first edit puts it aside. Where another window has a file, that
-    of this one is called as if it were put aside; one that another has taken is written anew.
+    put aside; if it is neither, the first edit puts it aside. So it does with the file of another
+    window: each window has all of its own edits, and who draws last has the file.
     """
 
     def __init__(self, path: Path, labels: np.ndarray) -> None:
@@ -112,7 +113,7 @@ class Journal:
     def flush(self) -> None:
         """Write what waits; ImageError if it cannot be written."""
         with self._telling("your last edits cannot be written"):
-            if self.is_left or (self.path.exists() and not self._is_mine()):
+            if self.is_left or (self.path.exists() and not self._is_mine(self.path)):
                 self.put_aside()  # of another window: each has all of its own edits
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a+b") as file:
@@ -167,10 +168,16 @@ class Journal:
         self.is_left = False
 
     def discard(self) -> None:
-        """Remove the file: its edits are saved. That of another window stays."""
+        """Remove the file, and those that others have put aside: its edits are saved.
+
+        The file of another window stays.
+        """
         with self._telling("edits that are done with cannot be removed"):
-            if self.is_left or self._is_mine():
+            if self.is_left or self._is_mine(self.path):
                 self.path.unlink(missing_ok=True)
+            for aside in self.path.parent.glob(f"{escape(self.path.name)}.other*"):
+                if self._is_mine(aside):
+                    aside.unlink()
         self.is_left = False
 
     def put_aside(self) -> None:
@@ -186,11 +193,11 @@ class Journal:
         others = (self.path.with_name(name) for name in names)
         return next(other for other in others if not other.exists())
 
-    def _is_mine(self) -> bool:
+    def _is_mine(self, path: Path) -> bool:
         """Whether it is of this window, or empty; so is what is no file, which is an error then."""
-        if not self.path.is_file():
-            return self.path.exists()
-        with self.path.open("rb") as file:
+        if not path.is_file():
+            return path.exists()
+        with path.open("rb") as file:
             first = file.readline()
             return not first or self._mark.encode() in first
 
