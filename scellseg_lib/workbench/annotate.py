@@ -34,8 +34,6 @@ DROPPED = "scellseg-images"  # folder, in the user's own, for images dropped whi
 DONE, OPEN, BEGUN, SUGGESTED = "\u25cf", "\u25cb", "\u25d0", "\u25cc"
 """Marks of images: all cells are drawn, none yet, some, only such as a model suggests."""
 NAMED = 5  # problems with files that are said
-HEIGHT, TOOLBARS, SPOKEN = 500, 95, 60
-"""Of the image in the page, of what is above it, and of two lines of words, px."""
 
 
 class Unsure(ImageError):
@@ -70,7 +68,7 @@ class AnnotatePanel(ipywidgets.VBox):
         self._on_folder, self._on_learn, self._on_suggest = on_folder, on_learn, on_suggest
         self._filling, self._doubt = False, ""  # of files that are not read
         self.message = forms.Message()
-        self.editor = MaskEditor(height=HEIGHT, layout={"flex": "1 1 0", "width": "auto"})
+        self.editor = MaskEditor()
         super().__init__(self._make(channels))
         self.add_class("scellseg-annotate-panel")
         self.folder.observe(lambda change: self._on_typed(change["new"]), "value")
@@ -87,10 +85,8 @@ class AnnotatePanel(ipywidgets.VBox):
         def press(words: str, name: str, act: Callable[[], object], **look: str) -> Any:
             return forms.button(words, f"annotate-{name}", lambda: self.in_words(act), **look)
 
-        hint, tall = "folder with your images", f"{HEIGHT + TOOLBARS}px"
-        self.folder = forms.text_field("annotate-folder", width="520px", hint=hint)
-        self.list = ipywidgets.Select(layout={"flex": "0 0 190px", "height": tall})
-        self.list.add_class("scellseg-annotate-images")
+        self.folder = forms.text_field("annotate-folder", "folder with your images")
+        self.list = ipywidgets.Select(description="Images").add_class("scellseg-annotate-images")
         tip = "The model chosen in step 3 finds cells; what you have drawn stays"
         self.suggest = press("Suggest cells", "suggest", self._suggest, tip=tip)
         self.learn = press("Learn from this image", "learn", self.learn_from_it, style="primary")
@@ -98,14 +94,11 @@ class AnnotatePanel(ipywidgets.VBox):
         self.again = press("Open the image again", "again", self._open_again)
         self.back = press("Back to my images", "back", self._leave)
         buttons = [self.suggest, self.learn, self.replace, self.again, self.back]
-        self.message.layout.flex = "1 1 0"
-        speaking = {"align_items": "center", "grid_gap": "4px", "min_height": f"{SPOKEN}px"}
-        drawing = {"align_items": "flex-start", "width": "100%", "grid_gap": "8px"}
         return [
             forms.row("Folder", self.folder),
             *([channels] if channels else []),
-            ipywidgets.HBox([*buttons, self.message], layout=speaking),
-            ipywidgets.HBox([self.list, self.editor], layout=drawing),
+            ipywidgets.HBox([*buttons, self.message]).add_class("scellseg-speaking"),
+            ipywidgets.HBox([self.list, self.editor]).add_class("scellseg-drawing"),
         ]
 
     def go_to(self, folder: Path) -> None:

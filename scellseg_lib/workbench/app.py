@@ -1,16 +1,13 @@
 """The workbench (Fig. 6): annotate, fine-tune, segment, inspect and export in one app."""
 
 import os
-from base64 import b64encode
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import anywidget
 import ipywidgets
 import numpy as np
-from imagecodecs import jpeg_encode, png_decode
 
 from scellseg_lib import paths, progress
 from scellseg_lib.datasets import synthetic
@@ -29,22 +26,10 @@ from scellseg_lib.workbench.session import FoundCells, Suggestion, find_cells
 TABS = ("1 Annotate", "2 Fine-tune", "3 Segment", "4 Inspect", "5 Export")
 ANNOTATE, FINETUNE, SEGMENT, INSPECT, EXPORT = range(5)
 USED = "The thresholds are those that you have found under 4 Inspect. Press Segment to use them."
-NOTEBOOK = paths.REPOSITORY / "notebooks" / "fig6_workbench.ipynb"
+NOTEBOOK = Path(__file__).with_suffix(".ipynb")
 FOLDER = "SCELLSEG_FOLDER"  # variable that names the folder which the workbench opens with
 POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; frame-ancestors 'self'"
-IDLE_HOURS = 12  # after which the kernel of a closed page is ended: a reload begins a new one
-
-
-class _Top(anywidget.AnyWidget):
-    """A line of no height, which the page is scrolled to when it is told anything."""
-
-    _esm = """
-    export default {
-      render({ model, el }) {
-        model.on("msg:custom", () => el.scrollIntoView());
-      },
-    };
-    """
+IDLE, LOOK = 40, 10  # s without a page and a word, after which a kernel is ended; between looks
 
 
 class Workbench(ipywidgets.VBox):
@@ -54,7 +39,9 @@ class Workbench(ipywidgets.VBox):
         self.finetune = FinetunePanel(
             on_tuned=lambda model: self.segment.go_to(model.parent, model)
         )
-        self.segment = SegmentPanel(on_inspect=lambda: self._turn_to(INSPECT))
+        self.tabs = ipywidgets.Tab().add_class("scellseg-tabs")
+        turn = partial(setattr, self.tabs, "selected_index")
+        self.segment = SegmentPanel(on_inspect=partial(turn, INSPECT))
         asked = self.segment.form.channels  # wherever a model is to look at images
         self.annotate = AnnotatePanel(None, self._go_to, self._on_learnt, self._finder, asked)
         self.inspector = Inspector(on_edit=self._correct_inspected, on_use=self._use_thresholds)
@@ -63,12 +50,11 @@ class Workbench(ipywidgets.VBox):
         self._inspected: list[tuple] = []  # what the inspector's images depend on
         self.message = Message()
         panels = [self.annotate, self.finetune, self.segment, self.inspector, self.export]
-        self.tabs = ipywidgets.Tab(panels, titles=TABS).add_class("scellseg-tabs")
+        self.tabs.children, self.tabs.titles = panels, TABS
         self.tabs.observe(lambda change: self._on_turned(change["new"]), "selected_index")
         self.tabs.selected_index = ANNOTATE
         self.annotate.editor.observe(self._on_sized, "diameter")
-        self._top = _Top()
-        super().__init__([self._top, self.message, self.tabs])
+        super().__init__([self.message, self.tabs])
         self.add_class("scellseg-workbench")
         if folder is not None:
             self.annotate.folder.value = str(folder)
@@ -92,14 +78,10 @@ class Workbench(ipywidgets.VBox):
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
         if not progress.run_by_machine():
             return super()._repr_mimebundle_(**kwargs)
-        words = {"text/plain": "Workbench: " + ", ".join(TABS)}
-        if self.annotate.current is None:
-            return words, {}
         annotated = [image for image in self.annotate.images if image.masks]
         if annotated and not self.annotate.editor.labels.any():
             self.annotate.show(annotated[0])  # a still without cells says little
-        still = jpeg_encode(png_decode(self.annotate.editor.picture()), 90)  # PNGs fill a notebook
-        return {"image/jpeg": b64encode(still).decode()} | words, {}
+        return self.annotate.editor._repr_mimebundle_()
 
     def _go_to(self, folder: Path) -> None:
         self.finetune.folder.value = str(folder)
@@ -132,11 +114,6 @@ class Workbench(ipywidgets.VBox):
         if change["new"] > 0:
             self.segment.form.diameter.value = change["new"]
 
-    def _turn_to(self, tab: int) -> None:
-        """Show a tab from its top, wherever the page has been scrolled to."""
-        self.tabs.selected_index = tab
-        self._top.send("show")
-
     def _on_turned(self, tab: int) -> None:
         """Bring what other panels may have changed up to date."""
         self.message.tell("")
@@ -157,12 +134,12 @@ class Workbench(ipywidgets.VBox):
             self.message.tell("")
             with self.message.tell_errors():
                 self.annotate.correct(result, entry.predicted, entry.prediction)
-                self._turn_to(ANNOTATE)
+                self.tabs.selected_index = ANNOTATE
 
     def _use_thresholds(self, entry: FoundCells) -> None:
         if entry.decoding is not None:
             self.segment.form.take_thresholds(entry.decoding)
-            self._turn_to(SEGMENT)
+            self.tabs.selected_index = SEGMENT
             self.segment.message.tell(USED)
 
 
@@ -191,13 +168,25 @@ def serve(arguments: list[str]) -> None:
     It answers under this machine's names alone (but where an option gives another address), gives
     its files too only to who has logged in, and its pages load nothing from elsewhere. The
     arguments are a folder to open, if any, then options of Voila, such as ``--no-browser``.
+
+    A page that is closed or loaded anew leaves its kernel to itself: it ends within a minute once
+    it has nothing more to do.
     """
     from tornado.routing import HostMatches
-    from tornado.web import HTTPError, StaticFileHandler
+    from tornado.web import HTTPError, RequestHandler, StaticFileHandler, authenticated
     from voila.app import Voila
+    from voila.shutdown_kernel_handler import VoilaShutdownKernelHandler
 
-    def guard(files: type[StaticFileHandler]) -> type[StaticFileHandler]:
-        class Guarded(files):  # type: ignore[misc, valid-type]
+    class Left(VoilaShutdownKernelHandler):  # type: ignore[misc]
+        @authenticated
+        def post(self, kernel_id: str) -> None:
+            """A closed page would end a fine-tuning."""
+
+    def guard(handler: type[RequestHandler]) -> type[RequestHandler]:
+        if not issubclass(handler, StaticFileHandler):
+            return Left if handler is VoilaShutdownKernelHandler else handler
+
+        class Guarded(handler):  # type: ignore[misc, valid-type]
             def prepare(self) -> None:
                 if self.settings["identity_provider"].get_user_cookie(self) is None:
                     raise HTTPError(403)
@@ -209,15 +198,14 @@ def serve(arguments: list[str]) -> None:
             return super().init_settings() | {"headers": {"Content-Security-Policy": POLICY}}
 
         def init_handlers(self) -> list[Any]:
-            rules = [
-                (path, guard(one) if issubclass(one, StaticFileHandler) else one, *options)
-                for path, one, *options in super().init_handlers()
-            ]
+            known = super().init_handlers()
+            rules = [(path, guard(one), *options) for path, one, *options in known]
             own = r"127\.0\.0\.1|localhost|\[::1\]" if self.ip == "127.0.0.1" else ".*"
             return [(HostMatches(own), rules)]
 
     if arguments and not arguments[0].startswith("-"):
         os.environ[FOLDER] = str(Path(arguments.pop(0)).expanduser().resolve())
     own = ["--Voila.ip=127.0.0.1", "--Voila.auto_token=True"]
-    own += [f"--MappingKernelManager.cull_idle_timeout={IDLE_HOURS * 3600}"]
+    own += [f"--MappingKernelManager.cull_idle_timeout={IDLE}"]
+    own += [f"--MappingKernelManager.cull_interval={LOOK}"]
     Served.launch_instance([str(NOTEBOOK), *own, *arguments])

@@ -5,14 +5,13 @@ from functools import partial
 from typing import Any
 
 import ipywidgets
-import torch
 from matplotlib.figure import Figure
 
 from scellseg_lib.files import layout
 from scellseg_lib.files.folder import alone
 from scellseg_lib.finetuning import RECIPES
 from scellseg_lib.learning_curve import count_cells, cross_validate, draw_curve, expect
-from scellseg_lib.workbench import experiment, forms
+from scellseg_lib.workbench import experiment, forms, jobs
 from scellseg_lib.workbench.jobs import Job, runs
 
 ASK = "What would more cells add?"
@@ -40,7 +39,8 @@ class CurvePanel(ipywidgets.VBox):
         elif (run := self._choose()) is None or len(run.shots) < 3:
             self.message.fail(NOTHING)
         else:
-            self.job = Job(partial(_learn_and_test, run), on_change=self._follow)
+            work = jobs.apart(partial(_learn_and_test, run))
+            self.job = Job(work, on_change=self._follow)
             self.job.start()
 
     def _follow(self, job: Job) -> None:
@@ -53,16 +53,14 @@ class CurvePanel(ipywidgets.VBox):
         elif job.ended:
             self.message.tell("Stopped. The scores so far are kept: press the button to go on.")
         else:
-            left = f", about {forms.duration(job.seconds_left)} left" if job.seconds_left else ""
-            far = f"{job.done} of {job.total} steps{left}" if job.total else "reading the images"
-            self.message.tell(f"Learning from some images, testing on the others: {far} ...")
+            self.message.tell(jobs.tell_progress(job))
 
 
 def _learn_and_test(run: Any, job: Job) -> tuple[str, str]:
     """What more cells are expected to add, in words and as a picture."""
     shots, _ = run.model_copy(update={"options": RECIPES["quick"].options}).read_images(job)
     start, cells = experiment.load_start(run.start, run.folder), count_cells(shots)
-    start.network.to(torch.device(run.device))
+    job.report(0, 0, doing="Learning from some images, testing on the others")
     with alone(run.folder / layout.CURVE) as file:
         frame = cross_validate(start, shots, file, recipe="quick", n_folds=3, report=job.report)
     expected, figure = expect(frame, cells), Figure(figsize=(5.8, 4.2), layout="constrained")

@@ -17,7 +17,7 @@ from scellseg_lib.files.folder import FolderOutcome
 from scellseg_lib.workbench import forms
 from scellseg_lib.workbench.experiment import Experiment
 from scellseg_lib.workbench.forms import count, plain
-from scellseg_lib.workbench.jobs import Job, runs
+from scellseg_lib.workbench.jobs import Job, runs, tell_progress
 
 WORDS = {  # formats of `FORMATS` in the words of the panel
     "tiff": "masks as TIFF",
@@ -43,32 +43,28 @@ class ExportPanel(ipywidgets.VBox):
         self.path: Path | None = None
         self.job: Job | None = None
         self.formats = {
-            name: forms.tick(words, f"export-{name}", value=name in (ALL, "imagej"), width="270px")
+            name: forms.tick(words, f"export-{name}", value=name in (ALL, "imagej"))
             for name, words in WORDS.items()
         }
         for box in self.formats.values():
             box.observe(lambda _: self.look(), "value")
         hint = "names of the channels, such as worm, dye"
-        self.channels = forms.text_field("export-channels", width="320px", hint=hint)
-        self.side = ipywidgets.BoundedIntText(max=10_000, layout={"width": "90px"})
-        self.side.add_class("scellseg-export-side")
+        self.channels = forms.text_field("export-channels", hint)
+        self.side = ipywidgets.BoundedIntText(max=10_000).add_class("scellseg-export-side")
         self.cut_out = forms.tick("black out what is not the cell", "export-cut-out")
         self.overwrite = forms.tick("replace what was exported before", "export-overwrite")
         self.start = forms.button("Export", "export-start", self.export, style="primary")
         self.message = forms.Message()
-        grid = {"flex_flow": "row wrap", "flex": "1 1 0", "max_width": "920px"}
-        formats = forms.row("As", ipywidgets.HBox(list(self.formats.values()), layout=grid))
-        formats.layout.align_items = "flex-start"
+        formats = ipywidgets.HBox(list(self.formats.values())).add_class("scellseg-formats")
         parts = [
             forms.heading("All cells, and for what"),
-            formats,
+            forms.row("As", formats),
             forms.heading("How"),
             forms.row("Channels", self.channels, forms.note("for the table; may be left empty")),
             forms.row("Image of a cell", self.side, forms.note(SIDE)),
             forms.row("", self.cut_out),
             forms.row("", self.overwrite),
-            forms.row("", self.start),
-            forms.row("", self.message),
+            forms.actions([self.start], self.message),
         ]
         super().__init__(parts)
         self.add_class("scellseg-export-panel")
@@ -126,7 +122,7 @@ class ExportPanel(ipywidgets.VBox):
             tabled = ["table"] if ALL in wanted and not kept else list[str]()
             with TemporaryDirectory() as scratch:
                 for done, (name, (image, masks, origin)) in enumerate(found.items()):
-                    job.report(done, len(found))
+                    job.report(done, len(found), doing="Exporting")
                     how = options | {"images": image.parent}
                     part, doubt = forms.hear(partial(export, masks, output, each, **how))
                     table = partial(export, masks, Path(scratch), tabled, **how)
@@ -153,8 +149,7 @@ class ExportPanel(ipywidgets.VBox):
 
     def _on_followed(self, job: Job) -> None:
         if not job.ended:
-            left = f", {forms.duration(job.seconds_left)} left" if job.seconds_left else ""
-            self.message.tell(f"Exporting: {job.done} of {job.total}{left}.")
+            self.message.tell(tell_progress(job, "image"))
             return
         self.start.disabled = False
         if job.error is not None:

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -13,13 +13,11 @@ from time import monotonic
 
 import ipywidgets
 import pandas as pd
-import torch
 from matplotlib.figure import Figure
 from pydantic import BaseModel, Field
 
 from scellseg_lib.atomic import whole
 from scellseg_lib.datasets.load import load_folder
-from scellseg_lib.device import default_device, machine
 from scellseg_lib.errors import ScellsegError
 from scellseg_lib.files import layout
 from scellseg_lib.files.folder import InUse, alone
@@ -27,7 +25,7 @@ from scellseg_lib.finetuning import RECIPES, STRATEGIES, FinetuneOptions, finetu
 from scellseg_lib.model import Model
 from scellseg_lib.samples import Dataset
 from scellseg_lib.training import Enough, Progress, read_run
-from scellseg_lib.workbench import experiment, forms
+from scellseg_lib.workbench import experiment, forms, jobs
 from scellseg_lib.workbench.curve import CurvePanel
 from scellseg_lib.workbench.experiment import OfferedModel, Survey
 from scellseg_lib.workbench.forms import Channels, count, plain
@@ -44,7 +42,6 @@ NO_SHOTS = (
 NONE_USABLE = "None of the annotated images can be used: the table says why. Mend them, then Check."
 NAME = re.compile(r"\w[\w .()+-]*")
 DRAWN_EVERY = 0.5  # least seconds between two drawings of the curve
-TIMED_STEPS = 3  # after which the time left is told: the first step is slower, as all is new
 CURVES = {
     "segmentation": ("#0072B2", "error on the annotated images"),
     "loss": ("#E69F00", "with the comparison of styles"),
@@ -63,13 +60,11 @@ class FinetuneRun(BaseModel):
     start: str  # key of the model to start from
     recipe: str = "best"
     options: FinetuneOptions
-    device: str
     name: str  # of the tuned model
     shots: tuple[str, ...]
     overwrite: bool = False
 
     log: list[dict[str, float]] = Field(default=[], exclude=True)  # losses of the steps done
-    left_out: list[str] = Field(default=[], exclude=True)  # why queries could not be read
 
     def model_post_init(self, context: object) -> None:
         """Look what is done already."""
@@ -126,15 +121,12 @@ class FinetuneRun(BaseModel):
             self._forget()
 
     def _learn(self, job: Job, shots: Dataset, queries: Dataset | None) -> Model:
-        start, device = experiment.load_start(self.start, self.folder), torch.device(self.device)
-        start.network.to(device)
         return finetune(
-            start,
+            experiment.load_start(self.start, self.folder),
             shots,
             queries,
             self.recipe,
             **self.options.model_dump(),
-            device=device,
             checkpoint=self.file(layout.CHECKPOINT),
             callback=partial(self._step, job),
         )
@@ -142,7 +134,7 @@ class FinetuneRun(BaseModel):
     def _step(self, job: Job, progress: Progress) -> None:
         self.log.append({"step": progress.step, **progress.losses})
         try:
-            job.report(progress.step, progress.n_steps, doing="Learning")
+            job.report(progress.step, progress.n_steps, doing="Learning", log=self.log)
         except Cancelled:
             raise Enough from None  # at the end of a step, so that this state is whole
 
@@ -152,14 +144,15 @@ class FinetuneRun(BaseModel):
         shots = tuple(sample for sample in images.shot if sample.name in self.shots)
         if STRATEGIES[self.options.strategy] is None:
             return replace(images, samples=shots), None
-        self.left_out, queries = [], []
+        left_out, queries = list[str](), []
         for done, sample in enumerate(images.query.without_masks()):
             job.report(done, len(images.query), doing="Checking the images to be segmented")
             try:
                 _ = sample.without_masks().image  # a copy: its pixels go with it
                 queries.append(sample)
             except (ScellsegError, OSError) as error:
-                self.left_out.append(plain(error))
+                left_out.append(plain(error))
+        job.report(0, 0, left_out=left_out)
         return replace(images, samples=shots), replace(images, samples=tuple(queries)) or None
 
     def _save(self, tuned: Model) -> Path:
@@ -226,7 +219,7 @@ class FinetunePanel(ipywidgets.VBox):
             self.folder.value = str(folder)
 
     def _make_choices(self) -> list[ipywidgets.Widget]:
-        self.folder = forms.text_field("tune-folder", hint="folder of your experiment")
+        self.folder = forms.text_field("tune-folder", "folder of your experiment")
         self.check = forms.button("Check", "tune-check", self.look, tip="look into it again")
         self.more = CurvePanel(self.choose)
         self.shots, self.diameter, self.about = (
@@ -237,11 +230,11 @@ class FinetunePanel(ipywidgets.VBox):
         self.model = forms.dropdown("tune-model")
         self.recipe = ipywidgets.RadioButtons(
             options=[(f"{name.capitalize()}: {one.help}", name) for name, one in RECIPES.items()],
-            layout={"width": "auto"},
         ).add_class("scellseg-tune-recipe")
         self.steps = forms.number_field("tune-steps", FinetuneOptions, "steps")
         self.batch = forms.number_field("tune-batch", FinetuneOptions, "batch_size")
-        self.device = forms.dropdown("tune-device", list_devices())
+        patches = forms.note("patches of images in each step")
+        more = [forms.row("Steps", self.steps), forms.row("Batch", self.batch, patches)]
         self.name = forms.text_field("tune-name")
         self.overwrite = forms.tick("replace the model of that name", "tune-overwrite")
         return [
@@ -255,9 +248,8 @@ class FinetunePanel(ipywidgets.VBox):
             forms.row("Start from", self.model),
             forms.row("", self.about),
             forms.row("Way of learning", self.recipe),
-            forms.row("Steps", self.steps, self.batch, forms.note("parts of images in each step")),
-            forms.row("Compute with", self.device),
             forms.row("Name of the model", self.name, self.overwrite),
+            ipywidgets.Accordion([ipywidgets.VBox(more)], titles=["More settings"]),
         ]
 
     def _make_run(self) -> list[ipywidgets.Widget]:
@@ -265,16 +257,11 @@ class FinetunePanel(ipywidgets.VBox):
         self.stop = forms.button("Stop", "tune-stop", self.cancel, style="warning")
         self.go_on = forms.button("Go on", "tune-go-on", self.begin, style="primary")
         self.discard = forms.button("Discard", "tune-discard", self.forget)
-        self.progress = ipywidgets.IntProgress(layout={"width": "420px"})
+        self.progress = ipywidgets.IntProgress()
         self.time, self.curve = ipywidgets.HTML(), ipywidgets.HTML()
         self.message = forms.Message()
-        return [
-            forms.heading("Fine-tune"),
-            ipywidgets.HBox([self.start, self.stop, self.go_on, self.discard]),
-            ipywidgets.HBox([self.progress, self.time]),
-            self.message,
-            self.curve,
-        ]
+        buttons = [self.start, self.stop, self.go_on, self.discard, self.progress, self.time]
+        return [self.curve, forms.actions(buttons, self.message)]
 
     def look(self) -> None:
         """Look into the folder, in the background; after what is shown of a run that ends."""
@@ -402,7 +389,6 @@ class FinetunePanel(ipywidgets.VBox):
             options=RECIPES[self.recipe.value].options.change(
                 steps=self.steps.value, batch_size=self.batch.value
             ),
-            device=self.device.value,
             name=self.name.value.strip().removesuffix(layout.MODEL),
             shots=tuple(shot.name for shot in self.found.usable),
             overwrite=self.overwrite.value,
@@ -414,8 +400,6 @@ class FinetunePanel(ipywidgets.VBox):
         self.steps.value, self.batch.value = run.options.steps, run.options.batch_size
         starts = {start.key: start for _, start in self.model.options}
         self.model.value = starts.get(run.start, self.model.value)
-        if run.device in [device for _, device in self.device.options]:
-            self.device.value = run.device
 
     def _find_problem(self) -> str:
         """Say why a run cannot begin; empty where it can."""
@@ -443,7 +427,7 @@ class FinetunePanel(ipywidgets.VBox):
             self.message.fail(problem)
             return
         self.run, self._drawn = run, 0.0
-        self.job = Job(run, on_change=partial(self._on_followed, run))
+        self.job = Job(jobs.apart(run), on_change=partial(self._on_followed, run))
         self.message.tell("")
         self.job.start()
 
@@ -464,12 +448,13 @@ class FinetunePanel(ipywidgets.VBox):
     def _on_followed(self, run: FinetuneRun, job: Job) -> None:
         if job is not self.job:
             return
+        run.log = job.facts.get("log", run.log)
         if job.ended:
             with self._lock:
                 self._on_ended(job, run)
             return
         self.progress.max, self.progress.value = max(job.total, 1), job.done
-        self.time.value = tell_progress(job)
+        self.time.value = jobs.tell_progress(job)
         if monotonic() - self._drawn >= DRAWN_EVERY:
             self._drawn = monotonic()
             self._show_curve(run)
@@ -478,7 +463,7 @@ class FinetunePanel(ipywidgets.VBox):
     def _on_ended(self, job: Job, run: FinetuneRun) -> None:
         self._show_curve(run)
         if job.state == "done":
-            self._on_saved(job.result, run)
+            self._on_saved(job.result, run, job.facts.get("left_out", ()))
             return
         if not run.file(layout.CHECKPOINT).exists():
             self.run = None
@@ -490,15 +475,15 @@ class FinetunePanel(ipywidgets.VBox):
         else:
             self.message.tell(f"Stopped: {run.how_far}. Go on with it, or discard it.")
 
-    def _on_saved(self, path: Path, run: FinetuneRun) -> None:
+    def _on_saved(self, path: Path, run: FinetuneRun, left_out: Sequence[str]) -> None:
         """Say what was saved, and offer it as a model to start from."""
         self.run = None
         text = (
             f"Saved as {path.name}, with the size of its cells. It has learnt from "
             f"{count(len(run.shots), 'annotated image')}. Segment your images with it next."
         )
-        if run.left_out:
-            text += "\nLeft out, as they could not be read: " + " ".join(run.left_out)
+        if left_out:
+            text += "\nLeft out, as they could not be read: " + " ".join(left_out)
         self._is_filling = True
         self._offer_models()
         self._is_filling = self.overwrite.value = False
@@ -521,30 +506,12 @@ class FinetunePanel(ipywidgets.VBox):
         self.folder.disabled = self.check.disabled = self.more.button.disabled = running
         for field in (
             *(self.channels.cells, self.channels.nuclei, self.model, self.recipe, self.steps),
-            *(self.batch, self.device, self.name, self.overwrite),
+            *(self.batch, self.name, self.overwrite),
         ):
             field.disabled = not free
 
     def _show_curve(self, run: FinetuneRun | None) -> None:
         self.curve.value = draw_losses(list(run.log), run.options.steps) if run else ""
-
-
-def list_devices() -> list[tuple[str, str]]:
-    """What can compute here, as (label, name), the fastest first."""
-    graphics = [torch.device("cuda", i) for i in range(torch.cuda.device_count())]
-    known = [(f"Graphics card ({machine(device)})", str(device)) for device in graphics]
-    apple = [("Graphics processor (Apple)", "mps")] if default_device().type == "mps" else []
-    return [*known, *apple, ("Processor (CPU)", "cpu")]
-
-
-def tell_progress(job: Job) -> str:
-    """Say what a run does, how far it is, and how long it will take once that is known."""
-    text = str(job.facts.get("doing", ""))
-    if job.total:
-        text += f": {job.done} of {job.total}"
-    if job.seconds_left is None or job.done < TIMED_STEPS:
-        return f"{text}. The time is known after {TIMED_STEPS} steps."
-    return f"{text}, about {forms.duration(job.seconds_left)} left"
 
 
 def tell_shots(found: Survey) -> str:
@@ -560,7 +527,7 @@ def tell_shots(found: Survey) -> str:
         else (shot.name, str(shot.cells), f"{shot.diameter:.0f} px", shot.doubt)
         for shot in found.shots
     ]
-    frame = pd.DataFrame(rows, columns=["Image", "Cells", "Diameter", ""])
+    frame = pd.DataFrame(rows, columns=["Image", "Cells", "Diameter", "Remark"])
     return summary + (forms.table(frame) if rows else "")
 
 

@@ -32,7 +32,6 @@ from scellseg_lib.options import Options
 from scellseg_lib.plots import STYLE
 from scellseg_lib.training import CheckpointOfAnotherRun
 
-ERROR_COLOUR = "#b3261e"
 REMEDIES: dict[type[ScellsegError], str] = {
     errors.AxesNeeded: "Save it as one plane, or from ImageJ as a TIFF of several channels, which "
     "says what they are.",
@@ -105,52 +104,50 @@ def read_path(text: str) -> Path | None:
 
 def heading(text: str) -> ipywidgets.HTML:
     """Heading of a part of a panel."""
-    widget = ipywidgets.HTML(f"<h3 style='margin:14px 0 4px'>{escape(text)}</h3>")
-    return widget.add_class("scellseg-heading")
+    return ipywidgets.HTML(f"<h3>{escape(text)}</h3>").add_class("scellseg-heading")
 
 
 def row(label: str, *widgets: ipywidgets.Widget) -> ipywidgets.HBox:
     """Labelled row; the widgets take the room beside the label."""
-    name = ipywidgets.HTML(f"<span>{escape(label)}</span>", layout={"flex": "0 0 150px"})
-    layout = {"align_items": "center", "flex_flow": "row wrap", "width": "100%"}
-    for field in (one for one in widgets if one.has_trait("description") and not one.tooltip):
-        field.tooltip = label  # which names it for a screen reader
-    return ipywidgets.HBox([name, *widgets], layout=layout).add_class("scellseg-row")
+    name = ipywidgets.HTML(f"<span>{escape(label)}</span>")
+    for field in (one for one in widgets if not isinstance(one, ipywidgets.HTML | ipywidgets.Box)):
+        field.description = field.description or label  # which names it for a screen reader
+    return ipywidgets.HBox([name, *widgets]).add_class("scellseg-row")
 
 
 def note(text: str) -> ipywidgets.HTML:
-    """Explanation beside or below a control, in grey."""
-    return ipywidgets.HTML(f"<span style='color:#595959'>&nbsp;{text}</span>")
+    """Explanation beside a control."""
+    return ipywidgets.HTML(f"<span class='scellseg-note'>{text}</span>")
+
+
+def actions(buttons: Sequence[ipywidgets.Widget], *below: ipywidgets.Widget) -> ipywidgets.VBox:
+    """What a panel does, and what comes of it: always in view."""
+    return ipywidgets.VBox([ipywidgets.HBox(buttons), *below]).add_class("scellseg-actions")
 
 
 def button(
     words: str, name: str, act: Callable[[], object], tip: str = "", style: str = ""
 ) -> ipywidgets.Button:
     """Button as wide as its words; its `style` may be "primary", "warning" or "danger"."""
-    look: dict[str, Any] = {"button_style": style, "layout": {"width": "auto"}}
-    made = ipywidgets.Button(description=words, tooltip=tip or None, **look)
+    made = ipywidgets.Button(description=words, tooltip=tip or None, button_style=style)
     made.on_click(lambda _: act())
     return made.add_class(f"scellseg-{name}")
 
 
-def text_field(name: str, *, width: str = "420px", hint: str = "") -> ipywidgets.Text:
+def text_field(name: str, hint: str = "") -> ipywidgets.Text:
     """Field for a line, which counts once it is entered; `hint` is seen while it is empty."""
-    made = ipywidgets.Text(continuous_update=False, placeholder=hint, layout={"width": width})
+    made = ipywidgets.Text(continuous_update=False, placeholder=hint)
     return made.add_class(f"scellseg-{name}")
 
 
-def dropdown(
-    name: str, options: Sequence[Any] = (), *, width: str = "420px"
-) -> ipywidgets.Dropdown:
+def dropdown(name: str) -> ipywidgets.Dropdown:
     """One of several."""
-    made = ipywidgets.Dropdown(options=options, layout={"width": width})
-    return made.add_class(f"scellseg-{name}")
+    return ipywidgets.Dropdown().add_class(f"scellseg-{name}")
 
 
-def tick(words: str, name: str, *, value: bool = False, width: str = "auto") -> ipywidgets.Checkbox:
+def tick(words: str, name: str, *, value: bool = False) -> ipywidgets.Checkbox:
     """Box to be ticked, before its words."""
-    look: dict[str, Any] = {"indent": False, "layout": {"width": width}}
-    made = ipywidgets.Checkbox(value=value, description=words, **look)
+    made = ipywidgets.Checkbox(value=value, description=words, indent=False)
     return made.add_class(f"scellseg-{name}")
 
 
@@ -162,8 +159,17 @@ def number_field(name: str, options: type[Options], option: str) -> ipywidgets.B
         min=said["minimum"],
         max=said.get("maximum", 1_000_000),
         continuous_update=False,
-        layout={"width": "110px"},
     )
+    return made.add_class(f"scellseg-{name}")
+
+
+def slider(
+    name: str, words: str, tip: str | None, steps: tuple[float, float, float]
+) -> ipywidgets.FloatSlider | ipywidgets.IntSlider:
+    """Slider from the first number to the second, by the third."""
+    kind = ipywidgets.IntSlider if isinstance(steps[2], int) else ipywidgets.FloatSlider
+    low, high, step = steps
+    made = kind(value=low, min=low, max=high, step=step, description=words, tooltip=tip)
     return made.add_class(f"scellseg-{name}")
 
 
@@ -198,8 +204,8 @@ class ChannelFields(ipywidgets.VBox):
         self._on_change, self._is_offering = on_change, False
         self._image = self._file = Path()  # that is shown, and where the choice is kept
         self.pictures = ipywidgets.HTML()
-        self.cells = dropdown(f"{name}-channel", width="200px")
-        self.nuclei = dropdown(f"{name}-nuclei", width="200px")
+        self.cells = dropdown(f"{name}-channel")
+        self.nuclei = dropdown(f"{name}-nuclei")
         words = [ipywidgets.HTML(text) for text in ("cells in&nbsp;", "&nbsp;nuclei in&nbsp;")]
         choices = row("Channels", words[0], self.cells, words[1], self.nuclei)
         super().__init__([choices, row("", self.pictures)])
@@ -287,7 +293,7 @@ class Message(ipywidgets.HTML):
         self.text, self.is_error = text, is_error
         lines = escape(text).replace("\n", "<br>")
         if is_error:
-            lines = f"<span style='color:{ERROR_COLOUR}'>&#9888; <b>Problem:</b> {lines}</span>"
+            lines = f"<span class='scellseg-problem'>&#9888; Problem: {lines}</span>"
         self.value = f"<div role='status'>{lines}</div>" if text else ""
 
     def fail(self, text: str) -> None:

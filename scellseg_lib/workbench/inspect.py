@@ -1,11 +1,9 @@
 """Inspector: truth against prediction in colours, and thresholds that act while they are moved."""
 
-from base64 import b64encode
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from math import floor
-from typing import Any
 
 import ipywidgets
 import numpy as np
@@ -13,7 +11,7 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from scellseg_lib import metrics, progress
+from scellseg_lib import metrics
 from scellseg_lib.metrics import Scores
 from scellseg_lib.plots import STYLE, ap_curve
 from scellseg_lib.segmentation import Prediction
@@ -69,7 +67,7 @@ class Inspector(ipywidgets.VBox):
         self._filling, self._refusal = False, ""
         self._redraw = Newest(self._draw_or_say)
         self._message = forms.Message()
-        super().__init__([heading("Inspect the cells"), self._message, self._make(on_edit, on_use)])
+        super().__init__([self._message, self._make(on_edit, on_use)])
         self.add_class("scellseg-inspector")
         self.view.observe(lambda _: self._tell_selected(), "selected")
         self.view.on_cycle(self.step)
@@ -80,18 +78,9 @@ class Inspector(ipywidgets.VBox):
     def _make(self, on_edit: Give | None, on_use: Give | None) -> ipywidgets.HBox:
         """Make all below the message, in three columns."""
         self.view, self.thresholds = ImageView(), Thresholds(self._redraw)
-        self.iou = ipywidgets.FloatSlider(
-            value=IOUS[0],
-            min=IOUS[0],
-            max=IOUS[-1],
-            step=0.01,
-            description="IoU",
-            tooltip="From which agreement with a true cell on a found cell is right",
-            style={"description_width": "110px"},
-            layout={"width": "100%"},
-        ).add_class("scellseg-iou")
-        self._list = ipywidgets.Select(layout={"width": "auto", "height": "380px"})
-        self._list.add_class("scellseg-images")
+        tip = "From which agreement with a true cell on a found cell is right"
+        self.iou = forms.slider("iou", "IoU", tip, (IOUS[0], IOUS[-1], 0.01))
+        self._list = ipywidgets.Select(description="Images").add_class("scellseg-images")
         self._summary, self._told, self._legend, self._curve = (
             ipywidgets.HTML().add_class(f"scellseg-{name}")
             for name in ("summary", "told", "legend", "ap-curve")
@@ -109,18 +98,10 @@ class Inspector(ipywidgets.VBox):
         forms.show(on_use is not None, self._use)
         buttons = ipywidgets.HBox([self._previous, self._next, self._correct])
         moved = [heading("Thresholds"), self.thresholds, ipywidgets.HBox([self._apply, self._use])]
-        columns = {
-            "0 0 250px": [self._summary, self._list],
-            "1 1 420px": [buttons, self.view, self._told],
-            "0 0 350px": [self.iou, self._legend, self._curve, *moved],
-        }
-        boxes = [
-            ipywidgets.VBox(parts, layout={"flex": flex, "min_width": "0", "margin": "0 8px 0 0"})
-            for flex, parts in columns.items()
-        ]
-        # What finds no room beside the picture goes below it.
-        self._body = ipywidgets.HBox(boxes, layout={"width": "100%", "flex_flow": "row wrap"})
-        return self._body
+        columns = [[self._summary, self._list], [buttons, self.view, self._told]]
+        columns.append([self.iou, self._legend, self._curve, *moved])
+        self._body = ipywidgets.HBox([ipywidgets.VBox(parts) for parts in columns])
+        return self._body.add_class("scellseg-inspecting")
 
     def show(self, entries: Sequence[InspectedImage], first: str = "") -> None:
         """Look at other images, at their own thresholds: first that of a name, else of before."""
@@ -167,13 +148,6 @@ class Inspector(ipywidgets.VBox):
             image.apply(wanted[image])
 
         return self._for_each("Applying the thresholds", self._images, apply)
-
-    def _repr_mimebundle_(self, **kwargs: Any) -> Any:
-        if not progress.run_by_machine():
-            return super()._repr_mimebundle_(**kwargs)
-        words = {"text/plain": f"Inspector: {len(self._images)} images"}
-        png = {"image/png": b64encode(self.view.picture()).decode()} if self._images else {}
-        return png | words, {}
 
     def _for_each(
         self, doing: str, images: list[InspectedImage], act: Callable[[InspectedImage], object]
@@ -338,7 +312,7 @@ def sum_up(every: Sequence[FoundCells], iou: float, *, n_stale: int = 0) -> str:
             )
     if n_stale:
         text += f"<br>* {count(n_stale, 'image')} still at the thresholds before"
-    return f'<div style="line-height:1.4">{text}</div>'
+    return f"<div>{text}</div>"
 
 
 def tell_errors(errors: pd.DataFrame) -> str:
@@ -375,7 +349,7 @@ def explain_colours(matched: pd.DataFrame | None, masks: np.ndarray, iou: float)
     if matched is None:
         n_cells = int(np.count_nonzero(np.bincount(masks.ravel())[1:]))
         return (
-            f'<div style="line-height:1.4"><b>{count(n_cells, "cell")}</b> found. No true '
+            f"<div><b>{count(n_cells, 'cell')}</b> found. No true "
             "cells are known of this image: annotate it to see which are right.</div>"
         )
     n = matched["outcome"].value_counts()
@@ -390,7 +364,7 @@ def explain_colours(matched: pd.DataFrame | None, masks: np.ndarray, iou: float)
         for outcome, square, number, meaning in rows
     )
     return (
-        f'<div style="line-height:1.4"><table>{table}</table>A found cell is right when its IoU '
+        f"<div><table>{table}</table>A found cell is right when its IoU "
         f"with a true cell is {iou:.2f} or more. IoU: the pixels that both share, divided by the "
         "pixels of either.</div>"
     )

@@ -1,22 +1,35 @@
-"""Work in threads of their own, so that the page stays alive while a network learns or segments."""
+"""Work beside the page, in threads and processes, while a network learns or segments."""
 
 from __future__ import annotations
 
 import logging
+import os
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from threading import Condition, RLock, Thread
 from time import monotonic
+from types import SimpleNamespace
 from typing import Any, Literal
 
 from scellseg_lib.device import release_memory
+from scellseg_lib.errors import ScellsegError
+from scellseg_lib.workbench.forms import count, duration
 
 State = Literal["running", "paused", "done", "cancelled", "failed"]
+TIMED = 2  # steps after which the time left is told: the first is slower, as all is new
 TELL_EVERY = 0.1  # least seconds between two calls of `on_change`: what an eye can follow
+BEAT = 10.0  # most seconds between them while a process works: a server ends what is silent
 
 
 class Cancelled(Exception):
     """Raised within the work by `Job.report` after `Job.cancel`."""
+
+
+class ProcessEnded(ScellsegError):
+    """The process that did the work was ended from outside, as where memory does not suffice."""
 
 
 class Job:
@@ -58,6 +71,10 @@ class Job:
 
     def report(self, done: int, total: int, **facts: Any) -> None:
         """Tell from within the work how far it is; waits while paused, may raise `Cancelled`."""
+        if not self._goes_on(done, total, facts):
+            raise Cancelled
+
+    def _goes_on(self, done: int, total: int, facts: dict[str, Any]) -> bool:
         with self._changed:
             # Other work, such as learning after reading: its speed is another.
             is_new = self._first is None or total != self.total or done < self.done
@@ -72,8 +89,7 @@ class Job:
             began = monotonic()
             self._changed.wait_for(lambda: self.state != "paused" or self._cancelled)
             self._rested += monotonic() - began
-            if self._cancelled:
-                raise Cancelled
+            return not self._cancelled
 
     def cancel(self) -> None:
         """End the work at its next report."""
@@ -100,7 +116,7 @@ class Job:
     def seconds_left(self) -> float | None:
         """Seconds to the end at the speed so far; None while there is nothing to tell it from."""
         first, since = self._first or (self.done, 0.0)
-        if self.ended or self.done <= first or not self.total:
+        if self.ended or self.done < first + TIMED or not self.total:
             return None
         return (self._latest - since) / (self.done - first) * max(0, self.total - self.done)
 
@@ -116,10 +132,7 @@ class Job:
         except Cancelled:
             state = "cancelled"
         except Exception as error:
-            # Say in a note where it happened, and free what the work had in its variables.
-            error.add_note("".join(traceback.format_exception(error)))
-            error.__cause__ = error.__context__ = None
-            self.error, state = error.with_traceback(None), "failed"
+            self.error, state = _without_frames(error), "failed"
         del work
         release_memory()
         with self._telling:
@@ -139,6 +152,83 @@ class Job:
             except Exception:
                 # A page that cannot be drawn must not cost hours of work.
                 logging.getLogger(__name__).exception("the display of a job failed")
+
+
+def apart(work: Callable[[Any], Any]) -> Callable[[Job], Any]:
+    """Do the same in a process of its own, whose memory is free once it ends.
+
+    The work, the facts that it reports and its result are pickled: paths and options, no networks.
+    `ProcessEnded` if it is killed.
+    """
+
+    def follow(job: Job) -> Any:
+        job.report(0, 0, doing="Starting")
+        here, there = (context := get_context("spawn")).Pipe()
+        process = context.Process(target=_work_apart, args=(there, work), daemon=True)
+        process.start()
+        there.close()
+        with here:
+            try:
+                while True:
+                    while not here.poll(BEAT):
+                        job._tell()
+                    done, *said = here.recv()
+                    if done is None:
+                        break
+                    here.send(job._goes_on(done, *said))
+            except (OSError, EOFError):
+                process.join()
+                what = f"the process that computes was ended (code {process.exitcode})"
+                remedy = "Perhaps the memory does not suffice: close other programs, and go on."
+                raise ProcessEnded(what, remedy=remedy) from None
+        process.join()
+        result, error = said
+        if error is not None:
+            raise error
+        return result
+
+    return follow
+
+
+def _work_apart(pipe: Connection, work: Callable[[Any], Any]) -> None:
+    """Work, with what stands for the job: where nobody listens any more, that is a stop."""
+
+    def report(done: int, total: int, **facts: Any) -> None:
+        try:
+            pipe.send((done, total, facts))
+            goes_on = pipe.recv()
+        except (OSError, EOFError):
+            goes_on = False
+        if not goes_on:
+            raise Cancelled
+
+    os.environ["TQDM_DISABLE"] = "1"
+    result = error = None
+    try:
+        result = work(SimpleNamespace(report=report))
+    except Exception as raised:
+        error = _without_frames(raised)
+    with suppress(OSError):  # nobody listens
+        pipe.send((None, result, error))
+
+
+def _without_frames(error: Exception) -> Exception:
+    """Say in a note where it happened, and free what the work had in its variables."""
+    error.add_note("".join(traceback.format_exception(error)))
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)
+
+
+def tell_progress(job: Job, unit: str = "step") -> str:
+    """Say what a job does, how far it is, and how long it will take once that is known."""
+    text = str(job.facts.get("doing", "Starting"))
+    if job.total:
+        text += f": {job.done} of {count(job.total, unit)}"
+    if job.state == "paused":
+        text += ". Paused: it waits until you press Go on"
+    elif job.seconds_left is not None:
+        text += f", about {duration(job.seconds_left)} left"
+    return f"{text}."
 
 
 def runs(job: Job | None) -> bool:

@@ -4,6 +4,7 @@ A run is that of ``scellseg segment`` (see `files.folder`), with the same files 
 goes on with what the other has begun.
 """
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -23,7 +24,7 @@ from scellseg_lib.model import Model
 from scellseg_lib.network import weights_hash
 from scellseg_lib.representation import Decoding
 from scellseg_lib.segmentation import Prediction, decode
-from scellseg_lib.workbench import experiment, forms, session
+from scellseg_lib.workbench import experiment, forms, jobs, session
 from scellseg_lib.workbench.editor import ImageView
 from scellseg_lib.workbench.experiment import Experiment, OfferedModel, SegmentedImage
 from scellseg_lib.workbench.forms import count, plain
@@ -54,9 +55,9 @@ class SegmentForm(ipywidgets.VBox):
         self._chosen: OfferedModel | None = None
         self._offered: tuple[Sequence[str], Path] = ((), Path())
         self.model = forms.dropdown("segment-model")
-        self.origin = ipywidgets.HTML(layout={"width": "620px"})
+        self.origin = ipywidgets.HTML()
         self.message = forms.Message()
-        self.diameter = ipywidgets.BoundedFloatText(min=1, max=5000, layout={"width": "110px"})
+        self.diameter = ipywidgets.BoundedFloatText(min=1, max=5000)
         self.diameter.add_class("scellseg-segment-diameter")
         self.usual = ipywidgets.HTML()
         self.channels = forms.ChannelFields("segment", self._on_changed)
@@ -65,15 +66,14 @@ class SegmentForm(ipywidgets.VBox):
         self.full_size = forms.tick(words, "segment-full-size", value=True)
         words = "Look at each image four times, mirrored: better, four times as long"
         self.flips = forms.tick(words, "segment-flips")
-        thresholds = ipywidgets.Box([self.thresholds], layout={"width": "520px"})
         parts = [
             forms.row("Model", self.model),
             forms.row("", self.origin),
             self.message,
             forms.row("Diameter of the cells", self.diameter, self.usual),
             self.channels,
-            forms.row("Thresholds", thresholds),
             forms.row("For the best cells", ipywidgets.VBox([self.full_size, self.flips])),
+            ipywidgets.Accordion([self.thresholds], titles=["Thresholds"]),
         ]
         super().__init__(parts)
         self.model.observe(self._on_model_chosen, "value")
@@ -175,14 +175,15 @@ class SegmentPreview(ipywidgets.VBox):
         """What the network's answer depended on, the answer, and the image's pixels."""
         self._drawn: Prediction | None = None
         self.job: Job | None = None
-        self.image = forms.dropdown("preview-image", width="320px")
+        self.image = forms.dropdown("preview-image")
         self.button = forms.button("Try", "preview-try", self.try_image)
         self.message = forms.Message()
         self.view = ImageView(height=420)
         forms.show(False, self.view)
         self._redraw = session.Newest(self._draw)
         self.image.observe(lambda _: self.follow(), "value")
-        super().__init__([forms.row("Image", self.image, self.button), self.message, self.view])
+        choice = forms.row("Try it on", self.image, self.button)
+        super().__init__([choice, self.message, self.view])
         self.add_class("scellseg-preview")
 
     def offer(self, images: Sequence[Path]) -> None:
@@ -274,23 +275,19 @@ class SegmentPanel(ipywidgets.VBox):
         self._doubt = ""  # of files that are not read
         self._lock = RLock()  # a run may end while the page asks for something
         hint = "folder of images, or one image"
-        self.source = forms.text_field("segment-source", width="520px", hint=hint)
-        self.output = forms.text_field("segment-output", width="520px")
+        self.source = forms.text_field("segment-source", hint)
+        self.output = forms.text_field("segment-output")
         self.found = forms.Message().add_class("scellseg-segment-found")
         self.form = SegmentForm(lambda: self.preview.follow())
         self.preview = SegmentPreview(self.form, self.ask_channels)
         self.rounds = ipywidgets.HTML()
         parts = [
-            forms.heading("Segment images"),
             forms.row("Images", self.source),
             forms.row("", self.found),
             forms.row("Masks go to", self.output),
             self.form,
-            forms.heading("Try it on one image"),
             self.preview,
-            forms.heading("Segment them all"),
             *self._make_run(),
-            self.rounds,
         ]
         super().__init__(parts)
         self.add_class("scellseg-segment-panel")
@@ -303,13 +300,19 @@ class SegmentPanel(ipywidgets.VBox):
         self.start = forms.button("Segment", "segment-start", self.segment, style="primary")
         self.pause = forms.button("Pause", "segment-pause", self._pause_or_resume)
         self.cancel = forms.button("Stop", "segment-cancel", self._cancel)
-        self.bar = ipywidgets.FloatProgress(min=0, max=1, layout={"width": "320px"})
+        self.bar = ipywidgets.FloatProgress(min=0, max=1)
         self.message = forms.Message()
-        self.failures = ipywidgets.HTML().add_class("scellseg-segment-failures")
+        self.failures = forms.Message().add_class("scellseg-segment-failures")
+        self.doubts = forms.Message()
         self.anew = forms.tick("make masks of other settings anew", "segment-anew")
         forms.show(False, self.pause, self.cancel, self.bar, self.anew)
-        buttons = ipywidgets.HBox([self.start, self.inspect, self.pause, self.cancel, self.bar])
-        return [buttons, self.message, self.anew, self.failures]
+        buttons = [self.start, self.inspect, self.pause, self.cancel, self.bar]
+        return [
+            self.failures,
+            self.doubts,
+            self.rounds,
+            forms.actions(buttons, self.message, self.anew),
+        ]
 
     def go_to(self, folder: Path | None, model: Path | None = None) -> None:
         """Go to an experiment, and choose a model, such as one that was just tuned."""
@@ -373,44 +376,20 @@ class SegmentPanel(ipywidgets.VBox):
             if self.form.chosen is None:
                 self.message.fail(plain(self.form.problem))
                 return None
-            outcome, place = FolderOutcome(), (self._source, self._output)
-            work = partial(self._segment, outcome, place, self.form.chosen, self.anew.value)
+            offered, _, settings = self.form.chosen
+            place = self._source, self._output
+            work = partial(segment_files, *place, offered, settings, self.anew.value)
             self.anew.value = False
             forms.show(False, self.anew)
-            self._list_failures(outcome)
-            self.job = Job(work, on_change=partial(self._on_followed, outcome, self._output))
+            self._list_failures(FolderOutcome())
+            self.job = Job(jobs.apart(work), on_change=partial(self._on_followed, self._output))
             return self.job.start()
 
-    def _segment(
-        self, outcome: FolderOutcome, place: tuple[Path, Path], chosen: Chosen, anew: bool, job: Job
-    ) -> None:
-        """Do the work of a job; what is written stays, and another run goes on from there."""
-        (source, output), (_, model, settings) = place, chosen
-        jobs, planned = plan_jobs(source, output, ".tif", **settings.reading)
-        outcome.failed |= planned.failed
-
-        def tell() -> None:
-            done = outcome.written + len(outcome.failed) - len(planned.failed)
-            job.report(done, len(jobs) - outcome.already, cells=outcome.cells)  # at its own speed
-
-        tell()
-        segment_jobs(
-            jobs,
-            replace(model, card=model.card.model_copy(update={"decoding": settings.decoding})),
-            output,
-            outcome,
-            reading=settings.reading | {"format": "tiff"},
-            overwrite=anew,
-            diameter=settings.diameter,
-            resample=settings.resample,
-            flips=settings.flips,
-            callback=tell,
-        )
-
-    def _on_followed(self, outcome: FolderOutcome, output: Path, job: Job) -> None:
+    def _on_followed(self, output: Path, job: Job) -> None:
         with self._lock:
             if job is not self.job:
                 return
+            outcome = job.facts.get("outcome", FolderOutcome())
             forms.show(not job.ended, self.pause, self.cancel, self.bar)
             self.start.disabled = not job.ended
             self.pause.description = "Go on" if job.state == "paused" else "Pause"
@@ -418,14 +397,9 @@ class SegmentPanel(ipywidgets.VBox):
             if job.ended:
                 self._on_ended(job, outcome, output)
                 return
-            text = f"{job.done} of {count(job.total, 'image')}"
-            if job.facts.get("cells"):
-                text += f", {count(job.facts['cells'], 'cell')} so far"
-            if job.state == "paused":
-                text += ". Paused: it waits until you press Go on"
-            elif job.seconds_left is not None:
-                text += f", about {forms.duration(job.seconds_left)} left"
-            self.message.tell(f"{text}.")
+            self.bar.tooltip = time.strftime("at %X")  # is sent: a server ends what is silent
+            cells = f" {count(outcome.cells, 'cell')} so far." if outcome.cells else ""
+            self.message.tell(f"{jobs.tell_progress(job, 'image')}{cells}")
 
     def _on_ended(self, job: Job, outcome: FolderOutcome, output: Path) -> None:
         if isinstance(job.error, errors.MasksMadeOtherwise) and job.error.replaceable:
@@ -453,18 +427,13 @@ class SegmentPanel(ipywidgets.VBox):
             self.list_results()
 
     def _list_failures(self, outcome: FolderOutcome) -> None:
-        text, lines = "", [f"<li>{escape(plain(error))}</li>" for error in outcome.failed.values()]
-        if lines:
-            more = [f"<li>and {len(lines) - SHOWN} more</li>"] if len(lines) > SHOWN else []
-            text = (
-                f"<div role='status' style='color:{forms.ERROR_COLOUR};line-height:1.5'>&#9888; "
-                f"<b>{count(len(lines), 'image')} could not be segmented:</b><ul>"
-                f"{''.join(lines[:SHOWN] + more)}</ul>Mend or remove these files and press Segment "
-                "again: the others stay as they are.</div>"
-            )
-        for doubt in outcome.sum_up_doubts():
-            text += f"<p>&#9432; <b>Please check:</b> {escape(plain(doubt))}</p>"
-        self.failures.value = text
+        lines = [plain(error) for error in outcome.failed.values()]
+        more = [f"And {len(lines) - SHOWN} more."] if len(lines) > SHOWN else []
+        text = "\n".join([f"{count(len(lines), 'image')} could not be segmented:", *lines[:SHOWN]])
+        remedy = "Mend or remove these files and press Segment again: the others stay as they are."
+        self.failures.tell("\n".join([text, *more, remedy]) if lines else "", is_error=True)
+        doubts = [f"Please check: {plain(doubt)}" for doubt in outcome.sum_up_doubts()]
+        self.doubts.tell("\n".join(doubts))
 
     def _pause_or_resume(self) -> None:
         if self.job is not None:
@@ -494,6 +463,38 @@ class SegmentPanel(ipywidgets.VBox):
         if self.folder and len(rounds := Experiment(self.folder).sum_up_rounds()):
             frame = rounds[list(SUMMARY)].rename(columns=SUMMARY)
             self.rounds.value = f"<b>Rounds of correction</b>{forms.table(frame)}<small>{ROUNDS}"
+
+
+def segment_files(
+    source: Path,
+    output: Path,
+    offered: OfferedModel,
+    settings: SegmentationSettings,
+    anew: bool,
+    job: Job,
+) -> None:
+    """Do the work of a job; what is written stays, and another run goes on from there."""
+    model, (files, outcome) = offered.load(), plan_jobs(source, output, ".tif", **settings.reading)
+    lost = len(outcome.failed)
+
+    def tell() -> None:
+        done = outcome.written + len(outcome.failed) - lost
+        total = len(files) - outcome.already  # it is told at its own speed
+        job.report(done, total, doing="Segmenting", outcome=outcome)
+
+    tell()
+    segment_jobs(
+        files,
+        replace(model, card=model.card.model_copy(update={"decoding": settings.decoding})),
+        output,
+        outcome,
+        reading=settings.reading | {"format": "tiff"},
+        overwrite=anew,
+        diameter=settings.diameter,
+        resample=settings.resample,
+        flips=settings.flips,
+        callback=tell,
+    )
 
 
 def tell_differing(error: errors.MasksMadeOtherwise) -> str:

@@ -22,13 +22,13 @@ from scellseg_lib.representation import Decoding, Representation
 from scellseg_lib.representation.flow import FLOW_SCALE
 from scellseg_lib.samples import resize
 from scellseg_lib.segmentation import Prediction, decode, far_from_model, predict
-from scellseg_lib.workbench.forms import button, plain, show
+from scellseg_lib.workbench.forms import button, plain, show, slider
 
 IOUS = tuple(percent / 100 for percent in range(50, 96))  # IoU thresholds that can be chosen
 NOT_READ = np.zeros((0, 0), np.int32)  # cells that are read when they are needed
 UNLIKE = "It has not learnt from images like this one: draw or correct some, then Fine-tune it."
 STEP, AGAIN = "in step 3, Segment", "then press Suggest cells again."
-HELP = '<div style="line-height:1.3;color:#595959;margin:0 0 4px 4px">{}</div>'
+HELP = '<div class="scellseg-help">{}</div>'
 
 
 @dataclass(frozen=True)
@@ -112,14 +112,13 @@ class Thresholds(ipywidgets.VBox):
         """Show the thresholds that an image had before any was chosen; None: none can be moved."""
         self._loaded = decoding, representation, note
         used = representation.thresholds if decoding and representation else ()
-        for name, slider in self._sliders.items():
+        for name, moved in self._sliders.items():
             show(name in used, self._rows[name])
             if name in used:
                 value = self.chosen.get(name, getattr(decoding, name))
                 # A model may have been tuned to a value outside of the usual.
-                slider.min, slider.max = min(slider.min, value), max(slider.max, value)
-                self._shown[name] = value
-                slider.value = value
+                moved.min, moved.max = min(moved.min, value), max(moved.max, value)
+                self._shown[name] = moved.value = value
         self._note.value = escape(note)
         show(bool(used), self._reset)
         self._reset.disabled = not self.chosen
@@ -140,19 +139,10 @@ class Thresholds(ipywidgets.VBox):
         option = Decoding.model_fields[name]
         is_whole, has_bound = option.annotation is int, bool(option.metadata)
         low, high, step = (0, 500, 1) if is_whole else (0, 3, 0.05) if has_bound else (-6, 6, 0.1)
-        slider = (ipywidgets.IntSlider if is_whole else ipywidgets.FloatSlider)(
-            value=low,
-            min=low,
-            max=high,
-            step=step,
-            description=option.title,
-            readout_format="d" if is_whole else ".2f",
-            tooltip=option.description,
-            style={"description_width": "110px"},
-            layout={"width": "100%"},
-        )
-        slider.observe(lambda change: self._chose(name, change["new"]), "value")
-        return slider.add_class(f"scellseg-{name.replace('_', '-')}")
+        title, shown = str(option.title), name.replace("_", "-")
+        made = slider(shown, title, option.description, (low, high, step))
+        made.observe(lambda change: self._chose(name, change["new"]), "value")
+        return made
 
     def _chose(self, name: str, value: float) -> None:
         if value == self._shown.get(name):

@@ -1,11 +1,18 @@
-"""How quickly the workbench answers, in a real browser: medians of ten (no peer does the same)."""
+"""How quickly the workbench answers, in a real browser: medians of ten (no peer does the same).
 
+And the memory of its kernel, and of the process that computes, from the first look to results.
+"""
+
+import shutil
 import statistics
 import tempfile
+import time
 from pathlib import Path
 
+import psutil
 from playwright.sync_api import Page, sync_playwright
 
+from scellseg_lib.workbench.app import make_example
 from tests.browser.servers import NotebookPage, Server, chromium
 
 SIZES = ((2048, 1000), (4096, 3000))
@@ -25,6 +32,26 @@ image = (rng.normal(1000, 100, labels.shape) + 800 * (labels > 0)).astype(np.uin
 editor = MaskEditor(image, labels)
 editor
 """
+APP = """from pathlib import Path
+from scellseg_lib.workbench.app import Workbench
+workbench = Workbench(Path({!r}))
+workbench"""
+WAY = {  # what is done, and what is then to come about
+    "a page with 12 images": ("", "True"),
+    "fine-tuned, 3 steps of the best recipe": (
+        """panel, workbench.tabs.selected_index = workbench.finetune, 1
+panel._looking.join()
+panel.model.value = next(one for name, one in panel.model.options if name == {!r})
+panel.name.value, panel.steps.value = {!r}, 3
+panel.begin()""",
+        "panel.job.ended and panel.job.state == 'done'",
+    ),
+    "all images segmented": (
+        "workbench.tabs.selected_index = 2; workbench.segment.segment()",
+        "workbench.segment.job.ended and workbench.segment.job.state == 'done'",
+    ),
+    "inspected": ("workbench.tabs.selected_index = 3; workbench.inspector.join()", "True"),
+}
 OPENINGS = """async () => {
   const editor = document.querySelector(".se-root").scellseg, times = [];
   for (let k = 0; k < 10; k++) {
@@ -56,6 +83,12 @@ def main() -> None:
                 cell = EDITOR.format(side=side, n_cells=n_cells)
                 print(f"mask editor, {side} x {side} px, {n_cells} cells")
                 _editor(server.open([cell], browser.new_context(), is_lab=False))
+            for model in ("Scellseg", "Scellseg, smaller and quicker"):
+                images = make_example(Path(folder) / model)
+                for number in range(4, 8):  # twelve in all
+                    shutil.copy(images / f"worms_{number}.tif", images / f"worms_{number + 5}.tif")
+                cell = APP.format(str(images))
+                _memory(server.open([cell], browser.new_context(), is_lab=False), model)
         finally:
             browser.close()
             server.stop()
@@ -75,6 +108,23 @@ def _editor(notebook: NotebookPage) -> None:
     handled = page.evaluate("document.querySelector('.se-root').scellseg.paintTimes")
     _say("the paint handler, a move of the mouse", handled)
     _say("stroke to Python's array and back", answers)
+
+
+def _memory(notebook: NotebookPage, model: str) -> None:
+    """Megabytes of the kernel once each step is done, and at most while it was; of its process."""
+    kernel, print_mb = notebook.kernel, "  {}: kernel {:.0f} MB, at most {:.0f}; its process {:.0f}"
+    process = psutil.Process(kernel.value("__import__('os').getpid()"))
+    print(f"memory, {model}")
+    for what, (do, condition) in WAY.items():
+        kernel.run(do.format(model, f"{what[:4]}-{len(model)}") if "{!r}" in do else do)
+        most, most_apart, is_done = 0.0, 0.0, False
+        while not is_done:
+            apart = sum(one.memory_info().rss for one in process.children(recursive=True))
+            most, most_apart = max(most, process.memory_info().rss), max(most_apart, apart)
+            is_done = kernel.value(condition)
+            time.sleep(0.2)
+        mb = [size / 2**20 for size in (process.memory_info().rss, most, most_apart)]
+        print(print_mb.format(what, *mb))
 
 
 def _stroke(page: Page, x: float, y: float) -> float:

@@ -3,11 +3,13 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import axe_playwright_python
 import cv2
-import nbformat
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 import roifile
 import tifffile
@@ -17,7 +19,7 @@ from scellseg_lib.datasets import synthetic
 from scellseg_lib.files.images import read_masks, write_labels
 from scellseg_lib.finetuning import RECIPES
 from scellseg_lib.model import TrainingData, new_model
-from scellseg_lib.workbench.app import NOTEBOOK
+from scellseg_lib.workbench.app import IDLE, NOTEBOOK
 from tests import tiny
 from tests.browser.conftest import EditorInPage, Opener
 from tests.browser.servers import PAGE_MILLISECONDS, NotebookPage
@@ -84,18 +86,19 @@ def move_threshold(page: Page, picture: str, handle: str) -> None:
     page.wait_for_function(f"document.querySelector('{picture}').scellseg.labels !== window.before")
 
 
-def value(opened: NotebookPage, expression: str):
+def value(opened: NotebookPage, expression: str) -> Any:
     return opened.kernel.value(f"workbench.{expression}")
 
 
-def test_from_images_to_measurements(voila: Opener, truth: Truth, tmp_path: Path) -> None:
-    names, notebook = list(truth.masks), nbformat.read(NOTEBOOK, as_version=4)
-    (given,) = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
-    given.source = f"FOLDER = {str(truth.folder)!r}"
-    nbformat.write(notebook, tmp_path / "workbench.ipynb")
-    opened = voila.open(tmp_path / "workbench.ipynb")
+OPEN_FOLDER = """from pathlib import Path
+from scellseg_lib.workbench.app import Workbench
+workbench = Workbench(Path({!r}))"""
+
+
+def test_from_images_to_measurements(voila: Opener, truth: Truth) -> None:
+    names = list(truth.masks)
+    opened = voila.open([OPEN_FOLDER.format(str(truth.folder)), "workbench"])
     ready(opened.page, DRAW)
-    opened.kernel.run("import torch\ntorch.cpu.get_capabilities = dict")  # float32 everywhere
     annotate(opened, truth, names[0])
     change_what_is_shown(opened)
     fine_tune(opened, truth)
@@ -103,6 +106,55 @@ def test_from_images_to_measurements(voila: Opener, truth: Truth, tmp_path: Path
     corrected = correct(opened, truth, names[1])
     learn(opened, truth, names[1], corrected)
     export(opened, truth, names[1], corrected)
+
+
+AXE = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text()
+FINDINGS = """async () => (await axe.run(document.querySelector(".scellseg-workbench"))).violations
+  .filter(({ impact }) => impact === "serious" || impact === "critical")
+  .flatMap(({ id, nodes }) => nodes.map(({ html }) => `${id}: ${html}`))"""
+SEGMENTED = """models = workbench.segment.form.model
+models.value = next(value for name, value in models.options if "quicker" in name)
+workbench.segment.segment().join(600)"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_image_fills_the_window_and_all_can_use_each_panel(voila: Opener, truth: Truth, scheme):
+    """By axe-core, which knows the rules of WCAG; nothing scrolls but the panels themselves."""
+    write_labels(truth.folder / "worms_0_masks.tif", truth.masks["worms_0"])
+    opened = voila.open([OPEN_FOLDER.format(str(truth.folder)), "workbench"])
+    page = opened.page
+    page.emulate_media(color_scheme=scheme)
+    ready(page, DRAW)
+    opened.kernel.run(SEGMENTED)
+    page.evaluate(AXE)
+    for width, height, share, alone in ((1440, 900, 0.5, 0.75), (1024, 700, 0.4, 0.65)):
+        page.set_viewport_size({"width": width, "height": height})
+        assert share < seen_share(page) < alone
+        page.locator(f"{DRAW} .se-sides").click()
+        page.wait_for_function(f"!document.querySelector('{DRAW} .se-list').offsetParent")
+        assert seen_share(page) > alone
+        page.locator(f"{DRAW} .se-sides").click()
+        for tab, button in (
+            ("Annotate", f"{DRAW} .se-save"),
+            ("Fine-tune", ".scellseg-tune-start"),
+            ("Segment", ".scellseg-segment-start"),
+            ("Inspect", ".scellseg-correct"),
+            ("Export", ".scellseg-export-start"),
+        ):
+            go_to(page, tab)
+            expect(page.locator(button)).to_be_in_viewport(ratio=1)
+            assert page.evaluate("document.documentElement.scrollHeight <= innerHeight")
+            assert page.evaluate(FINDINGS) == [], tab
+        opened.screenshot(f"workbench_{scheme}_{width}")
+        go_to(page, "Annotate")
+
+
+def seen_share(page: Page) -> float:
+    """Part of the window that shows the image, 0 to 1."""
+    box, window = page.locator(f"{DRAW} .se-stage").bounding_box(), page.viewport_size
+    assert box
+    assert window
+    return box["width"] * box["height"] / (window["width"] * window["height"])
 
 
 def annotate(opened: NotebookPage, truth: Truth, name: str) -> None:
@@ -181,6 +233,7 @@ def fine_tune(opened: NotebookPage, truth: Truth) -> None:
     models.select_option(label=next(name for name in names if "quicker" in name))
     page.get_by_label("Quick").check()
     quick = RECIPES["quick"].options
+    page.get_by_text("More settings").click()
     for name, own, number in (("steps", quick.steps, STEPS), ("batch", quick.batch_size, 2)):
         field = page.locator(f".scellseg-tune-{name} input")
         expect(field).to_have_value(str(own), timeout=PAGE_MILLISECONDS)  # the panel has followed
@@ -207,6 +260,7 @@ def segment(opened: NotebookPage, truth: Truth) -> None:
     page.locator(".scellseg-preview-try").click()
     ready(page, TRY)
     page.locator(".scellseg-preview", has_text="Move a threshold").wait_for()
+    page.locator(SEGMENT).get_by_text("Thresholds", exact=True).click()
     move_threshold(page, TRY, f"{SEGMENT} .scellseg-thresholds .noUi-handle")
     page.locator(TRY).scroll_into_view_if_needed()
     opened.screenshot("workbench_5_preview")
@@ -340,6 +394,7 @@ def reload_what_is_drawn(opened: NotebookPage, truth: Truth) -> None:
         draw(opened, cell, "outline")
     opened.kernel.wait_for("len(workbench.annotate.editor.cells) == 2")
     drawn = value(opened, "annotate.editor.labels")
+    process = psutil.Process(opened.kernel.value("__import__('os').getpid()"))
     opened.reload()  # a new kernel, which knows nothing of the old one
     ready(page, DRAW)
     assert value(opened, "annotate.current.name") == "worms_1"
@@ -352,6 +407,7 @@ def reload_what_is_drawn(opened: NotebookPage, truth: Truth) -> None:
     page.keyboard.press("Enter")  # opens it anew, at the first image without masks
     page.wait_for_function(f"document.querySelector('{DRAW}').scellseg.title === 'worms_0'")
     assert opened.errors == []
+    process.wait(IDLE + 120)  # the old kernel is given up
 
 
 SCRIPT, MATHS = "<img src=x onerror=window.ran=1>", r"a$\frac$b"
@@ -404,9 +460,7 @@ def test_names_that_are_scripts_markup_or_formulas_are_shown_as_they_are(lab: Op
     model.card.origin = model.card.licence = CLOSING
     model.card.training_data = [TrainingData(name=CLOSING, images=3, licence=CLOSING)]
     model.save(made / f"{SCRIPT}.safetensors")
-    setup = "from pathlib import Path\nfrom scellseg_lib.workbench.app import Workbench\n"
-    setup += f"workbench = Workbench(Path({str(made)!r}))"
-    opened = lab.open([setup, "workbench"])
+    opened = lab.open([OPEN_FOLDER.format(str(made)), "workbench"])
     for tab, do, words in SEEN:
         go_to(opened.page, tab)
         opened.kernel.run(do)

@@ -20,6 +20,7 @@ from scellseg_lib.datasets import synthetic
 from scellseg_lib.files import layout
 from scellseg_lib.model import new_model
 from scellseg_lib.representation import Decoding
+from scellseg_lib.workbench import jobs
 from scellseg_lib.workbench.jobs import Job
 from scellseg_lib.workbench.segment import SegmentPanel
 from tests import tiny
@@ -72,7 +73,8 @@ def images_are_never_written() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def jobs_end(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Wait for the jobs that a test has left: they would disturb the next one."""
+    """Wait for the jobs that a test has left; none has a process, which a patch does not reach."""
+    monkeypatch.setattr(jobs, "apart", lambda work: work)
     yield
     until(lambda: not any(thread.name == "scellseg-job" for thread in threads()))
 
@@ -84,6 +86,7 @@ def tiny_world(weights: Path, temporary_cache: Path, one_thread, monkeypatch) ->
 
 
 def shrink_world(weights: Path, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(jobs, "apart", lambda work: work)
     patch.setattr(paths, "PACKAGED_WEIGHTS", weights)
     patch.setattr(augment, "PATCH", tiny.PATCH)
     patch.setattr("scellseg_lib.finetuning.default_contrast", tiny.contrast)

@@ -1,17 +1,24 @@
 """Jobs: they report, pause, go on, end as told, and leave the caller's thread free."""
 
 import gc
+import os
+import sys
 import threading
+import time
 import weakref
 from functools import partial
+from pathlib import Path
+from subprocess import PIPE
 from types import SimpleNamespace
 from unittest.mock import Mock
 
 import numpy as np
+import psutil
 import pytest
 
 from scellseg_lib import progress
-from scellseg_lib.workbench.jobs import Job
+from scellseg_lib.errors import ChannelsNeeded
+from scellseg_lib.workbench.jobs import Cancelled, Job, ProcessEnded, apart
 from tests.workbench.conftest import LONG, rests, until
 
 
@@ -159,3 +166,77 @@ def test_a_thread_draws_no_bars(monkeypatch):
     monkeypatch.setattr(progress, "run_by_machine", lambda: False)
     assert not progress.silent()
     assert Job(lambda job: progress.silent()).start().join(LONG).result is True
+
+
+def report_until(file: Path, job: Job) -> int:
+    """Work until a file exists; a stop is noted in it."""
+    step = 0
+    try:
+        while not file.exists():
+            job.report(step := step + 1, 0, process=os.getpid())
+            time.sleep(0.005)
+    except Cancelled:
+        file.write_text("stopped")
+        raise
+    return os.getpid()
+
+
+def refuse(job: Job) -> None:
+    raise ChannelsNeeded("it has two channels", ["phase", "dye"], where="cells.tif")
+
+
+@pytest.fixture
+def far(tmp_path: Path) -> Job:
+    """Work in a process of its own that has begun."""
+    job = Job(apart(partial(report_until, tmp_path / "end"))).start()
+    until(lambda: job.facts.get("process"))
+    return job
+
+
+def test_work_apart_is_paused_and_gives_its_result(far, tmp_path):
+    far.pause_or_resume()
+    until(lambda: rests(far))
+    done = far.done
+    time.sleep(0.1)
+    assert far.done == done
+    far.pause_or_resume()
+    until(lambda: far.done > done)
+    (tmp_path / "end").touch()
+    assert far.join(LONG).result == far.facts["process"] != os.getpid()
+    assert not psutil.pid_exists(far.result)
+
+
+def test_work_apart_is_stopped_in_order(far, tmp_path):
+    far.cancel()
+    assert far.join(LONG).state == "cancelled"
+    assert (tmp_path / "end").read_text() == "stopped"
+
+
+def test_work_apart_that_is_killed_is_an_error_and_costs_no_more(far):
+    psutil.Process(far.facts["process"]).kill()
+    assert isinstance(far.join(LONG).error, ProcessEnded)
+    assert "memory" in str(far.error)
+
+
+def test_an_error_of_work_apart_keeps_what_it_says():
+    error = Job(apart(refuse)).start().join(LONG).error
+    assert (type(error), error.channels, error.where) == (
+        ChannelsNeeded,
+        ["phase", "dye"],
+        "cells.tif",
+    )
+    assert "refuse" in "".join(error.__notes__)
+
+
+def test_work_apart_ends_in_order_where_nobody_listens_any_more(tmp_path):
+    code = "import sys, time; from functools import partial; from pathlib import Path; "
+    code += "from scellseg_lib.workbench.jobs import Job, apart; "
+    code += "from tests.workbench.test_jobs import report_until; "
+    code += "job = Job(apart(partial(report_until, Path(sys.argv[1])))).start()\n"
+    code += "while 'process' not in job.facts: time.sleep(0.01)\n"
+    code += "print(job.facts['process'], flush=True); time.sleep(600)"
+    kernel = psutil.Popen([sys.executable, "-c", code, str(tmp_path / "end")], stdout=PIPE)
+    process = int(kernel.stdout.readline())
+    kernel.kill()
+    until((tmp_path / "end").exists)
+    until(lambda: not psutil.pid_exists(process))

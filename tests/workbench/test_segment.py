@@ -208,7 +208,9 @@ def test_a_run_writes_what_the_command_writes(experiment, panel, tmp_path: Path,
     other.start.click()  # both at once
     job = run(panel)
     assert (job.state, job.done, job.total) == ("done", 6, 6)
-    assert any(text.startswith("3 of 6 images") and "left" in text for text in said), said
+    assert any(text.startswith("Segmenting: 3 of 6 images") and "left" in text for text in said), (
+        said
+    )
     command = ["segment", str(experiment / "query"), "--output", str(tmp_path / "command")]
     command += ["--model", str(experiment / "tuned.safetensors")]
     assert CliRunner().invoke(cli.app, command).exit_code == 0
@@ -228,7 +230,9 @@ def test_a_run_writes_what_the_command_writes(experiment, panel, tmp_path: Path,
     panel.message.observe(lambda change: told.append(panel.message.text), "value")
     run(panel)
     # What was done before took no time: it is counted apart, and tells nothing of what is left.
-    assert any(text.startswith("1 of 3 images") and "left" in text for text in told), told
+    assert any(text.startswith("Segmenting: 2 of 3 images") and "left" in text for text in told), (
+        told
+    )
     assert not any(text.startswith("4 of") for text in told)
     assert files(experiment / "segmented") == ours
     ended = panel.message.text
@@ -250,7 +254,7 @@ def test_a_folder_survives_a_damaged_file_and_says_what_to_do(experiment: Path, 
     assert run(panel).state == "done"
     assert [entry.name for entry in panel.entries] == list("ACDEF")
     assert panel.message.text.startswith("5 images segmented")
-    for words in ("1 image could not", "<li>B_img.tif: the file is damaged", "export the file"):
+    for words in ("1 image could not", "<br>B_img.tif: the file is damaged", "export the file"):
         assert words in panel.failures.value
     (experiment / "query" / "B_img.tif").write_bytes(whole)
     run(panel)
@@ -315,8 +319,8 @@ def test_doubts_about_the_diameter_are_told(panel, monkeypatch: pytest.MonkeyPat
     masks = conftest.squares(*((15 * k, 5) for k in range(6)), side=10, shape=(SIDE, SIDE))
     monkeypatch.setattr("scellseg_lib.segmentation.decode", lambda *_, **__: masks)
     run(panel)
-    assert "a diameter of the cells of 11 px" in panel.failures.value
-    assert "6 images in all" in panel.failures.value
+    assert "a diameter of the cells of 11 px" in panel.doubts.value
+    assert "6 images in all" in panel.doubts.value
 
 
 def test_images_chosen_while_a_run_ends_are_those_listed(experiment, panel, monkeypatch):

@@ -41,11 +41,44 @@ const HELP = [
   ["Z", "zoom to the selected cell"],
   ["Space", "hold it and drag: move the image"],
   ["A, D", "previous, next image"],
+  ["S, G", "show or hide what is at the sides; full screen"],
   ["Y", "a suggested cell is right; Delete throws it away: the next one comes"],
   ["Ctrl S", "save; where images of a folder are annotated, done: all cells are drawn"],
   ["Esc", "break off, select none"],
   ["?", "this list"],
 ];
+
+// Icons: strokes in a square of 24.
+const CIRCLE = (x, y, r) => `M${x - r} ${y}a${r} ${r} 0 1 0 ${2 * r} 0a${r} ${r} 0 1 0 ${-2 * r} 0`;
+const ICONS = {
+  "tool-select": "M5 3l14 8-6 2-3 7z",
+  "tool-brush": "M20 3L10 13M10 13c-3 0-4 2-4 4s-2 3-3 3c4 2 9 1 9-4 0-2-1-3-2-3z",
+  "tool-eraser": "M9 20l-6-6L14 3l7 7-10 10zM8 9l7 7M9 20h12",
+  "tool-outline": "M4 15C1 8 7 3 13 4s9 6 7 10-8 4-11 3-3-3-1-3 2 4-2 7",
+  "tool-cut": `${CIRCLE(6, 6, 3)}${CIRCLE(6, 18, 3)}M8.5 8L20 19M8.5 16L20 5`,
+  "tool-region": "M4 8V4h4M11 4h2M16 4h4v4M20 11v2M20 16v4h-4M13 20h-2M8 20H4v-4M4 13v-2",
+  whole: "M4 4h16v16H4zM8 12l3 3 5-6",
+  undo: "M9 6L4 11l5 5M4 11h10a5 5 0 0 1 0 10h-3",
+  redo: "M15 6l5 5-5 5M20 11H10a5 5 0 0 0 0 10h3",
+  merge: `${CIRCLE(9, 12, 6)}${CIRCLE(15, 12, 6)}`,
+  fill: `${CIRCLE(12, 12, 9)}M9 12h6M12 9v6`,
+  delete: "M4 7h16M9 7V4h6v3M6 7l1 13h10l1-13M10 11v5M14 11v5",
+  "zoom-out": `${CIRCLE(10, 10, 6)}M15 15l6 6M7 10h6`,
+  "zoom-in": `${CIRCLE(10, 10, 6)}M15 15l6 6M7 10h6M10 7v6`,
+  fit: "M4 9V4h5M15 4h5v5M20 15v5h-5M9 20H4v-5",
+  "to-cell": `${CIRCLE(12, 12, 4)}M12 2v6M12 16v6M2 12h6M16 12h6`,
+  sides: "M3 5h18v14H3zM8 5v14M16 5v14",
+  screen: "M14 4h6v6M20 4l-7 7M10 20H4v-6M4 20l7-7",
+};
+
+function icon(name) {
+  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+  svg.setAttribute("viewBox", "0 0 24 24");
+  svg.setAttribute("aria-hidden", "true");
+  svg.append(document.createElementNS(svg.namespaceURI, "path"));
+  svg.firstChild.setAttribute("d", ICONS[name]);
+  return svg;
+}
 
 function make(tag, properties = {}, ...children) {
   const node = document.createElement(tag);
@@ -388,12 +421,17 @@ class Editor {
     clearTimeout(this.slow);
     window.removeEventListener("online", this.online);
     this.watcher.disconnect();
+    this.naming.disconnect();
   }
 
   // --- the page -------------------------------------------------------------------------------
 
   build(element) {
-    const button = (name, text, title, action) => make("button", { type: "button", class: `se-button se-${name}`, title, textContent: text, onclick: () => { action(); this.canvas.focus(); } });
+    const button = (name, text, title, action) => {
+      const node = make("button", { type: "button", class: `se-button se-${name}`, title, onclick: () => { action(); this.canvas.focus({ preventScroll: true }); } }, ICONS[name] ? icon(name) : text);
+      if (ICONS[name]) node.setAttribute("aria-label", text);
+      return node;
+    };
     const range = (name, low, high, step, value, title, action) => make("input", { type: "range", class: `se-range se-${name}`, min: low, max: high, step, value, title, "aria-label": title, oninput: (event) => action(Number(event.target.value)) });
     const toggle = (name, text, value, title, action) => {
       const box = make("input", { type: "checkbox", class: `se-${name}`, checked: value, onchange: () => action(box.checked) });
@@ -416,10 +454,11 @@ class Editor {
     this.previous = button("previous", "\u25c0 Previous", "Previous image (A)", () => this.cycle(-1));
     this.next = button("next", "Next \u25b6", "Next image (D)", () => this.cycle(1));
     const group = (...children) => make("span", { class: "se-group" }, ...children);
-    this.editing = make("div", { class: "se-bar se-editing", role: "toolbar", "aria-label": "Editing" },
-      group(...Object.values(this.buttons), this.wholeButton),
-      group(make("label", { class: "se-toggle" }, "Size", this.sizeInput, "px"), this.protectBox),
-      group(this.undoButton, this.redoButton), group(...this.cellButtons), group(this.saveButton));
+    const zooming = group(button("zoom-out", "Zoom out", "Zoom out (-)", () => this.zoomBy(0.8)), button("zoom-in", "Zoom in", "Zoom in (+)", () => this.zoomBy(1.25)),
+      button("fit", "Whole image", "Show the whole image (W)", () => this.fit()), button("to-cell", "To cell", "Zoom to the selected cell (Z)", () => this.zoomToChosen()));
+    const room = group(button("sides", "Lists", "Show or hide what is at the sides (S)", () => this.showSides()), button("screen", "Full screen", "Full screen and back (G)", () => this.fillScreen()));
+    this.editing = make("div", { class: "se-bar se-editing", role: "toolbar", "aria-label": "Editing", "aria-orientation": "vertical" },
+      group(...Object.values(this.buttons), this.wholeButton), group(this.undoButton, this.redoButton), group(...this.cellButtons), zooming, room);
 
     this.layerChoice = choice("layer", "Picture", (n) => { this.layer = n; this.repaint(); });
     this.mapChoice = choice("map", "Colours", (n) => { this.map = n; this.repaint(); });
@@ -432,13 +471,12 @@ class Editor {
     this.diskInput = make("input", { type: "number", class: "se-number se-diameter", min: 0, step: 0.5, title: "Diameter of the disk in the corner, in pixels; 0 hides it", "aria-label": "Diameter in pixels", onchange: (event) => this.setDiameter(Number(event.target.value)) });
     this.diskGroup = group(make("label", { class: "se-toggle" }, "Size shown", this.diskInput, "px"), button("from-cells", "Size of my cells", "Median diameter of the cells drawn so far (T)", () => this.diskFromCells()));
     this.display = make("div", { class: "se-bar se-display", role: "toolbar", "aria-label": "Display" },
+      ...(this.editable ? [group(make("label", { class: "se-toggle" }, "Brush", this.sizeInput, "px"), this.protectBox)] : []),
       group(this.layerChoice, this.mapChoice),
       group(make("label", { class: "se-toggle" }, "Contrast", this.lowRange, this.highRange)),
       group(this.masksBox, this.outlinesBox, this.referenceBox, this.classBox,
         make("label", { class: "se-toggle" }, "Strength", range("opacity", 0, 255, 1, this.opacity, "Strength of the masks' colour", (value) => { this.opacity = value; this.redraw(); }))),
-      this.diskGroup,
-      group(button("zoom-out", "\u2212", "Zoom out (-)", () => this.zoomBy(0.8)), button("zoom-in", "+", "Zoom in (+)", () => this.zoomBy(1.25)),
-        button("fit", "Whole image", "Show the whole image (W)", () => this.fit()), button("to-cell", "To cell", "Zoom to the selected cell (Z)", () => this.zoomToChosen())));
+      this.diskGroup, ...(this.editable ? [] : [zooming]));
 
     this.canvas = make("canvas", { class: "se-canvas", tabIndex: 0, "aria-label": "Image with cells. Press ? for the keys." });
     this.above = make("canvas", { class: "se-above" });
@@ -446,14 +484,14 @@ class Editor {
     this.empty = make("div", { class: "se-empty" }, "No image is open yet.");
     this.helpPanel = make("div", { class: "se-keys", hidden: true, role: "dialog", "aria-label": "Keys" }, make("strong", {}, "Keys"),
       make("dl", {}, ...HELP.flatMap(([keys, text]) => [make("dt", {}, keys), make("dd", {}, text)])), button("help-close", "Close", "Close (Esc)", () => this.help(false)));
-    this.stage = make("div", { class: "se-stage", style: `height: ${this.model.get("height")}px` }, this.canvas, this.above, this.tip, this.empty, this.helpPanel);
+    this.stage = make("div", { class: "se-stage", style: `--se-height: ${this.model.get("height")}px` }, this.canvas, this.above, this.tip, this.empty, this.helpPanel);
     this.recovery = make("div", { class: "se-recovery", hidden: true, role: "alert" });
     this.message = make("span", { class: "se-message", role: "status" });
     this.info = make("span", { class: "se-info" });
-    this.status = make("div", { class: "se-status" }, this.previous, this.next, this.message, this.info, button("help", "?", "Keys (?)", () => this.help()));
+    this.status = make("div", { class: "se-status" }, this.previous, this.next, this.message, this.info, ...(this.editable ? [this.saveButton] : []), button("help", "?", "Keys (?)", () => this.help()));
     this.list = this.buildList(button);
     this.root = make("div", { class: `se-root se-blank${this.editable ? "" : " se-view"}`, "data-jp-suppress-context-menu": "true" },
-      this.recovery, ...(this.editable ? [this.editing] : []), this.display, make("div", { class: "se-middle" }, this.stage, ...(this.editable ? [this.list] : [])), this.status);
+      this.recovery, ...(this.editable ? [] : [this.display]), make("div", { class: "se-middle" }, ...(this.editable ? [this.editing, this.stage, this.list] : [this.stage])), this.status);
     this.root.scellseg = this; // for tests and the benchmark
     this.painter = new Painter(this.canvas);
     this.diskGroup.hidden = this.previous.hidden = this.next.hidden = this.referenceBox.hidden = true;
@@ -475,10 +513,16 @@ class Editor {
     this.head = make("div", { class: "se-row se-head" }, make("span", {}), column("label", "Cell"), column("area", "Area"), column("class", "Class"), column("note", "Note"));
     this.filler = make("div", { class: "se-filler" });
     this.rows = make("div", { class: "se-rows", onscroll: () => this.showRows() }, this.filler);
-    return make("div", { class: "se-list" }, this.counts, this.checking, this.chips, this.classForm, this.others, make("div", { class: "se-add" }, this.newClass, button("add-class", "Add", "Add the class", () => this.addClass())), this.search, this.head, this.rows);
+    return make("div", { class: "se-list" }, this.display, this.counts, this.checking, this.chips, this.classForm, this.others, make("div", { class: "se-add" }, this.newClass, button("add-class", "Add", "Add the class", () => this.addClass())), this.search, this.head, this.rows);
+  }
+
+  // Name the handles of the sliders around, for those who do not see: ipywidgets does not.
+  nameSliders() {
+    for (const handle of this.root.closest(".scellseg-workbench")?.querySelectorAll(".noUi-handle:not([aria-label])") ?? []) handle.setAttribute("aria-label", handle.closest(".widget-slider").querySelector(".widget-label").textContent);
   }
 
   listen() {
+    this.naming = new MutationObserver(() => this.nameSliders());
     this.watcher = new ResizeObserver(() => this.measure());
     this.watcher.observe(this.stage);
     this.timer = setInterval(() => this.outbox.again(), RESEND_MS / 4);
@@ -1054,7 +1098,7 @@ class Editor {
 
   down(event) {
     if (!this.ready || this.start) return; // a second finger or pen does not count
-    this.canvas.focus();
+    this.canvas.focus({ preventScroll: true });
     this.canvas.setPointerCapture(event.pointerId);
     event.preventDefault();
     const point = this.point(event);
@@ -1188,7 +1232,7 @@ class Editor {
       return;
     }
     if (event.target.matches('select, textarea, input:not([type="checkbox"]):not([type="range"])')) {
-      if (event.key === "Escape") this.canvas.focus();
+      if (event.key === "Escape") this.canvas.focus({ preventScroll: true });
       event.stopPropagation();
       return;
     }
@@ -1207,7 +1251,7 @@ class Editor {
       "+": () => this.zoomBy(1.25), "=": () => this.zoomBy(1.25), "-": () => this.zoomBy(0.8), z: () => this.zoomToChosen(),
       w: () => this.fit(), k: () => { if (this.editable) this.classBox.firstChild.click(); },
       ",": () => this.brighten(-2), ".": () => this.brighten(2),
-      a: () => this.cycle(-1), d: () => this.cycle(1), PageUp: () => this.cycle(-1), PageDown: () => this.cycle(1),
+      s: () => this.showSides(), g: () => this.fillScreen(), a: () => this.cycle(-1), d: () => this.cycle(1), PageUp: () => this.cycle(-1), PageDown: () => this.cycle(1),
       "?": () => this.help(), " ": () => { this.space = true; },
       Escape: () => { if (!this.helpPanel.hidden) this.help(false); else if (this.stroke || this.path) this.cancel(); else this.select([]); this.drawAbove(); },
     };
@@ -1237,6 +1281,8 @@ class Editor {
   // --- the picture -----------------------------------------------------------------------------------
 
   measure(fit = false) {
+    const page = this.root.closest(".scellseg-workbench");
+    if (page) { this.naming.observe(page, { childList: true, subtree: true }); this.nameSliders(); }
     const box = this.stage.getBoundingClientRect();
     const ratio = Math.min(window.devicePixelRatio || 1, 2);
     const [width, height] = [Math.max(Math.round(box.width * ratio), 1), Math.max(Math.round(box.height * ratio), 1)];
@@ -1293,6 +1339,15 @@ class Editor {
   }
 
   invert() { this.map = this.map === 1 ? 0 : 1; this.mapChoice.value = this.map; this.repaint(); }
+
+  showSides() { (this.root.closest(".scellseg-annotate-panel") ?? this.root).classList.toggle("se-alone"); }
+
+  async fillScreen() {
+    try {
+      if (document.fullscreenElement) await document.exitFullscreen();
+      else await (this.root.closest(".scellseg-workbench") ?? this.root).requestFullscreen();
+    } catch (error) { this.say(`The browser does not allow the full screen: ${error.message}`, true); }
+  }
 
   // Draw the image and the cells anew with the next frame.
   repaint() {

@@ -56,7 +56,7 @@ class ImageView(anywidget.AnyWidget):
     """
 
     _esm = HERE / "mask_editor.js"
-    _css = HERE / "mask_editor.css"
+    _css = HERE.parent / "style.css"
     tools = traitlets.Bool(False).tag(sync=True)
     height = traitlets.Int(520).tag(sync=True)
     selected = traitlets.Int(0)
@@ -187,9 +187,10 @@ class ImageView(anywidget.AnyWidget):
         self._callbacks.setdefault("drop", []).append(callback)
 
     def picture(self) -> bytes:
-        """What is seen, as a still PNG of at most 900 px a side."""
+        """What is seen, as a still JPEG of at most 900 px a side."""
         picture = compose_channels(self._layers)
-        return draw_still(picture, self._labels, self._reference, self._colours)
+        drawn = draw_still(picture, self._labels, self._reference, self._colours)
+        return cv2.imencode(".jpg", drawn[..., ::-1])[1].tobytes()
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
         if not progress.run_by_machine():
@@ -198,7 +199,7 @@ class ImageView(anywidget.AnyWidget):
         words = {"text/plain": f"{self.title or 'image'}: {width} x {height} px, {n_cells} cells"}
         if not self._layers:
             return words, {}
-        return {"image/png": base64.b64encode(self.picture()).decode()} | words, {}
+        return {"image/jpeg": base64.b64encode(self.picture()).decode()} | words, {}
 
     def _receive(self, _: Any, content: Any, buffers: Sequence[memoryview]) -> None:
         """Answer the browser; an error becomes a message there, and never a traceback."""
@@ -344,8 +345,8 @@ def draw_still(
     labels: np.ndarray,
     reference: np.ndarray | None,
     colours: Sequence[np.ndarray | None] = (None, None),
-) -> bytes:
-    """Draw the outlines of cells, int32[H, W], on a picture, uint8[H, W, 3], as a PNG."""
+) -> np.ndarray:
+    """Draw the outlines of cells, int32[H, W], on a picture, uint8[H, W, 3], in a small size."""
     scale = min(1.0, STILL_SIDE / max(picture.shape[:2]))
     size = (max(round(picture.shape[1] * scale), 1), max(round(picture.shape[0] * scale), 1))
     drawn = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
@@ -359,4 +360,4 @@ def draw_still(
         else:
             known = np.minimum(small[edge], len(table) - 1)
             drawn[edge] = np.where(table[known, 3:] > 0, table[known, :3], drawn[edge])
-    return cv2.imencode(".png", drawn[..., ::-1])[1].tobytes()
+    return drawn

@@ -585,14 +585,14 @@ def test_the_still_picture_has_outlines_of_the_cells_and_of_the_reference():
     expected = picture.copy()
     expected[edge] = view.OUTLINE
     expected[find_boundaries(reference, mode="inner")] = view.REFERENCE
-    np.testing.assert_array_equal(decode_png(draw_still(picture, labels, reference)), expected)
+    np.testing.assert_array_equal(draw_still(picture, labels, reference), expected)
     assert (picture == 40).all()
     table = np.array([[0, 0, 0, 0], [1, 2, 3, 255], [9, 9, 9, 0]], np.uint8)  # hides the second
-    seen = decode_png(draw_still(picture, labels, None, (table, None)))
+    seen = draw_still(picture, labels, None, (table, None))
     assert seen[7, [3, 6]].tolist() == [[1, 2, 3], [40, 40, 40]]
     large = np.zeros((600, 3 * view.STILL_SIDE), np.int32)
     large[300:500, 900:1200] = 70_000
-    seen = decode_png(draw_still(np.zeros((*large.shape, 3), np.uint8), large, None))
+    seen = draw_still(np.zeros((*large.shape, 3), np.uint8), large, None)
     assert seen.shape == (200, view.STILL_SIDE, 3)
     rows, columns = np.nonzero((seen == view.OUTLINE).all(2))
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (100, 166, 300, 399)
