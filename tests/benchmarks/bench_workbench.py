@@ -42,7 +42,7 @@ WAY = {  # what is done, and what is then to come about
         """panel, workbench.tabs.selected_index = workbench.finetune, 1
 panel._looking.join()
 panel.model.value = next(one for name, one in panel.model.options if name == {!r})
-panel.name.value, panel.steps.value = {!r}, 3
+panel.name.value, panel.steps.value = "tuned", 3
 panel.begin()""",
         "panel.job.ended and panel.job.state == 'done'",
     ),
@@ -116,7 +116,7 @@ def _memory(notebook: NotebookPage, model: str) -> None:
     process = psutil.Process(kernel.value("__import__('os').getpid()"))
     print(f"memory, {model}")
     for what, (do, condition) in WAY.items():
-        kernel.run(do.format(model, f"{what[:4]}-{len(model)}") if "{!r}" in do else do)
+        kernel.run(do.format(model))
         most, most_apart, is_done = 0.0, 0.0, False
         while not is_done:
             apart = sum(one.memory_info().rss for one in process.children(recursive=True))

@@ -1,4 +1,4 @@
-"""Screenshots of the workbench for Fig. 6, taken anew where its code has changed (make figures)."""
+"""Screenshots of the workbench for Fig. 6 and the README, taken anew where its code has changed."""
 
 import json
 from hashlib import sha256
@@ -30,14 +30,23 @@ SEGMENT = """models = workbench.segment.form.model
 models.value = next(value for name, value in models.options if "quicker" in name)
 workbench.segment.segment().join(600)
 workbench.tabs.selected_index = 3"""
-SHOTS = {"annotate": (1280, 812, ""), "finetune": (760, 680, TUNE), "inspect": (760, 680, SEGMENT)}
+TRY = "workbench.tabs.selected_index = 2; workbench.segment.preview.try_image().join(600)"
+SHOTS = {  # width and height of the window, the system's colours, what is done before
+    "annotate": (1280, 812, "light", ""),
+    "annotate_dark": (1024, 700, "dark", ""),
+    "finetune": (900, 640, "light", TUNE),
+    "inspect": (900, 640, "light", SEGMENT),
+    "inspect_dark": (1440, 900, "dark", ""),
+    "segment": (1440, 900, "light", TRY),
+}
 
 
 @pytest.mark.skipif(NOW in (PLACE / "modules.json").read_text(), reason="its code is the same")
 def test_screenshots(voila: Opener, browser: Browser) -> None:
     voila.context = browser.new_context(device_scale_factor=2)
     opened = voila.open([OPEN, "workbench"])
-    for name, (width, height, do) in SHOTS.items():
+    for name, (width, height, scheme, do) in SHOTS.items():
+        opened.page.emulate_media(color_scheme=scheme)
         opened.page.set_viewport_size({"width": width, "height": height})
         opened.kernel.run(do)
         ready(opened.page, INSPECT if do == SEGMENT else DRAW)
