@@ -30,14 +30,12 @@ SEGMENT = """models = workbench.segment.form.model
 models.value = next(value for name, value in models.options if "quicker" in name)
 workbench.segment.segment().join(600)
 workbench.tabs.selected_index = 3"""
-TRY = "workbench.tabs.selected_index = 2; workbench.segment.preview.try_image().join(600)"
 SHOTS = {  # width and height of the window, the system's colours, what is done before
     "annotate": (1280, 812, "light", ""),
     "annotate_dark": (1024, 700, "dark", ""),
     "finetune": (900, 640, "light", TUNE),
     "inspect": (900, 640, "light", SEGMENT),
     "inspect_dark": (1440, 900, "dark", ""),
-    "segment": (1440, 900, "light", TRY),
 }
 
 
