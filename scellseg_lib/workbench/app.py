@@ -1,7 +1,9 @@
 """The workbench (Fig. 6): annotate, fine-tune, segment, inspect and export in one app."""
 
+import asyncio
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,10 +28,11 @@ from scellseg_lib.workbench.session import FoundCells, Suggestion, find_cells
 TABS = ("1 Annotate", "2 Fine-tune", "3 Segment", "4 Inspect", "5 Export")
 ANNOTATE, FINETUNE, SEGMENT, INSPECT, EXPORT = range(5)
 USED = "The thresholds are those that you have found under 4 Inspect. Press Segment to use them."
-NOTEBOOK = Path(__file__).with_suffix(".ipynb")
+NOTEBOOK = Path(__file__).parent / "page" / "app.ipynb"
 FOLDER = "SCELLSEG_FOLDER"  # variable that names the folder which the workbench opens with
 POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; frame-ancestors 'self'"
-IDLE, LOOK = 40, 10  # s without a page and a word, after which a kernel is ended; between looks
+IDLE_HOURS = 12  # after which the kernel of a page that was never closed in order is ended
+LOOK = 5  # seconds between two looks whether the kernel of a closed page still computes
 
 
 class Workbench(ipywidgets.VBox):
@@ -168,10 +171,8 @@ def serve(arguments: list[str]) -> None:
     It answers under this machine's names alone (but where an option gives another address), gives
     its files too only to who has logged in, and its pages load nothing from elsewhere. The
     arguments are a folder to open, if any, then options of Voila, such as ``--no-browser``.
-
-    A page that is closed or loaded anew leaves its kernel to itself: it ends within a minute once
-    it has nothing more to do.
     """
+    import psutil
     from tornado.routing import HostMatches
     from tornado.web import HTTPError, RequestHandler, StaticFileHandler, authenticated
     from voila.app import Voila
@@ -179,8 +180,14 @@ def serve(arguments: list[str]) -> None:
 
     class Left(VoilaShutdownKernelHandler):  # type: ignore[misc]
         @authenticated
-        def post(self, kernel_id: str) -> None:
-            """A closed page would end a fine-tuning."""
+        async def post(self, kernel_id: str) -> None:
+            """End the kernel of a page that is closed, after what it computes."""
+            kernel = psutil.Process(self.kernel_manager.get_kernel(kernel_id).provisioner.pid)
+            await self.finish()
+            with suppress(psutil.NoSuchProcess):
+                while any("spawn_main" in " ".join(one.cmdline()) for one in kernel.children()):
+                    await asyncio.sleep(LOOK)
+            await self.kernel_manager.shutdown_kernel(kernel_id)
 
     def guard(handler: type[RequestHandler]) -> type[RequestHandler]:
         if not issubclass(handler, StaticFileHandler):
@@ -206,6 +213,5 @@ def serve(arguments: list[str]) -> None:
     if arguments and not arguments[0].startswith("-"):
         os.environ[FOLDER] = str(Path(arguments.pop(0)).expanduser().resolve())
     own = ["--Voila.ip=127.0.0.1", "--Voila.auto_token=True"]
-    own += [f"--MappingKernelManager.cull_idle_timeout={IDLE}"]
-    own += [f"--MappingKernelManager.cull_interval={LOOK}"]
+    own += [f"--MappingKernelManager.cull_idle_timeout={IDLE_HOURS * 3600}"]
     Served.launch_instance([str(NOTEBOOK), *own, *arguments])

@@ -168,8 +168,8 @@ def slider(
 ) -> ipywidgets.FloatSlider | ipywidgets.IntSlider:
     """Slider from the first number to the second, by the third."""
     kind = ipywidgets.IntSlider if isinstance(steps[2], int) else ipywidgets.FloatSlider
-    low, high, step = steps
-    made = kind(value=low, min=low, max=high, step=step, description=words, tooltip=tip)
+    limits = dict(zip(("min", "max", "step"), steps, strict=True))
+    made = kind(value=steps[0], **limits, description=words, tooltip=tip)
     return made.add_class(f"scellseg-{name}")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
@@ -21,7 +22,6 @@ from scellseg_lib.workbench.forms import count, duration
 State = Literal["running", "paused", "done", "cancelled", "failed"]
 TIMED = 2  # steps after which the time left is told: the first is slower, as all is new
 TELL_EVERY = 0.1  # least seconds between two calls of `on_change`: what an eye can follow
-BEAT = 10.0  # most seconds between them while a process works: a server ends what is silent
 
 
 class Cancelled(Exception):
@@ -170,8 +170,6 @@ def apart(work: Callable[[Any], Any]) -> Callable[[Job], Any]:
         with here:
             try:
                 while True:
-                    while not here.poll(BEAT):
-                        job._tell()
                     done, *said = here.recv()
                     if done is None:
                         break
@@ -179,7 +177,7 @@ def apart(work: Callable[[Any], Any]) -> Callable[[Job], Any]:
             except (OSError, EOFError):
                 process.join()
                 what = f"the process that computes was ended (code {process.exitcode})"
-                remedy = "Perhaps the memory does not suffice: close other programs, and go on."
+                remedy = "If that is -9, the memory did not suffice. The log has what it said last."
                 raise ProcessEnded(what, remedy=remedy) from None
         process.join()
         result, error = said
@@ -202,6 +200,7 @@ def _work_apart(pipe: Connection, work: Callable[[Any], Any]) -> None:
         if not goes_on:
             raise Cancelled
 
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # which JupyterLab sends to end another cell
     os.environ["TQDM_DISABLE"] = "1"
     result = error = None
     try:
@@ -219,11 +218,11 @@ def _without_frames(error: Exception) -> Exception:
     return error.with_traceback(None)
 
 
-def tell_progress(job: Job, unit: str = "step") -> str:
+def tell_progress(job: Job, unit: str = "") -> str:
     """Say what a job does, how far it is, and how long it will take once that is known."""
     text = str(job.facts.get("doing", "Starting"))
     if job.total:
-        text += f": {job.done} of {count(job.total, unit)}"
+        text += f": {job.done} of {count(job.total, unit) if unit else job.total}"
     if job.state == "paused":
         text += ". Paused: it waits until you press Go on"
     elif job.seconds_left is not None:

@@ -4,7 +4,6 @@ A run is that of ``scellseg segment`` (see `files.folder`), with the same files 
 goes on with what the other has begun.
 """
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -307,12 +306,8 @@ class SegmentPanel(ipywidgets.VBox):
         self.anew = forms.tick("make masks of other settings anew", "segment-anew")
         forms.show(False, self.pause, self.cancel, self.bar, self.anew)
         buttons = [self.start, self.inspect, self.pause, self.cancel, self.bar]
-        return [
-            self.failures,
-            self.doubts,
-            self.rounds,
-            forms.actions(buttons, self.message, self.anew),
-        ]
+        actions = forms.actions(buttons, self.message, self.anew)
+        return [self.failures, self.doubts, self.rounds, actions]
 
     def go_to(self, folder: Path | None, model: Path | None = None) -> None:
         """Go to an experiment, and choose a model, such as one that was just tuned."""
@@ -397,7 +392,6 @@ class SegmentPanel(ipywidgets.VBox):
             if job.ended:
                 self._on_ended(job, outcome, output)
                 return
-            self.bar.tooltip = time.strftime("at %X")  # is sent: a server ends what is silent
             cells = f" {count(outcome.cells, 'cell')} so far." if outcome.cells else ""
             self.message.tell(f"{jobs.tell_progress(job, 'image')}{cells}")
 
@@ -495,6 +489,7 @@ def segment_files(
         flips=settings.flips,
         callback=tell,
     )
+    tell()
 
 
 def tell_differing(error: errors.MasksMadeOtherwise) -> str:

@@ -139,8 +139,8 @@ class Thresholds(ipywidgets.VBox):
         option = Decoding.model_fields[name]
         is_whole, has_bound = option.annotation is int, bool(option.metadata)
         low, high, step = (0, 500, 1) if is_whole else (0, 3, 0.05) if has_bound else (-6, 6, 0.1)
-        title, shown = str(option.title), name.replace("_", "-")
-        made = slider(shown, title, option.description, (low, high, step))
+        words = name.replace("_", "-"), str(option.title), option.description
+        made = slider(*words, (low, high, step))
         made.observe(lambda change: self._chose(name, change["new"]), "value")
         return made
 

@@ -19,7 +19,7 @@ from scellseg_lib.datasets import synthetic
 from scellseg_lib.files.images import read_masks, write_labels
 from scellseg_lib.finetuning import RECIPES
 from scellseg_lib.model import TrainingData, new_model
-from scellseg_lib.workbench.app import IDLE, NOTEBOOK
+from scellseg_lib.workbench.app import NOTEBOOK
 from tests import tiny
 from tests.browser.conftest import EditorInPage, Opener
 from tests.browser.servers import PAGE_MILLISECONDS, NotebookPage
@@ -287,9 +287,6 @@ def correct(opened: NotebookPage, truth: Truth, name: str) -> np.ndarray:
     opened.kernel.wait_for(f"getattr(workbench.inspector.entry, 'name', '') == {name!r}")
     ready(page, INSPECT)
     page.locator(".scellseg-inspector", has_text=f"{name}: image").wait_for()
-    page.wait_for_function(  # the button was far below
-        "document.querySelector('.scellseg-tabs .lm-TabBar').getBoundingClientRect().top >= 0"
-    )
     opened.screenshot("workbench_7_inspect")
     move_threshold(page, INSPECT, ".scellseg-inspector .scellseg-thresholds .noUi-handle")
     page.locator(".scellseg-correct").click()
@@ -407,7 +404,7 @@ def reload_what_is_drawn(opened: NotebookPage, truth: Truth) -> None:
     page.keyboard.press("Enter")  # opens it anew, at the first image without masks
     page.wait_for_function(f"document.querySelector('{DRAW}').scellseg.title === 'worms_0'")
     assert opened.errors == []
-    process.wait(IDLE + 120)  # the old kernel is given up
+    process.wait(120)  # the old kernel is given up
 
 
 SCRIPT, MATHS = "<img src=x onerror=window.ran=1>", r"a$\frac$b"

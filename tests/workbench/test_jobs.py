@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 import sys
 import threading
 import time
@@ -212,6 +213,14 @@ def test_work_apart_is_stopped_in_order(far, tmp_path):
     assert (tmp_path / "end").read_text() == "stopped"
 
 
+def test_work_apart_outlives_an_interrupt_of_the_kernel(far, tmp_path):
+    os.kill(far.facts["process"], signal.SIGINT)
+    done = far.done
+    until(lambda: far.done > done + 5)
+    (tmp_path / "end").touch()
+    assert far.join(LONG).state == "done"
+
+
 def test_work_apart_that_is_killed_is_an_error_and_costs_no_more(far):
     psutil.Process(far.facts["process"]).kill()
     assert isinstance(far.join(LONG).error, ProcessEnded)
@@ -239,4 +248,5 @@ def test_work_apart_ends_in_order_where_nobody_listens_any_more(tmp_path):
     process = int(kernel.stdout.readline())
     kernel.kill()
     until((tmp_path / "end").exists)
-    until(lambda: not psutil.pid_exists(process))
+    kernel.wait()
+    until(lambda: not psutil.pid_exists(process) or psutil.Process(process).status() == "zombie")

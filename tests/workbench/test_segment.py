@@ -233,7 +233,7 @@ def test_a_run_writes_what_the_command_writes(experiment, panel, tmp_path: Path,
     assert any(text.startswith("Segmenting: 2 of 3 images") and "left" in text for text in told), (
         told
     )
-    assert not any(text.startswith("4 of") for text in told)
+    assert not any(text.startswith("Segmenting: 4 of") for text in told)
     assert files(experiment / "segmented") == ours
     ended = panel.message.text
     panel.cancel.click()  # the page has not heard of the end yet
