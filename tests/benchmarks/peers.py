@@ -66,13 +66,15 @@ def compare(data: str, n_shots: int, state: int, name: str, setting: str) -> pd.
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--peers", choices=SETTINGS, nargs="+", default=[*SETTINGS])
+    parser.add_argument("--skip", nargs="*", default=[], help="settings that are not to be run")
+    parser.add_argument("--states", nargs="*", type=int, default=STATES)
     parser.add_argument("--table", type=Path, default=paths.results("released/peers.csv"))
     asked = parser.parse_args()
     sets = [(name, n) for name, numbers in SHOTS.items() for n in numbers]
-    plan = itertools.product(STATES, sets, asked.peers)
+    plan = itertools.product(asked.states, sets, asked.peers)
     keys = [(*one, state, name, how) for state, one, name in plan for how in SETTINGS[name]]
     for key in keys:
-        if key[-1] == "ceiling" and (key[1] == 1 or key[2]):
+        if key[-1] in asked.skip or (key[-1] == "ceiling" and (key[1] == 1 or key[2])):
             continue  # it depends on the queries alone
         if (run := " ".join(map(str, key))) not in read_runs(asked.table):
             row = compare(*key)
