@@ -1,7 +1,6 @@
 """The annotation panel: images of a folder, drawn and corrected one after the other."""
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from scellseg_lib.files.layout import ImageFiles
 from scellseg_lib.segmentation import Prediction
 from scellseg_lib.workbench import experiment, forms
 from scellseg_lib.workbench.editor import MaskEditor, MasksChanged, operations
-from scellseg_lib.workbench.editor.annotation import PUT_ASIDE, SUGGEST
+from scellseg_lib.workbench.editor.annotation import SUGGEST
 from scellseg_lib.workbench.editor.journal import edits_path, read_kinds
 from scellseg_lib.workbench.editor.patches import apply
 from scellseg_lib.workbench.experiment import ClassFile, Experiment, SegmentedImage, experiment_of
@@ -33,6 +32,10 @@ NEXT, ENOUGH = "Draw all cells of an image and press Done; with one or two go on
 DROPPED = "scellseg-images"  # folder, in the user's own, for images dropped while none is open
 DONE, OPEN, BEGUN, SUGGESTED = "\u25cf", "\u25cb", "\u25d0", "\u25cc"
 """Marks of images: all cells are drawn, none yet, some, only such as a model suggests."""
+CHANGED = (
+    "Its masks have changed since you drew. What was not saved before is kept in a hidden file "
+    "that ends in .other."
+)
 NAMED = 5  # problems with files that are said
 
 
@@ -147,9 +150,8 @@ class AnnotatePanel(ipywidgets.VBox):
         """Open an image in the editor, with the edits of it that are not in its masks; a doubt."""
         is_begun = edits_path(what["path"]).is_file()
         self.editor.load(read_pixels(image), labels, **what)
-        with suppress(ImageError):  # else they are offered in the page
-            is_begun = is_begun and not self.editor.recover()
-        return f"Its masks have changed since you drew. {PUT_ASIDE}" if is_begun else ""
+        is_lost = is_begun and not self.editor.edits
+        return CHANGED if is_lost else ""
 
     def keep(self) -> None:
         """See that what was drawn is on the disk; a correction is saved."""

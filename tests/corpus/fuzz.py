@@ -65,7 +65,6 @@ def leave_edits(folder: Path) -> None:
 
 def recover(file: Path) -> Any:
     editor = open_editor(file.with_name(MASKS))
-    editor.recover()
     return editor.annotation.labels, editor.cells.to_csv(), json.dumps(editor.classes)
 
 

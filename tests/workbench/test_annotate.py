@@ -9,11 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scellseg_lib.errors import ChannelsNeeded, ImageError
+from scellseg_lib.errors import ChannelsNeeded
 from scellseg_lib.files.images import read_masks, write_labels
 from scellseg_lib.files.seg_npy import write_seg
 from scellseg_lib.workbench.annotate import BEGUN, DONE, OPEN, SUGGESTED, AnnotatePanel
-from scellseg_lib.workbench.editor.journal import Journal
 from scellseg_lib.workbench.experiment import Experiment, SegmentedImage
 from scellseg_lib.workbench.finetune import tell_shots
 from scellseg_lib.workbench.session import SegmentationSettings, Suggestion
@@ -313,18 +312,6 @@ def test_a_draft_is_not_put_aside_in_silence(folder: Path, panel):
     panel.step(-1)
     assert "Its masks have changed since you drew. What was not saved before" in panel.message.text
     np.testing.assert_array_equal(panel.editor.labels, TWO)
-
-
-def test_edits_that_cannot_be_taken_up_stay_on_offer_for_their_image(folder, panel, monkeypatch):
-    panel.editor.outline(SQUARE)
-    panel.step(1)
-    with monkeypatch.context() as patch:
-        patch.setattr(Journal, "take_up", Mock(side_effect=ImageError("no room")))
-        panel.step(-1)
-    assert opened(panel) == panel.editor.title == "worm_1"
-    assert len(panel.editor.annotation.recoverable) == 1
-    panel.editor.recover()
-    assert len(panel.editor.cells) == 1
 
 
 def test_what_cannot_be_kept_is_not_left_behind(folder: Path, panel, monkeypatch):

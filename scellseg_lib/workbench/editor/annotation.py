@@ -5,7 +5,7 @@ and changes nothing.
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,15 +33,15 @@ from scellseg_lib.workbench.editor.patches import EMPTY, Patch, apply, rebase
 COLUMNS = ("label", "area", "class", "note")  # of the list of cells; areas are in pixels
 LARGEST_LABEL = 2_000_000  # larger ones would take too much memory in the page
 SUGGEST = "suggest"  # kind of the edits that add what a model has found
-PUT_ASIDE = "What was not saved before is kept in a hidden file that ends in .other."
 
 
 class Annotation:
     """Labels of an image, what is said of the cells, and a log of edits that can be replayed.
 
     The labels, int[H, W], are copied. `cells` has a column ``label``, and ``class`` or ``note`` or
-    both; `journal` is a file to which every edit is appended at once; `classes` are known already;
-    `region` is the rectangle within which all cells are drawn, None the whole image.
+    both; `journal` is a file to which every edit is appended at once, and those that it has already
+    are done again; `classes` are known already; `region` is the rectangle within which all cells
+    are drawn, None the whole image.
     """
 
     def __init__(
@@ -68,9 +68,8 @@ class Annotation:
         self.unchecked = set[int]()  # cells that were suggested, and that nobody has touched since
         self._checked: dict[str, set[int]] = {}  # by which edit
         self.journal = Journal(journal, self.labels) if journal else None
-        # The edits that a crash has left, and when they were begun.
-        self.begun, self.recoverable = self.journal.read() if self.journal else ("", [])
         self.trouble = ""  # why the last edits are not in the journal yet, but wait for the next
+        self._recover()
 
     @property
     def cells(self) -> pd.DataFrame:
@@ -257,32 +256,22 @@ class Annotation:
         region = Region(top=top, left=left, height=bottom - top, width=right - left)
         return None if region == self.region else self.change("region", region=region)
 
-    def recover(self) -> int:
-        """Do again what a crash has left; the number of edits.
+    def _recover(self) -> None:
+        """Do again what is in the journal.
 
         Classes that these edits do not know have been added by other images since, and stay.
         """
-        if self.journal and self.recoverable:
-            self.journal.take_up()
-        edits, self.recoverable = self.recoverable, []
+        edits = self.journal.read() if self.journal else []
         known = {name for edit in edits for one in edit.classes or () for name in one}
         added = {name: colour for name, colour in self.classes.items() if name not in known}
         journal, self.journal = self.journal, None  # the edits are in the file already
-        try:
-            for edit in edits:
-                if edit.classes:
-                    before, after = edit.classes
-                    edit = replace(edit, classes=({**before, **added}, {**after, **added}))
+        for edit in edits:
+            if edit.classes:
+                before, after = edit.classes
+                edit = replace(edit, classes=({**before, **added}, {**after, **added}))
+            with suppress(ImageError):  # a damaged line
                 self.replay([edit])
-        finally:
-            self.journal = journal
-        return len(edits)
-
-    def discard(self) -> None:
-        """Put aside what a crash has left, or another window has; edits since then are kept."""
-        if self.journal and self.recoverable:
-            self.journal.put_aside()
-        self.recoverable = []
+        self.journal = journal
 
     def write(self, path: Path) -> Path:
         """Write the masks and the list of cells, whose path is returned; both, or neither.
@@ -312,8 +301,8 @@ class Annotation:
         return table
 
     def restart_journal(self) -> None:
-        """Go on from labels that are in a file now; what a crash has left is kept until decided."""
-        if self.journal and not self.recoverable:
+        """Go on from labels that are in a file now."""
+        if self.journal:
             self.journal.restart(self.labels)
             self.trouble = ""
 
@@ -365,10 +354,9 @@ class Annotation:
                 self.unchecked -= touched
             self.unchecked = {cell for cell in self.unchecked if self.areas[cell]}
         if self.journal and (self.journal.lines or not edit.is_of_list):
-            left, self.recoverable = self.recoverable, []
             try:
                 self.journal.append(edit)
-                self.trouble = PUT_ASIDE if left else ""
+                self.trouble = ""
             except ImageError as error:  # the edit itself is done
                 self.trouble = str(error)
 

@@ -22,7 +22,7 @@ from scellseg_lib.datasets.load import read_region
 from scellseg_lib.errors import ImageError
 from scellseg_lib.files.layout import region_path
 from scellseg_lib.samples import check_size
-from scellseg_lib.workbench.editor.annotation import PUT_ASIDE, Annotation
+from scellseg_lib.workbench.editor.annotation import Annotation
 from scellseg_lib.workbench.editor.classes import clean_name
 from scellseg_lib.workbench.editor.journal import Edit, edits_path
 from scellseg_lib.workbench.editor.patches import Patch, diff, set_pixels
@@ -87,7 +87,7 @@ class MaskEditor(ImageView):
         self._n_saved = 0
         self._stamp: tuple[int, int] | None = None
         self._handlers |= dict.fromkeys(("stroke", "turn", "command"), self._take_edit)
-        self._handlers |= {"recover": self._answer_recovery, "rename": self._answer_rename}
+        self._handlers["rename"] = self._answer_rename
         self._handlers["diameter"] = lambda content, _: self.set_trait("diameter", content["value"])
         if image is not None:
             self.load(image, labels, **options)
@@ -137,7 +137,7 @@ class MaskEditor(ImageView):
             What is said of them: ``label``, ``class``, ``note``.
         path : path, optional
             File of masks (``NAME_masks.tif``) that `save` writes. Every edit is kept beside it at
-            once; what a crash has left is offered when the image is opened again.
+            once: what was not saved is there when the image is opened again.
         classes : ClassFile, optional
             The list of classes that this image shares with others.
         region : path, optional
@@ -220,13 +220,6 @@ class MaskEditor(ImageView):
             self._write_classes()
         self._call("save", path)
         return path, table
-
-    @with_lock
-    def recover(self) -> int:
-        """Do again what a crash has left; the number of edits."""
-        if n_edits := self.annotation.recover():
-            self._send_picture()
-        return n_edits
 
     def on_save(self, callback: Callable[[Path], None]) -> None:
         """Call a function after every save, with the file of masks."""
@@ -314,14 +307,6 @@ class MaskEditor(ImageView):
         n_pixels = done.patch.n_pixels if isinstance(done, Edit) else None
         self.send({"type": "done", "id": edit.id, "name": name, "pixels": n_pixels})
 
-    def _answer_recovery(self, content: dict[str, Any], buffers: Sequence[memoryview]) -> None:
-        if not content["yes"]:
-            self.annotation.discard()
-        if not self.annotation.recoverable:  # or an edit has come before the answer
-            self.say(PUT_ASIDE)
-        else:
-            self.say(f"Brought back: {count(self.recover(), 'edit')}.")
-
     def _answer_rename(self, content: dict[str, Any], buffers: Sequence[memoryview]) -> None:
         old, new, shared, path = content["old"], content["new"], self._shared, self.path
         renamed, left = shared.rename(old, new, path) if shared and path else ([], [])
@@ -345,7 +330,6 @@ class MaskEditor(ImageView):
             "facts": {cell: [*now] for cell, (_, now) in edit.facts.items()},
             "classes": self.classes,
             "region": annotation.region.model_dump(),
-            "recoverable": len(annotation.recoverable),
             "unchecked": sorted(annotation.unchecked),
         }
         self.send(content, [edit.patch.to_bytes()])
@@ -389,7 +373,6 @@ class MaskEditor(ImageView):
             "undo": [(edit.id, len(runs[edit.id])) for edit in undo],
             "redo": [(edit.id, len(runs[edit.id])) for edit in redo],
             "savable": self.path is not None,
-            "found": [len(annotation.recoverable), annotation.begun],
             "unchecked": sorted(annotation.unchecked),
         }, b"".join(runs.values())
 

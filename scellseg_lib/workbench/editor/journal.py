@@ -93,9 +93,9 @@ class Edit:
 class Journal:
     """Edits of one image in a file of lines of JSON, from the labels that they start at.
 
-    The file is made with the first edit. What a crash has left in it is read, and then taken up or
-    put aside; if it is neither, the first edit puts it aside. So it does with the file of another
-    window: each window has all of its own edits, and who draws last has the file.
+    The file is made with the first edit. What is left in it is read and gone on with. The file of
+    another window is put aside: each window has all of its own edits, and who draws last has the
+    file.
     """
 
     def __init__(self, path: Path, labels: np.ndarray) -> None:
@@ -103,7 +103,6 @@ class Journal:
         self._mark = uuid4().hex  # of this window, in the first line
         self.lines: list[str] = []  # all since the start, of which the last may have to wait
         self._n_written = 0
-        self.is_left = False  # whether the file is what a crash has left, and undecided
 
     def append(self, edit: Edit) -> None:
         """Append an edit at once; ImageError if it cannot be written, and waits for the next."""
@@ -113,7 +112,7 @@ class Journal:
     def flush(self) -> None:
         """Write what waits; ImageError if it cannot be written."""
         with self._telling("your last edits cannot be written"):
-            if self.is_left or (self.path.exists() and not self._is_mine(self.path)):
+            if self.path.exists() and not self._is_mine(self.path):
                 self.put_aside()  # of another window: each has all of its own edits
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a+b") as file:
@@ -131,41 +130,34 @@ class Journal:
                     file.flush()
                     self._n_written += 1
 
-    def read(self) -> tuple[str, list[Edit]]:
-        """Read when the edits that a crash has left were begun (UTC, ISO 8601), and the edits.
+    def read(self) -> list[Edit]:
+        """Read the edits that a closed window or a crash has left, and go on with them.
 
         A line that is damaged is passed over: it was cut off, and its edit never answered. There
         are none where they start from other labels: the file is then put aside, not lost.
         """
         if not self.path.exists():
-            return "", []
+            return []
         with self._telling("edits that were not saved cannot be read"):
             lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
         try:
             header = json.loads(lines[0])
             fits = header.get(HEADER) == 1 and header["start"] == self._start
         except DAMAGED:
-            fits, header = False, {}
+            fits = False
         if not fits:
             self.put_aside()
-            return "", []
+            return []
         edits = []
         for line in dict.fromkeys(lines[1:]):  # one may stand there twice after a full disk
             with suppress(*DAMAGED):
                 edits.append(Edit.from_json(line, self._size))
-        self.is_left = True
-        return str(header.get("time", "")), edits
-
-    def take_up(self) -> None:
-        """Go on with what a crash has left, as this window's."""
-        with self._telling("edits that were not saved cannot be taken up"):
-            first, edits = self.path.read_bytes().split(b"\n", 1)
-            with whole(self.path) as scratch:
-                header = json.loads(first.decode(errors="replace")) | {"window": self._mark}
-                scratch.write_bytes(json.dumps(header).encode() + b"\n" + edits)
-            self.lines = edits.decode(errors="replace").splitlines()
+                self.lines.append(line)
+        with suppress(OSError), whole(self.path) as scratch:  # else the first edit puts it aside
+            first = json.dumps(header | {"window": self._mark})
+            scratch.write_text("\n".join([first, *self.lines, ""]), encoding="utf-8")
             self._n_written = len(self.lines)
-        self.is_left = False
+        return edits
 
     def discard(self) -> None:
         """Remove the file, and those that others have put aside: its edits are saved.
@@ -173,19 +165,17 @@ class Journal:
         The file of another window stays.
         """
         with self._telling("edits that are done with cannot be removed"):
-            if self.is_left or self._is_mine(self.path):
+            if self._is_mine(self.path):
                 self.path.unlink(missing_ok=True)
             for aside in self.path.parent.glob(f"{escape(self.path.name)}.other*"):
                 if self._is_mine(aside):
                     aside.unlink()
-        self.is_left = False
 
     def put_aside(self) -> None:
         """Rename the file: it is not of these labels, or not wanted."""
         with self._telling("edits that were not saved cannot be put aside"):
             if self.path.exists():  # or another window has saved its edits meanwhile
                 self.path.replace(self._find_aside())
-        self.is_left = False
 
     def _find_aside(self) -> Path:
         """First of ``NAME.other``, ``.other2``, .. that is free."""

@@ -485,13 +485,12 @@ class Editor {
     this.helpPanel = make("div", { class: "se-keys", hidden: true, role: "dialog", "aria-label": "Keys" }, make("strong", {}, "Keys"),
       make("dl", {}, ...HELP.flatMap(([keys, text]) => [make("dt", {}, keys), make("dd", {}, text)])), button("help-close", "Close", "Close (Esc)", () => this.help(false)));
     this.stage = make("div", { class: "se-stage", style: `--se-height: ${this.model.get("height")}px` }, this.canvas, this.above, this.tip, this.empty, this.helpPanel);
-    this.recovery = make("div", { class: "se-recovery", hidden: true, role: "alert" });
     this.message = make("span", { class: "se-message", role: "status" });
     this.info = make("span", { class: "se-info" });
     this.status = make("div", { class: "se-status" }, this.previous, this.next, this.message, this.info, ...(this.editable ? [this.saveButton] : []), button("help", "?", "Keys (?)", () => this.help()));
     this.list = this.buildList(button);
     this.root = make("div", { class: `se-root se-blank${this.editable ? "" : " se-view"}`, "data-jp-suppress-context-menu": "true" },
-      this.recovery, ...(this.editable ? [] : [this.display]), make("div", { class: "se-middle" }, ...(this.editable ? [this.editing, this.stage, this.list] : [this.stage])), this.status);
+      ...(this.editable ? [] : [this.display]), make("div", { class: "se-middle" }, ...(this.editable ? [this.editing, this.stage, this.list] : [this.stage])), this.status);
     this.root.scellseg = this; // for tests and the benchmark
     this.painter = new Painter(this.canvas);
     this.diskGroup.hidden = this.previous.hidden = this.next.hidden = this.referenceBox.hidden = true;
@@ -673,22 +672,11 @@ class Editor {
     this.answered.clear();
     this.showUnchecked(content.unchecked);
     this.diskGroup.hidden = false;
-    const [n, begun] = content.found;
-    this.recovery.hidden = !n;
-    const when = begun ? new Date(begun).toLocaleString([], { dateStyle: "medium", timeStyle: "short" }) : "";
-    this.recovery.replaceChildren(`${n === 1 ? "One edit" : `${n} edits`} of ${when} ${n === 1 ? "was" : "were"} not saved. `,
-      make("button", { type: "button", class: "se-button se-recover", textContent: n === 1 ? "Bring it back" : "Bring them back", onclick: () => this.recover(true) }),
-      make("button", { type: "button", class: "se-button se-forget", textContent: n === 1 ? "Forget it" : "Forget them", onclick: () => this.recover(false) }));
     this.outbox.begin(this.session, this.client, content.seen);
     this.outbox.keep();
     this.showDiameter();
     this.showState();
     if (content.trouble) this.say(content.trouble, true);
-  }
-
-  recover(yes) {
-    this.recovery.hidden = true;
-    this.model.send({ type: "recover", yes });
   }
 
   takeLabels(buffers) {
@@ -719,7 +707,6 @@ class Editor {
   edited(content, runs) {
     if (content.number !== this.number + 1 && !this.asked) { this.ask(); return; } // an edit was lost
     if (this.asked) return; // the whole image is on its way
-    if (!content.recoverable) this.recovery.hidden = true;
     const at = this.pending.findIndex((item) => item.id === content.id);
     const sent = this.outbox.waiting.get(content.id)?.content;
     this.outbox.answered(content.id);

@@ -4,6 +4,7 @@ import json
 import tempfile
 from functools import partial
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -15,8 +16,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from scipy import ndimage
 
 from scellseg_lib.errors import ImageError
-from scellseg_lib.workbench.editor import operations, patches
-from scellseg_lib.workbench.editor.annotation import LARGEST_LABEL, PUT_ASIDE, Annotation
+from scellseg_lib.workbench.editor import journal, operations, patches
+from scellseg_lib.workbench.editor.annotation import LARGEST_LABEL, Annotation
 from scellseg_lib.workbench.editor.classes import COLOURS, choose_colour, parse_colour
 from scellseg_lib.workbench.editor.journal import NOTHING, Journal
 from scellseg_lib.workbench.editor.patches import LARGEST, Patch, apply, set_pixels
@@ -338,8 +339,8 @@ class AnyEdits(RuleBasedStateMachine):
         """Open labels, with what a crash has left; from here on all is undone and replayed."""
         self.saved = labels.copy(), cells
         self.annotation = Annotation(labels, cells, self.journal, self.kept)
-        self.first = self.annotation.labels.copy(), self.annotation.cells
-        self.at_first = dict(self.annotation.classes)
+        first = Annotation(labels, cells, classes=self.kept)
+        self.first, self.at_first = (first.labels, first.cells), first.classes
 
     def pick(self, numbers: set[int]) -> list[int]:
         there = self.annotation.cells["label"].tolist()
@@ -433,7 +434,7 @@ class AnyEdits(RuleBasedStateMachine):
         was = state(self.annotation)
         n_edits = sum(1 for _ in self.journal.open()) - 1 if self.journal.exists() else 0
         self.open(*self.saved)
-        assert self.annotation.recover() == n_edits
+        assert len(self.annotation.edits) == n_edits
         assert state(self.annotation) == was
 
     @invariant()
@@ -579,9 +580,7 @@ def edited(path: Path, labels: np.ndarray = FIRST) -> Annotation:
 
 
 def opened(path: Path, labels: np.ndarray = FIRST) -> Annotation:
-    annotation = Annotation(labels, journal=path)
-    annotation.recover()
-    return annotation
+    return Annotation(labels, journal=path)
 
 
 def shown(one: Annotation) -> tuple:
@@ -638,29 +637,30 @@ def test_files_without_a_header_and_of_other_labels_are_put_aside_and_never_over
     first = path.read_bytes()
     for labels in (FIRST + 1, FIRST.reshape(12, 6)):  # the same pixels in another shape
         annotation = Annotation(labels, journal=path)
-        assert annotation.recoverable == []
+        assert annotation.edits == []
         assert not path.exists()
         annotation.change("paint", set_pixels(annotation.labels, [0], 9))
     assert others(path) == [path.name + ".other", path.name + ".other2"]
     assert path.with_name(path.name + ".other").read_bytes() == first
     path.with_name(path.name + ".other").replace(path)
-    assert len(Annotation(FIRST, journal=path).recoverable) == 8
+    assert len(opened(path).edits) == 8
     none = {b"", b"null\n", b"\xff\xfe\x00\n", b'{"id": "a"}\n', b'{"scellseg edits": 2}\n'}
     for damage in none:
         path.write_bytes(damage)
-        assert Annotation(FIRST, journal=path).recoverable == []
+        assert opened(path).edits == []
         assert not path.exists()
     assert {file.read_bytes() for file in path.parent.iterdir()} >= none
 
 
-@pytest.mark.parametrize("act", [Annotation.discard, Annotation.recover, None])
-def test_what_another_window_does_with_the_file_costs_no_edit(path, act):
-    """It forgets the edits, takes them up, or edits at once; or the file is deleted by hand."""
-    mine, other = edited(path), Annotation(FIRST, journal=path)
-    if act is not None:
-        act(other)
+@pytest.mark.parametrize("is_writable", [True, False])
+def test_what_another_window_does_with_the_file_costs_no_edit(path, is_writable, monkeypatch):
+    """It takes the edits up, if it can; or the file is deleted by hand."""
+    mine = edited(path)
+    with monkeypatch.context() as patch:
+        if not is_writable:
+            patch.setattr(journal, "whole", Mock(side_effect=OSError(30, "Read-only file system")))
+        other = opened(path)
     other.set_note([4], "of the other")
-    other.discard()  # asked for too late
     mine.set_note([4], "mine")
     left = [opened(file) for file in path.parent.iterdir()]
     assert shown(mine) in map(shown, left)
@@ -668,7 +668,7 @@ def test_what_another_window_does_with_the_file_costs_no_edit(path, act):
     mine.journal.path.unlink()
     mine.undo()
     assert shown(opened(mine.journal.path)) == shown(mine)
-    assert (mine.trouble, other.trouble) == ("", "" if act else PUT_ASIDE)
+    assert (mine.trouble, other.trouble) == ("", "")
 
 
 def test_classes_come_back_beside_those_that_other_images_have_added_since(path):
@@ -678,7 +678,7 @@ def test_classes_come_back_beside_those_that_other_images_have_added_since(path)
     annotation.add_class("odd", "#123456")
     annotation.remove_class("odd")
     again = Annotation(FIRST, journal=path, classes={"dead": ORANGE, "new": BLUE})
-    assert again.recover() == 4
+    assert len(again.edits) == 4
     assert again.classes == {"gone": ORANGE, "new": BLUE}
     again.undo()
     assert again.classes == {"gone": ORANGE, "odd": "#123456", "new": BLUE}
@@ -695,7 +695,7 @@ def test_a_change_of_the_list_alone_begins_no_file_and_puts_none_aside(path):
     assert len(opened(path).edits) == 3
     again = Annotation(FIRST, journal=path)
     again.add_class("dead")
-    assert (len(again.recoverable), others(path)) == (3, [])
+    assert (len(again.edits), others(path)) == (4, [])
 
 
 def test_a_file_that_cannot_be_read_written_or_removed_is_an_error_in_words(path):

@@ -152,7 +152,7 @@ def test_hello_is_answered_with_all_that_is_shown():
     content, buffers = page.told("open"), page.parts("open")
     expected = {"shape": [12, 16], "title": "a", "maps": list(MAPS), "reference": False}
     expected |= {"facts": {"2": ["dead", ""]}, "classes": {"dead": ORANGE}, "savable": False}
-    expected |= {"found": [0, ""], "seen": {}, "number": 4}
+    expected |= {"seen": {}, "number": 4}
     assert content | expected == content
     assert [layer["name"] for layer in content["layers"]] == ["DAPI", "GFP", "flow"]
     np.testing.assert_array_equal(page.labels, np.where(cells() == 1, 0, cells()))
@@ -386,7 +386,7 @@ def test_a_command_that_cannot_be_done_is_refused_in_words(editor, page, name, a
 def test_a_message_that_is_not_understood_is_answered_in_words(editor, page):
     for content in (
         *({}, "text", None, 7, {"type": "explode"}, {"type": None}, {"type": ["stroke"]}),
-        *({"type": "hello"}, {"type": "cycle", "by": "x"}, {"type": "stroke"}, {"type": "recover"}),
+        *({"type": "hello"}, {"type": "cycle", "by": "x"}, {"type": "stroke"}),
         {"type": "stroke", "client": "page", "session": "", "seq": None},
         {"type": "drop", "client": "page", "part": 0, "parts": 1},
     ):
@@ -434,7 +434,6 @@ def test_the_part_that_is_annotated_is_drawn_undone_saved_and_taken_away(tmp_pat
     turns = page.turn("undo", done["id"]) + page.turn("redo", done["id"])
     assert [[*told["region"].values()] for told in (done, *turns)] == [part, whole, part]
     (editor, page) = with_file(tmp_path)  # after a crash
-    page.post(type="recover", yes=True)
     assert editor.is_changed
     page.command("save")
     for corners, expected in (([[0, 0], [12, 16]], part), ([[1, 1], [2, 2]], whole)):
@@ -445,27 +444,18 @@ def test_the_part_that_is_annotated_is_drawn_undone_saved_and_taken_away(tmp_pat
         page.command("save")
 
 
-def test_what_a_crash_has_left_is_offered_and_brought_back(tmp_path):
+def test_what_was_not_saved_is_there_again(tmp_path):
     crashed, page = with_file(tmp_path, client="page before")
     page.stroke([0, 1], 6, fresh=True)
     page.command("set_class", cells=[6], name="dead")
     editor, page = with_file(tmp_path)
-    n_edits, begun = page.told("open")["found"]
-    assert (n_edits, begun[:2]) == (2, "20")
-    np.testing.assert_array_equal(editor.labels, cells())
-    page.post(type="recover", yes=True)
-    assert page.told("say")["text"] == "Brought back: 2 edits."
     for labels in (editor.labels, page.labels):
         np.testing.assert_array_equal(labels, crashed.labels)
     assert editor.cells["class"].tolist() == ["", "", "", "dead"]
-    assert page.told("open")["found"][0] == 0
     page.turn("undo", page.told("open")["undo"][-1][0])
     assert editor.annotation.facts == {}
-    editor, page = with_file(tmp_path)
-    page.post(type="recover", yes=False)  # forgotten
-    np.testing.assert_array_equal(editor.labels, cells())
-    assert "kept in a hidden file that ends in .other" in page.told("say")["text"]
-    assert [file.suffix for file in tmp_path.iterdir()] == [".other"]
+    assert with_file(tmp_path)[0].annotation.facts == {}
+    assert [file.suffix for file in tmp_path.iterdir()] == [".edits"]
 
 
 KINDS = ["stroke", "stroke", "fresh", "undo", "redo", "command", "again", "hello"]
