@@ -173,25 +173,40 @@ def serve(arguments: list[str]) -> None:
     arguments are a folder to open, if any, then options of Voila, such as ``--no-browser``.
     """
     import psutil
+    from tornado.ioloop import IOLoop
     from tornado.routing import HostMatches
     from tornado.web import HTTPError, RequestHandler, StaticFileHandler, authenticated
-    from voila.app import Voila
-    from voila.shutdown_kernel_handler import VoilaShutdownKernelHandler
+    from voila.app import Voila, VoilaKernelWebsocketHandler, VoilaShutdownKernelHandler
+
+    async def end_kernel(manager: Any, key: str) -> None:
+        """End the kernel of a page that is closed, after what it computes."""
+        with suppress(psutil.NoSuchProcess, KeyError):
+            kernel = psutil.Process(manager.get_kernel(key).provisioner.pid)
+            while any("spawn_main" in " ".join(one.cmdline()) for one in kernel.children()):
+                await asyncio.sleep(LOOK)
+            if key in manager:
+                await manager.shutdown_kernel(key)
+
+    class Line(VoilaKernelWebsocketHandler):  # type: ignore[misc]
+        def on_close(self) -> None:
+            super().on_close()
+            if self.close_code:  # else the line is lost, and may come back
+                IOLoop.current().add_callback(end_kernel, self.kernel_manager, self.kernel_id)
 
     class Left(VoilaShutdownKernelHandler):  # type: ignore[misc]
+        def check_xsrf_cookie(self) -> None:
+            """A page that is left sends none; whose it is, its login and its origin say."""
+
         @authenticated
         async def post(self, kernel_id: str) -> None:
-            """End the kernel of a page that is closed, after what it computes."""
-            kernel = psutil.Process(self.kernel_manager.get_kernel(kernel_id).provisioner.pid)
             await self.finish()
-            with suppress(psutil.NoSuchProcess):
-                while any("spawn_main" in " ".join(one.cmdline()) for one in kernel.children()):
-                    await asyncio.sleep(LOOK)
-            await self.kernel_manager.shutdown_kernel(kernel_id)
+            await end_kernel(self.kernel_manager, kernel_id)
+
+    own_handlers = {VoilaKernelWebsocketHandler: Line, VoilaShutdownKernelHandler: Left}
 
     def guard(handler: type[RequestHandler]) -> type[RequestHandler]:
         if not issubclass(handler, StaticFileHandler):
-            return Left if handler is VoilaShutdownKernelHandler else handler
+            return own_handlers.get(handler, handler)
 
         class Guarded(handler):  # type: ignore[misc, valid-type]
             def prepare(self) -> None:

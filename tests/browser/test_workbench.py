@@ -391,7 +391,7 @@ def reload_what_is_drawn(opened: NotebookPage, truth: Truth) -> None:
         draw(opened, cell, "outline")
     opened.kernel.wait_for("len(workbench.annotate.editor.cells) == 2")
     drawn = value(opened, "annotate.editor.labels")
-    process = psutil.Process(opened.kernel.value("__import__('os').getpid()"))
+    kernels = [psutil.Process(opened.kernel.value("__import__('os').getpid()"))]
     opened.reload()  # a new kernel, which knows nothing of the old one
     ready(page, DRAW)
     assert value(opened, "annotate.current.name") == "worms_1"
@@ -404,7 +404,10 @@ def reload_what_is_drawn(opened: NotebookPage, truth: Truth) -> None:
     page.keyboard.press("Enter")  # opens it anew, at the first image without masks
     page.wait_for_function(f"document.querySelector('{DRAW}').scellseg.title === 'worms_0'")
     assert opened.errors == []
-    process.wait(120)  # the old kernel is given up
+    kernels.append(psutil.Process(opened.kernel.value("__import__('os').getpid()")))
+    page.close()
+    for kernel in kernels:  # of the page before it was loaded anew, and of the closed one
+        kernel.wait(60)
 
 
 SCRIPT, MATHS = "<img src=x onerror=window.ran=1>", r"a$\frac$b"
