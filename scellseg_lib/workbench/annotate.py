@@ -20,6 +20,7 @@ from scellseg_lib.workbench.editor.annotation import SUGGEST
 from scellseg_lib.workbench.editor.journal import edits_path, read_kinds
 from scellseg_lib.workbench.editor.patches import apply
 from scellseg_lib.workbench.experiment import ClassFile, Experiment, SegmentedImage, experiment_of
+from scellseg_lib.workbench.folder import FolderView, remember
 from scellseg_lib.workbench.forms import count, plain
 from scellseg_lib.workbench.jobs import Job
 from scellseg_lib.workbench.session import Suggestion, network_pictures
@@ -50,7 +51,8 @@ class AnnotatePanel(ipywidgets.VBox):
     from, once it is said that all of its cells are drawn. A correction is saved in going on.
     `on_folder` is called with a folder that is opened, and `on_learn` when an image was put among
     its annotated ones. `on_suggest` is called with the image's file by "Suggest cells", which is
-    there only with it; it gives what finds the cells, to be called in the background.
+    there only with it; it gives what finds the cells, to be called in the background. `on_return`
+    is called with the place of a page that was loaded anew.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class AnnotatePanel(ipywidgets.VBox):
         on_learn: Callable[[Path], object] = lambda folder: None,
         on_suggest: Callable[[Path], Callable[[], Suggestion]] | None = None,
         channels: ipywidgets.Widget | None = None,
+        on_return: Callable[[dict[str, Any]], object] = lambda place: None,
     ) -> None:
         self.path: Path | None = None
         self.images: list[ImageFiles] = []
@@ -69,13 +72,13 @@ class AnnotatePanel(ipywidgets.VBox):
         self._predicted: np.ndarray | None = None
         self._insist: Callable[[], object] = self.keep  # what the answer to a question does
         self._on_folder, self._on_learn, self._on_suggest = on_folder, on_learn, on_suggest
-        self._filling, self._doubt = False, ""  # of files that are not read
+        self._on_return = on_return
+        self._doubt = ""  # of files that are not read
         self.message = forms.Message()
         self.editor = MaskEditor()
         super().__init__(self._make(channels))
         self.add_class("scellseg-annotate-panel")
         self.folder.observe(lambda change: self._on_typed(change["new"]), "value")
-        self.list.observe(lambda change: self._on_chosen(change["new"]), "value")
         self.editor.on_cycle(lambda by: self.in_words(partial(self.step, by)))
         self.editor.on_drop(lambda name, content: self.in_words(partial(self.take, name, content)))
         self.editor.on_save(lambda _: self._refresh())
@@ -89,7 +92,9 @@ class AnnotatePanel(ipywidgets.VBox):
             return forms.button(words, f"annotate-{name}", lambda: self.in_words(act), **look)
 
         self.folder = forms.text_field("annotate-folder", "folder with your images")
-        self.list = ipywidgets.Select(description="Images").add_class("scellseg-annotate-images")
+        type_folder = partial(setattr, self.folder, "value")
+        self.list = FolderView(self._on_chosen, type_folder, self._return)
+        self.list.add_class("scellseg-annotate-images")
         tip = "The model chosen in step 3 finds cells; what you have drawn stays"
         self.suggest = press("Suggest cells", "suggest", self._suggest, tip=tip)
         self.learn = press("Learn from this image", "learn", self.learn_from_it, style="primary")
@@ -108,6 +113,8 @@ class AnnotatePanel(ipywidgets.VBox):
         """Open a folder, and an image: with edits that were not saved, or not annotated yet."""
         self.keep()
         images, self._doubt = forms.hear(lambda: layout.list_images(folder))
+        remember(folder)
+        self.list.place = {"start": str(folder), "tab": 0} | self.list.place
         self.path, self.images, self.current, self.correcting = folder, images, None, None
         self._before = None
         self._show_state()  # the list takes room from the picture, which then fits itself in
@@ -327,11 +334,16 @@ class AnnotatePanel(ipywidgets.VBox):
         if path := forms.read_path(text):
             self.in_words(partial(self.go_to, path))
 
-    def _on_chosen(self, file: str | None) -> None:
-        if self._filling or file is None:
-            return
-        self.in_words(lambda: self.show(next(one for one in self.images if str(one.image) == file)))
-        self._fill()  # where it could not be opened, the list goes back
+    def _on_chosen(self, file: str) -> None:
+        for one in [one for one in self.images if str(one.image) == file]:
+            self.in_words(partial(self.show, one))
+
+    def _return(self, place: dict[str, Any]) -> None:
+        """Go to where the page was before it was loaded anew."""
+        if Path(place["folder"]).is_dir():
+            self.folder.value = place["folder"]
+            self._on_chosen(place["image"])
+            self._on_return(place)
 
     def _open_first(self, images: Sequence[ImageFiles]) -> None:
         """Open the first image that can be opened, and say what is wrong with those before it."""
@@ -358,12 +370,10 @@ class AnnotatePanel(ipywidgets.VBox):
         self._say_where()
 
     def _fill(self) -> None:
-        self._filling = True
-        files = [str(one.image) for one in self.images]
-        names = [f"{self._mark(one)} {one.name}" for one in self.images]
-        self.list.options = list(zip(names, files, strict=True))
-        self.list.index = self.images.index(self.current) if self.current in self.images else None
-        self._filling = False
+        rows = [(self._mark(one), one.name, str(one.image)) for one in self.images]
+        self.list.images, self.list.value = rows, self.current and str(self.current.image)
+        place = {"folder": str(self.path or ""), "image": self.list.value or ""}
+        self.list.place = self.list.place | place
 
     def _mark(self, image: ImageFiles) -> str:
         if kinds := read_kinds(edits_path(image.own_masks)):
@@ -378,7 +388,6 @@ class AnnotatePanel(ipywidgets.VBox):
         forms.show(bool(self.correcting) or is_query, self.learn)
         forms.show(False, self.replace, self.again)
         forms.show(bool(self.correcting and self.images), self.back)
-        forms.show(bool(self.images), self.list)
 
     def _say_where(self, doubt: str = "") -> None:
         """Say how far the folder is annotated, and what else there is to know of it."""

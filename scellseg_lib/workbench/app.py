@@ -46,7 +46,8 @@ class Workbench(ipywidgets.VBox):
         turn = partial(setattr, self.tabs, "selected_index")
         self.segment = SegmentPanel(on_inspect=partial(turn, INSPECT))
         asked = self.segment.form.channels  # wherever a model is to look at images
-        self.annotate = AnnotatePanel(None, self._go_to, self._on_learnt, self._finder, asked)
+        own = self._go_to, self._on_learnt, self._finder, asked, lambda place: turn(place["tab"])
+        self.annotate = AnnotatePanel(None, *own)
         self.inspector = Inspector(on_edit=self._correct_inspected, on_use=self._use_thresholds)
         self.export = ExportPanel()
         self._results: dict[str, SegmentedImage] = {}
@@ -120,6 +121,7 @@ class Workbench(ipywidgets.VBox):
     def _on_turned(self, tab: int) -> None:
         """Bring what other panels may have changed up to date."""
         self.message.tell("")
+        self.annotate.list.place = self.annotate.list.place | {"tab": tab}
         with self.message.tell_errors():
             self.annotate.keep()
         if tab == FINETUNE and self.finetune.folder.value:

@@ -52,9 +52,7 @@ class Suggesting(EditorInPage):
         self.kernel.wait_for("not workbench.annotate.suggest.disabled", 120)
 
     def go_to(self, name: str) -> None:
-        images = self.page.locator(".scellseg-annotate-images select")
-        label = next(one for one in images.inner_text().split("\n") if name in one)
-        images.select_option(label=label)
+        self.page.locator(".scellseg-annotate-images .se-image", has_text=name).click()
         self.wait("(root, [title]) => root.scellseg.title === title", name)
         self.opened()
 

@@ -51,7 +51,7 @@ def result_of(experiment: Path) -> SegmentedImage:
 
 
 def marks(panel: AnnotatePanel) -> str:
-    return "".join(label[0] for label, _ in panel.list.options)
+    return "".join(mark for mark, _, _ in panel.list.images)
 
 
 def opened(panel: AnnotatePanel) -> str:
@@ -60,7 +60,13 @@ def opened(panel: AnnotatePanel) -> str:
 
 
 def choose(panel: AnnotatePanel, name: str) -> None:
-    panel.list.value = next(file for label, file in panel.list.options if label[2:] == name)
+    file = next(file for _, label, file in panel.list.images if label == name)
+    tell(panel, "choose", file)
+
+
+def tell(panel: AnnotatePanel, kind: str, what: object) -> None:
+    """As the page tells what is done in the list of images."""
+    panel.list._handle_custom_msg({"type": kind, "what": what}, [])
 
 
 def drop(panel: AnnotatePanel, name: str, content: bytes) -> None:
@@ -84,8 +90,8 @@ def test_a_folder_opens_at_the_first_image_that_is_not_annotated(folder: Path):
     panel = AnnotatePanel(on_folder=told.append)
     panel.folder.value = f' "{folder}" '  # as it is pasted from a file manager
     assert told == [folder]
-    listed = [label for label, _ in panel.list.options]
-    assert listed == [f"{OPEN} worm_1", f"{DONE} worm_2", f"{OPEN} worm_3"]
+    listed = [(mark, name) for mark, name, _ in panel.list.images]
+    assert listed == [(OPEN, "worm_1"), (DONE, "worm_2"), (OPEN, "worm_3")]
     assert opened(panel) == "worm_1"
     assert panel.message.text.startswith(f"1 of 3 images done ({DONE}). Draw all cells")
     assert not panel.editor.labels.any()
@@ -332,7 +338,7 @@ def test_a_dropped_image_is_opened_in_the_folder(folder: Path, tmp_path: Path, m
     data, panel = (tmp_path / "new.tif").read_bytes(), AnnotatePanel(folder)
     for _ in range(2):
         drop(panel, "new.tif", data)
-        assert (opened(panel), len(panel.list.options)) == ("new", 4)
+        assert (opened(panel), len(panel.list.images)) == ("new", 4)
     assert (folder / "new.tif").read_bytes() == data
     monkeypatch.setenv("HOME", str(tmp_path / "home"))  # where no folder is open
     panel = AnnotatePanel()

@@ -1,0 +1,108 @@
+"""The folder that is open: its images with their state, small pictures, and the way to others."""
+
+import json
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import anywidget
+import cv2
+import numpy as np
+import traitlets
+
+from scellseg_lib import paths
+from scellseg_lib.atomic import whole
+from scellseg_lib.errors import ScellsegError
+from scellseg_lib.files import layout
+from scellseg_lib.files.images import read_pixels
+from scellseg_lib.workbench.editor.view import compose_channels, make_layers
+
+SIDE = 96  # largest side of a small picture, px
+N_RECENT = 8  # folders that are remembered
+
+
+class FolderView(anywidget.AnyWidget):
+    """Images of a folder to choose from, and folders to open.
+
+    `images` are (mark, name, file), and `value` is the file of the one that is open. `place` says
+    where somebody is, from the folder ``start`` that the page began with; a page that is loaded
+    anew gives back what the one before it was told last. What is chosen, opened and given back goes
+    to the functions.
+    """
+
+    _esm = Path(__file__).parent / "folder.js"
+    images = traitlets.List().tag(sync=True)
+    value = traitlets.Unicode(None, allow_none=True).tag(sync=True)
+    place = traitlets.Dict().tag(sync=True)
+
+    def __init__(
+        self,
+        on_choose: Callable[[str], object],
+        on_open: Callable[[str], object],
+        on_return: Callable[[dict[str, Any]], object] = lambda place: None,
+    ) -> None:
+        super().__init__()
+        self._wanted: Sequence[str] = ()  # files whose small pictures a page waits for
+        self._handlers: dict[str, Callable[[Any], object]] = {
+            "choose": on_choose,
+            "open": on_open,
+            "return": on_return,
+            "look": self._tell_folders,
+            "pictures": self._send_pictures,
+        }
+        self.on_msg(lambda _, content, __: self._handlers[content["type"]](content["what"]))
+
+    def _tell_folders(self, named: str) -> None:
+        """Tell what folders there are to open: below home, or where others were opened."""
+        recent, folder = read_recent(), Path(named or self.place.get("folder") or Path.home())
+        roots = [Path.home(), *map(Path, filter(None, [self.place.get("start"), *recent]))]
+        if not folder.is_dir() or not any(folder.is_relative_to(root) for root in roots):
+            folder = Path.home()
+        names, n_images = list[str](), 0
+        with suppress(OSError):
+            names = [one.name for one in folder.iterdir() if one.is_dir()]
+        with suppress(ScellsegError, OSError):
+            n_images = len(layout.list_images(folder))
+        has_parent = any(folder.parent.is_relative_to(root) for root in roots)
+        told = {"folder": str(folder), "parent": str(folder.parent) if has_parent else ""}
+        told |= {"recent": recent, "images": n_images}
+        inside = sorted((name for name in names if not name.startswith(".")), key=str.lower)
+        self.send({"type": "folders", "folders": [[n, str(folder / n)] for n in inside], **told})
+
+    def _send_pictures(self, files: Sequence[str]) -> None:
+        """Send small pictures of images, in a thread; those that were wanted before are not."""
+        self._wanted = files
+
+        def work() -> None:
+            for file in files:
+                if self._wanted is not files:
+                    return
+                with suppress(ScellsegError, OSError):  # the list says its name
+                    self.send({"type": "picture", "file": file}, [draw_small(Path(file))])
+
+        Thread(target=work, daemon=True).start()
+
+
+def draw_small(image: Path) -> bytes:
+    """Draw an image in a small size, as a JPEG."""
+    planes = np.atleast_3d(read_pixels(image))
+    step = -(-max(planes.shape[:2]) // SIDE)
+    small = compose_channels(make_layers(planes[::step, ::step], (), {}))
+    return cv2.imencode(".jpg", small[..., ::-1])[1].tobytes()
+
+
+def read_recent() -> list[str]:
+    """Folders that were opened last and are there, the last one first."""
+    with suppress(OSError, ValueError, TypeError):
+        named = json.loads((paths.cache() / "recent.json").read_bytes())
+        return [str(one) for one in named if Path(one).is_dir()]
+    return []
+
+
+def remember(folder: Path) -> None:
+    """Put a folder first among those that were opened last."""
+    recent = [str(folder), *(one for one in read_recent() if one != str(folder))]
+    with suppress(OSError), whole(paths.cache() / "recent.json") as scratch:
+        scratch.write_text(json.dumps(recent[:N_RECENT]))
