@@ -51,7 +51,8 @@ class AnnotatePanel(ipywidgets.VBox):
     from, once it is said that all of its cells are drawn. A correction is saved in going on.
     `on_folder` is called with a folder that is opened, and `on_learn` when an image was put among
     its annotated ones. `on_suggest` is called with the image's file by "Suggest cells", which is
-    there only with it; it gives what finds the cells, to be called in the background. `on_return`
+    there only with it; it gives what its answer depends on, and what finds the cells, to be called
+    in the background. `on_return`
     is called with the place of a page that was loaded anew.
     """
 
@@ -60,7 +61,7 @@ class AnnotatePanel(ipywidgets.VBox):
         folder: Path | None = None,
         on_folder: Callable[[Path], object] = lambda folder: None,
         on_learn: Callable[[Path], object] = lambda folder: None,
-        on_suggest: Callable[[Path], Callable[[], Suggestion]] | None = None,
+        on_suggest: Callable[[Path], tuple[Any, Callable[[], Suggestion]]] | None = None,
         channels: ipywidgets.Widget | None = None,
         on_return: Callable[[dict[str, Any]], object] = lambda place: None,
     ) -> None:
@@ -73,6 +74,7 @@ class AnnotatePanel(ipywidgets.VBox):
         self._insist: Callable[[], object] = self.keep  # what the answer to a question does
         self._on_folder, self._on_learn, self._on_suggest = on_folder, on_learn, on_suggest
         self._on_return = on_return
+        self._answer: tuple[Any, Suggestion] | None = None  # the model's last, and for what
         self._doubt = ""  # of files that are not read
         self.message = forms.Message()
         self.editor = MaskEditor()
@@ -83,6 +85,8 @@ class AnnotatePanel(ipywidgets.VBox):
         self.editor.on_drop(lambda name, content: self.in_words(partial(self.take, name, content)))
         self.editor.on_save(lambda _: self._refresh())
         self.editor.on_finish(lambda: self.in_words(self.finish))
+        if on_suggest:
+            self.editor.on_point(lambda y, x: self.in_words(partial(self._pick, y, x)))
         self._show_state()
         self.message.tell(EMPTY)
         self.folder.value = "" if folder is None else str(folder)
@@ -155,7 +159,7 @@ class AnnotatePanel(ipywidgets.VBox):
 
     def _load(self, image: Path, labels: np.ndarray | None, **what: Any) -> str:
         """Open an image in the editor, with the edits of it that are not in its masks; a doubt."""
-        is_begun = edits_path(what["path"]).is_file()
+        is_begun, self._answer = edits_path(what["path"]).is_file(), None
         self.editor.load(read_pixels(image), labels, **what)
         is_lost = is_begun and not self.editor.edits
         return CHANGED if is_lost else ""
@@ -275,51 +279,83 @@ class AnnotatePanel(ipywidgets.VBox):
         self.message.tell(text)
 
     def _suggest(self) -> None:
-        """Let a model find cells of the image that is open, in the background.
+        """Let a model find cells of the image that is open.
 
-        They are one edit, which comes to this image or nowhere. What was drawn before, and while
-        the model looked, is kept; suggestions that nobody has touched make room for new ones.
+        They are one edit. What was drawn before, and while the model looked, is kept; suggestions
+        that nobody has touched make room for new ones.
+        """
+        self._answer = None
+        self._ask(self._bring)
+
+    def _ask(self, use: Callable[[Suggestion], str]) -> None:
+        """Use what a model finds in the image that is open, and say what `use` returns.
+
+        It looks in the background; what it finds comes to this image or nowhere.
         """
         opened = self.correcting or self.current
-        if self._on_suggest is None or opened is None:
+        if self._on_suggest is None or opened is None or self.suggest.disabled:
             return
-        find, file, name = self._on_suggest(opened.image), self.editor.path, opened.name
+        (key, find), file = self._on_suggest(opened.image), self.editor.path
 
-        def bring(job: Job) -> None:
+        def bring(found: Suggestion) -> None:
+            with self.editor.lock:
+                if self.editor.path == file:
+                    self._answer = key, found
+                    self.message.tell(use(found))
+                    return
+            self.message.tell(
+                f"The cells that the model found in {opened.name} are not added: you have opened "
+                "another image. Go back to it and press Suggest cells again."
+            )
+
+        def end(job: Job) -> None:
             if job.error is not None:
                 raise job.error
-            self.message.tell(self._bring(file, name, job.result))
+            bring(job.result)
 
         def follow(job: Job) -> None:
             if job.ended:
-                self.in_words(partial(bring, job))
+                self.in_words(partial(end, job))
                 self.suggest.disabled = False
 
+        if self._answer and self._answer[0] == key:
+            bring(self._answer[1])
+            return
         self.suggest.disabled = True
         self.message.tell(
-            f"The model looks at {name}. A large image may take a minute: you can draw meanwhile."
+            f"The model looks at {opened.name}. A large image may take a minute: you can draw "
+            "meanwhile."
         )
         Job(lambda _: find(), on_change=follow).start()
 
-    def _bring(self, file: Path | None, name: str, found: Suggestion) -> str:
-        """Add the cells and the pictures that a model has found; return what is to be said."""
-        with self.editor.lock:
-            if self.editor.path != file:
-                return (
-                    f"The cells that the model found in {name} are not added: you have opened "
-                    "another image. Go back to it and press Suggest cells again."
-                )
-            undoable = self.editor.annotation.undoable
-            if undoable and undoable[-1].kind == SUGGEST:
-                self.editor.undo()
-            labels = np.array(self.editor.labels)
-            patch = operations.add_found(labels, found.masks)
-            there = int(np.count_nonzero(np.unique(labels)))
-            new = len(np.unique(patch.runs[:, 3]))
-            if new:
-                apply(labels, patch)
-                self.editor.show_labels(labels, SUGGEST)
+    def _pick(self, y: int, x: int) -> None:
+        """Draw the cell that a model sees at a pixel, where nothing is drawn yet."""
+
+        def add(found: Suggestion) -> str:
             self.editor.show_layers(found.pictures)
+            labels = np.array(self.editor.labels)
+            cell = found.pick(y, x) & (labels == 0)
+            if not cell[y, x]:
+                return f"The model {found.model} sees no cell there. Draw it, or point elsewhere."
+            labels[cell] = self.editor.annotation.free
+            self.editor.show_labels(labels, "point")
+            return f"The cell that the model {found.model} sees there is drawn. {NEXT}"
+
+        self._ask(add)
+
+    def _bring(self, found: Suggestion) -> str:
+        """Add the cells and the pictures that a model has found; return what is to be said."""
+        undoable = self.editor.annotation.undoable
+        if undoable and undoable[-1].kind == SUGGEST:
+            self.editor.undo()
+        labels = np.array(self.editor.labels)
+        patch = operations.add_found(labels, found.masks)
+        there = int(np.count_nonzero(np.unique(labels)))
+        new = len(np.unique(patch.runs[:, 3]))
+        if new:
+            apply(labels, patch)
+            self.editor.show_labels(labels, SUGGEST)
+        self.editor.show_layers(found.pictures)
         if new:
             text = f"The model {found.model} suggests {count(new, 'cell')}"
             if there:
@@ -327,8 +363,9 @@ class AnnotatePanel(ipywidgets.VBox):
             back = "undo takes it back" if new == 1 else "undo takes them all back"
             text += ". The key Y keeps the one that is chosen, Delete throws it away, and the next "
             return f"{text}comes; {back}. Draw what is missing. {found.doubt}".strip()
-        beside = f" beside the {there} that are there" if there and found.masks.any() else ""
-        return f"The model {found.model} finds no cells in {name}{beside}. {found.doubt}".strip()
+        where = f"{self.editor.title} beside the {there} that are there"
+        where = where if there and found.masks.any() else self.editor.title
+        return f"The model {found.model} finds no cells in {where}. {found.doubt}".strip()
 
     def _on_typed(self, text: str) -> None:
         if path := forms.read_path(text):

@@ -97,8 +97,11 @@ class Workbench(ipywidgets.VBox):
         self.finetune.look()
         self.segment.list_results()
 
-    def _finder(self, image: Path) -> Callable[[], Suggestion]:
-        """What finds cells of an image with the model and the settings of step 3 as they are."""
+    def _finder(self, image: Path) -> tuple[Any, Callable[[], Suggestion]]:
+        """What finds cells of an image with the model and the settings of step 3 as they are.
+
+        Before it stands what it depends on.
+        """
         chosen = self.segment.form.chosen
         if chosen is None:
             raise self.segment.form.problem
@@ -111,7 +114,7 @@ class Workbench(ipywidgets.VBox):
                 self.segment.ask_channels(image, error)
                 raise
 
-        return find
+        return (image, offered.key, settings), find
 
     def _on_sized(self, change: dict[str, Any]) -> None:
         """The disk that was set beside the cells is the size that images are segmented at."""

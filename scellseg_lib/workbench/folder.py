@@ -57,7 +57,8 @@ class FolderView(anywidget.AnyWidget):
     def _tell_folders(self, named: str) -> None:
         """Tell what folders there are to open: below home, or where others were opened."""
         recent, folder = read_recent(), Path(named or self.place.get("folder") or Path.home())
-        roots = [Path.home(), *map(Path, filter(None, [self.place.get("start"), *recent]))]
+        opened = filter(None, [self.place.get("start"), *recent])
+        roots = [Path.home(), *(Path(one).parent for one in opened)]
         if not folder.is_dir() or not any(folder.is_relative_to(root) for root in roots):
             folder = Path.home()
         names, n_images = list[str](), 0

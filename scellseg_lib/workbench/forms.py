@@ -227,7 +227,7 @@ class ChannelFields(ipywidgets.VBox):
         channels = list(zip(titles, [*names, "gray"], strict=True))
         self.cells.options = [("Choose the channel ...", None), *channels]
         self.nuclei.options = [("none", "none"), *channels]
-        self.cells.value, self.nuclei.value = None, "none"
+        self.cells.index, self.nuclei.value = 0, "none"
         show(bool(names), self)
         if usual and usual[0] != "gray":  # several are never averaged in silence
             self.choose(usual)
@@ -236,6 +236,7 @@ class ChannelFields(ipywidgets.VBox):
             cells, nuclei = json.loads(self._file.read_bytes())
             self.choose((cells, nuclei))
         self._is_offering = False
+        self._show_pictures()
         if names and image != self._image:
             self._image, planes = image, np.atleast_3d(read_pixels(image))
             self.pictures.value = "".join(map(_picture, titles, planes.transpose(2, 0, 1)))
@@ -261,8 +262,13 @@ class ChannelFields(ipywidgets.VBox):
         """Whether there are channels of which none is chosen."""
         return self.layout.display != "none" and self.cells.value is None
 
+    def _show_pictures(self) -> None:
+        """Show what is in each channel until one is chosen."""
+        show(self.cells.value is None, self.pictures)
+
     def _on_changed(self) -> None:
         if not self._is_offering:
+            self._show_pictures()
             if self.value:
                 with suppress(OSError), whole(self._file) as scratch:
                     scratch.write_text(json.dumps(self.value))

@@ -28,6 +28,7 @@ IOUS = tuple(percent / 100 for percent in range(50, 96))  # IoU thresholds that 
 NOT_READ = np.zeros((0, 0), np.int32)  # cells that are read when they are needed
 UNLIKE = "It has not learnt from images like this one: draw or correct some, then Fine-tune it."
 STEP, AGAIN = "in step 3, Segment", "then press Suggest cells again."
+SLACK = 0.5  # logits below what the network says of a pixel, for its cell to be more than this
 HELP = '<div class="scellseg-help">{}</div>'
 
 
@@ -321,6 +322,7 @@ class Suggestion(NamedTuple):
     model: str
     masks: np.ndarray
     pictures: dict[str, np.ndarray]
+    pick: Callable[[int, int], np.ndarray]  # the cell at a pixel (y, x), bool[H, W], perhaps empty
     doubt: str = ""
 
 
@@ -329,7 +331,19 @@ def find_cells(image: Path, name: str, model: Model, settings: SegmentationSetti
     prediction, known = predict_one(model, image, settings), model.representation
     masks = decode(prediction, known, settings.decoding, resample=settings.resample)
     pictures = network_pictures(prediction, known)
-    return Suggestion(name, masks, pictures, _doubt(prediction, masks, model))
+
+    def pick(y: int, x: int) -> np.ndarray:
+        """Find it at thresholds that are as low as the model is unsure of this very pixel."""
+        chance = np.clip(pictures["cell probability"][y, x], 1e-4, 1 - 1e-4)
+        lowest = float(np.log(chance / (1 - chance))) - SLACK
+        changes = {known.thresholds[0]: lowest, "flow_threshold": 0}
+        found = masks
+        if not masks[y, x]:
+            low = settings.decoding.model_copy(update=changes)
+            found = decode(prediction, known, low, resample=settings.resample)
+        return (found == found[y, x]) & (found > 0)
+
+    return Suggestion(name, masks, pictures, pick, _doubt(prediction, masks, model))
 
 
 def _doubt(prediction: Prediction, masks: np.ndarray, model: Model) -> str:

@@ -88,6 +88,7 @@ class MaskEditor(ImageView):
         self._stamp: tuple[int, int] | None = None
         self._handlers |= dict.fromkeys(("stroke", "turn", "command"), self._take_edit)
         self._handlers["rename"] = self._answer_rename
+        self._handlers["point"] = self._take_point
         self._handlers["diameter"] = lambda content, _: self.set_trait("diameter", content["value"])
         if image is not None:
             self.load(image, labels, **options)
@@ -225,6 +226,10 @@ class MaskEditor(ImageView):
         """Call a function after every save, with the file of masks."""
         self._callbacks.setdefault("save", []).append(callback)
 
+    def on_point(self, callback: Callable[[int, int], None]) -> None:
+        """Call a function with a pixel (y, x) at which somebody has pointed for its cell."""
+        self._callbacks.setdefault("point", []).append(callback)
+
     def on_finish(self, callback: Callable[[], None]) -> None:
         """Call a function when it is said that all cells are drawn, which saves nothing itself."""
         self._callbacks.setdefault("finish", []).append(callback)
@@ -315,6 +320,11 @@ class MaskEditor(ImageView):
             text += f" Not in {_shorten(left)}, which cannot be changed or has edits that were not "
             text += "saved: open and save it first."
         self.say(text.strip(), error=bool(left))
+
+    def _take_point(self, content: dict[str, Any], buffers: Sequence[memoryview]) -> None:
+        y, x = map(int, content["at"])
+        if 0 <= y < self.labels.shape[0] and 0 <= x < self.labels.shape[1]:
+            self._call("point", y, x)
 
     def _tell_edit(self, edit: Edit) -> None:
         annotation = self.annotation

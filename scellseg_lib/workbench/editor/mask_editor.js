@@ -13,11 +13,13 @@ const TOOLS = [
   ["brush", "Brush", "B", "Adds to the selected cell. With none selected (N): start on a cell to enlarge it, on the background for a new cell."],
   ["eraser", "Eraser", "E", "Takes pixels from the selected cell, or from the one you start on."],
   ["outline", "Outline", "O", "Draw around a cell; the outline closes itself. It adds to a selected cell (N: select none)."],
+  ["point", "Point", "J", "Click on a cell: the model draws it. The model is the one that is chosen under Segment."],
   ["cut", "Cut", "X", "Draw a line across a cell to make two of it."],
   ["region", "Part", "R", "Drag a rectangle around a part of the image in which all cells are drawn: nothing is learnt from the rest."],
 ];
 const HELP = [
   ["V B E O X", "select, brush, eraser, outline, cut"],
+  ["J", "point: the model draws the cell that you click on"],
   ["R", "part: the rectangle in which all cells are drawn"],
   ["U", "the whole image is annotated, not a part"],
   ["N", "new cell: select none"],
@@ -55,6 +57,7 @@ const ICONS = {
   "tool-brush": "M20 3L10 13M10 13c-3 0-4 2-4 4s-2 3-3 3c4 2 9 1 9-4 0-2-1-3-2-3z",
   "tool-eraser": "M9 20l-6-6L14 3l7 7-10 10zM8 9l7 7M9 20h12",
   "tool-outline": "M4 15C1 8 7 3 13 4s9 6 7 10-8 4-11 3-3-3-1-3 2 4-2 7",
+  "tool-point": `${CIRCLE(12, 12, 3)}M12 2v4M12 18v4M2 12h4M18 12h4M5 5l2.5 2.5M16.5 16.5L19 19M5 19l2.5-2.5M16.5 7.5L19 5`,
   "tool-cut": `${CIRCLE(6, 6, 3)}${CIRCLE(6, 18, 3)}M8.5 8L20 19M8.5 16L20 5`,
   "tool-region": "M4 8V4h4M11 4h2M16 4h4v4M20 11v2M20 16v4h-4M13 20h-2M8 20H4v-4M4 13v-2",
   whole: "M4 4h16v16H4zM8 12l3 3 5-6",
@@ -97,8 +100,12 @@ function make(tag, properties = {}, ...children) {
 const words = (view) => new Uint32Array(view.buffer.slice(view.byteOffset, view.byteOffset + view.byteLength));
 const bytes = (view) => new Uint8Array(view.buffer, view.byteOffset, view.byteLength);
 const pack = (r, g, b) => (255 << 24 | b << 16 | g << 8 | r) >>> 0;
+const LIGHTS = ["#FF0000", "#00FF00", "#0000FF", "#FF00FF", "#FFFF00", "#00FFFF"]; // of channels that are seen together
+const RGB = { red: "#FF0000", green: "#00FF00", blue: "#0000FF" };
+const KEPT = "scellseg:look"; // tools and contrast, for a page that is loaded anew in this tab
 const PLAIN = pack(235, 235, 235); // outline of a cell without a class, where cells are coloured by class: it is not filled
 const unhex = (text) => { const n = parseInt(text.slice(1), 16); return pack(n >> 16, (n >> 8) & 255, n & 255); };
+const brief = (value) => (Number.isInteger(value) || Math.abs(value) >= 1000 ? String(Math.round(value)) : value.toPrecision(3));
 const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
 const fillChoice = (node, names, chosen) => node.replaceChildren(...names.map((name, k) => make("option", { value: k, textContent: name, selected: k === chosen })));
 const sameRuns = (a, b) => a.length === b.length && a.every((value, i) => value === b[i]);
@@ -287,17 +294,21 @@ class Layer {
     return low;
   }
 
-  // Map numbers between two percentiles to 0 .. 255.
-  table(low, high) {
-    const from = this.percentile(low);
-    const to = Math.max(this.percentile(high), from + 1);
+  // What intensity a number stands for, and the other way round.
+  intensity(number) { return this.low + number / (this.size - 1) * (this.high - this.low); }
+
+  number(intensity) { return (intensity - this.low) / ((this.high - this.low) || 1) * (this.size - 1); }
+
+  // Map numbers between two intensities to 0 .. 255.
+  table([low, high]) {
+    const from = this.number(low);
+    const to = Math.max(this.number(high), from + 1);
     return Uint8Array.from({ length: this.size }, (_, i) => clamp(Math.round(255 * (i - from) / (to - from)), 0, 255));
   }
 
   value(at) {
     if (this.kind === "rgb") return [...this.pixels.subarray(3 * at, 3 * at + 3)].join(", ");
-    const value = this.low + this.pixels[at] / (this.size - 1) * (this.high - this.low);
-    return Number.isInteger(value) || Math.abs(value) >= 1000 ? String(Math.round(value)) : value.toPrecision(3);
+    return brief(this.intensity(this.pixels[at]));
   }
 }
 
@@ -403,7 +414,7 @@ class Editor {
       seq: 0, heard: 0, pending: [], undo: [], redo: [], facts: new Map(), classes: {}, chosen: new Set(), unchecked: new Set(), answered: new Set(),
       tool: "select", size: 9, protect: true, editable: model.get("tools"), layers: [], maps: [], layer: 0, map: 0,
       contrast: [1, 99], masks: true, outlines: true, reference: true, byClass: false, opacity: 90,
-      given: [null, null], tips: [[], []], sort: ["label", 1], filter: "", paintTimes: [], listens: [],
+      seen: {}, given: [null, null], tips: [[], []], sort: ["label", 1], filter: "", paintTimes: [], listens: [],
     });
     this.build(element);
     this.listen();
@@ -420,8 +431,30 @@ class Editor {
     clearTimeout(this.asking);
     clearTimeout(this.slow);
     window.removeEventListener("online", this.online);
+    window.removeEventListener("pagehide", this.onHide);
     this.watcher.disconnect();
     this.naming.disconnect();
+  }
+
+  // --- the look, which a page that is loaded anew takes over ------------------------------------
+
+  keepLook() {
+    const { tool, size, protect, contrast, map, masks, outlines, byClass, opacity, seen } = this;
+    try { sessionStorage.setItem(KEPT, JSON.stringify({ tool, size, protect, contrast, map, masks, outlines, byClass, opacity, seen })); } catch { /* not allowed */ }
+  }
+
+  takeLook() {
+    let look = null;
+    try { look = JSON.parse(sessionStorage.getItem(KEPT)); } catch { /* not ours */ }
+    window.addEventListener("pagehide", this.onHide = () => this.keepLook());
+    if (!look) return;
+    Object.assign(this, look);
+    this.resize(this.size);
+    [this.lowRange.value, this.highRange.value] = this.contrast;
+    [this.mapChoice.value, this.strength.value] = [this.map, this.opacity];
+    for (const [box, on] of [[this.protectBox, this.protect], [this.masksBox, this.masks], [this.outlinesBox, this.outlines], [this.classBox, this.byClass]]) box.firstChild.checked = on;
+    if (this.labels) { this.offerPictures(this.pictures[this.layer]); this.recolour(); }
+    this.choose(this.tool);
   }
 
   // --- the page -------------------------------------------------------------------------------
@@ -462,8 +495,8 @@ class Editor {
 
     this.layerChoice = choice("layer", "Picture", (n) => { this.layer = n; this.repaint(); });
     this.mapChoice = choice("map", "Colours", (n) => { this.map = n; this.repaint(); });
-    this.lowRange = range("low", 0, 50, 0.1, this.contrast[0], "Black: percentile of the intensities", (value) => { this.contrast[0] = value; this.repaint(); });
-    this.highRange = range("high", 50, 100, 0.1, this.contrast[1], "White: percentile of the intensities", (value) => { this.contrast[1] = value; this.repaint(); });
+    this.lowRange = range("low", 0, 50, 0.1, this.contrast[0], "Black: percentile of the intensities", (value) => this.stretch(value, this.contrast[1]));
+    this.highRange = range("high", 50, 100, 0.1, this.contrast[1], "White: percentile of the intensities", (value) => this.stretch(this.contrast[0], value));
     this.masksBox = toggle("masks", "Masks", true, "Show masks (H)", (on) => { this.masks = on; this.redraw(); });
     this.outlinesBox = toggle("outlines", "Outlines", true, "Show outlines (L)", (on) => { this.outlines = on; this.redraw(); });
     this.referenceBox = toggle("reference", "Truth", true, "Show true outlines", (on) => { this.reference = on; this.redraw(); });
@@ -473,9 +506,9 @@ class Editor {
     this.display = make("div", { class: "se-bar se-display", role: "toolbar", "aria-label": "Display" },
       ...(this.editable ? [group(make("label", { class: "se-toggle" }, "Brush", this.sizeInput, "px"), this.protectBox)] : []),
       group(this.layerChoice, this.mapChoice),
-      group(make("label", { class: "se-toggle" }, "Contrast", this.lowRange, this.highRange)),
+      group(make("label", { class: "se-toggle" }, "Contrast", this.lowRange, this.highRange)), this.lights = make("div", { class: "se-lights" }),
       group(this.masksBox, this.outlinesBox, this.referenceBox, this.classBox,
-        make("label", { class: "se-toggle" }, "Strength", range("opacity", 0, 255, 1, this.opacity, "Strength of the masks' colour", (value) => { this.opacity = value; this.redraw(); }))),
+        make("label", { class: "se-toggle" }, "Strength", this.strength = range("opacity", 0, 255, 1, this.opacity, "Strength of the masks' colour", (value) => { this.opacity = value; this.redraw(); }))),
       this.diskGroup, ...(this.editable ? [] : [zooming]));
 
     this.canvas = make("canvas", { class: "se-canvas", tabIndex: 0, "aria-label": "Image with cells. Press ? for the keys." });
@@ -594,6 +627,7 @@ class Editor {
     if (!same) { this.chosen.clear(); this.told = null; }
     this.listens = content.listens;
     this.previous.hidden = this.next.hidden = !this.editable || !this.listens.includes("cycle");
+    this.buttons.point.hidden = !this.listens.includes("point");
     if (this.editable) this.beginEditing(content, buffers.at(-1));
     this.measure(!same);
     this.recolour();
@@ -623,6 +657,10 @@ class Editor {
     this.layer = Math.max(this.pictures.indexOf(shown), 0);
     fillChoice(this.layerChoice, this.pictures, this.layer);
     this.layerChoice.disabled = this.pictures.length < 2;
+    for (const [k, one] of this.channels.entries()) if (!this.seen[one.name]) this.seen[one.name] = { on: k < 3, colour: this.firstColour(k), limits: null };
+    const isStained = this.channels.length === 3 && this.channels.every((one) => one.kind === "uint8" && one.name in RGB && one.percentile(50) > 128);
+    if (isStained) for (const one of this.channels) this.seen[one.name].limits ??= [0, 255]; // a bright field in its true colours
+    this.listLights();
     this.layerChoice.hidden = this.layerChoice.disabled && !this.editable; // an editor shows it always: it must not move what is drawn on when a second picture comes
     this.tableKey = null; // the new pictures have intensities of their own
   }
@@ -1090,7 +1128,7 @@ class Editor {
     event.preventDefault();
     const point = this.point(event);
     this.start = { point, x: event.clientX, y: event.clientY, moved: false, id: event.pointerId };
-    if (event.button === 1 || this.space || this.tool === "select") this.panning = [event.clientX, event.clientY];
+    if (event.button === 1 || this.space || this.tool === "select" || this.tool === "point") this.panning = [event.clientX, event.clientY];
     else if (event.button !== 0) this.start = null;
     else if (this.tool === "brush" || this.tool === "eraser") this.startStroke(point);
     else { this.path = [point]; this.away = false; }
@@ -1129,7 +1167,10 @@ class Editor {
     this.start = null;
     if (this.panning) {
       this.panning = null;
-      if (!moved && this.tool === "select" && event.type === "pointerup" && event.button === 0) this.click(point, event.shiftKey);
+      if (!moved && event.type === "pointerup" && event.button === 0) {
+        if (this.tool === "select") this.click(point, event.shiftKey);
+        else if (this.tool === "point") this.askForCell(point);
+      }
     } else if (this.stroke) this.endStroke();
     else if (this.path) this.endPath();
     this.drawAbove();
@@ -1166,6 +1207,14 @@ class Editor {
       if (!chosen.delete(label)) chosen.add(label);
       this.select([...chosen]);
     }
+  }
+
+  // Ask for the cell that a model sees here.
+  askForCell(point) {
+    const at = this.index(point);
+    if (at < 0) return;
+    if (this.labels.pixels[at]) this.say("A cell is drawn here already.");
+    else this.model.send({ type: "point", at: [Math.floor(point[1]), Math.floor(point[0])] });
   }
 
   select(labels) {
@@ -1226,7 +1275,7 @@ class Editor {
     const control = (event.ctrlKey || event.metaKey) && !event.getModifierState("AltGraph");
     const name = event.key.length === 1 ? event.key.toLowerCase() : event.key;
     const free = {
-      v: () => this.choose("select"), b: () => this.choose("brush"), e: () => this.choose("eraser"), o: () => this.choose("outline"), x: () => this.choose("cut"), r: () => this.choose("region"), u: () => this.annotateWhole(),
+      v: () => this.choose("select"), b: () => this.choose("brush"), e: () => this.choose("eraser"), o: () => this.choose("outline"), j: () => { if (this.listens.includes("point")) this.choose("point"); }, x: () => this.choose("cut"), r: () => this.choose("region"), u: () => this.annotateWhole(),
       n: () => this.select([]), "[": () => this.resize(this.size - (this.size > 20 ? 4 : 1)), "]": () => this.resize(this.size + (this.size >= 20 ? 4 : 1)),
       y: () => this.check(true), m: () => this.merge(), f: () => this.fill(), Delete: () => this.remove(), Backspace: () => this.remove(),
       p: () => { this.protectBox.firstChild.click(); this.say(this.protect ? "Neighbours are protected." : "You draw over neighbours."); },
@@ -1269,6 +1318,7 @@ class Editor {
 
   measure(fit = false) {
     const page = this.root.closest(".scellseg-workbench");
+    if (page && this.editable && !this.onHide) this.takeLook();
     if (page) { this.naming.observe(page, { childList: true, subtree: true }); this.nameSliders(); }
     const box = this.stage.getBoundingClientRect();
     const ratio = Math.min(window.devicePixelRatio || 1, 2);
@@ -1312,9 +1362,38 @@ class Editor {
   nextLayer() { this.layer = (this.layer + 1) % this.pictures.length; this.layerChoice.value = this.layer; this.repaint(); }
 
   brighten(change) {
-    this.contrast[1] = clamp(this.contrast[1] - change / 2, 50, 100);
-    this.highRange.value = this.contrast[1];
+    this.highRange.value = clamp(this.contrast[1] - change / 2, 50, 100);
+    this.stretch(this.contrast[0], Number(this.highRange.value));
+  }
+
+  // Show all channels between two percentiles of their intensities.
+  stretch(low, high) {
+    this.contrast = [low, high];
+    for (const one of Object.values(this.seen)) one.limits = null;
+    this.listLights();
     this.repaint();
+  }
+
+  firstColour(k) { return RGB[this.channels[k].name] ?? LIGHTS[k % LIGHTS.length]; }
+
+  // Darkest and brightest intensity that a layer is shown with.
+  limits(layer) { return this.seen[layer.name]?.limits ?? this.contrast.map((share) => layer.intensity(layer.percentile(share))); }
+
+  // A row for each channel: whether and in which colour it is seen with the others, from which to which intensity.
+  listLights() {
+    const several = this.channels.length > 1;
+    const rows = this.channels.map((channel) => {
+      const one = this.seen[channel.name];
+      const change = (name, value) => { one[name] = value; this.repaint(); };
+      const field = (k, word) => make("input", { type: "number", class: `se-number se-limit-${k}`, step: "any", value: brief(this.limits(channel)[k]), title: `${word} of ${channel.name}`, "aria-label": `${word} of ${channel.name}`, onchange: (event) => { const limits = [...this.limits(channel)]; limits[k] = Number(event.target.value); change("limits", limits); } });
+      const together = [
+        make("input", { type: "checkbox", class: "se-light", checked: one.on, "aria-label": `Show ${channel.name}`, title: `Show ${channel.name} with the others`, onchange: (event) => change("on", event.target.checked) }),
+        make("input", { type: "color", class: "se-light-colour", value: one.colour.toLowerCase(), "aria-label": `Colour of ${channel.name}`, title: `Colour of ${channel.name}`, onchange: (event) => change("colour", event.target.value) }),
+      ];
+      return make("div", { class: "se-light-row" }, ...(several ? together : []), make("span", { class: "se-light-name", title: channel.name }, channel.name), field(0, "Black"), field(1, "White"),
+        make("button", { type: "button", class: "se-button se-auto", title: `Brightness of ${channel.name} by itself`, onclick: () => { one.limits = null; this.listLights(); this.repaint(); } }, "Auto"));
+    });
+    this.lights.replaceChildren(...rows);
   }
 
   writeNote() {
@@ -1347,28 +1426,40 @@ class Editor {
     const composite = this.pictures.length > this.layers.length && this.layer === 0;
     const layer = composite ? null : this.layers[this.layer - (this.pictures.length - this.layers.length)];
     if (layer?.kind === "rgb") return (at) => pack(layer.pixels[3 * at], layer.pixels[3 * at + 1], layer.pixels[3 * at + 2]);
-    const [low, high] = this.contrast;
     if (layer) {
-      const key = `${this.layer} ${low} ${high} ${this.map}`;
+      const key = `${this.layer} ${this.limits(layer)} ${this.map}`;
       if (this.tableKey !== key) {
         const map = this.maps[this.map];
-        this.table = Uint32Array.from(layer.table(low, high), (value) => pack(map[3 * value], map[3 * value + 1], map[3 * value + 2]));
+        this.table = Uint32Array.from(layer.table(this.limits(layer)), (value) => pack(map[3 * value], map[3 * value + 1], map[3 * value + 2]));
         this.tableKey = key;
       }
       const { table } = this;
       const { pixels } = layer;
       return (at) => table[pixels[at]];
     }
-    const places = { red: 0, green: 1, blue: 2 };
-    const shown = this.channels.slice(0, 3);
-    const named = shown.every((channel) => channel.name in places);
-    const invert = this.map === 1 ? 255 : 0;
-    const key = `all ${low} ${high}`;
-    if (this.tableKey !== key) { this.tables = shown.map((channel) => channel.table(low, high)); this.tableKey = key; }
+    const shown = this.channels.filter((channel) => this.seen[channel.name].on);
+    const key = JSON.stringify(shown.map((channel) => [channel.name, this.limits(channel), this.seen[channel.name].colour]));
+    if (this.tableKey !== key) {
+      this.tables = shown.map((channel) => {
+        const ink = unhex(this.seen[channel.name].colour);
+        const light = channel.table(this.limits(channel));
+        return [0, 8, 16].map((shift) => light.map((value) => value * ((ink >>> shift) & 255) / 255));
+      });
+      this.tableKey = key;
+    }
     const { tables } = this;
-    const parts = [0, 1, 2].map((place) => shown.findIndex((channel, k) => (named ? places[channel.name] : k) === place));
-    const part = (place, at) => (parts[place] < 0 ? 0 : tables[parts[place]][shown[parts[place]].pixels[at]]) ^ invert;
-    return (at) => pack(part(0, at), part(1, at), part(2, at));
+    const pixels = shown.map((channel) => channel.pixels);
+    const invert = this.map === 1 ? 255 : 0;
+    return (at) => {
+      let [red, green, blue] = [0, 0, 0];
+      for (let k = 0; k < pixels.length; k++) {
+        const value = pixels[k][at];
+        red += tables[k][0][value];
+        green += tables[k][1][value];
+        blue += tables[k][2][value];
+      }
+      return pack(Math.min(red, 255) ^ invert, Math.min(green, 255) ^ invert, Math.min(blue, 255) ^ invert);
+    };
   }
 
   // Draw the cells anew with the next frame, within a box of the image or everywhere.
