@@ -28,7 +28,8 @@ IOUS = tuple(percent / 100 for percent in range(50, 96))  # IoU thresholds that 
 NOT_READ = np.zeros((0, 0), np.int32)  # cells that are read when they are needed
 UNLIKE = "It has not learnt from images like this one: draw or correct some, then Fine-tune it."
 STEP, AGAIN = "in step 3, Segment", "then press Suggest cells again."
-SLACK = 0.5  # logits below what the network says of a pixel, for its cell to be more than this
+LOWER = (0, 1, 2, 4)  # by how much the threshold is lower where somebody points at a cell
+BACKGROUND = 0.02  # chance of a cell below which there is none
 HELP = '<div class="scellseg-help">{}</div>'
 
 
@@ -333,13 +334,13 @@ def find_cells(image: Path, name: str, model: Model, settings: SegmentationSetti
     pictures = network_pictures(prediction, known)
 
     def pick(y: int, x: int) -> np.ndarray:
-        """Find it at thresholds that are as low as the model is unsure of this very pixel."""
-        chance = np.clip(pictures["cell probability"][y, x], 1e-4, 1 - 1e-4)
-        lowest = float(np.log(chance / (1 - chance))) - SLACK
-        changes = {known.thresholds[0]: lowest, "flow_threshold": 0}
-        found = masks
-        if not masks[y, x]:
-            low = settings.decoding.model_copy(update=changes)
+        """Find it at the highest threshold at which there is one, unless it is background."""
+        found, (first, *_), own = masks, known.thresholds, settings.decoding
+        for lower in LOWER if pictures["cell probability"][y, x] > BACKGROUND else ():
+            if found[y, x]:
+                break
+            changes = {first: getattr(own, first) - lower, "flow_threshold": 0}
+            low = own.model_copy(update=changes)
             found = decode(prediction, known, low, resample=settings.resample)
         return (found == found[y, x]) & (found > 0)
 

@@ -72,6 +72,12 @@ def images_are_never_written() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
+def own_cache(temporary_cache: Path) -> Path:
+    """Folders that tests open are none that the user has opened."""
+    return temporary_cache
+
+
+@pytest.fixture(autouse=True)
 def jobs_end(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Wait for the jobs that a test has left; none has a process, which a patch does not reach."""
     monkeypatch.setattr(jobs, "apart", lambda work: work)

@@ -543,6 +543,38 @@ def test_suggestions_that_nobody_has_touched_make_room_for_new_ones(panel, model
     assert len(editor.cells) == 4
 
 
+def test_the_model_draws_the_cell_that_is_pointed_at(panel, model):
+    """Once it has looked at the image, without asking it again."""
+
+    def point(y: int, x: int) -> None:
+        panel.editor._receive(None, {"type": "point", "at": [y, x]}, [])
+
+    point(24, 9)
+    assert panel.suggest.disabled
+    point(24, 33)  # while it looks
+    suggest(panel, model)
+    np.testing.assert_array_equal(panel.editor.labels, model.masks == 1)
+    assert panel.message.text.startswith("The cell that the model mine sees there is drawn.")
+    assert not panel.editor.annotation.unchecked
+    panel.editor.outline(np.array([[20, 30], [20, 34], [28, 34], [28, 30]]))
+    drawn = np.array(panel.editor.labels)
+    point(24, 36)  # what is drawn stays
+    assert (panel.editor.labels[drawn > 0] == drawn[drawn > 0]).all()
+    np.testing.assert_array_equal(panel.editor.labels > 0, (model.masks > 0) | (drawn > 0))
+    for y, x in ((24, 36), (2, 2), (-1, 0), (40, 3)):
+        n_edits = len(panel.editor.edits)
+        point(y, x)
+        assert len(panel.editor.edits) == n_edits
+    assert "sees no cell there. Draw it, or point elsewhere" in panel.message.text
+    assert model.asked == ["worm_1.tif"] * len(model.asked)
+    assert len(panel.editor._layers) == 2
+    panel.step(1)
+    model.gate.set()
+    point(24, 9)  # of another image
+    until(lambda: not panel.suggest.disabled)
+    assert model.asked[-1] == "worm_2.tif"
+
+
 def test_errors_and_that_nothing_is_found_are_said_and_the_pictures_are_there(panel, model):
     good = model.masks
     for wrong, words in (

@@ -53,6 +53,29 @@ def test_network_pictures(kind: str):
 SIZES = "They are 24 px wide, and it looked for cells of 70 px: set the diameter to 24 in step 3, "
 STYLE = "It has not learnt from images like this one: draw or correct some, then Fine-tune it."
 NOTHING = "It looked for cells 30 px wide: .* or lower the threshold Cell probability, "
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_pointing_finds_a_cell_of_which_the_network_is_less_sure(kind: str, monkeypatch):
+    """Its threshold is only as low as it must be; and background is no cell."""
+    model = new_model({"flow": "scellseg"}.get(kind, kind), tiny.LEVELS)
+    monkeypatch.setattr(session, "predict_one", lambda *_: said(name=kind))
+    first = model.representation.thresholds[0]
+    usual = find_cells(Path("a.tif"), "mine", model, SegmentationSettings(30.0))
+    higher = (Decoding().model_copy(update={first: float(value)}) for value in range(99))
+    tried = (SegmentationSettings(30.0, decoding) for decoding in higher)
+    each = (find_cells(Path("a.tif"), "mine", model, settings) for settings in tried)
+    strict = next(found for found in each if not found.masks.any())
+    assert usual.masks.any()
+    for label in np.unique(usual.masks[usual.masks > 0]):
+        y, x = map(int, np.median(np.nonzero(usual.masks == label), axis=1))
+        np.testing.assert_array_equal(usual.pick(y, x), usual.masks == label)
+        picked = strict.pick(y, x)
+        both = np.count_nonzero(picked & (usual.masks == label))
+        assert both / np.count_nonzero(picked | (usual.masks == label)) > 0.5
+    assert not usual.pick(SIZE - 1, SIZE - 1).any()
+
+
 DOUBTS = [
     (30.0, 0.9, 0.5, ""),
     (70.0, 0.9, 0.5, f"{SIZES}.*again."),
