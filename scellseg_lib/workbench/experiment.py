@@ -8,7 +8,7 @@ is kept too, marked as ``seen``, and left out of the means.
 import csv
 import shutil
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -43,6 +43,10 @@ from scellseg_lib.workbench.forms import hear, plain
 from scellseg_lib.workbench.session import InspectedImage, SegmentationSettings, predict_one
 
 RESULTS = f"[!.]*{layout.MASKS}.tif"
+SHARED = (
+    "Close other programs that have it open, and check that the folder can be written to and has "
+    "room. This window keeps the classes until then."
+)
 COLUMNS = {
     **{"round": "int64", "time": "str", "model": "str", "weights": "str"},
     **{"shots": "int64", "shot_cells": "int64", "image": "str", "seen": "bool"},
@@ -243,31 +247,23 @@ class Experiment:
         annotated, which is beside that list, or else beside the image. Returns image and masks.
         """
         copy, labels = self._check_shot(image, masks, replace, cells)
-        table, noted = layout.cells_path(labels), cells if cells and cells.is_file() else None
-        written = whole(table) if noted else nullcontext(table)
-        copied = nullcontext(copy) if copy.exists() else whole(copy)
-        region, file = _read_rectangle(cells or image, masks), layout.region_path(copy)
+        table, bounds = layout.cells_path(labels), layout.region_path(copy)
+        region = _read_rectangle(cells or image, masks)
         is_part = (region.height, region.width) != masks.shape
-        bounded = whole(file) if is_part else nullcontext(file)
-        remedy = "Check the folder and the space on its disk."
+        remedy = "Check that the folder can be written to and has room."
         with telling("the image cannot be copied", copy, remedy, ImageError):
-            with (
-                copied as image_part,
-                whole(labels) as masks_part,
-                written as table_part,
-                bounded as region_part,
-            ):
-                images.write_labels(masks_part, masks)
-                if image_part != copy:  # it may be the image itself
-                    shutil.copyfile(image, image_part)
-                if noted:
-                    shutil.copyfile(noted, table_part)
+            with ExitStack() as files:
+                if not copy.exists():  # it may be the image itself
+                    shutil.copyfile(image, files.enter_context(whole(copy)))
+                images.write_labels(files.enter_context(whole(labels)), masks)
+                if cells and cells.is_file():
+                    shutil.copyfile(cells, files.enter_context(whole(table)))
                 if is_part:
-                    region_part.write_text(region.model_dump_json())
-            if cells and not noted:
+                    files.enter_context(whole(bounds)).write_text(region.model_dump_json())
+            if cells and not cells.is_file():
                 table.unlink(missing_ok=True)
             if not is_part:
-                file.unlink(missing_ok=True)
+                bounds.unlink(missing_ok=True)
         return copy, labels
 
     def _check_shot(
@@ -360,15 +356,11 @@ class Experiment:
         of_these = table[table["weights"] == weights]
         if len(of_these):
             return {name: int(of_these[name].iloc[-1]) for name in ("round", "shots", "shot_cells")}
-        counts = []
-        for one in layout.list_images(self.folder):
-            with suppress(ScellsegError):  # a damaged shot does not cost the correction
-                if one.masks and one.split == layout.SHOT:
-                    drawn = read_masks(one.masks)
-                    drawn = drawn[_read_rectangle(one.image, drawn).box]
-                    counts.append(np.count_nonzero(np.unique(drawn)))
-        last = int(table["round"].max()) if len(table) else 0
-        return {"round": last + 1, "shots": len(counts), "shot_cells": sum(counts)}
+        files = [one for one in layout.list_images(self.folder) if one.split == layout.SHOT]
+        looked = [_look_at(one.name, one.image, one.masks) for one in files if one.masks]
+        cells = [one.cells for one in looked if not one.problem]
+        last = int(max(table["round"], default=0))
+        return {"round": last + 1, "shots": len(cells), "shot_cells": sum(cells)}
 
 
 def experiment_of(file: Path) -> Path:
@@ -419,14 +411,7 @@ def _look_at(name: str, image: Path, file: Path) -> AnnotatedImage:
     if not masks.any():
         return AnnotatedImage(name, image, f"No cell is drawn in it yet. {doubt}".strip())
     sizes = diameters(np.bincount(masks.ravel())[1:])
-    return AnnotatedImage(
-        name,
-        image,
-        doubt=doubt,
-        region=region,
-        cells=sizes.size,
-        diameter=float(np.median(sizes)),
-    )
+    return AnnotatedImage(name, image, "", doubt, region, sizes.size, float(np.median(sizes)))
 
 
 def _read_rectangle(file: Path, masks: np.ndarray) -> Region:
@@ -582,7 +567,7 @@ class ClassFile:
     def read(self) -> dict[str, str]:
         """Names and colours of the classes; ImageError where the file is no such list."""
         self._seen = None
-        with self._telling("the list of classes cannot be read"):
+        with telling("the list of classes cannot be read", self.file, SHARED, ImageError):
             content = self._content()
             table, _ = self._parse(content)
         self._seen = content
@@ -590,7 +575,8 @@ class ClassFile:
 
     def write(self, classes: Classes) -> None:
         """Write the classes; `ClassesChanged` if somebody else has, since they were read."""
-        with self._telling("the list of classes cannot be written"), alone(self.file, -1):
+        what = "the list of classes cannot be written"
+        with telling(what, self.file, SHARED, ImageError), alone(self.file, -1):
             content = self._content()
             table, separator = self._parse(content)
             if [*table["colour"].items()] != [*classes.items()]:
@@ -661,8 +647,3 @@ class ClassFile:
         for name, colour in found.items():
             found[name] = colour or choose_colour(found)
         return table.assign(colour=pd.Series(found, dtype=str)), separator
-
-    def _telling(self, what: str) -> AbstractContextManager[None]:
-        remedy = "Close other programs that have it open, and check the folder and its disk. "
-        remedy += "This window keeps the classes until then."
-        return telling(what, self.file, remedy, ImageError)
