@@ -58,14 +58,13 @@ class Inspector(ipywidgets.VBox):
         on_edit: Give | None = None,
         on_use: Give | None = None,
     ) -> None:
-        self._images: list[InspectedImage] = []
-        self._order: list[int] = []  # of the list, the worst first
-        self._current = 0
+        self._images: list[InspectedImage] = []  # the worst first
+        self._current: InspectedImage | None = None
         self._shown: tuple[InspectedImage, Prediction | None, FoundCells] | None = None
         self._jobs: dict[str, Job] = {}
         self._tips: list[str] = []
         self._filling, self._refusal = False, ""
-        self._redraw = Newest(self._draw_or_say)
+        self._redraw = Newest(self._draw)
         self._message = forms.Message()
         super().__init__([self._message, self._make(on_edit, on_use)])
         self.add_class("scellseg-inspector")
@@ -108,14 +107,14 @@ class Inspector(ipywidgets.VBox):
         for job in self._jobs.values():
             job.cancel()
         self.thresholds.chosen = {}
-        first = first or (self._images[self._current].name if self._images else "")
+        first = first or (self._current.name if self._current else "")
         self._images = [replace(entry) for entry in entries]
         for image in self._images:
             if not callable(image.predicted):
                 image.load()
         self._order_worst_first()
-        names = [entry.name for entry in entries]
-        self._current = names.index(first) if first in names else (self._order or [0])[0]
+        named = [image for image in self._images if image.name == first]
+        self._current = next(iter(named + self._images), None)
         self._shown = None
         self._redraw()
         if any(one.found.is_pending for one in self._images):
@@ -129,15 +128,14 @@ class Inspector(ipywidgets.VBox):
     @property
     def entry(self) -> FoundCells | None:
         """Cells that are looked at, at the present thresholds; None without any image."""
-        if not self._images:
-            return None
-        image = self._images[self._current]
-        return replace(image.load(), prediction=image.said)
+        image = self._current
+        return replace(image.load(), prediction=image.said) if image else None
 
     def step(self, by: int) -> None:
         """Go to the next image of the list (1) or the one before (-1), round and round."""
-        if self._order:
-            self._go(self._order[(self._order.index(self._current) + by) % len(self._order)])
+        if self._current:
+            at = self._images.index(self._current) + by
+            self._go(self._images[at % len(self._images)])
 
     def apply_to_all(self) -> Job:
         """Bring the other images to the present thresholds too, in a thread of its own."""
@@ -163,7 +161,8 @@ class Inspector(ipywidgets.VBox):
             for done, image in enumerate(images):
                 job.report(done, len(images))
                 act(image)
-                self._rest(image)
+                if image is not self._current:  # nobody looks at it
+                    image.rest()
 
         def follow(job: Job) -> None:
             if job is not self._jobs[doing]:
@@ -178,29 +177,21 @@ class Inspector(ipywidgets.VBox):
         self._jobs[doing] = job = Job(work, on_change=follow)
         return job.start()
 
-    def _rest(self, image: InspectedImage) -> None:
-        """Free the memory of an image that nobody looks at."""
-        if not self._images or image is not self._images[self._current]:
-            image.rest()
-
-    def _go(self, index: int | None) -> None:
-        if index is not None and index != self._current and not self._filling:
-            self._current = index
+    def _go(self, image: InspectedImage | None) -> None:
+        if image and image is not self._current and not self._filling:
+            self._current = image
             self._redraw()
-
-    def _draw_or_say(self) -> None:
-        try:
-            self._draw()
-        except Exception as error:
-            self._message.fail(plain(error))
 
     def _draw(self) -> None:
         """Show the current image at the present thresholds; `_redraw` alone calls it."""
         forms.show(bool(self._images), self._body)
-        if not self._images:
-            self._message.tell(EMPTY)
-            return
-        image, iou = self._images[self._current], self.iou.value
+        with self._message.tell_errors():
+            if self._current:
+                self._draw_image(self._current, self.iou.value)
+            else:
+                self._message.tell(EMPTY)
+
+    def _draw_image(self, image: InspectedImage, iou: float) -> None:
         found = image.apply(image.choose_decoding(self.thresholds))
         matched = None
         if found.true is not None and found.scores is not None:
@@ -216,8 +207,8 @@ class Inspector(ipywidgets.VBox):
             self.thresholds.load(image.decoding, image.representation, note)
         self._list_images()
         self._tell_selected()
-        place = self._order.index(self._current) + 1
-        text = f"{found.name}: image {place} of {len(self._order)}, the worst first."
+        place = self._images.index(image) + 1
+        text = f"{found.name}: image {place} of {len(self._images)}, the worst first."
         if not found.predicted.any():
             text += " No cells were found in it; lower the first threshold to find more."
         if problem := problem or self._refusal:
@@ -233,7 +224,7 @@ class Inspector(ipywidgets.VBox):
         if shown is None or image is not shown[0]:
             self._refusal = ""
             if shown is not None:
-                self._rest(shown[0])
+                shown[0].rest()
             shown = None
             if image.is_unasked:
                 self._for_each("Asking", [image], InspectedImage.ask)
@@ -258,14 +249,14 @@ class Inspector(ipywidgets.VBox):
         return problem
 
     def _order_worst_first(self) -> None:
-        ranks = [one.found.rank(self.iou.value) for one in self._images]
-        self._order = sorted(range(len(ranks)), key=ranks.__getitem__)
+        self._images = sorted(self._images, key=lambda one: one.found.rank(self.iou.value))
 
     def _list_images(self) -> None:
+        self._order_worst_first()
         every, iou = [one.found for one in self._images], self.iou.value
         stale = [one.is_stale(self.thresholds) for one in self._images]
-        self._order_worst_first()
-        options = [(describe(every[i], iou) + (" *" if stale[i] else ""), i) for i in self._order]
+        titles = [describe(one, iou) + " *" * old for one, old in zip(every, stale, strict=True)]
+        options = list(zip(titles, self._images, strict=True))
         self._filling = True  # the list goes to its first line when it is filled
         if self._list.options != tuple(options):
             self._list.options = options
@@ -274,7 +265,7 @@ class Inspector(ipywidgets.VBox):
         self._summary.value = sum_up(every, iou, n_stale=sum(stale))
         self._apply.disabled = not any(stale)
         self._use.disabled = not self.thresholds.chosen
-        self._previous.disabled = self._next.disabled = len(self._order) < 2
+        self._previous.disabled = self._next.disabled = len(every) < 2
 
     def _tell_selected(self) -> None:
         label = self.view.selected
