@@ -17,13 +17,13 @@ from matplotlib.figure import Figure
 from pydantic import BaseModel, Field
 
 from scellseg_lib.atomic import whole
-from scellseg_lib.datasets.load import load_folder
+from scellseg_lib.datasets.load import find_readable, load_folder
 from scellseg_lib.errors import ScellsegError
 from scellseg_lib.files import layout
 from scellseg_lib.files.folder import InUse, alone
 from scellseg_lib.finetuning import RECIPES, STRATEGIES, FinetuneOptions, finetune
 from scellseg_lib.model import Model
-from scellseg_lib.samples import Dataset
+from scellseg_lib.samples import Dataset, Sample
 from scellseg_lib.training import Enough, Progress, read_run
 from scellseg_lib.workbench import experiment, forms, jobs
 from scellseg_lib.workbench.curve import CurvePanel
@@ -50,10 +50,7 @@ MAX_POINTS = 400  # more than a curve of this width can show
 
 
 class FinetuneRun(BaseModel):
-    """One fine-tuning: call it in a `Job`; its result is the path of the saved model.
-
-    What is chosen for it is written beside its checkpoint as long as it is unfinished.
-    """
+    """One fine-tuning, to be called in a `Job`; written beside its checkpoint until it is done."""
 
     folder: Path
     channels: Channels | None
@@ -75,20 +72,20 @@ class FinetuneRun(BaseModel):
         return self.folder / f"{self.name}{ending}"
 
     def __call__(self, job: Job) -> Path:
-        """Learn to the end and save; a stop keeps the checkpoint, and is `Cancelled`.
-
-        CheckpointOfAnotherRun if the images or the model have changed since a stop.
-        """
+        """Learn to the end; the path of the model. A stop keeps the checkpoint: `Cancelled`."""
         record = self.file(layout.RUN)
         with alone(self.file(layout.CHECKPOINT), 1):  # a window that looks at it takes a moment
             self.model_post_init(None)  # another window may have gone on with it
             job.report(0, 0, doing="Reading the model and the images")
-            shots, queries = self.read_images(job)
+            start, images = experiment.load_start(self.start, self.folder), self.read_images(job)
             job.report(0, 0, doing="Preparing")
             with whole(record) as scratch:
                 scratch.write_text(self.model_dump_json(indent=2))
+            how = self.options.model_dump() | {"checkpoint": self.file(layout.CHECKPOINT)}
             try:
-                tuned = self._learn(job, shots, queries)
+                tuned = finetune(
+                    start, *images, self.recipe, callback=partial(self._step, job), **how
+                )
             finally:
                 if not self.file(layout.CHECKPOINT).exists():  # nothing to go on from
                     record.unlink(missing_ok=True)
@@ -105,8 +102,6 @@ class FinetuneRun(BaseModel):
     @property
     def is_learnt(self) -> bool:
         """Whether a window on this computer learns it now."""
-        if not self.folder.is_dir():
-            return False
         try:
             with alone(self.file(layout.CHECKPOINT)):
                 return False
@@ -120,17 +115,6 @@ class FinetuneRun(BaseModel):
         with alone(self.file(layout.CHECKPOINT)):
             self._forget()
 
-    def _learn(self, job: Job, shots: Dataset, queries: Dataset | None) -> Model:
-        return finetune(
-            experiment.load_start(self.start, self.folder),
-            shots,
-            queries,
-            self.recipe,
-            **self.options.model_dump(),
-            checkpoint=self.file(layout.CHECKPOINT),
-            callback=partial(self._step, job),
-        )
-
     def _step(self, job: Job, progress: Progress) -> None:
         self.log.append({"step": progress.step, **progress.losses})
         try:
@@ -142,16 +126,13 @@ class FinetuneRun(BaseModel):
         """Shots, and the images to be segmented that can be read, where the strategy needs them."""
         images = load_folder(self.folder, self.channels)
         shots = tuple(sample for sample in images.shot if sample.name in self.shots)
-        if STRATEGIES[self.options.strategy] is None:
-            return replace(images, samples=shots), None
-        left_out, queries = list[str](), []
-        for done, sample in enumerate(images.query.without_masks()):
-            job.report(done, len(images.query), doing="Checking the images to be segmented")
-            try:
-                _ = sample.without_masks().image  # a copy: its pixels go with it
-                queries.append(sample)
-            except (ScellsegError, OSError) as error:
-                left_out.append(plain(error))
+        queries, left_out = list[Sample](), list[str]()
+        if STRATEGIES[self.options.strategy]:
+            for done in range(len(every := images.query.without_masks())):
+                job.report(done, len(every), doing="Checking the images to be segmented")
+                good, wrong = find_readable(every[done : done + 1])
+                queries += good
+                left_out += map(plain, wrong)
         job.report(0, 0, left_out=left_out)
         return replace(images, samples=shots), replace(images, samples=tuple(queries)) or None
 
@@ -188,12 +169,7 @@ def find_free_name(folder: Path, wanted: str) -> str:
 
 
 class FinetunePanel(ipywidgets.VBox):
-    """Fine-tune a model on the annotated images of a folder, without a line of code.
-
-    Every field and button is an attribute (`folder`, `model`, `steps`, `start` ..) that Python can
-    set or click as a hand does. `on_tuned` is called with the path of each model that is saved,
-    from the thread that saved it.
-    """
+    """Fine-tune on the annotated images of a folder; `on_tuned` gets the path of each new model."""
 
     def __init__(
         self, folder: Path | None = None, on_tuned: Callable[[Path], object] = lambda model: None
@@ -222,10 +198,7 @@ class FinetunePanel(ipywidgets.VBox):
         self.folder = forms.text_field("tune-folder", "folder of your experiment")
         self.check = forms.button("Check", "tune-check", self.look, tip="look into it again")
         self.more = CurvePanel(self.choose)
-        self.shots, self.diameter, self.about = (
-            ipywidgets.HTML().add_class(f"scellseg-tune-{name}")
-            for name in ("shots", "diameter", "about")
-        )
+        self.shots, self.about = ipywidgets.HTML(), ipywidgets.HTML()
         self.channels = forms.ChannelFields("tune", self._follow_choice)
         self.model = forms.dropdown("tune-model")
         self.recipe = ipywidgets.RadioButtons(
@@ -242,7 +215,6 @@ class FinetunePanel(ipywidgets.VBox):
             forms.row("Folder", self.folder, self.check),
             self.shots,
             self.channels,
-            forms.row("Size of the cells", self.diameter),
             self.more,
             forms.heading("How to learn"),
             forms.row("Start from", self.model),
@@ -306,8 +278,12 @@ class FinetunePanel(ipywidgets.VBox):
         if found:
             names, image = experiment.find_channels(shot.image for shot in found.usable)
             self.channels.offer(names, image, found.folder)
-        if self.run:
-            self._fill(self.run)
+        if run := self.run:
+            self.channels.choose(run.channels)
+            self.recipe.value, self.name.value = run.recipe, run.name
+            self.steps.value, self.batch.value = run.options.steps, run.options.batch_size
+            starts = {start.key: start for _, start in self.model.options}
+            self.model.value = starts.get(run.start, self.model.value)
         self._is_filling = False
         self._show_curve(self.run)
         self._follow_choice()
@@ -355,15 +331,9 @@ class FinetunePanel(ipywidgets.VBox):
         found, start = self.found, self.model.value
         self.about.value = escape(experiment.describe_model(start.card)) if start.card else ""
         self._propose_name(start)
-        self.diameter.value = ""
         self._show_state()
         if found:
             self._say_what_next(found)
-            if found.usable:
-                self.diameter.value = (
-                    "On average your drawn cells are as large as a disk "
-                    f"{found.diameter:.0f} px wide; the new model remembers it."
-                )
 
     def _follow_recipe(self) -> None:
         chosen = RECIPES[self.recipe.value].options
@@ -381,25 +351,17 @@ class FinetunePanel(ipywidgets.VBox):
         """Run as it is chosen; None while there is nothing to learn from."""
         if not (self.found and self.found.usable) or self.channels.is_missing:
             return None
+        usual = RECIPES[self.recipe.value].options
         return FinetuneRun(
             folder=self.found.folder,
             channels=self.channels.value,
             start=self.model.value.key,
             recipe=self.recipe.value,
-            options=RECIPES[self.recipe.value].options.change(
-                steps=self.steps.value, batch_size=self.batch.value
-            ),
+            options=usual.change(steps=self.steps.value, batch_size=self.batch.value),
             name=self.name.value.strip().removesuffix(layout.MODEL),
             shots=tuple(shot.name for shot in self.found.usable),
             overwrite=self.overwrite.value,
         )
-
-    def _fill(self, run: FinetuneRun) -> None:
-        self.channels.choose(run.channels)
-        self.recipe.value, self.name.value = run.recipe, run.name
-        self.steps.value, self.batch.value = run.options.steps, run.options.batch_size
-        starts = {start.key: start for _, start in self.model.options}
-        self.model.value = starts.get(run.start, self.model.value)
 
     def _find_problem(self) -> str:
         """Say why a run cannot begin; empty where it can."""
@@ -504,10 +466,8 @@ class FinetunePanel(ipywidgets.VBox):
         is_there = chosen is not None and chosen.file(layout.MODEL).exists()
         forms.show(free and is_there, self.overwrite)
         self.folder.disabled = self.check.disabled = self.more.button.disabled = running
-        for field in (
-            *(self.channels.cells, self.channels.nuclei, self.model, self.recipe, self.steps),
-            *(self.batch, self.name, self.overwrite),
-        ):
+        channels, how = [self.channels.cells, self.channels.nuclei], [self.steps, self.batch]
+        for field in (*channels, *how, self.model, self.recipe, self.name, self.overwrite):
             field.disabled = not free
 
     def _show_curve(self, run: FinetuneRun | None) -> None:
@@ -521,6 +481,8 @@ def tell_shots(found: Survey) -> str:
         f"<b>{count(len(found.usable), 'annotated image')}</b> with {count(cells, 'cell')}; "
         f"{count(len(found.queries), 'image')} to be segmented."
     )
+    if found.usable:
+        summary += f" Your cells are {found.diameter:.0f} px wide on average; a model learns that."
     rows = [
         (shot.name, "", "", f"\N{WARNING SIGN} left out: {shot.problem}")
         if shot.problem

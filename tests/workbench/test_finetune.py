@@ -123,7 +123,7 @@ def test_the_shots_their_cells_and_diameter_are_found(panel):
     rows = re.findall(r"<td>(\w+)</td>\s*<td>(\d+)</td>\s*<td>24 px</td>", panel.shots.value)
     assert rows == [("A", "5"), ("B", "3")]
     assert "2 annotated images</b> with 8 cells; 2 images to be segmented" in panel.shots.value
-    assert "a disk 24 px wide" in panel.diameter.value
+    assert "Your cells are 24 px wide on average" in panel.shots.value
     assert panel.message.text == "Ready: press Start."
     later = (panel.stop, panel.go_on, panel.discard, panel.overwrite, panel.channels)
     assert not any(map(is_shown, (*later, panel.progress, panel.time)))
