@@ -5,7 +5,6 @@ goes on with what the other has begun.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from html import escape
 from pathlib import Path
@@ -58,7 +57,6 @@ class SegmentForm(ipywidgets.VBox):
         self.message = forms.Message()
         self.diameter = ipywidgets.BoundedFloatText(min=1, max=5000)
         self.diameter.add_class("scellseg-segment-diameter")
-        self.usual = ipywidgets.HTML()
         self.channels = forms.ChannelFields("segment", self._on_changed)
         self.thresholds = session.Thresholds(self._on_changed)
         words = "Smooth outlines: find the cells at the image's full size"
@@ -69,7 +67,7 @@ class SegmentForm(ipywidgets.VBox):
             forms.row("Model", self.model),
             forms.row("", self.origin),
             self.message,
-            forms.row("Diameter of the cells", self.diameter, self.usual),
+            forms.row("Diameter of the cells", self.diameter, forms.note("px")),
             self.channels,
             forms.row("For the best cells", ipywidgets.VBox([self.full_size, self.flips])),
             ipywidgets.Accordion([self.thresholds], titles=["Thresholds"]),
@@ -80,10 +78,7 @@ class SegmentForm(ipywidgets.VBox):
             widget.observe(lambda _: self._on_changed(), "value")
 
     def refresh(self, folder: Path | None, choose: Path | None = None) -> None:
-        """List the models of an experiment anew, and choose one.
-
-        It is `choose`, or the user's former choice, or the newest of the user's own, or Scellseg.
-        """
+        """Offer the models of an experiment: `choose`, else the user's choice, else the first."""
         found = experiment.offer_models(folder)
         wanted = [one for one in found if choose is not None and one.name == choose]
         kept = [one for one in found if self._chosen and one.key == self._chosen.key]
@@ -146,13 +141,12 @@ class SegmentForm(ipywidgets.VBox):
             model = self.model.value.load()
         except (ScellsegError, OSError) as error:
             self.message.fail(f"{plain(error)} Choose another model.")
-            self.origin.value = self.usual.value = ""
+            self.origin.value = ""
             self.thresholds.load(None, None)
         else:
             self.loaded = self.model.value, model, weights_hash(model.network)
             self.message.tell("")
             self.origin.value = escape(experiment.describe_model(model.card))
-            self.usual.value = f"&nbsp;px (the model was made for {model.card.diameter:g})"
             self._is_filling = True
             self.diameter.value, self.flips.value = model.card.diameter, model.card.flips
             self._is_filling = False
@@ -479,7 +473,7 @@ def segment_files(
     tell()
     segment_jobs(
         files,
-        replace(model, card=model.card.model_copy(update={"decoding": settings.decoding})),
+        model,
         output,
         outcome,
         reading=settings.reading | {"format": "tiff"},
@@ -488,6 +482,7 @@ def segment_files(
         resample=settings.resample,
         flips=settings.flips,
         callback=tell,
+        **settings.decoding.model_dump(),
     )
     tell()
 
