@@ -290,14 +290,11 @@ class Experiment:
     def rounds(self) -> pd.DataFrame:
         """All corrections, in the order of the rounds, see `COLUMNS`; DatasetError if damaged."""
         file = self.folder / layout.ROUNDS
-        try:
-            return pd.read_csv(file, keep_default_na=False, dtype=COLUMNS)[list(COLUMNS)]
-        except FileNotFoundError:
+        if not file.exists():
             return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in COLUMNS.items()})
-        except (ValueError, KeyError) as error:  # pandas' own errors are ValueErrors
-            what = "this is not a table of rounds, or it is damaged"
-            remedy = "Move it away; a new one begins with the next correction."
-            raise DatasetError(what, where=file, remedy=remedy) from error
+        remedy = "Move it away; a new one begins with the next correction."
+        with telling("this is not a table of rounds, or it is damaged", file, remedy):
+            return pd.read_csv(file, keep_default_na=False, dtype=COLUMNS)[list(COLUMNS)]
 
     def sum_up_rounds(self) -> pd.DataFrame:
         """One row a round: sums over its images, and means of the scores of those not ``seen``."""

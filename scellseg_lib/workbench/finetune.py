@@ -497,16 +497,15 @@ def draw_losses(log: list[dict[str, float]], n_steps: int) -> str:
     """Draw the losses of a fine-tuning: each is a dot, the line their mean over a tenth."""
     if not log:
         return ""
-    losses = pd.DataFrame(log)
+    losses = pd.DataFrame(log).set_index("step")
     means = losses.rolling(max(1, len(log) // 10), min_periods=1).mean()
-    shown = slice(None, None, -(-len(log) // MAX_POINTS))
+    every = -(-len(log) // MAX_POINTS)
     figure = Figure(figsize=(5.8, 2.2), layout="constrained")
     axes = figure.subplots()
     for name, (colour, label) in CURVES.items():
-        if name == "segmentation" or not losses[name].equals(losses["segmentation"]):
-            at = losses["step"][shown]
-            axes.plot(at, losses[name][shown], ".", color=colour, alpha=0.35, markersize=3)
-            axes.plot(at, means[name][shown], color=colour, label=label)
+        if name == "segmentation" or "contrast" in losses:
+            axes.plot(losses[name][::every], ".", color=colour, alpha=0.35, markersize=3)
+            axes.plot(means[name][::every], color=colour, label=label)
     axes.set(xlim=(0, n_steps), ylim=(0, None), xlabel="step")
     axes.legend(loc="upper right", frameon=False)
     now = losses["segmentation"].iloc[-1]

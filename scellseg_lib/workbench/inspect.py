@@ -112,7 +112,7 @@ class Inspector(ipywidgets.VBox):
         for image in self._images:
             if not callable(image.predicted):
                 image.load()
-        self._order_worst_first()
+        self._images.sort(key=self._rank)
         named = [image for image in self._images if image.name == first]
         self._current = next(iter(named + self._images), None)
         self._shown = None
@@ -248,11 +248,11 @@ class Inspector(ipywidgets.VBox):
             self.view.tell(self._tips, true_tips)
         return problem
 
-    def _order_worst_first(self) -> None:
-        self._images = sorted(self._images, key=lambda one: one.found.rank(self.iou.value))
+    def _rank(self, image: InspectedImage) -> tuple[int, float, float]:
+        return image.found.rank(self.iou.value)
 
     def _list_images(self) -> None:
-        self._order_worst_first()
+        self._images = sorted(self._images, key=self._rank)
         every, iou = [one.found for one in self._images], self.iou.value
         stale = [one.is_stale(self.thresholds) for one in self._images]
         titles = [describe(one, iou) + " *" * old for one, old in zip(every, stale, strict=True)]

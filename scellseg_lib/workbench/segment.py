@@ -57,8 +57,8 @@ class SegmentForm(ipywidgets.VBox):
         self.message = forms.Message()
         self.diameter = ipywidgets.BoundedFloatText(min=1, max=5000)
         self.diameter.add_class("scellseg-segment-diameter")
-        self.channels = forms.ChannelFields("segment", self._on_changed)
-        self.thresholds = session.Thresholds(self._on_changed)
+        self.channels = forms.ChannelFields("segment", on_change)
+        self.thresholds = session.Thresholds(on_change)
         words = "Smooth outlines: find the cells at the image's full size"
         self.full_size = forms.tick(words, "segment-full-size", value=True)
         words = "Look at each image four times, mirrored: better, four times as long"
@@ -75,7 +75,7 @@ class SegmentForm(ipywidgets.VBox):
         super().__init__(parts)
         self.model.observe(self._on_model_chosen, "value")
         for widget in (self.diameter, self.full_size, self.flips):
-            widget.observe(lambda _: self._on_changed(), "value")
+            widget.observe(lambda _: on_change(), "value")
 
     def refresh(self, folder: Path | None, choose: Path | None = None) -> None:
         """Offer the models of an experiment: `choose`, else the user's choice, else the first."""
@@ -112,7 +112,7 @@ class SegmentForm(ipywidgets.VBox):
             wanted = {name: getattr(decoding, name) for name in used}
             self.thresholds.chosen = {k: v for k, v in wanted.items() if v != getattr(own, k)}
             self.thresholds.load(own, model.representation)
-            self._on_changed()
+            self._on_change()
 
     @property
     def problem(self) -> ScellsegError:
@@ -144,19 +144,13 @@ class SegmentForm(ipywidgets.VBox):
             self.origin.value = ""
             self.thresholds.load(None, None)
         else:
-            self.loaded = self.model.value, model, weights_hash(model.network)
             self.message.tell("")
             self.origin.value = escape(experiment.describe_model(model.card))
-            self._is_filling = True
             self.diameter.value, self.flips.value = model.card.diameter, model.card.flips
-            self._is_filling = False
+            self.loaded = self.model.value, model, weights_hash(model.network)
             self.thresholds.load(model.card.decoding, model.representation)
             self.offer_channels()
         self._on_change()
-
-    def _on_changed(self) -> None:
-        if not self._is_filling:
-            self._on_change()
 
 
 class SegmentPreview(ipywidgets.VBox):
@@ -442,15 +436,11 @@ class SegmentPanel(ipywidgets.VBox):
                 with self.found.tell_errors():
                     record = read_record(self._output)
                     found = experiment.list_results(files, record, self.form.loaded)
-            self.entries, self.inspect.disabled = found, not found
+            self.entries, self.inspect.disabled, self.rounds.value = found, not found, ""
             with self.found.tell_errors():
-                self._show_rounds()
-
-    def _show_rounds(self) -> None:
-        self.rounds.value = ""
-        if self.folder and len(rounds := Experiment(self.folder).sum_up_rounds()):
-            frame = rounds[list(SUMMARY)].rename(columns=SUMMARY)
-            self.rounds.value = f"<b>Rounds of correction</b>{forms.table(frame)}<small>{ROUNDS}"
+                if self.folder and len(rounds := Experiment(self.folder).sum_up_rounds()):
+                    told = forms.table(rounds[list(SUMMARY)].rename(columns=SUMMARY))
+                    self.rounds.value = f"<b>Rounds of correction</b>{told}<small>{ROUNDS}"
 
 
 def segment_files(
