@@ -460,7 +460,7 @@ class OfferedModel:
 
     @property
     def key(self) -> str:
-        """What a record knows it by: "worms.safetensors", "scellseg_32" or "released scellseg"."""
+        """What a record knows it by, such as "worms.safetensors" or "released scellseg"."""
         if isinstance(self.name, Path):
             return self.name.name if self.is_own else self.name.stem
         return f"released {self.name}"

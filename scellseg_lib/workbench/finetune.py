@@ -12,17 +12,19 @@ from threading import RLock
 from time import monotonic
 
 import ipywidgets
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from pydantic import BaseModel, Field
 
+from scellseg_lib import paths
 from scellseg_lib.atomic import whole
 from scellseg_lib.datasets.load import find_readable, load_folder
 from scellseg_lib.errors import ScellsegError
 from scellseg_lib.files import layout
 from scellseg_lib.files.folder import InUse, alone
 from scellseg_lib.finetuning import RECIPES, STRATEGIES, FinetuneOptions, finetune
-from scellseg_lib.model import Model
+from scellseg_lib.model import Card, Model
 from scellseg_lib.samples import Dataset, Sample
 from scellseg_lib.training import Enough, Progress, read_run
 from scellseg_lib.workbench import experiment, forms, jobs
@@ -41,6 +43,10 @@ NO_SHOTS = (
 )
 NONE_USABLE = "None of the annotated images can be used: the table says why. Mend them, then Check."
 NAME = re.compile(r"\w[\w .()+-]*")
+TITLES = {"best": "Best", "quick": "Quick", "paper": "As in the paper"}
+PATCH_SECONDS = {16: 0.1, 32: 0.34}  # to learn from a patch on two cores, by the model's width
+CONTRASTIVE = 1.8  # times as long: patches of other images are looked at too
+PACE = "finetuning_pace.txt"  # in the cache: times as long as on two cores the last run took
 DRAWN_EVERY = 0.5  # least seconds between two drawings of the curve
 CURVES = {
     "segmentation": ("#0072B2", "error on the annotated images"),
@@ -62,10 +68,11 @@ class FinetuneRun(BaseModel):
     overwrite: bool = False
 
     log: list[dict[str, float]] = Field(default=[], exclude=True)  # losses of the steps done
+    times: list[float] = Field(default=[], exclude=True)  # when those that were done here ended, s
 
     def model_post_init(self, context: object) -> None:
         """Look what is done already."""
-        self.log = read_run(self.file(layout.CHECKPOINT)).get("log", [])
+        self.log, self.times = read_run(self.file(layout.CHECKPOINT)).get("log", []), []
 
     def file(self, ending: str) -> Path:
         """File of the model, of the checkpoint, or of what is chosen, by its ending."""
@@ -90,6 +97,7 @@ class FinetuneRun(BaseModel):
                 if not self.file(layout.CHECKPOINT).exists():  # nothing to go on from
                     record.unlink(missing_ok=True)
             self.log = tuned.log
+            note_pace(self.times, self.options, tuned.card)
             if len(tuned.log) < self.options.steps:
                 raise Cancelled
             return self._save(tuned)
@@ -117,6 +125,7 @@ class FinetuneRun(BaseModel):
 
     def _step(self, job: Job, progress: Progress) -> None:
         self.log.append({"step": progress.step, **progress.losses})
+        self.times.append(monotonic())
         try:
             job.report(progress.step, progress.n_steps, doing="Learning", log=self.log)
         except Cancelled:
@@ -168,6 +177,29 @@ def find_free_name(folder: Path, wanted: str) -> str:
     return name
 
 
+def reckon_seconds(options: FinetuneOptions, card: Card | None) -> float:
+    """Seconds that a run takes on two cores, by what was measured."""
+    each = PATCH_SECONDS.get(card.levels[0] if card else 32, PATCH_SECONDS[32])
+    times = CONTRASTIVE if STRATEGIES[options.strategy] else 1
+    return options.steps * options.batch_size * each * times
+
+
+def note_pace(ended: Sequence[float], options: FinetuneOptions, card: Card) -> None:
+    """Note how fast this computer learns, by when the steps of a run ended."""
+    if len(ended) > 1:
+        seconds = float(np.median(np.diff(ended))) * options.steps
+        with suppress(OSError), whole(paths.cache() / PACE) as scratch:
+            scratch.write_text(str(seconds / reckon_seconds(options, card)))
+
+
+def tell_recipe(name: str, card: Card | None) -> str:
+    """Say what a recipe is for, and about how long it takes with a model to start from."""
+    seconds, where = reckon_seconds(RECIPES[name].options, card), "on two cores"
+    with suppress(OSError, ValueError):  # there is none before the first run
+        seconds, where = seconds * float((paths.cache() / PACE).read_text()), "on this computer"
+    return f"{TITLES[name]}: {RECIPES[name].help}, about {forms.duration(seconds)} {where}"
+
+
 class FinetunePanel(ipywidgets.VBox):
     """Fine-tune on the annotated images of a folder; `on_tuned` gets the path of each new model."""
 
@@ -201,13 +233,11 @@ class FinetunePanel(ipywidgets.VBox):
         self.shots, self.about = ipywidgets.HTML(), ipywidgets.HTML()
         self.channels = forms.ChannelFields("tune", self._follow_choice)
         self.model = forms.dropdown("tune-model")
-        self.recipe = ipywidgets.RadioButtons(
-            options=[(f"{name.capitalize()}: {one.help}", name) for name, one in RECIPES.items()],
-        ).add_class("scellseg-tune-recipe")
+        self.recipe = ipywidgets.RadioButtons(options=[*RECIPES]).add_class("scellseg-tune-recipe")
         self.steps = forms.number_field("tune-steps", FinetuneOptions, "steps")
         self.batch = forms.number_field("tune-batch", FinetuneOptions, "batch_size")
-        patches = forms.note("patches of images in each step")
-        more = [forms.row("Steps", self.steps), forms.row("Batch", self.batch, patches)]
+        cut_out = forms.note("small ones, cut out of yours at random")
+        more = [forms.row("Steps", self.steps), forms.row("Images per step", self.batch, cut_out)]
         self.name = forms.text_field("tune-name")
         self.overwrite = forms.tick("replace the model of that name", "tune-overwrite")
         return [
@@ -328,16 +358,21 @@ class FinetunePanel(ipywidgets.VBox):
 
     def _follow_choice(self) -> None:
         """Show what follows from what is chosen, and say what to do next."""
-        found, start = self.found, self.model.value
-        self.about.value = escape(experiment.describe_model(start.card)) if start.card else ""
-        self._propose_name(start)
-        self._show_state()
-        if found:
-            self._say_what_next(found)
+        with self._lock:
+            start, recipe = self.model.value, self.recipe.value
+            self.about.value = escape(experiment.describe_model(start.card)) if start.card else ""
+            self._is_filling = True  # the first recipe is chosen when they are offered anew
+            self.recipe.options = tuple((tell_recipe(name, start.card), name) for name in RECIPES)
+            self.recipe.value, self._is_filling = recipe, False
+            self._propose_name(start)
+            self._show_state()
+            if self.found:
+                self._say_what_next(self.found)
 
     def _follow_recipe(self) -> None:
-        chosen = RECIPES[self.recipe.value].options
-        self.steps.value, self.batch.value = chosen.steps, chosen.batch_size
+        if not self._is_filling:
+            chosen = RECIPES[self.recipe.value].options
+            self.steps.value, self.batch.value = chosen.steps, chosen.batch_size
 
     def _propose_name(self, start: OfferedModel) -> None:
         """Propose a free name, unless the user has given one."""
