@@ -34,8 +34,8 @@ class CurvePanel(ipywidgets.VBox):
         """Begin, or stop: each score is kept in the folder, so that it goes on where it was."""
         self.curve.value = ""
         if self.job is not None and runs(self.job):
-            self.job.cancel()
             self.message.tell("Stopping ...")
+            self.job.cancel()
         elif (run := self._choose()) is None or len(run.shots) < 3:
             self.message.fail(NOTHING)
         else:

@@ -61,7 +61,7 @@ class SegmentForm(ipywidgets.VBox):
         self.thresholds = session.Thresholds(on_change)
         words = "Smooth outlines: find the cells at the image's full size"
         self.full_size = forms.tick(words, "segment-full-size", value=True)
-        words = "Look at each image four times, mirrored: better, four times as long"
+        words = "Best quality: more accurate, but takes four times as long"
         self.flips = forms.tick(words, "segment-flips")
         parts = [
             forms.row("Model", self.model),
@@ -69,7 +69,7 @@ class SegmentForm(ipywidgets.VBox):
             self.message,
             forms.row("Diameter of the cells", self.diameter, forms.note("px")),
             self.channels,
-            forms.row("For the best cells", ipywidgets.VBox([self.full_size, self.flips])),
+            forms.row("Quality", ipywidgets.VBox([self.full_size, self.flips])),
             ipywidgets.Accordion([self.thresholds], titles=["Thresholds"]),
         ]
         super().__init__(parts)
@@ -404,7 +404,7 @@ class SegmentPanel(ipywidgets.VBox):
             error = outcome.failed.get(str(one.masks))
             if error and one.image:
                 self.ask_channels(one.image, error)
-        if self._jobs and job.error is None:
+        if self._jobs:
             self._tell_found()
             self.list_results()
 
@@ -479,7 +479,7 @@ def segment_files(
 
 def tell_differing(error: errors.MasksMadeOtherwise) -> str:
     """Tell that masks of other settings are there, and that they may be made anew."""
-    words = {"resample": "full size", "flips": "four views", "weights": "model"}
+    words = {"resample": "full size", "flips": "best quality", "weights": "model"}
     words |= {"robust": "new normalisation", "dtype": "type of numbers"}
     words |= {name: str(one.title).lower() for name, one in Decoding.model_fields.items()}
     differing = "; ".join(
