@@ -31,6 +31,7 @@ from scellseg_lib.files import images, layout
 from scellseg_lib.files.export import read_list, read_table, waiting_list
 from scellseg_lib.files.folder import ImageJob, alone, is_done
 from scellseg_lib.files.images import read_labels, read_masks, read_pixels
+from scellseg_lib.files.layout import ImageFiles
 from scellseg_lib.metrics import match, scores
 from scellseg_lib.model import Card, Model, read_card
 from scellseg_lib.network import ARCHITECTURES
@@ -95,17 +96,11 @@ class SegmentedImage:
 
     def to_inspect(self, true: Callable[[], np.ndarray] | None = None) -> InspectedImage:
         """For the inspector, against true cells where they are known; read when it is needed."""
-        return InspectedImage(
-            self.name,
-            partial(read_pixels, self.image),
-            true,
-            self.read,
-            None if self.model is None else self.predict,
-            None if self.model is None else self.model.representation,
-            self.settings.decoding,
-            self.settings.resample,
-            learnt=self.model is None or self.name in learnt_from(self.model.card),
-        )
+        model, pixels = self.model, partial(read_pixels, self.image)
+        ask, known = (self.predict, model.representation) if model else (None, None)
+        how = self.settings.decoding, self.settings.resample
+        learnt = model is None or self.name in learnt_from(model.card)
+        return InspectedImage(self.name, pixels, true, self.read, ask, known, *how, learnt)
 
 
 @dataclass(frozen=True)
@@ -167,11 +162,7 @@ class Experiment:
         return sorted(files, key=lambda file: (-file.stat().st_mtime, file.name))
 
     def take(self, name: str, content: bytes) -> Path:
-        """Write a file that was dropped on the page into the folder; return its image.
-
-        It is an image, or the masks of one that is there, by its name. Another kind of file, a
-        damaged one, or one in whose place there is another, is an error.
-        """
+        """Write an image that was dropped on the page, or masks of one by its name; its image."""
         is_name = name.isprintable() and Path(name).name == name and not name.startswith(".")
         if not is_name or len(name.encode()) > 200:  # files beside it have longer names
             remedy = "Rename it: up to 200 letters, digits, spaces, - and _ will do."
@@ -212,8 +203,7 @@ class Experiment:
         annotated = [sample for sample in samples if sample.split == "shot"]
         for done, sample in enumerate(annotated):
             report(done, len(annotated))
-            assert sample.masks is not None
-            shots.append(_look_at(sample.name, sample.image, sample.masks))
+            shots.append(_look_at(sample))
         queries = tuple(sample.name for sample in samples if sample.split == "query")
         return Survey(self.folder, tuple(shots), queries)
 
@@ -237,14 +227,12 @@ class Experiment:
     def add_to_shots(
         self, image: Path, masks: np.ndarray, *, replace: bool = False, cells: Path | None = None
     ) -> tuple[Path, Path]:
-        """Put an image and its masks among the annotated images.
+        """Put a copy of an image and its masks among the annotated ones; both files.
 
-        That is in ``shot/``, or, where all lies in one folder, in that. The image is copied byte
-        for byte, and stays where it is. All files are written before one of them gets its name.
-        Other masks of the image are only replaced if that is asked for, and are `OtherMasks` else;
-        another image of the same name never is. The list of `cells` is copied too; where this file
-        does not exist, a list of masks that are replaced is removed. So is the rectangle that is
-        annotated, which is beside that list, or else beside the image. Returns image and masks.
+        All are written before one of them gets its name. Other masks of the image are replaced if
+        that is asked for, and are `OtherMasks` else; another image of its name never is. Its list
+        of `cells` and the rectangle that is annotated, which is beside that list or else beside the
+        image, are copied too; those of former masks are removed where there are none.
         """
         copy, labels = self._check_shot(image, masks, replace, cells)
         table, bounds = layout.cells_path(labels), layout.region_path(copy)
@@ -272,9 +260,8 @@ class Experiment:
         """Where `add_to_shots` puts them, or why it cannot."""
         check_size(read_pixels(image).shape[:2], masks.shape, "its masks", image)
         if not np.any(masks[_read_rectangle(cells or image, masks).box]):
-            what = "there are no cells to learn from"
             remedy = "Draw at least one cell, or choose another image."
-            raise DatasetError(what, where=image, remedy=remedy)
+            raise DatasetError("there are no cells to learn from", where=image, remedy=remedy)
         copy, labels = layout.place_shot(self.folder, image)
         if copy.exists() and copy.read_bytes() != image.read_bytes():
             what = "another image of this name is among the annotated ones"
@@ -282,9 +269,8 @@ class Experiment:
             raise DatasetError(what, where=copy, remedy=remedy)
         is_there = labels.exists() or edits_path(labels).is_file()
         if is_there and not replace and _hash(labels) != _hash(masks):
-            what = "this image has other masks already"
             remedy = "Replace them, or leave them as they are."
-            raise OtherMasks(what, where=labels, remedy=remedy)
+            raise OtherMasks("this image has other masks already", where=labels, remedy=remedy)
         return copy, labels
 
     def rounds(self) -> pd.DataFrame:
@@ -293,7 +279,7 @@ class Experiment:
         if not file.exists():
             return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in COLUMNS.items()})
         remedy = "Move it away; a new one begins with the next correction."
-        with telling("this is not a table of rounds, or it is damaged", file, remedy):
+        with telling("the table of rounds cannot be read", file, remedy):
             return pd.read_csv(file, keep_default_na=False, dtype=COLUMNS)[list(COLUMNS)]
 
     def sum_up_rounds(self) -> pd.DataFrame:
@@ -316,10 +302,9 @@ class Experiment:
     ) -> dict[str, float]:
         """Keep a correction: its score in ``rounds.csv``, then image and masks among the shots.
 
-        Where a part alone is annotated, see `add_to_shots`, that part is scored.
-        Other weights begin the next round. Correcting an image again in the same round replaces its
-        row, and its masks among the shots if they are those of the former correction. Nothing is
-        written where these cannot be, see `add_to_shots`.
+        Where a part alone is annotated, it is scored. Other weights begin the next round; an image
+        that is corrected again in a round has its row replaced, and its masks if they are those of
+        the former correction. Nothing is written where `add_to_shots` refuses them.
         """
         box = _read_rectangle(cells or result.image, corrected).box
         found, table = compare(predicted[box], corrected[box]), self.rounds()
@@ -331,14 +316,10 @@ class Experiment:
         self._check_shot(result.image, corrected, replace, cells)
         row = self._round_of(table, result.weights)
         same = (table["round"] == row["round"]) & (table["image"] == name)
-        row |= found | {
-            "time": datetime.now(UTC).isoformat(timespec="seconds"),
-            "model": result.model_file,
-            "weights": result.weights,
-            "image": name,
-            "seen": bool(table.loc[same, "seen"].iloc[0]) if same.any() else annotated,
-            "masks": _hash(corrected),
-        }
+        seen = bool(table.loc[same, "seen"].iloc[0]) if same.any() else annotated
+        row |= found | {"image": name, "seen": seen, "masks": _hash(corrected)}
+        row |= {"model": result.model_file, "weights": result.weights}
+        row["time"] = datetime.now(UTC).isoformat(timespec="seconds")
         rows = pd.DataFrame([row])[list(COLUMNS)].astype(COLUMNS)
         table = pd.concat([table[~same], rows], ignore_index=True)
         # The score first: the shot alone would make the image pass for one that was learnt from.
@@ -353,9 +334,8 @@ class Experiment:
         of_these = table[table["weights"] == weights]
         if len(of_these):
             return {name: int(of_these[name].iloc[-1]) for name in ("round", "shots", "shot_cells")}
-        files = [one for one in layout.list_images(self.folder) if one.split == layout.SHOT]
-        looked = [_look_at(one.name, one.image, one.masks) for one in files if one.masks]
-        cells = [one.cells for one in looked if not one.problem]
+        shots = [one for one in layout.list_images(self.folder) if one.split == layout.SHOT]
+        cells = [one.cells for one in map(_look_at, shots) if not one.problem]
         last = int(max(table["round"], default=0))
         return {"round": last + 1, "shots": len(cells), "shot_cells": sum(cells)}
 
@@ -393,7 +373,8 @@ def _write_new(file: Path, content: bytes, read: Callable[[Path], Any]) -> None:
             raise
 
 
-def _look_at(name: str, image: Path, file: Path) -> AnnotatedImage:
+def _look_at(shot: ImageFiles) -> AnnotatedImage:
+    name, image, file = shot.name, shot.image, shot.masks or shot.own_masks
     try:
         pixels, (masks, doubt) = read_pixels(image), hear(lambda: read_masks(file))
         check_size(pixels.shape[:2], masks.shape, "its masks", image)
@@ -490,8 +471,6 @@ def load_start(key: str, folder: Path) -> Model:
     for model in offer_models(folder):
         if model.key == key:
             return model.load()
-    if key.startswith("released "):
-        return load_model(key.removeprefix("released "), "released")
     what = "the model to start from is there no more"
     raise ModelError(what, where=key, remedy="Choose another one.")
 
@@ -525,15 +504,10 @@ def list_results(
     """
     offered, model, weights = chosen
     is_ours = record.get("weights") == weights
-    decoding = {name: record[name] for name in Decoding.model_fields if name in record}
-    channels = record.get("channels")
-    settings = SegmentationSettings(
-        record.get("diameter", model.card.diameter),
-        Decoding(**decoding),
-        record.get("resample", True),
-        record.get("flips", False),
-        tuple(channels) if channels else None,
-    )
+    decoding = Decoding(**{name: record[name] for name in Decoding.model_fields if name in record})
+    diameter, channels = record.get("diameter", model.card.diameter), record.get("channels")
+    looks = record.get("resample", True), record.get("flips", False), channels and tuple(channels)
+    settings = SegmentationSettings(diameter, decoding, *looks)
     used, key = (model, offered.key) if is_ours else (None, "")
     made, hashes = (used, key, record.get("weights", ""), settings), record.get("masks", {})
     return [
