@@ -1,8 +1,4 @@
-"""The inference panel: one image or a folder, with a preview, and the rounds of correction.
-
-A run is that of ``scellseg segment`` (see `files.folder`), with the same files as results: either
-goes on with what the other has begun.
-"""
+"""The inference panel: one image or a folder, as by ``scellseg segment``, with a preview."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -14,7 +10,6 @@ import ipywidgets
 import numpy as np
 
 from scellseg_lib import errors
-from scellseg_lib.errors import ScellsegError
 from scellseg_lib.files import layout
 from scellseg_lib.files.folder import FolderOutcome, ImageJob, plan_jobs, read_record, segment_jobs
 from scellseg_lib.files.images import read_pixels
@@ -95,27 +90,21 @@ class SegmentForm(ipywidgets.VBox):
         if self.loaded is None or self.channels.is_missing:
             return None
         offered, model, _ = self.loaded
-        settings = SegmentationSettings(
-            self.diameter.value,
-            self.thresholds.apply_to(model.card.decoding, model.representation),
-            self.full_size.value,
-            self.flips.value,
-            self.channels.value,
-        )
-        return offered, model, settings
+        decoding = self.thresholds.apply_to(model.card.decoding, model.representation)
+        looks = self.full_size.value, self.flips.value, self.channels.value
+        return offered, model, SegmentationSettings(self.diameter.value, decoding, *looks)
 
     def take_thresholds(self, decoding: Decoding) -> None:
         """Move the thresholds to those of a decoding."""
         if self.loaded is not None:
             model = self.loaded[1]
-            own, used = model.card.decoding, model.representation.thresholds
-            wanted = {name: getattr(decoding, name) for name in used}
-            self.thresholds.chosen = {k: v for k, v in wanted.items() if v != getattr(own, k)}
-            self.thresholds.load(own, model.representation)
+            used = model.representation.thresholds
+            self.thresholds.chosen = {name: getattr(decoding, name) for name in used}
+            self.thresholds.load(model.card.decoding, model.representation)
             self._on_change()
 
     @property
-    def problem(self) -> ScellsegError:
+    def problem(self) -> errors.ScellsegError:
         """Why nothing is chosen."""
         if self.loaded is None:
             return errors.ModelError("there is no model", remedy=f"Choose one {session.STEP}.")
@@ -139,7 +128,7 @@ class SegmentForm(ipywidgets.VBox):
         self._on_change()  # nothing can be tried meanwhile
         try:
             model = self.model.value.load()
-        except (ScellsegError, OSError) as error:
+        except (errors.ScellsegError, OSError) as error:
             self.message.fail(f"{plain(error)} Choose another model.")
             self.origin.value = ""
             self.thresholds.load(None, None)
@@ -261,8 +250,7 @@ class SegmentPanel(ipywidgets.VBox):
         self._coloured: Path | None = None
         self._doubt = ""  # of files that are not read
         self._lock = RLock()  # a run may end while the page asks for something
-        hint = "folder of images, or one image"
-        self.source = forms.text_field("segment-source", hint)
+        self.source = forms.text_field("segment-source", "folder of images, or one image")
         self.output = forms.text_field("segment-output")
         self.found = forms.Message().add_class("scellseg-segment-found")
         self.form = SegmentForm(lambda: self.preview.follow())
@@ -390,10 +378,8 @@ class SegmentPanel(ipywidgets.VBox):
         elif job.error is not None:
             self.message.fail(plain(job.error))
         elif job.state == "cancelled":
-            self.message.tell(
-                f"Stopped: {job.done} of {count(job.total, 'image')} done, and kept. "
-                "Press Segment to go on from there."
-            )
+            done = f"{job.done} of {count(job.total, 'image')} done, and kept."
+            self.message.tell(f"Stopped: {done} Press Segment to go on from there.")
         else:
             text = f"{count(outcome.written, 'image')} segmented, {count(outcome.cells, 'cell')}"
             if outcome.already:
@@ -460,20 +446,10 @@ def segment_files(
         total = len(files) - outcome.already  # it is told at its own speed
         job.report(done, total, doing="Segmenting", outcome=outcome)
 
+    how = settings.decoding.model_dump() | {"diameter": settings.diameter, "flips": settings.flips}
+    how |= {"resample": settings.resample, "reading": settings.reading | {"format": "tiff"}}
     tell()
-    segment_jobs(
-        files,
-        model,
-        output,
-        outcome,
-        reading=settings.reading | {"format": "tiff"},
-        overwrite=anew,
-        diameter=settings.diameter,
-        resample=settings.resample,
-        flips=settings.flips,
-        callback=tell,
-        **settings.decoding.model_dump(),
-    )
+    segment_jobs(files, model, output, outcome, overwrite=anew, callback=tell, **how)
     tell()
 
 
@@ -482,10 +458,8 @@ def tell_differing(error: errors.MasksMadeOtherwise) -> str:
     words = {"resample": "full size", "flips": "best quality", "weights": "model"}
     words |= {"robust": "new normalisation", "dtype": "type of numbers"}
     words |= {name: str(one.title).lower() for name, one in Decoding.model_fields.items()}
-    differing = "; ".join(
-        f"{words.get(name, name)} {there} there, {now} now"
-        for name, (there, now) in error.differing.items()
-    )
+    pairs = [(words.get(name, name), *pair) for name, pair in error.differing.items()]
+    differing = "; ".join(f"{name} {there} there, {now} now" for name, there, now in pairs)
     return (
         f"There are masks of other settings or of an earlier version: {differing}. They are kept. "
         "Choose another folder for the new masks, or the former settings; or tick that they be "
