@@ -33,10 +33,7 @@ from scellseg_lib.workbench.experiment import OfferedModel, Survey
 from scellseg_lib.workbench.forms import Channels, count, plain
 from scellseg_lib.workbench.jobs import Cancelled, Job, runs
 
-EMPTY = (
-    "Type the folder of your experiment. Draw the cells in one or two of its images first "
-    "(Annotate)."
-)
+EMPTY = "Type the folder of your experiment. Draw the cells of one or two images first (Annotate)."
 NO_SHOTS = (
     "None of the images in this folder is done yet. Draw all cells in one or two of them and press "
     "Done (Annotate), of those in query/ Learn from this image; then press Check."
@@ -80,25 +77,22 @@ class FinetuneRun(BaseModel):
 
     def __call__(self, job: Job) -> Path:
         """Learn to the end; the path of the model. A stop keeps the checkpoint: `Cancelled`."""
-        record = self.file(layout.RUN)
-        with alone(self.file(layout.CHECKPOINT), 1):  # a window that looks at it takes a moment
+        record, checkpoint = self.file(layout.RUN), self.file(layout.CHECKPOINT)
+        with alone(checkpoint, 1):  # a window that looks at it takes a moment
             self.model_post_init(None)  # another window may have gone on with it
             job.report(0, 0, doing="Reading the model and the images")
             start, images = experiment.load_start(self.start, self.folder), self.read_images(job)
             job.report(0, 0, doing="Preparing")
             with whole(record) as scratch:
                 scratch.write_text(self.model_dump_json(indent=2))
-            how = self.options.model_dump() | {"checkpoint": self.file(layout.CHECKPOINT)}
+            how = self.options.model_dump() | {"callback": partial(self._step, job)}
             try:
-                tuned = finetune(
-                    start, *images, self.recipe, callback=partial(self._step, job), **how
-                )
+                tuned = finetune(start, *images, self.recipe, checkpoint=checkpoint, **how)
             finally:
-                if not self.file(layout.CHECKPOINT).exists():  # nothing to go on from
+                if not checkpoint.exists():  # nothing to go on from
                     record.unlink(missing_ok=True)
-            self.log = tuned.log
             note_pace(self.times, self.options, tuned.card)
-            if len(tuned.log) < self.options.steps:
+            if len(self.log) < self.options.steps:
                 raise Cancelled
             return self._save(tuned)
 
@@ -321,10 +315,8 @@ class FinetunePanel(ipywidgets.VBox):
     def _say_what_next(self, found: Survey) -> None:
         left_out = len(found.shots) - len(found.usable)
         if self.run:
-            self.message.tell(
-                f"An unfinished run, {self.run.name}, lies here: {self.run.how_far}. Go on with "
-                "it, or discard it."
-            )
+            there = f"An unfinished run, {self.run.name}, lies here: {self.run.how_far}."
+            self.message.tell(f"{there} Go on with it, or discard it.")
         elif self._learnt_elsewhere:
             self.message.tell(
                 f"{', '.join(self._learnt_elsewhere)} is still being learnt in another window. Its "
@@ -334,10 +326,9 @@ class FinetunePanel(ipywidgets.VBox):
         elif problem := self._find_problem():
             self.message.fail(problem)
         elif left_out:
-            self.message.tell(
-                f"{count(left_out, 'annotated image is', 'annotated images are')} left out: the "
-                "table says why. You can start without, or mend and Check again."
-            )
+            some = count(left_out, "annotated image is", "annotated images are")
+            what = "the table says why. You can start without, or mend and Check again."
+            self.message.tell(f"{some} left out: {what}")
         else:
             self.message.tell("Ready: press Start.")
 
@@ -475,10 +466,9 @@ class FinetunePanel(ipywidgets.VBox):
     def _on_saved(self, path: Path, run: FinetuneRun, left_out: Sequence[str]) -> None:
         """Say what was saved, and offer it as a model to start from."""
         self.run = None
-        text = (
-            f"Saved as {path.name}, with the size of its cells. It has learnt from "
-            f"{count(len(run.shots), 'annotated image')}. Segment your images with it next."
-        )
+        shots = count(len(run.shots), "annotated image")
+        text = f"Saved as {path.name}, with the size of its cells. It has learnt from {shots}. "
+        text += "Segment your images with it next."
         if left_out:
             text += "\nLeft out, as they could not be read: " + " ".join(left_out)
         self._is_filling = True
@@ -511,11 +501,9 @@ class FinetunePanel(ipywidgets.VBox):
 
 def tell_shots(found: Survey) -> str:
     """Tell how much is annotated, with a table of the images: what is doubtful, or left out."""
-    cells = sum(shot.cells for shot in found.usable)
-    summary = (
-        f"<b>{count(len(found.usable), 'annotated image')}</b> with {count(cells, 'cell')}; "
-        f"{count(len(found.queries), 'image')} to be segmented."
-    )
+    cells = count(sum(shot.cells for shot in found.usable), "cell")
+    summary = f"<b>{count(len(found.usable), 'annotated image')}</b> with {cells}; "
+    summary += f"{count(len(found.queries), 'image')} to be segmented."
     if found.usable:
         summary += f" Your cells are {found.diameter:.0f} px wide on average; a model learns that."
     rows = [
@@ -532,16 +520,15 @@ def draw_losses(log: list[dict[str, float]], n_steps: int) -> str:
     """Draw the losses of a fine-tuning: each is a dot, the line their mean over a tenth."""
     if not log:
         return ""
-    losses = pd.DataFrame(log).set_index("step")
-    means = losses.rolling(max(1, len(log) // 10), min_periods=1).mean()
-    every = -(-len(log) // MAX_POINTS)
+    losses = pd.DataFrame(log[:: -(-len(log) // MAX_POINTS)]).set_index("step")
+    means = losses.rolling(max(1, len(losses) // 10), min_periods=1).mean()
     figure = Figure(figsize=(5.8, 2.2), layout="constrained")
     axes = figure.subplots()
     for name, (colour, label) in CURVES.items():
         if name == "segmentation" or "contrast" in losses:
-            axes.plot(losses[name][::every], ".", color=colour, alpha=0.35, markersize=3)
-            axes.plot(means[name][::every], color=colour, label=label)
+            axes.plot(losses[name], ".", color=colour, alpha=0.35, markersize=3)
+            axes.plot(means[name], color=colour, label=label)
     axes.set(xlim=(0, n_steps), ylim=(0, None), xlabel="step")
     axes.legend(loc="upper right", frameon=False)
-    now = losses["segmentation"].iloc[-1]
+    now = log[-1]["segmentation"]
     return forms.render_html(figure, f"Loss over {len(log)} of {n_steps} steps, now {now:.3g}")

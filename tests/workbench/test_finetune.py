@@ -215,6 +215,8 @@ def test_each_recipe_says_about_how_long_it_takes_and_nothing_is_measured_for_it
     folder, monkeypatch
 ):
     monkeypatch.setattr(paths, "PACKAGED_WEIGHTS", paths.PACKAGE / "weights")
+    monkeypatch.setattr(f"{FINETUNE}.finetune", Mock(side_effect=AssertionError))
+    monkeypatch.setattr("scellseg_lib.model.Model.copy", Mock(side_effect=AssertionError))
     panel = opened(folder)
 
     def told() -> list[str]:
