@@ -505,7 +505,8 @@ def tell_shots(found: Survey) -> str:
     summary = f"<b>{count(len(found.usable), 'annotated image')}</b> with {cells}; "
     summary += f"{count(len(found.queries), 'image')} to be segmented."
     if found.usable:
-        summary += f" Your cells are {found.diameter:.0f} px wide on average; a model learns that."
+        width = f"{found.diameter:.0f} px wide on average"
+        summary += f" Your cells are {width}; the new model remembers it."
     rows = [
         (shot.name, "", "", f"\N{WARNING SIGN} left out: {shot.problem}")
         if shot.problem
