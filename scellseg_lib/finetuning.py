@@ -88,9 +88,9 @@ class Recipe(NamedTuple):
 
 _BEST = FinetuneOptions(strategy="classic", steps=200, schedule="cosine")
 RECIPES = {
-    "best": Recipe("the best that is known, some minutes", _BEST, 2, flips=True),
-    "quick": Recipe("for a first look, under a minute", _BEST.change(steps=64, batch_size=2), 2),
-    "paper": Recipe("as in the paper, which also learns the look of the images", FinetuneOptions()),
+    "best": Recipe("finds the cells most accurately", _BEST, 2, flips=True),
+    "quick": Recipe("for a first look", _BEST.change(steps=64, batch_size=2), 2),
+    "paper": Recipe("also learns the look of the images to be segmented", FinetuneOptions()),
 }
 """All recipes, the usual one first; how it was found: docs/method.md, section 10."""
 

@@ -12,7 +12,6 @@ from scellseg_lib.files.folder import alone
 from scellseg_lib.finetuning import RECIPES
 from scellseg_lib.learning_curve import count_cells, cross_validate, draw_curve, expect
 from scellseg_lib.workbench import experiment, forms, jobs
-from scellseg_lib.workbench.jobs import Job, runs
 
 ASK = "What would more cells add?"
 TIP = "learn from some annotated images and test on the others, by the quick recipe: some minutes"
@@ -24,7 +23,7 @@ class CurvePanel(ipywidgets.VBox):
     """A button, and what comes of it: a sentence and a curve. `choose` gives a run, or None."""
 
     def __init__(self, choose: Callable[[], Any]) -> None:
-        self.job: Job | None = None
+        self.job: jobs.Job | None = None
         self._choose = choose
         self.button = forms.button(ASK, "curve", self.press, TIP)
         self.message, self.curve = forms.Message(), ipywidgets.HTML()
@@ -33,17 +32,17 @@ class CurvePanel(ipywidgets.VBox):
     def press(self) -> None:
         """Begin, or stop: each score is kept in the folder, so that it goes on where it was."""
         self.curve.value = ""
-        if self.job is not None and runs(self.job):
-            self.job.cancel()
+        if self.job is not None and jobs.runs(self.job):
             self.message.tell("Stopping ...")
+            self.job.cancel()
         elif (run := self._choose()) is None or len(run.shots) < 3:
             self.message.fail(NOTHING)
         else:
             work = jobs.apart(partial(_learn_and_test, run))
-            self.job = Job(work, on_change=self._follow)
+            self.job = jobs.Job(work, on_change=self._follow)
             self.job.start()
 
-    def _follow(self, job: Job) -> None:
+    def _follow(self, job: jobs.Job) -> None:
         self.button.description = ASK if job.ended else "Stop"
         if job.error is not None:
             self.message.fail(forms.plain(job.error))
@@ -56,7 +55,7 @@ class CurvePanel(ipywidgets.VBox):
             self.message.tell(jobs.tell_progress(job))
 
 
-def _learn_and_test(run: Any, job: Job) -> tuple[str, str]:
+def _learn_and_test(run: Any, job: jobs.Job) -> tuple[str, str]:
     """What more cells are expected to add, in words and as a picture."""
     shots, _ = run.model_copy(update={"options": RECIPES["quick"].options}).read_images(job)
     start, cells = experiment.load_start(run.start, run.folder), count_cells(shots)

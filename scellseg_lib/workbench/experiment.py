@@ -8,7 +8,7 @@ is kept too, marked as ``seen``, and left out of the means.
 import csv
 import shutil
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -31,6 +31,7 @@ from scellseg_lib.files import images, layout
 from scellseg_lib.files.export import read_list, read_table, waiting_list
 from scellseg_lib.files.folder import ImageJob, alone, is_done
 from scellseg_lib.files.images import read_labels, read_masks, read_pixels
+from scellseg_lib.files.layout import ImageFiles
 from scellseg_lib.metrics import match, scores
 from scellseg_lib.model import Card, Model, read_card
 from scellseg_lib.network import ARCHITECTURES
@@ -43,6 +44,10 @@ from scellseg_lib.workbench.forms import hear, plain
 from scellseg_lib.workbench.session import InspectedImage, SegmentationSettings, predict_one
 
 RESULTS = f"[!.]*{layout.MASKS}.tif"
+SHARED = (
+    "Close other programs that have it open, and check that the folder can be written to and has "
+    "room. This window keeps the classes until then."
+)
 COLUMNS = {
     **{"round": "int64", "time": "str", "model": "str", "weights": "str"},
     **{"shots": "int64", "shot_cells": "int64", "image": "str", "seen": "bool"},
@@ -91,17 +96,11 @@ class SegmentedImage:
 
     def to_inspect(self, true: Callable[[], np.ndarray] | None = None) -> InspectedImage:
         """For the inspector, against true cells where they are known; read when it is needed."""
-        return InspectedImage(
-            self.name,
-            partial(read_pixels, self.image),
-            true,
-            self.read,
-            None if self.model is None else self.predict,
-            None if self.model is None else self.model.representation,
-            self.settings.decoding,
-            self.settings.resample,
-            learnt=self.model is None or self.name in learnt_from(self.model.card),
-        )
+        model, pixels = self.model, partial(read_pixels, self.image)
+        ask, known = (self.predict, model.representation) if model else (None, None)
+        how = self.settings.decoding, self.settings.resample
+        learnt = model is None or self.name in learnt_from(model.card)
+        return InspectedImage(self.name, pixels, true, self.read, ask, known, *how, learnt)
 
 
 @dataclass(frozen=True)
@@ -163,11 +162,7 @@ class Experiment:
         return sorted(files, key=lambda file: (-file.stat().st_mtime, file.name))
 
     def take(self, name: str, content: bytes) -> Path:
-        """Write a file that was dropped on the page into the folder; return its image.
-
-        It is an image, or the masks of one that is there, by its name. Another kind of file, a
-        damaged one, or one in whose place there is another, is an error.
-        """
+        """Write an image that was dropped on the page, or masks of one by its name; its image."""
         is_name = name.isprintable() and Path(name).name == name and not name.startswith(".")
         if not is_name or len(name.encode()) > 200:  # files beside it have longer names
             remedy = "Rename it: up to 200 letters, digits, spaces, - and _ will do."
@@ -208,8 +203,7 @@ class Experiment:
         annotated = [sample for sample in samples if sample.split == "shot"]
         for done, sample in enumerate(annotated):
             report(done, len(annotated))
-            assert sample.masks is not None
-            shots.append(_look_at(sample.name, sample.image, sample.masks))
+            shots.append(_look_at(sample))
         queries = tuple(sample.name for sample in samples if sample.split == "query")
         return Survey(self.folder, tuple(shots), queries)
 
@@ -233,41 +227,31 @@ class Experiment:
     def add_to_shots(
         self, image: Path, masks: np.ndarray, *, replace: bool = False, cells: Path | None = None
     ) -> tuple[Path, Path]:
-        """Put an image and its masks among the annotated images.
+        """Put a copy of an image and its masks among the annotated ones; both files.
 
-        That is in ``shot/``, or, where all lies in one folder, in that. The image is copied byte
-        for byte, and stays where it is. All files are written before one of them gets its name.
-        Other masks of the image are only replaced if that is asked for, and are `OtherMasks` else;
-        another image of the same name never is. The list of `cells` is copied too; where this file
-        does not exist, a list of masks that are replaced is removed. So is the rectangle that is
-        annotated, which is beside that list, or else beside the image. Returns image and masks.
+        All are written before one of them gets its name. Other masks of the image are replaced if
+        that is asked for, and are `OtherMasks` else; another image of its name never is. Its list
+        of `cells` and the rectangle that is annotated, which is beside that list or else beside the
+        image, are copied too; those of former masks are removed where there are none.
         """
         copy, labels = self._check_shot(image, masks, replace, cells)
-        table, noted = layout.cells_path(labels), cells if cells and cells.is_file() else None
-        written = whole(table) if noted else nullcontext(table)
-        copied = nullcontext(copy) if copy.exists() else whole(copy)
-        region, file = _read_rectangle(cells or image, masks), layout.region_path(copy)
+        table, bounds = layout.cells_path(labels), layout.region_path(copy)
+        region = _read_rectangle(cells or image, masks)
         is_part = (region.height, region.width) != masks.shape
-        bounded = whole(file) if is_part else nullcontext(file)
-        remedy = "Check the folder and the space on its disk."
+        remedy = "Check that the folder can be written to and has room."
         with telling("the image cannot be copied", copy, remedy, ImageError):
-            with (
-                copied as image_part,
-                whole(labels) as masks_part,
-                written as table_part,
-                bounded as region_part,
-            ):
-                images.write_labels(masks_part, masks)
-                if image_part != copy:  # it may be the image itself
-                    shutil.copyfile(image, image_part)
-                if noted:
-                    shutil.copyfile(noted, table_part)
+            with ExitStack() as files:
+                if not copy.exists():  # it may be the image itself
+                    shutil.copyfile(image, files.enter_context(whole(copy)))
+                images.write_labels(files.enter_context(whole(labels)), masks)
+                if cells and cells.is_file():
+                    shutil.copyfile(cells, files.enter_context(whole(table)))
                 if is_part:
-                    region_part.write_text(region.model_dump_json())
-            if cells and not noted:
+                    files.enter_context(whole(bounds)).write_text(region.model_dump_json())
+            if cells and not cells.is_file():
                 table.unlink(missing_ok=True)
             if not is_part:
-                file.unlink(missing_ok=True)
+                bounds.unlink(missing_ok=True)
         return copy, labels
 
     def _check_shot(
@@ -276,9 +260,8 @@ class Experiment:
         """Where `add_to_shots` puts them, or why it cannot."""
         check_size(read_pixels(image).shape[:2], masks.shape, "its masks", image)
         if not np.any(masks[_read_rectangle(cells or image, masks).box]):
-            what = "there are no cells to learn from"
             remedy = "Draw at least one cell, or choose another image."
-            raise DatasetError(what, where=image, remedy=remedy)
+            raise DatasetError("there are no cells to learn from", where=image, remedy=remedy)
         copy, labels = layout.place_shot(self.folder, image)
         if copy.exists() and copy.read_bytes() != image.read_bytes():
             what = "another image of this name is among the annotated ones"
@@ -286,22 +269,18 @@ class Experiment:
             raise DatasetError(what, where=copy, remedy=remedy)
         is_there = labels.exists() or edits_path(labels).is_file()
         if is_there and not replace and _hash(labels) != _hash(masks):
-            what = "this image has other masks already"
             remedy = "Replace them, or leave them as they are."
-            raise OtherMasks(what, where=labels, remedy=remedy)
+            raise OtherMasks("this image has other masks already", where=labels, remedy=remedy)
         return copy, labels
 
     def rounds(self) -> pd.DataFrame:
         """All corrections, in the order of the rounds, see `COLUMNS`; DatasetError if damaged."""
         file = self.folder / layout.ROUNDS
-        try:
-            return pd.read_csv(file, keep_default_na=False, dtype=COLUMNS)[list(COLUMNS)]
-        except FileNotFoundError:
+        if not file.exists():
             return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in COLUMNS.items()})
-        except (ValueError, KeyError) as error:  # pandas' own errors are ValueErrors
-            what = "this is not a table of rounds, or it is damaged"
-            remedy = "Move it away; a new one begins with the next correction."
-            raise DatasetError(what, where=file, remedy=remedy) from error
+        remedy = "Move it away; a new one begins with the next correction."
+        with telling("the table of rounds cannot be read", file, remedy):
+            return pd.read_csv(file, keep_default_na=False, dtype=COLUMNS)[list(COLUMNS)]
 
     def sum_up_rounds(self) -> pd.DataFrame:
         """One row a round: sums over its images, and means of the scores of those not ``seen``."""
@@ -323,10 +302,9 @@ class Experiment:
     ) -> dict[str, float]:
         """Keep a correction: its score in ``rounds.csv``, then image and masks among the shots.
 
-        Where a part alone is annotated, see `add_to_shots`, that part is scored.
-        Other weights begin the next round. Correcting an image again in the same round replaces its
-        row, and its masks among the shots if they are those of the former correction. Nothing is
-        written where these cannot be, see `add_to_shots`.
+        Where a part alone is annotated, it is scored. Other weights begin the next round; an image
+        that is corrected again in a round has its row replaced, and its masks if they are those of
+        the former correction. Nothing is written where `add_to_shots` refuses them.
         """
         box = _read_rectangle(cells or result.image, corrected).box
         found, table = compare(predicted[box], corrected[box]), self.rounds()
@@ -338,14 +316,10 @@ class Experiment:
         self._check_shot(result.image, corrected, replace, cells)
         row = self._round_of(table, result.weights)
         same = (table["round"] == row["round"]) & (table["image"] == name)
-        row |= found | {
-            "time": datetime.now(UTC).isoformat(timespec="seconds"),
-            "model": result.model_file,
-            "weights": result.weights,
-            "image": name,
-            "seen": bool(table.loc[same, "seen"].iloc[0]) if same.any() else annotated,
-            "masks": _hash(corrected),
-        }
+        seen = bool(table.loc[same, "seen"].iloc[0]) if same.any() else annotated
+        row |= found | {"image": name, "seen": seen, "masks": _hash(corrected)}
+        row |= {"model": result.model_file, "weights": result.weights}
+        row["time"] = datetime.now(UTC).isoformat(timespec="seconds")
         rows = pd.DataFrame([row])[list(COLUMNS)].astype(COLUMNS)
         table = pd.concat([table[~same], rows], ignore_index=True)
         # The score first: the shot alone would make the image pass for one that was learnt from.
@@ -360,15 +334,10 @@ class Experiment:
         of_these = table[table["weights"] == weights]
         if len(of_these):
             return {name: int(of_these[name].iloc[-1]) for name in ("round", "shots", "shot_cells")}
-        counts = []
-        for one in layout.list_images(self.folder):
-            with suppress(ScellsegError):  # a damaged shot does not cost the correction
-                if one.masks and one.split == layout.SHOT:
-                    drawn = read_masks(one.masks)
-                    drawn = drawn[_read_rectangle(one.image, drawn).box]
-                    counts.append(np.count_nonzero(np.unique(drawn)))
-        last = int(table["round"].max()) if len(table) else 0
-        return {"round": last + 1, "shots": len(counts), "shot_cells": sum(counts)}
+        shots = [one for one in layout.list_images(self.folder) if one.split == layout.SHOT]
+        cells = [one.cells for one in map(_look_at, shots) if not one.problem]
+        last = int(max(table["round"], default=0))
+        return {"round": last + 1, "shots": len(cells), "shot_cells": sum(cells)}
 
 
 def experiment_of(file: Path) -> Path:
@@ -404,7 +373,8 @@ def _write_new(file: Path, content: bytes, read: Callable[[Path], Any]) -> None:
             raise
 
 
-def _look_at(name: str, image: Path, file: Path) -> AnnotatedImage:
+def _look_at(shot: ImageFiles) -> AnnotatedImage:
+    name, image, file = shot.name, shot.image, shot.masks or shot.own_masks
     try:
         pixels, (masks, doubt) = read_pixels(image), hear(lambda: read_masks(file))
         check_size(pixels.shape[:2], masks.shape, "its masks", image)
@@ -419,14 +389,7 @@ def _look_at(name: str, image: Path, file: Path) -> AnnotatedImage:
     if not masks.any():
         return AnnotatedImage(name, image, f"No cell is drawn in it yet. {doubt}".strip())
     sizes = diameters(np.bincount(masks.ravel())[1:])
-    return AnnotatedImage(
-        name,
-        image,
-        doubt=doubt,
-        region=region,
-        cells=sizes.size,
-        diameter=float(np.median(sizes)),
-    )
+    return AnnotatedImage(name, image, "", doubt, region, sizes.size, float(np.median(sizes)))
 
 
 def _read_rectangle(file: Path, masks: np.ndarray) -> Region:
@@ -478,7 +441,7 @@ class OfferedModel:
 
     @property
     def key(self) -> str:
-        """What a record knows it by: "worms.safetensors", "scellseg_32" or "released scellseg"."""
+        """What a record knows it by, such as "worms.safetensors" or "released scellseg"."""
         if isinstance(self.name, Path):
             return self.name.name if self.is_own else self.name.stem
         return f"released {self.name}"
@@ -508,8 +471,6 @@ def load_start(key: str, folder: Path) -> Model:
     for model in offer_models(folder):
         if model.key == key:
             return model.load()
-    if key.startswith("released "):
-        return load_model(key.removeprefix("released "), "released")
     what = "the model to start from is there no more"
     raise ModelError(what, where=key, remedy="Choose another one.")
 
@@ -543,15 +504,10 @@ def list_results(
     """
     offered, model, weights = chosen
     is_ours = record.get("weights") == weights
-    decoding = {name: record[name] for name in Decoding.model_fields if name in record}
-    channels = record.get("channels")
-    settings = SegmentationSettings(
-        record.get("diameter", model.card.diameter),
-        Decoding(**decoding),
-        record.get("resample", True),
-        record.get("flips", False),
-        tuple(channels) if channels else None,
-    )
+    decoding = Decoding(**{name: record[name] for name in Decoding.model_fields if name in record})
+    diameter, channels = record.get("diameter", model.card.diameter), record.get("channels")
+    looks = record.get("resample", True), record.get("flips", False), channels and tuple(channels)
+    settings = SegmentationSettings(diameter, decoding, *looks)
     used, key = (model, offered.key) if is_ours else (None, "")
     made, hashes = (used, key, record.get("weights", ""), settings), record.get("masks", {})
     return [
@@ -582,7 +538,7 @@ class ClassFile:
     def read(self) -> dict[str, str]:
         """Names and colours of the classes; ImageError where the file is no such list."""
         self._seen = None
-        with self._telling("the list of classes cannot be read"):
+        with telling("the list of classes cannot be read", self.file, SHARED, ImageError):
             content = self._content()
             table, _ = self._parse(content)
         self._seen = content
@@ -590,7 +546,8 @@ class ClassFile:
 
     def write(self, classes: Classes) -> None:
         """Write the classes; `ClassesChanged` if somebody else has, since they were read."""
-        with self._telling("the list of classes cannot be written"), alone(self.file, -1):
+        what = "the list of classes cannot be written"
+        with telling(what, self.file, SHARED, ImageError), alone(self.file, -1):
             content = self._content()
             table, separator = self._parse(content)
             if [*table["colour"].items()] != [*classes.items()]:
@@ -661,8 +618,3 @@ class ClassFile:
         for name, colour in found.items():
             found[name] = colour or choose_colour(found)
         return table.assign(colour=pd.Series(found, dtype=str)), separator
-
-    def _telling(self, what: str) -> AbstractContextManager[None]:
-        remedy = "Close other programs that have it open, and check the folder and its disk. "
-        remedy += "This window keeps the classes until then."
-        return telling(what, self.file, remedy, ImageError)

@@ -12,18 +12,20 @@ from threading import RLock
 from time import monotonic
 
 import ipywidgets
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from pydantic import BaseModel, Field
 
+from scellseg_lib import paths
 from scellseg_lib.atomic import whole
-from scellseg_lib.datasets.load import load_folder
+from scellseg_lib.datasets.load import find_readable, load_folder
 from scellseg_lib.errors import ScellsegError
 from scellseg_lib.files import layout
 from scellseg_lib.files.folder import InUse, alone
 from scellseg_lib.finetuning import RECIPES, STRATEGIES, FinetuneOptions, finetune
-from scellseg_lib.model import Model
-from scellseg_lib.samples import Dataset
+from scellseg_lib.model import Card, Model
+from scellseg_lib.samples import Dataset, Sample
 from scellseg_lib.training import Enough, Progress, read_run
 from scellseg_lib.workbench import experiment, forms, jobs
 from scellseg_lib.workbench.curve import CurvePanel
@@ -31,16 +33,17 @@ from scellseg_lib.workbench.experiment import OfferedModel, Survey
 from scellseg_lib.workbench.forms import Channels, count, plain
 from scellseg_lib.workbench.jobs import Cancelled, Job, runs
 
-EMPTY = (
-    "Type the folder of your experiment. Draw the cells in one or two of its images first "
-    "(Annotate)."
-)
+EMPTY = "Type the folder of your experiment. Draw the cells of one or two images first (Annotate)."
 NO_SHOTS = (
     "None of the images in this folder is done yet. Draw all cells in one or two of them and press "
     "Done (Annotate), of those in query/ Learn from this image; then press Check."
 )
 NONE_USABLE = "None of the annotated images can be used: the table says why. Mend them, then Check."
 NAME = re.compile(r"\w[\w .()+-]*")
+TITLES = {"best": "Best", "quick": "Quick", "paper": "As in the paper"}
+PATCH_SECONDS = {16: 0.1, 32: 0.34}  # to learn from a patch on two cores, by the model's width
+CONTRASTIVE = 1.8  # times as long: patches of other images are looked at too
+PACE = "finetuning_pace.txt"  # in the cache: times as long as on two cores the last run took
 DRAWN_EVERY = 0.5  # least seconds between two drawings of the curve
 CURVES = {
     "segmentation": ("#0072B2", "error on the annotated images"),
@@ -50,10 +53,7 @@ MAX_POINTS = 400  # more than a curve of this width can show
 
 
 class FinetuneRun(BaseModel):
-    """One fine-tuning: call it in a `Job`; its result is the path of the saved model.
-
-    What is chosen for it is written beside its checkpoint as long as it is unfinished.
-    """
+    """One fine-tuning, to be called in a `Job`; written beside its checkpoint until it is done."""
 
     folder: Path
     channels: Channels | None
@@ -65,35 +65,34 @@ class FinetuneRun(BaseModel):
     overwrite: bool = False
 
     log: list[dict[str, float]] = Field(default=[], exclude=True)  # losses of the steps done
+    times: list[float] = Field(default=[], exclude=True)  # when those that were done here ended, s
 
     def model_post_init(self, context: object) -> None:
         """Look what is done already."""
-        self.log = read_run(self.file(layout.CHECKPOINT)).get("log", [])
+        self.log, self.times = read_run(self.file(layout.CHECKPOINT)).get("log", []), []
 
     def file(self, ending: str) -> Path:
         """File of the model, of the checkpoint, or of what is chosen, by its ending."""
         return self.folder / f"{self.name}{ending}"
 
     def __call__(self, job: Job) -> Path:
-        """Learn to the end and save; a stop keeps the checkpoint, and is `Cancelled`.
-
-        CheckpointOfAnotherRun if the images or the model have changed since a stop.
-        """
-        record = self.file(layout.RUN)
-        with alone(self.file(layout.CHECKPOINT), 1):  # a window that looks at it takes a moment
+        """Learn to the end; the path of the model. A stop keeps the checkpoint: `Cancelled`."""
+        record, checkpoint = self.file(layout.RUN), self.file(layout.CHECKPOINT)
+        with alone(checkpoint, 1):  # a window that looks at it takes a moment
             self.model_post_init(None)  # another window may have gone on with it
             job.report(0, 0, doing="Reading the model and the images")
-            shots, queries = self.read_images(job)
+            start, images = experiment.load_start(self.start, self.folder), self.read_images(job)
             job.report(0, 0, doing="Preparing")
             with whole(record) as scratch:
                 scratch.write_text(self.model_dump_json(indent=2))
+            how = self.options.model_dump() | {"callback": partial(self._step, job)}
             try:
-                tuned = self._learn(job, shots, queries)
+                tuned = finetune(start, *images, self.recipe, checkpoint=checkpoint, **how)
             finally:
-                if not self.file(layout.CHECKPOINT).exists():  # nothing to go on from
+                if not checkpoint.exists():  # nothing to go on from
                     record.unlink(missing_ok=True)
-            self.log = tuned.log
-            if len(tuned.log) < self.options.steps:
+            note_pace(self.times, self.options, tuned.card)
+            if len(self.log) < self.options.steps:
                 raise Cancelled
             return self._save(tuned)
 
@@ -105,8 +104,6 @@ class FinetuneRun(BaseModel):
     @property
     def is_learnt(self) -> bool:
         """Whether a window on this computer learns it now."""
-        if not self.folder.is_dir():
-            return False
         try:
             with alone(self.file(layout.CHECKPOINT)):
                 return False
@@ -120,19 +117,9 @@ class FinetuneRun(BaseModel):
         with alone(self.file(layout.CHECKPOINT)):
             self._forget()
 
-    def _learn(self, job: Job, shots: Dataset, queries: Dataset | None) -> Model:
-        return finetune(
-            experiment.load_start(self.start, self.folder),
-            shots,
-            queries,
-            self.recipe,
-            **self.options.model_dump(),
-            checkpoint=self.file(layout.CHECKPOINT),
-            callback=partial(self._step, job),
-        )
-
     def _step(self, job: Job, progress: Progress) -> None:
         self.log.append({"step": progress.step, **progress.losses})
+        self.times.append(monotonic())
         try:
             job.report(progress.step, progress.n_steps, doing="Learning", log=self.log)
         except Cancelled:
@@ -142,16 +129,13 @@ class FinetuneRun(BaseModel):
         """Shots, and the images to be segmented that can be read, where the strategy needs them."""
         images = load_folder(self.folder, self.channels)
         shots = tuple(sample for sample in images.shot if sample.name in self.shots)
-        if STRATEGIES[self.options.strategy] is None:
-            return replace(images, samples=shots), None
-        left_out, queries = list[str](), []
-        for done, sample in enumerate(images.query.without_masks()):
-            job.report(done, len(images.query), doing="Checking the images to be segmented")
-            try:
-                _ = sample.without_masks().image  # a copy: its pixels go with it
-                queries.append(sample)
-            except (ScellsegError, OSError) as error:
-                left_out.append(plain(error))
+        queries, left_out = list[Sample](), list[str]()
+        if STRATEGIES[self.options.strategy]:
+            for done in range(len(every := images.query.without_masks())):
+                job.report(done, len(every), doing="Checking the images to be segmented")
+                good, wrong = find_readable(every[done : done + 1])
+                queries += good
+                left_out += map(plain, wrong)
         job.report(0, 0, left_out=left_out)
         return replace(images, samples=shots), replace(images, samples=tuple(queries)) or None
 
@@ -187,13 +171,31 @@ def find_free_name(folder: Path, wanted: str) -> str:
     return name
 
 
-class FinetunePanel(ipywidgets.VBox):
-    """Fine-tune a model on the annotated images of a folder, without a line of code.
+def reckon_seconds(options: FinetuneOptions, card: Card | None) -> float:
+    """Seconds that a run takes on two cores, by what was measured."""
+    each = PATCH_SECONDS.get(card.levels[0] if card else 32, PATCH_SECONDS[32])
+    times = CONTRASTIVE if STRATEGIES[options.strategy] else 1
+    return options.steps * options.batch_size * each * times
 
-    Every field and button is an attribute (`folder`, `model`, `steps`, `start` ..) that Python can
-    set or click as a hand does. `on_tuned` is called with the path of each model that is saved,
-    from the thread that saved it.
-    """
+
+def note_pace(ended: Sequence[float], options: FinetuneOptions, card: Card) -> None:
+    """Note how fast this computer learns, by when the steps of a run ended."""
+    if len(ended) > 1:
+        seconds = float(np.median(np.diff(ended))) * options.steps
+        with suppress(OSError), whole(paths.cache() / PACE) as scratch:
+            scratch.write_text(str(seconds / reckon_seconds(options, card)))
+
+
+def tell_recipe(name: str, card: Card | None) -> str:
+    """Say what a recipe is for, and about how long it takes with a model to start from."""
+    seconds, where = reckon_seconds(RECIPES[name].options, card), "on two cores"
+    with suppress(OSError, ValueError):  # there is none before the first run
+        seconds, where = seconds * float((paths.cache() / PACE).read_text()), "on this computer"
+    return f"{TITLES[name]}: {RECIPES[name].help}, about {forms.duration(seconds)} {where}"
+
+
+class FinetunePanel(ipywidgets.VBox):
+    """Fine-tune on the annotated images of a folder; `on_tuned` gets the path of each new model."""
 
     def __init__(
         self, folder: Path | None = None, on_tuned: Callable[[Path], object] = lambda model: None
@@ -222,19 +224,14 @@ class FinetunePanel(ipywidgets.VBox):
         self.folder = forms.text_field("tune-folder", "folder of your experiment")
         self.check = forms.button("Check", "tune-check", self.look, tip="look into it again")
         self.more = CurvePanel(self.choose)
-        self.shots, self.diameter, self.about = (
-            ipywidgets.HTML().add_class(f"scellseg-tune-{name}")
-            for name in ("shots", "diameter", "about")
-        )
+        self.shots, self.about = ipywidgets.HTML(), ipywidgets.HTML()
         self.channels = forms.ChannelFields("tune", self._follow_choice)
         self.model = forms.dropdown("tune-model")
-        self.recipe = ipywidgets.RadioButtons(
-            options=[(f"{name.capitalize()}: {one.help}", name) for name, one in RECIPES.items()],
-        ).add_class("scellseg-tune-recipe")
+        self.recipe = ipywidgets.RadioButtons(options=[*RECIPES]).add_class("scellseg-tune-recipe")
         self.steps = forms.number_field("tune-steps", FinetuneOptions, "steps")
         self.batch = forms.number_field("tune-batch", FinetuneOptions, "batch_size")
-        patches = forms.note("patches of images in each step")
-        more = [forms.row("Steps", self.steps), forms.row("Batch", self.batch, patches)]
+        cut_out = forms.note("small ones, cut out of yours at random")
+        more = [forms.row("Steps", self.steps), forms.row("Images per step", self.batch, cut_out)]
         self.name = forms.text_field("tune-name")
         self.overwrite = forms.tick("replace the model of that name", "tune-overwrite")
         return [
@@ -242,7 +239,6 @@ class FinetunePanel(ipywidgets.VBox):
             forms.row("Folder", self.folder, self.check),
             self.shots,
             self.channels,
-            forms.row("Size of the cells", self.diameter),
             self.more,
             forms.heading("How to learn"),
             forms.row("Start from", self.model),
@@ -306,8 +302,12 @@ class FinetunePanel(ipywidgets.VBox):
         if found:
             names, image = experiment.find_channels(shot.image for shot in found.usable)
             self.channels.offer(names, image, found.folder)
-        if self.run:
-            self._fill(self.run)
+        if run := self.run:
+            self.channels.choose(run.channels)
+            self.recipe.value, self.name.value = run.recipe, run.name
+            self.steps.value, self.batch.value = run.options.steps, run.options.batch_size
+            starts = {start.key: start for _, start in self.model.options}
+            self.model.value = starts.get(run.start, self.model.value)
         self._is_filling = False
         self._show_curve(self.run)
         self._follow_choice()
@@ -315,10 +315,8 @@ class FinetunePanel(ipywidgets.VBox):
     def _say_what_next(self, found: Survey) -> None:
         left_out = len(found.shots) - len(found.usable)
         if self.run:
-            self.message.tell(
-                f"An unfinished run, {self.run.name}, lies here: {self.run.how_far}. Go on with "
-                "it, or discard it."
-            )
+            there = f"An unfinished run, {self.run.name}, lies here: {self.run.how_far}."
+            self.message.tell(f"{there} Go on with it, or discard it.")
         elif self._learnt_elsewhere:
             self.message.tell(
                 f"{', '.join(self._learnt_elsewhere)} is still being learnt in another window. Its "
@@ -328,10 +326,9 @@ class FinetunePanel(ipywidgets.VBox):
         elif problem := self._find_problem():
             self.message.fail(problem)
         elif left_out:
-            self.message.tell(
-                f"{count(left_out, 'annotated image is', 'annotated images are')} left out: the "
-                "table says why. You can start without, or mend and Check again."
-            )
+            some = count(left_out, "annotated image is", "annotated images are")
+            what = "the table says why. You can start without, or mend and Check again."
+            self.message.tell(f"{some} left out: {what}")
         else:
             self.message.tell("Ready: press Start.")
 
@@ -352,22 +349,21 @@ class FinetunePanel(ipywidgets.VBox):
 
     def _follow_choice(self) -> None:
         """Show what follows from what is chosen, and say what to do next."""
-        found, start = self.found, self.model.value
-        self.about.value = escape(experiment.describe_model(start.card)) if start.card else ""
-        self._propose_name(start)
-        self.diameter.value = ""
-        self._show_state()
-        if found:
-            self._say_what_next(found)
-            if found.usable:
-                self.diameter.value = (
-                    "On average your drawn cells are as large as a disk "
-                    f"{found.diameter:.0f} px wide; the new model remembers it."
-                )
+        with self._lock:
+            start, recipe = self.model.value, self.recipe.value
+            self.about.value = escape(experiment.describe_model(start.card)) if start.card else ""
+            self._is_filling = True  # the first recipe is chosen when they are offered anew
+            self.recipe.options = tuple((tell_recipe(name, start.card), name) for name in RECIPES)
+            self.recipe.value, self._is_filling = recipe, False
+            self._propose_name(start)
+            self._show_state()
+            if self.found:
+                self._say_what_next(self.found)
 
     def _follow_recipe(self) -> None:
-        chosen = RECIPES[self.recipe.value].options
-        self.steps.value, self.batch.value = chosen.steps, chosen.batch_size
+        if not self._is_filling:
+            chosen = RECIPES[self.recipe.value].options
+            self.steps.value, self.batch.value = chosen.steps, chosen.batch_size
 
     def _propose_name(self, start: OfferedModel) -> None:
         """Propose a free name, unless the user has given one."""
@@ -381,25 +377,17 @@ class FinetunePanel(ipywidgets.VBox):
         """Run as it is chosen; None while there is nothing to learn from."""
         if not (self.found and self.found.usable) or self.channels.is_missing:
             return None
+        usual = RECIPES[self.recipe.value].options
         return FinetuneRun(
             folder=self.found.folder,
             channels=self.channels.value,
             start=self.model.value.key,
             recipe=self.recipe.value,
-            options=RECIPES[self.recipe.value].options.change(
-                steps=self.steps.value, batch_size=self.batch.value
-            ),
+            options=usual.change(steps=self.steps.value, batch_size=self.batch.value),
             name=self.name.value.strip().removesuffix(layout.MODEL),
             shots=tuple(shot.name for shot in self.found.usable),
             overwrite=self.overwrite.value,
         )
-
-    def _fill(self, run: FinetuneRun) -> None:
-        self.channels.choose(run.channels)
-        self.recipe.value, self.name.value = run.recipe, run.name
-        self.steps.value, self.batch.value = run.options.steps, run.options.batch_size
-        starts = {start.key: start for _, start in self.model.options}
-        self.model.value = starts.get(run.start, self.model.value)
 
     def _find_problem(self) -> str:
         """Say why a run cannot begin; empty where it can."""
@@ -478,10 +466,9 @@ class FinetunePanel(ipywidgets.VBox):
     def _on_saved(self, path: Path, run: FinetuneRun, left_out: Sequence[str]) -> None:
         """Say what was saved, and offer it as a model to start from."""
         self.run = None
-        text = (
-            f"Saved as {path.name}, with the size of its cells. It has learnt from "
-            f"{count(len(run.shots), 'annotated image')}. Segment your images with it next."
-        )
+        shots = count(len(run.shots), "annotated image")
+        text = f"Saved as {path.name}, with the size of its cells. It has learnt from {shots}. "
+        text += "Segment your images with it next."
         if left_out:
             text += "\nLeft out, as they could not be read: " + " ".join(left_out)
         self._is_filling = True
@@ -504,10 +491,8 @@ class FinetunePanel(ipywidgets.VBox):
         is_there = chosen is not None and chosen.file(layout.MODEL).exists()
         forms.show(free and is_there, self.overwrite)
         self.folder.disabled = self.check.disabled = self.more.button.disabled = running
-        for field in (
-            *(self.channels.cells, self.channels.nuclei, self.model, self.recipe, self.steps),
-            *(self.batch, self.name, self.overwrite),
-        ):
+        channels, how = [self.channels.cells, self.channels.nuclei], [self.steps, self.batch]
+        for field in (*channels, *how, self.model, self.recipe, self.name, self.overwrite):
             field.disabled = not free
 
     def _show_curve(self, run: FinetuneRun | None) -> None:
@@ -516,11 +501,12 @@ class FinetunePanel(ipywidgets.VBox):
 
 def tell_shots(found: Survey) -> str:
     """Tell how much is annotated, with a table of the images: what is doubtful, or left out."""
-    cells = sum(shot.cells for shot in found.usable)
-    summary = (
-        f"<b>{count(len(found.usable), 'annotated image')}</b> with {count(cells, 'cell')}; "
-        f"{count(len(found.queries), 'image')} to be segmented."
-    )
+    cells = count(sum(shot.cells for shot in found.usable), "cell")
+    summary = f"<b>{count(len(found.usable), 'annotated image')}</b> with {cells}; "
+    summary += f"{count(len(found.queries), 'image')} to be segmented."
+    if found.usable:
+        width = f"{found.diameter:.0f} px wide on average"
+        summary += f" Your cells are {width}; the new model remembers it."
     rows = [
         (shot.name, "", "", f"\N{WARNING SIGN} left out: {shot.problem}")
         if shot.problem
@@ -535,17 +521,15 @@ def draw_losses(log: list[dict[str, float]], n_steps: int) -> str:
     """Draw the losses of a fine-tuning: each is a dot, the line their mean over a tenth."""
     if not log:
         return ""
-    losses = pd.DataFrame(log)
-    means = losses.rolling(max(1, len(log) // 10), min_periods=1).mean()
-    shown = slice(None, None, -(-len(log) // MAX_POINTS))
+    losses = pd.DataFrame(log[:: -(-len(log) // MAX_POINTS)]).set_index("step")
+    means = losses.rolling(max(1, len(losses) // 10), min_periods=1).mean()
     figure = Figure(figsize=(5.8, 2.2), layout="constrained")
     axes = figure.subplots()
     for name, (colour, label) in CURVES.items():
-        if name == "segmentation" or not losses[name].equals(losses["segmentation"]):
-            at = losses["step"][shown]
-            axes.plot(at, losses[name][shown], ".", color=colour, alpha=0.35, markersize=3)
-            axes.plot(at, means[name][shown], color=colour, label=label)
+        if name == "segmentation" or "contrast" in losses:
+            axes.plot(losses[name], ".", color=colour, alpha=0.35, markersize=3)
+            axes.plot(means[name], color=colour, label=label)
     axes.set(xlim=(0, n_steps), ylim=(0, None), xlabel="step")
     axes.legend(loc="upper right", frameon=False)
-    now = losses["segmentation"].iloc[-1]
+    now = log[-1]["segmentation"]
     return forms.render_html(figure, f"Loss over {len(log)} of {n_steps} steps, now {now:.3g}")

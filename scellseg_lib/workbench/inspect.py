@@ -47,8 +47,7 @@ Give = Callable[[FoundCells], None]
 class Inspector(ipywidgets.VBox):
     """Images with the cells found in them, against the true cells where they are known.
 
-    `on_edit` and `on_use` are called with the cells that are looked at, at the present thresholds,
-    by the buttons "Correct this image" and "Segment with these", which are there only with them.
+    `on_edit` and `on_use` get the cells that are looked at, by buttons that are there with them.
     """
 
     def __init__(
@@ -59,13 +58,12 @@ class Inspector(ipywidgets.VBox):
         on_use: Give | None = None,
     ) -> None:
         self._images: list[InspectedImage] = []
-        self._order: list[int] = []  # of the list, the worst first
-        self._current = 0
+        self._current: InspectedImage | None = None
         self._shown: tuple[InspectedImage, Prediction | None, FoundCells] | None = None
         self._jobs: dict[str, Job] = {}
         self._tips: list[str] = []
         self._filling, self._refusal = False, ""
-        self._redraw = Newest(self._draw_or_say)
+        self._redraw = Newest(self._draw)
         self._message = forms.Message()
         super().__init__([self._message, self._make(on_edit, on_use)])
         self.add_class("scellseg-inspector")
@@ -108,14 +106,13 @@ class Inspector(ipywidgets.VBox):
         for job in self._jobs.values():
             job.cancel()
         self.thresholds.chosen = {}
-        first = first or (self._images[self._current].name if self._images else "")
+        first = first or (self._current.name if self._current else "")
         self._images = [replace(entry) for entry in entries]
         for image in self._images:
             if not callable(image.predicted):
                 image.load()
-        self._order_worst_first()
-        names = [entry.name for entry in entries]
-        self._current = names.index(first) if first in names else (self._order or [0])[0]
+        named = [image for image in self._images if image.name == first]
+        self._current = next(iter(named + self._order()), None)
         self._shown = None
         self._redraw()
         if any(one.found.is_pending for one in self._images):
@@ -129,15 +126,14 @@ class Inspector(ipywidgets.VBox):
     @property
     def entry(self) -> FoundCells | None:
         """Cells that are looked at, at the present thresholds; None without any image."""
-        if not self._images:
-            return None
-        image = self._images[self._current]
-        return replace(image.load(), prediction=image.said)
+        image = self._current
+        return replace(image.load(), prediction=image.said) if image else None
 
     def step(self, by: int) -> None:
         """Go to the next image of the list (1) or the one before (-1), round and round."""
-        if self._order:
-            self._go(self._order[(self._order.index(self._current) + by) % len(self._order)])
+        if self._current:
+            order = self._order()
+            self._go(order[(order.index(self._current) + by) % len(order)])
 
     def apply_to_all(self) -> Job:
         """Bring the other images to the present thresholds too, in a thread of its own."""
@@ -163,7 +159,8 @@ class Inspector(ipywidgets.VBox):
             for done, image in enumerate(images):
                 job.report(done, len(images))
                 act(image)
-                self._rest(image)
+                if image is not self._current:  # nobody looks at it
+                    image.rest()
 
         def follow(job: Job) -> None:
             if job is not self._jobs[doing]:
@@ -178,36 +175,28 @@ class Inspector(ipywidgets.VBox):
         self._jobs[doing] = job = Job(work, on_change=follow)
         return job.start()
 
-    def _rest(self, image: InspectedImage) -> None:
-        """Free the memory of an image that nobody looks at."""
-        if not self._images or image is not self._images[self._current]:
-            image.rest()
-
-    def _go(self, index: int | None) -> None:
-        if index is not None and index != self._current and not self._filling:
-            self._current = index
+    def _go(self, image: InspectedImage | None) -> None:
+        if image and image is not self._current and not self._filling:
+            self._current = image
             self._redraw()
-
-    def _draw_or_say(self) -> None:
-        try:
-            self._draw()
-        except Exception as error:
-            self._message.fail(plain(error))
 
     def _draw(self) -> None:
         """Show the current image at the present thresholds; `_redraw` alone calls it."""
         forms.show(bool(self._images), self._body)
-        if not self._images:
-            self._message.tell(EMPTY)
-            return
-        image, iou = self._images[self._current], self.iou.value
+        with self._message.tell_errors():
+            if self._current:
+                self._draw_image(self._current, self.iou.value)
+            else:
+                self._message.tell(EMPTY)
+
+    def _draw_image(self, image: InspectedImage, iou: float) -> None:
         found = image.apply(image.choose_decoding(self.thresholds))
         matched = None
         if found.true is not None and found.scores is not None:
             matched = metrics.match(found.true, found.predicted, iou)
         problem = self._draw_cells(image, found, matched) or found.problem
         before = None if found.decoding == image.decoding else image.given_scores
-        self._legend.value = explain_colours(matched, found.predicted, iou)
+        self._legend.value = explain_colours(matched, found.cells, iou)
         self._curve.value = draw_curve(found, iou, before)
         if image.choose_decoding(self.thresholds) is None:
             self.thresholds.load(None, None, FIXED)
@@ -216,8 +205,8 @@ class Inspector(ipywidgets.VBox):
             self.thresholds.load(image.decoding, image.representation, note)
         self._list_images()
         self._tell_selected()
-        place = self._order.index(self._current) + 1
-        text = f"{found.name}: image {place} of {len(self._order)}, the worst first."
+        place = self._order().index(image) + 1
+        text = f"{found.name}: image {place} of {len(self._images)}, the worst first."
         if not found.predicted.any():
             text += " No cells were found in it; lower the first threshold to find more."
         if problem := problem or self._refusal:
@@ -233,7 +222,7 @@ class Inspector(ipywidgets.VBox):
         if shown is None or image is not shown[0]:
             self._refusal = ""
             if shown is not None:
-                self._rest(shown[0])
+                shown[0].rest()
             shown = None
             if image.is_unasked:
                 self._for_each("Asking", [image], InspectedImage.ask)
@@ -257,24 +246,23 @@ class Inspector(ipywidgets.VBox):
             self.view.tell(self._tips, true_tips)
         return problem
 
-    def _order_worst_first(self) -> None:
-        ranks = [one.found.rank(self.iou.value) for one in self._images]
-        self._order = sorted(range(len(ranks)), key=ranks.__getitem__)
+    def _order(self) -> list[InspectedImage]:
+        """Images, the worst first."""
+        return sorted(self._images, key=lambda one: one.found.rank(self.iou.value))
 
     def _list_images(self) -> None:
-        every, iou = [one.found for one in self._images], self.iou.value
-        stale = [one.is_stale(self.thresholds) for one in self._images]
-        self._order_worst_first()
-        options = [(describe(every[i], iou) + (" *" if stale[i] else ""), i) for i in self._order]
+        order, iou = self._order(), self.iou.value
+        every = [one.found for one in order]
+        stale = [one.is_stale(self.thresholds) for one in order]
+        titles = [describe(one, iou) + " *" * old for one, old in zip(every, stale, strict=True)]
         self._filling = True  # the list goes to its first line when it is filled
-        if self._list.options != tuple(options):
-            self._list.options = options
+        self._list.options = tuple(zip(titles, order, strict=True))
         self._list.value = self._current
         self._filling = False
         self._summary.value = sum_up(every, iou, n_stale=sum(stale))
         self._apply.disabled = not any(stale)
         self._use.disabled = not self.thresholds.chosen
-        self._previous.disabled = self._next.disabled = len(self._order) < 2
+        self._previous.disabled = self._next.disabled = len(every) < 2
 
     def _tell_selected(self) -> None:
         label = self.view.selected
@@ -305,11 +293,9 @@ def sum_up(every: Sequence[FoundCells], iou: float, *, n_stale: int = 0) -> str:
             ap = np.mean([one.ap(iou) for one in scored])
             mean = np.mean([one.mean_ap for one in scored])
             over = "In the one image" if len(scored) == 1 else f"Over the {len(scored)} images"
-            text += (
-                f"<br>{over} {words}: AP {ap:.2f} at IoU {iou:.2f}, "
-                f"mean AP {mean:.2f} (IoU 0.50 to 0.95)<br>"
-                f"{tell_errors(pd.DataFrame([one.errors for one in scored]))}"
-            )
+            text += f"<br>{over} {words}: AP {ap:.2f} at IoU {iou:.2f}, mean AP {mean:.2f} "
+            errors = tell_errors(pd.DataFrame([one.errors for one in scored]))
+            text += f"(IoU 0.50 to 0.95)<br>{errors}"
     if n_stale:
         text += f"<br>* {count(n_stale, 'image')} still at the thresholds before"
     return f"<div>{text}</div>"
@@ -326,12 +312,7 @@ def tell_errors(errors: pd.DataFrame) -> str:
 
 
 def tell_outcomes(matched: pd.DataFrame, side: str) -> tuple[np.ndarray, list[str]]:
-    """Colour each cell of one side by what became of it, and say it; both by label.
-
-    Found cells are to be filled, green (true positive) or orange (false positive); true cells to be
-    outlined, green where they were found and blue where they were missed. Colours are red, green,
-    blue and opacity, uint8[n + 1, 4]; labels that no cell has are not seen.
-    """
+    """Colours, uint8[n + 1, 4], and words for what became of the cells of one side; by label."""
     objects = matched[matched["side"] == side]
     size = int(objects["label"].max()) + 1 if len(objects) else 1
     colours, words = np.zeros((size, 4), np.uint8), [""] * size
@@ -344,14 +325,11 @@ def tell_outcomes(matched: pd.DataFrame, side: str) -> tuple[np.ndarray, list[st
     return colours, words
 
 
-def explain_colours(matched: pd.DataFrame | None, masks: np.ndarray, iou: float) -> str:
+def explain_colours(matched: pd.DataFrame | None, n_cells: int, iou: float) -> str:
     """Say what the colours mean and how many cells there are of each, as HTML."""
     if matched is None:
-        n_cells = int(np.count_nonzero(np.bincount(masks.ravel())[1:]))
-        return (
-            f"<div><b>{count(n_cells, 'cell')}</b> found. No true "
-            "cells are known of this image: annotate it to see which are right.</div>"
-        )
+        hint = "No true cells are known of this image: annotate it to see which are right."
+        return f"<div><b>{count(n_cells, 'cell')}</b> found. {hint}</div>"
     n = matched["outcome"].value_counts()
     rows = (
         ("TP", "&#9632;", n.get("TP", 0) // 2, "true positive: found, and right"),
@@ -363,11 +341,9 @@ def explain_colours(matched: pd.DataFrame | None, masks: np.ndarray, iou: float)
         f'<td style="text-align:right"><b>{number}</b></td><td>{meaning}</td></tr>'
         for outcome, square, number, meaning in rows
     )
-    return (
-        f"<div><table>{table}</table>A found cell is right when its IoU "
-        f"with a true cell is {iou:.2f} or more. IoU: the pixels that both share, divided by the "
-        "pixels of either.</div>"
-    )
+    rule = f"A found cell is right when its IoU with a true cell is {iou:.2f} or more. IoU: the "
+    rule += "pixels that both share, divided by the pixels of either."
+    return f"<div><table>{table}</table>{rule}</div>"
 
 
 def draw_curve(found: FoundCells, iou: float, before: Scores | None = None) -> str:

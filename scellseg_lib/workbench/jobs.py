@@ -223,7 +223,9 @@ def tell_progress(job: Job, unit: str = "") -> str:
     text = str(job.facts.get("doing", "Starting"))
     if job.total:
         text += f": {job.done} of {count(job.total, unit) if unit else job.total}"
-    if job.state == "paused":
+    if job._cancelled:
+        text += ". Stopping after what is being done"
+    elif job.state == "paused":
         text += ". Paused: it waits until you press Go on"
     elif job.seconds_left is not None:
         text += f", about {duration(job.seconds_left)} left"

@@ -1,11 +1,6 @@
-"""The inference panel: one image or a folder, with a preview, and the rounds of correction.
-
-A run is that of ``scellseg segment`` (see `files.folder`), with the same files as results: either
-goes on with what the other has begun.
-"""
+"""The inference panel: one image or a folder, as by ``scellseg segment``, with a preview."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from html import escape
 from pathlib import Path
@@ -15,7 +10,6 @@ import ipywidgets
 import numpy as np
 
 from scellseg_lib import errors
-from scellseg_lib.errors import ScellsegError
 from scellseg_lib.files import layout
 from scellseg_lib.files.folder import FolderOutcome, ImageJob, plan_jobs, read_record, segment_jobs
 from scellseg_lib.files.images import read_pixels
@@ -58,32 +52,28 @@ class SegmentForm(ipywidgets.VBox):
         self.message = forms.Message()
         self.diameter = ipywidgets.BoundedFloatText(min=1, max=5000)
         self.diameter.add_class("scellseg-segment-diameter")
-        self.usual = ipywidgets.HTML()
-        self.channels = forms.ChannelFields("segment", self._on_changed)
-        self.thresholds = session.Thresholds(self._on_changed)
+        self.channels = forms.ChannelFields("segment", on_change)
+        self.thresholds = session.Thresholds(on_change)
         words = "Smooth outlines: find the cells at the image's full size"
         self.full_size = forms.tick(words, "segment-full-size", value=True)
-        words = "Look at each image four times, mirrored: better, four times as long"
+        words = "Best quality: more accurate, but takes four times as long"
         self.flips = forms.tick(words, "segment-flips")
         parts = [
             forms.row("Model", self.model),
             forms.row("", self.origin),
             self.message,
-            forms.row("Diameter of the cells", self.diameter, self.usual),
+            forms.row("Diameter of the cells", self.diameter, forms.note("px")),
             self.channels,
-            forms.row("For the best cells", ipywidgets.VBox([self.full_size, self.flips])),
+            forms.row("Quality", ipywidgets.VBox([self.full_size, self.flips])),
             ipywidgets.Accordion([self.thresholds], titles=["Thresholds"]),
         ]
         super().__init__(parts)
         self.model.observe(self._on_model_chosen, "value")
         for widget in (self.diameter, self.full_size, self.flips):
-            widget.observe(lambda _: self._on_changed(), "value")
+            widget.observe(lambda _: on_change(), "value")
 
     def refresh(self, folder: Path | None, choose: Path | None = None) -> None:
-        """List the models of an experiment anew, and choose one.
-
-        It is `choose`, or the user's former choice, or the newest of the user's own, or Scellseg.
-        """
+        """Offer the models of an experiment: `choose`, else the user's choice, else the first."""
         found = experiment.offer_models(folder)
         wanted = [one for one in found if choose is not None and one.name == choose]
         kept = [one for one in found if self._chosen and one.key == self._chosen.key]
@@ -100,27 +90,21 @@ class SegmentForm(ipywidgets.VBox):
         if self.loaded is None or self.channels.is_missing:
             return None
         offered, model, _ = self.loaded
-        settings = SegmentationSettings(
-            self.diameter.value,
-            self.thresholds.apply_to(model.card.decoding, model.representation),
-            self.full_size.value,
-            self.flips.value,
-            self.channels.value,
-        )
-        return offered, model, settings
+        decoding = self.thresholds.apply_to(model.card.decoding, model.representation)
+        looks = self.full_size.value, self.flips.value, self.channels.value
+        return offered, model, SegmentationSettings(self.diameter.value, decoding, *looks)
 
     def take_thresholds(self, decoding: Decoding) -> None:
         """Move the thresholds to those of a decoding."""
         if self.loaded is not None:
             model = self.loaded[1]
-            own, used = model.card.decoding, model.representation.thresholds
-            wanted = {name: getattr(decoding, name) for name in used}
-            self.thresholds.chosen = {k: v for k, v in wanted.items() if v != getattr(own, k)}
-            self.thresholds.load(own, model.representation)
-            self._on_changed()
+            used = model.representation.thresholds
+            self.thresholds.chosen = {name: getattr(decoding, name) for name in used}
+            self.thresholds.load(model.card.decoding, model.representation)
+            self._on_change()
 
     @property
-    def problem(self) -> ScellsegError:
+    def problem(self) -> errors.ScellsegError:
         """Why nothing is chosen."""
         if self.loaded is None:
             return errors.ModelError("there is no model", remedy=f"Choose one {session.STEP}.")
@@ -144,25 +128,18 @@ class SegmentForm(ipywidgets.VBox):
         self._on_change()  # nothing can be tried meanwhile
         try:
             model = self.model.value.load()
-        except (ScellsegError, OSError) as error:
+        except (errors.ScellsegError, OSError) as error:
             self.message.fail(f"{plain(error)} Choose another model.")
-            self.origin.value = self.usual.value = ""
+            self.origin.value = ""
             self.thresholds.load(None, None)
         else:
-            self.loaded = self.model.value, model, weights_hash(model.network)
             self.message.tell("")
             self.origin.value = escape(experiment.describe_model(model.card))
-            self.usual.value = f"&nbsp;px (the model was made for {model.card.diameter:g})"
-            self._is_filling = True
             self.diameter.value, self.flips.value = model.card.diameter, model.card.flips
-            self._is_filling = False
+            self.loaded = self.model.value, model, weights_hash(model.network)
             self.thresholds.load(model.card.decoding, model.representation)
             self.offer_channels()
         self._on_change()
-
-    def _on_changed(self) -> None:
-        if not self._is_filling:
-            self._on_change()
 
 
 class SegmentPreview(ipywidgets.VBox):
@@ -273,8 +250,7 @@ class SegmentPanel(ipywidgets.VBox):
         self._coloured: Path | None = None
         self._doubt = ""  # of files that are not read
         self._lock = RLock()  # a run may end while the page asks for something
-        hint = "folder of images, or one image"
-        self.source = forms.text_field("segment-source", hint)
+        self.source = forms.text_field("segment-source", "folder of images, or one image")
         self.output = forms.text_field("segment-output")
         self.found = forms.Message().add_class("scellseg-segment-found")
         self.form = SegmentForm(lambda: self.preview.follow())
@@ -402,10 +378,8 @@ class SegmentPanel(ipywidgets.VBox):
         elif job.error is not None:
             self.message.fail(plain(job.error))
         elif job.state == "cancelled":
-            self.message.tell(
-                f"Stopped: {job.done} of {count(job.total, 'image')} done, and kept. "
-                "Press Segment to go on from there."
-            )
+            done = f"{job.done} of {count(job.total, 'image')} done, and kept."
+            self.message.tell(f"Stopped: {done} Press Segment to go on from there.")
         else:
             text = f"{count(outcome.written, 'image')} segmented, {count(outcome.cells, 'cell')}"
             if outcome.already:
@@ -416,7 +390,7 @@ class SegmentPanel(ipywidgets.VBox):
             error = outcome.failed.get(str(one.masks))
             if error and one.image:
                 self.ask_channels(one.image, error)
-        if self._jobs and job.error is None:
+        if self._jobs:
             self._tell_found()
             self.list_results()
 
@@ -448,15 +422,11 @@ class SegmentPanel(ipywidgets.VBox):
                 with self.found.tell_errors():
                     record = read_record(self._output)
                     found = experiment.list_results(files, record, self.form.loaded)
-            self.entries, self.inspect.disabled = found, not found
+            self.entries, self.inspect.disabled, self.rounds.value = found, not found, ""
             with self.found.tell_errors():
-                self._show_rounds()
-
-    def _show_rounds(self) -> None:
-        self.rounds.value = ""
-        if self.folder and len(rounds := Experiment(self.folder).sum_up_rounds()):
-            frame = rounds[list(SUMMARY)].rename(columns=SUMMARY)
-            self.rounds.value = f"<b>Rounds of correction</b>{forms.table(frame)}<small>{ROUNDS}"
+                if self.folder and len(rounds := Experiment(self.folder).sum_up_rounds()):
+                    told = forms.table(rounds[list(SUMMARY)].rename(columns=SUMMARY))
+                    self.rounds.value = f"<b>Rounds of correction</b>{told}<small>{ROUNDS}"
 
 
 def segment_files(
@@ -476,31 +446,20 @@ def segment_files(
         total = len(files) - outcome.already  # it is told at its own speed
         job.report(done, total, doing="Segmenting", outcome=outcome)
 
+    how = settings.decoding.model_dump() | {"diameter": settings.diameter, "flips": settings.flips}
+    how |= {"resample": settings.resample, "reading": settings.reading | {"format": "tiff"}}
     tell()
-    segment_jobs(
-        files,
-        replace(model, card=model.card.model_copy(update={"decoding": settings.decoding})),
-        output,
-        outcome,
-        reading=settings.reading | {"format": "tiff"},
-        overwrite=anew,
-        diameter=settings.diameter,
-        resample=settings.resample,
-        flips=settings.flips,
-        callback=tell,
-    )
+    segment_jobs(files, model, output, outcome, overwrite=anew, callback=tell, **how)
     tell()
 
 
 def tell_differing(error: errors.MasksMadeOtherwise) -> str:
     """Tell that masks of other settings are there, and that they may be made anew."""
-    words = {"resample": "full size", "flips": "four views", "weights": "model"}
+    words = {"resample": "full size", "flips": "best quality", "weights": "model"}
     words |= {"robust": "new normalisation", "dtype": "type of numbers"}
     words |= {name: str(one.title).lower() for name, one in Decoding.model_fields.items()}
-    differing = "; ".join(
-        f"{words.get(name, name)} {there} there, {now} now"
-        for name, (there, now) in error.differing.items()
-    )
+    pairs = [(words.get(name, name), *pair) for name, pair in error.differing.items()]
+    differing = "; ".join(f"{name} {there} there, {now} now" for name, there, now in pairs)
     return (
         f"There are masks of other settings or of an earlier version: {differing}. They are kept. "
         "Choose another folder for the new masks, or the former settings; or tick that they be "

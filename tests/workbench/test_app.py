@@ -106,7 +106,7 @@ def inspect(workbench: Workbench, name: str) -> None:
     workbench.tabs.selected_index = SEGMENT
     workbench.segment.inspect.click()
     inspector = workbench.inspector
-    inspector._go([one.name for one in inspector._images].index(name))
+    inspector._go(next(one for one in inspector._images if one.name == name))
     inspector.join(LONG)
 
 
@@ -116,7 +116,7 @@ def test_a_result_is_inspected_against_what_was_drawn(segmented: Workbench, fold
     assert (segmented.tabs.selected_index, inspector.entry.name) == (INSPECT, "A")
     np.testing.assert_array_equal(inspector.entry.true, read_masks(folder / "A_masks.tif"))
     assert sorted(one.name for one in inspector._images) == list(NAMES)
-    inspector._go(2)  # the network is asked about an image when it is looked at
+    inspector.step(2)  # the network is asked about an image when it is looked at
     until(lambda: inspector.entry.name == "C" and inspector.entry.prediction is not None)
     (folder / "segmented" / "B_masks.tif").write_bytes(b"II*\0")
     inspect(segmented, "B")
@@ -165,7 +165,7 @@ def test_the_inspector_knows_what_is_on_the_disk_whenever_it_is_opened(segmented
     inspector.join(LONG)
     assert [one.name for one in inspector._images] == list(NAMES)
     assert [one.name for one in inspector._images if one.found.true is not None] == ["A"]
-    inspector._go(3)
+    inspector.step(3)
     shown = inspector._images
     for tab in (EXPORT, INSPECT):
         tabs.selected_index = tab

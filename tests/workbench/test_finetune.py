@@ -22,7 +22,7 @@ from scellseg_lib.finetuning import RECIPES
 from scellseg_lib.model import new_model
 from scellseg_lib.network import weights_hash
 from scellseg_lib.workbench.experiment import offer_models
-from scellseg_lib.workbench.finetune import FinetunePanel
+from scellseg_lib.workbench.finetune import FinetunePanel, note_pace
 from scellseg_lib.workbench.jobs import Job
 from tests import tiny
 from tests.workbench.conftest import LONG, SMALL, add_model, is_shown, problem, until
@@ -123,7 +123,7 @@ def test_the_shots_their_cells_and_diameter_are_found(panel):
     rows = re.findall(r"<td>(\w+)</td>\s*<td>(\d+)</td>\s*<td>24 px</td>", panel.shots.value)
     assert rows == [("A", "5"), ("B", "3")]
     assert "2 annotated images</b> with 8 cells; 2 images to be segmented" in panel.shots.value
-    assert "a disk 24 px wide" in panel.diameter.value
+    assert "Your cells are 24 px wide on average" in panel.shots.value
     assert panel.message.text == "Ready: press Start."
     later = (panel.stop, panel.go_on, panel.discard, panel.overwrite, panel.channels)
     assert not any(map(is_shown, (*later, panel.progress, panel.time)))
@@ -211,6 +211,31 @@ def test_all_packaged_fetched_and_own_models_are_offered(folder, monkeypatch):
     assert panel.about.value.startswith("HoVer, of unknown origin. Made for cells 30 px wide.")
 
 
+def test_each_recipe_says_about_how_long_it_takes_and_nothing_is_measured_for_it(
+    folder, monkeypatch
+):
+    monkeypatch.setattr(paths, "PACKAGED_WEIGHTS", paths.PACKAGE / "weights")
+    monkeypatch.setattr(f"{FINETUNE}.finetune", Mock(side_effect=AssertionError))
+    monkeypatch.setattr("scellseg_lib.model.Model.copy", Mock(side_effect=AssertionError))
+    panel = opened(folder)
+
+    def told() -> list[str]:
+        return [words.partition(", about ")[2] for words, _ in panel.recipe.options]
+
+    words = [words.partition(":")[0] for words, _ in panel.recipe.options]
+    assert words == ["Best", "Quick", "As in the paper"]
+    full = ["9 min on two cores", "44 s on two cores", "8 min on two cores"]
+    assert told() == full
+    starts = dict(panel.model.options)
+    panel.model.value = next(one for one in starts.values() if one.key == "scellseg_16")
+    assert told() == ["3 min on two cores", "13 s on two cores", "2 min on two cores"]
+    chosen = panel.recipe.value, panel.steps.value, panel.batch.value
+    assert chosen == ("quick", 4, 2)  # as they were
+    note_pace([0, 5.44, 10.88, 100], RECIPES["best"].options, starts["Scellseg"].card)
+    panel.model.value = starts["Scellseg"]
+    assert told() == [f"{time} on this computer" for time in ("18 min", "87 s", "16 min")]
+
+
 @pytest.mark.parametrize("recipe", ["quick", "paper"])
 def test_a_run_saves_a_model_with_its_diameter_and_card(folder, recipe):
     (folder / "query" / "D_img.tif").write_bytes(b"II*\0")
@@ -223,6 +248,7 @@ def test_a_run_saves_a_model_with_its_diameter_and_card(folder, recipe):
     assert end(panel).job.state == "done", panel.message.text
     file = folder / "my worms.safetensors"
     assert passed_on == [file]
+    assert all("on this computer" in words for words, _ in panel.recipe.options)
     card = load_model(file).card
     assert card.diameter == pytest.approx(panel.found.diameter, abs=0.01)
     assert card.recipe["recipe"] == f"{recipe} {RECIPES[recipe].version}"
@@ -317,9 +343,14 @@ def test_it_says_what_more_cells_would_add(folder, pace, monkeypatch):
     assert panel.more.button.description == "Stop"
     panel.start.click()
     assert "Stop the test of what more cells would add" in problem(panel)
+    said = []
+    panel.more.message.observe(lambda _: said.append(panel.more.message.text), "value")
+    monkeypatch.setattr("scellseg_lib.workbench.jobs.TELL_EVERY", 0)
     panel.more.button.click()
     pace.left = inf
     assert panel.more.job.join(LONG).state == "cancelled"
+    assert len(said) > 2
+    assert all("Stop" in text for text in said)  # also in the report that came after
     assert "Stopped. The scores so far are kept" in panel.more.message.text
     kept = pd.read_csv(folder / "learning_curve.csv")
     panel.more.button.click()

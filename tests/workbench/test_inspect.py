@@ -68,7 +68,7 @@ def found(panel, name: str) -> Any:
 
 
 def go_to(panel: Inspector, name: str) -> None:
-    panel._list.value = [one.name for one in panel._images].index(name)
+    panel._list.value = next(one for one in panel._images if one.name == name)
 
 
 def text(panel: Inspector, name: str) -> str:
@@ -86,7 +86,7 @@ def lines(panel: Inspector) -> list[str]:
 
 
 def names(panel: Inspector) -> list[str]:
-    return [panel._images[k].name for _, k in found(panel, "images").options]
+    return [image.name for _, image in found(panel, "images").options]
 
 
 def svg(html: str) -> str:

@@ -16,10 +16,10 @@ from scellseg_lib.files.images import read_masks, read_pixels, write_labels
 from scellseg_lib.network import weights_hash
 from scellseg_lib.segmentation import decode
 from scellseg_lib.workbench import experiment as experiment_module
-from scellseg_lib.workbench import session
+from scellseg_lib.workbench import jobs, session
 from scellseg_lib.workbench.experiment import Experiment, SegmentedImage, offer_models
 from scellseg_lib.workbench.inspect import Inspector
-from scellseg_lib.workbench.jobs import Job
+from scellseg_lib.workbench.jobs import Job, ProcessEnded
 from scellseg_lib.workbench.segment import SegmentPanel
 from tests.workbench import conftest
 from tests.workbench.conftest import DECODING, LONG, NAMES, SIDE, files, is_shown, problem, until
@@ -272,6 +272,9 @@ def test_paused_it_waits_and_then_goes_on(experiment: Path, panel, monkeypatch):
         _ = acts and acts.pop(0)()  # in the run's thread, between the images of a group
 
     monkeypatch.setattr("scellseg_lib.files.images.write_labels", write)
+    monkeypatch.setattr("scellseg_lib.workbench.jobs.TELL_EVERY", 0)
+    said = []
+    panel.message.observe(lambda _: said.append(panel.message.text), "value")
     panel.start.click()
     until(lambda: conftest.rests(panel.job))
     state = panel.start.disabled, is_shown(panel.pause), panel.pause.description
@@ -281,11 +284,30 @@ def test_paused_it_waits_and_then_goes_on(experiment: Path, panel, monkeypatch):
     panel.pause.click()
     assert panel.job.join(LONG).state == "cancelled"
     assert panel.message.text.startswith("Stopped: 2 of 6 images done")
+    stopping = said.index("Stopping after the image that is in work.")
+    assert len(said) > stopping + 2
+    assert all("Stop" in text for text in said[stopping:])  # also in the report that came after
     assert "could not be segmented" not in panel.failures.value  # nothing was at fault
     assert list(files(experiment / "segmented")) == ["A_masks.tif", "B_masks.tif", "segmented.json"]
     run(panel)
     assert len(files(experiment / "segmented")) == 7
     assert re.match(r"4 images segmented.*2 images done before", panel.message.text)
+
+
+def test_what_a_killed_process_has_written_is_listed(panel, monkeypatch):
+    def killed(work):
+        def follow(job: Job) -> None:
+            work(job)
+            raise ProcessEnded("the process was ended", remedy="Look at the log.")
+
+        return follow
+
+    monkeypatch.setattr(jobs, "apart", killed)
+    assert run(panel).state == "failed"
+    assert problem(panel) == "the process was ended. Look at the log."
+    assert [entry.name for entry in panel.entries] == list(NAMES)
+    assert panel.found.text == "6 images found, 6 of them with masks."
+    assert not panel.inspect.disabled
 
 
 def test_masks_of_other_settings_are_kept_until_made_anew(segmented: Path):
