@@ -1,6 +1,7 @@
 """Looking at one image: thresholds that are moved, what a model suggests, where it doubts."""
 
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -65,14 +66,15 @@ def test_pointing_finds_a_cell_of_which_the_network_is_less_sure(kind: str, monk
     higher = (Decoding().model_copy(update={first: float(value)}) for value in range(99))
     tried = (SegmentationSettings(30.0, decoding) for decoding in higher)
     each = (find_cells(Path("a.tif"), "mine", model, settings) for settings in tried)
-    strict = next(found for found in each if not found.masks.any())
+    before, strict = next(pair for pair in pairwise(each) if not pair[1].masks.any())
     assert usual.masks.any()
-    for label in np.unique(usual.masks[usual.masks > 0]):
-        y, x = map(int, np.median(np.nonzero(usual.masks == label), axis=1))
-        np.testing.assert_array_equal(usual.pick(y, x), usual.masks == label)
+    assert before.masks.any()
+    for label in np.unique(before.masks[before.masks > 0]):
+        cell = before.masks == label
+        y, x = map(int, np.median(np.nonzero(cell), axis=1))
+        np.testing.assert_array_equal(before.pick(y, x), cell)
         picked = strict.pick(y, x)
-        both = np.count_nonzero(picked & (usual.masks == label))
-        assert both / np.count_nonzero(picked | (usual.masks == label)) > 0.5
+        assert np.count_nonzero(picked & cell) / np.count_nonzero(picked | cell) > 0.5
     assert not usual.pick(SIZE - 1, SIZE - 1).any()
 
 
