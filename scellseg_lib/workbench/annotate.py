@@ -74,6 +74,7 @@ class AnnotatePanel(ipywidgets.VBox):
         self._insist: Callable[[], object] = self.keep  # what the answer to a question does
         self._on_folder, self._on_learn, self._on_suggest = on_folder, on_learn, on_suggest
         self._on_return = on_return
+        self.on_next: Callable[[], object] = lambda: None  # once there is something to learn from
         self._answer: tuple[Any, Suggestion] | None = None  # the model's last, and for what
         self._doubt = ""  # of files that are not read
         self.message = forms.Message()
@@ -105,11 +106,12 @@ class AnnotatePanel(ipywidgets.VBox):
         self.replace = press("", "replace", lambda: self._insist(), style="danger")
         self.again = press("Open the image again", "again", self._open_again)
         self.back = press("Back to my images", "back", self._leave)
+        self.next = press("Go on to Fine-tune", "next", lambda: self.on_next(), style="primary")
         buttons = [self.suggest, self.learn, self.replace, self.again, self.back]
         return [
             forms.row("Folder", self.folder),
             *([channels] if channels else []),
-            ipywidgets.HBox([*buttons, self.message]).add_class("scellseg-speaking"),
+            ipywidgets.HBox([*buttons, self.message, self.next]).add_class("scellseg-speaking"),
             ipywidgets.HBox([self.list, self.editor]).add_class("scellseg-drawing"),
         ]
 
@@ -425,6 +427,7 @@ class AnnotatePanel(ipywidgets.VBox):
         forms.show(bool(self.correcting) or is_query, self.learn)
         forms.show(False, self.replace, self.again)
         forms.show(bool(self.correcting and self.images), self.back)
+        forms.show(any(image.masks for image in self.images), self.next)
 
     def _say_where(self, doubt: str = "") -> None:
         """Say how far the folder is annotated, and what else there is to know of it."""

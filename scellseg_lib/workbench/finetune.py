@@ -201,6 +201,7 @@ class FinetunePanel(ipywidgets.VBox):
         self, folder: Path | None = None, on_tuned: Callable[[Path], object] = lambda model: None
     ) -> None:
         self.on_tuned = on_tuned
+        self.on_next: Callable[[], object] = lambda: None  # once there is a model to segment with
         self.found: Survey | None = None
         self.job: Job | None = None
         self.run: FinetuneRun | None = None  # that runs, or was stopped and can be gone on with
@@ -253,10 +254,13 @@ class FinetunePanel(ipywidgets.VBox):
         self.stop = forms.button("Stop", "tune-stop", self.cancel, style="warning")
         self.go_on = forms.button("Go on", "tune-go-on", self.begin, style="primary")
         self.discard = forms.button("Discard", "tune-discard", self.forget)
+        self.next = forms.button("Go on to Segment", "tune-next", lambda: self.on_next())
+        forms.show(False, self.next)
         self.progress = ipywidgets.IntProgress()
         self.time, self.curve = ipywidgets.HTML(), ipywidgets.HTML()
         self.message = forms.Message()
         buttons = [self.start, self.stop, self.go_on, self.discard, self.progress, self.time]
+        buttons.append(self.next)
         return [self.curve, forms.actions(buttons, self.message)]
 
     def look(self) -> None:
@@ -475,6 +479,7 @@ class FinetunePanel(ipywidgets.VBox):
         self._offer_models()
         self._is_filling = self.overwrite.value = False
         self._follow_choice()
+        forms.show(True, self.next)
         self.message.tell(text)
         try:
             self.on_tuned(path)

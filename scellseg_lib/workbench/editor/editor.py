@@ -124,6 +124,7 @@ class MaskEditor(ImageView):
         channels: Sequence[str] = (),
         layers: Mapping[str, np.ndarray] | None = None,
         title: str = "",
+        pixel_size: float | None = None,
         path: Path | None = None,
         classes: ClassFile | None = None,
         region: Path | None = None,
@@ -160,7 +161,7 @@ class MaskEditor(ImageView):
         self.annotation, self._pages = annotation, PageEdits(annotation)
         self._shared, self._trouble = classes, trouble
         self.path, self._stamp, self._n_saved = path, _read_stamp(path), 0
-        self._show(title, shown, annotation.labels)
+        self._show(title, shown, annotation.labels, pixel_size)
 
     show = load  # type: ignore[assignment]
 

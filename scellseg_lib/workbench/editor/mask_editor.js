@@ -617,6 +617,7 @@ class Editor {
     this.layers = content.layers.map((described, k) => new Layer(described, buffers[3 + k]));
     this.title = content.title;
     this.palette = content.palette;
+    this.pixelSize = content.pixel_size;
     this.given = [null, null];
     this.tips = [[], []];
     this.offerPictures(same ? this.pictures[this.layer] : "");
@@ -1562,17 +1563,35 @@ class Editor {
       const [x, y] = place(this.snap(this.pointer));
       twice(() => (this.size === 1 ? context.rect(x - zoom / 2, y - zoom / 2, zoom, zoom) : context.arc(x, y, this.size / 2 * zoom, 0, 7)));
     }
+    const write = (text, x, y) => {
+      Object.assign(context, { font: `${12 * ratio}px sans-serif`, strokeStyle: "#000", lineWidth: 3 * ratio, fillStyle: "#fff" });
+      context.strokeText(text, x, y);
+      context.fillText(text, x, y);
+    };
+    if (this.pixelSize) this.drawScale(context, write);
     const diameter = this.editable ? this.model.get("diameter") : 0;
     if (diameter > 0) {
       const radius = diameter / 2 * zoom;
       const [x, y] = [radius + 12 * ratio, this.above.height - radius - 26 * ratio];
       twice(() => context.arc(x, y, radius, 0, 7));
-      context.font = `${12 * ratio}px sans-serif`;
-      const text = `${Number(diameter.toFixed(1))} px`;
-      Object.assign(context, { strokeStyle: "#000", lineWidth: 3 * ratio, fillStyle: "#fff" });
-      context.strokeText(text, 12 * ratio, this.above.height - 8 * ratio);
-      context.fillText(text, 12 * ratio, this.above.height - 8 * ratio);
+      write(`${Number(diameter.toFixed(1))} px`, 12 * ratio, this.above.height - 8 * ratio);
     }
+  }
+
+  // Draw a bar of 1, 2 or 5 times a power of ten micrometres, up to a fifth of the width.
+  drawScale(context, write) {
+    const { zoom, ratio } = this.painter;
+    const { width, height } = this.above;
+    const most = width / 5 / zoom * this.pixelSize;
+    const power = 10 ** Math.floor(Math.log10(most));
+    this.scale = [5, 2, 1].find((digit) => digit * power <= most) * power; // micrometres
+    const length = this.scale / this.pixelSize * zoom;
+    const [x, y] = [width - 14 * ratio - length, height - 12 * ratio];
+    for (const [colour, margin] of [["#000", ratio], ["#fff", 0]]) {
+      context.fillStyle = colour;
+      context.fillRect(x - margin, y - margin, length + 2 * margin, 4 * ratio + 2 * margin);
+    }
+    write(`${brief(this.scale)} \u00b5m`, x, y - 6 * ratio);
   }
 
   // --- words and the list --------------------------------------------------------------------------

@@ -63,7 +63,7 @@ class ImageView(anywidget.AnyWidget):
 
     def __init__(self, **traits: Any) -> None:
         super().__init__(**traits)
-        self.title, self._layers = "", list[Layer]()
+        self.title, self._layers, self._pixel_size = "", list[Layer](), None
         self._labels = np.zeros((0, 0), np.int32)
         self._reference: np.ndarray | None = None
         self._colours: list[np.ndarray | None] = [None, None]  # of the cells and the reference
@@ -103,6 +103,7 @@ class ImageView(anywidget.AnyWidget):
         channels: Sequence[str] = (),
         layers: Mapping[str, np.ndarray] | None = None,
         title: str = "",
+        pixel_size: float | None = None,
     ) -> None:
         """Show an image, number[H, W] or number[H, W, C].
 
@@ -114,6 +115,8 @@ class ImageView(anywidget.AnyWidget):
             Names of the C channels.
         layers : mapping of str to uint8[H, W, 3] or number[H, W], optional
             Further pictures of the same size to look at, such as the flow.
+        pixel_size : float, optional
+            Micrometres a pixel, for a scale bar.
 
         Raises
         ------
@@ -127,17 +130,19 @@ class ImageView(anywidget.AnyWidget):
             if one is not None:
                 check_size(shape, one.shape, "its masks", title or "image")
         reference = None if reference is None else reference.astype(np.int32)
-        self._show(title, shown, labels.astype(np.int32), reference)
+        self._show(title, shown, labels.astype(np.int32), pixel_size, reference)
 
     def _show(
         self,
         title: str,
         layers: list[Layer],
         labels: np.ndarray,
+        pixel_size: float | None,
         reference: np.ndarray | None = None,
     ) -> None:
         """Show what fits together; these very labels are the ones that are seen from now on."""
         self.title, self._layers, self._labels, self._reference = title, layers, labels, reference
+        self._pixel_size = pixel_size
         self._colours, self._tips = [None, None], [[], []]
         self.selected = 0
         self._send_picture()
@@ -242,6 +247,7 @@ class ImageView(anywidget.AnyWidget):
             "layers": [layer.describe() for layer in self._layers],
             "maps": list(MAPS),
             "palette": COLOURS,
+            "pixel_size": self._pixel_size,
             "reference": self._reference is not None,
             "listens": sorted(self._callbacks),
         }
