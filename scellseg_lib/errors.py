@@ -106,7 +106,7 @@ class AxesNeeded(ImageError):
     def __init__(self, what: str, pages: int = 1) -> None:
         remedy = f"Give {{page}}, 0 to {pages - 1}, for one plane, or save it as a file of its own."
         remedy += " If its pages are channels, say so by {axes}, a letter for each axis."
-        super().__init__(what, remedy=remedy, options={"page": None, "axes": "CYX"})
+        super().__init__(what, remedy=remedy, options={"page": None, "axes": "CYX"}, pages=pages)
 
 
 class SideTooSmall(ImageError):

@@ -9,7 +9,7 @@ import ipywidgets
 import numpy as np
 from natsort import natsorted
 
-from scellseg_lib.errors import ImageError, ScellsegError
+from scellseg_lib.errors import AxesNeeded, ImageError, ScellsegError
 from scellseg_lib.files import layout
 from scellseg_lib.files.images import read_masks, read_pixels
 from scellseg_lib.files.layout import ImageFiles
@@ -20,7 +20,7 @@ from scellseg_lib.workbench.editor.annotation import SUGGEST
 from scellseg_lib.workbench.editor.journal import edits_path, read_kinds
 from scellseg_lib.workbench.editor.patches import apply
 from scellseg_lib.workbench.experiment import ClassFile, Experiment, SegmentedImage, experiment_of
-from scellseg_lib.workbench.folder import FolderView, remember
+from scellseg_lib.workbench.folder import FolderView, PlaneChoice, remember
 from scellseg_lib.workbench.forms import count, plain
 from scellseg_lib.workbench.jobs import Job
 from scellseg_lib.workbench.session import Suggestion, network_pictures
@@ -106,12 +106,14 @@ class AnnotatePanel(ipywidgets.VBox):
         self.replace = press("", "replace", lambda: self._insist(), style="danger")
         self.again = press("Open the image again", "again", self._open_again)
         self.back = press("Back to my images", "back", self._leave)
+        self.planes = PlaneChoice(lambda: self.in_words(self._take_plane))
         self.next = press("Go on to Fine-tune", "next", lambda: self.on_next(), style="primary")
         buttons = [self.suggest, self.learn, self.replace, self.again, self.back]
         return [
             forms.row("Folder", self.folder),
             *([channels] if channels else []),
             ipywidgets.HBox([*buttons, self.message, self.next]).add_class("scellseg-speaking"),
+            self.planes,
             ipywidgets.HBox([self.list, self.editor]).add_class("scellseg-drawing"),
         ]
 
@@ -373,6 +375,16 @@ class AnnotatePanel(ipywidgets.VBox):
         if path := forms.read_path(text):
             self.in_words(partial(self.go_to, path))
 
+    def _offer_planes(self, error: Exception) -> None:
+        if isinstance(error, AxesNeeded) and error.where is not None:
+            self.planes.offer(Path(error.where), vars(error)["pages"])
+
+    def _take_plane(self) -> None:
+        """Make the plane that is chosen an image of its own, and open it."""
+        file = self.planes.write()
+        self._refresh()
+        self._on_chosen(str(file))
+
     def _on_chosen(self, file: str) -> None:
         for one in [one for one in self.images if str(one.image) == file]:
             self.in_words(partial(self.show, one))
@@ -393,6 +405,7 @@ class AnnotatePanel(ipywidgets.VBox):
                 break
             except (ScellsegError, OSError) as error:
                 problems.append(plain(error))
+                self._offer_planes(error)
         self._show_state()
         if problems:
             more = len(problems) - NAMED
@@ -455,10 +468,11 @@ class AnnotatePanel(ipywidgets.VBox):
 
     def in_words(self, act: Callable[[], object]) -> None:
         """Do something; an error becomes a sentence in the panel and in the editor."""
-        forms.show(False, self.replace, self.again)
+        forms.show(False, self.replace, self.again, self.planes)
         try:
             act()
         except Exception as error:
+            self._offer_planes(error)
             self.message.fail(plain(error))
             self.editor.say(plain(error), error=True)
             self.replace.description = "Replace them"

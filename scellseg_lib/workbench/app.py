@@ -48,7 +48,10 @@ class Workbench(ipywidgets.VBox):
         asked = self.segment.form.channels  # wherever a model is to look at images
         own = self._go_to, self._on_learnt, self._finder, asked, lambda place: turn(place["tab"])
         self.annotate = AnnotatePanel(None, *own)
-        self.annotate.on_next, self.finetune.on_next = partial(turn, FINETUNE), partial(turn, SEGMENT)
+        self.annotate.on_next, self.finetune.on_next = (
+            partial(turn, FINETUNE),
+            partial(turn, SEGMENT),
+        )
         self.inspector = Inspector(on_edit=self._correct_inspected, on_use=self._use_thresholds)
         self.export = ExportPanel()
         self._results: dict[str, SegmentedImage] = {}

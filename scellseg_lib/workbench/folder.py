@@ -9,7 +9,9 @@ from typing import Any
 
 import anywidget
 import cv2
+import ipywidgets
 import numpy as np
+import tifffile
 import traitlets
 
 from scellseg_lib import paths
@@ -17,6 +19,7 @@ from scellseg_lib.atomic import whole
 from scellseg_lib.errors import ScellsegError
 from scellseg_lib.files import layout
 from scellseg_lib.files.images import read_pixels
+from scellseg_lib.workbench import forms
 from scellseg_lib.workbench.editor.view import compose_channels, make_layers
 
 SIDE = 96  # largest side of a small picture, px
@@ -86,10 +89,43 @@ class FolderView(anywidget.AnyWidget):
         Thread(target=work, daemon=True).start()
 
 
-def draw_small(image: Path) -> bytes:
-    """Draw an image in a small size, as a JPEG."""
-    planes = np.atleast_3d(read_pixels(image))
-    step = -(-max(planes.shape[:2]) // SIDE)
+class PlaneChoice(ipywidgets.HBox):
+    """Choose a plane of a stack or a time series, which becomes an image of its own beside it."""
+
+    def __init__(self, on_take: Callable[[], object]) -> None:
+        self.file = Path()
+        self.plane = forms.slider("plane", "Plane", None, (1, 2, 1))
+        self.picture = ipywidgets.Image(format="jpeg")
+        self.button = forms.button("Annotate this plane", "plane-take", on_take, style="primary")
+        super().__init__([ipywidgets.VBox([self.plane, self.button]), self.picture])
+        self.add_class("scellseg-planes")
+        self.plane.observe(lambda _: self._draw(), "value")
+        forms.show(False, self)
+
+    def offer(self, file: Path, pages: int) -> None:
+        """Offer the planes of a file, and the middle one first."""
+        forms.show(pages > 1, self)
+        self.file, self.plane.max, self.plane.value = file, max(pages, 2), (pages + 1) // 2
+        self._draw()
+
+    def _draw(self) -> None:
+        with suppress(ScellsegError, OSError):  # a damaged plane is said once it is taken
+            self.picture.value = draw_small(self.file, self.plane.value - 1, 4 * SIDE)
+
+    def write(self) -> Path:
+        """Write the plane as it is; return its file."""
+        file = self.file.with_name(f"{self.file.stem}_plane_{self.plane.value}.tif")
+        if not file.exists():
+            pixels = read_pixels(self.file, page=self.plane.value - 1)
+            with whole(file) as scratch:
+                tifffile.imwrite(scratch, pixels)
+        return file
+
+
+def draw_small(image: Path, page: int | None = None, side: int = SIDE) -> bytes:
+    """Draw an image, or a page of it, in a small size, as a JPEG."""
+    planes = np.atleast_3d(read_pixels(image, page=page))
+    step = -(-max(planes.shape[:2]) // side)
     small = compose_channels(make_layers(planes[::step, ::step], (), {}))
     return cv2.imencode(".jpg", small[..., ::-1])[1].tobytes()
 

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import tifffile
 
+from scellseg_lib.files.images import read_pixels
 from scellseg_lib.workbench import folder as folders
+from scellseg_lib.workbench.annotate import AnnotatePanel
 from scellseg_lib.workbench.app import INSPECT, Workbench
 from scellseg_lib.workbench.folder import FolderView, read_recent, remember
-from tests.workbench.conftest import draw, until
+from tests.workbench.conftest import draw, is_shown, problem, until
 
 
 class Listening(FolderView):
@@ -133,3 +135,29 @@ def test_a_page_that_is_loaded_anew_comes_back_to_folder_image_and_panel(home: P
     third = Workbench(worms)
     third.annotate.list._handle_custom_msg({"type": "return", "what": gone}, [])
     assert (third.annotate.path, third.tabs.selected_index) == (worms, 0)
+
+
+def test_a_plane_of_a_stack_is_chosen_and_becomes_an_image_of_its_own(tmp_path: Path):
+    """Byte for byte; the stack stays, and what is drawn is of that plane."""
+    stack = np.random.default_rng(0).integers(1, 4000, (5, 40, 50)).astype(np.uint16)
+    tifffile.imwrite(tmp_path / "z.tif", stack, imagej=True, metadata={"axes": "ZYX"})
+    panel = AnnotatePanel(tmp_path)
+    assert panel.current is None
+    assert "Annotation is of planes: choose one under Annotate" in problem(panel)
+    assert is_shown(panel.planes)
+    assert (panel.planes.plane.value, panel.planes.plane.max) == (3, 5)
+    third = panel.planes.picture.value
+    panel.planes.plane.value = 5
+    assert panel.planes.picture.value != third
+    for _ in range(2):  # once more: it is there
+        panel.planes.button.click()
+        assert panel.current is not None
+        assert (panel.current.name, is_shown(panel.planes)) == ("z_plane_5", False)
+        np.testing.assert_array_equal(read_pixels(tmp_path / "z_plane_5.tif"), stack[4])
+        panel.list._handle_custom_msg({"type": "choose", "what": str(tmp_path / "z.tif")}, [])
+        assert (panel.current.name, is_shown(panel.planes)) == ("z_plane_5", True)
+        panel.planes.plane.value = 5
+    (tmp_path / "z.tif").unlink()
+    panel.planes.plane.value = 4
+    panel.planes.button.click()
+    assert "there is no such file" in problem(panel)
