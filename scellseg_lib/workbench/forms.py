@@ -33,8 +33,8 @@ from scellseg_lib.plots import STYLE
 from scellseg_lib.training import CheckpointOfAnotherRun
 
 REMEDIES: dict[type[ScellsegError], str] = {
-    errors.AxesNeeded: "Annotation is of planes: choose one under Annotate, which becomes an image "
-    "of its own. If its planes are channels, save it from ImageJ, as a TIFF that says so.",
+    errors.AxesNeeded: "Choose one of its planes in step 1, where it becomes an image of its own: "
+    "cells are drawn in planes. If they are channels, save it from ImageJ, which says so.",
     errors.ChannelsNeeded: "Choose under Channels what to segment.",
     CheckpointOfAnotherRun: "The images or the model have changed since this run was stopped: "
     "discard it and start anew.",

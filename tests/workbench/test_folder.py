@@ -143,7 +143,7 @@ def test_a_plane_of_a_stack_is_chosen_and_becomes_an_image_of_its_own(tmp_path: 
     tifffile.imwrite(tmp_path / "z.tif", stack, imagej=True, metadata={"axes": "ZYX"})
     panel = AnnotatePanel(tmp_path)
     assert panel.current is None
-    assert "Annotation is of planes: choose one under Annotate" in problem(panel)
+    assert "Choose one of its planes in step 1" in problem(panel)
     assert is_shown(panel.planes)
     assert (panel.planes.plane.value, panel.planes.plane.max) == (3, 5)
     third = panel.planes.picture.value
@@ -160,4 +160,4 @@ def test_a_plane_of_a_stack_is_chosen_and_becomes_an_image_of_its_own(tmp_path: 
     (tmp_path / "z.tif").unlink()
     panel.planes.plane.value = 4
     panel.planes.button.click()
-    assert "there is no such file" in problem(panel)
+    assert "z.tif: the file cannot be read (No such file or directory)" in problem(panel)
