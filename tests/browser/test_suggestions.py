@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 from playwright.sync_api import BrowserContext
+from scipy.ndimage import distance_transform_edt
 
 from tests.browser.conftest import EditorInPage, Opener, Point, sweep
 from tests.browser.servers import Server
@@ -46,6 +47,12 @@ class Suggesting(EditorInPage):
         self.kernel.run("gate.clear()")
         self.page.locator(".scellseg-annotate-suggest").click()
         self.kernel.wait_for("asked.acquire(blocking=False)", 60)
+
+    def point(self, cell: np.ndarray) -> None:
+        """Click on the innermost pixel of a cell, bool[H, W], with the tool that asks for it."""
+        inside = distance_transform_edt(cell)
+        y, x = np.unravel_index(inside.argmax(), cell.shape)
+        self.click((y + 0.5, x + 0.5))
 
     def answer(self) -> None:
         self.kernel.run("gate.set()")
@@ -174,3 +181,26 @@ def test_what_is_drawn_while_the_network_runs_is_kept(panel: Suggesting) -> None
         panel.press("undo")
         panel.arrived()
     np.testing.assert_array_equal(panel.labels, bars[0])
+
+
+def test_the_cells_that_are_pointed_at_are_drawn(panel: Suggesting) -> None:
+    """The network is asked once for an image; the second cell is there without it."""
+    panel.go_to("worms_2")
+    panel.kernel.run(f"{EDITOR}.show_labels(0 * {EDITOR}.labels)")  # of another test
+    masks = panel.find()
+    one, other = (masks == label for label in np.argsort(np.bincount(masks.ravel())[1:])[-2:] + 1)
+    panel.kernel.run("gate.clear()")
+    panel.key("j")
+    panel.point(one)
+    panel.kernel.wait_for("asked.acquire(blocking=False)", 60)
+    panel.answer()
+    panel.says("sees there is drawn")
+    np.testing.assert_array_equal(panel.labels, one)
+    panel.kernel.run("gate.clear()")
+    panel.point(other)
+    panel.kernel.wait_for(f"len({EDITOR}.cells) == 2")
+    np.testing.assert_array_equal(panel.labels, 1 * one + 2 * other)
+    panel.point(one)
+    panel.message("A cell is drawn here already")
+    assert panel.kernel.value(f"len({EDITOR}.annotation.unchecked)") == 0
+    panel.kernel.run("gate.set()")
