@@ -423,7 +423,8 @@ class AnnotatePanel(ipywidgets.VBox):
 
     def _fill(self) -> None:
         rows = [(self._mark(one), one.name, str(one.image)) for one in self.images]
-        self.list.images, self.list.value = rows, self.current and str(self.current.image)
+        self.list.images = rows
+        self.list.value = str(self.current.image) if self.current else None
         place = {"folder": str(self.path or ""), "image": self.list.value or ""}
         self.list.place = self.list.place | place
 

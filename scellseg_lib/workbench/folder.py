@@ -8,9 +8,7 @@ from threading import Thread
 from typing import Any
 
 import anywidget
-import cv2
 import ipywidgets
-import numpy as np
 import tifffile
 import traitlets
 
@@ -20,7 +18,7 @@ from scellseg_lib.errors import ScellsegError
 from scellseg_lib.files import layout
 from scellseg_lib.files.images import read_pixels
 from scellseg_lib.workbench import forms
-from scellseg_lib.workbench.editor.view import compose_channels, make_layers
+from scellseg_lib.workbench.forms import draw_small
 
 SIDE = 96  # largest side of a small picture, px
 N_RECENT = 8  # folders that are remembered
@@ -36,7 +34,7 @@ class FolderView(anywidget.AnyWidget):
     """
 
     _esm = Path(__file__).parent / "folder.js"
-    images = traitlets.List().tag(sync=True)
+    images: Any = traitlets.List().tag(sync=True)
     value = traitlets.Unicode(None, allow_none=True).tag(sync=True)
     place = traitlets.Dict().tag(sync=True)
 
@@ -70,8 +68,8 @@ class FolderView(anywidget.AnyWidget):
         with suppress(ScellsegError, OSError):
             n_images = len(layout.list_images(folder))
         has_parent = any(folder.parent.is_relative_to(root) for root in roots)
-        told = {"folder": str(folder), "parent": str(folder.parent) if has_parent else ""}
-        told |= {"recent": recent, "images": n_images}
+        told: dict[str, Any] = {"folder": str(folder), "recent": recent, "images": n_images}
+        told["parent"] = str(folder.parent) if has_parent else ""
         inside = sorted((name for name in names if not name.startswith(".")), key=str.lower)
         self.send({"type": "folders", "folders": [[n, str(folder / n)] for n in inside], **told})
 
@@ -84,7 +82,8 @@ class FolderView(anywidget.AnyWidget):
                 if self._wanted is not files:
                     return
                 with suppress(ScellsegError, OSError):  # the list says its name
-                    self.send({"type": "picture", "file": file}, [draw_small(Path(file))])
+                    small = draw_small(read_pixels(Path(file)), SIDE)
+                    self.send({"type": "picture", "file": file}, [small])
 
         Thread(target=work, daemon=True).start()
 
@@ -110,7 +109,8 @@ class PlaneChoice(ipywidgets.HBox):
 
     def _draw(self) -> None:
         with suppress(ScellsegError, OSError):  # a damaged plane is said once it is taken
-            self.picture.value = draw_small(self.file, self.plane.value - 1, 4 * SIDE)
+            pixels = read_pixels(self.file, page=self.plane.value - 1)
+            self.picture.value = draw_small(pixels, 4 * SIDE)
 
     def write(self) -> Path:
         """Write the plane as it is; return its file."""
@@ -120,14 +120,6 @@ class PlaneChoice(ipywidgets.HBox):
             with whole(file) as scratch:
                 tifffile.imwrite(scratch, pixels)
         return file
-
-
-def draw_small(image: Path, page: int | None = None, side: int = SIDE) -> bytes:
-    """Draw an image, or a page of it, in a small size, as a JPEG."""
-    planes = np.atleast_3d(read_pixels(image, page=page))
-    step = -(-max(planes.shape[:2]) // side)
-    small = compose_channels(make_layers(planes[::step, ::step], (), {}))
-    return cv2.imencode(".jpg", small[..., ::-1])[1].tobytes()
 
 
 def read_recent() -> list[str]:

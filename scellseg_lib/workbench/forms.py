@@ -15,12 +15,12 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import cv2
 import ipywidgets
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
-from imagecodecs import png_encode
 from matplotlib.figure import Figure
 
 from scellseg_lib import errors
@@ -30,6 +30,7 @@ from scellseg_lib.files import layout
 from scellseg_lib.files.images import read_pixels
 from scellseg_lib.options import Options
 from scellseg_lib.plots import STYLE
+from scellseg_lib.samples import normalise
 from scellseg_lib.training import CheckpointOfAnotherRun
 
 REMEDIES: dict[type[ScellsegError], str] = {
@@ -276,14 +277,23 @@ class ChannelFields(ipywidgets.VBox):
 
 
 def _picture(title: str, plane: np.ndarray) -> str:
-    small = plane[:: 1 + len(plane) // 120, :: 1 + len(plane) // 120].astype(float)
-    low, high = np.percentile(small, (1, 99))
-    grey = np.clip(255 * (small - low) / max(high - low, 1e-9), 0, 255).astype(np.uint8)
-    png = b64encode(png_encode(grey)).decode()
-    image = f"<img src='data:image/png;base64,{png}' height='90' alt='{escape(title)}'/>"
-    return (
-        f"<figure style='display:inline-block;margin:0 8px 0 0'>{image}<br>{escape(title)}</figure>"
-    )
+    encoded, name = b64encode(draw_small(plane, 120)).decode(), escape(title)
+    image = f"<img src='data:image/jpeg;base64,{encoded}' height='90' alt='{name}'/>"
+    return f"<figure style='display:inline-block;margin:0 8px 0 0'>{image}<br>{name}</figure>"
+
+
+def draw_small(pixels: np.ndarray, side: int) -> bytes:
+    """Draw an image, number[H, W] or number[H, W, C], at most `side` px large, as a JPEG."""
+    step = -(-max(pixels.shape[:2]) // side)
+    small = np.moveaxis(np.atleast_3d(pixels)[::step, ::step], -1, 0)
+    return cv2.imencode(".jpg", compose([*small])[..., ::-1])[1].tobytes()
+
+
+def compose(planes: Sequence[np.ndarray]) -> np.ndarray:
+    """Compose up to three planes, each from its 1st to its 99th percentile, uint8[H, W, 3]."""
+    even = [255 * normalise(plane[None].astype(np.float32))[0] for plane in planes[:3]]
+    last = even[0] if len(even) == 1 else np.zeros_like(even[0])
+    return np.dstack(even + [last] * (3 - len(even))).clip(0, 255).astype(np.uint8)
 
 
 class Message(ipywidgets.HTML):

@@ -72,9 +72,9 @@ def images_are_never_written() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def own_cache(temporary_cache: Path) -> Path:
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Folders that tests open are none that the user has opened."""
-    return temporary_cache
+    monkeypatch.setenv("SCELLSEG_CACHE", str(tmp_path_factory.mktemp("cache")))
 
 
 @pytest.fixture(autouse=True)

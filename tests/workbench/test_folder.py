@@ -102,12 +102,12 @@ def test_small_pictures_that_are_out_of_sight_are_not_made(tmp_path: Path, monke
     draw(tmp_path, "a", "b", "c")
     view, made = Listening(), list[str]()
 
-    def scroll(file: Path) -> bytes:
+    def scroll(file: Path) -> np.ndarray:
         made.append(file.name)
         view._wanted = []
-        return b""
+        return np.zeros((3, 4), np.uint8)
 
-    monkeypatch.setattr(folders, "draw_small", scroll)
+    monkeypatch.setattr(folders, "read_pixels", scroll)
     view.hear("pictures", [str(tmp_path / f"{n}.tif") for n in "abc"])
     until(lambda: len(view.told) == 1)
     assert made == ["a.tif"]

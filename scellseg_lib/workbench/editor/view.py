@@ -22,7 +22,7 @@ from scellseg_lib.errors import ImageError
 from scellseg_lib.samples import check_size
 from scellseg_lib.workbench.editor.classes import COLOURS
 from scellseg_lib.workbench.editor.patches import encode_labels
-from scellseg_lib.workbench.forms import plain
+from scellseg_lib.workbench.forms import compose, plain
 
 F = TypeVar("F", bound=Callable[..., Any])
 HERE = Path(__file__).parent
@@ -63,7 +63,8 @@ class ImageView(anywidget.AnyWidget):
 
     def __init__(self, **traits: Any) -> None:
         super().__init__(**traits)
-        self.title, self._layers, self._pixel_size = "", list[Layer](), None
+        self.title, self._layers = "", list[Layer]()
+        self._pixel_size: float | None = None
         self._labels = np.zeros((0, 0), np.int32)
         self._reference: np.ndarray | None = None
         self._colours: list[np.ndarray | None] = [None, None]  # of the cells and the reference
@@ -193,7 +194,7 @@ class ImageView(anywidget.AnyWidget):
 
     def picture(self) -> bytes:
         """What is seen, as a still JPEG of at most 900 px a side."""
-        picture = compose_channels(self._layers)
+        picture = compose([layer.pixels for layer in self._layers if layer.channel])
         drawn = draw_still(picture, self._labels, self._reference, self._colours)
         return cv2.imencode(".jpg", drawn[..., ::-1])[1].tobytes()
 
@@ -331,19 +332,6 @@ def _make_layer(name: str, pixels: np.ndarray, *, channel: bool) -> Layer:
     low, high = float(values.min()), float(values.max())
     scaled = (values - low) * (65535 / (high - low) if high > low else 0.0)
     return Layer(name, np.round(scaled).astype(np.uint16), low, high, channel)
-
-
-def compose_channels(layers: Sequence[Layer]) -> np.ndarray:
-    """Compose up to three channels, each from its 1st to its 99th percentile, uint8[H, W, 3]."""
-    planes = []
-    for plane in [layer.pixels for layer in layers if layer.channel][:3]:
-        low, high = np.percentile(plane, (1, 99))
-        stretched = (plane - low) * (255 / max(high - low, 1e-6))
-        planes.append(np.clip(stretched, 0, 255).astype(np.uint8))
-    if len(planes) == 1:
-        planes *= 3
-    planes += [np.zeros_like(planes[0])] * (3 - len(planes))
-    return np.dstack(planes)
 
 
 def draw_still(

@@ -20,7 +20,8 @@ from scellseg_lib.workbench.editor.annotation import LARGEST_LABEL
 from scellseg_lib.workbench.editor.classes import COLOURS
 from scellseg_lib.workbench.editor.editor import HISTORY
 from scellseg_lib.workbench.editor.patches import Patch, apply, set_pixels
-from scellseg_lib.workbench.editor.view import MAPS, compose_channels, draw_still, make_layers
+from scellseg_lib.workbench.editor.view import MAPS, draw_still, make_layers
+from scellseg_lib.workbench.forms import compose
 
 ORANGE, *_ = COLOURS.values()
 IMAGE = np.arange(12 * 16, dtype=np.uint16).reshape(12, 16)
@@ -553,7 +554,7 @@ def test_what_is_no_image_and_no_picture_of_it_is_refused():
 
 def test_the_picture_is_stretched_from_the_first_to_the_last_percentile():
     plane = np.tile(np.arange(101, dtype=np.uint16), (101, 1))  # percentiles are the values
-    picture = compose_channels(make_layers(plane, (), {}))
+    picture = compose([plane])
     assert picture.shape == (101, 101, 3)
     assert (picture == picture[..., :1]).all()
     row = picture[0, :, 0].astype(int)
@@ -561,7 +562,7 @@ def test_the_picture_is_stretched_from_the_first_to_the_last_percentile():
     np.testing.assert_allclose(row[1:100], (np.arange(1, 100) - 1) / 98 * 255, atol=1.01)
     two = np.zeros((8, 8, 2), np.uint16)
     two[:4, :, 0], two[:, :4, 1] = 9, 9
-    picture = compose_channels(make_layers(two, (), {"flow": np.full((8, 8, 3), 99, np.uint8)}))
+    picture = compose([*two.transpose(2, 0, 1)])
     assert picture[0, [0, 7]].tolist() == [[255, 255, 0], [255, 0, 0]]
     assert picture[7, 7].tolist() == [0, 0, 0]
 
