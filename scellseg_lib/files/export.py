@@ -29,7 +29,6 @@ NAMES = {"num_pixels": "area_px", "axis_major_length": "length_px", "axis_minor_
 NAMES |= {"equivalent_diameter_area": "diameter_px", "perimeter": "perimeter_px"}
 """What `skimage.measure.regionprops` measures, in other words, with the unit at their end."""
 UNITS = {"nm": 1e-3, "mm": 1e3} | dict.fromkeys(("µm", "μm", r"\u00B5m", "um", "micron"), 1.0)
-UNTOLD = (KeyError, TypeError, ValueError, SyntaxError, ZeroDivisionError)
 INTENSITY = ("intensity_mean", "intensity_min", "intensity_max", "intensity_std")
 FORMATS = {"tiff": f"{layout.MASKS}.tif", "png": f"{layout.MASKS}.png", "imagej": "_rois.zip"}
 FORMATS |= {"geojson": ".geojson", "cellpose": "_seg.npy", "table": "_measurements.csv"}
@@ -54,7 +53,8 @@ def export(
 
     Masks are ``NAME_masks.*`` or Cellpose's ``NAME_seg.npy``; the classes and notes of their lists
     ``NAME_cells.csv`` go into "table" and "geojson". Images, ``NAME.*`` or ``NAME_img.*``, are for
-    "cells", "table" and "cellpose". What is in the output folder stays unless ``overwrite``.
+    "cells", "table" and "cellpose". ``pixel_size`` is in µm, and by default what an image's file
+    says. What is in the output folder stays unless ``overwrite``.
     """
     if unknown := [name for name in formats if name not in FORMATS]:
         remedy = f"There are: {', '.join(FORMATS)}."
@@ -142,7 +142,7 @@ def measurements(
 
 def read_pixel_size(image: Path) -> float | None:
     """Side of a pixel, µm, if OME-XML, ImageJ or a TIFF's tags tell it; warns if not square."""
-    with suppress(*UNTOLD), tifffile.TiffFile(image) as tiff:
+    with suppress(Exception), tifffile.TiffFile(image) as tiff:  # what is not read tells nothing
         page, unit = tiff.pages.first, UNITS.get((tiff.imagej_metadata or {}).get("unit", ""))
         if tiff.ome_metadata:
             told = tifffile.xml2dict(tiff.ome_metadata)["OME"]["Image"]["Pixels"]
