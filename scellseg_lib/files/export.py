@@ -222,7 +222,7 @@ def read_colours(masks: Path) -> dict[str, tuple[int, ...]]:
             table = read_table((home / layout.CLASSES).read_bytes())[0]
             for name, text in zip(table["class"], table["colour"], strict=True):
                 with suppress(ValueError):
-                    colours[name] = ImageColor.getrgb(text.strip())[:3]
+                    colours[name.strip()] = ImageColor.getrgb(text.strip())[:3]
     return colours
 
 
