@@ -270,19 +270,19 @@ def export_masks(
     channels: str = Option("", help="Names of the channels, such as worm,dye."),
     side: int | None = Option(None, min=1, help="Of images of cells, px. Default: their boxes."),
     cut_out: bool = Option(False, "--cut-out", help="Black out what is not the cell."),
+    pixel_size: float | None = Option(None, min=0, help="µm, for tables. Default: as images say."),
     overwrite: bool = OVERWRITE,
 ) -> None:
-    """Export masks for other programs: a label file, or a folder of NAME_masks.*.
+    """Export masks for other programs: a label file, or a folder of NAME_masks.* or NAME_seg.npy.
 
-    imagej gives a zip of ROIs for ImageJ's ROI Manager, geojson detections for QuPath, outlines
-    text as Cellpose's, cellpose a NAME_seg.npy for its interface, table the measurements of every
-    cell, cells an image of each, tiff and png label images. Cellpose's NAME_seg.npy are masks too.
-    Classes and notes of a list NAME_cells.csv beside the masks go into geojson and table.
+    imagej gives a zip of ROIs for ImageJ's ROI Manager, geojson detections for QuPath, cellpose a
+    NAME_seg.npy, table measurements, with classes and notes of NAME_cells.csv, cells an image each.
     """
     output = output or (masks if masks.is_dir() else masks.parent) / layout.EXPORTED
     names = [name.strip() for name in channels.split(",") if name.strip()]
     how: dict[str, Any] = {"side": side, "keep_background": not cut_out, "overwrite": overwrite}
-    done = export.export(masks, output, to, images=images, channels=names, **how)
+    how |= {"images": images, "channels": names, "pixel_size": pixel_size}
+    done = export.export(masks, output, to, **how)
     typer.echo(f"{done.written} written, {done.already} there already: {output}.")
     if done.failed:
         fail(f"{len(done.failed)} label files failed:", done.failed.values())

@@ -504,13 +504,14 @@ def test_every_format_by_the_command(tmp_path):
     (tmp_path / "B_seg.npy").write_bytes(b"\x93NUMPY")
     kinds = [part for kind in export.FORMATS for part in ("--to", kind)]
     command = ("export", tmp_path, *kinds, "--channels", "worm,dye", "--images", tmp_path)
-    found = run(*command, "--cut-out", "--side", "7")
+    found = run(*command, "--cut-out", "--side", "7", "--pixel-size", "0.5")
     assert found.exit_code == 1
     assert f"{len(export.FORMATS)} written, 0 there already" in found.stdout
     assert re.search(r"1 label files failed:\n  \S+B_seg\.npy: ", found.stderr)
     out = tmp_path / "exported"
     assert {one.name for one in out.iterdir()} == {f"A{end}" for end in export.FORMATS.values()}
-    assert "intensity_max_dye" in pd.read_csv(out / "A_measurements.csv")
+    table = pd.read_csv(out / "A_measurements.csv")
+    assert (table["area_um2"].tolist(), "intensity_max_dye" in table) == ([15 / 4], True)
     crop = read_pixels(out / "A_cells" / "A_cells_00001.tif")
     assert (crop.shape, crop[0].any()) == ((7, 7, 2), False)
 

@@ -280,7 +280,7 @@ def test_results_are_written_for_every_cell(tmp_path: Path):
     cells = learning_curve.save_results(found, images, tmp_path)
     assert cells.groupby("image")["label"].size().tolist() == [one.masks.max() for one in images]
     areas = np.bincount(images[0].masks.ravel())[1:]
-    assert cells.loc[cells["image"] == "worm0", "area"].tolist() == areas.tolist()
+    assert cells.loc[cells["image"] == "worm0", "area_px"].tolist() == areas.tolist()
     assert "intensity_mean_gray" in cells
     assert len(pd.read_csv(tmp_path / "measurements.csv")) == len(cells)
     files = {path.name for path in tmp_path.rglob("*.*")}

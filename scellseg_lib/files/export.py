@@ -1,8 +1,10 @@
-"""Cells for other programs: outlines, measurements in pixels, images of cells; lists of classes."""
+"""Cells for other programs: outlines, measurements, images of cells; lists of classes."""
 
 import csv
 import io
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -10,27 +12,27 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import tifffile
+from PIL import ImageColor
 from skimage.measure import regionprops, regionprops_table
 
 from scellseg_lib.atomic import whole
-from scellseg_lib.errors import DatasetError, ImageError, SideTooSmall, telling
+from scellseg_lib.errors import DatasetError, ImageError, ScellsegWarning, SideTooSmall, telling
 from scellseg_lib.files import layout
 from scellseg_lib.files.folder import FolderOutcome, read_record, survive
 from scellseg_lib.files.images import pixel_hash, read_labels, read_pixels, relabel, write_labels
-from scellseg_lib.files.outlines import write_geojson, write_imagej, write_outlines
+from scellseg_lib.files.outlines import write_geojson, write_imagej
 from scellseg_lib.files.seg_npy import write_seg
 from scellseg_lib.progress import progress_bar
 from scellseg_lib.samples import check_size
 
-SHAPE: tuple[str, ...] = ("label", "area", "centroid", "bbox", "equivalent_diameter_area")
-SHAPE += ("axis_major_length", "axis_minor_length", "orientation", "eccentricity", "solidity")
-SHAPE += ("perimeter",)
-"""Measured of every cell, px and radians; see `skimage.measure.regionprops`."""
+NAMES = {"num_pixels": "area_px", "axis_major_length": "length_px", "axis_minor_length": "width_px"}
+NAMES |= {"equivalent_diameter_area": "diameter_px", "perimeter": "perimeter_px"}
+"""What `skimage.measure.regionprops` measures, in other words, with the unit at their end."""
+UNITS = {"nm": 1e-3, "mm": 1e3} | dict.fromkeys(("µm", "μm", r"\u00B5m", "um", "micron"), 1.0)
 INTENSITY = ("intensity_mean", "intensity_min", "intensity_max", "intensity_std")
-"""Measured of every cell in every channel."""
 FORMATS = {"tiff": f"{layout.MASKS}.tif", "png": f"{layout.MASKS}.png", "imagej": "_rois.zip"}
-FORMATS |= {"geojson": ".geojson", "outlines": "_outlines.txt", "cellpose": "_seg.npy"}
-FORMATS |= {"table": "_measurements.csv", "cells": "_cells"}
+FORMATS |= {"geojson": ".geojson", "cellpose": "_seg.npy", "table": "_measurements.csv"}
+FORMATS |= {"cells": "_cells"}
 """What there is, with the ending of its files; that of "cells" is a folder of images."""
 REMEDY = "Move it away, or put there that which was saved with these masks."
 
@@ -44,13 +46,15 @@ def export(
     channels: Sequence[str] = (),
     side: int | None = None,
     keep_background: bool = True,
+    pixel_size: float | None = None,
     overwrite: bool = False,
 ) -> FolderOutcome:
     """Export a label file, or all of a folder, in some of `FORMATS`; a damaged one stops no other.
 
     Masks are ``NAME_masks.*`` or Cellpose's ``NAME_seg.npy``; the classes and notes of their lists
     ``NAME_cells.csv`` go into "table" and "geojson". Images, ``NAME.*`` or ``NAME_img.*``, are for
-    "cells", "table" and "cellpose". What is in the output folder stays unless ``overwrite``.
+    "cells", "table" and "cellpose". ``pixel_size`` is in µm, and by default what an image's file
+    says. What is in the output folder stays unless ``overwrite``.
     """
     if unknown := [name for name in formats if name not in FORMATS]:
         remedy = f"There are: {', '.join(FORMATS)}."
@@ -59,7 +63,9 @@ def export(
         what, remedy = "cells are cut out of images", "Say where they are: {images}."
         raise ImageError(what, remedy=remedy, options={"images": None})
     files = layout.find_labels(masks)
-    pictures = _find_pictures(images, masks, files) if images else {}
+    pictures = dict(layout.find_images(images)) if images and images.is_dir() else {}
+    if images and not images.is_dir():  # one image and one label file may be of any names
+        pictures = {layout.image_name(images if masks.is_dir() else masks): [images]}
     home = next((at for at in (masks, *masks.parents) if (at / layout.RECORD).is_file()), masks)
     made, done = read_record(home).get("masks", {}), FolderOutcome()
     for name in progress_bar(files, len(files), "export"):
@@ -74,6 +80,9 @@ def export(
             facts = pd.DataFrame({"label_in_file": there}, range(1, len(there) + 1))
             said = read_list(layout.cells_path(files[name]), stored)
             facts = facts.join(said, on="label_in_file").fillna("")
+            if images and name not in pictures:
+                remedy = "The image of NAME_masks.* or NAME_seg.npy is NAME.* or NAME_img.*."
+                raise DatasetError("there is no image of these masks", where=images, remedy=remedy)
             picture = layout.only(pictures[name], pictures[name][0]) if images else None
             was = made.get(files[name], ("",))[0]  # in capitals it is not that of a file
             if picture and was.islower() and was != pixel_hash(np.fromfile(picture, "u1")):
@@ -82,41 +91,74 @@ def export(
             for kind, file in missing.items():
                 if kind == "table":
                     with whole(file) as scratch:
-                        frame = measurements(labels, image, channels).join(facts, on="label")
-                        frame.to_csv(scratch, index=False)
+                        size = pixel_size or (read_pixel_size(picture) if picture else None)
+                        frame = measurements(labels, image, channels, size)
+                        frame.join(facts, on="label").to_csv(scratch, index=False)
                 elif kind == "cells" and image is not None:
                     _write_cells(file, single_cells(labels, image, side, keep_background))
                 elif kind == "cellpose":
                     found = {"img": image, "filename": picture.name} if picture else {}
                     write_seg(file, labels, **found)
                 elif kind == "geojson":
-                    write_geojson(file, labels, dict(facts.get("class", {})))
+                    colours = read_colours(files[name])
+                    write_geojson(file, labels, dict(facts.get("class", {})), colours)
                 else:
-                    outlined = {"imagej": write_imagej, "outlines": write_outlines}
-                    outlined.get(kind, write_labels)(file, labels)
+                    (write_imagej if kind == "imagej" else write_labels)(file, labels)
                 done.written += 1
     return done
 
 
 def measurements(
-    masks: np.ndarray, image: np.ndarray | None = None, channels: Sequence[str] = ()
+    masks: np.ndarray,
+    image: np.ndarray | None = None,
+    channels: Sequence[str] = (),
+    pixel_size: float | None = None,
 ) -> pd.DataFrame:
-    """Measure every cell, a row each: `SHAPE`, and `INTENSITY` with the channel's name at its end.
+    """Measure every cell of int[H, W], a row each; names end with units, `INTENSITY` with channels.
 
-    The image is number[H, W] or [H, W, C]; its channels are called 0, 1, .. if they have no names.
+    ``length_px`` and width are of the ellipse with its second moments, the diameter is of a circle
+    as large, ``angle_deg`` is the length's, counterclockwise from the right, and ``x_px`` and y are
+    of its middle, from the image's corner, as in Fiji and QuPath. With the side of a pixel in µm
+    there are also ``area_um2``, ``length_um`` ... The image is number[H, W] or [H, W, C].
     """
-    masks = masks.astype(np.int32)
-    if image is None:
-        return pd.DataFrame(regionprops_table(masks, properties=SHAPE))
-    check_size(image.shape[:2], masks.shape, "its masks", "masks")
-    planes = np.atleast_3d(image)
-    names = [str(name) for name in channels or range(planes.shape[2])]
+    planes = np.empty((*masks.shape, 0)) if image is None else np.atleast_3d(image)
+    check_size(planes.shape[:2], masks.shape, "its masks", "masks")
+    names = [] if image is None else [*channels] or [*range(planes.shape[2])]
     if len(names) != planes.shape[2]:
         what = f"the image has {planes.shape[2]} channels, {len(names)} are named"
         raise ImageError(what, remedy="Name each channel once.")
-    frame = pd.DataFrame(regionprops_table(masks, planes, SHAPE + INTENSITY))
-    called = {f"{one}-{k}": f"{one}_{n}" for one in INTENSITY for k, n in enumerate(names)}
-    return frame.rename(columns=called)
+    called = {f"{one}-{k}": f"{one}_{name}" for one in INTENSITY for k, name in enumerate(names)}
+    wanted = ("label", *NAMES, "eccentricity", "solidity", *INTENSITY, "orientation", "centroid")
+    found = regionprops_table(masks.astype(np.int32), planes, wanted)
+    frame = pd.DataFrame(found).rename(columns=NAMES | called)
+    frame["angle_deg"] = (np.degrees(frame.pop("orientation")) + 90) % 180
+    frame["x_px"], frame["y_px"] = frame.pop("centroid-1") + 0.5, frame.pop("centroid-0") + 0.5
+    if pixel_size:
+        frame["pixel_size_um"], frame["area_um2"] = pixel_size, frame["area_px"] * pixel_size**2
+        for name in ("length", "width", "diameter", "perimeter", "x", "y"):
+            frame[f"{name}_um"] = frame[f"{name}_px"] * pixel_size
+    return frame
+
+
+def read_pixel_size(image: Path) -> float | None:
+    """Side of a pixel, µm, if OME-XML, ImageJ or a TIFF's tags tell it; warns if not square."""
+    with suppress(Exception), tifffile.TiffFile(image) as tiff:  # what is not read tells nothing
+        page, unit = tiff.pages.first, UNITS.get((tiff.imagej_metadata or {}).get("unit", ""))
+        if tiff.ome_metadata:
+            told = tifffile.xml2dict(tiff.ome_metadata)["OME"]["Image"]["Pixels"]
+            sides = "PhysicalSizeX", "PhysicalSizeY"
+            x, y = (told[side] * UNITS[told.get(f"{side}Unit", "µm")] for side in sides)
+        else:
+            x, y = ((unit or 1e4) / number for number in page.resolution)  # 1e4 µm: a centimetre
+            # Tags alone may be a screen's or printer's: 72 dpi are 353 µm a pixel, 1200 dpi 21 µm.
+            if not unit and (page.resolutionunit != tifffile.RESUNIT.CENTIMETER or max(x, y) >= 20):
+                return None
+        if 0 < max(x, y) <= 1.01 * min(x, y) < np.inf:
+            return (x + y) / 2
+        what = f"its pixels, {x:g} x {y:g} µm, are no squares: cells are measured in pixels alone"
+        remedy = "Say the size of a pixel yourself, or save the image with square ones."
+        warnings.warn(ScellsegWarning(what, where=image, remedy=remedy), stacklevel=2)
+    return None
 
 
 def single_cells(
@@ -152,36 +194,36 @@ def _write_cells(folder: Path, crops: Iterable[tuple[int, np.ndarray]]) -> None:
     """Write ``FOLDER/FOLDER_00001.tif``, ..: all cells, or no folder."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=".", dir=folder.parent) as scratch:
-        made = Path(scratch, folder.name)
-        made.mkdir()
+        (made := Path(scratch, folder.name)).mkdir()
         for label, crop in crops:
-            colours = "rgb" if crop.ndim == 3 and crop.shape[2] == 3 else "minisblack"
-            planes: Any = {"planarconfig": "contig"} if crop.shape[2:] > (1,) else {}  # no pages
-            file = made / f"{folder.name}_{label:05d}.tif"
-            tifffile.imwrite(file, crop, compression="zlib", photometric=colours, **planes)
+            how: Any = {"planarconfig": "contig"} if crop.shape[2:] > (1,) else {}  # no pages
+            how |= {"photometric": "rgb" if crop.shape[2:] == (3,) else "minisblack"}
+            how |= {"compression": "zlib"}
+            tifffile.imwrite(made / f"{folder.name}_{label:05d}.tif", crop, **how)
         if folder.exists():
             folder.rename(Path(scratch, "before"))  # in one step, and then removed
         made.rename(folder)
 
 
-def _find_pictures(images: Path, masks: Path, names: Iterable[str]) -> dict[str, list[Path]]:
-    """Images of label files, by name; one image and one label file may be of any names."""
-    found = {layout.image_name(images) if masks.is_dir() else name: [images] for name in names}
-    found = dict(layout.find_images(images)) if images.is_dir() else found
-    if missing := [name for name in names if name not in found]:
-        what = f"masks without an image: {', '.join(missing)}"
-        remedy = "The image of NAME_masks.* or NAME_seg.npy is NAME.* or NAME_img.*."
-        raise DatasetError(what, where=images, remedy=remedy)
-    return found
-
-
 def read_list(table: Path, labels: np.ndarray) -> pd.DataFrame:
     """List of the cells of labels, int[H, W], see `match_cells`; no columns without one."""
-    waiting = waiting_list(table, labels)  # a save was stopped after that of the masks
-    if not (file := waiting if waiting.is_file() else table).is_file():
-        return pd.DataFrame()
-    with telling("this is no list of cells", file, REMEDY, ImageError):
-        return match_cells(read_table(file.read_bytes())[0], labels)
+    for file in (waiting_list(table, labels), table):  # a save stopped after that of the masks
+        if file.is_file():
+            with telling("this is no list of cells", file, REMEDY, ImageError):
+                return match_cells(read_table(file.read_bytes())[0], labels)
+    return pd.DataFrame()
+
+
+def read_colours(masks: Path) -> dict[str, tuple[int, ...]]:
+    """RGB colours, 0 to 255, by class, in the list of an experiment; a damaged one has none."""
+    colours = dict[str, tuple[int, ...]]()
+    for home in masks.absolute().parents[1::-1]:  # shot/, query/ and corrected/ are in its folder
+        with suppress(OSError, ValueError, KeyError, csv.Error):
+            table = read_table((home / layout.CLASSES).read_bytes())[0]
+            for name, text in zip(table["class"], table["colour"], strict=True):
+                with suppress(ValueError):
+                    colours[name.strip()] = ImageColor.getrgb(text.strip())[:3]
+    return colours
 
 
 def waiting_list(table: Path, labels: np.ndarray) -> Path:
@@ -190,10 +232,7 @@ def waiting_list(table: Path, labels: np.ndarray) -> Path:
 
 
 def match_cells(cells: pd.DataFrame, labels: np.ndarray) -> pd.DataFrame:
-    """``class`` and ``note`` of a list by its ``label``; ImageError unless it is of these labels.
-
-    It names each once; its ``area``, if there is one, is that of each cell in pixels.
-    """
+    """``class`` and ``note`` by the ``label``; ImageError if labels, or areas in px, are others."""
     there, areas = np.unique(labels[labels > 0], return_counts=True)
     with telling("this is no list of cells of these masks", None, REMEDY, ImageError):
         cells = cells.set_axis(pd.Index(pd.to_numeric(cells["label"])))

@@ -114,8 +114,7 @@ def plan_jobs(
 ) -> tuple[list[ImageJob], FolderOutcome]:
     """Images of a file or folder, with their outputs; ``reading`` are arguments of `read_image`.
 
-    Files that differ in their ending only have failed already in the outcome. DatasetError without
-    images, or where masks would lie among them.
+    Files that differ in their ending only have failed already; no masks may lie among images.
     """
     root, found = source.parent, [(layout.image_name(source), [source])]
     if source.is_dir():
@@ -242,22 +241,22 @@ def _claim(output: Path, jobs: list[ImageJob], made_with: dict, overwrite: bool)
     there = {file for file in ours | hashes.keys() if file.exists()}
     pairs = {name: (before.get(name, "unknown"), now) for name, now in made_with.items()}
     differing = {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
-    if there and differing:
-        if not overwrite or there - ours:
-            words = [f"{k} {was} there, {now} asked for" for k, (was, now) in differing.items()]
-            may = ": there are masks of other images, too." if there - ours else ", or {overwrite}."
-            how = "by an earlier version" if before and made_with.keys() - before else "otherwise"
-            what = f"the folder holds masks made {how}: {'; '.join(words)}"
-            remedy, options = f"Give another folder as the output{may}", {"overwrite": True}
-            facts = {"differing": differing, "replaceable": not there - ours}
-            raise MasksMadeOtherwise(what, where=output, remedy=remedy, options=options, **facts)
-        for file in (file for job in jobs for file in (job.masks, job.overlay)):
-            file.unlink(missing_ok=True)  # now: what a stopped run leaves would pass for its own
-    if differing:
-        (output / layout.HASHES).unlink(missing_ok=True)
-        with whole(output / layout.RECORD) as scratch:
-            scratch.write_text(json.dumps(made_with, indent=1) + "\n")
-    return {} if differing else hashes
+    if not differing:
+        return hashes
+    if there and (not overwrite or there - ours):
+        words = [f"{k} {was} there, {now} asked for" for k, (was, now) in differing.items()]
+        may = ": there are masks of other images, too." if there - ours else ", or {overwrite}."
+        how = "by an earlier version" if before and made_with.keys() - before else "otherwise"
+        what = f"the folder holds masks made {how}: {'; '.join(words)}"
+        remedy, options = f"Give another folder as the output{may}", {"overwrite": True}
+        facts = {"differing": differing, "replaceable": not there - ours}
+        raise MasksMadeOtherwise(what, where=output, remedy=remedy, options=options, **facts)
+    own = [file for job in jobs for file in (job.masks, job.overlay)]
+    for file in (*own, output / layout.HASHES):
+        file.unlink(missing_ok=True)  # now: what a stopped run leaves would pass for its own
+    with whole(output / layout.RECORD) as scratch:
+        scratch.write_text(json.dumps(made_with, indent=1) + "\n")
+    return {}
 
 
 def is_done(job: ImageJob, known: list[str] | None) -> bool:

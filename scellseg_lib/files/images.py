@@ -1,7 +1,4 @@
-"""Image and mask files in, label files out; what a file leaves open is asked for, never guessed.
-
-PNG, TIFF and JPEG are told apart by their content, and decoded at their full depth.
-"""
+"""Image and mask files in, label files out; what a file leaves open is asked for, never guessed."""
 
 import hashlib
 import os
@@ -44,20 +41,14 @@ def read_pixels(
 ) -> np.ndarray:
     """Stored values of a 2D PNG, JPEG or TIFF, in the file's own type: [H, W] or [H, W, C].
 
-    Alpha is dropped; a TIFF's colour table and inversion are ignored, being for display.
-    ImageError for a file that is missing or damaged.
+    The content says which. Alpha is dropped; a TIFF's colour table and inversion, being for
+    display, are ignored. ImageError for a file that is missing or damaged.
 
-    Parameters
-    ----------
-    axes : str, optional
-        Meaning of a TIFF's axes, one letter each, such as ``"CYX"``, where the file does not say
-        so itself or says it wrongly: Y, X, and C or S for channels; others must be of length 1.
-    page : int, optional
-        The one page of a TIFF to read, from 0. AxesNeeded where there are several, and neither the
-        file nor ``axes`` says that they are channels.
+    ``axes`` are those of a TIFF, a letter each, such as "CYX", where it does not say them itself or
+    says them wrongly: Y, X, and C or S for channels; others must be of length 1. ``page`` is the
+    one to read, from 0; AxesNeeded where there are several that nobody says to be channels.
     """
-    path = Path(path)
-    signature = _read_signature(path)
+    signature = _read_signature(path := Path(path))
     with telling("the file is damaged or of an unsupported kind", path, _DAMAGED, ImageError):
         if signature in _TIFF:
             pixels = _read_tiff(path, axes, page)
@@ -98,18 +89,14 @@ def read_image(
             what = f"the image has {len(names)} channels that differ, and none is named"
             raise ChannelsNeeded(what, names, where=path)
         channels = ("0", "none")
-    if len(channels) != 2 or channels[0] == "none":
-        what = f"channels {channels!r} do not name a plane to segment and a nucleus plane"
-        raise ChannelsNeeded(what, names, where=path)
     known = {called: stack[..., k] for k, name in enumerate(names) for called in (name, str(k))}
     known |= {"gray": stack.mean(axis=2, dtype=np.float64)} if "gray" in channels else {}
-    image = np.zeros((2, *stack.shape[:2]), np.float32)
-    for name, plane in zip(channels, image, strict=True):
-        if name not in known and name != "none":
-            what = f"channel {name!r} was asked for, the image has {len(names)}"
-            raise ChannelsNeeded(what, names, where=path)
-        with np.errstate(over="ignore"):  # what overflows is counted below
-            plane[:] = known.get(name, 0)
+    if len(channels) != 2 or channels[0] not in known or channels[1] not in [*known, "none"]:
+        what = f"{channels!r} are not a channel to segment and one of nuclei of this image"
+        raise ChannelsNeeded(what, names, where=path)
+    nuclei = known.get(channels[1], np.zeros(stack.shape[:2]))
+    with np.errstate(over="ignore"):  # what overflows is counted below
+        image = np.array([known[channels[0]], nuclei], np.float32)
     if bad := int(np.count_nonzero(~np.isfinite(image))):
         what = f"{bad} pixels are NaN, infinite or beyond the range of float32"
         raise ImageError(what, where=path, remedy="Replace them, by the background for example.")
@@ -123,8 +110,7 @@ def read_masks(path: str | PathLike[str], *, page: int | None = None) -> np.ndar
 
 def read_labels(path: str | PathLike[str], *, page: int | None = None) -> np.ndarray:
     """Labels of a file of masks (an indexed PNG's indices), or of its ``page``: integers[H, W]."""
-    path = Path(path)
-    signature = _read_signature(path)
+    signature = _read_signature(path := Path(path))
     if signature.startswith(_JPEG):
         raise ImageError("JPEG does not keep labels", where=path, remedy="Save them as PNG.")
     try:
@@ -137,10 +123,7 @@ def read_labels(path: str | PathLike[str], *, page: int | None = None) -> np.nda
 
 
 def relabel(masks: np.ndarray, *, where: str | PathLike[str] = "masks") -> np.ndarray:
-    """Check labels and number them 1 to n without gaps, in their old order: int32[H, W].
-
-    Warns of labels in pieces, as classes and binary masks have them, and of a labelled background.
-    """
+    """Number labels 1 to n in their order, int32[H, W]; warn of labels in pieces, or all around."""
     masks = as_labels(masks, where, largest=INT64_MAX)
     contiguous, _, old = relabel_sequential(masks)
     pieces = label(masks, connectivity=2)
@@ -188,9 +171,8 @@ def _read_signature(path: Path) -> bytes:
     with telling("the file cannot be read", path, "Check the path.", ImageError):
         if path.exists() and not path.is_file():
             raise ImageError("a folder, pipe or device is no file", remedy="Give one.")
-        with path.open("rb") as file:
-            if signature := file.read(4):
-                return signature
+        if signature := np.fromfile(path, "u1", 4).tobytes():
+            return signature
         raise ImageError("the file is empty (0 bytes)", remedy=_DAMAGED)
 
 

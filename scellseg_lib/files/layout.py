@@ -72,11 +72,10 @@ def find_samples(folder: Path) -> list[ImageFiles]:
 
 
 def list_images(folder: Path) -> list[ImageFiles]:
-    """Every image with the best masks it has; nothing need be complete.
+    """Every image with the best masks it has; nothing need be complete, but for some images.
 
-    Masks are ``NAME_masks.*``; where an image has none, ``NAME_cp_masks.*``; where it has none
-    either, ``NAME_seg.npy``. Of a folder without ``shot/`` and ``query/``, images with masks are
-    the split "shot", the others "query". DatasetError without images.
+    Best are ``NAME_masks.*``, then ``NAME_cp_masks.*``, then ``NAME_seg.npy``. Without ``shot/``
+    and ``query/``, images with masks are the split "shot", the others "query".
     """
     return [
         ImageFiles(name, image, masks, part or (SHOT if masks else QUERY))
@@ -124,10 +123,7 @@ def region_path(file: Path) -> Path:
 
 
 def parse_name(file_name: str) -> tuple[str, str]:
-    """What a file is by its name, and the name of the image that it is or belongs to.
-
-    It is an "image", or "img" where it is called so; "masks", "cp_masks", "seg"; "cells"; or "".
-    """
+    """Kind (image, img, masks, cp_masks, seg, cells or "") and image of a file by its name."""
     stem, ending = Path(file_name).stem.removesuffix(".ome"), Path(file_name).suffix.lower()
     kinds = {".npy": "seg", ".csv": "cells"}
     kinds |= dict.fromkeys(SUFFIXES, f"img|cp_masks|masks|{PICTURES}")

@@ -1,14 +1,14 @@
-"""Outlines of cells along the edges of their pixels, for ImageJ, QuPath and as text; pictures too.
+"""Outlines of cells along the edges of their pixels, for ImageJ and QuPath; pictures of them.
 
 A vertex (x, y) is a corner between pixels: pixel (row 0, column 0) is the square from (0, 0) to
 (1, 1), as in ImageJ and QuPath. Filling an outline gives back the very pixels that it came from.
 """
 
 import json
-import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import imagecodecs
 import numpy as np
@@ -18,7 +18,6 @@ from skimage.measure import find_contours, regionprops
 from skimage.segmentation import mark_boundaries
 
 from scellseg_lib.atomic import whole
-from scellseg_lib.errors import ScellsegWarning
 from scellseg_lib.samples import normalise
 
 
@@ -54,31 +53,22 @@ def write_imagej(path: Path, masks: np.ndarray) -> None:
             archive.writestr(zipfile.ZipInfo(f"{roi.name}.roi"), roi.tobytes())  # of one date
 
 
-def write_geojson(path: Path, masks: np.ndarray, classes: Mapping[int, str] | None = None) -> None:
-    """Write outlines as GeoJSON, which QuPath imports as detections; ``classes`` by label."""
+def write_geojson(
+    path: Path, masks: np.ndarray, classes: Mapping[int, str] = {}, colours: Mapping[str, Any] = {}
+) -> None:
+    """Write outlines as QuPath's detections: ``classes`` by label, ``colours`` (RGB) by class."""
     features = []
     for number, pieces in outlines(masks):
-        # Every ring ends with its first vertex.
-        polygons = [[[*r.tolist(), r[0].tolist()] for r in piece] for piece in pieces]
+        polygons = [[[*r.tolist(), r[0].tolist()] for r in piece] for piece in pieces]  # closed
         properties: dict[str, object] = {"objectType": "detection", "name": str(number)}
-        if name := (classes or {}).get(number):
-            properties["classification"] = {"name": name}  # QuPath has a colour for each
+        if name := classes.get(number):
+            colour = {"color": colours[name]} if name in colours else {}  # else QuPath has one
+            properties["classification"] = {"name": name, **colour}
         kind, shape = ("MultiPolygon", polygons) if polygons[1:] else ("Polygon", polygons[0])
         geometry = {"type": kind, "coordinates": shape}
         features.append({"type": "Feature", "geometry": geometry, "properties": properties})
     with whole(path) as scratch:
         scratch.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
-
-
-def write_outlines(path: Path, masks: np.ndarray) -> None:
-    """Write lines of x,y,x,y,.., as Cellpose does, one a piece; holes are lost, with a warning."""
-    found = dict(outlines(masks))
-    if lost := [str(k) for k, pieces in found.items() if any(piece[1:] for piece in pieces)]:
-        what = f"holes of cells {', '.join(lost)} are lost in outlines as text"
-        warnings.warn(ScellsegWarning(what, remedy="GeoJSON keeps them."), stacklevel=2)
-    outer = [rings[0].ravel().tolist() for pieces in found.values() for rings in pieces]
-    with whole(path) as scratch:
-        scratch.write_text("".join(f"{','.join(map(str, corners))}\n" for corners in outer))
 
 
 def write_overlay(path: Path, image: np.ndarray, masks: np.ndarray) -> None:

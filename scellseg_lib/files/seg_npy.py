@@ -12,6 +12,7 @@ import re
 from pathlib import Path
 from pickle import BUILD, SETITEM, SETITEMS, _Unpickler, dumps  # in Python: memory is bounded
 from pickletools import genops
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -67,20 +68,13 @@ def write_seg(path: Path, masks: np.ndarray, **more: object) -> None:
         file.write(steps)
 
 
-class _Dtype:
-    """A type of numbers, whose byte order is said later."""
-
-    def __init__(self, code: str, *_: object) -> None:
-        self.dtype = np.dtype(str.__str__(code))
-
-
 class _Reader(_Unpickler):
     """Makes NumPy's arrays and numbers, and of paths their parts; asks for nothing else."""
 
     stack: list[Any]
     known: ClassVar[dict[str, Any]] = {
         "numpy ndarray": None,  # what `_reconstruct` is told to make, and always makes
-        "numpy dtype": _Dtype,
+        "numpy dtype": lambda code, *_: SimpleNamespace(dtype=np.dtype(str.__str__(code))),
         "multiarray _reconstruct": lambda *_: np.empty(0),
         "multiarray scalar": lambda kind, raw: _fill(np.empty(0), (), kind, False, raw),
         "path": lambda *parts: parts,
@@ -94,9 +88,9 @@ class _Reader(_Unpickler):
         return self.known[wanted]
 
     def load_build(self) -> None:
-        """Complete an array or its type; nothing else is ever changed."""
+        """Complete an array or its type, whose byte order is said here; nothing else is changed."""
         state, made = self.stack.pop(), self.stack[-1]
-        if isinstance(made, _Dtype):
+        if isinstance(made, SimpleNamespace):
             made.dtype = made.dtype.newbyteorder(state[1])
         else:
             _fill(made, *state[1:])
@@ -114,7 +108,7 @@ class _Reader(_Unpickler):
     dispatch |= {SETITEM[0]: load_setitem, SETITEMS[0]: load_setitems}
 
 
-def _fill(array: np.ndarray, shape: Any, kind: _Dtype, fortran: Any, raw: Any) -> np.ndarray:
+def _fill(array: np.ndarray, shape: Any, kind: Any, fortran: Any, raw: Any) -> np.ndarray:
     """Give an array its values: bytes of the file, or a list of objects, as many as it needs."""
     dtype, objects = kind.dtype, kind.dtype == np.dtype(object)
     count = math.prod(map(operator.index, shape)) * (1 if objects else dtype.itemsize)

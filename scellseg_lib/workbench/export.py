@@ -25,7 +25,6 @@ WORDS = {  # formats of `FORMATS` in the words of the panel
     "cellpose": "Cellpose (_seg.npy)",
     "imagej": "ImageJ (ROI Manager)",
     "geojson": "QuPath (GeoJSON)",
-    "outlines": "outlines as text",
     "cells": "an image of each cell",
     "table": "measurements, a table an image",
     "measurements.csv": "measurements of all images (CSV)",
@@ -48,8 +47,8 @@ class ExportPanel(ipywidgets.VBox):
         }
         for box in self.formats.values():
             box.observe(lambda _: self.look(), "value")
-        hint = "names of the channels, such as worm, dye"
-        self.channels = forms.text_field("export-channels", hint)
+        self.channels = forms.text_field("export-channels", "channel names, such as worm, dye")
+        self.pixel = ipywidgets.BoundedFloatText(max=1000, step=0.01, layout={"width": "110px"})
         self.side = ipywidgets.BoundedIntText(max=10_000).add_class("scellseg-export-side")
         self.cut_out = forms.tick("black out what is not the cell", "export-cut-out")
         self.overwrite = forms.tick("replace what was exported before", "export-overwrite")
@@ -61,6 +60,7 @@ class ExportPanel(ipywidgets.VBox):
             forms.row("As", formats),
             forms.heading("How"),
             forms.row("Channels", self.channels, forms.note("for the table; may be left empty")),
+            forms.row("Pixel size", self.pixel, forms.note("µm; 0: as the images' files say")),
             forms.row("Image of a cell", self.side, forms.note(SIDE)),
             forms.row("", self.cut_out),
             forms.row("", self.overwrite),
@@ -72,6 +72,7 @@ class ExportPanel(ipywidgets.VBox):
 
     def go_to(self, folder: Path | None) -> None:
         """Go to an experiment."""
+        self.pixel.value *= folder == self.path  # that of other images is forgotten
         self.path = folder
         self.look()
 
@@ -112,8 +113,8 @@ class ExportPanel(ipywidgets.VBox):
             return None
         output, names = self.output, [one.strip() for one in self.channels.value.split(",")]
         options: dict[str, Any] = {"channels": [*filter(None, names)]}
-        options |= {"side": self.side.value or None, "overwrite": self.overwrite.value}
-        options["keep_background"] = not self.cut_out.value
+        options |= {"overwrite": self.overwrite.value, "keep_background": not self.cut_out.value}
+        options |= {"side": self.side.value or None, "pixel_size": self.pixel.value or None}
 
         def work(job: Job) -> tuple[FolderOutcome, list[str]]:
             every, doubts, tables = FolderOutcome(), list[str](), list[pd.DataFrame]()
@@ -126,11 +127,12 @@ class ExportPanel(ipywidgets.VBox):
                     how = options | {"images": image.parent}
                     part, doubt = forms.hear(partial(export, masks, output, each, **how))
                     table = partial(export, masks, Path(scratch), tabled, **how)
+                    tabled_part, of_table = forms.hear(table)
                     every.written += part.written
                     every.already += part.already
-                    part.failed |= forms.hear(table)[0].failed
+                    part.failed |= tabled_part.failed
                     every.failed |= part.failed
-                    doubts += [doubt] if doubt else []
+                    doubts += filter(None, [of_table or doubt])
                     if tabled and not part.failed:
                         file = Path(scratch, f"{name}{FORMATS['table']}")
                         rows = pd.read_csv(file, dtype=str, keep_default_na=False)
@@ -158,10 +160,8 @@ class ExportPanel(ipywidgets.VBox):
         done, doubts = job.result
         text = f"{count(done.written, 'file')} written to {self.output}."
         if done.already:
-            text += (
-                f" {count(done.already, 'file was', 'files were')} there already and kept. To "
-                "replace them, tick that they be replaced."
-            )
+            kept = count(done.already, "file was", "files were")
+            text += f" {kept} there already and kept. To replace them, tick that they be replaced."
         for doubt in doubts[:3]:
             text += f"\nPlease check: {doubt}"
         text += f"\nSo it is with {count(len(doubts) - 3, 'more image')}." if doubts[3:] else ""

@@ -332,7 +332,7 @@ def export(opened: NotebookPage, truth: Truth, name: str, corrected: np.ndarray)
     assert every["image"].nunique() == 3
     table = every[(every["image"] == name) & (every["cells_are"] == "drawn")]
     areas = np.bincount(corrected[corrected > 0])
-    assert sorted(table["area"]) == sorted(areas[areas > 0])
+    assert sorted(table["area_px"]) == sorted(areas[areas > 0])
     assert table["intensity_mean_0"].notna().all()
 
 

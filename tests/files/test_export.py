@@ -102,21 +102,19 @@ def test_geojson_is_polygons_with_holes_and_pieces(tmp_path):
     np.testing.assert_array_equal(back, CELLS)
 
 
-def test_outlines_as_text_say_what_they_lose(tmp_path):
-    with pytest.warns(ScellsegWarning, match="cells 2 are lost"):
-        outlines.write_outlines(tmp_path / "a.txt", CELLS)
-    lines = (tmp_path / "a.txt").read_text().splitlines()
-    rings = [np.array(line.split(","), int).reshape(-1, 2) for line in lines]
-    assert len(rings) == 4  # one cell is of two pieces
-    np.testing.assert_array_equal(fill([rings[0]], CELLS.shape), CELLS == 1)
-
-
 def test_measurements_by_arithmetic():
     planes = np.arange(12 * 14).reshape(12, 14), np.full((12, 14), 7)
     image = np.stack(planes, axis=2).astype(np.uint16)
     frame = export.measurements(CELLS, image, ["worm", "dye"]).set_index("label")
-    assert frame["area"].to_dict() == {1: 15, 2: 24, 4: 24}
-    assert frame.loc[1, ["centroid-0", "centroid-1"]].tolist() == [2, 3]
+    assert frame["area_px"].to_dict() == {1: 15, 2: 24, 4: 24}
+    assert frame.loc[1, ["x_px", "y_px"]].tolist() == [3.5, 2.5]  # columns 1 to 5, rows 1 to 3
+    # The ellipse with the second moments of n pixels in a row, (n^2 - 1) / 12, has an axis of 4 SD.
+    moments = np.sqrt((5**2 - 1) / 12), np.sqrt((3**2 - 1) / 12)
+    np.testing.assert_allclose(frame.loc[1, ["length_px", "width_px"]], 4 * np.array(moments))
+    assert frame.loc[1, "diameter_px"] == pytest.approx(2 * np.sqrt(15 / np.pi))
+    assert frame.loc[1, "perimeter_px"] == 12  # through the middles of the outer pixels
+    assert frame.loc[1, ["solidity", "angle_deg"]].tolist() == [1, 0]
+    assert not [name for name in frame if name.endswith(("_um", "_um2"))]
     assert frame.loc[1, "intensity_mean_worm"] == 2 * 14 + 3
     assert frame.loc[4, ["intensity_min_dye", "intensity_std_dye"]].tolist() == [7, 0]
     assert list(export.measurements(CELLS)["label"]) == [1, 2, 4]
@@ -125,6 +123,103 @@ def test_measurements_by_arithmetic():
         export.measurements(CELLS, np.zeros((5, 5)))
     with pytest.raises(ImageError, match="2 channels, 1 are named"):
         export.measurements(CELLS, image, ["a"])
+
+
+def test_angles_are_counterclockwise_from_the_right_as_in_fiji():
+    falling = np.eye(20, dtype=np.int32)  # from the upper left to the lower right
+    cells = {0: np.ones((2, 9), int), 90: np.ones((9, 2), int), 135: falling, 45: falling[::-1]}
+    for angle, cell in cells.items():
+        assert export.measurements(cell)["angle_deg"].tolist() == pytest.approx([angle])
+
+
+def test_measurements_in_micrometres():
+    frame = export.measurements(CELLS, pixel_size=0.5).set_index("label")
+    assert frame["area_um2"].to_dict() == {1: 15 / 4, 2: 6, 4: 6}
+    for name in ("length", "width", "diameter", "perimeter", "x", "y"):
+        assert frame[f"{name}_um"].tolist() == (frame[f"{name}_px"] / 2).tolist()
+    assert set(frame["pixel_size_um"]) == {0.5}
+
+
+GREY = np.zeros((12, 14), np.uint16)
+
+
+def ome(**told):
+    """OME-XML of a pixel's size; tifffile says units only where it is told them."""
+    return {"metadata": {f"PhysicalSize{name}": value for name, value in told.items()}}
+
+
+def imagej(unit: str, *per_unit: float):
+    return {"imagej": True, "resolution": per_unit, "metadata": {"unit": unit}}
+
+
+def plain(unit: str, *per_unit: float):
+    return {"resolution": per_unit, "resolutionunit": unit}
+
+
+# A file, how it is written, and what a side of its pixels is in micrometres.
+SIZES = [
+    ("a.ome.tif", ome(X=0.325, Y=0.325), 0.325),  # micrometres by default
+    ("a.ome.tif", ome(X=325.0, XUnit="nm", Y=0.325, YUnit="µm"), 0.325),
+    ("a.ome.tif", ome(X=0.002, XUnit="mm", Y=0.002, YUnit="mm"), 2),
+    ("a.ome.tif", ome(X=1.0, XUnit="pixel", Y=1.0, YUnit="pixel"), None),
+    ("a.ome.tif", ome(X=0.0, Y=0.0), Warning),
+    ("a.ome.tif", ome(X=0.5), None),
+    ("a.ome.tif", {}, None),
+    *(("a.tif", imagej(unit, 4, 4), 0.25) for unit in ("micron", "um", r"\u00B5m")),
+    ("a.tif", imagej("nm", 0.002, 0.002), 0.5),
+    ("a.tif", imagej("mm", 40, 40), 25),  # that of a stereo microscope, and said
+    ("a.tif", imagej("inch", 300, 300), None),
+    ("a.tif", {"imagej": True}, None),
+    ("a.tif", plain("CENTIMETER", 20_000, 20_000), 0.5),
+    *(("a.tif", plain("CENTIMETER", dpi / 2.54, dpi / 2.54), None) for dpi in (72, 96, 300, 1200)),
+    ("a.tif", plain("INCH", 72, 72), None),
+    ("a.tif", plain("INCH", 50_800, 50_800), None),
+    ("a.tif", plain("NONE", 4, 4), None),
+    ("a.tif", {}, None),
+    # Pixels that are not square have no one side; within a hundredth they have.
+    ("a.ome.tif", ome(X=0.5, Y=0.25), Warning),
+    ("a.tif", imagej("um", 2, 4), Warning),
+    ("a.tif", plain("CENTIMETER", 20_000, 10_000), Warning),
+    ("a.ome.tif", ome(X=0.499, Y=0.501), 0.5),
+]
+
+
+@pytest.mark.parametrize(("name", "how", "side"), SIZES)
+def test_the_size_of_a_pixel_is_that_of_its_file(tmp_path, name, how, side):
+    tifffile.imwrite(tmp_path / name, GREY, **{"photometric": "minisblack"} | how)
+    if side is Warning:
+        with pytest.warns(
+            ScellsegWarning, match=r"a.*tif: its pixels, .* are no squares.*yourself"
+        ):
+            assert export.read_pixel_size(tmp_path / name) is None
+    else:
+        assert export.read_pixel_size(tmp_path / name) == (side and pytest.approx(side))
+
+
+def test_other_files_say_no_size(tmp_path):
+    damaged = tiff(GREY, ome=True).replace(b"<Pixels", b"<Pix ls")
+    for content in (damaged, tiff(GREY)[:60], other(GREY.astype("u1"), "PNG"), b""):
+        (tmp_path / "a.tif").write_bytes(content)
+        assert export.read_pixel_size(tmp_path / "a.tif") is None
+
+
+@pytest.mark.filterwarnings("ignore:its pixels")
+def test_a_table_is_in_micrometres_by_the_file_or_as_said(tmp_path):
+    write_labels(tmp_path / "A_masks.tif", CELLS)
+    for sizes, said, side in (
+        ((4, 4), None, 0.25),
+        ((4, 4), 2.0, 2),  # the number that is said wins
+        ((2, 4), None, None),
+        ((2, 4), 0.5, 0.5),
+    ):
+        tifffile.imwrite(tmp_path / "A.tif", GREY, **imagej("micron", *sizes))
+        how = {"images": tmp_path, "pixel_size": said, "overwrite": True}
+        assert export.export(tmp_path, tmp_path / "out", ["table"], **how).failed == {}
+        table = pd.read_csv(tmp_path / "out/A_measurements.csv")
+        assert table["area_px"].tolist() == [15, 24, 24]
+        assert ("area_um2" in table) == (side is not None)
+        if side:
+            assert table["area_um2"].tolist() == [15 * side**2, 24 * side**2, 24 * side**2]
 
 
 PIXELS = [(None, "u1"), (2, "u2"), (3, "i4"), (4, "f4"), (5, "f8")]
@@ -170,11 +265,10 @@ def plate(tmp_path):
     return folder
 
 
-@pytest.mark.filterwarnings("ignore:outlines as text")
 def test_a_folder_is_exported_but_for_a_damaged_file(plate, tmp_path):
     out, formats = tmp_path / "out", list(export.FORMATS)
     done = export.export(plate, out, formats, images=plate)
-    assert (done.written, done.already, list(done.failed)) == (16, 0, ["B"])
+    assert (done.written, done.already, list(done.failed)) == (14, 0, ["B"])
     assert done.failed["B"].where == plate / "B_masks.tif"
     names = {f"{name}{export.FORMATS[kind]}" for name in "AC" for kind in formats}
     assert {file.name for file in out.iterdir()} == names
@@ -187,7 +281,7 @@ def test_a_folder_is_exported_but_for_a_damaged_file(plate, tmp_path):
     assert seg["filename"] == "C_img.tif"
     write_labels(plate / "B_masks.tif", CELLS)
     again = export.export(plate, out, formats, images=plate)
-    assert (again.written, again.already, again.failed) == (8, 16, {})
+    assert (again.written, again.already, again.failed) == (7, 14, {})
     (out / "A_cells" / "A_cells_00001.tif").unlink()
     anew = export.export(plate, out, ["cells"], images=plate, side=20, overwrite=True)
     assert (anew.written, len(list((out / "A_cells").iterdir()))) == (3, 3)
@@ -198,11 +292,10 @@ def test_a_folder_is_exported_but_for_a_damaged_file(plate, tmp_path):
 
 def test_no_cells_are_files_without_cells(tmp_path):
     write_labels(tmp_path / "a_masks.tif", np.zeros((4, 4), np.int32))
-    done = export.export(tmp_path, tmp_path, ["imagej", "geojson", "outlines", "table", "cellpose"])
-    assert (done.written, done.failed) == (5, {})
+    done = export.export(tmp_path, tmp_path, ["imagej", "geojson", "table", "cellpose"])
+    assert (done.written, done.failed) == (4, {})
     assert zipfile.ZipFile(tmp_path / "a_rois.zip").namelist() == []
     assert json.loads((tmp_path / "a.geojson").read_text())["features"] == []
-    assert (tmp_path / "a_outlines.txt").read_text() == ""
     assert len(pd.read_csv(tmp_path / "a_measurements.csv")) == 0
     assert not {"img", "filename"} & read_seg(tmp_path / "a_seg.npy").keys()
 
@@ -230,7 +323,7 @@ def test_classes_and_notes_go_with_their_cells(tmp_path, masks):
     (tmp_path / "A_cells.csv").write_text(known)
     export.export(tmp_path / masks, tmp_path, ["geojson", "table"])
     table = pd.read_csv(tmp_path / "A_measurements.csv", keep_default_na=False).set_index("label")
-    assert table["area"].to_dict() == {1: 15, 2: 24, 3: 24}
+    assert table["area_px"].to_dict() == {1: 15, 2: 24, 3: 24}
     assert table["class"].to_dict() == {1: "NA", 2: "", 3: "debris"}  # NA is a name
     assert table["note"].to_dict() == {1: "it bends", 2: "", 3: ""}
     assert table["label_in_file"].to_dict() == {1: 1, 2: 2, 3: 4}
@@ -240,12 +333,43 @@ def test_classes_and_notes_go_with_their_cells(tmp_path, masks):
     assert (tmp_path / "A_cells.csv").read_text() == known  # the table has another name
 
 
+@pytest.mark.parametrize("part", ["", "shot", "query", "corrected"])
+def test_geojson_has_the_colours_of_the_classes(tmp_path, part):
+    """As QuPath reads them; a class or list that says none well has none, and stops nothing."""
+    write_labels(tmp_path / part / "A_masks.tif", CELLS)
+    (tmp_path / part / "A_cells.csv").write_text("label,class\n1,dead\n2,alive\n4,debris\n")
+    dead, alive, debris = [213, 94, 0], [0, 128, 0], None
+    for content, colours in (
+        (b"class,colour\ndead,#D55E00\nalive,green\ndebris,mud\n", [dead, alive, debris]),
+        (b"Class;Color\r\ndead;#d55e00\r\nalive; #008000\r\n", [dead, alive, debris]),
+        (b"class\ndead\n", [None] * 3),
+        (b"a,a\n1,2,3\n", [None] * 3),
+        (b"\x00\xff", [None] * 3),
+        (None, [None] * 3),
+    ):
+        (tmp_path / "classes.csv").unlink(missing_ok=True)
+        if content is not None:
+            (tmp_path / "classes.csv").write_bytes(content)
+        how = {"overwrite": True}
+        done = export.export(tmp_path / part / "A_masks.tif", tmp_path / "out", ["geojson"], **how)
+        assert (done.written, done.failed) == (1, {})
+        features = json.loads((tmp_path / "out/A.geojson").read_text())["features"]
+        told = [feature["properties"]["classification"] for feature in features]
+        assert [one["name"] for one in told] == ["dead", "alive", "debris"]
+        assert [one.get("color") for one in told] == colours
+
+
 def test_what_cannot_be_exported(plate, tmp_path):
     write_labels(tmp_path / "elsewhere" / "Z.tif", np.zeros((4, 4), np.int32))
     for kind, images, message in (
         ("roi", None, r"no format 'roi'.*imagej"),
         ("cells", None, r"cells are cut out of images. Say where they are: images=\.\.\."),
-        ("table", tmp_path / "elsewhere", "masks without an image: A"),
     ):
         with pytest.raises(ScellsegError, match=message):
             export.export(plate / "A_masks.tif", tmp_path, [kind], images=images)
+    (plate / "B_img.tif").unlink()
+    done = export.export(plate, tmp_path / "out", ["table"], images=plate)
+    assert (done.written, list(done.failed)) == (2, ["B"])
+    done = export.export(plate, tmp_path / "out", ["cellpose"], images=tmp_path / "elsewhere")
+    assert (done.written, list(done.failed)) == (0, ["A", "B", "C"])
+    assert "there is no image of these masks" in str(done.failed["A"])

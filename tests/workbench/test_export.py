@@ -54,13 +54,13 @@ def test_all_formats(folder: Path, panel: ExportPanel):
     assert WORDS.keys() == {*FORMATS, ALL}
     for box in panel.formats.values():
         box.value = True
-    assert f"25 files in {folder / 'exported'}." in panel.message.text
+    assert f"22 files in {folder / 'exported'}." in panel.message.text
     result = exported(panel).result[0]
-    assert (result.written, result.already, result.failed) == (25, 0, {})
+    assert (result.written, result.already, result.failed) == (22, 0, {})
     assert written(folder) == sorted(
         [ALL, *(f"{n}{end}" for n in "abc" for end in FORMATS.values())]
     )
-    assert panel.message.text == f"25 files written to {folder / 'exported'}."
+    assert panel.message.text == f"22 files written to {folder / 'exported'}."
 
 
 def test_the_best_cells_of_each_image_go_out_and_one_table_says_which(folder: Path, panel):
@@ -125,7 +125,32 @@ def test_a_table_has_classes_notes_and_channels_and_stays_unless_asked(folder, p
     assert "3 files were there already and kept" in panel.message.text
     panel.overwrite.value = True
     exported(panel)
-    assert file.read_text().startswith("label,area")
+    assert file.read_text().startswith("label,area_px,length_px,width_px")
+
+
+def test_the_size_of_a_pixel_is_that_of_the_files_or_the_one_typed(folder: Path, panel):
+    image = tifffile.imread(folder / "query" / "b_img.tif")
+    for name, per_micrometre in (("b", (4, 4)), ("c", (2, 4))):
+        how = {"resolution": per_micrometre, "metadata": {"unit": "um", "axes": "CYX"}}
+        file = folder / "query" / f"{name}_img.tif"
+        tifffile.imwrite(file, np.moveaxis(image, 2, 0).copy(), imagej=True, **how)
+    exported(panel, ALL)
+    table = pd.read_csv(folder / "exported" / ALL)
+    known = table.groupby("image")["pixel_size_um"].first()
+    assert known.dropna().to_dict() == {"b": 0.25}  # a says none, the pixels of c are not square
+    assert table.loc[table["image"] == "b", "area_um2"].tolist() == [64 / 16]
+    assert (
+        "Please check: c_img.tif: its pixels, 0.5 x 0.25 µm, are no squares" in panel.message.text
+    )
+    panel.pixel.value, panel.overwrite.value = 0.5, True
+    exported(panel)
+    table = pd.read_csv(folder / "exported" / ALL)
+    assert (table["area_um2"] == 64 / 4).all()
+    assert "Please check" not in panel.message.text
+    panel.go_to(folder)
+    assert panel.pixel.value == 0.5
+    panel.go_to(folder / "nowhere")
+    assert panel.pixel.value == 0  # it was that of other images
 
 
 def test_what_cannot_be_exported_is_said_and_does_not_stop_the_others(folder: Path):
