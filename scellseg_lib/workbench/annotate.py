@@ -11,6 +11,7 @@ from natsort import natsorted
 
 from scellseg_lib.errors import AxesNeeded, ImageError, ScellsegError
 from scellseg_lib.files import layout
+from scellseg_lib.files.export import read_pixel_size
 from scellseg_lib.files.images import read_masks, read_pixels
 from scellseg_lib.files.layout import ImageFiles
 from scellseg_lib.segmentation import Prediction
@@ -164,7 +165,8 @@ class AnnotatePanel(ipywidgets.VBox):
     def _load(self, image: Path, labels: np.ndarray | None, **what: Any) -> str:
         """Open an image in the editor, with the edits of it that are not in its masks; a doubt."""
         is_begun, self._answer = edits_path(what["path"]).is_file(), None
-        self.editor.load(read_pixels(image), labels, **what)
+        size, _ = forms.hear(partial(read_pixel_size, image))
+        self.editor.load(read_pixels(image), labels, pixel_size=size, **what)
         is_lost = is_begun and not self.editor.edits
         return CHANGED if is_lost else ""
 

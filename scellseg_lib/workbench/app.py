@@ -211,7 +211,10 @@ def serve(arguments: list[str]) -> None:
             await self.finish()
             await end_kernel(self.kernel_manager, kernel_id)
 
-    own_handlers: dict[type, type] = {VoilaKernelWebsocketHandler: Line, VoilaShutdownKernelHandler: Left}
+    own_handlers: dict[type, type] = {
+        VoilaKernelWebsocketHandler: Line,
+        VoilaShutdownKernelHandler: Left,
+    }
 
     def guard(handler: type[RequestHandler]) -> type[RequestHandler]:
         if not issubclass(handler, StaticFileHandler):

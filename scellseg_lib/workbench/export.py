@@ -48,7 +48,8 @@ class ExportPanel(ipywidgets.VBox):
         for box in self.formats.values():
             box.observe(lambda _: self.look(), "value")
         self.channels = forms.text_field("export-channels", "channel names, such as worm, dye")
-        self.pixel = ipywidgets.BoundedFloatText(max=1000, step=0.01, layout={"width": "110px"})
+        self.pixel = ipywidgets.BoundedFloatText(max=1000, step=0.01)
+        self.pixel.add_class("scellseg-export-pixel")
         self.side = ipywidgets.BoundedIntText(max=10_000).add_class("scellseg-export-side")
         self.cut_out = forms.tick("black out what is not the cell", "export-cut-out")
         self.overwrite = forms.tick("replace what was exported before", "export-overwrite")
@@ -72,8 +73,8 @@ class ExportPanel(ipywidgets.VBox):
 
     def go_to(self, folder: Path | None) -> None:
         """Go to an experiment."""
-        self.pixel.value *= folder == self.path  # that of other images is forgotten
-        self.path = folder
+        if folder != self.path:  # whose pixels may be of another size
+            self.path, self.pixel.value = folder, 0
         self.look()
 
     def look(self) -> None:
