@@ -34,10 +34,7 @@ NEXT, ENOUGH = "Draw all cells of an image and press Done; with one or two go on
 DROPPED = "scellseg-images"  # folder, in the user's own, for images dropped while none is open
 DONE, OPEN, BEGUN, SUGGESTED = "\u25cf", "\u25cb", "\u25d0", "\u25cc"
 """Marks of images: all cells are drawn, none yet, some, only such as a model suggests."""
-CHANGED = (
-    "Its masks have changed since you drew. What was not saved before is kept in a hidden file "
-    "that ends in .other."
-)
+CHANGED = "Its masks have changed since. What you had drawn is kept in a hidden file, .other."
 NAMED = 5  # problems with files that are said
 
 

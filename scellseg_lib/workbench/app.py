@@ -102,10 +102,7 @@ class Workbench(ipywidgets.VBox):
         self.segment.list_results()
 
     def _finder(self, image: Path) -> tuple[Any, Callable[[], Suggestion]]:
-        """What finds cells of an image with the model and the settings of step 3 as they are.
-
-        Before it stands what it depends on.
-        """
+        """What finds cells of an image by step 3 as it is, and before it what that depends on."""
         chosen = self.segment.form.chosen
         if chosen is None:
             raise self.segment.form.problem
@@ -211,14 +208,11 @@ def serve(arguments: list[str]) -> None:
             await self.finish()
             await end_kernel(self.kernel_manager, kernel_id)
 
-    own_handlers: dict[type, type] = {
-        VoilaKernelWebsocketHandler: Line,
-        VoilaShutdownKernelHandler: Left,
-    }
+    ours: dict[type, type] = {VoilaKernelWebsocketHandler: Line, VoilaShutdownKernelHandler: Left}
 
     def guard(handler: type[RequestHandler]) -> type[RequestHandler]:
         if not issubclass(handler, StaticFileHandler):
-            return own_handlers.get(handler, handler)
+            return ours.get(handler, handler)
 
         class Guarded(handler):  # type: ignore[misc, valid-type]
             def prepare(self) -> None:

@@ -316,7 +316,7 @@ def test_a_draft_is_not_put_aside_in_silence(folder: Path, panel):
     panel.step(1)
     write_labels(folder / "worm_1_masks.tif", TWO)  # by another program
     panel.step(-1)
-    assert "Its masks have changed since you drew. What was not saved before" in panel.message.text
+    assert "Its masks have changed since. What you had drawn is kept" in panel.message.text
     np.testing.assert_array_equal(panel.editor.labels, TWO)
 
 
