@@ -67,7 +67,6 @@ class AnnotatePanel(ipywidgets.VBox):
         self.images: list[ImageFiles] = []
         self.current: ImageFiles | None = None
         self.correcting: SegmentedImage | None = None  # the prediction that is being corrected
-        self._before: ImageFiles | None = None  # what was open before a correction
         self._predicted: np.ndarray | None = None
         self._insist: Callable[[], object] = self.keep  # what the answer to a question does
         self._on_folder, self._on_learn, self._on_suggest = on_folder, on_learn, on_suggest
@@ -103,10 +102,9 @@ class AnnotatePanel(ipywidgets.VBox):
         self.learn = press("Learn from this image", "learn", self.learn_from_it, style="primary")
         self.replace = press("", "replace", lambda: self._insist(), style="danger")
         self.again = press("Open the image again", "again", self._open_again)
-        self.back = press("Back to my images", "back", self._leave)
         self.planes = PlaneChoice(lambda: self.in_words(self._take_plane))
         self.next = press("Go on to Fine-tune", "next", lambda: self.on_next(), style="primary")
-        buttons = [self.suggest, self.learn, self.replace, self.again, self.back]
+        buttons = [self.suggest, self.learn, self.replace, self.again]
         return [
             forms.row("Folder", self.folder),
             *([channels] if channels else []),
@@ -122,7 +120,6 @@ class AnnotatePanel(ipywidgets.VBox):
         remember(folder)
         self.list.place = {"start": str(folder), "tab": 0} | self.list.place
         self.path, self.images, self.current, self.correcting = folder, images, None, None
-        self._before = None
         self._show_state()  # the list takes room from the picture, which then fits itself in
         self._on_folder(folder)
         self._open_first(
@@ -205,10 +202,6 @@ class AnnotatePanel(ipywidgets.VBox):
             if one.image.resolve() == taken.resolve():
                 self.show(one)
 
-    def _leave(self) -> None:
-        if self.images:
-            self.show(self._before or self.images[0])
-
     def _open_again(self) -> None:
         """Open what is in the file; what was drawn meanwhile is put aside beside it."""
         if self.correcting is not None and self._predicted is not None:
@@ -246,7 +239,6 @@ class AnnotatePanel(ipywidgets.VBox):
             classes=ClassFile(target),
             region=layout.region_path(target if is_begun else result.image),
         )
-        self._before = self.current or self._before
         self.current, self.correcting, self._predicted = None, result, predicted
         self._show_state()
         model = f"the model {result.model_file.removesuffix(layout.MODEL)}".strip()
@@ -439,7 +431,6 @@ class AnnotatePanel(ipywidgets.VBox):
         forms.show(is_open and self._on_suggest is not None, self.suggest)
         forms.show(bool(self.correcting) or is_query, self.learn)
         forms.show(False, self.replace, self.again)
-        forms.show(bool(self.correcting and self.images), self.back)
         forms.show(any(image.masks for image in self.images), self.next)
 
     def _say_where(self, doubt: str = "") -> None:

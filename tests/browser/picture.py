@@ -25,6 +25,10 @@ OPEN = """from pathlib import Path
 from scellseg_lib.workbench import app
 workbench = app.Workbench(app.make_example(Path("worms")))
 workbench.annotate.show(workbench.annotate.images[0])"""
+SUGGEST = """workbench.annotate.show(workbench.annotate.images[4])
+workbench.annotate.suggest.click()
+while workbench.annotate.suggest.disabled: __import__("time").sleep(0.1)
+workbench.annotate.editor.selected = 2"""
 TUNE = "workbench.tabs.selected_index = 1; workbench.finetune.folder.value = 'worms'"
 SEGMENT = """models = workbench.segment.form.model
 models.value = next(value for name, value in models.options if "quicker" in name)
@@ -33,6 +37,7 @@ workbench.tabs.selected_index = 3"""
 SHOTS = {  # width and height of the window, the system's colours, what is done before
     "annotate": (1280, 812, "light", ""),
     "annotate_dark": (1024, 700, "dark", ""),
+    "suggest": (1024, 700, "light", SUGGEST),
     "finetune": (900, 640, "light", TUNE),
     "inspect": (900, 640, "light", SEGMENT),
     "inspect_dark": (1440, 900, "dark", ""),

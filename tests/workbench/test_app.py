@@ -51,7 +51,7 @@ def test_without_a_folder_each_panel_says_what_to_do_and_a_folder_goes_to_all(fo
         (workbench.export.message, "There is nothing to export yet"),
     ):
         assert words in message.text
-    parts = (annotate.learn, annotate.replace, annotate.again, annotate.back)
+    parts = (annotate.learn, annotate.replace, annotate.again)
     assert not any(map(is_shown, (*parts, annotate.suggest)))
     buttons = (segment.start, segment.preview.button, segment.inspect, workbench.export.start)
     assert all(button.disabled for button in buttons)
