@@ -424,7 +424,7 @@ class PageEdits:
 
     def follow(self, edit: Edit) -> bool:
         """Remember the new labels where an edit has numbered the cells anew; whether it has."""
-        if not self.annotation.is_renumbering(edit):
+        if self.annotation.kind_of(edit) != "renumber":
             return False
         pairs = edit.patch.runs[:, 2:]
         names = {int(old): int(new) for old, new in pairs[(pairs > 0).all(axis=1)]}
