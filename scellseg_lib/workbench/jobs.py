@@ -48,7 +48,7 @@ class Job:
     """
 
     def __init__(
-        self, work: Callable[[Job], Any], *, on_change: Callable[[Job], None] | None = None
+        self, work: Callable[[Job], Any], *, on_change: Callable[[Job], object] = lambda job: None
     ) -> None:
         self.state: State = "running"
         self.result: Any = None
@@ -71,10 +71,6 @@ class Job:
 
     def report(self, done: int, total: int, **facts: Any) -> None:
         """Tell from within the work how far it is; waits while paused, may raise `Cancelled`."""
-        if not self._goes_on(done, total, facts):
-            raise Cancelled
-
-    def _goes_on(self, done: int, total: int, facts: dict[str, Any]) -> bool:
         with self._changed:
             # Other work, such as learning after reading: its speed is another.
             is_new = self._first is None or total != self.total or done < self.done
@@ -89,7 +85,8 @@ class Job:
             began = monotonic()
             self._changed.wait_for(lambda: self.state != "paused" or self._cancelled)
             self._rested += monotonic() - began
-            return not self._cancelled
+            if self._cancelled:
+                raise Cancelled
 
     def cancel(self) -> None:
         """End the work at its next report."""
@@ -145,12 +142,10 @@ class Job:
         with self._telling:  # the thread and the page may change the job at once
             tell = self._on_change
             if self.ended:  # which is told once, and is the last that happens
-                self._on_change = None
+                self._on_change = lambda job: None
             try:
-                if tell is not None:
-                    tell(self)
-            except Exception:
-                # A page that cannot be drawn must not cost hours of work.
+                tell(self)
+            except Exception:  # a page that cannot be drawn must not cost hours of work
                 logging.getLogger(__name__).exception("the display of a job failed")
 
 
@@ -167,20 +162,19 @@ def apart(work: Callable[[Any], Any]) -> Callable[[Job], Any]:
         process = context.Process(target=_work_apart, args=(there, work), daemon=True)
         process.start()
         there.close()
-        with here:
-            try:
-                while True:
-                    done, *said = here.recv()
-                    if done is None:
-                        break
-                    here.send(job._goes_on(done, *said))
-            except (OSError, EOFError):
-                process.join()
-                what = f"the process that computes was ended (code {process.exitcode})"
-                remedy = "If that is -9, the memory did not suffice. The log has what it said last."
-                raise ProcessEnded(what, remedy=remedy) from None
+        try:
+            with here:
+                for done, total, facts in iter(here.recv, None):
+                    with suppress(Cancelled):
+                        job.report(done, total, **facts)
+                    here.send(not job._cancelled)
+                result, error = here.recv()
+        except (OSError, EOFError):
+            process.join()
+            what = f"the process that computes was ended (code {process.exitcode})"
+            remedy = "If that is -9, the memory did not suffice. The log has what it said last."
+            raise ProcessEnded(what, remedy=remedy) from None
         process.join()
-        result, error = said
         if error is not None:
             raise error
         return result
@@ -208,7 +202,8 @@ def _work_apart(pipe: Connection, work: Callable[[Any], Any]) -> None:
     except Exception as raised:
         error = _without_frames(raised)
     with suppress(OSError):  # nobody listens
-        pipe.send((None, result, error))
+        pipe.send(None)
+        pipe.send((result, error))
 
 
 def _without_frames(error: Exception) -> Exception:

@@ -159,7 +159,8 @@ def test_page_is_loaded_anew_in_the_middle_and_opened_in_two_tabs(editor, lab: O
 def test_two_editors_two_views_of_one_and_a_kernel_that_dies(lab: Opener, tmp_path) -> None:
     """What was drawn and not saved is there when the notebook has run again."""
     path = f"Path({str(tmp_path / 'image_masks.tif')!r})"
-    made = f"first, second = (MaskEditor({IMAGE}, path=p, height=300) for p in ({path}, None))"
+    made = f"first, second = (MaskEditor({IMAGE}, path=p) for p in ({path}, None))"
+    made += "\nfirst.height = second.height = 300"
     notebook = lab.open([f"{SETUP}{made}", "first", "second", "first"])
     names = ("first", "second", "first")
     one, other, again = (EditorInPage(notebook, name, k) for k, name in enumerate(names))

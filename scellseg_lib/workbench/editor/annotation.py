@@ -5,8 +5,8 @@ and changes nothing.
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import nullcontext, suppress
-from dataclasses import replace
+from contextlib import suppress
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -55,8 +55,7 @@ class Annotation:
         self.labels = as_labels(labels, largest=LARGEST_LABEL).copy()
         self.areas = np.bincount(self.labels.ravel(), minlength=1)  # pixels, by label
         height, width = self.labels.shape
-        self.whole = Region(top=0, left=0, height=height, width=width)
-        self.region = region or self.whole
+        self.region = region or Region(top=0, left=0, height=height, width=width)
         said = None if cells is None else match_cells(cells, self.labels).itertuples(name=None)
         facts = {cell: Facts(" ".join(kind.split()), note) for cell, kind, note in said or ()}
         self.facts = {cell: one for cell, one in facts.items() if one != NOTHING}
@@ -66,19 +65,20 @@ class Annotation:
         self.undoable: list[Edit] = []  # the last edit is last
         self.redoable: list[Edit] = []  # the next edit is last
         self.unchecked = set[int]()  # cells that were suggested, and that nobody has touched since
-        self._checked: dict[str, set[int]] = {}  # by which edit
-        self.journal = Journal(journal, self.labels) if journal else None
+        self._unchecked_before: dict[str, set[int]] = {}  # each edit
         self.trouble = ""  # why the last edits are not in the journal yet, but wait for the next
-        self._recover()
+        self.journal: Journal | None = None
+        if journal:
+            kept = Journal(journal, self.labels)
+            self._recover(kept.read())
+            self.journal = kept  # which has these edits already
 
     @property
     def cells(self) -> pd.DataFrame:
         """One row a cell: `COLUMNS`."""
         there = np.flatnonzero(self.areas[1:]) + 1
-        said = [self.facts.get(int(cell), NOTHING) for cell in there]
-        kinds, notes = [one.kind for one in said], [one.note for one in said]
-        columns = (there, self.areas[there], kinds, notes)
-        return pd.DataFrame(dict(zip(COLUMNS, columns, strict=True)))
+        rows = [(cell, self.areas[cell], *self.facts.get(cell, NOTHING)) for cell in there.tolist()]
+        return pd.DataFrame(rows, columns=COLUMNS)
 
     @property
     def free(self) -> int:
@@ -108,19 +108,14 @@ class Annotation:
         patch = rebase(self.labels, patch)
         now = {int(cell): Facts(*said) for cell, said in (facts or {}).items()}
         areas = self._count_after(patch)
-        now |= {
-            cell: NOTHING
-            for cell in np.unique(patch.runs[:, 2]).tolist()
-            if cell in self.facts and not areas[cell]
-        }
+        now |= dict.fromkeys((cell for cell in self.facts if not areas[cell]), NOTHING)
         listed = _add_classes(self.classes if classes is None else classes, now.values())
-        lists = None
-        if list(listed.items()) != list(self.classes.items()):
-            lists = self.classes, listed
         pairs = {cell: (self.facts.get(cell, NOTHING), said) for cell, said in now.items()}
+        is_same = [*listed.items()] == [*self.classes.items()]
+        lists = None if is_same else (self.classes, listed)
         regions = (self.region, region) if region else None
-        edit = Edit(id or self._choose_id(), kind, patch, pairs, classes=lists, region=regions)
-        self._perform(edit)
+        edit = Edit(kind=kind, patch=patch, facts=pairs, classes=lists, region=regions)
+        edit = self._perform(edit, id)
         self.undoable.append(edit)
         self.redoable.clear()
         return edit
@@ -129,13 +124,7 @@ class Annotation:
         """Take the last edit back; None where there is none. The new edit gets `id`."""
         if not self.undoable:
             return None
-        last = self.undoable[-1]
-        facts = {cell: (after, before) for cell, (before, after) in last.facts.items()}
-        lists = last.classes and (last.classes[1], last.classes[0])
-        regions = last.region and (last.region[1], last.region[0])
-        id = id or self._choose_id()
-        edit = Edit(id, "undo", last.patch.invert(), facts, last.id, lists, regions)
-        self._perform(edit)
+        edit = self._perform(self.undoable[-1].invert(), id)
         self.redoable.append(self.undoable.pop())
         return edit
 
@@ -144,8 +133,7 @@ class Annotation:
         if not self.redoable:
             return None
         last = self.redoable[-1]
-        edit = replace(last, id=id or self._choose_id(), kind="redo", of=last.id)
-        self._perform(edit)
+        edit = self._perform(last.model_copy(update={"kind": "redo", "of": last.id}), id)
         self.undoable.append(self.redoable.pop())
         return edit
 
@@ -162,9 +150,9 @@ class Annotation:
                 classes, region = edit.classes and edit.classes[1], edit.region and edit.region[1]
                 self.change(edit.kind, edit.patch, facts, id, classes, region)
 
-    def is_renumbering(self, edit: Edit) -> bool:
-        """Whether an edit numbers the cells anew, or takes that back."""
-        return self._by_id.get(edit.of, edit).kind == "renumber"
+    def kind_of(self, edit: Edit) -> str:
+        """Kind of an edit, or of that which it undoes or redoes."""
+        return self._by_id.get(edit.of, edit).kind
 
     def accept(self, cells: Sequence[int]) -> Edit:
         """Say that cells which were suggested are right."""
@@ -256,29 +244,24 @@ class Annotation:
         region = Region(top=top, left=left, height=bottom - top, width=right - left)
         return None if region == self.region else self.change("region", region=region)
 
-    def _recover(self) -> None:
-        """Do again what is in the journal.
+    def _recover(self, edits: Sequence[Edit]) -> None:
+        """Do edits of a journal again.
 
-        Classes that these edits do not know have been added by other images since, and stay.
+        Classes that these do not know have been added by other images since, and stay.
         """
-        edits = self.journal.read() if self.journal else []
         known = {name for edit in edits for one in edit.classes or () for name in one}
         added = {name: colour for name, colour in self.classes.items() if name not in known}
-        journal, self.journal = self.journal, None  # the edits are in the file already
         for edit in edits:
-            if edit.classes:
-                before, after = edit.classes
-                edit = replace(edit, classes=({**before, **added}, {**after, **added}))
+            classes = edit.classes and tuple(one | added for one in edit.classes)
             with suppress(ImageError):  # a damaged line
-                self.replay([edit])
-        self.journal = journal
+                self.replay([edit.model_copy(update={"classes": classes})])
 
     def write(self, path: Path) -> Path:
         """Write the masks and the list of cells, whose path is returned; both, or neither.
 
         Beside them comes the rectangle, where not the whole image is annotated.
         """
-        table, region, is_whole = cells_path(path), region_path(path), self.region == self.whole
+        table, region = cells_path(path), region_path(path)
         waiting = waiting_list(table, self.labels)
         remedy = "Close other programs that have these files open, make room on the disk, or save "
         remedy += "elsewhere. Your edits are kept."
@@ -288,23 +271,22 @@ class Annotation:
             with whole(waiting) as listed:
                 self.cells.to_csv(listed, index=False)
             try:
-                with nullcontext(region) if is_whole else whole(region) as scratch:
-                    if not is_whole:
-                        scratch.write_text(self.region.model_dump_json())
+                with whole(region) as scratch:
+                    scratch.write_text(self.region.model_dump_json())
                     write_labels(path, self.labels)
             except OSError:
                 waiting.unlink(missing_ok=True)  # the masks that it speaks of are not there
                 raise
             waiting.replace(table)
-            if is_whole:
+            if (self.region.height, self.region.width) == self.labels.shape:
                 region.unlink(missing_ok=True)
         return table
 
     def restart_journal(self) -> None:
         """Go on from labels that are in a file now."""
         if self.journal:
-            self.journal.restart(self.labels)
-            self.trouble = ""
+            self.journal.discard()
+            self.journal, self.trouble = Journal(self.journal.path, self.labels), ""
 
     def _facts_of(self, cell: int) -> Facts:
         """What is said of a cell that there is."""
@@ -317,48 +299,46 @@ class Annotation:
         cells = self.facts.items()
         return {cell: facts._replace(kind=new) for cell, facts in cells if facts.kind == old}
 
-    def _choose_id(self) -> str:
-        number = len(self.edits)
-        while f"python:{number}" in self._by_id:  # of an edit that was recovered
-            number += 1
-        return f"python:{number}"
-
-    def _perform(self, edit: Edit) -> None:
-        if edit.id in self._by_id:
-            raise ImageError(f"the edit {edit.id} was made before", remedy="Open the image again.")
+    def _perform(self, edit: Edit, id: str) -> Edit:
+        """Perform an edit under a name; an empty one: under one that none has."""
+        free = (f"python:{number}" for number in count(len(self.edits)))
+        id = id or next(one for one in free if one not in self._by_id)
+        if id in self._by_id:
+            raise ImageError(f"the edit {id} was made before", remedy="Open the image again.")
+        edit = edit.model_copy(update={"id": id})
         apply(self.labels, edit.patch)
         self.areas = self._count_after(edit.patch)
         if edit.classes:
-            self.classes = dict(edit.classes[1])
+            self.classes = edit.classes[1]
         if edit.region:
             self.region = edit.region[1]
-        for cell, (_, new) in edit.facts.items():
-            if new == NOTHING:
-                self.facts.pop(cell, None)
-            else:
-                self.facts[cell] = new
+        facts = self.facts | {cell: new for cell, (_, new) in edit.facts.items()}
+        self.facts = {cell: said for cell, said in facts.items() if said != NOTHING}
         self.edits.append(edit)
         self._by_id[edit.id] = edit
-        pairs, kind = edit.patch.runs[:, 2:], self._by_id.get(edit.of, edit).kind
-        if kind == "renumber":
-            names = dict(np.unique(pairs, axis=0).tolist())
-            self.unchecked = {names.get(cell, cell) for cell in self.unchecked}
-        elif kind == SUGGEST and edit.kind != "undo":
-            self.unchecked |= {*np.unique(pairs[:, 1]).tolist()} - {0}
-        else:
-            if edit.kind == "undo":
-                self.unchecked |= self._checked.get(edit.of, set())
-            else:
-                touched = {*np.unique(pairs).tolist(), *edit.facts}
-                self._checked[edit.of or edit.id] = self.unchecked & touched
-                self.unchecked -= touched
-            self.unchecked = {cell for cell in self.unchecked if self.areas[cell]}
+        self._follow_suggestions(edit)
         if self.journal and (self.journal.lines or not edit.is_of_list):
             try:
                 self.journal.append(edit)
                 self.trouble = ""
             except ImageError as error:  # the edit itself is done
                 self.trouble = str(error)
+        return edit
+
+    def _follow_suggestions(self, edit: Edit) -> None:
+        """Bring `unchecked` to what it is after an edit."""
+        if edit.kind == "undo" and edit.of:
+            self.unchecked = self._unchecked_before[edit.of]
+            return
+        self._unchecked_before[edit.of or edit.id] = self.unchecked
+        pairs, kind = edit.patch.runs[:, 2:], self.kind_of(edit)
+        if kind == "renumber":
+            names = dict(np.unique(pairs, axis=0).tolist())
+            self.unchecked = {names.get(cell, cell) for cell in self.unchecked}
+        elif kind == SUGGEST:
+            self.unchecked = self.unchecked | {*pairs[:, 1].tolist()} - {0}
+        else:
+            self.unchecked = self.unchecked - {*pairs.ravel().tolist(), *edit.facts}
 
     def _count_after(self, patch: Patch) -> np.ndarray:
         """Areas by label once a patch is applied."""

@@ -44,7 +44,5 @@ def parse_colour(text: str) -> str:
 
 
 def choose_colour(classes: Classes) -> str:
-    """First of `COLOURS` that no class has; all over again where every one is taken."""
-    colours = list(COLOURS.values())
-    free = [colour for colour in colours if colour not in classes.values()]
-    return free[0] if free else colours[len(classes) % len(colours)]
+    """First of `COLOURS` that no class has; where every one is taken, the one of fewest."""
+    return min(COLOURS.values(), key=[*classes.values()].count)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import uuid4
 
 import numpy as np
@@ -37,22 +37,18 @@ COMMANDS = {"merge", "split", "delete", "fill_holes", "outline", "relabel", "und
 COMMANDS |= {"set_class", "set_note", "add_class", "rename_class", "remove_class", "set_region"}
 COMMANDS |= {"accept", "finish"}
 """What a page may ask for, by the names of the editor's methods."""
-P = ParamSpec("P")
-AnyEdit = TypeVar("AnyEdit", Edit, Edit | None)
 
 
-def as_editor_method(
-    act: Callable[Concatenate[Annotation, P], AnyEdit],
-) -> Callable[Concatenate[MaskEditor, P], AnyEdit]:
+def as_editor_method(act: Callable[..., Any]) -> Callable[..., Any]:
     """Make an editor's method of one of its annotation: it tells the pages of the edit."""
 
     @wraps(act)
-    def edit(editor: MaskEditor, *args: P.args, **options: P.kwargs) -> AnyEdit:
-        with editor.lock:
-            done = act(editor.annotation, *args, **options)
-            if done is not None:
-                editor._tell_edit(done)
-            return done
+    @with_lock
+    def edit(editor: MaskEditor, *args: Any, **options: Any) -> Any:
+        done = act(editor.annotation, *args, **options)
+        if done is not None:
+            editor._tell_edit(done)
+        return done
 
     return edit
 
@@ -70,15 +66,9 @@ class MaskEditor(ImageView):
     diameter = traitlets.Float(0.0).tag(sync=True)  # of the disk that shows the scale, px; 0: none
 
     def __init__(
-        self,
-        image: np.ndarray | None = None,
-        labels: np.ndarray | None = None,
-        *,
-        height: int = 520,
-        layout: Any = None,
-        **options: Any,
+        self, image: np.ndarray | None = None, labels: np.ndarray | None = None, **options: Any
     ) -> None:
-        super().__init__(tools=True, height=height, **({"layout": layout} if layout else {}))
+        super().__init__(tools=True)
         self.path: Path | None = None
         self.annotation = Annotation(np.zeros((1, 1), np.int32))
         self._pages = PageEdits(self.annotation)
@@ -129,26 +119,13 @@ class MaskEditor(ImageView):
         classes: ClassFile | None = None,
         region: Path | None = None,
     ) -> None:
-        """Open an image, see `ImageView.show`.
+        """Open an image, see `ImageView.show`; ImageError if what there is of it does not fit.
 
-        Parameters
-        ----------
-        labels : int[H, W], optional
-            Cells that there are already.
-        cells : DataFrame, optional
-            What is said of them: ``label``, ``class``, ``note``.
-        path : path, optional
-            File of masks (``NAME_masks.tif``) that `save` writes. Every edit is kept beside it at
-            once: what was not saved is there when the image is opened again.
-        classes : ClassFile, optional
-            The list of classes that this image shares with others.
-        region : path, optional
-            File of the rectangle that is annotated, by default that beside `path`.
-
-        Raises
-        ------
-        ImageError
-            If the image and what there is of it do not fit: the last one stays open.
+        `labels` are cells that there are already, and `cells` what is said of them: ``label``,
+        ``class``, ``note``. `path` is the file of masks (``NAME_masks.tif``) that `save` writes:
+        every edit is kept beside it at once, and what was not saved is there when the image is
+        opened again. `classes` is the list of classes that it shares with others, and `region` the
+        file of the rectangle that is annotated, by default that beside `path`.
         """
         shown = make_layers(image, channels, layers or {})
         shape = shown[0].pixels.shape[:2]
@@ -193,15 +170,9 @@ class MaskEditor(ImageView):
 
         The cells are numbered 1 to n, which is an edit as others. The file of masks is .tif or
         .png, by default that of `load`; beside it comes ``NAME_cells.csv``, and where a part alone
-        is annotated ``NAME_region.json``. Returns the first two.
-
-        Raises
-        ------
-        MasksChanged
-            If another window or program has changed the masks since they were opened, and they are
-            not to be replaced.
-        ImageError
-            If a file cannot be written. No edit is lost then.
+        is annotated ``NAME_region.json``. Returns the first two. `MasksChanged` if others have
+        changed the masks since they were opened, and they are not to be replaced; ImageError if a
+        file cannot be written. No edit is lost then.
         """
         path = path or self.path
         if path is None:
@@ -424,7 +395,7 @@ class PageEdits:
 
     def follow(self, edit: Edit) -> bool:
         """Remember the new labels where an edit has numbered the cells anew; whether it has."""
-        if not self.annotation.is_renumbering(edit):
+        if self.annotation.kind_of(edit) != "renumber":
             return False
         pairs = edit.patch.runs[:, 2:]
         names = {int(old): int(new) for old, new in pairs[(pairs > 0).all(axis=1)]}
@@ -471,10 +442,8 @@ class PageEdits:
 
 def _read_stamp(path: Path | None) -> tuple[int, int] | None:
     """Time and size of a file, which tell whether others have written it; None where it is not."""
-    if path is None or not path.is_file():
-        return None
-    state = path.stat()
-    return state.st_mtime_ns, state.st_size
+    state = path.stat() if path and path.is_file() else None
+    return state and (state.st_mtime_ns, state.st_size)
 
 
 def _shorten(names: Sequence[str]) -> str:

@@ -4,7 +4,7 @@ All take labels, int32[H, W], 0 being background. Points are (y, x) in pixels, a
 them: the middle of the first pixel is at (0.5, 0.5). What cannot be done raises an ImageError.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Iterable, Sequence
 
 import cv2
 import numpy as np
@@ -15,7 +15,6 @@ from scellseg_lib.errors import ImageError
 from scellseg_lib.metrics import overlap
 from scellseg_lib.workbench.editor.patches import Patch, diff, set_pixels
 
-Box = tuple[slice, ...]
 SHARE_OF_SAME = 1 / 3
 """A found cell that shares more than this with a drawn one is the same cell. On seven data sets
 whose cells were half drawn, half found by the authors' Scellseg, this took no cell for two, and at
@@ -55,15 +54,11 @@ def split(labels: np.ndarray, cells: Sequence[int], line: np.ndarray) -> Patch:
         if n_parts <= len(pieces):
             continue
         parts = np.where(inside, expand_labels(parts, np.inf), 0)
-        near_line = ndimage.binary_dilation(cut[box])
-        sizes = np.bincount(parts.ravel(), minlength=n_parts + 1)[1:]
-        names = np.zeros(n_parts + 1, np.int32)
-        for part in np.argsort(-sizes, kind="stable") + 1:
-            if names.any() and near_line[parts == part].any():
-                names[part], free = free, free + 1
-            else:  # the largest part, or a piece that the line does not touch
-                names[part] = cell
-        after[box][inside] = names[parts[inside]]
+        near_line = ndimage.binary_dilation(cut[box] & inside)
+        sizes = np.bincount(parts[inside])[1:]
+        for part in np.argsort(-sizes, kind="stable")[1:] + 1:
+            if near_line[parts == part].any():  # it is no piece that was apart before
+                after[box][parts == part], free = free, free + 1
     if (after == labels).all():
         remedy = "Draw it across the whole cell, from outside to outside."
         raise ImageError("the line cuts no cell in two", remedy=remedy)
@@ -110,11 +105,10 @@ def add_found(labels: np.ndarray, found: np.ndarray) -> Patch:
     same = shared > SHARE_OF_SAME * areas
     same[mine[both.intersection > SHARE_OF_SAME * areas_drawn[drawn]]] = True
     after, boxes = labels.copy(), ndimage.find_objects(found)
-    for new, k in enumerate(np.flatnonzero(~same), int(labels.max(initial=0)) + 1):
-        cell = int(both.labels[1][k])
+    for new, cell in enumerate(both.labels[1][~same], int(labels.max(initial=0)) + 1):
         box = boxes[cell - 1]
         inside = found[box] == cell
-        if shared[k]:
+        if labels[box][inside].any():
             inside &= labels[box] == 0
             pieces, _ = ndimage.label(inside, np.ones((3, 3)))  # pixels may touch at a corner
             inside = pieces == np.bincount(pieces[inside]).argmax()
@@ -127,17 +121,14 @@ def relabel(labels: np.ndarray) -> Patch:
     return diff(labels, relabel_sequential(labels)[0])
 
 
-def _find_boxes(labels: np.ndarray, cells: Collection[int] | np.ndarray | None) -> dict[int, Box]:
-    """Boxes of cells (None: of all) with a pixel around each, in the order of their labels."""
-    boxes = ndimage.find_objects(labels)
-    there = {cell: box for cell, box in enumerate(boxes, 1) if box is not None}
+def _find_boxes(labels: np.ndarray, cells: Iterable[int] | None) -> dict[int, tuple[slice, ...]]:
+    """Boxes of cells (None: of all), in the order of their labels."""
+    there = {cell: box for cell, box in enumerate(ndimage.find_objects(labels), 1) if box}
     asked = sorted(there if cells is None else {int(cell) for cell in cells})
-    found: dict[int, Box] = {}
-    for cell in asked:
-        if cell not in there:
-            raise ImageError(f"there is no cell {cell}", remedy="Choose one of the list of cells.")
-        found[cell] = tuple(slice(max(one.start - 1, 0), one.stop + 1) for one in there[cell])
-    return found
+    if missing := [cell for cell in asked if cell not in there]:
+        what = f"there is no cell {missing[0]}"
+        raise ImageError(what, remedy="Choose one of the list of cells.")
+    return {cell: there[cell] for cell in asked}
 
 
 def _draw(shape: tuple[int, ...], points: np.ndarray, *, closed: bool) -> np.ndarray:

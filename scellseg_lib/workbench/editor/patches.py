@@ -60,21 +60,13 @@ EMPTY = Patch(np.empty((0, 4), np.int64))  # changes no pixel
 def set_pixels(labels: np.ndarray, pixels: np.ndarray, new: np.ndarray | int) -> Patch:
     """Make the patch that gives pixels of int32[H, W] new labels; the labels stay as they are.
 
-    The pixels are indices, row by row, each once; `new` is one label for all, or one for each.
+    The pixels are indices, row by row and in order; `new` is one label for all, or one for each.
     """
-    pixels = np.asarray(pixels, np.int64)
-    order = np.argsort(pixels, kind="stable")
-    after = np.broadcast_to(np.asarray(new, np.int64), pixels.shape)[order]
-    pixels = pixels[order]
-    before = labels.ravel()[pixels].astype(np.int64)
-    differs = before != after
-    pixels, before, after = pixels[differs], before[differs], after[differs]
-    if not len(pixels):
-        return EMPTY
-    same = (np.diff(pixels) == 1) & (np.diff(before) == 0) & (np.diff(after) == 0)
-    begins = np.concatenate(([0], np.flatnonzero(~same) + 1))
-    lengths = np.diff(np.append(begins, len(pixels)))
-    return Patch(np.column_stack((pixels[begins], lengths, before[begins], after[begins])))
+    before, after = labels.ravel()[pixels], np.broadcast_to(new, len(pixels))
+    changed = np.stack((pixels, before, after)).astype(np.int64)[:, before != after]
+    begins = np.flatnonzero((np.diff(changed, prepend=-2) != [[1], [0], [0]]).any(axis=0))
+    lengths = np.diff(begins, append=changed.shape[1])
+    return Patch(np.insert(changed[:, begins], 1, lengths, axis=0).T)
 
 
 def diff(before: np.ndarray, after: np.ndarray) -> Patch:
@@ -99,15 +91,11 @@ def apply(labels: np.ndarray, patch: Patch) -> None:
 def encode_labels(labels: np.ndarray) -> bytes:
     """Write labels as runs over all pixels: pairs of label and length, little-endian uint32."""
     flat = labels.ravel()
-    if not flat.size:
-        return b""
-    begins = np.concatenate(([0], np.flatnonzero(flat[1:] != flat[:-1]) + 1))
-    lengths = np.diff(np.append(begins, flat.size))
+    begins = np.flatnonzero(np.append(True, flat[1:] != flat[:-1]))
+    lengths = np.diff(begins, append=flat.size)
     return np.column_stack((flat[begins], lengths)).astype("<u4").tobytes()
 
 
 def _misfit(why: str) -> ImageError:
-    return ImageError(
-        f"a change does not fit the masks: {why}",
-        remedy="Open the image once more; all changes before this one are kept.",
-    )
+    remedy = "Open the image once more; all changes before this one are kept."
+    return ImageError(f"a change does not fit the masks: {why}", remedy=remedy)

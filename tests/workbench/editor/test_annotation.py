@@ -597,7 +597,7 @@ def test_a_file_cut_off_at_any_byte_gives_the_edits_before_and_goes_on(path):
     """As a kill leaves it, in the middle of a line or between two."""
     annotation = edited(path)
     data, ids = path.read_bytes(), [edit.id for edit in annotation.edits]
-    ends = [place for place, sign in enumerate(data) if sign == ord("\n")]
+    ends = [*(place for place, sign in enumerate(data) if sign == ord("\n")), len(data)]
     states, replayed = [FIRST], Annotation(FIRST)
     for edit in annotation.edits:
         replayed.replay([edit])
