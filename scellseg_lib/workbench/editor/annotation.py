@@ -108,7 +108,8 @@ class Annotation:
         patch = rebase(self.labels, patch)
         now = {int(cell): Facts(*said) for cell, said in (facts or {}).items()}
         areas = self._count_after(patch)
-        now |= dict.fromkeys((cell for cell in self.facts if not areas[cell]), NOTHING)
+        there = set(np.flatnonzero(areas).tolist())
+        now |= dict.fromkeys(self.facts.keys() - there, NOTHING)
         listed = _add_classes(self.classes if classes is None else classes, now.values())
         pairs = {cell: (self.facts.get(cell, NOTHING), said) for cell, said in now.items()}
         is_same = [*listed.items()] == [*self.classes.items()]
