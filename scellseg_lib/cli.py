@@ -270,7 +270,7 @@ def export_masks(
     channels: str = Option("", help="Names of the channels, such as worm,dye."),
     side: int | None = Option(None, min=1, help="Of images of cells, px. Default: their boxes."),
     cut_out: bool = Option(False, "--cut-out", help="Black out what is not the cell."),
-    pixel_size: float | None = Option(None, min=0, help="µm, for tables. Default: as images say."),
+    pixel_size: float | None = Option(None, min=1e-6, help="µm, for tables, or as images say."),
     overwrite: bool = OVERWRITE,
 ) -> None:
     """Export masks for other programs: a label file, or a folder of NAME_masks.* or NAME_seg.npy.

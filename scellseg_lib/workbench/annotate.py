@@ -8,6 +8,7 @@ from typing import Any
 import ipywidgets
 import numpy as np
 from natsort import natsorted
+from scipy import ndimage
 
 from scellseg_lib.errors import AxesNeeded, ImageError, ScellsegError
 from scellseg_lib.files import layout
@@ -47,11 +48,9 @@ class AnnotatePanel(ipywidgets.VBox):
 
     Every stroke is on the disk at once, as an edit; the masks are written, and the image learnt
     from, once it is said that all of its cells are drawn. A correction is saved in going on.
-    `on_folder` is called with a folder that is opened, and `on_learn` when an image was put among
-    its annotated ones. `on_suggest` is called with the image's file by "Suggest cells", which is
-    there only with it; it gives what its answer depends on, and what finds the cells, to be called
-    in the background. `on_return`
-    is called with the place of a page that was loaded anew.
+    `on_folder` gets a folder that is opened, and `on_learn` that of an image that is annotated now.
+    `on_suggest` gets an image's file; it gives what its answer depends on, and what finds the cells
+    in the background.
     """
 
     def __init__(
@@ -61,7 +60,6 @@ class AnnotatePanel(ipywidgets.VBox):
         on_learn: Callable[[Path], object] = lambda folder: None,
         on_suggest: Callable[[Path], tuple[Any, Callable[[], Suggestion]]] | None = None,
         channels: ipywidgets.Widget | None = None,
-        on_return: Callable[[dict[str, Any]], object] = lambda place: None,
     ) -> None:
         self.path: Path | None = None
         self.images: list[ImageFiles] = []
@@ -70,7 +68,7 @@ class AnnotatePanel(ipywidgets.VBox):
         self._predicted: np.ndarray | None = None
         self._insist: Callable[[], object] = self.keep  # what the answer to a question does
         self._on_folder, self._on_learn, self._on_suggest = on_folder, on_learn, on_suggest
-        self._on_return = on_return
+        self.on_return: Callable[[dict[str, Any]], object] = lambda place: None  # after a reload
         self.on_next: Callable[[], object] = lambda: None  # once there is something to learn from
         self._answer: tuple[Any, Suggestion] | None = None  # the model's last, and for what
         self._doubt = ""  # of files that are not read
@@ -79,12 +77,12 @@ class AnnotatePanel(ipywidgets.VBox):
         super().__init__(self._make(channels))
         self.add_class("scellseg-annotate-panel")
         self.folder.observe(lambda change: self._on_typed(change["new"]), "value")
-        self.editor.on_cycle(lambda by: self.in_words(partial(self.step, by)))
-        self.editor.on_drop(lambda name, content: self.in_words(partial(self.take, name, content)))
-        self.editor.on_save(lambda _: self._refresh())
-        self.editor.on_finish(lambda: self.in_words(self.finish))
+        self.editor.on("cycle", lambda by: self.in_words(partial(self.step, by)))
+        self.editor.on("drop", lambda *file: self.in_words(partial(self.take, *file)))
+        self.editor.on("save", lambda _: self._refresh())
+        self.editor.on("finish", lambda: self.in_words(self.finish))
         if on_suggest:
-            self.editor.on_point(lambda y, x: self.in_words(partial(self._pick, y, x)))
+            self.editor.on("point", lambda y, x: self.in_words(partial(self._pick, y, x)))
         self._show_state()
         self.message.tell(EMPTY)
         self.folder.value = "" if folder is None else str(folder)
@@ -122,11 +120,8 @@ class AnnotatePanel(ipywidgets.VBox):
         self.path, self.images, self.current, self.correcting = folder, images, None, None
         self._show_state()  # the list takes room from the picture, which then fits itself in
         self._on_folder(folder)
-        self._open_first(
-            sorted(
-                images, key=lambda at: (self._mark(at) not in (BEGUN, SUGGESTED), bool(at.masks))
-            )
-        )
+        begun = [one for one in images if self._mark(one) in (BEGUN, SUGGESTED)]
+        self._open_first([*begun, *(one for one in images if not one.masks), *images])
 
     def show(self, image: ImageFiles, *, save: bool = True) -> None:
         """Open an image, after the one before is saved; where one of both fails, that stays."""
@@ -158,11 +153,11 @@ class AnnotatePanel(ipywidgets.VBox):
 
     def _load(self, image: Path, labels: np.ndarray | None, **what: Any) -> str:
         """Open an image in the editor, with the edits of it that are not in its masks; a doubt."""
-        is_begun, self._answer = edits_path(what["path"]).is_file(), None
+        self._answer = None
         size, _ = forms.hear(partial(read_pixel_size, image))
         self.editor.load(read_pixels(image), labels, pixel_size=size, **what)
-        is_lost = is_begun and not self.editor.edits
-        return CHANGED if is_lost else ""
+        journal = self.editor.annotation.journal
+        return CHANGED if journal and journal.is_aside else ""
 
     def keep(self) -> None:
         """See that what was drawn is on the disk; a correction is saved."""
@@ -274,11 +269,7 @@ class AnnotatePanel(ipywidgets.VBox):
         self.message.tell(text)
 
     def _suggest(self) -> None:
-        """Let a model find cells of the image that is open.
-
-        They are one edit. What was drawn before, and while the model looked, is kept; suggestions
-        that nobody has touched make room for new ones.
-        """
+        """Let a model find cells of the image that is open; what is drawn meanwhile is kept."""
         self._answer = None
         self._ask(self._bring)
 
@@ -288,7 +279,10 @@ class AnnotatePanel(ipywidgets.VBox):
         It looks in the background; what it finds comes to this image or nowhere.
         """
         opened = self.correcting or self.current
-        if self._on_suggest is None or opened is None or self.suggest.disabled:
+        if self._on_suggest is None or opened is None:
+            return
+        if self.suggest.disabled:
+            self.message.tell("The model still looks at an image. Try again once it has answered.")
             return
         (key, find), file = self._on_suggest(opened.image), self.editor.path
 
@@ -328,11 +322,13 @@ class AnnotatePanel(ipywidgets.VBox):
 
         def add(found: Suggestion) -> str:
             self.editor.show_layers(found.pictures)
-            labels = np.array(self.editor.labels)
-            cell = found.pick(y, x) & (labels == 0)
-            if not cell[y, x]:
+            labels, cell = np.array(self.editor.labels), found.pick(y, x)
+            pieces, _ = ndimage.label(cell & (labels == 0))
+            if not pieces[y, x]:
                 return f"The model {found.model} sees no cell there. Draw it, or point elsewhere."
-            labels[cell] = self.editor.annotation.free
+            if np.count_nonzero(labels[cell]) > np.count_nonzero(cell) / 2:
+                return "What the model sees there is drawn already, for the most part."
+            labels[pieces == pieces[y, x]] = self.editor.annotation.free
             self.editor.show_labels(labels, "point")
             return f"The cell that the model {found.model} sees there is drawn. {NEXT}"
 
@@ -377,6 +373,8 @@ class AnnotatePanel(ipywidgets.VBox):
         self._on_chosen(str(file))
 
     def _on_chosen(self, file: str) -> None:
+        if file == self.list.value:
+            return  # a second click
         for one in [one for one in self.images if str(one.image) == file]:
             self.in_words(partial(self.show, one))
 
@@ -385,7 +383,7 @@ class AnnotatePanel(ipywidgets.VBox):
         if Path(place["folder"]).is_dir():
             self.folder.value = place["folder"]
             self._on_chosen(place["image"])
-            self._on_return(place)
+            self.on_return(place)
 
     def _open_first(self, images: Sequence[ImageFiles]) -> None:
         """Open the first image that can be opened, and say what is wrong with those before it."""

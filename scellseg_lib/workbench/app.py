@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ NOTEBOOK = Path(__file__).parent / "page" / "app.ipynb"
 FOLDER = "SCELLSEG_FOLDER"  # variable that names the folder which the workbench opens with
 POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; frame-ancestors 'self'"
 IDLE_HOURS = 12  # after which the kernel of a page that was never closed in order is ended
-LOOK = 5  # seconds between two looks whether the kernel of a closed page still computes
+LOOK, QUIET = 5, 0.2  # seconds between looks at a closed page's kernel; its work if it has none
 
 
 class Workbench(ipywidgets.VBox):
@@ -46,12 +47,11 @@ class Workbench(ipywidgets.VBox):
         turn = partial(setattr, self.tabs, "selected_index")
         self.segment = SegmentPanel(on_inspect=partial(turn, INSPECT))
         asked = self.segment.form.channels  # wherever a model is to look at images
-        own = self._go_to, self._on_learnt, self._finder, asked, lambda place: turn(place["tab"])
+        own = self._go_to, self._on_learnt, self._finder, asked
         self.annotate = AnnotatePanel(None, *own)
-        self.annotate.on_next, self.finetune.on_next = (
-            partial(turn, FINETUNE),
-            partial(turn, SEGMENT),
-        )
+        self.annotate.on_return = lambda place: turn(place["tab"])
+        self.annotate.on_next = partial(turn, FINETUNE)
+        self.finetune.on_next = partial(turn, SEGMENT)
         self.inspector = Inspector(on_edit=self._correct_inspected, on_use=self._use_thresholds)
         self.export = ExportPanel()
         self._results: dict[str, SegmentedImage] = {}
@@ -115,7 +115,7 @@ class Workbench(ipywidgets.VBox):
                 self.segment.ask_channels(image, error)
                 raise
 
-        return (image, offered.key, settings), find
+        return (image, self.segment.form.loaded, settings), find
 
     def _on_sized(self, change: dict[str, Any]) -> None:
         """The disk that was set beside the cells is the size that images are segmented at."""
@@ -171,6 +171,15 @@ def make_example(folder: Path) -> Path:
     return folder
 
 
+def _count_seconds(process: Any) -> float:
+    """Count what processors have worked for a process (`psutil.Process`) and all that it began."""
+    seconds = 0.0
+    for one in [process, *process.children(recursive=True)]:
+        with suppress(Exception):  # it ends just now, and is counted by its parent
+            seconds += sum(one.cpu_times()[:4])  # those of children that have ended, too
+    return seconds
+
+
 def serve(arguments: list[str]) -> None:
     """Serve the workbench by Voila, for this machine alone and by a token, until it is stopped.
 
@@ -185,13 +194,14 @@ def serve(arguments: list[str]) -> None:
     from voila.app import Voila, VoilaKernelWebsocketHandler, VoilaShutdownKernelHandler
 
     async def end_kernel(manager: Any, key: str) -> None:
-        """End the kernel of a page that is closed, after what it computes."""
-        with suppress(psutil.NoSuchProcess, KeyError):
-            kernel = psutil.Process(manager.get_kernel(key).provisioner.pid)
-            while any("spawn_main" in " ".join(one.cmdline()) for one in kernel.children()):
+        """End the kernel of a page that is closed, once nothing is computed there any more."""
+        with suppress(psutil.Error, KeyError):
+            kernel, before = psutil.Process(manager.get_kernel(key).provisioner.pid), inf
+            while abs((now := _count_seconds(kernel)) - before) > QUIET:
+                before = now
                 await asyncio.sleep(LOOK)
-            if key in manager:
-                await manager.shutdown_kernel(key)
+        if key in manager:
+            await manager.shutdown_kernel(key)
 
     class Line(VoilaKernelWebsocketHandler):  # type: ignore[misc]
         def on_close(self) -> None:

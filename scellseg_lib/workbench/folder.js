@@ -1,5 +1,6 @@
 // Images of a folder with small pictures, and a dialog to open another folder.
 
+const WORDS = { "\u25cf": "done", "\u25cb": "not begun", "\u25d0": "begun", "\u25cc": "suggestions alone" }; // marks of images
 const KEPT = "scellseg:place"; // where somebody was, for a page that is loaded anew in this tab
 
 function make(tag, properties = {}, ...children) {
@@ -48,7 +49,8 @@ class FolderView {
     const now = this.model.get("place");
     let before = null;
     try { before = JSON.parse(sessionStorage.getItem(KEPT)); } catch { /* not ours */ }
-    if (before && before.start === now.start && JSON.stringify(before) !== JSON.stringify(now)) this.tell("return", before);
+    const alone = "voila" in document.body.dataset; // in JupyterLab the notebook's code says where
+    if (alone && before && before.start === now.start && JSON.stringify(before) !== JSON.stringify(now)) this.tell("return", before);
     else this.keep();
   }
 
@@ -61,7 +63,7 @@ class FolderView {
     this.list.replaceChildren(...this.model.get("images").map(([mark, name, file], k) => {
       const shown = this.pictures.get(file);
       const picture = make("img", { className: "se-small", alt: "", hidden: !shown, ...(shown ? { src: shown } : {}) });
-      const row = make("div", { className: "se-image", id: `se-image-${this.model.model_id}-${k}`, role: "option", title: name, onclick: () => this.tell("choose", file) },
+      const row = make("div", { className: "se-image", id: `se-image-${this.model.model_id}-${k}`, role: "option", title: `${name}, ${WORDS[mark]}`, "aria-label": `${name}, ${WORDS[mark]}`, onclick: () => this.tell("choose", file) },
         make("span", { className: "se-frame" }, picture), make("span", { className: "se-mark", "aria-hidden": "true" }, mark), make("span", { className: "se-name" }, name));
       row.dataset.file = file;
       this.watcher.observe(row);
@@ -73,6 +75,7 @@ class FolderView {
 
   mark() {
     const value = this.model.get("value");
+    this.asked = null;
     this.list.removeAttribute("aria-activedescendant");
     for (const row of this.list.children) {
       const isOpen = row.dataset.file === value;
@@ -86,12 +89,12 @@ class FolderView {
 
   key(event) {
     const rows = [...this.list.children];
-    const at = rows.findIndex((row) => row.dataset.file === this.model.get("value"));
+    const at = rows.findIndex((row) => row.dataset.file === (this.asked ?? this.model.get("value")));
     const to = { ArrowDown: at + 1, ArrowUp: at - 1, Home: 0, End: rows.length - 1 }[event.key];
     if (to === undefined) return;
     event.preventDefault();
     event.stopPropagation();
-    if (rows[to]) this.tell("choose", rows[to].dataset.file);
+    if (rows[to]) this.tell("choose", this.asked = rows[to].dataset.file); // which may take a moment
   }
 
   // Ask for small pictures of the rows that are seen, once the list has come to rest.
@@ -122,26 +125,30 @@ class FolderView {
     this.inside = make("div", { className: "se-folders", role: "group", "aria-label": "Folders inside" });
     this.recent = make("div", { className: "se-folders", role: "group", "aria-label": "Opened before" });
     this.number = make("span", { className: "se-hint" });
+    this.opening = button("open-this se-save", "Open this folder", () => this.choose());
     return make("dialog", { className: "se-dialog", "aria-label": "Open a folder", onkeydown: (event) => event.stopPropagation() },
       make("h2", {}, "Open a folder"), make("div", { className: "se-line" }, this.up, this.where),
       make("div", { className: "se-places" }, make("section", {}, make("h3", {}, "Folders inside"), this.inside), make("section", {}, make("h3", {}, "Opened before"), this.recent)),
-      make("div", { className: "se-line se-choose" }, this.number, button("open-this se-save", "Open this folder", () => this.choose()), button("cancel", "Cancel", () => this.dialog.close())));
+      make("div", { className: "se-line se-choose" }, this.number, this.opening, button("cancel", "Cancel", () => this.dialog.close())));
   }
 
   open() {
+    this.opening.disabled = true;
     this.tell("look", "");
     this.dialog.showModal();
   }
 
   show(told) {
     this.told = told;
+    this.opening.disabled = false;
     this.where.textContent = told.folder;
     this.up.disabled = !told.parent;
     this.number.textContent = told.images === 1 ? "One image here" : `${told.images || "No"} images here`;
     const entry = (text, folder) => button("entry", text, () => this.tell("look", folder), folder);
     const none = (text) => make("span", { className: "se-hint" }, text);
     this.inside.replaceChildren(...(told.folders.length ? told.folders.map(([name, folder]) => entry(name, folder)) : [none("There are none.")]));
-    this.recent.replaceChildren(...(told.recent.length ? told.recent.map((folder) => entry(folder.split(/[\\/]/).at(-1), folder)) : [none("None yet.")]));
+    this.recent.replaceChildren(...(told.recent.length ? told.recent.map((folder) => entry(folder.split(/[\\/]/).at(-1) || folder, folder)) : [none("None yet.")]));
+    if (document.activeElement === document.body) (this.inside.querySelector("button") ?? this.up).focus(); // the button that was pressed is gone
   }
 
   choose() {

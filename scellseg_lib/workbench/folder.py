@@ -1,21 +1,26 @@
 """The folder that is open: its images with their state, small pictures, and the way to others."""
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
+from html import escape
 from pathlib import Path
 from threading import Thread
 from typing import Any
 
 import anywidget
 import ipywidgets
+import numpy as np
 import tifffile
 import traitlets
 
 from scellseg_lib import paths
 from scellseg_lib.atomic import whole
-from scellseg_lib.errors import ScellsegError
+from scellseg_lib.errors import ImageError, ScellsegError
 from scellseg_lib.files import layout
+from scellseg_lib.files.export import read_pixel_size
 from scellseg_lib.files.images import read_pixels
 from scellseg_lib.workbench import forms
 from scellseg_lib.workbench.forms import draw_small
@@ -57,14 +62,16 @@ class FolderView(anywidget.AnyWidget):
 
     def _tell_folders(self, named: str) -> None:
         """Tell what folders there are to open: below home, or where others were opened."""
-        recent, folder = read_recent(), Path(named or self.place.get("folder") or Path.home())
+        start = named or self.place.get("folder") or Path.home()
+        recent, folder = read_recent(), Path(os.path.normpath(start))
         opened = filter(None, [self.place.get("start"), *recent])
         roots = [Path.home(), *(Path(one).parent for one in opened)]
-        if not folder.is_dir() or not any(folder.is_relative_to(root) for root in roots):
+        is_below = any(folder.is_relative_to(root) for root in roots)
+        if not is_below or not os.path.isdir(folder):  # noqa: PTH112  which raises nothing
             folder = Path.home()
         names, n_images = list[str](), 0
         with suppress(OSError):
-            names = [one.name for one in folder.iterdir() if one.is_dir()]
+            names = [one.name for one in folder.iterdir() if os.path.isdir(one)]  # noqa: PTH112
         with suppress(ScellsegError, OSError):
             n_images = len(layout.list_images(folder))
         has_parent = any(folder.parent.is_relative_to(root) for root in roots)
@@ -96,7 +103,8 @@ class PlaneChoice(ipywidgets.HBox):
         self.plane = forms.slider("plane", "Plane", None, (1, 2, 1))
         self.picture = ipywidgets.Image(format="jpeg")
         self.button = forms.button("Annotate this plane", "plane-take", on_take, style="primary")
-        super().__init__([ipywidgets.VBox([self.plane, self.button]), self.picture])
+        self.name = ipywidgets.HTML()
+        super().__init__([ipywidgets.VBox([self.name, self.plane, self.button]), self.picture])
         self.add_class("scellseg-planes")
         self.plane.observe(lambda _: self._draw(), "value")
         forms.show(False, self)
@@ -104,6 +112,7 @@ class PlaneChoice(ipywidgets.HBox):
     def offer(self, file: Path, pages: int) -> None:
         """Offer the planes of a file, and the middle one first."""
         forms.show(pages > 1, self)
+        self.name.value = f"{escape(file.name)} holds {pages} planes, of depths, times or channels"
         self.file, self.plane.max, self.plane.value = file, max(pages, 2), (pages + 1) // 2
         self._draw()
 
@@ -115,10 +124,16 @@ class PlaneChoice(ipywidgets.HBox):
     def write(self) -> Path:
         """Write the plane as it is; return its file."""
         file = self.file.with_name(f"{self.file.stem}_plane_{self.plane.value}.tif")
-        if not file.exists():
-            pixels = read_pixels(self.file, page=self.plane.value - 1)
-            with whole(file) as scratch:
-                tifffile.imwrite(scratch, pixels)
+        pixels = read_pixels(self.file, page=self.plane.value - 1)
+        if file.exists():
+            if not np.array_equal(read_pixels(file), pixels):
+                what = "another image of this name is here"
+                raise ImageError(what, where=file, remedy="Rename it, or move it away.")
+            return file
+        size, _ = forms.hear(partial(read_pixel_size, self.file))
+        how: Any = {"resolution": (1e4 / size,) * 2, "resolutionunit": "CENTIMETER"} if size else {}
+        with whole(file) as scratch:
+            tifffile.imwrite(scratch, pixels, planarconfig="contig", **how)
         return file
 
 
@@ -126,7 +141,7 @@ def read_recent() -> list[str]:
     """Folders that were opened last and are there, the last one first."""
     with suppress(OSError, ValueError, TypeError):
         named = json.loads((paths.cache() / "recent.json").read_bytes())
-        return [str(one) for one in named if Path(one).is_dir()]
+        return [str(one) for one in named if os.path.isdir(one)]  # noqa: PTH112
     return []
 
 

@@ -68,7 +68,7 @@ class Inspector(ipywidgets.VBox):
         super().__init__([self._message, self._make(on_edit, on_use)])
         self.add_class("scellseg-inspector")
         self.view.observe(lambda _: self._tell_selected(), "selected")
-        self.view.on_cycle(self.step)
+        self.view.on("cycle", self.step)
         self.iou.observe(lambda _: self._redraw(), "value")
         self._list.observe(lambda change: self._go(change["new"]), "value")
         self.show(entries)

@@ -3,7 +3,9 @@
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import cache
 from html import escape
+from itertools import chain
 from math import nan
 from pathlib import Path
 from threading import Lock, RLock
@@ -333,15 +335,17 @@ def find_cells(image: Path, name: str, model: Model, settings: SegmentationSetti
     masks = decode(prediction, known, settings.decoding, resample=settings.resample)
     pictures = network_pictures(prediction, known)
 
+    @cache
+    def lower_by(change: float) -> np.ndarray:
+        first, own = known.thresholds[0], settings.decoding
+        low = own.model_copy(update={first: getattr(own, first) - change, "flow_threshold": 0})
+        return decode(prediction, known, low, resample=settings.resample)
+
     def pick(y: int, x: int) -> np.ndarray:
         """Find it at the highest threshold at which there is one, unless it is background."""
-        found, (first, *_), own = masks, known.thresholds, settings.decoding
-        for lower in LOWER if pictures["cell probability"][y, x] > BACKGROUND else ():
-            if found[y, x]:
-                break
-            changes = {first: getattr(own, first) - lower, "flow_threshold": 0}
-            low = own.model_copy(update=changes)
-            found = decode(prediction, known, low, resample=settings.resample)
+        is_cell = pictures["cell probability"][y, x] > BACKGROUND
+        tried = chain([masks], map(lower_by, LOWER if is_cell else ()))
+        found = next((one for one in tried if one[y, x]), np.zeros_like(masks))
         return (found == found[y, x]) & (found > 0)
 
     return Suggestion(name, masks, pictures, pick, _doubt(prediction, masks, model))

@@ -267,8 +267,8 @@ DROP = """canvas => {
 
 def test_files_are_dropped_and_images_cycled(editor: EditorInPage) -> None:
     editor.kernel.run("dropped, cycled = [], []")
-    editor.kernel.run("editor.on_drop(lambda name, content: dropped.append((name, content)))")
-    editor.kernel.run("editor.on_cycle(cycled.append)")
+    editor.kernel.run("editor.on('drop', lambda name, content: dropped.append((name, content)))")
+    editor.kernel.run("editor.on('cycle', cycled.append)")
     editor.load("image, labels, title='scene'")  # the page learns who listens
     editor.root.locator(".se-canvas").evaluate(DROP)
     editor.kernel.wait_for("len(dropped)")

@@ -320,6 +320,16 @@ def test_a_draft_is_not_put_aside_in_silence(folder: Path, panel):
     np.testing.assert_array_equal(panel.editor.labels, TWO)
 
 
+def test_edits_of_which_a_crash_has_left_none_are_no_change_of_the_masks(folder: Path, panel):
+    panel.editor.outline(SQUARE)
+    panel.step(1)
+    edits = folder / ".worm_1_masks.tif.edits"
+    edits.write_bytes(edits.read_bytes().split(b"\n")[0])
+    panel.step(-1)
+    assert opened(panel) == "worm_1"
+    assert "have changed" not in panel.message.text
+
+
 def test_what_cannot_be_kept_is_not_left_behind(folder: Path, panel, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Path, "open", Mock(side_effect=OSError(28, "No space left on device")))
@@ -556,12 +566,13 @@ def test_the_model_draws_the_cell_that_is_pointed_at(panel, model):
     np.testing.assert_array_equal(panel.editor.labels, model.masks == 1)
     assert panel.message.text.startswith("The cell that the model mine sees there is drawn.")
     assert not panel.editor.annotation.unchecked
-    panel.editor.outline(np.array([[20, 30], [20, 34], [28, 34], [28, 30]]))
+    panel.editor.outline(np.array([[18, 28], [18, 33], [30, 33], [30, 28]]))
     drawn = np.array(panel.editor.labels)
     point(24, 36)  # what is drawn stays
     assert (panel.editor.labels[drawn > 0] == drawn[drawn > 0]).all()
     np.testing.assert_array_equal(panel.editor.labels > 0, (model.masks > 0) | (drawn > 0))
-    for y, x in ((24, 36), (2, 2), (-1, 0), (40, 3)):
+    model.masks[18:32, 28:40] = 3  # now it sees more than is drawn: a rim
+    for y, x in ((19, 39), (24, 36), (2, 2), (-1, 0), (40, 3)):
         n_edits = len(panel.editor.edits)
         point(y, x)
         assert len(panel.editor.edits) == n_edits

@@ -1,12 +1,14 @@
 """The list of images: small pictures, folders to open, and the way back after a reload."""
 
 from pathlib import Path
+from threading import enumerate as threads
 
 import cv2
 import numpy as np
 import pytest
 import tifffile
 
+from scellseg_lib.files.export import read_pixel_size
 from scellseg_lib.files.images import read_pixels
 from scellseg_lib.workbench import folder as folders
 from scellseg_lib.workbench.annotate import AnnotatePanel
@@ -110,6 +112,8 @@ def test_small_pictures_that_are_out_of_sight_are_not_made(tmp_path: Path, monke
     monkeypatch.setattr(folders, "read_pixels", scroll)
     view.hear("pictures", [str(tmp_path / f"{n}.tif") for n in "abc"])
     until(lambda: len(view.told) == 1)
+    for thread in [one for one in threads() if "work" in one.name]:
+        thread.join()
     assert made == ["a.tif"]
 
 
@@ -140,7 +144,8 @@ def test_a_page_that_is_loaded_anew_comes_back_to_folder_image_and_panel(home: P
 def test_a_plane_of_a_stack_is_chosen_and_becomes_an_image_of_its_own(tmp_path: Path):
     """Byte for byte; the stack stays, and what is drawn is of that plane."""
     stack = np.random.default_rng(0).integers(1, 4000, (5, 40, 50)).astype(np.uint16)
-    tifffile.imwrite(tmp_path / "z.tif", stack, imagej=True, metadata={"axes": "ZYX"})
+    how = {"resolution": (4, 4), "metadata": {"axes": "ZYX", "unit": "um"}, "imagej": True}
+    tifffile.imwrite(tmp_path / "z.tif", stack, **how)
     panel = AnnotatePanel(tmp_path)
     assert panel.current is None
     assert "Choose one of its planes in step 1" in problem(panel)
@@ -157,6 +162,11 @@ def test_a_plane_of_a_stack_is_chosen_and_becomes_an_image_of_its_own(tmp_path: 
         panel.list._handle_custom_msg({"type": "choose", "what": str(tmp_path / "z.tif")}, [])
         assert (panel.current.name, is_shown(panel.planes)) == ("z_plane_5", True)
         panel.planes.plane.value = 5
+    assert read_pixel_size(tmp_path / "z_plane_5.tif") == pytest.approx(0.25)  # um, as the stack
+    draw(tmp_path, "z_plane_4")
+    panel.planes.plane.value = 4
+    panel.planes.button.click()
+    assert "another image of this name is here" in problem(panel)
     (tmp_path / "z.tif").unlink()
     panel.planes.plane.value = 4
     panel.planes.button.click()

@@ -194,18 +194,6 @@ class MaskEditor(ImageView):
         self._call("save", path)
         return path, table
 
-    def on_save(self, callback: Callable[[Path], None]) -> None:
-        """Call a function after every save, with the file of masks."""
-        self._callbacks.setdefault("save", []).append(callback)
-
-    def on_point(self, callback: Callable[[int, int], None]) -> None:
-        """Call a function with a pixel (y, x) at which somebody has pointed for its cell."""
-        self._callbacks.setdefault("point", []).append(callback)
-
-    def on_finish(self, callback: Callable[[], None]) -> None:
-        """Call a function when it is said that all cells are drawn, which saves nothing itself."""
-        self._callbacks.setdefault("finish", []).append(callback)
-
     def finish(self) -> None:
         """Say that all cells are drawn."""
         self._call("finish")

@@ -82,9 +82,9 @@ class Edit(BaseModel, frozen=True):
 class Journal:
     """Edits of one image in a file of lines of JSON, from the labels that they start at.
 
-    The file is made with the first edit. What is left in it is read and gone on with. The file of
-    another window is put aside: each window has all of its own edits, and who draws last has the
-    file.
+    The file is made with the first edit. What is left in it is read, and gone on with from the next
+    edit on. The file of another window is put aside then, if that has written meanwhile: each
+    window has all of its own edits, and who draws last has the file.
     """
 
     def __init__(self, path: Path, labels: np.ndarray) -> None:
@@ -93,7 +93,8 @@ class Journal:
         time, self._mark = datetime.now(UTC).isoformat(timespec="seconds"), uuid4().hex
         self._header = {HEADER: 1, "start": start.hexdigest(), "time": time, "window": self._mark}
         self.lines: list[str] = []  # all since the start, of which the last may have to wait
-        self._n_written = 0
+        self._n_written, self._found = 0, b""  # in the file; what was read there, if it is whole
+        self.is_aside = False  # whether what was there was of other labels
 
     def append(self, edit: Edit) -> None:
         """Append an edit at once; ImageError if it cannot be written, and waits for the next."""
@@ -104,7 +105,7 @@ class Journal:
         """Write what waits; ImageError if it cannot be written."""
         with self._telling("your last edits cannot be written"):
             if self.path.exists() and not self._is_mine(self.path):
-                self.put_aside()  # of another window: each has all of its own edits
+                self._take_over()
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("ab") as file:
                 if not file.tell():
@@ -124,7 +125,8 @@ class Journal:
         if not self.path.exists():
             return []
         with self._telling("edits that were not saved cannot be read"):
-            lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
+            found = self.path.read_bytes()
+        lines = found.decode(errors="replace").splitlines()
         try:
             header = json.loads(lines[0])
             fits = all(header[name] == self._header[name] for name in (HEADER, "start"))
@@ -132,16 +134,24 @@ class Journal:
             fits = False
         if not fits:
             self.put_aside()
+            self.is_aside = True
             return []
-        edits = []
-        for line in dict.fromkeys(lines[1:]):  # one may stand there twice after a full disk
+        edits, told = [], dict.fromkeys(filter(None, lines[1:]))  # after a full disk one is twice
+        for line in told:
             with suppress(*DAMAGED):
                 edits.append(Edit.from_json(line, self._size))
                 self.lines.append(line)
-        with suppress(OSError), whole(self.path) as scratch:  # else the first edit puts it aside
-            scratch.write_text("\n".join([json.dumps(self._header), *self.lines]), "utf-8")
-            self._n_written = len(self.lines)
+        self._found = found if len(edits) == len(told) else b""
         return edits
+
+    def _take_over(self) -> None:
+        """Make the file that was read this window's; put it aside if it is another by now."""
+        if self.path.read_bytes() != self._found:
+            self.put_aside()
+            return
+        with whole(self.path) as scratch:
+            scratch.write_text("\n".join([json.dumps(self._header), *self.lines]), "utf-8")
+        self._n_written = len(self.lines)
 
     def discard(self) -> None:
         """Remove the file, and those that others have put aside: its edits are saved.
@@ -150,7 +160,7 @@ class Journal:
         """
         with self._telling("edits that are done with cannot be removed"):
             for file in self.path.parent.glob(f"{escape(self.path.name)}*"):
-                if self._is_mine(file):
+                if self._is_mine(file) or file.read_bytes() == self._found:
                     file.unlink()
 
     def put_aside(self) -> None:

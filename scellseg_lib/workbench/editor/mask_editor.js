@@ -658,9 +658,13 @@ class Editor {
     this.layer = Math.max(this.pictures.indexOf(shown), 0);
     fillChoice(this.layerChoice, this.pictures, this.layer);
     this.layerChoice.disabled = this.pictures.length < 2;
-    for (const [k, one] of this.channels.entries()) if (!this.seen[one.name]) this.seen[one.name] = { on: k < 3, colour: this.firstColour(k), limits: null };
     const isStained = this.channels.length === 3 && this.channels.every((one) => one.kind === "uint8" && one.name in RGB && one.percentile(50) > 128);
-    if (isStained) for (const one of this.channels) this.seen[one.name].limits ??= [0, 255]; // a bright field in its true colours
+    for (const [k, one] of this.channels.entries()) {
+      const kept = this.seen[one.name];
+      const limits = isStained ? [0, 255] : null; // a bright field in its true colours
+      if (!kept) this.seen[one.name] = { on: k < 3, colour: this.firstColour(k), limits, kind: one.kind, isStained };
+      else if (kept.kind !== one.kind || kept.isStained !== isStained) Object.assign(kept, { limits, kind: one.kind, isStained }); // intensities of another kind
+    }
     this.listLights();
     this.layerChoice.hidden = this.layerChoice.disabled && !this.editable; // an editor shows it always: it must not move what is drawn on when a second picture comes
     this.tableKey = null; // the new pictures have intensities of their own

@@ -69,7 +69,7 @@ class ImageView(anywidget.AnyWidget):
         self._reference: np.ndarray | None = None
         self._colours: list[np.ndarray | None] = [None, None]  # of the cells and the reference
         self._tips: list[list[str]] = [[], []]
-        self._callbacks: dict[str, list[Callable[..., None]]] = {}
+        self._callbacks: dict[str, list[Callable[..., object]]] = {}
         self._dropped: dict[str, list[bytes]] = {}  # parts of files, by page
         self._selecting, self._n_sent = "", 0  # the page that selects just now; messages so far
         self._handlers: dict[str, Callable[[dict[str, Any], Sequence[memoryview]], None]] = {
@@ -184,13 +184,14 @@ class ImageView(anywidget.AnyWidget):
         """Show a sentence in the line under the image."""
         self.send({"type": "say", "text": text, "error": error})
 
-    def on_cycle(self, callback: Callable[[int], None]) -> None:
-        """Call a function when the next (1) or the previous (-1) image is asked for."""
-        self._callbacks.setdefault("cycle", []).append(callback)
+    def on(self, event: str, callback: Callable[..., object]) -> None:
+        """Call a function at an event of the page.
 
-    def on_drop(self, callback: Callable[[str, bytes], None]) -> None:
-        """Call a function with name, which may be anything, and content of a file dropped here."""
-        self._callbacks.setdefault("drop", []).append(callback)
+        They are "cycle", with 1 (the next image is asked for) or -1; "drop", with name, which may
+        be anything, and content of a file; and of an editor "save", with the file of masks,
+        "point", with the pixel (y, x) whose cell is wanted, and "finish", when all cells are drawn.
+        """
+        self._callbacks.setdefault(event, []).append(callback)
 
     def picture(self) -> bytes:
         """What is seen, as a still JPEG of at most 900 px a side."""

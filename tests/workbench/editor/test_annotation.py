@@ -671,6 +671,32 @@ def test_what_another_window_does_with_the_file_costs_no_edit(path, is_writable,
     assert (mine.trouble, other.trouble) == ("", "")
 
 
+def test_a_window_that_only_looks_takes_nothing(path):
+    mine = edited(path)
+    before = path.read_bytes()
+    looks = opened(path)
+    assert shown(looks) == shown(mine)
+    assert (path.read_bytes(), others(path)) == (before, [])
+    mine.set_note([4], "mine")
+    assert others(path) == []
+    opened(path).restart_journal()  # another window has saved what was read there
+    assert not path.exists()
+    mine.set_note([4], "mine, after that")  # all of its own edits
+    assert shown(opened(path)) == shown(mine)
+
+
+def test_a_line_that_cannot_be_read_is_kept_beside(path):
+    edited(path)
+    text = path.read_text().replace('"kind": "delete"', '"kind": 7')
+    path.write_text(text)
+    again = opened(path)
+    assert len(again.edits) == 7
+    assert path.read_text() == text
+    again.set_note([4], "new")
+    assert path.with_name(f"{path.name}.other").read_text() == text
+    assert shown(opened(path)) == shown(again)
+
+
 def test_classes_come_back_beside_those_that_other_images_have_added_since(path):
     annotation = Annotation(FIRST, journal=path, classes={"dead": ORANGE})
     annotation.set_class([4], "dead")

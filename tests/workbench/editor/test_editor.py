@@ -401,7 +401,7 @@ def test_a_message_that_is_not_understood_is_answered_in_words(editor, page):
 def test_what_is_saved_opens_as_an_equal_editor(tmp_path):
     editor, page = with_file(tmp_path)
     heard: list[Path] = []
-    editor.on_save(heard.append)
+    editor.on("save", heard.append)
     assert page.told("open")["savable"]
     page.command("delete", cells=[1])
     page.command("set_class", cells=[2], name="NA")  # no missing value
