@@ -379,6 +379,17 @@ def refuse_foreign_pages(page: Page, own: str, kernel: str) -> None:
         assert page.request.get(f"{own}voila/files/{name}").status == 403, name
 
 
+WORK = """
+import threading, time
+from pathlib import Path
+def work():
+    end = time.monotonic() + 12
+    while time.monotonic() < end:
+        sum(range(100_000))
+    Path({!r}).touch()
+threading.Thread(target=work, daemon=True).start()"""
+
+
 def reload_what_is_drawn(opened: NotebookPage, truth: Truth) -> None:
     """Draw in the second image, load the page anew, and find what was drawn."""
     page = opened.page
@@ -392,6 +403,8 @@ def reload_what_is_drawn(opened: NotebookPage, truth: Truth) -> None:
     opened.kernel.wait_for("len(workbench.annotate.editor.cells) == 2")
     drawn = value(opened, "annotate.editor.labels")
     kernels = [psutil.Process(opened.kernel.value("__import__('os').getpid()"))]
+    done = truth.folder.parent / "done"
+    opened.kernel.run(WORK.format(str(done)))
     opened.reload()  # a new kernel, which knows nothing of the old one
     ready(page, DRAW)
     assert value(opened, "annotate.current.name") == "worms_1"
@@ -408,6 +421,7 @@ def reload_what_is_drawn(opened: NotebookPage, truth: Truth) -> None:
     page.close()
     for kernel in kernels:  # of the page before it was loaded anew, and of the closed one
         kernel.wait(60)
+    assert done.exists()  # what the old kernel computed when its page was loaded anew
 
 
 SCRIPT, MATHS = "<img src=x onerror=window.ran=1>", r"a$\frac$b"
