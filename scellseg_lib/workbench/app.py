@@ -200,7 +200,7 @@ def serve(arguments: list[str]) -> None:
             while abs((now := _count_seconds(kernel)) - before) > QUIET:
                 before = now
                 await asyncio.sleep(LOOK)
-        if key in manager:
+        with suppress(KeyError):  # a page may say twice that it is closed
             await manager.shutdown_kernel(key)
 
     class Line(VoilaKernelWebsocketHandler):  # type: ignore[misc]
