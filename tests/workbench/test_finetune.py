@@ -138,7 +138,7 @@ def test_a_damaged_shot_is_named_and_left_out(folder):
     panel = opened(folder)
     problems = {shot.name: shot.problem for shot in panel.found.shots}
     assert problems.pop("B") == ""
-    expected = ("A_img.tif: the file is damaged", "80 x 160", "No cell is drawn", "Save it as one")
+    expected = ("A_img.tif: the file is damaged", "80 x 160", "No cell is drawn", "Choose one of its planes")
     for found, words in zip(problems.values(), expected, strict=True):
         assert words in found
     assert panel.shots.value.count("left out") == 4
