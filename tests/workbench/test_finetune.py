@@ -138,7 +138,12 @@ def test_a_damaged_shot_is_named_and_left_out(folder):
     panel = opened(folder)
     problems = {shot.name: shot.problem for shot in panel.found.shots}
     assert problems.pop("B") == ""
-    expected = ("A_img.tif: the file is damaged", "80 x 160", "No cell is drawn", "Choose one of its planes")
+    expected = (
+        "A_img.tif: the file is damaged",
+        "80 x 160",
+        "No cell is drawn",
+        "Choose one of its planes",
+    )
     for found, words in zip(problems.values(), expected, strict=True):
         assert words in found
     assert panel.shots.value.count("left out") == 4
@@ -331,6 +336,7 @@ def test_a_stopped_run_goes_on_to_the_model_that_was_never_stopped(
 def test_it_says_what_more_cells_would_add(folder, pace, monkeypatch):
     short = RECIPES["quick"].options.change(steps=2, batch_size=2)
     monkeypatch.setitem(RECIPES, "quick", RECIPES["quick"]._replace(options=short))
+    monkeypatch.setattr("scellseg_lib.workbench.jobs.TELL_EVERY", 0)
     panel = opened(folder)
     panel.more.button.click()
     assert "three images or more" in problem(panel.more)
